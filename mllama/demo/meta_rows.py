@@ -1,0 +1,66 @@
+"""Meta's rule for text rows that see no image, for a transformers model.
+
+In Meta's own implementation of Llama 3.2 Vision a text row that stands before
+every image leaves a cross-attention layer exactly as it entered: both the gated
+attention output and the gated MLP output are multiplied by the row mask.
+transformers multiplies the MLP output only, so there such a row still receives
+the plain average of the image's values.  The server computes Meta's rule; the
+demo model is therefore trained with it, and tests that use transformers as the
+oracle apply the same patch.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from transformers.models.mllama.modeling_mllama import (
+    MllamaCrossAttentionDecoderLayer,
+)
+
+
+def _forward(
+    self: Any,
+    hidden_states: torch.Tensor,
+    cross_attention_states: torch.Tensor | None,
+    cross_attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    full_text_row_masked_out_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Any = None,
+    use_cache: bool | None = False,
+    position_embeddings: Any = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """transformers' forward of the layer plus the line marked below."""
+    residual = hidden_states
+    attended, _ = self.cross_attn(
+        hidden_states=self.input_layernorm(hidden_states),
+        attention_mask=cross_attention_mask,
+        cross_attention_states=cross_attention_states,
+        past_key_values=past_key_values,
+        **kwargs,
+    )
+    attended = self.cross_attn_attn_gate.tanh() * attended
+    if full_text_row_masked_out_mask is not None:
+        attended = full_text_row_masked_out_mask[:, 0] * attended  # Meta's rule
+    hidden_states = residual + attended
+
+    residual = hidden_states
+    hidden_states = self.mlp(self.post_attention_layernorm(hidden_states))
+    if full_text_row_masked_out_mask is not None:
+        hidden_states = full_text_row_masked_out_mask[:, 0] * hidden_states
+    return residual + self.cross_attn_mlp_gate.tanh() * hidden_states
+
+
+def zero_rows_before_image(model: torch.nn.Module) -> None:
+    """Make every cross-attention layer of ``model`` follow Meta's rule, in place.
+
+    ``model`` is any transformers Mllama model with a text side.  Without a
+    cross-attention mask (text only) nothing changes, since transformers skips the
+    cross-attention layers then.  Applying it twice is harmless.
+    """
+    for module in model.modules():
+        if isinstance(module, MllamaCrossAttentionDecoderLayer):
+            module.forward = MethodType(_forward, module)
