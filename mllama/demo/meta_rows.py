@@ -7,6 +7,12 @@ transformers multiplies the MLP output only, so there such a row still receives
 the plain average of the image's values.  The server computes Meta's rule; the
 demo model is therefore trained with it, and tests that use transformers as the
 oracle apply the same patch.
+
+The second difference is a regression of transformers (since its pull request
+39785): the vision encoder's intermediate states are the *input* of layer i for
+every i in ``intermediate_layers_indices`` in Meta's code, in transformers 4.45 to
+4.54, vLLM and Ollama - the weights were trained so - while transformers 5.12
+returns the *output* of layer i.  The patch restores the input.
 """
 
 from __future__ import annotations
@@ -15,8 +21,10 @@ from types import MethodType
 from typing import Any
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mllama.modeling_mllama import (
     MllamaCrossAttentionDecoderLayer,
+    MllamaVisionEncoder,
 )
 
 
@@ -54,8 +62,26 @@ def _forward(
     return residual + self.cross_attn_mlp_gate.tanh() * hidden_states
 
 
+def _encoder_forward(
+    self: Any,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+) -> BaseModelOutput:
+    """transformers' forward of the encoder, with each layer's input recorded."""
+    encoder_states: tuple[torch.Tensor, ...] = ()
+    for encoder_layer in self.layers:
+        encoder_states += (hidden_states,)
+        hidden_states = encoder_layer(
+            hidden_state=hidden_states, attention_mask=attention_mask
+        )
+    return BaseModelOutput(
+        last_hidden_state=hidden_states,  # type: ignore[arg-type]
+        hidden_states=encoder_states,  # type: ignore[arg-type]
+    )
+
+
 def zero_rows_before_image(model: torch.nn.Module) -> None:
-    """Make every cross-attention layer of ``model`` follow Meta's rule, in place.
+    """Make ``model`` follow Meta's two rules of this module, in place.
 
     ``model`` is any transformers Mllama model with a text side.  Without a
     cross-attention mask (text only) nothing changes, since transformers skips the
@@ -64,3 +90,5 @@ def zero_rows_before_image(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, MllamaCrossAttentionDecoderLayer):
             module.forward = MethodType(_forward, module)
+        elif isinstance(module, MllamaVisionEncoder):
+            module.forward = MethodType(_encoder_forward, module)
