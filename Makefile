@@ -1,0 +1,31 @@
+# Everything runs in an environment of its own; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+# pip from before 2024 can't resolve max's dependencies, so it is brought up first.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip==26.3'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## Make .venv with everything pinned
+
+check: setup  ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check  ## All checks and tests
+	$(BIN)/pytest
+
+demo: setup  ## Serve the demo model and ask it about a picture
+	$(BIN)/python -m mllama.demo.show
+
+.PHONY: help setup check test demo

@@ -1,0 +1,28 @@
+"""Llama 3.2 Vision (``MllamaForConditionalGeneration``) on MAX.
+
+``ARCHITECTURES`` is what ``max serve --custom-architectures`` looks for; ``LLM`` is
+the Python API.  Both are imported on first use, so that ``import mllama`` is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mllama.llm import LLM
+
+__version__ = "0.1.0"
+
+__all__ = ["ARCHITECTURES", "LLM", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ARCHITECTURES":
+        from mllama.architecture import mllama_architecture
+
+        return [mllama_architecture]
+    if name == "LLM":
+        from mllama.llm import LLM
+
+        return LLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
