@@ -343,3 +343,12 @@ def render(scene: Scene) -> Image.Image:
         stencil, left, top = _stencil(item)
         picture.paste(item.rgb, (left, top), stencil)
     return picture
+
+
+def coverage(scene: Scene) -> Image.Image:
+    """Where the items are: a grey picture, white on their pixels."""
+    covered = Image.new("L", (scene.width, scene.height), 0)
+    for item in scene.items:
+        stencil, left, top = _stencil(item)
+        covered.paste(255, (left, top), stencil)
+    return covered

@@ -1,0 +1,255 @@
+"""Train the demo model from a seed: ``python -m mllama.demo.train --seed 0 --output DIR``.
+
+First the vision side alone learns to see (``eye``), then the whole model learns to
+answer.  Both stages keep checkpoints in ``--work`` and go on from the last one when
+started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import (
+    GenerationConfig,
+    MllamaForConditionalGeneration,
+    MllamaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.mllama.image_processing_pil_mllama import (
+    MllamaImageProcessorPil,
+)
+
+from . import architecture, tokenizer
+from .batches import Batch, Lessons, Pictures
+from .eye import EyeHeads
+from .pixels import MEAN, STD
+from .scoring import answer_loss, examine, make_examination, overall, vision_states
+
+EXAMINATION_SEED = 1_000_003  # training draws from other seeds
+
+
+def say(*words: object) -> None:
+    """Progress goes to stderr at once."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate: a ramp, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def stream(data: Dataset[Batch], start: int, steps: int) -> DataLoader[Batch]:
+    """Batches ``start`` to ``steps``, made by a second process ahead of time."""
+    rest = Subset(data, range(start, steps))
+    return DataLoader(rest, batch_size=None, num_workers=1, prefetch_factor=6)
+
+
+def optimiser(groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.AdamW:
+    """AdamW; matrices decay, gates, norms and biases do not."""
+    settings = []
+    for parameters, peak in groups:
+        for decay, chosen in (
+            (0.02, [p for p in parameters if p.ndim > 1]),
+            (0.0, [p for p in parameters if p.ndim <= 1]),
+        ):
+            settings.append(
+                {"params": chosen, "lr": 0.0, "peak": peak, "weight_decay": decay}
+            )
+    return torch.optim.AdamW(settings, betas=(0.9, 0.98))
+
+
+def advance(optimizer: torch.optim.AdamW, loss: torch.Tensor, share: float) -> None:
+    """One step at ``share`` of the peak learning rates."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(everything, 1.0)
+    optimizer.step()
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; an interruption leaves the old one whole."""
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def train_eye(
+    model: MllamaForConditionalGeneration, heads: EyeHeads, options: argparse.Namespace
+) -> None:
+    """Teach the vision side and the projector to see, without any text."""
+    path = options.work / "eye.pt"
+    parameters = [
+        *model.model.vision_model.parameters(),
+        *model.model.multi_modal_projector.parameters(),
+        *heads.parameters(),
+    ]
+    optimizer = optimiser([(parameters, options.eye_rate)])
+    start = 0
+    if path.exists():
+        state = torch.load(path)
+        model.load_state_dict(state["model"])
+        heads.load_state_dict(state["heads"])
+        start = state["step"] + 1
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+    data = Pictures(options.seed, options.rows, ramp=600, steps=options.eye_steps)
+    began, recent = time.time(), {}  # type: ignore[var-annotated]
+    for step, batch in enumerate(stream(data, start, options.eye_steps), start):
+        states = vision_states(model, batch)
+        loss, right = heads(states.flatten(0, 1), batch["targets"])
+        advance(optimizer, loss, rate(step, options.eye_steps, 100))
+        recent = {k: 0.95 * recent.get(k, v) + 0.05 * v for k, v in right.items()}
+        if step % 50 == 0:
+            shown = {key: round(value, 3) for key, value in recent.items()}
+            say(f"eye {step} {time.time() - began:.0f}s {loss.item():.3f} {shown}")
+        if step % 300 == 299 or step == options.eye_steps - 1:
+            state = {"model": model.state_dict(), "heads": heads.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "step": step}
+            save_state(path, state)
+
+
+def train_whole(
+    model: MllamaForConditionalGeneration,
+    heads: EyeHeads,
+    words: PreTrainedTokenizerFast,
+    options: argparse.Namespace,
+) -> MllamaForConditionalGeneration:
+    """Teach the whole model to answer; returns the average of its late weights."""
+    path = options.work / "whole.pt"
+    eye = [
+        *model.model.vision_model.parameters(),
+        *model.model.multi_modal_projector.parameters(),
+    ]
+    text = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    optimizer = optimiser(
+        [(eye, 0.6 * options.rate), (text, options.rate)]
+        + [(list(heads.parameters()), options.rate)]
+    )
+    average = copy.deepcopy(model)
+    start = 0
+    if path.exists():
+        state = torch.load(path)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        heads.load_state_dict(state["heads"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"] + 1
+    architecture.follow_meta(model, average)
+    data = Lessons(
+        options.seed,
+        words,
+        rows=options.rows,
+        tokens=options.tokens,
+        ramp=options.ramp,
+        steps=options.steps,
+    )
+    examination = make_examination(EXAMINATION_SEED, words, options.examined)
+    began, shown_loss = time.time(), 0.0
+    for step, batch in enumerate(stream(data, start, options.steps), start):
+        states = vision_states(model, batch)
+        # The eye's own lessons fade: in the end only answers count.
+        weight = 0.3 * max(0.0, 1 - step / (0.7 * options.steps))
+        seen, _ = heads(states.flatten(0, 1), batch["targets"])
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            answers = answer_loss(model, batch, states)
+        advance(optimizer, answers + weight * seen, rate(step, options.steps, 60))
+        keep = min(0.998, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+                kept.lerp_(new, 1 - keep)
+        last = step == options.steps - 1
+        shown_loss = 0.95 * (shown_loss or answers.item()) + 0.05 * answers.item()
+        if step % 25 == 0:
+            say(
+                f"whole {step} {time.time() - began:.0f}s answers {shown_loss:.3f} "
+                f"eye {seen.item():.3f}"
+            )
+        if step % options.every == options.every - 1 or last:
+            scores = examine(average, examination)
+            shown = {kind: round(score, 2) for kind, score in scores.items()}
+            say(f"held out {step} {overall(scores):.3f} {shown}")
+            state = {"model": model.state_dict(), "average": average.state_dict()}
+            state |= {"heads": heads.state_dict(), "step": step}
+            state |= {"optimizer": optimizer.state_dict()}
+            save_state(path, state)
+    return average
+
+
+def save(
+    model: MllamaForConditionalGeneration,
+    words: PreTrainedTokenizerFast,
+    output: Path,
+) -> None:
+    """Write weights, configurations, tokenizer and processor as transformers does."""
+    ids = tokenizer.special_ids(words)
+    model.generation_config = GenerationConfig(
+        bos_token_id=ids[tokenizer.BEGIN],
+        eos_token_id=[ids[tokenizer.END], ids[tokenizer.TURN_END]],
+        pad_token_id=ids[tokenizer.PAD],
+        do_sample=False,
+    )
+    model.save_pretrained(output)
+    pictures = MllamaImageProcessorPil(
+        size={"height": architecture.TILE, "width": architecture.TILE},
+        max_image_tiles=architecture.MAX_TILES,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+    )
+    processor = MllamaProcessor(pictures, words, chat_template=words.chat_template)
+    processor.save_pretrained(output)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("demo-training"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=32, help="pictures a step")
+    parser.add_argument("--tokens", type=int, default=200, help="text a picture")
+    parser.add_argument("--eye-steps", type=int, default=3000)
+    parser.add_argument("--eye-rate", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--ramp", type=int, default=300)
+    parser.add_argument("--every", type=int, default=150, help="steps between checks")
+    parser.add_argument("--examined", type=int, default=80, help="of every kind")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save."""
+    options = parse(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    words = tokenizer.build(options.seed)
+    model = architecture.build(tokenizer.special_ids(words), options.seed)
+    heads = EyeHeads(model.config.text_config.hidden_size)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    train_eye(model, heads, options)
+    average = train_whole(model, heads, words, options)
+    save(average, words, options.output)
+    examination = make_examination(EXAMINATION_SEED + 1, words, 200)
+    scores, blind = (examine(average, examination, flag) for flag in (False, True))
+    result = {"accuracy": overall(scores), "by_kind": scores}
+    print(json.dumps({**result, "blind_accuracy": overall(blind)}))
+
+
+if __name__ == "__main__":
+    main()
