@@ -1,0 +1,37 @@
+"""What is declared to MAX."""
+
+from __future__ import annotations
+
+from max.graph.weights import WeightsFormat
+from max.pipelines.context import TextAndVisionContext
+from max.pipelines.lib import SupportedArchitecture
+from max.pipelines.modeling.types import InputModality, PipelineTask
+
+from mllama.serving.arch_config import MllamaArchConfig
+from mllama.serving.memory import MllamaMemoryPlanner
+from mllama.serving.model import MllamaModel
+from mllama.serving.model_weights import canonical_state_dict
+from mllama.serving.tokenizer import MllamaTokenizer
+
+mllama_architecture = SupportedArchitecture(
+    name="MllamaForConditionalGeneration",
+    task=PipelineTask.TEXT_GENERATION,
+    input_modalities={InputModality.TEXT, InputModality.IMAGE},
+    example_repo_ids=[
+        "meta-llama/Llama-3.2-11B-Vision-Instruct",
+        "meta-llama/Llama-3.2-90B-Vision-Instruct",
+    ],
+    default_encoding=MllamaArchConfig.DEFAULT_ENCODING,
+    supported_encodings=MllamaArchConfig.SUPPORTED_ENCODINGS,
+    pipeline_model=MllamaModel,
+    tokenizer=MllamaTokenizer,
+    context_type=TextAndVisionContext,
+    default_weights_format=WeightsFormat.safetensors,
+    weight_adapters={WeightsFormat.safetensors: canonical_state_dict},
+    config=MllamaArchConfig,
+    memory_planner=MllamaMemoryPlanner,
+    # Images are encoded between two batches, which neither scheduling the next batch
+    # ahead nor replaying a captured graph allows for.
+    supports_overlap_scheduler=False,
+    supports_device_graph_capture=False,
+)

@@ -1,0 +1,20 @@
+"""Errors whose message is meant for the user: one line, what is wrong, the way out."""
+
+from __future__ import annotations
+
+
+class MllamaError(ValueError):
+    """Bad input.  The command line prints it and exits 2, the server answers 400."""
+
+
+class ConfigError(MllamaError):
+    """The checkpoint's configuration is missing, contradicts itself or can't be
+    served."""
+
+
+class CheckpointError(MllamaError):
+    """The checkpoint's files are missing, damaged or of another model."""
+
+
+class ImageError(MllamaError):
+    """An image can't be read or used."""

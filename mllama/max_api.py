@@ -1,0 +1,79 @@
+"""The only door to MAX's private names: a new MAX version is this file's work.
+
+MAX is pinned (``max[serve]==26.7.*``).  Everything imported here is undocumented or
+lives in a module whose name may move; each line says what it is needed for.
+"""
+
+from __future__ import annotations
+
+# The paged KV cache's graph inputs: the image pool takes the same form, so that
+# MAX's paged kernels work on it.
+from max.nn.kv_cache import KVCacheInputsPerDevice, PagedCacheValues
+
+# The paged kernels take the distance between pages as an input of its own.
+from max.nn.kv_cache.cache_params import page_stride_of
+
+# A page table must be padded to the width that the kernels read with SIMD loads.
+from max.nn.kv_cache.utils import padded_lut_cols
+
+# Last-row gathering, norm, head and float32 cast, as for all of MAX's text models.
+from max.nn.transformer.transformer import logits_postprocess
+
+# A request's image, as the scheduler and the prefix cache know it.
+from max.pipelines.context import ImageMetadata
+
+# Which encoding a model runs with, given its files, the device and the user's wish.
+from max.pipelines.lib.config.model_config import (
+    _select_quantization_encoding as select_quantization_encoding,
+)
+
+# The graphs of a pipeline model, compiled, saved and loaded by MAX.
+from max.pipelines.lib.graph_specs import GraphRole, GraphSpec
+
+# Mixins of an architecture's configuration.
+from max.pipelines.lib.interfaces.arch_config import (
+    ArchConfigWithKVCache,
+    ArchConfigWithStoredKVParams,
+)
+
+# Names a ragged text graph's outputs.
+from max.pipelines.lib.interfaces.batch_processor import process_ragged_kv_outputs
+
+# Log probabilities of sampled tokens, as a small graph of MAX's own.
+from max.pipelines.lib.log_probabilities import LogProbabilitiesMixin
+
+# What the memory planner resolved: maximum length, batch size.
+from max.pipelines.lib.memory_estimation import MemoryPlan
+
+# Work that would block the server's event loop goes to its thread pool.
+from max.pipelines.lib.tokenizer import run_with_default_executor
+
+# The encodings' names and element types.
+from max.pipelines.modeling.config_enums import (
+    SupportedEncoding,
+    supported_encoding_dtype,
+)
+
+# The type of a request's tools, for a signature.
+from max.pipelines.modeling.types import TextGenerationRequestTool
+
+__all__ = [
+    "ArchConfigWithKVCache",
+    "ArchConfigWithStoredKVParams",
+    "GraphRole",
+    "GraphSpec",
+    "ImageMetadata",
+    "KVCacheInputsPerDevice",
+    "LogProbabilitiesMixin",
+    "MemoryPlan",
+    "PagedCacheValues",
+    "SupportedEncoding",
+    "TextGenerationRequestTool",
+    "logits_postprocess",
+    "padded_lut_cols",
+    "page_stride_of",
+    "process_ragged_kv_outputs",
+    "run_with_default_executor",
+    "select_quantization_encoding",
+    "supported_encoding_dtype",
+]

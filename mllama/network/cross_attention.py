@@ -1,0 +1,156 @@
+"""Cross-attention from text to the images in the pool.
+
+Source: transformers' ``modeling_mllama.py`` (MllamaTextCrossAttention,
+MllamaCrossAttentionDecoderLayer).  The layer is split where its two inputs meet:
+keys and values depend on the image alone and are computed once, by the vision graph;
+queries depend on the text and belong to the text graph.
+"""
+
+from __future__ import annotations
+
+from max.dtype import DType
+from max.graph import DeviceRef, TensorValue, Weight, ops
+from max.nn.attention.mask_config import MHAMaskVariant
+from max.nn.kernels import (
+    cross_attention_ragged,
+    store_k_cache_ragged,
+    store_v_cache_ragged,
+)
+from max.nn.kv_cache import MHAKVCacheParams
+from max.nn.layer import Module
+from max.nn.linear import MLP, Linear
+from max.nn.norm import RMSNorm
+
+from mllama.config import MllamaTextConfig
+from mllama.network.image_pool import ImageReadValues, ImageWriteValues
+
+
+def text_norm(config: MllamaTextConfig, width: int, dtype: DType) -> RMSNorm:
+    """Llama's RMSNorm: the weight multiplies after the cast back to ``dtype``."""
+    return RMSNorm(width, dtype, config.rms_norm_eps, multiply_before_cast=False)
+
+
+class MllamaCrossAttentionKeysValues(Module):
+    """The image side of one MllamaTextCrossAttention: k_proj, k_norm, v_proj."""
+
+    def __init__(
+        self, config: MllamaTextConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        self.num_key_value_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        width = config.num_key_value_heads * config.head_dim
+        self.k_proj = Linear(config.hidden_size, width, dtype, device)
+        self.v_proj = Linear(config.hidden_size, width, dtype, device)
+        self.k_norm = text_norm(config, config.head_dim, dtype)
+
+    def __call__(
+        self,
+        layer_idx: TensorValue,
+        cross_attention_states: TensorValue,
+        write: ImageWriteValues,
+    ) -> TensorValue:
+        """Stores keys and values of ``[images, rows, hidden]`` into the pool.
+
+        Args:
+            layer_idx: uint32 scalar, index among the cross-attention layers.
+            cross_attention_states: The projected vision states of all images.
+            write: Where each image's rows go.
+
+        Returns:
+            The next layer's ``layer_idx``: MAX rejects a subgraph of whose results
+            none is used.
+        """
+        images, rows, _ = cross_attention_states.shape
+        shape = [images * rows, self.num_key_value_heads, self.head_dim]
+        key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
+        value = ops.reshape(self.v_proj(cross_attention_states), shape)
+        store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
+        store_v_cache_ragged(write.pages, value, write.row_offsets, layer_idx)
+        return layer_idx + ops.constant(1, DType.uint32, DeviceRef.CPU())
+
+
+class MllamaTextCrossAttention(Module):
+    """The text side of cross-attention: q_proj, q_norm, attention, o_proj."""
+
+    def __init__(
+        self,
+        config: MllamaTextConfig,
+        pool: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+    ) -> None:
+        super().__init__()
+        self.pool = pool
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.head_dim
+        width = config.num_attention_heads * config.head_dim
+        self.q_proj = Linear(config.hidden_size, width, dtype, device)
+        self.o_proj = Linear(width, config.hidden_size, dtype, device)
+        self.q_norm = text_norm(config, config.head_dim, dtype)
+
+    def __call__(
+        self, layer_idx: TensorValue, hidden_states: TensorValue, read: ImageReadValues
+    ) -> TensorValue:
+        """``[text rows, hidden]`` to the same shape.
+
+        Rows that see no image come out finite but meaningless.
+        """
+        rows = hidden_states.shape[0]
+        query = ops.reshape(
+            self.q_proj(hidden_states), [rows, self.num_heads, self.head_dim]
+        )
+        attended = cross_attention_ragged(
+            self.pool,
+            self.q_norm(query),
+            read.segment_offsets,
+            read.pages,
+            layer_idx,
+            MHAMaskVariant.NULL_MASK,
+            read.image_offsets,
+            read.max_segment_length,
+            scale=self.head_dim**-0.5,
+        )
+        return self.o_proj(
+            ops.reshape(attended, [rows, self.num_heads * self.head_dim])
+        )
+
+
+class MllamaCrossAttentionDecoderLayer(Module):
+    """Cross-attention and MLP, each gated with tanh.
+
+    Rows that precede every image leave the layer exactly as they entered, as in
+    Meta's original code.  transformers lets such rows attend uniformly to the image
+    and takes out the MLP only.
+    """
+
+    def __init__(
+        self,
+        config: MllamaTextConfig,
+        pool: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+    ) -> None:
+        super().__init__()
+        self.cross_attn = MllamaTextCrossAttention(config, pool, dtype, device)
+        self.mlp = MLP(
+            dtype, None, config.hidden_size, config.intermediate_size, [device]
+        )
+        self.input_layernorm = text_norm(config, config.hidden_size, dtype)
+        self.post_attention_layernorm = text_norm(config, config.hidden_size, dtype)
+        self.cross_attn_attn_gate = Weight("cross_attn_attn_gate", dtype, (1,), device)
+        self.cross_attn_mlp_gate = Weight("cross_attn_mlp_gate", dtype, (1,), device)
+
+    def __call__(
+        self, layer_idx: TensorValue, hidden_states: TensorValue, read: ImageReadValues
+    ) -> TensorValue:
+        """``[text rows, hidden]`` to the same shape; ``layer_idx`` is the uint32
+        index among the cross-attention layers."""
+        attended = self.cross_attn(
+            layer_idx, self.input_layernorm(hidden_states), read
+        )
+        seen = hidden_states + ops.tanh(self.cross_attn_attn_gate) * attended
+        mixed = self.mlp(self.post_attention_layernorm(seen))
+        seen = seen + ops.tanh(self.cross_attn_mlp_gate) * mixed
+        # A selection, not a product: zero times a non-finite value is not zero.
+        return ops.where(read.sees_image, seen, hidden_states)

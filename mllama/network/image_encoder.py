@@ -1,0 +1,154 @@
+"""The root of the vision graph: pixels of images to keys and values in the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from max import tree
+from max.dtype import DType
+from max.graph import (
+    DeviceRef,
+    Graph,
+    TensorType,
+    TensorValue,
+    Type,
+    Value,
+    ops,
+)
+from max.graph import Module as GraphModule
+from max.nn.kv_cache import MHAKVCacheParams
+from max.nn.layer import LayerList, Module
+from max.nn.linear import Linear
+
+from mllama.config import MllamaConfig
+from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
+from mllama.network.image_pool import ImageWriteValues, image_write_types
+from mllama.network.subgraphs import RepeatedLayer
+from mllama.network.vision_model import MllamaVisionModel
+
+
+class MllamaImageEncoder(Module):
+    """Vision model, projector, and the image side of every cross-attention layer.
+
+    The decoder never sees image states: it reads the keys and values that this
+    graph writes, so nothing of an image is projected twice.
+    """
+
+    def __init__(
+        self,
+        config: MllamaConfig,
+        pool: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.pool = pool
+        self.device = device
+        self.dtype = dtype
+        self.vision_model = MllamaVisionModel(config.vision_config, dtype, device)
+        self.multi_modal_projector = Linear(
+            config.vision_config.vision_output_dim,
+            config.text_config.hidden_size,
+            dtype,
+            device,
+            has_bias=True,
+        )
+        self.cross_attn = LayerList(
+            [
+                MllamaCrossAttentionKeysValues(config.text_config, dtype, device)
+                for _ in config.text_config.cross_attention_layers
+            ]
+        )
+
+    def cross_attention_states(
+        self,
+        pixel_values: TensorValue,
+        aspect_ratio_ids: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+    ) -> TensorValue:
+        """``[images, real rows, text hidden]``; the arguments are those of
+        :class:`~mllama.network.vision_model.MllamaVisionModel`."""
+        vision_states = self.vision_model(
+            pixel_values.cast(self.dtype),
+            aspect_ratio_ids,
+            real_rows,
+            padding_rows,
+            path="vision_model",
+        )
+        return self.multi_modal_projector(vision_states)
+
+    def __call__(
+        self,
+        pixel_values: TensorValue,
+        aspect_ratio_ids: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        write: ImageWriteValues,
+    ) -> TensorValue:
+        """Encodes images and stores their keys and values.
+
+        Returns:
+            uint32 scalar: the number of cross-attention layers stored, since a graph
+            must return something.
+        """
+        states = self.cross_attention_states(
+            pixel_values, aspect_ratio_ids, real_rows, padding_rows
+        )
+        repeated = RepeatedLayer("cross_attention_keys_values")
+        layer_idx = ops.constant(0, DType.uint32, DeviceRef.CPU())
+        for index, layer in enumerate(self.cross_attn):
+            (layer_idx,) = repeated(
+                layer, [layer_idx, states, write], prefix=f"cross_attn.{index}."
+            )
+        return layer_idx
+
+    def input_types(self) -> tuple[Type[Any], ...]:
+        """The graph's inputs in order: pixel_values, aspect_ratio_ids, real_rows,
+        padding_rows, then the leaves of the write inputs."""
+        vision = self.config.vision_config
+        return (
+            TensorType(
+                DType.float32,
+                [
+                    "images",
+                    vision.max_num_tiles,
+                    vision.num_channels,
+                    vision.image_size,
+                    vision.image_size,
+                ],
+                self.device,
+            ),
+            TensorType(DType.int64, ["images"], self.device),
+            TensorType(DType.int64, ["real_rows"], self.device),
+            TensorType(DType.int64, ["padding_rows"], self.device),
+            *tree.leaves(image_write_types(self.pool)),
+        )
+
+    def trace(
+        self,
+        *input_types: Type[Any],
+        name: str | None = None,
+        module: GraphModule | None = None,
+        custom_extensions: Iterable[Path] = (),
+        is_device_graph: bool = False,
+    ) -> Graph:
+        """Traces the graph; see :meth:`input_types`."""
+
+        def forward(*inputs: Value[Any]) -> TensorValue:
+            tensors = [value.tensor for value in inputs[:4]]
+            _, structure = tree.flatten(image_write_types(self.pool))
+            write = tree.unflatten(structure, iter(inputs[4:]))
+            return self(*tensors, write)
+
+        return Graph(
+            name or type(self).__qualname__,
+            forward,
+            input_types=input_types,
+            custom_extensions=list(custom_extensions),
+            module=module,
+            is_device_graph=is_device_graph,
+        )

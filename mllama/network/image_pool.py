@@ -1,0 +1,129 @@
+"""How the graphs see the image pool: the paged cross-attention keys and values.
+
+The pool is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
+head dim]`` in the layout of MAX's paged KV cache, so that MAX's own paged kernels
+store into it and attend over it.  What lies in it is decided on the host
+(:mod:`mllama.images.pool`).
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from max import tree
+from max.dtype import DType
+from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValue
+from max.nn.kv_cache import MHAKVCacheParams
+
+from mllama.config import MllamaConfig
+from mllama.max_api import KVCacheInputsPerDevice
+
+_Tensor = TypeVar("_Tensor")
+_Buffer = TypeVar("_Buffer")
+
+PAGE_SIZE = 128
+"""Rows of one page, the size that MAX's paged kernels are tuned for."""
+
+
+@tree.dataclass(frozen=True)
+class ImageWriteInputs(Generic[_Tensor, _Buffer]):
+    """Where the vision graph stores the keys and values of its images."""
+
+    pages: KVCacheInputsPerDevice[_Tensor, _Buffer]
+    """The pool, a page-table row per image, and the first row to write per image
+    (``cache_lengths``)."""
+
+    row_offsets: _Tensor
+    """uint32 ``[images + 1]``: where each image starts in the ragged rows."""
+
+
+@tree.dataclass(frozen=True)
+class ImageReadInputs(Generic[_Tensor, _Buffer]):
+    """What each text row attends to, as segments.
+
+    A segment is a range of consecutive text rows of one request that see the same
+    images.  Segments without an image point at a page of zeros and are taken out by
+    ``sees_image``, so the kernel never meets an empty range.
+    """
+
+    pages: KVCacheInputsPerDevice[_Tensor, _Buffer]
+    """The pool and a page-table row per segment."""
+
+    segment_offsets: _Tensor
+    """uint32 ``[segments + 1]``: where each segment starts in the text rows."""
+
+    image_offsets: _Tensor
+    """uint32 ``[segments + 1]``: running sum of the image rows each segment sees."""
+
+    max_segment_length: _Tensor
+    """uint32 ``[1]`` on the host: text rows of the longest segment."""
+
+    sees_image: _Tensor
+    """bool ``[text rows, 1]``: false for rows that precede every image."""
+
+
+ImageWriteValues = ImageWriteInputs[TensorValue, BufferValue]
+ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
+
+
+def pool_params(
+    config: MllamaConfig, dtype: DType, device: DeviceRef
+) -> MHAKVCacheParams:
+    """Describes the pool in MAX's terms.
+
+    Args:
+        config: The model.
+        dtype: Element type of the keys and values.
+        device: Where the pool lives.
+    """
+    text = config.text_config
+    return MHAKVCacheParams(
+        dtype=dtype,
+        n_kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        num_layers=len(text.cross_attention_layers),
+        page_size=PAGE_SIZE,
+        devices=[device],
+    )
+
+
+def _page_types(
+    params: MHAKVCacheParams, rows: str
+) -> KVCacheInputsPerDevice[TensorType, BufferType]:
+    device = params.devices[0]
+    host_scalar = TensorType(DType.uint32, [1], DeviceRef.CPU())
+    return KVCacheInputsPerDevice(
+        kv_blocks=BufferType(
+            params.dtype, ["image_pages", *params.shape_per_block], device
+        ),
+        cache_lengths=TensorType(DType.uint32, [rows], device),
+        lookup_table=TensorType(DType.uint32, [rows, "image_table_columns"], device),
+        max_prompt_length=host_scalar,
+        max_cache_length=host_scalar,
+        page_stride=TensorType(DType.int64, [1], DeviceRef.CPU()),
+    )
+
+
+def image_write_types(
+    params: MHAKVCacheParams,
+) -> ImageWriteInputs[TensorType, BufferType]:
+    """Input types of the vision graph's stores."""
+    device = params.devices[0]
+    return ImageWriteInputs(
+        pages=_page_types(params, "images"),
+        row_offsets=TensorType(DType.uint32, ["image_offsets"], device),
+    )
+
+
+def image_read_types(
+    params: MHAKVCacheParams,
+) -> ImageReadInputs[TensorType, BufferType]:
+    """Input types of the text graph's cross-attention."""
+    device = params.devices[0]
+    return ImageReadInputs(
+        pages=_page_types(params, "segments"),
+        segment_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
+        image_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
+        max_segment_length=TensorType(DType.uint32, [1], DeviceRef.CPU()),
+        sees_image=TensorType(DType.bool, ["total_seq_len", 1], device),
+    )

@@ -1,0 +1,107 @@
+"""Embeddings of the vision encoder: patches, class token, positions, tiles.
+
+Source: transformers' ``modeling_mllama.py`` (MllamaVisionModel,
+MllamaPrecomputedPositionEmbedding, MllamaPrecomputedAspectRatioEmbedding).
+"""
+
+from __future__ import annotations
+
+from max.dtype import DType
+from max.graph import DeviceRef, TensorValue, Weight, ops
+from max.nn.embedding import Embedding
+from max.nn.layer import Module
+
+from mllama.config import MllamaVisionConfig
+
+
+class MllamaPatchEmbedding(Module):
+    """The patch convolution (stride = kernel = patch size, no bias) as a matmul."""
+
+    def __init__(
+        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        self.config = config
+        patch = config.patch_size
+        self.weight = Weight(
+            "weight",
+            dtype,
+            (config.hidden_size, config.num_channels, patch, patch),
+            device,
+        )
+
+    def __call__(self, pixel_values: TensorValue) -> TensorValue:
+        """``[images, tiles, channels, size, size]`` to ``[images, tiles, patches,
+        hidden]``, patches in row-major order."""
+        config = self.config
+        images, tiles = pixel_values.shape[0], config.max_num_tiles
+        side, patch = config.image_size // config.patch_size, config.patch_size
+        width = config.num_channels * patch * patch
+        grid = ops.reshape(
+            pixel_values,
+            [images * tiles, config.num_channels, side, patch, side, patch],
+        )
+        patches = ops.reshape(
+            ops.permute(grid, [0, 2, 4, 1, 3, 5]), [images, tiles, side * side, width]
+        )
+        kernel = ops.reshape(self.weight, [config.hidden_size, width])
+        return patches @ kernel.T
+
+
+class MllamaPrecomputedAspectRatioEmbedding(Module):
+    """One gated vector per (aspect ratio, tile)."""
+
+    def __init__(
+        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(
+            config.max_aspect_ratio_id + 1,
+            config.max_num_tiles * config.hidden_size,
+            dtype,
+            device,
+        )
+        self.gate = Weight("gate", dtype, (1,), device)
+
+    def __call__(self, aspect_ratio_ids: TensorValue) -> TensorValue:
+        """int64 ``[images]`` to ``[images, tiles, hidden]``."""
+        embeddings = self.embedding(aspect_ratio_ids) * ops.tanh(self.gate)
+        return ops.reshape(
+            embeddings,
+            [
+                aspect_ratio_ids.shape[0],
+                self.config.max_num_tiles,
+                self.config.hidden_size,
+            ],
+        )
+
+
+class MllamaPrecomputedPositionEmbedding(Module):
+    """A position vector per patch, blended with one per (aspect ratio, tile, patch)."""
+
+    def __init__(
+        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.gate = Weight("gate", dtype, (1,), device)
+        self.embedding = Weight(
+            "embedding", dtype, (config.num_patches, config.hidden_size), device
+        )
+        self.tile_embedding = Embedding(
+            config.max_aspect_ratio_id + 1,
+            config.max_num_tiles * config.num_patches * config.hidden_size,
+            dtype,
+            device,
+        )
+
+    def __call__(
+        self, hidden_state: TensorValue, aspect_ratio_ids: TensorValue
+    ) -> TensorValue:
+        """Adds positions to ``[images, tiles, patches, hidden]``."""
+        gate = ops.tanh(self.gate)
+        tiles = ops.reshape(
+            self.tile_embedding(aspect_ratio_ids), list(hidden_state.shape)
+        )
+        return hidden_state + (1 - gate) * self.embedding + gate * tiles

@@ -1,0 +1,146 @@
+"""The transformer layers of the vision encoder.
+
+Source: transformers' ``modeling_mllama.py`` (MllamaVisionEncoderLayer and below).
+
+The reference masks attention with ``m @ m^T * min`` where m marks padding, so only
+padding-to-padding pairs are blocked: real patches attend to everything, padding
+attends to the real patches.  With the real rows ordered first this needs no mask:
+two plain attention calls, which MAX fuses into flash attention.
+"""
+
+from __future__ import annotations
+
+from max.dtype import DType
+from max.graph import DeviceRef, TensorValue, Weight, ops
+from max.nn.layer import Module
+from max.nn.linear import Linear
+from max.nn.norm import LayerNorm
+
+from mllama.config import MllamaVisionConfig
+
+
+def _attention(
+    query: TensorValue, key: TensorValue, value: TensorValue, scale: float
+) -> TensorValue:
+    """Unmasked attention over ``[images, heads, rows, head dim]``."""
+    scores = query @ ops.transpose(key, -1, -2)
+    return ops.softmax(scores * scale) @ value
+
+
+class MllamaVisionAttention(Module):
+    """Multi-head attention without bias, padding rows last and unseen by padding."""
+
+    def __init__(
+        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        self.num_heads = config.attention_heads
+        self.head_dim = config.hidden_size // config.attention_heads
+        width = config.hidden_size
+        self.q_proj = Linear(width, width, dtype, device)
+        self.k_proj = Linear(width, width, dtype, device)
+        self.v_proj = Linear(width, width, dtype, device)
+        self.o_proj = Linear(width, width, dtype, device)
+
+    def __call__(
+        self,
+        hidden_state: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+    ) -> TensorValue:
+        """Attends over ``[images, rows, hidden]``.
+
+        Args:
+            hidden_state: The rows, real ones first.
+            real_rows: Any tensor ``[real rows]``; only its length counts.
+            padding_rows: Any tensor ``[padding rows]``; only its length counts.
+        """
+        images, rows, width = hidden_state.shape
+
+        def heads(states: TensorValue) -> TensorValue:
+            split = ops.reshape(states, [images, rows, self.num_heads, self.head_dim])
+            return ops.transpose(split, 1, 2)
+
+        query = heads(self.q_proj(hidden_state))
+        key = heads(self.k_proj(hidden_state))
+        value = heads(self.v_proj(hidden_state))
+
+        real, padding = real_rows.shape[0], padding_rows.shape[0]
+        count = TensorValue(real)
+        first = (slice(0, count), real)
+        last = (slice(count, None), padding)
+        scale = self.head_dim**-0.5
+        attended = ops.concat(
+            [
+                _attention(query[:, :, first], key, value, scale),
+                _attention(
+                    query[:, :, last], key[:, :, first], value[:, :, first], scale
+                ),
+            ],
+            axis=2,
+        )
+        attended = ops.transpose(attended, 1, 2).rebind(
+            [images, rows, self.num_heads, self.head_dim]
+        )
+        return self.o_proj(ops.reshape(attended, [images, rows, width]))
+
+
+class MllamaVisionMLP(Module):
+    """Two biased linears around an exact GELU."""
+
+    def __init__(
+        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.fc1 = Linear(width, inner, dtype, device, has_bias=True)
+        self.fc2 = Linear(inner, width, dtype, device, has_bias=True)
+
+    def __call__(self, hidden_state: TensorValue) -> TensorValue:
+        """``[..., hidden]`` to the same shape."""
+        return self.fc2(ops.gelu(self.fc1(hidden_state)))
+
+
+class MllamaVisionEncoderLayer(Module):
+    """Pre-norm attention and MLP; the global layers gate both branches with tanh."""
+
+    def __init__(
+        self,
+        config: MllamaVisionConfig,
+        dtype: DType,
+        device: DeviceRef,
+        *,
+        is_gated: bool,
+    ) -> None:
+        super().__init__()
+        self.is_gated = is_gated
+        self.self_attn = MllamaVisionAttention(config, dtype, device)
+        self.mlp = MllamaVisionMLP(config, dtype, device)
+        self.input_layernorm = LayerNorm(
+            config.hidden_size, [device], dtype, config.norm_eps
+        )
+        self.post_attention_layernorm = LayerNorm(
+            config.hidden_size, [device], dtype, config.norm_eps
+        )
+        if is_gated:
+            self.gate_attn = Weight("gate_attn", dtype, (1,), device)
+            self.gate_ffn = Weight("gate_ffn", dtype, (1,), device)
+
+    def __call__(
+        self,
+        hidden_state: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+    ) -> TensorValue:
+        """``[images, rows, hidden]`` to the same shape; see
+        :class:`MllamaVisionAttention` for the other arguments."""
+        attended = self.self_attn(
+            self.input_layernorm(hidden_state), real_rows, padding_rows
+        )
+        if self.is_gated:
+            attended = ops.tanh(self.gate_attn) * attended
+        hidden_state = hidden_state + attended
+        mixed = self.mlp(self.post_attention_layernorm(hidden_state))
+        if self.is_gated:
+            mixed = ops.tanh(self.gate_ffn) * mixed
+        return hidden_state + mixed

@@ -1,0 +1,191 @@
+"""The tiled vision encoder.
+
+Source: transformers' ``modeling_mllama.py`` (MllamaVisionModel), with Meta's choice
+of intermediate states: the *input* of each listed layer, as the published weights
+were trained.  transformers returns the output of that layer since its pull request
+39785; version 4.45 agreed with Meta.
+"""
+
+from __future__ import annotations
+
+from max.dtype import DType
+from max.graph import DeviceRef, TensorValue, Weight, ops
+from max.nn.layer import LayerList, Module
+from max.nn.norm import LayerNorm
+
+from mllama.config import MllamaVisionConfig
+from mllama.network.subgraphs import RepeatedLayer
+from mllama.network.vision_embeddings import (
+    MllamaPatchEmbedding,
+    MllamaPrecomputedAspectRatioEmbedding,
+    MllamaPrecomputedPositionEmbedding,
+)
+from mllama.network.vision_encoder import MllamaVisionEncoderLayer
+
+
+class MllamaVisionEncoder(Module):
+    """A stack of vision layers, traced once."""
+
+    def __init__(
+        self,
+        config: MllamaVisionConfig,
+        num_layers: int,
+        dtype: DType,
+        device: DeviceRef,
+        *,
+        is_gated: bool,
+    ) -> None:
+        super().__init__()
+        self.layers = LayerList(
+            [
+                MllamaVisionEncoderLayer(config, dtype, device, is_gated=is_gated)
+                for _ in range(num_layers)
+            ]
+        )
+
+    def __call__(
+        self,
+        hidden_state: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        *,
+        path: str,
+    ) -> list[TensorValue]:
+        """Runs the layers.
+
+        Args:
+            hidden_state: ``[images, rows, hidden]``, real rows first.
+            real_rows: ``[real rows]``, for its length.
+            padding_rows: ``[padding rows]``, for its length.
+            path: Where this module stands in the root module.
+
+        Returns:
+            The input of every layer, then the output of the last.
+        """
+        repeated = RepeatedLayer(path.replace(".", "_") + "_layer")
+        states = [hidden_state]
+        for index, layer in enumerate(self.layers):
+            (hidden_state,) = repeated(
+                layer,
+                [hidden_state, real_rows, padding_rows],
+                prefix=f"{path}.layers.{index}.",
+            )
+            states.append(hidden_state)
+        return states
+
+
+class MllamaVisionModel(Module):
+    """Pixels of tiles to patch states, local and global layers concatenated."""
+
+    def __init__(
+        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = MllamaPatchEmbedding(config, dtype, device)
+        self.class_embedding = Weight(
+            "class_embedding", dtype, (config.hidden_size,), device
+        )
+        self.gated_positional_embedding = MllamaPrecomputedPositionEmbedding(
+            config, dtype, device
+        )
+        self.pre_tile_positional_embedding = MllamaPrecomputedAspectRatioEmbedding(
+            config, dtype, device
+        )
+        self.post_tile_positional_embedding = MllamaPrecomputedAspectRatioEmbedding(
+            config, dtype, device
+        )
+        self.layernorm_pre = LayerNorm(config.hidden_size, [device], dtype)
+        self.layernorm_post = LayerNorm(config.hidden_size, [device], dtype)
+        self.transformer = MllamaVisionEncoder(
+            config, config.num_hidden_layers, dtype, device, is_gated=False
+        )
+        self.global_transformer = MllamaVisionEncoder(
+            config, config.num_global_layers, dtype, device, is_gated=True
+        )
+
+    def embed(
+        self, pixel_values: TensorValue, aspect_ratio_ids: TensorValue
+    ) -> TensorValue:
+        """Patches with class token and positions, normed and padded.
+
+        Args:
+            pixel_values: ``[images, tiles, channels, size, size]``.
+            aspect_ratio_ids: int64 ``[images]``.
+
+        Returns:
+            ``[images, tiles * padded patches, hidden]`` in tile order.
+        """
+        config = self.config
+        images = pixel_values.shape[0]
+        tiles, width = config.max_num_tiles, config.hidden_size
+        hidden_state = self.patch_embedding(pixel_values)
+        tile_embedding = self.pre_tile_positional_embedding(aspect_ratio_ids)
+        hidden_state = hidden_state + ops.unsqueeze(tile_embedding, 2)
+        class_embedding = ops.broadcast_to(
+            ops.reshape(self.class_embedding, [1, 1, 1, width]),
+            [images, tiles, 1, width],
+        )
+        hidden_state = ops.concat([class_embedding, hidden_state], axis=2)
+        hidden_state = self.gated_positional_embedding(hidden_state, aspect_ratio_ids)
+        hidden_state = self.layernorm_pre(hidden_state)
+        padding = ops.broadcast_to(
+            ops.constant(0, hidden_state.dtype, hidden_state.device),
+            [images, tiles, config.num_padding_patches, width],
+        )
+        hidden_state = ops.concat([hidden_state, padding], axis=2)
+        return ops.reshape(
+            hidden_state, [images, tiles * config.padded_patches, width]
+        )
+
+    def __call__(
+        self,
+        pixel_values: TensorValue,
+        aspect_ratio_ids: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        *,
+        path: str,
+    ) -> TensorValue:
+        """Encodes images of one number of valid tiles.
+
+        Args:
+            pixel_values: float32 ``[images, max tiles, channels, size, size]``,
+                normalised; tiles beyond the valid ones are zero.
+            aspect_ratio_ids: int64 ``[images]``.
+            real_rows: int64 ``[real rows]``: rows (tile * padded patches + patch)
+                that hold patches of valid tiles.
+            padding_rows: int64 ``[padding rows]``: all other rows.
+            path: Where this module stands in the root module.
+
+        Returns:
+            ``[images, real rows, vision output dim]``.
+        """
+        config = self.config
+        images, width = pixel_values.shape[0], config.hidden_size
+        rows = config.max_num_tiles * config.padded_patches
+        order = ops.concat([real_rows, padding_rows]).rebind([rows])
+
+        hidden_state = self.embed(pixel_values, aspect_ratio_ids)
+        hidden_state = ops.gather(hidden_state, order, axis=1)
+        states = self.transformer(
+            hidden_state, real_rows, padding_rows, path=f"{path}.transformer"
+        )
+        hidden_state = self.layernorm_post(states[-1])
+        tile_embedding = self.post_tile_positional_embedding(aspect_ratio_ids)
+        tile_of_row = order // config.padded_patches
+        hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_row, axis=1)
+        global_states = self.global_transformer(
+            hidden_state, real_rows, padding_rows, path=f"{path}.global_transformer"
+        )
+
+        real = real_rows.shape[0]
+        first = (slice(0, TensorValue(real)), real)
+        intermediate = ops.stack(
+            [states[i][:, first] for i in config.intermediate_layers_indices], axis=-1
+        )
+        intermediate = ops.reshape(
+            intermediate,
+            [images, real, width * len(config.intermediate_layers_indices)],
+        )
+        return ops.concat([global_states[-1][:, first], intermediate], axis=-1)

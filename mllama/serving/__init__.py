@@ -1,0 +1,1 @@
+"""What MAX drives: tokenizer, batch plan, image store and the pipeline model."""

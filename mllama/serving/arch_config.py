@@ -1,0 +1,131 @@
+"""The model's configuration as MAX asks for it, resolved against the pipeline's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from max.dtype import DType
+from max.graph import DeviceRef
+from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
+from max.nn.transformer import ReturnLogits
+from max.pipelines.kv_cache import cache_dtype_for_encoding
+from max.pipelines.lib import KVCacheConfig, MAXModelConfig, PipelineConfig
+from transformers import AutoConfig
+from typing_extensions import Self
+
+from mllama.config import MllamaConfig
+from mllama.errors import ConfigError
+from mllama.max_api import (
+    ArchConfigWithKVCache,
+    ArchConfigWithStoredKVParams,
+    SupportedEncoding,
+    select_quantization_encoding,
+    supported_encoding_dtype,
+)
+from mllama.network.image_pool import pool_params
+
+
+@dataclass(kw_only=True)
+class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
+    """What the graphs are built from.
+
+    Attributes:
+        model: The checkpoint's configuration.
+        dtype: Element type of weights and activations.
+        devices: Where the model runs; one device.
+        max_seq_len: Longest sequence, prompt and answer, in tokens.
+        kv_params: The paged KV cache, one layer per self-attention layer.
+        pool: The image pool, one layer per cross-attention layer.
+        return_logits: Which rows' logits the text graph returns.
+    """
+
+    DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"
+    SUPPORTED_ENCODINGS: ClassVar[set[SupportedEncoding]] = {"float32", "bfloat16"}
+
+    model: MllamaConfig
+    dtype: DType
+    devices: list[DeviceRef]
+    max_seq_len: int
+    kv_params: KVCacheParamInterface
+    pool: MHAKVCacheParams
+    return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN
+
+    @classmethod
+    def initialize(
+        cls,
+        pipeline_config: PipelineConfig,
+        model_config: MAXModelConfig | None = None,
+        *,
+        max_seq_len: int,
+    ) -> Self:
+        """Reads the checkpoint's config and resolves encoding and devices.
+
+        Raises:
+            ConfigError: If the config contradicts itself, or several devices are
+                asked for.
+        """
+        model_config = model_config or pipeline_config.model
+        encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
+        dtype = supported_encoding_dtype(encoding)
+        devices = [
+            DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
+        ]
+        if len(devices) != 1:
+            raise ConfigError(
+                f"{len(devices)} devices were asked for, but this model runs on one; "
+                "name a single one with --devices"
+            )
+        model = MllamaConfig.from_dict(model_config.huggingface_config.to_dict())
+        return cls(
+            model=model,
+            dtype=dtype,
+            devices=devices,
+            max_seq_len=max_seq_len,
+            kv_params=cls.construct_kv_params(
+                huggingface_config=model_config.huggingface_config,
+                pipeline_config=pipeline_config,
+                devices=devices,
+                kv_cache_config=model_config.kv_cache,
+                cache_dtype=cache_dtype_for_encoding(
+                    encoding, model_config.kv_cache.kv_cache_format
+                ),
+            ),
+            pool=pool_params(model, dtype, devices[0]),
+        )
+
+    @classmethod
+    def construct_kv_params(
+        cls,
+        huggingface_config: AutoConfig,
+        pipeline_config: PipelineConfig,
+        devices: list[DeviceRef],
+        kv_cache_config: KVCacheConfig,
+        cache_dtype: DType,
+        *,
+        allow_kv_head_replication: bool = False,
+    ) -> KVCacheParamInterface:
+        """The KV cache: cross-attention layers keep nothing in it."""
+        text = MllamaConfig.from_dict(huggingface_config.to_dict()).text_config
+        return kv_cache_config.to_params(
+            dtype=cache_dtype,
+            allow_kv_head_replication=allow_kv_head_replication,
+            n_kv_heads=text.num_key_value_heads,
+            head_dim=text.head_dim,
+            num_layers=text.num_hidden_layers - len(text.cross_attention_layers),
+            devices=devices,
+            data_parallel_degree=pipeline_config.model.data_parallel_degree,
+        )
+
+    @classmethod
+    def calculate_max_seq_len(
+        cls, huggingface_config: AutoConfig, model_config: MAXModelConfig
+    ) -> int:
+        """The user's ``--max-length``, bounded by the model's own limit.
+
+        Raises:
+            ValueError: If the user asks for more than the model was made for.
+        """
+        return super().calculate_max_seq_len(
+            huggingface_config.text_config, model_config
+        )

@@ -1,0 +1,94 @@
+"""The checkpoint's tensors as the two graphs take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from max.dtype import DType
+from max.graph.weights import WeightData
+
+from mllama.config import MllamaConfig
+from mllama.errors import CheckpointError
+from mllama.weights.names import canonical_name
+
+
+def canonical_state_dict(
+    state_dict: Mapping[str, Any], **_: Any
+) -> dict[str, WeightData]:
+    """MAX's weight adapter: tensors under our names, others left out.
+
+    Args:
+        state_dict: MAX's lazy weights by their names in the files.
+    """
+    result: dict[str, WeightData] = {}
+    for name, weights in state_dict.items():
+        canonical = canonical_name(name)
+        if canonical is not None:
+            result[canonical] = weights.data()
+    return result
+
+
+def _taken(
+    state_dict: Mapping[str, WeightData], sources: Mapping[str, str], dtype: DType
+) -> dict[str, WeightData]:
+    """Tensors under the names of a graph, cast where the checkpoint differs.
+
+    Args:
+        state_dict: Canonical tensors.
+        sources: Name in the graph to canonical name.
+        dtype: Element type of the graph's weights.
+
+    Raises:
+        CheckpointError: If a tensor is missing.
+    """
+    missing = [name for name in sources.values() if name not in state_dict]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint lacks {missing[0]}"
+            + (f" and {len(missing) - 1} more tensors" if missing[1:] else "")
+            + "; download it again"
+        )
+    return {
+        name: state_dict[source].astype(dtype) for name, source in sources.items()
+    }
+
+
+def image_encoder_weights(
+    state_dict: Mapping[str, WeightData],
+    config: MllamaConfig,
+    names: list[str],
+    dtype: DType,
+) -> dict[str, WeightData]:
+    """Tensors of :class:`~mllama.network.image_encoder.MllamaImageEncoder`.
+
+    Its ``cross_attn.i`` is the image side of the i-th cross-attention layer.
+    """
+    layers = config.text_config.cross_attention_layers
+    sources = {}
+    for name in names:
+        head, _, rest = name.partition(".")
+        if head == "cross_attn":
+            index, _, tensor = rest.partition(".")
+            source = f"language_model.layers.{layers[int(index)]}.cross_attn.{tensor}"
+        else:
+            source = name
+        sources[name] = source
+    return _taken(state_dict, sources, dtype)
+
+
+def text_decoder_weights(
+    state_dict: Mapping[str, WeightData],
+    config: MllamaConfig,
+    names: list[str],
+    dtype: DType,
+) -> dict[str, WeightData]:
+    """Tensors of :class:`~mllama.network.text_decoder.MllamaTextDecoder`."""
+    if config.text_config.tie_word_embeddings:
+        embedding = state_dict["language_model.embed_tokens.weight"]
+        rows = embedding.to_buffer()[: config.text_config.vocab_size, :]
+        head = WeightData(
+            rows, "lm_head.weight", embedding.dtype, type(embedding.shape)(rows.shape)
+        )
+        state_dict = {**state_dict, "lm_head.weight": head}
+    return _taken(state_dict, {name: name for name in names}, dtype)

@@ -1,0 +1,1 @@
+"""The files that a model's weights come in.  Knows tensors and bytes, no graphs."""
