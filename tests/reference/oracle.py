@@ -1,0 +1,280 @@
+"""What transformers answers, with Meta's rules patched in, as numpy arrays.
+
+The patch is ``mllama.demo.meta_rows.zero_rows_before_image``: rows before every
+image get exactly zero from cross-attention, and the recorded vision states are the
+layers' inputs.  Everything else is transformers as it is.
+
+What an implementation must copy, read in transformers 5.12 and confirmed by
+``test_reference.py``:
+
+* *Which image a row sees.*  A row sees the run of adjacent ``<|image|>`` tokens
+  that most recently precedes it, and no earlier run.  Within a run the mask starts
+  at each image's own token: for adjacent images p1, p2 the row of p1 sees image 1
+  only, the row of p2 and all text after it see both.  Anything between two image
+  tokens, one space included, ends the run.
+* *Decoding.*  ``_update_model_kwargs_for_generation`` repeats the last row of the
+  mask for every new token, so generated tokens see what the last prompt token saw:
+  the last run, or nothing in a text-only request.  Vision runs once;
+  ``prepare_inputs_for_generation`` drops the pixels after the first step and K and
+  V come from the cache.
+* *Rows that see nothing.*  transformers zeroes the mask of such rows (they would
+  attend to all images and padding tiles of their batch row) and multiplies only the
+  MLP by ``full_text_row_masked_out_mask``; with the patch the layer is the identity.
+  A text-only request skips the cross-attention layers: the same thing, so such a
+  request may share a batch with requests that have images.
+* *Padding tiles.*  In the vision encoder only pad-to-pad pairs are masked (``m @
+  m^T``), where the patches that fill a tile up to a multiple of 8 count as padding
+  too: real patches attend to all padding, whose states start as zeros after the
+  first norm (filling patches) or as embeddings and the class token (padding tiles:
+  black pixels *after* normalisation, i.e. exact zeros).  In cross-attention
+  padding tiles are masked and filling patches are gone.
+* *Aspect ratio id 0* and a mask with only the first tile set stand for an absent
+  image in a batch; its states are computed and never attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    MllamaForConditionalGeneration,
+    MllamaProcessor,
+)
+from transformers.models.mllama.image_processing_pil_mllama import (
+    MllamaImageProcessorPil,
+)
+from transformers.utils import logging
+
+from mllama.demo.meta_rows import zero_rows_before_image
+
+from .cases import Message, images_of
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request as the model gets it.
+
+    ``cross_attention_mask`` is [tokens, images, max tiles] of 0 and 1; it and the
+    image arrays are None in a text-only request.
+    """
+
+    text: str
+    token_ids: np.ndarray
+    tensors: dict[str, torch.Tensor]
+    cross_attention_mask: np.ndarray | None
+    num_tiles: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VisionStages:
+    """States of one image, [max tiles, patches + 1, width], padding tiles included.
+
+    The patches that fill a tile up to a multiple of 8 are left out everywhere.
+    ``valid`` is the number of real tiles; the other tiles come after them.
+    """
+
+    valid: int
+    embedded: np.ndarray  # patches, pre-tile embedding, class token, positions
+    normed: np.ndarray  # after layernorm_pre: the first layer's input
+    layers: tuple[np.ndarray, ...]  # each local layer's output
+    before_global: np.ndarray  # after layernorm_post and the post-tile embedding
+    after_global: np.ndarray
+    intermediate: np.ndarray  # [..., width * recorded]: the recorded one varies fastest
+    output: np.ndarray  # after_global and intermediate, concatenated
+    projected: np.ndarray  # [..., text width]: the cross-attention states
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Greedy decoding; ``logits[i]`` are those that chose ``token_ids[i]``.
+
+    ``logits[0]`` belongs to prefill (its last row), the others to decode steps.
+    """
+
+    token_ids: list[int]
+    logits: np.ndarray
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().numpy()
+
+
+class Reference:
+    """A checkpoint in transformers, in float32 on the CPU."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        attention: Literal["sdpa", "eager"] = "sdpa",
+        patched: bool = True,
+    ) -> None:
+        self.checkpoint = checkpoint
+        logging.disable_progress_bar()
+        model = MllamaForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=torch.float32, attn_implementation=attention
+        )
+        self.model: Any = model.eval()
+        if patched:
+            zero_rows_before_image(self.model)
+        # Decoding goes on past end tokens, so that every case has as many steps.
+        self.model.generation_config.eos_token_id = None
+        self.processor = load_processor(checkpoint)
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """Chat template, tokens, tiles and mask, as ``MllamaProcessor`` makes them."""
+        images = images_of(list(messages))
+        text = self.processor.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+        features = self.processor(
+            images=[images] if images else None,
+            text=text,
+            add_special_tokens=False,  # the template begins with <|begin_of_text|>
+            return_tensors="pt",
+        )
+        mask = features.get("cross_attention_mask")
+        ratio_mask = features.get("aspect_ratio_mask")
+        tiles = () if ratio_mask is None else ratio_mask[0].sum(dim=-1).tolist()
+        return Prompt(
+            text=text,
+            token_ids=features["input_ids"][0].numpy(),
+            tensors=dict(features),
+            cross_attention_mask=None if mask is None else mask[0].numpy(),
+            num_tiles=tuple(tiles),
+        )
+
+    @torch.inference_mode()
+    def prefill(self, messages: Sequence[Message]) -> np.ndarray:
+        """Logits at all positions of the prompt, [tokens, vocabulary]."""
+        return self.logits(self.prompt(messages).tensors)
+
+    @torch.inference_mode()
+    def logits(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        """Logits at all positions of prepared inputs (their first row)."""
+        return _numpy(self.model(**tensors, use_cache=False).logits[0])
+
+    @torch.inference_mode()
+    def decode(self, messages: Sequence[Message], steps: int = 8) -> Decoded:
+        """Prefill and ``steps`` decode steps, greedy, through ``generate``.
+
+        ``steps + 1`` tokens come out: the first one is prefill's.
+        """
+        out = self.model.generate(
+            **self.prompt(messages).tensors,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            max_new_tokens=steps + 1,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return Decoded(
+            token_ids=out.sequences[0, -(steps + 1) :].tolist(),
+            logits=_numpy(torch.cat(out.logits)),
+        )
+
+    @torch.inference_mode()
+    def vision(self, images: Sequence[Image.Image]) -> list[VisionStages]:
+        """Every stage of the vision tower and the projector, image by image."""
+        return [self._vision(image) for image in images]
+
+    @torch.inference_mode()
+    def cross_kv(
+        self, images: Sequence[Image.Image]
+    ) -> list[dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """K (after k_norm) and V of each cross-attention layer, for each image.
+
+        Keyed by layer; each [valid tiles * (patches + 1), kv heads, head width].
+        """
+        text = self.model.config.text_config
+        head_width = text.hidden_size // text.num_attention_heads
+        shape = (-1, text.num_key_value_heads, head_width)
+        result = []
+        for image in images:
+            stages = self._vision(image)
+            states = torch.from_numpy(stages.projected[: stages.valid])
+            layers = {}
+            for index in text.cross_attention_layers:
+                attention = self.model.model.language_model.layers[index].cross_attn
+                keys = attention.k_norm(attention.k_proj(states).reshape(shape))
+                values = attention.v_proj(states).reshape(shape)
+                layers[index] = (_numpy(keys), _numpy(values))
+            result.append(layers)
+        return result
+
+    def _vision(self, image: Image.Image) -> VisionStages:
+        inputs = self.processor.image_processor([[image]], return_tensors="pt")
+        valid = int(inputs.pop("num_tiles")[0][0])
+        tower = self.model.model.vision_model
+        max_tiles, patches = tower.max_num_tiles, tower.num_patches
+        seen: dict[str, torch.Tensor] = {}
+
+        def record(name: str) -> Callable[..., None]:
+            def hook(module: Any, args: Any, output: Any) -> None:
+                state = getattr(output, "last_hidden_state", output)
+                seen[name] = state.reshape(max_tiles, -1, state.shape[-1])[:, :patches]
+
+            return hook
+
+        watched = {
+            "embedded": tower.gated_positional_embedding,
+            "normed": tower.layernorm_pre,
+            "before_global": tower.post_tile_positional_embedding,
+            "after_global": tower.global_transformer,
+        }
+        local = {f"layer {i}": m for i, m in enumerate(tower.transformer.layers)}
+        handles = [
+            module.register_forward_hook(record(name))
+            for name, module in (watched | local).items()
+        ]
+        try:
+            output = tower(**inputs).last_hidden_state[0, 0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return VisionStages(
+            valid=valid,
+            layers=tuple(_numpy(seen[name]) for name in local),
+            intermediate=_numpy(output[..., tower.hidden_size :]),
+            output=_numpy(output),
+            projected=_numpy(self.model.model.multi_modal_projector(output)),
+            **{name: _numpy(seen[name]) for name in watched},
+        )
+
+
+def load_processor(checkpoint: Path) -> MllamaProcessor:
+    """The checkpoint's own processor, with the image processor that needs no torch.
+
+    ``MllamaProcessor.from_pretrained`` would take it too where torchvision is
+    absent, and another one (other resizing, last digits) where it is installed.
+    """
+    image_processor = MllamaImageProcessorPil.from_pretrained(checkpoint)
+    return MllamaProcessor(
+        image_processor=image_processor,
+        tokenizer=AutoTokenizer.from_pretrained(checkpoint),
+        chat_template=_chat_template(checkpoint),
+    )
+
+
+def _chat_template(checkpoint: Path) -> str:
+    """The template as transformers finds it, in whichever file it is."""
+    found: Any = MllamaProcessor.from_pretrained(checkpoint)
+    template = found.chat_template or found.tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ValueError(f"{checkpoint} has no chat template")
+    return template
+
+
+@cache
+def reference(checkpoint: Path, *, patched: bool = True) -> Reference:
+    """The oracle for a checkpoint, loaded once per process."""
+    return Reference(checkpoint, patched=patched)
