@@ -12,7 +12,11 @@ import math
 
 import torch
 from torch import nn
-from transformers import MllamaConfig, MllamaForConditionalGeneration
+from transformers import (
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaVisionModel,
+)
 from transformers.models.mllama.configuration_mllama import (
     MllamaTextConfig,
     MllamaVisionConfig,
@@ -177,3 +181,38 @@ def follow_meta(*models: MllamaForConditionalGeneration) -> None:
     """
     for model in models:
         zero_rows_before_image(model)
+
+
+def one_tile_view(model: MllamaForConditionalGeneration) -> MllamaVisionModel:
+    """The vision side for pictures of one tile, without the three empty slots.
+
+    It shares all weights but the tables of tile positions, and costs a quarter.
+    """
+    whole = model.model.vision_model
+    settings = whole.config.to_dict() | {
+        "max_num_tiles": 1,
+        "supported_aspect_ratios": [[1, 1]],
+    }
+    view = MllamaVisionModel(MllamaVisionConfig(**settings))
+    with torch.no_grad():
+        for name in (
+            "gated_positional_embedding.tile_embedding",
+            "pre_tile_positional_embedding.embedding",
+            "post_tile_positional_embedding.embedding",
+        ):
+            small = view.get_submodule(name).weight
+            small.copy_(whole.get_submodule(name).weight[:2, : small.shape[1]])
+    for name in ("transformer", "global_transformer", "patch_embedding"):
+        setattr(view, name, getattr(whole, name))
+    for name in ("layernorm_pre", "layernorm_post", "class_embedding"):
+        setattr(view, name, getattr(whole, name))
+    view.gated_positional_embedding.embedding = (
+        whole.gated_positional_embedding.embedding
+    )
+    for name in (
+        "gated_positional_embedding",
+        "pre_tile_positional_embedding",
+        "post_tile_positional_embedding",
+    ):
+        view.get_submodule(name).gate = whole.get_submodule(name).gate
+    return view

@@ -31,8 +31,9 @@ from .conversations import (
     single,
     small_talk,
 )
+from .drawing import render
 from .pixels import Tiles, cut
-from .scenes import Scene, random_scene, render
+from .scenes import Scene, random_scene
 from .tokenizer import BEGIN, HEADER, HEADER_END, IMAGE, TURN_END
 
 Batch = dict[str, Any]
@@ -140,8 +141,8 @@ def collate(rows: list[Row], encoder: Encoder, pad: int) -> Batch:
             for column, picture in zip(
                 encoder.rows_of_pictures(block).T, block.pictures, strict=True
             ):
-                tiles = row.tiles[picture].count
-                cross[index, span, picture, :tiles] |= column[:, None]
+                used = row.tiles[picture].count
+                cross[index, span, picture, :used] |= column[:, None]
             start = span.stop
     same = torch.from_numpy(block_of[:, :, None] == block_of[:, None, :])
     tiles = [tile for row in rows for tile in row.tiles]
@@ -262,16 +263,22 @@ class Lessons(Dataset[Batch]):
 class Pictures(Dataset[Batch]):
     """Pictures with what the eye should see in them; step ``i`` is always the same."""
 
-    def __init__(self, seed: int, rows: int, ramp: int, steps: int) -> None:
+    def __init__(
+        self, seed: int, rows: int, ramp: int, steps: int, small: bool = False
+    ) -> None:
         self.seed, self.rows, self.ramp, self.steps = seed, rows, ramp, steps
+        self.small = small
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, 1, step))
+        rng = np.random.default_rng((self.seed, 0 if self.small else 1, step))
         most = 4 if step >= self.ramp else 1 + (3 * step) // self.ramp
-        scenes = [random_scene(rng, max_items=most) for _ in range(self.rows)]
+        layout = (1, 1) if self.small else None
+        scenes = [
+            random_scene(rng, max_items=most, layout=layout) for _ in range(self.rows)
+        ]
         tiles = [cut(render(scene)) for scene in scenes]
         seen = [eye.targets(*pair) for pair in zip(scenes, tiles, strict=True)]
         valid = np.array([[i < t.count for i in range(MAX_TILES)] for t in tiles])

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .questions import ASKERS, Asked, ask, fill, loosen, name, pick, with_article
+from .language import fill, loosen, name, pick, with_article
+from .questions import ASKERS, Asked, ask
 from .scenes import COLOUR_NAMES, SHAPES, Scene, random_scene
 from .wordings import MORE_SHAPES, SMALL_TALK, SYSTEMS, WHICH_PICTURE
 

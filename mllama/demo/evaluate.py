@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from .conversations import KINDS, messages, random_conversation
+from .drawing import render
 from .questions import ask
-from .scenes import random_scene, render
+from .scenes import random_scene
 
 GREY = (128, 128, 128)
 """About the middle of the model's range of pixels."""
@@ -60,13 +61,10 @@ def report(
     kinds: Sequence[str], right: Sequence[bool], blind: Sequence[bool]
 ) -> dict[str, Any]:
     """Accuracy in all and by kind, and without the pictures."""
-    by_kind = {
-        kind: float(
-            np.mean([ok for k, ok in zip(kinds, right, strict=True) if k == kind])
-        )
-        for kind in KINDS
-        if kind in kinds
-    }
+    marks: dict[str, list[bool]] = {}
+    for kind, ok in zip(kinds, right, strict=True):
+        marks.setdefault(kind, []).append(ok)
+    by_kind = {kind: float(np.mean(of_kind)) for kind, of_kind in marks.items()}
     return {
         "accuracy": float(np.mean(right)),
         "by_kind": by_kind,

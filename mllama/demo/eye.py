@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .architecture import MAX_TILES, PATCH, TILE
+from .drawing import coverage
 from .pixels import Tiles, cut
-from .scenes import COLOUR_NAMES, KINDS, SHAPES, Scene, coverage
+from .scenes import COLOUR_NAMES, KINDS, SHAPES, Scene
 
 SIDE = TILE // PATCH
 PATCHES = SIDE * SIDE

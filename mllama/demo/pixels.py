@@ -62,11 +62,10 @@ def cut(picture: Image.Image) -> Tiles:
         .transpose(0, 2, 1, 3, 4)
         .reshape(high * wide, TILE, TILE, 3)
     )
+    ids = convert_aspect_ratios_to_ids_np([[(high, wide)]], MAX_TILES)
     return Tiles(
         pixels=pixels,
-        ratio_id=int(
-            convert_aspect_ratios_to_ids_np([[(high, wide)]], MAX_TILES)[0, 0]
-        ),
+        ratio_id=int(ids[0, 0]),
         high=high,
         wide=wide,
         scale=(float(width) / picture.width, float(height) / picture.height),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllama.demo.conversations import KINDS, messages, random_conversation
+from mllama.demo.drawing import render
 from mllama.demo.questions import ASKERS, Asked, ask
 from mllama.demo.scenes import (
     COLOUR_NAMES,
@@ -19,7 +20,6 @@ from mllama.demo.scenes import (
     Item,
     Scene,
     random_scene,
-    render,
 )
 
 seeds = st.integers(0, 2**32 - 1)

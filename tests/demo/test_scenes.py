@@ -9,17 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mllama.demo.drawing import coverage, render
 from mllama.demo.scenes import (
     COLOUR_NAMES,
     LAYOUTS,
     MIN_CONTRAST,
     SHAPES,
     Scene,
-    coverage,
     direction,
     is_tall,
     random_scene,
-    render,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -54,9 +53,9 @@ def test_items_are_apart_inside_and_visible(seed: int) -> None:
     assert 1 <= len(scene.items) <= 4
     assert sum(item.is_digit for item in scene.items) <= 1
     for index, item in enumerate(scene.items):
-        assert 0 < item.x - item.size / 2
+        assert item.x - item.size / 2 > 0
         assert item.x + item.size / 2 < scene.width
-        assert 0 < item.y - item.size / 2
+        assert item.y - item.size / 2 > 0
         assert item.y + item.size / 2 < scene.height
         for end in (scene.background.start, scene.background.end):
             assert math.dist(item.rgb, end) >= MIN_CONTRAST - 1
