@@ -1,0 +1,203 @@
+"""A checkpoint's directory: which files hold which tensors, checked before use.
+
+Only headers are read here, so that a wrong or incomplete download is named within
+seconds instead of after the graphs were compiled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mllama.config import MllamaConfig
+from mllama.errors import CheckpointError
+from mllama.weights.names import canonical_name, expected_tensors
+from mllama.weights.safetensors_header import (
+    ITEM_BYTES,
+    MAX_HEADER_BYTES,
+    read_header,
+)
+
+SINGLE_FILE: Final = "model.safetensors"
+INDEX_FILE: Final = "model.safetensors.index.json"
+
+_DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""The format's names of element types, and those that config.json uses."""
+
+_ITEM_BYTES = {_DTYPE_NAMES[code]: size for code, size in ITEM_BYTES.items()}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies.
+
+    Attributes:
+        file: The file that holds it.
+        source_name: Its name there.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        shape: Its dimensions, those that the model needs.
+        nbytes: Its size.
+    """
+
+    file: Path
+    source_name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint with every tensor that its model needs.
+
+    Attributes:
+        path: The directory.
+        config: Its configuration.
+        files: The weight files, in order.
+        tensors: The model's tensors by canonical name,
+            see :mod:`mllama.weights.names`.
+        unused: Names, as in the files, of tensors that are no part of the model.
+    """
+
+    path: Path
+    config: MllamaConfig
+    files: list[Path]
+    tensors: dict[str, TensorInfo]
+    unused: list[str]
+
+    @property
+    def dtype(self) -> str:
+        """The element type that most of the weights' elements have."""
+        elements: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            elements[tensor.dtype] += tensor.nbytes // _ITEM_BYTES[tensor.dtype]
+        return elements.most_common(1)[0][0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model's tensors in the files."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint's config and the headers of its weight files.
+
+    Args:
+        path: A directory with ``config.json`` and ``model.safetensors``, or an index
+            and its shards, or one other ``*.safetensors`` file.
+
+    Raises:
+        ConfigError: If the config can't be used.
+        CheckpointError: If a file or tensor is missing, damaged, or of another type
+            or shape than the model's.
+    """
+    config = MllamaConfig.from_path(path)
+    expected = expected_tensors(config)
+    files = _weight_files(path)
+    tensors: dict[str, TensorInfo] = {}
+    unused: list[str] = []
+    for file in files:
+        for source_name, entry in read_header(file).items():
+            name = canonical_name(source_name)
+            if name is None or name not in expected:
+                unused.append(source_name)
+                continue
+            if entry.dtype not in _DTYPE_NAMES:
+                raise CheckpointError(
+                    f"{source_name} has elements of type {entry.dtype}, but only "
+                    f"{', '.join(_DTYPE_NAMES)} are supported; use a checkpoint that "
+                    "is not quantized"
+                )
+            if entry.shape != expected[name]:
+                raise CheckpointError(
+                    f"{source_name} has shape {list(entry.shape)}, but config.json "
+                    f"asks for {list(expected[name])}; the two are not of one model"
+                )
+            if name in tensors:
+                raise CheckpointError(
+                    f"{tensors[name].file.name} and {file.name} both hold {name}; "
+                    "remove the file that doesn't belong to the model"
+                )
+            tensors[name] = TensorInfo(
+                file, source_name, _DTYPE_NAMES[entry.dtype], entry.shape, entry.nbytes
+            )
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks the tensor {_and_more(missing)}; it is incomplete or not "
+            "of this model, so download it again"
+        )
+    return Checkpoint(path, config, files, tensors, unused)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files to read, in the order in which transformers looks for them."""
+    if (path / SINGLE_FILE).is_file():
+        return [path / SINGLE_FILE]
+    if (path / INDEX_FILE).is_file():
+        names = sorted(set(_weight_map(path / INDEX_FILE).values()))
+        missing = [name for name in names if not (path / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{path} lacks {_and_more(missing)}, which {INDEX_FILE} names; "
+                "download it again"
+            )
+        return [path / name for name in names]
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found
+    if found:
+        raise CheckpointError(
+            f"{path} holds {len(found)} safetensors files but no {INDEX_FILE} that "
+            "says which belong together; download it again"
+        )
+    pickles = sorted(
+        file.name
+        for suffix in ("bin", "pth", "pt")
+        for file in path.glob(f"*.{suffix}")
+    )
+    if pickles:
+        raise CheckpointError(
+            f"{path} holds PyTorch pickles only ({pickles[0]}), which run code when "
+            "read; load them where you trust them with transformers and write "
+            "safetensors with save_pretrained"
+        )
+    raise CheckpointError(f"{path} holds no {SINGLE_FILE} and no {INDEX_FILE}")
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    """Tensor name to file name; files lie next to the index and nowhere else."""
+    try:
+        size = index.stat().st_size
+        content = json.loads(
+            index.read_text(encoding="utf-8") if size <= MAX_HEADER_BYTES else ""
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"{index} can't be read: {error.strerror or error}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index} is no JSON; download it again") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map; download it again")
+    for name in weight_map.values():
+        if (
+            not isinstance(name, str)
+            or not name.endswith(".safetensors")
+            or any(mark in name for mark in ("/", "\\", "\0"))
+        ):
+            raise CheckpointError(
+                f"{index} names the file {name!r}; only safetensors files next to "
+                "the index are read"
+            )
+    return weight_map
+
+
+def _and_more(names: Iterable[str]) -> str:
+    first, *others = names
+    return f"{first} (and {len(others)} more)" if others else first
