@@ -37,7 +37,7 @@ def outline(scene: Scene, tiles: Tiles) -> npt.NDArray[np.int64]:
     step = PATCH // FINE
     points = covered.reshape(MAX_TILES, SIDE, FINE, step, SIDE, FINE, step)
     dense = points.mean(axis=(3, 6)).transpose(0, 1, 3, 2, 4) > 127
-    found = dense.reshape(MAX_TILES, PATCHES, FINE * FINE).astype(np.int64)
+    found: npt.NDArray[np.int64] = dense.reshape(MAX_TILES, PATCHES, -1).astype(int)
     found[tiles.count :] = NOTHING
     return found
 

@@ -75,8 +75,8 @@ def _encoder_forward(
             hidden_state=hidden_states, attention_mask=attention_mask
         )
     return BaseModelOutput(
-        last_hidden_state=hidden_states,  # type: ignore[arg-type]
-        hidden_states=encoder_states,  # type: ignore[arg-type]
+        last_hidden_state=hidden_states,
+        hidden_states=encoder_states,
     )
 
 

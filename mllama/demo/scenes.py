@@ -122,8 +122,8 @@ def _image_size(rng: np.random.Generator, layout: tuple[int, int]) -> tuple[int,
     """Pixel width and height that the processor splits into about this layout."""
     high, wide = layout
     if layout == (1, 1):
-        side = int(rng.integers(48, 65))
-        return side, int(np.clip(round(side * rng.uniform(0.85, 1.18)), 44, 64))
+        width = int(rng.integers(48, 65))
+        return width, int(np.clip(round(width * rng.uniform(0.85, 1.18)), 44, 64))
     if layout == (2, 2):
         side = float(np.exp(rng.uniform(math.log(100), math.log(420))))
         ratio = float(rng.uniform(0.74, 1.36))
@@ -131,10 +131,6 @@ def _image_size(rng: np.random.Generator, layout: tuple[int, int]) -> tuple[int,
     unit = float(rng.uniform(52, 150))
     stretch = float(rng.uniform(0.93, 1.05))
     return round(unit * wide * stretch), round(unit * high / stretch)
-
-
-def _contrast(a: Rgb, b: Rgb) -> float:
-    return math.dist(a, b)
 
 
 def _background(rng: np.random.Generator, items: tuple[Item, ...]) -> Background:
@@ -151,7 +147,7 @@ def _background(rng: np.random.Generator, items: tuple[Item, ...]) -> Background
                 values = rng.uniform(30, 250) + rng.uniform(-28, 28, 3)
                 red, green, blue = np.clip(values, 0, 255).astype(int)
                 rgb = (int(red), int(green), int(blue))
-            if all(_contrast(rgb, item.rgb) >= MIN_CONTRAST for item in items):
+            if all(math.dist(rgb, item.rgb) >= MIN_CONTRAST for item in items):
                 return rgb
         return (128, 128, 128)  # far enough from every named colour
 
@@ -235,7 +231,7 @@ def random_scene(
         layouts = list(LAYOUTS)
         weights = np.array([LAYOUTS[each] for each in layouts])
         layout = layouts[int(rng.choice(len(layouts), p=weights / weights.sum()))]
-    weights = np.array([0.28, 0.32, 0.26, 0.14])[:max_items]
+    weights = np.array([0.29, 0.36, 0.25, 0.10])[:max_items]
     while True:
         width, height = _image_size(rng, layout)
         count = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))

@@ -76,7 +76,7 @@ def advance(optimizer: torch.optim.AdamW, loss: torch.Tensor, share: float) -> N
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     everything = [p for group in optimizer.param_groups for p in group["params"]]
     nn.utils.clip_grad_norm_(everything, 1.0)
     optimizer.step()
@@ -107,8 +107,8 @@ def train_eye(
         start = state["step"] + 1
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
-    data = Pictures(options.seed, options.rows, ramp=600, steps=options.eye_steps)
-    began, recent = time.time(), {}  # type: ignore[var-annotated]
+    data = Pictures(options.seed, options.rows, ramp=100, steps=options.eye_steps)
+    began, recent = time.time(), dict[str, float]()
     for step, batch in enumerate(stream(data, start, options.eye_steps), start):
         states = vision_states(model, batch)
         loss, right = heads(states.flatten(0, 1), batch["targets"])
@@ -140,7 +140,7 @@ def train_small_eye(
     optimizer = optimiser([(parameters, options.eye_rate)])
     steps, rows = options.small_eye_steps, options.small_rows
     data = Pictures(options.seed, rows, ramp=steps, steps=steps, small=True)
-    began, recent = time.time(), {}
+    began, recent = time.time(), dict[str, float]()
     for step, batch in enumerate(stream(data, 0, steps)):
         mask = batch["aspect_ratio_mask"][:, :, :1]
         encoded = view(
