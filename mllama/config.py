@@ -8,11 +8,12 @@ well as new ones (``rope_parameters``, ``dtype``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from mllama.config_fields import Section, is_integer, require
 from mllama.errors import ConfigError
 
 ARCHITECTURE = "MllamaForConditionalGeneration"
@@ -25,63 +26,9 @@ seven reserved ones."""
 _PATCH_MULTIPLE = 8
 """The reference pads the patches of a tile to a multiple of this."""
 
-_ACTIVATIONS = {"text": {"silu"}, "vision": {"gelu"}}
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(f"config.json contradicts itself: {message}")
-
-
-class _Section:
-    """A part of the config whose values are taken with a type and a default."""
-
-    def __init__(self, name: str, values: Any) -> None:
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"config.json: {name} must be an object")
-        self.name = name
-        self.values = values
-
-    def integer(self, key: str, default: int, *, least: int = 1) -> int:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(
-                f"config.json: {self.name}.{key} must be a whole number of at least "
-                f"{least}, not {value!r}"
-            )
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise ConfigError(
-                f"config.json: {self.name}.{key} must be a number above 0, "
-                f"not {value!r}"
-            )
-        return float(value)
-
-    def integers(self, key: str, default: list[int]) -> tuple[int, ...]:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if not isinstance(value, list) or not all(
-            isinstance(item, int) and not isinstance(item, bool) for item in value
-        ):
-            raise ConfigError(
-                f"config.json: {self.name}.{key} must be a list of whole numbers, "
-                f"not {value!r}"
-            )
-        return tuple(value)
-
-    def activation(self, default: str) -> str:
-        value = self.values.get("hidden_act", default)
-        if value not in _ACTIVATIONS[self.name.removesuffix("_config")]:
-            raise ConfigError(
-                f"config.json: {self.name}.hidden_act {value!r} is not supported; "
-                f"this model family uses {default!r}"
-            )
-        return str(value)
+_MOST_LAYERS = 1024
+_MOST_TILES = 64
+"""Bounds of the lists that are made from an untrusted file."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +58,9 @@ class MllamaTextConfig:
     max_position_embeddings: int
     hidden_act: str
     tie_word_embeddings: bool
+    pad_token_id: int | None
+    bos_token_id: int
+    eos_token_id: tuple[int, ...]
 
     @property
     def head_dim(self) -> int:
@@ -122,6 +72,11 @@ class MllamaTextConfig:
         """Rows of the token embedding: the head's vocabulary and the extra rows."""
         return self.vocab_size + EXTRA_EMBEDDING_ROWS
 
+    @property
+    def num_cross_attention_layers(self) -> int:
+        """Layers that look at images; the others keep the KV cache."""
+        return len(self.cross_attention_layers)
+
     @classmethod
     def from_dict(cls, values: Any) -> MllamaTextConfig:
         """Reads ``text_config``.
@@ -129,13 +84,15 @@ class MllamaTextConfig:
         Raises:
             ConfigError: If a field has a wrong type or contradicts another.
         """
-        section = _Section("text_config", values)
+        section = Section("text_config", values)
         theta, scaling = _rope(section)
         config = cls(
             vocab_size=section.integer("vocab_size", 128256),
             hidden_size=section.integer("hidden_size", 4096),
             intermediate_size=section.integer("intermediate_size", 14336),
-            num_hidden_layers=section.integer("num_hidden_layers", 40),
+            num_hidden_layers=section.integer(
+                "num_hidden_layers", 40, most=_MOST_LAYERS
+            ),
             num_attention_heads=section.integer("num_attention_heads", 32),
             num_key_value_heads=section.integer("num_key_value_heads", 8),
             cross_attention_layers=section.integers(
@@ -145,27 +102,30 @@ class MllamaTextConfig:
             rope_theta=theta,
             rope_scaling=scaling,
             max_position_embeddings=section.integer("max_position_embeddings", 131072),
-            hidden_act=section.activation("silu"),
-            tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
+            hidden_act=_activation(section, "silu"),
+            tie_word_embeddings=section.flag("tie_word_embeddings", False),
+            pad_token_id=next(iter(section.token_ids("pad_token_id", 128004)), None),
+            bos_token_id=section.integer("bos_token_id", 128000, least=0),
+            eos_token_id=section.token_ids("eos_token_id", 128001),
         )
-        _require(
+        require(
             config.hidden_size % config.num_attention_heads == 0,
             f"text_config.hidden_size {config.hidden_size} is no multiple of "
             f"num_attention_heads {config.num_attention_heads}",
         )
-        _require(
+        require(
             config.num_attention_heads % config.num_key_value_heads == 0,
             f"text_config.num_attention_heads {config.num_attention_heads} is no "
             f"multiple of num_key_value_heads {config.num_key_value_heads}",
         )
         layers = config.cross_attention_layers
-        _require(
+        require(
             len(set(layers)) == len(layers)
             and all(0 <= layer < config.num_hidden_layers for layer in layers),
             f"text_config.cross_attention_layers {list(layers)} must be distinct and "
             f"below num_hidden_layers {config.num_hidden_layers}",
         )
-        _require(
+        require(
             0 < len(layers) < config.num_hidden_layers,
             "text_config needs at least one cross-attention and one self-attention "
             "layer",
@@ -173,25 +133,22 @@ class MllamaTextConfig:
         return config
 
 
-def _rope(section: _Section) -> tuple[float, Llama3RopeScaling | None]:
+def _rope(section: Section) -> tuple[float, Llama3RopeScaling | None]:
     """Base and scaling of the rotary embedding, in either spelling."""
-    parameters = section.values.get("rope_parameters")
-    if parameters is None:
-        theta = section.number("rope_theta", 500000.0)
-        parameters = section.values.get("rope_scaling") or {}
+    if section.get("rope_parameters") is not None:
+        name = "text_config.rope_parameters"
+        scaling = Section(name, section.get("rope_parameters"))
+        theta = scaling.number("rope_theta", section.number("rope_theta", 500000.0))
     else:
-        parameters = _Section("text_config.rope_parameters", parameters).values
-        theta = _Section("text_config.rope_parameters", parameters).number(
-            "rope_theta", 500000.0
-        )
-    scaling = _Section("text_config.rope_scaling", parameters)
-    kind = scaling.values.get("rope_type", scaling.values.get("type", "default"))
+        scaling = Section("text_config.rope_scaling", section.get("rope_scaling"))
+        theta = section.number("rope_theta", 500000.0)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ConfigError(
-            f"config.json: rope type {kind!r} is not supported; "
-            "known are 'llama3' and 'default'"
+        raise scaling.refusal(
+            "rope_type" if scaling.get("rope_type") is not None else "type",
+            "'llama3' or 'default', the rope types that are supported",
         )
     return theta, Llama3RopeScaling(
         factor=scaling.number("factor", 8.0),
@@ -201,6 +158,12 @@ def _rope(section: _Section) -> tuple[float, Llama3RopeScaling | None]:
             "original_max_position_embeddings", 8192
         ),
     )
+
+
+def _activation(section: Section, supported: str) -> str:
+    if section.get("hidden_act", supported) != supported:
+        raise section.refusal("hidden_act", f"{supported!r}, the only one supported")
+    return supported
 
 
 _ASPECT_RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
@@ -252,12 +215,16 @@ class MllamaVisionConfig:
         Raises:
             ConfigError: If a field has a wrong type or contradicts another.
         """
-        section = _Section("vision_config", values)
+        section = Section("vision_config", values)
         config = cls(
             hidden_size=section.integer("hidden_size", 1280),
             intermediate_size=section.integer("intermediate_size", 5120),
-            num_hidden_layers=section.integer("num_hidden_layers", 32),
-            num_global_layers=section.integer("num_global_layers", 8),
+            num_hidden_layers=section.integer(
+                "num_hidden_layers", 32, most=_MOST_LAYERS
+            ),
+            num_global_layers=section.integer(
+                "num_global_layers", 8, most=_MOST_LAYERS
+            ),
             attention_heads=section.integer(
                 "attention_heads", section.integer("num_attention_heads", 16)
             ),
@@ -265,42 +232,42 @@ class MllamaVisionConfig:
             num_channels=section.integer("num_channels", 3),
             image_size=section.integer("image_size", 448),
             patch_size=section.integer("patch_size", 14),
-            max_num_tiles=section.integer("max_num_tiles", 4),
+            max_num_tiles=section.integer("max_num_tiles", 4, most=_MOST_TILES),
             intermediate_layers_indices=section.integers(
                 "intermediate_layers_indices", [3, 7, 15, 23, 30]
             ),
             supported_aspect_ratios=_aspect_ratios(section),
             vision_output_dim=section.integer("vision_output_dim", 7680),
-            hidden_act=section.activation("gelu"),
+            hidden_act=_activation(section, "gelu"),
         )
         indices = config.intermediate_layers_indices
-        _require(
+        require(
             config.hidden_size % config.attention_heads == 0,
             f"vision_config.hidden_size {config.hidden_size} is no multiple of "
             f"attention_heads {config.attention_heads}",
         )
-        _require(
+        require(
             all(0 <= index < config.num_hidden_layers for index in indices),
             f"vision_config.intermediate_layers_indices {list(indices)} must be below "
             f"num_hidden_layers {config.num_hidden_layers}",
         )
-        _require(
+        require(
             config.vision_output_dim == config.hidden_size * (1 + len(indices)),
             f"vision_config.vision_output_dim {config.vision_output_dim} is not "
             f"hidden_size {config.hidden_size} times one plus the number of "
             f"intermediate layers {len(indices)}",
         )
-        _require(
+        require(
             config.image_size % config.patch_size == 0,
             f"vision_config.image_size {config.image_size} is no multiple of "
             f"patch_size {config.patch_size}",
         )
         # The reference's slice of the padding is empty then, and masks everything.
-        _require(
+        require(
             config.num_padding_patches > 0,
             f"vision_config.patch_size {config.patch_size} leaves no padding patch",
         )
-        _require(
+        require(
             all(
                 rows * columns <= config.max_num_tiles
                 for rows, columns in config.supported_aspect_ratios
@@ -311,21 +278,22 @@ class MllamaVisionConfig:
         return config
 
 
-def _aspect_ratios(section: _Section) -> tuple[tuple[int, int], ...]:
-    value = section.values.get("supported_aspect_ratios") or _ASPECT_RATIOS
-    pairs = []
-    for pair in value if isinstance(value, list) else [None]:
-        if (
-            not isinstance(pair, (list, tuple))
-            or len(pair) != 2
-            or not all(isinstance(side, int) and side > 0 for side in pair)
-        ):
-            raise ConfigError(
-                "config.json: vision_config.supported_aspect_ratios must be a list of "
-                f"pairs of whole numbers above 0, not {value!r}"
-            )
-        pairs.append((pair[0], pair[1]))
-    return tuple(pairs)
+def _aspect_ratios(section: Section) -> tuple[tuple[int, int], ...]:
+    pairs = section.get("supported_aspect_ratios", _ASPECT_RATIOS)
+    if (
+        not isinstance(pairs, (list, tuple))
+        or not pairs
+        or not all(
+            isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and all(is_integer(side) and side > 0 for side in pair)
+            for pair in pairs
+        )
+    ):
+        raise section.refusal(
+            "supported_aspect_ratios", "a list of pairs of whole numbers above 0"
+        )
+    return tuple((rows, columns) for rows, columns in pairs)
 
 
 @dataclass(frozen=True)
@@ -345,35 +313,27 @@ class MllamaConfig:
             ConfigError: If it describes another model, has a field of a wrong type or
                 contradicts itself.
         """
-        section = _Section("the file", values)
-        architectures = section.values.get("architectures") or []
-        model_type = section.values.get("model_type")
-        if model_type != MODEL_TYPE or (
-            architectures and ARCHITECTURE not in architectures
-        ):
-            found = architectures[0] if architectures else f"{model_type!r} model"
-            raise ConfigError(
-                f"this checkpoint is a {found}; mllama serves {ARCHITECTURE}"
-            )
+        section = Section("", values)
+        _require_mllama(section)
         text = MllamaTextConfig.from_dict(section.values.get("text_config"))
         vision = MllamaVisionConfig.from_dict(section.values.get("vision_config"))
         image_token_index = section.integer("image_token_index", 128256, least=0)
-        _require(
+        require(
             image_token_index < text.num_embedding_rows,
             f"image_token_index {image_token_index} has no row among the "
             f"{text.num_embedding_rows} of the embedding",
         )
-        dtype = section.values.get("dtype", section.values.get("torch_dtype"))
+        dtype = section.text("dtype", section.text("torch_dtype", None))
         return cls(text, vision, image_token_index, dtype)
 
     @classmethod
-    def from_path(cls, directory: Path) -> MllamaConfig:
+    def from_path(cls, directory: str | PathLike[str]) -> MllamaConfig:
         """Reads ``config.json`` of a checkpoint.
 
         Raises:
             ConfigError: If it is missing, is no JSON, or as in :meth:`from_dict`.
         """
-        path = directory / "config.json"
+        path = Path(directory) / "config.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -381,6 +341,20 @@ class MllamaConfig:
                 f"{directory} holds no config.json; give --model-path the directory "
                 "of a checkpoint"
             ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} can't be read: {error}") from error
         return cls.from_dict(values)
+
+
+def _require_mllama(section: Section) -> None:
+    """Refuses another model's config by its name."""
+    architectures = section.get("architectures", [])
+    model_type = section.get("model_type", "(none)")
+    named = isinstance(architectures, list) and ARCHITECTURE in architectures
+    if model_type == MODEL_TYPE and (named or not architectures):
+        return
+    if isinstance(architectures, list) and architectures and not named:
+        found = f"{architectures[0]}"
+    else:
+        found = f"model of type {model_type}"
+    raise ConfigError(f"this checkpoint is a {found}; mllama serves {ARCHITECTURE}")
