@@ -6,6 +6,11 @@ lives in a module whose name may move; each line says what it is needed for.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+# The compiler's context belongs to the thread that imported MAX; others enter it.
+from max._mlir_context import ensure_default_mlir_context
+
 # The paged KV cache's graph inputs: the image pool takes the same form, so that
 # MAX's paged kernels work on it.
 from max.nn.kv_cache import KVCacheInputsPerDevice, PagedCacheValues
@@ -48,14 +53,31 @@ from max.pipelines.lib.memory_estimation import MemoryPlan
 # Work that would block the server's event loop goes to its thread pool.
 from max.pipelines.lib.tokenizer import run_with_default_executor
 
-# The encodings' names and element types.
+# The encodings' names, element types and devices.
 from max.pipelines.modeling.config_enums import (
     SupportedEncoding,
     supported_encoding_dtype,
+    supported_encoding_supported_devices,
 )
+
+# Dataclasses that flatten to the inputs of a graph.  MAX isn't typed, so type checkers
+# are shown the standard library's.
+if TYPE_CHECKING:
+    from dataclasses import dataclass as tree_dataclass
+else:
+    from max.tree import dataclass as tree_dataclass
 
 # The type of a request's tools, for a signature.
 from max.pipelines.modeling.types import TextGenerationRequestTool
+
+# MAX Serve's continuous batching, which the Python API runs in a thread of its own.
+from max.serve.config import Settings
+from max.serve.scheduler import load_scheduler
+from max.serve.scheduler.base import SchedulerProgress
+from max.serve.worker_interface import WorkerQueues
+
+# A stable hash that the prefix cache can take as a token's.
+from max.support.image import hash_image
 
 __all__ = [
     "ArchConfigWithKVCache",
@@ -67,8 +89,14 @@ __all__ = [
     "LogProbabilitiesMixin",
     "MemoryPlan",
     "PagedCacheValues",
+    "SchedulerProgress",
+    "Settings",
     "SupportedEncoding",
     "TextGenerationRequestTool",
+    "WorkerQueues",
+    "ensure_default_mlir_context",
+    "hash_image",
+    "load_scheduler",
     "logits_postprocess",
     "padded_lut_cols",
     "page_stride_of",
@@ -76,4 +104,6 @@ __all__ = [
     "run_with_default_executor",
     "select_quantization_encoding",
     "supported_encoding_dtype",
+    "supported_encoding_supported_devices",
+    "tree_dataclass",
 ]

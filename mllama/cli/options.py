@@ -1,0 +1,64 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mllama.demo import MODEL_PATH
+
+USING_DEMO = (
+    "mllama: no --model-path given: using the small demo model that ships with this "
+    "package, which knows only simple drawn scenes"
+)
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what says which model is loaded and how."""
+    for option in reversed(
+        (
+            click.option(
+                "--model-path",
+                metavar="PATH",
+                help="Checkpoint: a directory in Hugging Face layout or a repository "
+                "of the hub.  Default: the demo model that ships with this package.",
+            ),
+            click.option(
+                "--weight-path",
+                metavar="FILE",
+                multiple=True,
+                help="Read the weights from this file instead of the checkpoint's.  "
+                "Repeatable.",
+            ),
+            click.option(
+                "--devices",
+                metavar="DEVICE",
+                help="cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
+            ),
+            click.option(
+                "--quantization-encoding",
+                metavar="ENCODING",
+                help="Element type of the weights, such as float32 or bfloat16.  "
+                "Default: float32 on a CPU, the checkpoint's own on a GPU.",
+            ),
+            click.option(
+                "--max-length",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Longest sequence, prompt and answer, in tokens.  "
+                "Default: the model's limit.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def model_or_demo(model_path: str | None) -> str:
+    """The model that was asked for, or the demo model, which is said on stderr."""
+    if model_path is None:
+        click.echo(USING_DEMO, err=True)
+        return str(MODEL_PATH)
+    return model_path

@@ -1,0 +1,152 @@
+"""From a user's messages to what MAX's request holds: parts of text, and images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllama.errors import ImageError, MllamaError
+from mllama.images.load import load_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Message = Mapping[str, Any]
+"""An OpenAI-style message: ``role`` and ``content``, a string or a list of parts."""
+
+ROLES = ("system", "user", "assistant", "tool")
+_KEYS = {"role", "content", "tool_calls", "tool_call_id"}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages whose image parts are placeholders, and the images in their order."""
+
+    messages: list[dict[str, Any]]
+    images: list[Image]
+
+
+def read_conversation(
+    messages: Sequence[Message], directory: Path | None = None
+) -> Conversation:
+    """Checks messages and loads their images.
+
+    An image part is ``{"type": "image", "image": PIL image, path, URL or bytes}`` or
+    OpenAI's ``{"type": "image_url", "image_url": {"url": URL or path}}``.
+
+    Args:
+        messages: The conversation.
+        directory: Where relative paths are looked for before the working directory.
+
+    Raises:
+        MllamaError: If a message is malformed or an image can't be used; the message
+            is named by its number, from 1.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
+        raise MllamaError("a conversation must be a list of messages")
+    if not messages:
+        raise MllamaError("a conversation must hold at least one message")
+    images: list[Image] = []
+    read = []
+    for number, message in enumerate(messages, 1):
+        try:
+            read.append(_read_message(message, images, directory))
+        except MllamaError as error:
+            raise type(error)(f"message {number}: {error}") from error
+    return Conversation(read, images)
+
+
+def load_images(
+    messages: Sequence[Message], directory: Path | None = None
+) -> list[Message]:
+    """The same messages with their images loaded, so that mistakes show at once.
+
+    Raises:
+        MllamaError: As ``read_conversation``.
+    """
+    conversation = read_conversation(messages, directory)
+    images = iter(conversation.images)
+    return [
+        {
+            **message,
+            "content": message["content"]
+            if isinstance(message["content"], str)
+            else [
+                {**part, "image": next(images)} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in conversation.messages
+    ]
+
+
+def prompt_messages(
+    prompt: str, images: Iterable[Any] = (), system: str | None = None
+) -> list[Message]:
+    """One question as messages, its images before its text.
+
+    The model attends only to images that precede a text, so the order matters.
+    """
+    parts: list[Message] = [{"type": "image", "image": image} for image in images]
+    user: Message = {
+        "role": "user",
+        "content": [*parts, {"type": "text", "text": prompt}] if parts else prompt,
+    }
+    if system is None:
+        return [user]
+    return [{"role": "system", "content": system}, user]
+
+
+def _read_message(
+    message: Any, images: list[Image], directory: Path | None
+) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise MllamaError('must be an object with "role" and "content"')
+    unknown = sorted(set(message) - _KEYS)
+    if unknown:
+        raise MllamaError(f"{', '.join(map(repr, unknown))} is not supported")
+    role = message.get("role")
+    if role not in ROLES:
+        raise MllamaError(f"role must be one of {', '.join(ROLES)}, not {role!r}")
+    content = message.get("content")
+    if isinstance(content, str):
+        parts: Any = content
+    elif content is None and message.get("tool_calls"):
+        parts = ""
+    elif isinstance(content, Sequence) and not isinstance(content, bytes):
+        parts = [_read_part(part, images, directory) for part in content]
+    else:
+        raise MllamaError("content must be a string or a list of parts")
+    return {**message, "content": parts}
+
+
+def _read_part(
+    part: Any, images: list[Image], directory: Path | None
+) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise MllamaError('a text part must have a string "text"')
+        return {"type": "text", "text": part["text"]}
+    if kind == "image":
+        source = part.get("image")
+    elif kind == "image_url":
+        source = part.get("image_url")
+        source = source.get("url") if isinstance(source, Mapping) else source
+    else:
+        raise MllamaError(
+            'a part must be an object whose "type" is text, image or image_url, '
+            f"not {kind!r}"
+        )
+    if source is None:
+        raise MllamaError(f"a part of type {kind} holds no image")
+    if directory is not None and isinstance(source, str):
+        beside = directory / source
+        source = beside if beside.is_file() else source
+    try:
+        images.append(load_image(source))
+    except ImageError as error:
+        raise ImageError(f"image {len(images) + 1}: {error}") from error
+    return {"type": "image"}

@@ -1,0 +1,237 @@
+"""MAX's pipeline and scheduler in a thread of this process.
+
+MAX's own server runs them in a second process.  Here they share the caller's: scripts
+need no ``if __name__ == "__main__"``, a start imports everything once, and tokens
+cross no socket.  MAX's scheduler still batches requests continuously; it is fed from
+plain queues.  Compiling and executing release Python's lock, so the caller's thread
+stays responsive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import queue
+import threading
+from typing import Any
+
+from mllama.engine.generation import Generation, Step, now
+from mllama.engine.options import EngineOptions
+from mllama.engine.progress import StartProgress, stage
+from mllama.engine.text import TextStream
+from mllama.errors import MllamaError
+
+_IDLE_SECONDS = 0.05
+"""Pause while requests wait for room; new requests end it."""
+
+
+class Engine:
+    """A loaded model that works on many requests at once.
+
+    Args:
+        options: What to load.
+        quiet: Whether to keep silent about the progress of the start.
+
+    Raises:
+        MllamaError: If the options or the checkpoint can't be served.
+    """
+
+    def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
+        options.check_files()
+        # The thread that imports MAX's compiler must be the one that lives longest.
+        importlib.import_module("max.graph")
+        self._options = options
+        self._quiet = quiet
+        self._incoming: queue.Queue[Any] = queue.Queue()
+        self._cancelled: queue.Queue[list[Any]] = queue.Queue()
+        # Only the queues: a generation that its user drops must be cancelled.
+        self._running: dict[Any, queue.SimpleQueue[Step]] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._tokenizer: Any = None
+        self.max_batch_size = 1
+        """Requests worked on together."""
+        self._loop = asyncio.new_event_loop()
+        self._threads = [
+            threading.Thread(target=self._work, name="mllama-engine", daemon=True),
+            threading.Thread(
+                target=self._loop.run_forever, name="mllama-requests", daemon=True
+            ),
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            self._ready.wait()
+        except BaseException:
+            # Interrupted: a compilation can't be, so its thread is left to end.
+            self._closing.set()
+            raise
+        if self._failure is not None:
+            failure = self._failure
+            self.close()
+            if isinstance(failure, MllamaError):
+                raise failure
+            if isinstance(failure, ValueError):
+                raise MllamaError(_one_line(failure)) from failure
+            raise failure
+
+    def submit(self, request: Any, stop: list[str]) -> Generation:
+        """Starts a request.
+
+        Args:
+            request: MAX's ``TextGenerationRequest``.
+            stop: Strings that end the answer.
+
+        Raises:
+            MllamaError: If the request can't be worked on.
+            RuntimeError: If the engine is closed or has failed.
+        """
+        started = now()
+        self._check_alive()
+        request_id = request.request_id
+        context = self._context(request)
+        image_tokens = int(sum(context.extra_model_args.get(IMAGE_TOKENS, ())))
+        generation = Generation(
+            TextStream(self._tokenizer.delegate, stop),
+            text_tokens=context.tokens.prompt_length,
+            image_tokens=image_tokens,
+            started=started,
+            cancel=lambda: self._cancel(request_id),
+        )
+        with self._lock:
+            self._check_alive()
+            self._running[request_id] = generation.steps
+        self._incoming.put(context)
+        self._wake.set()
+        return generation
+
+    def _context(self, request: Any) -> Any:
+        from max.pipelines.context.exceptions import InputError
+
+        preparing = asyncio.run_coroutine_threadsafe(
+            self._tokenizer.new_context(request), self._loop
+        )
+        try:
+            return preparing.result()
+        except InputError as error:
+            raise MllamaError(_one_line(error)) from error
+
+    def _cancel(self, request_id: Any) -> None:
+        with self._lock:
+            steps = self._running.pop(request_id, None)
+        if steps is not None:
+            # Another thread may be waiting for the next step.
+            steps.put(Step(None, now()))
+            self._cancelled.put([request_id])
+            self._wake.set()
+
+    def _check_alive(self) -> None:
+        if self._closing.is_set():
+            raise RuntimeError("the model is closed")
+        if self._failure is not None:
+            raise RuntimeError("the engine has failed") from self._failure
+
+    def close(self) -> None:
+        """Ends running requests and frees the model.  May be called twice."""
+        self._closing.set()
+        self._wake.set()
+        engine, requests = self._threads
+        if self._ready.is_set():
+            engine.join()
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            requests.join()
+            self._loop.close()
+        self._tokenizer = None
+        gc.collect()
+
+    def _work(self) -> None:
+        """The engine's thread: loads, then steps the scheduler until closed."""
+        try:
+            if self._quiet:
+                scheduler, pipeline = self._load()
+            else:
+                with StartProgress():
+                    stage("starting MAX")
+                    scheduler, pipeline = self._load()
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+            return
+        self._ready.set()
+        try:
+            self._serve(scheduler)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._end_all()
+            pipeline.kv_manager.shutdown()
+
+    def _load(self) -> tuple[Any, Any]:
+        from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
+
+        from mllama.max_api import (
+            Settings,
+            WorkerQueues,
+            ensure_default_mlir_context,
+            load_scheduler,
+        )
+
+        config = PipelineConfig.from_args(self._options.pipeline_args())
+        with ensure_default_mlir_context():
+            retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
+            self._tokenizer = retrieved.tokenizer
+            pipeline: Any = retrieved.factory()
+        self.max_batch_size = pipeline.max_batch_size
+        scheduler = load_scheduler(
+            pipeline,
+            config,
+            Settings(offline_inference=True),
+            WorkerQueues(self._incoming, _Results(self._deliver), self._cancelled),
+            retrieved.memory_plan,
+        )
+        return scheduler, pipeline
+
+    def _serve(self, scheduler: Any) -> None:
+        from mllama.max_api import SchedulerProgress
+
+        while not self._closing.is_set():
+            self._wake.clear()
+            if scheduler.run_iteration() is SchedulerProgress.NO_PROGRESS:
+                self._wake.wait(_IDLE_SECONDS if self._running else None)
+
+    def _deliver(self, results: dict[Any, Any]) -> None:
+        at = now()
+        for request_id, result in results.items():
+            with self._lock:
+                steps = self._running.get(request_id)
+                if result.is_done:
+                    self._running.pop(request_id, None)
+            if steps is not None:
+                steps.put(Step(result, at))
+
+    def _end_all(self) -> None:
+        with self._lock:
+            running, self._running = self._running, {}
+        reason = self._failure or RuntimeError("the model was closed")
+        for steps in running.values():
+            steps.put(Step(reason, now()))
+
+
+class _Results:
+    """The scheduler's result queue: results go straight to their requests."""
+
+    def __init__(self, deliver: Any) -> None:
+        self.put_nowait = deliver
+
+
+IMAGE_TOKENS = "image_tokens"
+"""Key of a context's ``extra_model_args``; see ``mllama.serving.tokenizer``."""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,196 @@
+"""What a user may ask of the engine, checked before MAX is started.
+
+Starting MAX takes seconds and compiling takes minutes, so whatever can be refused is
+refused here, in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllama.config import MllamaConfig
+from mllama.demo import MODEL_PATH
+from mllama.errors import ConfigError, MllamaError
+
+if TYPE_CHECKING:
+    from max.driver import DeviceSpec
+    from max.pipelines.lib import PipelineArgs
+
+DEMO_MODEL_NAME = "mllama-demo"
+"""What the server calls the model that ships with the package."""
+
+DEFAULT_BATCH_SIZE = {"cpu": 4, "gpu": 16}
+"""Requests worked on together, by device.  Beyond a few a CPU gains nothing."""
+
+ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
+"""This package, in the form of MAX's ``--custom-architectures``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a model is to be loaded.
+
+    Attributes:
+        model_path: A directory in Hugging Face layout or a repository of the hub;
+            None is the demo model that ships with the package.
+        weight_path: Files to read the weights from instead of the checkpoint's own.
+        quantization_encoding: Element type or block format of the weights; None takes
+            float32 on a CPU and the checkpoint's own on a GPU.
+        devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
+        max_batch_size: Requests worked on together; None chooses by device.
+        max_length: Longest sequence, prompt and answer, in tokens; None is the
+            model's own limit.
+    """
+
+    model_path: str | Path | None = None
+    weight_path: Sequence[str | Path] = ()
+    quantization_encoding: str | None = None
+    devices: str | None = None
+    max_batch_size: int | None = None
+    max_length: int | None = None
+
+    @property
+    def model(self) -> str:
+        """The path or repository that MAX is given."""
+        return str(MODEL_PATH if self.model_path is None else self.model_path)
+
+    def check_files(self) -> None:
+        """Checks what needs neither MAX nor a device.
+
+        Raises:
+            MllamaError: If the checkpoint can't be served, or a limit is out of range.
+        """
+        check_checkpoint(
+            self.model, weight_path=self.weight_path, max_length=self.max_length
+        )
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise MllamaError(
+                f"the batch size must be at least 1, not {self.max_batch_size}"
+            )
+
+    def pipeline_args(self) -> PipelineArgs:
+        """MAX's arguments for these options.
+
+        Raises:
+            MllamaError: If a device or an encoding is not to be had.
+        """
+        from max.pipelines.lib import PipelineArgs
+
+        device = find_device(self.devices)
+        return PipelineArgs.from_flat_kwargs(
+            model_path=self.model,
+            weight_path=[Path(path) for path in self.weight_path],
+            device_specs=[device],
+            quantization_encoding=choose_encoding(
+                self.quantization_encoding, device.device_type, self.weight_path
+            ),
+            max_batch_size=self.max_batch_size
+            or DEFAULT_BATCH_SIZE[device.device_type],
+            max_length=self.max_length,
+            custom_architectures=[ARCHITECTURES],
+        )
+
+
+def check_checkpoint(
+    model: str, *, weight_path: Sequence[Any] = (), max_length: int | None = None
+) -> None:
+    """Checks a local checkpoint's config and weights, and that files given exist.
+
+    A repository of the hub is left for MAX to download.
+
+    Raises:
+        MllamaError: If the checkpoint can't be served, or a limit is out of range.
+    """
+    for path in weight_path:
+        if not Path(path).exists() and _is_local(str(path)):
+            raise MllamaError(f"there is no weight file {path}")
+    if max_length is not None and max_length < 1:
+        raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
+    if not Path(model).is_dir():
+        if _is_local(model):
+            raise MllamaError(
+                f"{model} is neither a directory nor a repository of the hub"
+            )
+        return
+    config = MllamaConfig.from_path(Path(model))
+    limit = config.text_config.max_position_embeddings
+    if max_length is not None and max_length > limit:
+        raise ConfigError(
+            f"a context of {max_length} tokens was asked for, but the model was made "
+            f"for at most {limit}"
+        )
+    if not weight_path:
+        from mllama.weights.checkpoint import open_checkpoint
+
+        open_checkpoint(Path(model))
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path can't be a repository's name, which is ``owner/name``."""
+    return path.count("/") != 1 or path.startswith((".", "/", "~"))
+
+
+def find_device(devices: str | None) -> DeviceSpec:
+    """The device that was asked for.
+
+    Args:
+        devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
+
+    Raises:
+        MllamaError: If there is no such device, or several are named.
+    """
+    from max.driver import DeviceSpec, scan_available_devices
+
+    gpus = [spec for spec in scan_available_devices() if spec.device_type == "gpu"]
+    name = (devices or ("gpu" if gpus else "cpu")).lower()
+    if name == "cpu":
+        return DeviceSpec.cpu()
+    kind, _, number = name.partition(":")
+    if kind == "gpu" and ("," in number or number == "all"):
+        raise MllamaError(
+            f"this model runs on one device, but {devices!r} names several"
+        )
+    if kind != "gpu" or not (number or "0").isdecimal():
+        raise MllamaError(f"{devices!r} is no device: use cpu, gpu or gpu:N")
+    if not gpus:
+        raise MllamaError(
+            f"{devices!r} was asked for, but MAX finds no GPU on this machine; use cpu"
+        )
+    for spec in gpus:
+        if spec.id == int(number or gpus[0].id):
+            return spec
+    raise MllamaError(
+        f"there is no GPU {number}; the machine has "
+        + ", ".join(f"gpu:{spec.id}" for spec in gpus)
+    )
+
+
+def choose_encoding(
+    encoding: str | None, device_type: str, weight_path: Sequence[Any] = ()
+) -> str | None:
+    """The encoding to load with, or None to follow the files.
+
+    Raises:
+        MllamaError: If the model or the device can't run the encoding.
+    """
+    from mllama.max_api import supported_encoding_supported_devices
+    from mllama.serving.arch_config import MllamaArchConfig
+
+    if encoding is None:
+        # A CPU multiplies float32 several times faster than bfloat16.
+        floats = not any(str(path).endswith(".gguf") for path in weight_path)
+        return "float32" if device_type == "cpu" and floats else None
+    runnable = [
+        name
+        for name in sorted(MllamaArchConfig.SUPPORTED_ENCODINGS)
+        if device_type in supported_encoding_supported_devices(name)
+    ]
+    if encoding not in runnable:
+        raise MllamaError(
+            f"the {device_type} can't run the encoding {encoding!r}; "
+            f"it runs {', '.join(runnable)}"
+        )
+    return encoding

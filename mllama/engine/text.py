@@ -1,0 +1,70 @@
+"""Tokens to text as they come: whole characters, and nothing past a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+
+
+class TextStream:
+    """Decodes one answer piece by piece.
+
+    A character whose bytes are spread over several tokens comes out once it is whole.
+    Text that may turn out to be the beginning of a stop string is held back.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        stop: Strings that end the answer and are not part of it.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop = [text for text in stop if text]
+        self._held = ""
+        self._ids: list[int] = []
+        self._decoded = 0
+        self.stopped = False
+        """Whether a stop string has come."""
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Text that is certain to be part of the answer after these tokens."""
+        for token_id in token_ids:
+            self._ids.append(token_id)
+            piece = self._stream.step(self._tokenizer, token_id) or ""
+            self._decoded += len(piece)
+            self._held += piece
+        return self._release(self._uncertain())
+
+    def finish(self) -> str:
+        """What is left once no more tokens will come."""
+        # Bytes of a character that was never completed, as replacement characters.
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        self._held += text[self._decoded :]
+        return self._release(0)
+
+    def _release(self, uncertain: int) -> str:
+        if self.stopped:
+            return ""
+        places = [self._held.find(text) for text in self._stop if text in self._held]
+        if places:
+            self.stopped = True
+            text, self._held = self._held[: min(places)], ""
+            return text
+        keep = len(self._held) - uncertain
+        text, self._held = self._held[:keep], self._held[keep:]
+        return text
+
+    def _uncertain(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        return max(
+            (
+                size
+                for stop in self._stop
+                for size in range(1, min(len(stop), len(self._held) + 1))
+                if self._held.endswith(stop[:size])
+            ),
+            default=0,
+        )
