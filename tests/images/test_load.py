@@ -1,0 +1,214 @@
+"""Images of every kind reach the model; what is no image is refused by name."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
+
+from mllama.errors import ImageError
+from mllama.images import fetch
+from mllama.images.load import MAX_PIXELS, load_image
+
+
+def noise(width: int = 9, height: int = 7, channels: int = 3) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, channels))
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+PNG = encoded(noise())
+
+
+def same(left: Image.Image, right: Image.Image) -> bool:
+    return left.mode == right.mode and left.tobytes() == right.tobytes()
+
+
+def refusal(source: Any) -> str:
+    with pytest.raises(ImageError) as caught:
+        load_image(source)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_picture_bytes_path_and_data_url_are_one_image(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(PNG)
+    packed = base64.b64encode(PNG).decode()
+    for source in (
+        noise(),
+        PNG,
+        tmp_path / "image.png",
+        str(tmp_path / "image.png"),
+        f"data:image/png;base64,{packed}",
+        f"DATA:;base64,{packed.rstrip('=')}",
+        f"data:image/png;base64,{packed[:60]}\n{packed[60:]}",
+        "data:image/png," + "".join(f"%{byte:02x}" for byte in PNG),
+    ):
+        assert same(load_image(source), noise())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "RGBA", "PA"])
+def test_modes_are_converted_as_the_reference_does(mode: str) -> None:
+    image = noise(channels=4).convert("RGB" if mode != "RGBA" else "RGBA")
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    assert same(load_image(image), convert_to_rgb(image))
+
+
+def test_transparency_lies_on_white() -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([0, 1])
+    content = encoded(palette, transparency=0)
+    assert np.asarray(load_image(content)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    content = encoded(Image.fromarray(values))
+    assert np.asarray(load_image(content))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bit_pgm_is_scaled_too() -> None:
+    content = b"P5 2 1 65535\n" + np.array([0, 65535], dtype=">u2").tobytes()
+    assert np.asarray(load_image(content))[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animation_shows_its_first_frame(kind: str) -> None:
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(red, kind, save_all=True, append_images=[blue], **options)
+    assert load_image(content).getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_exif_orientation_is_left_as_the_reference_leaves_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (9, 7)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10000, 500)])
+def test_tiny_and_wide_images_are_accepted(size: tuple[int, int]) -> None:
+    assert load_image(encoded(Image.new("RGB", size))).size == size
+
+
+def test_more_pixels_than_the_limit_are_refused_before_decoding() -> None:
+    side = int(MAX_PIXELS**0.5) + 1
+    assert "pixels" in refusal(encoded(Image.new("1", (side, side))))
+    assert "pixels" in refusal(encoded(Image.new("1", (20000, 20000))))
+
+
+def test_files_are_refused_by_name(tmp_path: Path) -> None:
+    assert "no.png" in refusal(tmp_path / "no.png")
+    assert "is a directory" in refusal(tmp_path)
+    assert refusal("a\0b")
+    assert refusal("a" * 100000)
+    (tmp_path / "empty.png").touch()
+    assert "zero bytes" in refusal(str(tmp_path / "empty.png"))
+    (tmp_path / "page.png").write_text("<html>not found</html>")
+    message = refusal(tmp_path / "page.png")
+    assert "page.png is not an image" in message
+    assert "JPEG" in message
+
+
+def test_postscript_is_not_handed_to_ghostscript() -> None:
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    assert "not an image" in refusal(content)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_images_are_refused(kind: str) -> None:
+    content = encoded(noise(64, 64), kind)
+    assert refusal(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("data:image/png;base64", "comma"),
+        ("data:image/png;base64,####", "base64"),
+        ("data:image/png;base64,A", "base64"),
+        ("data:image/png;base64,", "zero bytes"),
+        ("ftp://host/a.png", "'ftp'"),
+        ("file:///etc/passwd", "'file'"),
+        ("http://", "fetched"),
+        ("http://[::1", "fetched"),
+        ("http://127.0.0.1:9/a.png", "fetched"),
+    ],
+)
+def test_urls_that_lead_nowhere_say_why(url: str, reason: str) -> None:
+    assert reason in refusal(url)
+
+
+@example(b"")
+@given(st.binary(max_size=300))
+def test_random_bytes_are_never_more_than_an_image_error(content: bytes) -> None:
+    with pytest.raises(ImageError):
+        load_image(content)
+
+
+@given(
+    st.sampled_from(
+        [encoded(noise(), k) for k in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")]
+    ),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+)
+def test_damaged_images_are_read_or_refused(
+    content: bytes, changes: list[tuple[int, int]]
+) -> None:
+    damaged = bytearray(content)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    try:
+        assert load_image(bytes(damaged)).mode == "RGB"
+    except ImageError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
+class _Site(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response({"/loop": 302, "/gone": 404}.get(self.path, 200))
+        if self.path == "/loop":
+            self.send_header("Location", "/loop")
+        self.end_headers()
+        self.wfile.write(b"" if self.path == "/loop" else PNG)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_http_images_are_fetched_within_limits(
+    site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same(load_image(f"{site}/image.png"), noise())
+    assert "redirects" in refusal(f"{site}/loop")
+    assert "404" in refusal(f"{site}/gone")
+    monkeypatch.setattr(fetch, "MAX_BYTES", 10)
+    assert "larger" in refusal(f"{site}/image.png")
