@@ -8,7 +8,6 @@ with LLM() as llm:
 
 from __future__ import annotations
 
-import random
 import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from mllama.engine.conversation import Message, prompt_messages, read_conversati
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Chunk, Generation, Output, stop_strings
 from mllama.engine.options import EngineOptions
+from mllama.engine.sampling import Sampling
 from mllama.errors import MllamaError
 from mllama.privacy import turn_telemetry_off
 
@@ -169,13 +169,13 @@ class LLM:
                 conversation is named by its number, from 1, and none is answered.
             RuntimeError: If the model is closed.
         """
-        settings = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-        }
+        settings = Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
         stops = stop_strings(stop)
         if not _is_batch(messages):
             generation = self._submit(messages, settings, stops)
@@ -232,9 +232,7 @@ class LLM:
             return self.chat(messages, stream=True, **settings)
         return self.chat(messages, **settings)
 
-    def _submit(
-        self, messages: Any, settings: dict[str, Any], stop: list[str]
-    ) -> Generation:
+    def _submit(self, messages: Any, settings: Sampling, stop: list[str]) -> Generation:
         from max.pipelines.modeling.types import RequestID, TextGenerationRequest
 
         conversation = read_conversation(messages)
@@ -245,12 +243,12 @@ class LLM:
             # The tokenizer takes the decoded images; MAX wants as many entries here.
             images=[b""] * len(conversation.images),
             decoded_images=list(conversation.images),
-            sampling_params=_sampling_params(**settings),
+            sampling_params=settings.to_max(self._engine.default_temperature),
         )
         return self._engine.submit(request, stop)
 
     def _answer_all(
-        self, conversations: Any, settings: dict[str, Any], stop: list[str]
+        self, conversations: Any, settings: Sampling, stop: list[str]
     ) -> list[Output]:
         running: list[Generation] = []
 
@@ -287,30 +285,3 @@ def _is_batch(messages: Any) -> bool:
             for entry in messages
         )
     )
-
-
-def _sampling_params(
-    *,
-    max_new_tokens: int,
-    temperature: float | None,
-    top_k: int,
-    top_p: float,
-    seed: int | None,
-) -> Any:
-    from max.pipelines.context import SamplingParams
-
-    if max_new_tokens != -1 and max_new_tokens < 1:
-        raise MllamaError(
-            f"max_new_tokens must be -1 or at least 1, not {max_new_tokens}"
-        )
-    chosen: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
-    try:
-        return SamplingParams(
-            top_k=top_k,
-            top_p=top_p,
-            max_new_tokens=None if max_new_tokens == -1 else max_new_tokens,
-            seed=random.getrandbits(32) if seed is None else seed,
-            **chosen,
-        )
-    except ValueError as error:
-        raise MllamaError(str(error)) from error

@@ -87,6 +87,9 @@ def generate(
     mllama generate --model-path DIR --messages chat.json --format json
     """
     started = time.perf_counter()
+    from mllama.engine.sampling import Sampling
+
+    Sampling(**sampling)  # Refuses what is out of range before the model is loaded.
     conversation = _conversation(prompt, images, system, messages)
     answers = reserve_stdout()
     # Libraries may warn, on stderr; their notes would bury the answer.

@@ -41,8 +41,8 @@ def read_conversation(
         directory: Where relative paths are looked for before the working directory.
 
     Raises:
-        MllamaError: If a message is malformed or an image can't be used; the message
-            is named by its number, from 1.
+        MllamaError: If a message is malformed or an image can't be used; of
+            several messages the one is named by its number, from 1.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
         raise MllamaError("a conversation must be a list of messages")
@@ -54,6 +54,8 @@ def read_conversation(
         try:
             read.append(_read_message(message, images, directory))
         except MllamaError as error:
+            if len(messages) == 1:
+                raise
             raise type(error)(f"message {number}: {error}") from error
     return Conversation(read, images)
 

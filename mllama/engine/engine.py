@@ -55,6 +55,8 @@ class Engine:
         self._tokenizer: Any = None
         self.max_batch_size = 1
         """Requests worked on together."""
+        self.default_temperature: float | None = None
+        """The checkpoint's own default."""
         self._loop = asyncio.new_event_loop()
         self._threads = [
             threading.Thread(target=self._work, name="mllama-engine", daemon=True),
@@ -187,6 +189,7 @@ class Engine:
             self._tokenizer = retrieved.tokenizer
             pipeline: Any = retrieved.factory()
         self.max_batch_size = pipeline.max_batch_size
+        self.default_temperature = config.model.sampling_params_defaults.temperature
         scheduler = load_scheduler(
             pipeline,
             config,

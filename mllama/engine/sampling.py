@@ -1,0 +1,75 @@
+"""How tokens are chosen, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from mllama.errors import MllamaError
+
+MAX_TEMPERATURE = 2.0
+"""OpenAI's limit, and MAX's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Settings of one request.
+
+    Attributes:
+        max_new_tokens: Longest answer; -1 goes on until the context is full.
+        temperature: Divides the logits before sampling; 0 is greedy; None is the
+            checkpoint's own default.
+        top_k: How many of the likeliest tokens to choose from; 1 is greedy, -1 is
+            all.
+        top_p: Share of the probability to choose from.
+        seed: Makes sampling repeatable; None draws one.
+
+    Raises:
+        MllamaError: If a value is out of range.
+    """
+
+    max_new_tokens: int = -1
+    temperature: float | None = None
+    top_k: int = 1
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_integer("max_new_tokens", self.max_new_tokens)
+        _require_integer("top_k", self.top_k)
+        if self.temperature is not None:
+            _require_range("temperature", self.temperature, MAX_TEMPERATURE)
+        _require_range("top_p", self.top_p, 1.0)
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise MllamaError(f"seed must be from 0 to 2^63 - 1, not {self.seed}")
+
+    def to_max(self, default_temperature: float | None) -> Any:
+        """MAX's ``SamplingParams``.
+
+        Args:
+            default_temperature: The checkpoint's own, if it has one.
+        """
+        from max.pipelines.context import SamplingParams
+
+        temperature = self.temperature
+        if temperature is None:
+            temperature = 1.0 if default_temperature is None else default_temperature
+        return SamplingParams(
+            top_k=self.top_k,
+            top_p=self.top_p,
+            temperature=temperature,
+            max_new_tokens=None if self.max_new_tokens == -1 else self.max_new_tokens,
+            seed=random.getrandbits(32) if self.seed is None else self.seed,
+        )
+
+
+def _require_integer(name: str, value: int) -> None:
+    if value != -1 and value < 1:
+        raise MllamaError(f"{name} must be -1 or at least 1, not {value}")
+
+
+def _require_range(name: str, value: float, limit: float) -> None:
+    if not math.isfinite(value) or not 0 <= value <= limit:
+        raise MllamaError(f"{name} must be from 0 to {limit:g}, not {value}")
