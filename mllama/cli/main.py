@@ -65,6 +65,8 @@ def main() -> None:
         _refuse(error.format_message(), error.ctx)
     except click.ClickException as error:
         _refuse(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the answer has gone.  Nothing may be flushed to the pipe.
         os._exit(128 + signal.SIGPIPE)

@@ -92,6 +92,8 @@ class Engine:
             MllamaError: If the request can't be worked on.
             RuntimeError: If the engine is closed or has failed.
         """
+        from mllama.serving.tokenizer import IMAGE_TOKENS
+
         started = now()
         self._check_alive()
         request_id = request.request_id
@@ -230,10 +232,6 @@ class _Results:
 
     def __init__(self, deliver: Any) -> None:
         self.put_nowait = deliver
-
-
-IMAGE_TOKENS = "image_tokens"
-"""Key of a context's ``extra_model_args``; see ``mllama.serving.tokenizer``."""
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,0 +1,172 @@
+"""``mllama serve``: MAX Serve with this model, and all of its options."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from mllama.cli.options import model_or_demo
+from mllama.errors import MllamaError
+from mllama.max_cli_api import WithLazyPipelineOptions
+from mllama.privacy import turn_telemetry_off
+
+_MAIN_OPTIONS = (
+    "model_path",
+    "weight_path",
+    "devices",
+    "quantization_encoding",
+    "max_length",
+    "max_batch_size",
+    "served_model_name",
+    "host",
+    "port",
+    "max_queue_size",
+    "max_pending_requests",
+    "log_prefix",
+    "help",
+)
+
+_SETTINGS = {
+    "host": "MAX_SERVE_HOST",
+    "port": "MAX_SERVE_PORT",
+    "max_queue_size": "MAX_SERVE_MAX_QUEUE_SIZE",
+    "max_pending_requests": "MAX_SERVE_MAX_PENDING_REQUESTS",
+    "log_prefix": "MAX_SERVE_LOG_PREFIX",
+}
+"""Options of the server, and MAX's names for them."""
+
+_HELP = {
+    "model_path": "Checkpoint: a directory in Hugging Face layout or a repository of "
+    "the hub.  Default: the demo model that ships with this package.",
+    "devices": "cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
+    "quantization_encoding": "Element type of the weights, such as float32 or "
+    "bfloat16.  Default: float32 on a CPU, the checkpoint's own on a GPU.",
+    "max_length": "Longest sequence, prompt and answer, in tokens.  Default: the "
+    "model's limit.",
+    "max_batch_size": "Requests worked on together.  Default: 4 on a CPU, 16 on a GPU.",
+    "served_model_name": "The model's name in requests.  Default: the --model-path.",
+}
+"""Where this command's defaults are not MAX's."""
+
+
+class ServeCommand(WithLazyPipelineOptions):
+    """MAX's options under their own names, ours first in the help."""
+
+    def _ensure_options_loaded(self) -> None:
+        turn_telemetry_off(server=True)  # MAX reads the environment as it is imported.
+        super()._ensure_options_loaded()
+        for param in self.params:
+            if isinstance(param, click.Option) and param.name in _HELP:
+                param.help = _HELP[param.name]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments."""
+        try:
+            return list(super().parse_args(ctx, args))
+        except ValueError as error:
+            raise MllamaError(str(error)) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; MAX checks devices and values with ``ValueError``."""
+        try:
+            return super().invoke(ctx)
+        except MllamaError:
+            raise
+        except ValueError as error:
+            raise MllamaError(str(error)) from error
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Lists the options that matter here before MAX's many others."""
+        records = {
+            str(param.name): record
+            for param in self.get_params(ctx)
+            if (record := param.get_help_record(ctx)) is not None
+        }
+        main = [records.pop(name) for name in _MAIN_OPTIONS if name in records]
+        with formatter.section("Options"):
+            formatter.write_dl(main)
+        with formatter.section("Options of MAX Serve"):
+            formatter.write_dl(list(records.values()))
+
+
+@click.command(cls=ServeCommand)
+@click.option("--host", help="Interface to listen on.  Default: 127.0.0.1.")
+@click.option("--port", type=int, help="Port to listen on.  Default: 8000.")
+@click.option(
+    "--max-queue-size",
+    type=int,
+    help="Requests that may wait for the model before others get a 429.",
+)
+@click.option(
+    "--max-pending-requests",
+    type=int,
+    help="Requests that the scheduler takes in before their prompt is worked on.",
+)
+@click.option("--log-prefix", help="Text before every line of the log.")
+def serve(**options: Any) -> None:
+    """Serve an OpenAI-compatible endpoint with MAX Serve.
+
+    \b
+    mllama serve
+    mllama serve --model-path DIR --max-batch-size 8
+    """
+    from mllama.engine.options import (
+        ARCHITECTURES,
+        DEFAULT_BATCH_SIZE,
+        DEMO_MODEL_NAME,
+        check_checkpoint,
+        choose_encoding,
+        find_device,
+    )
+
+    # Lines of the log that are this package's own.
+    os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
+    os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
+    server = {
+        alias: value
+        for name, alias in _SETTINGS.items()
+        if (value := options.pop(name)) is not None
+    }
+    if not options.get("config_file"):
+        if not options["model_path"]:
+            options["model_path"] = model_or_demo(None)
+            options["served_model_name"] = (
+                options["served_model_name"] or DEMO_MODEL_NAME
+            )
+        check_checkpoint(
+            options["model_path"],
+            weight_path=options["weight_path"],
+            max_length=options["max_length"],
+        )
+        devices = options.setdefault("device_specs", [find_device(None)])
+        device_type = devices[0].device_type
+        options["quantization_encoding"] = choose_encoding(
+            options["quantization_encoding"], device_type, options["weight_path"]
+        )
+        options["max_batch_size"] = (
+            options["max_batch_size"] or DEFAULT_BATCH_SIZE[device_type]
+        )
+    options["custom_architectures"] = [
+        ARCHITECTURES,
+        *options.get("custom_architectures", ()),
+    ]
+
+    from max.pipelines.lib import PipelineArgs
+
+    from mllama.max_serve_api import (
+        Settings,
+        configure_logging,
+        configure_metrics,
+        configure_tracing,
+    )
+    from mllama.serving.server import serve as run
+
+    settings = Settings(**server)
+    configure_logging(settings)
+    configure_metrics(settings)
+    configure_tracing(settings)
+    run(settings, PipelineArgs.from_flat_kwargs(**options))

@@ -1,0 +1,52 @@
+"""The door to the private names of MAX's server, as ``max_api`` is to the others.
+
+Apart, because it pulls in a web server, which neither the model's worker nor the
+Python API needs.
+"""
+
+from __future__ import annotations
+
+# What MAX prints about a pipeline before it starts.
+from max.pipelines.logging_utils import log_basic_config, log_pipeline_info
+
+# MAX Serve's application, built and run as `max serve` does.
+from max.serve.api_server import (
+    ServingTokenGeneratorSettings,
+    fastapi_app,
+    fastapi_config,
+    lifespan,
+    validate_port_is_free,
+)
+
+# The server's settings: environment, .env file and options.
+from max.serve.config import Settings
+
+# Turns a request into chunks; counts the prompt's tokens.
+from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
+
+# How a worker that died is reported.
+from max.serve.process_control import SubprocessExit
+
+# Logs, and metrics for the local /metrics page.
+from max.serve.telemetry.common import (
+    configure_logging,
+    configure_metrics,
+    configure_tracing,
+)
+
+__all__ = [
+    "ServingTokenGeneratorSettings",
+    "Settings",
+    "SubprocessExit",
+    "TokenGeneratorOutput",
+    "TokenGeneratorPipeline",
+    "configure_logging",
+    "configure_metrics",
+    "configure_tracing",
+    "fastapi_app",
+    "fastapi_config",
+    "lifespan",
+    "log_basic_config",
+    "log_pipeline_info",
+    "validate_port_is_free",
+]

@@ -1,0 +1,196 @@
+"""Our checks on MAX Serve's requests, and image tokens in its answers' usage.
+
+A middleware inside MAX's own, so that MAX's limit on the size of a body holds, and
+its request id is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mllama.serving.request_rules import (
+    CHECKED_PATHS,
+    UNAVAILABLE_PREFIXES,
+    Features,
+    Refusal,
+    check,
+    served_name,
+)
+
+_SEED_FOR_ZERO = 2**62
+"""MAX takes a seed of 0 for none at all, so that 0 is given another number."""
+
+_ERROR_TYPES = {404: "not_found_error"}
+
+
+class RequestChecks:
+    """Refuses what MAX Serve would ignore, with an OpenAI-style error.
+
+    Args:
+        app: The application to guard.
+        features: What the server can do, asked for on every request.
+        image_tokens: Vision tokens of a running request, by its id.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        features: Callable[[], Features],
+        image_tokens: MutableMapping[str, int],
+    ) -> None:
+        self._app = app
+        self._features = features
+        self._image_tokens = image_tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        try:
+            if path.startswith(UNAVAILABLE_PREFIXES):
+                raise Refusal(
+                    f"{path} is not available: this server runs a chat model.",
+                    status=404,
+                )
+            if scope["method"] == "POST" and path in CHECKED_PATHS:
+                receive = await self._checked(path, receive)
+                send = self._counted(scope, send)
+        except Refusal as refusal:
+            await _error(refusal)(scope, receive, send)
+            return
+        except HTTPException as error:
+            # MAX's limit on bodies, which its handler is too far inside to catch.
+            await _error(Refusal(error.detail, status=error.status_code))(
+                scope, receive, send
+            )
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._image_tokens.pop(_request_id(scope), None)
+
+    async def _checked(self, path: str, receive: Receive) -> Receive:
+        """Reads and checks the body; returns what hands it on.
+
+        Raises:
+            Refusal: If the request asks for something that it would not get.
+        """
+        raw = await _read_body(receive)
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            return _replay(raw, receive)  # MAX says what is wrong with it.
+        if not isinstance(body, dict):
+            return _replay(raw, receive)
+        features = self._features()
+        check(path, body, features)
+        name = served_name(body.get("model"), features)
+        if name != body.get("model") or body.get("seed") == 0:
+            body["model"] = name
+            if body.get("seed") == 0:
+                body["seed"] = _SEED_FOR_ZERO
+            raw = json.dumps(body).encode()
+        return _replay(raw, receive)
+
+    def _counted(self, scope: Scope, send: Send) -> Send:
+        """Adds ``image_tokens`` to the ``prompt_tokens_details`` of an answer."""
+        start: Message | None = None
+
+        async def counting_send(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                # Held back, as its content-length depends on the body.
+                start = message
+                return
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            images = self._image_tokens.get(_request_id(scope), 0)
+            body = message.get("body", b"")
+            if images and b'"prompt_tokens_details"' in body:
+                body = _with_image_tokens(body, images)
+            if start is not None:
+                if not message.get("more_body", False):
+                    _set_length(start, len(body))
+                await send(start)
+                start = None
+            await send({**message, "body": body})
+
+        return counting_send
+
+
+def _with_image_tokens(body: bytes, images: int) -> bytes:
+    """A JSON answer, or one server-sent event, with its image tokens counted."""
+    prefix, brace, rest = body.partition(b"{")
+    try:
+        answer, end = json.JSONDecoder().raw_decode((brace + rest).decode())
+    except ValueError:
+        return body
+    details = (answer.get("usage") or {}).get("prompt_tokens_details")
+    if details is None:
+        return body
+    details["image_tokens"] = images
+    tail = (brace + rest).decode()[end:]
+    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    return prefix + (text + tail).encode()
+
+
+def _set_length(start: Message, length: int) -> None:
+    start["headers"] = [
+        (name, str(length).encode() if name.lower() == b"content-length" else value)
+        for name, value in start["headers"]
+    ]
+
+
+def _request_id(scope: Scope) -> str:
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+async def _read_body(receive: Receive) -> bytes:
+    parts = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hands on a body that was read already, then what comes after it."""
+    handed = False
+
+    async def replayed() -> Message:
+        nonlocal handed
+        if handed:
+            return await receive()
+        handed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _error(refusal: Refusal) -> JSONResponse:
+    code: Any = "model_not_found" if refusal.param == "model" else str(refusal.status)
+    return JSONResponse(
+        status_code=refusal.status,
+        content={
+            "error": {
+                "message": str(refusal),
+                "type": _ERROR_TYPES.get(refusal.status, "invalid_request_error"),
+                "param": refusal.param,
+                "code": code,
+            }
+        },
+    )

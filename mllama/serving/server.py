@@ -1,0 +1,158 @@
+"""MAX Serve with this model: its application, started as ``max serve`` starts it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import uvloop
+from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
+from max.pipelines.modeling.types import PipelineTask
+from sse_starlette.sse import unpatch_uvicorn_signal_handler
+from starlette.middleware import Middleware
+from uvicorn import Server
+
+from mllama.engine.progress import StartProgress
+from mllama.errors import MllamaError
+from mllama.max_serve_api import (
+    ServingTokenGeneratorSettings,
+    Settings,
+    SubprocessExit,
+    fastapi_app,
+    fastapi_config,
+    lifespan,
+    log_basic_config,
+    log_pipeline_info,
+    validate_port_is_free,
+)
+from mllama.serving.http import RequestChecks
+from mllama.serving.request_rules import Features
+from mllama.serving.usage import CountingPipeline
+
+logger = logging.getLogger("mllama")
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl``: the signal to get when the parent dies."""
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """Builds the pipeline in the worker process, telling its progress.
+
+    Attributes:
+        factory: MAX's own.
+    """
+
+    factory: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        """Builds the pipeline."""
+        if sys.platform == "linux":
+            # A server that is killed must not leave a worker with the model behind.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        with StartProgress():
+            return self.factory()
+
+
+def serve(settings: Settings, args: PipelineArgs) -> None:
+    """Serves until interrupted.
+
+    Args:
+        settings: The server's.
+        args: The model's; ``custom_architectures`` must name this package.
+
+    Raises:
+        MllamaError: If the port is taken or the model can't be served so.
+        SystemExit: If the worker died, or on SIGTERM.
+        KeyboardInterrupt: On Ctrl-C, once everything is torn down.
+    """
+    try:
+        validate_port_is_free(settings.port)
+        config = PipelineConfig.from_args(
+            args.model_copy(update={"task": PipelineTask.TEXT_GENERATION})
+        )
+        retrieved = PIPELINE_REGISTRY.retrieve_factory(
+            config, task=PipelineTask.TEXT_GENERATION
+        )
+    except MllamaError:
+        raise
+    except ValueError as error:
+        raise MllamaError(str(error)) from error
+    log_basic_config(config, memory_plan=retrieved.memory_plan)
+    log_pipeline_info(config, memory_plan=retrieved.memory_plan)
+    serving = ServingTokenGeneratorSettings(
+        model_factory=WorkerStart(retrieved.factory),
+        pipeline_config=config,
+        tokenizer=retrieved.tokenizer,
+        task=PipelineTask.TEXT_GENERATION,
+        reasoning_parser_name=config.runtime.reasoning_parser,
+        temperature=config.runtime.temperature,
+        thinking_temperature=config.runtime.thinking_temperature,
+        memory_plan=retrieved.memory_plan,
+    )
+    app = fastapi_app(settings, serving)
+    image_tokens: dict[str, int] = {}
+    # The last one is the innermost: MAX's own, with its limit on bodies, run first.
+    app.user_middleware.append(
+        Middleware(
+            RequestChecks,
+            features=lambda: features_of(app.state, retrieved.tokenizer),
+            image_tokens=image_tokens,
+        )
+    )
+    server = Server(fastapi_config(app=app, server_settings=settings))
+
+    async def run() -> None:
+        async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
+            app.state.pipeline = CountingPipeline(app.state.pipeline, image_tokens)
+            await server.serve()
+
+    # As in MAX: without these, signals would leave the worker behind or cut streams.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
+    try:
+        uvloop.run(run())
+    except (SubprocessExit, RuntimeError) as error:
+        if not _caused_by_worker(error):
+            raise
+        logger.error("the model worker has died (%s); its messages are above", error)
+        raise SystemExit(1) from None
+
+
+def features_of(state: Any, tokenizer: Any) -> Features:
+    """What the running server can do.
+
+    Args:
+        state: MAX's application state.
+        tokenizer: The model's.
+    """
+    config = state.pipeline_config
+    adapters = state.pipeline.lora_queue
+    return Features(
+        model_name=state.pipeline.model_name,
+        other_names=tuple(adapters.list_loras()) if adapters else (),
+        vocabulary=len(tokenizer.delegate),
+        penalties=config.sampling.enable_penalties,
+        min_tokens=config.sampling.enable_min_tokens,
+        tool_parser=config.runtime.tool_parser is not None,
+        reasoning_parser=config.runtime.reasoning_parser is not None,
+    )
+
+
+def _caused_by_worker(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, SubprocessExit):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
