@@ -243,7 +243,7 @@ class LLM:
             # The tokenizer takes the decoded images; MAX wants as many entries here.
             images=[b""] * len(conversation.images),
             decoded_images=list(conversation.images),
-            sampling_params=settings.to_max(self._engine.default_temperature),
+            sampling_params=self._engine.sampling_params(settings),
         )
         return self._engine.submit(request, stop)
 

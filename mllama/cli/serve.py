@@ -19,6 +19,7 @@ _MAIN_OPTIONS = (
     "quantization_encoding",
     "max_length",
     "max_batch_size",
+    "top_k",
     "served_model_name",
     "host",
     "port",
@@ -46,6 +47,8 @@ _HELP = {
     "max_length": "Longest sequence, prompt and answer, in tokens.  Default: the "
     "model's limit.",
     "max_batch_size": "Requests worked on together.  Default: 4 on a CPU, 16 on a GPU.",
+    "top_k": "How many of the likeliest tokens a request chooses from that asks for "
+    "no sampling of its own.  Default: 1, which is greedy.",
     "served_model_name": "The model's name in requests.  Default: the --model-path.",
 }
 """Where this command's defaults are not MAX's."""
@@ -150,6 +153,8 @@ def serve(**options: Any) -> None:
         options["max_batch_size"] = (
             options["max_batch_size"] or DEFAULT_BATCH_SIZE[device_type]
         )
+        if options["top_k"] is None:
+            options["top_k"] = 1
     options["custom_architectures"] = [
         ARCHITECTURES,
         *options.get("custom_architectures", ()),

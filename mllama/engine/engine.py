@@ -19,6 +19,7 @@ from typing import Any
 from mllama.engine.generation import Generation, Step, now
 from mllama.engine.options import EngineOptions
 from mllama.engine.progress import StartProgress, stage
+from mllama.engine.sampling import Sampling
 from mllama.engine.text import TextStream
 from mllama.errors import MllamaError
 
@@ -55,8 +56,7 @@ class Engine:
         self._tokenizer: Any = None
         self.max_batch_size = 1
         """Requests worked on together."""
-        self.default_temperature: float | None = None
-        """The checkpoint's own default."""
+        self._default_temperature: float | None = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
             threading.Thread(target=self._work, name="mllama-engine", daemon=True),
@@ -80,6 +80,18 @@ class Engine:
             if isinstance(failure, ValueError):
                 raise MllamaError(_one_line(failure)) from failure
             raise failure
+
+    def sampling_params(self, sampling: Sampling) -> Any:
+        """MAX's parameters for these settings, with the checkpoint's defaults.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self._check_alive()
+        return sampling.to_max(
+            default_temperature=self._default_temperature,
+            vocabulary=len(self._tokenizer.delegate),
+        )
 
     def submit(self, request: Any, stop: list[str]) -> Generation:
         """Starts a request.
@@ -191,7 +203,7 @@ class Engine:
             self._tokenizer = retrieved.tokenizer
             pipeline: Any = retrieved.factory()
         self.max_batch_size = pipeline.max_batch_size
-        self.default_temperature = config.model.sampling_params_defaults.temperature
+        self._default_temperature = config.model.sampling_params_defaults.temperature
         scheduler = load_scheduler(
             pipeline,
             config,

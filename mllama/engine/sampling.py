@@ -45,11 +45,12 @@ class Sampling:
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise MllamaError(f"seed must be from 0 to 2^63 - 1, not {self.seed}")
 
-    def to_max(self, default_temperature: float | None) -> Any:
+    def to_max(self, *, default_temperature: float | None, vocabulary: int) -> Any:
         """MAX's ``SamplingParams``.
 
         Args:
             default_temperature: The checkpoint's own, if it has one.
+            vocabulary: How many tokens there are.
         """
         from max.pipelines.context import SamplingParams
 
@@ -57,7 +58,8 @@ class Sampling:
         if temperature is None:
             temperature = 1.0 if default_temperature is None else default_temperature
         return SamplingParams(
-            top_k=self.top_k,
+            # MAX reserves memory for as many candidates as it is told.
+            top_k=-1 if self.top_k >= vocabulary else self.top_k,
             top_p=self.top_p,
             temperature=temperature,
             max_new_tokens=None if self.max_new_tokens == -1 else self.max_new_tokens,

@@ -8,41 +8,28 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 
-class TextStream:
-    """Decodes one answer piece by piece.
+class StopGuard:
+    """Lets text through up to the first stop string.
 
-    A character whose bytes are spread over several tokens comes out once it is whole.
-    Text that may turn out to be the beginning of a stop string is held back.
+    Text that may turn out to be the beginning of one is held back.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
         stop: Strings that end the answer and are not part of it.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = [text for text in stop if text]
         self._held = ""
-        self._ids: list[int] = []
-        self._decoded = 0
         self.stopped = False
         """Whether a stop string has come."""
 
-    def push(self, token_ids: Sequence[int]) -> str:
-        """Text that is certain to be part of the answer after these tokens."""
-        for token_id in token_ids:
-            self._ids.append(token_id)
-            piece = self._stream.step(self._tokenizer, token_id) or ""
-            self._decoded += len(piece)
-            self._held += piece
+    def push(self, text: str) -> str:
+        """Text that is certain to be part of the answer now that this has come."""
+        self._held += text
         return self._release(self._uncertain())
 
     def finish(self) -> str:
-        """What is left once no more tokens will come."""
-        # Bytes of a character that was never completed, as replacement characters.
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        self._held += text[self._decoded :]
+        """What was held back, once no more text will come."""
         return self._release(0)
 
     def _release(self, uncertain: int) -> str:
@@ -68,3 +55,42 @@ class TextStream:
             ),
             default=0,
         )
+
+
+class TextStream:
+    """Decodes one answer piece by piece.
+
+    A character whose bytes are spread over several tokens comes out once it is whole.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        stop: Strings that end the answer and are not part of it.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._guard = StopGuard(stop)
+        self._ids: list[int] = []
+        self._decoded = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._guard.stopped
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Text that is certain to be part of the answer after these tokens."""
+        pieces = []
+        for token_id in token_ids:
+            self._ids.append(token_id)
+            pieces.append(self._stream.step(self._tokenizer, token_id) or "")
+        text = "".join(pieces)
+        self._decoded += len(text)
+        return self._guard.push(text)
+
+    def finish(self) -> str:
+        """What is left once no more tokens will come."""
+        # Bytes of a character that was never completed, as replacement characters.
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        return self._guard.push(text[self._decoded :]) + self._guard.finish()

@@ -19,12 +19,9 @@ from mllama.serving.request_rules import (
     UNAVAILABLE_PREFIXES,
     Features,
     Refusal,
+    adapted,
     check,
-    served_name,
 )
-
-_SEED_FOR_ZERO = 2**62
-"""MAX takes a seed of 0 for none at all, so that 0 is given another number."""
 
 _ERROR_TYPES = {404: "not_found_error"}
 
@@ -93,12 +90,9 @@ class RequestChecks:
             return _replay(raw, receive)
         features = self._features()
         check(path, body, features)
-        name = served_name(body.get("model"), features)
-        if name != body.get("model") or body.get("seed") == 0:
-            body["model"] = name
-            if body.get("seed") == 0:
-                body["seed"] = _SEED_FOR_ZERO
-            raw = json.dumps(body).encode()
+        changed = adapted(body, features)
+        if changed != body:
+            raw = json.dumps(changed).encode()
         return _replay(raw, receive)
 
     def _counted(self, scope: Scope, send: Send) -> Send:

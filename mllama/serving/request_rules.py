@@ -28,6 +28,11 @@ UNAVAILABLE_PREFIXES = (
 
 MAX_SEED = 2**63 - 1
 
+_SEED_FOR_ZERO = 2**62
+"""MAX takes a seed of 0 for none at all, so that 0 is given another number."""
+
+_SAMPLING_FIELDS = ("temperature", "top_p", "min_p", "seed")
+
 PUBLISHED_NAMES = tuple(
     f"meta-llama/Llama-3.2-{size}-Vision{tuning}"
     for size in ("11B", "90B")
@@ -49,6 +54,8 @@ class Features:
         min_tokens: Whether it was started with ``--enable-min-tokens``.
         tool_parser: Whether it was started with ``--tool-parser``.
         reasoning_parser: Whether it was started with ``--reasoning-parser``.
+        greedy: Whether it is greedy unless a request says otherwise.
+        local_images: Whether it may read images from its own disk.
     """
 
     model_name: str
@@ -58,6 +65,8 @@ class Features:
     min_tokens: bool = False
     tool_parser: bool = False
     reasoning_parser: bool = False
+    greedy: bool = False
+    local_images: bool = False
 
 
 class Refusal(Exception):
@@ -90,6 +99,28 @@ def served_name(name: Any, features: Features) -> Any:
         "model",
         404,
     )
+
+
+def adapted(body: Mapping[str, Any], features: Features) -> dict[str, Any]:
+    """A checked request in the terms that MAX understands as the client means them.
+
+    A client of a greedy server that asks for sampling, by a temperature for one, gets
+    sampling from all tokens unless it limits them itself.
+
+    Raises:
+        Refusal: If no model of the request's name is served.
+    """
+    changed = {**body, "model": served_name(body.get("model"), features)}
+    if body.get("seed") == 0:
+        changed["seed"] = _SEED_FOR_ZERO
+    top_k = body.get("top_k")
+    samples = any(body.get(name) is not None for name in _SAMPLING_FIELDS)
+    if isinstance(top_k, int):
+        # MAX reserves memory for as many candidates as it is told.
+        changed["top_k"] = -1 if top_k >= features.vocabulary else top_k
+    elif top_k is None and samples and features.greedy:
+        changed["top_k"] = -1
+    return changed
 
 
 def check(path: str, body: Mapping[str, Any], features: Features) -> None:
@@ -210,10 +241,12 @@ def _check_chat(body: Mapping[str, Any], features: Features) -> None:
     messages = body.get("messages")
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, Mapping):
-            _check_parts(f"messages[{number}].content", message.get("content"))
+            _check_parts(
+                f"messages[{number}].content", message.get("content"), features
+            )
 
 
-def _check_parts(place: str, content: Any) -> None:
+def _check_parts(place: str, content: Any, features: Features) -> None:
     for part in content if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", "image_url"):
@@ -232,6 +265,13 @@ def _check_parts(place: str, content: Any) -> None:
                 )
             if image.get("max_long_side_pixel") is not None:
                 raise Refusal("`max_long_side_pixel` is not supported.", place)
+            if image["url"].startswith("file:") and not features.local_images:
+                raise Refusal(
+                    "This server may not read images from its disk "
+                    "(MAX_SERVE_ALLOWED_IMAGE_ROOTS lists the directories it may); "
+                    "send a data: or http(s): URL.",
+                    place,
+                )
 
 
 def _check_token_ids(field: str, ids: Any, features: Features) -> None:

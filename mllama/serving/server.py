@@ -143,6 +143,8 @@ def features_of(state: Any, tokenizer: Any) -> Features:
         min_tokens=config.sampling.enable_min_tokens,
         tool_parser=config.runtime.tool_parser is not None,
         reasoning_parser=config.runtime.reasoning_parser is not None,
+        greedy=config.runtime.top_k == 1,
+        local_images=bool(state.settings.allowed_image_roots),
     )
 
 

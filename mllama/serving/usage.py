@@ -1,10 +1,12 @@
-"""Image tokens in a request's usage.
+"""MAX's pipeline with image tokens in a request's usage, and exact stop strings.
 
 MAX counts an image as the one placeholder token that it is in the prompt.  What an
 image costs is the vision tokens that its valid tiles hold (1601 a tile for the
 published weights): they are computed, stored and attended to.  So
 ``prompt_tokens`` = tokens of the text, placeholders included, + vision tokens, here
 and in the Python API; ``prompt_tokens_details.image_tokens`` is the vision tokens.
+
+MAX streams the text of a stop string before it notices it; here it is held back.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class _ContextCounter:
 
 
 class CountingPipeline(TokenGeneratorPipeline):
-    """MAX's pipeline, counting image tokens in the prompt.
+    """MAX's pipeline, with what this module adds.
 
     Args:
         pipeline: The pipeline to stand in for.
