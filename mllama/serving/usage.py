@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from mllama.engine.text import StopGuard
 from mllama.max_serve_api import TokenGeneratorOutput, TokenGeneratorPipeline
 from mllama.serving.tokenizer import IMAGE_TOKENS
 
@@ -70,17 +71,33 @@ class CountingPipeline(TokenGeneratorPipeline):
         chunks = await super().next_token_chunk(
             request, parse_reasoning=parse_reasoning
         )
-        return self._count(chunks, self._counts.get(str(request.request_id), 0))
+        return self._amend(
+            chunks,
+            self._counts.get(str(request.request_id), 0),
+            StopGuard(request.sampling_params.stop or ()),
+        )
 
-    async def _count(
-        self, chunks: AsyncGenerator[TokenGeneratorOutput, None], images: int
+    async def _amend(
+        self,
+        chunks: AsyncGenerator[TokenGeneratorOutput, None],
+        images: int,
+        guard: StopGuard,
     ) -> AsyncGenerator[TokenGeneratorOutput, None]:
         # Closed with this generator: that is what cancels an abandoned request.
         async with aclosing(chunks):
             async for chunk in chunks:
-                text = chunk.prompt_token_count
-                yield (
-                    chunk
-                    if text is None
-                    else replace(chunk, prompt_token_count=text + images)
+                done = chunk.status.is_done
+                text = chunk.decoded_tokens
+                if text is not None:
+                    text = guard.push(text)
+                if done:
+                    text = (text or "") + guard.finish()
+                tokens = chunk.prompt_token_count
+                yield replace(
+                    chunk,
+                    decoded_tokens=text,
+                    prompt_token_count=None if tokens is None else tokens + images,
                 )
+                if done:
+                    # MAX may have tokens left that came after a stop string.
+                    return
