@@ -1,0 +1,110 @@
+"""A mistake is one line on stderr and exit code 2, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mllama.demo import MODEL_PATH
+
+
+def mllama(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mllama", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if not line.startswith("mllama: ") and " INFO: " not in line
+    ]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert complaint in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["generate"], "--prompt or --messages is needed"),
+        (["generate", "--promt", "x"], "--promt"),
+        (["generate", "--prompt", "x", "--messages", "m.json"], "--messages holds"),
+        (["generate", "--prompt", "x", "--image", "none.png"], "none.png"),
+        (["generate", "--messages", "none.json"], "none.json"),
+        (["generate", "--prompt", "x", "--top-p", "2"], "top_p"),
+        (["generate", "--prompt", "x", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["generate", "--prompt", "x", "--model-path", "./none"], "./none"),
+        (["generate", "--prompt", "x", "--max-length", "999999999"], "999999999"),
+        (["generate", "--prompt", "x", "--format", "xml"], "xml"),
+        (["generate", "--prompt", "x", "--weight-path", "./none"], "./none"),
+        (["chat"], "No such command"),
+    ],
+)
+def test_generate_refuses(args: list[str], complaint: str) -> None:
+    refused(mllama(*args), complaint)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "must be a list of messages"),
+        ("[]", "at least one message"),
+        (json.dumps([{"role": "robot", "content": "x"}]), "role must be"),
+    ],
+)
+def test_generate_refuses_messages(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    path = tmp_path / "messages.json"
+    path.write_text(content)
+    refused(mllama("generate", "--messages", str(path)), complaint)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+    )
+    for command in (["generate", "--prompt", "x"], ["serve"]):
+        refused(mllama(*command, "--model-path", str(tmp_path)), "LlamaForCausalLM")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "complaint"),
+    [
+        (["generate", "--prompt", "x"], "--devices", "gpu:7", "GPU"),
+        (["generate", "--prompt", "x"], "--devices", "tpu", "tpu"),
+        (["generate", "--prompt", "x"], "--quantization-encoding", "bfloat16", "bf"),
+        (["serve"], "--devices", "gpu:7", "GPU"),
+        (["serve"], "--quantization-encoding", "bfloat16", "bf"),
+        (["serve"], "--max-length", "999999999", "999999999"),
+    ],
+)
+def test_what_the_machine_or_the_model_can_not_do_is_refused(
+    command: list[str], option: str, value: str, complaint: str
+) -> None:
+    devices = [] if option == "--devices" else ["--devices", "cpu"]
+    refused(
+        mllama(*command, "--model-path", str(MODEL_PATH), *devices, option, value),
+        complaint,
+    )
+
+
+def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = str(taken.getsockname()[1])
+        refused(mllama("serve", "--port", port, "--devices", "cpu"), port)

@@ -1,0 +1,63 @@
+"""Help comes at once, and says what the commands can do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("max.graph", "max.engine", "transformers", "torch", "numpy")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["generate", "--help"], ["--version"]])
+def test_help_imports_neither_max_nor_transformers(args: list[str]) -> None:
+    code = f"""
+import sys
+from mllama.cli.main import main
+try:
+    main()
+finally:
+    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "mllama" in done.stdout
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_generate_has_the_documented_options() -> None:
+    from mllama.cli.generate import generate
+
+    names = {option for param in generate.params for option in param.opts}
+    assert names == {
+        "--model-path",
+        "--weight-path",
+        "--prompt",
+        "--image",
+        "--system",
+        "--messages",
+        "--max-new-tokens",
+        "--top-k",
+        "--temperature",
+        "--top-p",
+        "--seed",
+        "--max-length",
+        "--devices",
+        "--quantization-encoding",
+        "--format",
+    }
+
+
+def test_serve_lists_its_own_options_before_those_of_max() -> None:
+    import click
+
+    from mllama.cli.serve import serve
+
+    text = serve.get_help(click.Context(serve, info_name="serve"))
+    own, others = text.split("Options of MAX Serve:")
+    for option in ("--model-path", "--devices", "--max-batch-size", "--port"):
+        assert option in own
+    assert "--enable-penalties" in others

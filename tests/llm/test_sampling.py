@@ -1,0 +1,49 @@
+"""Settings out of range are refused; the rest reach MAX as they were meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mllama.engine.sampling import Sampling
+from mllama.errors import MllamaError
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": -2},
+        {"top_k": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": 2.1},
+        {"top_p": 1.1},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
+)
+def test_values_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(MllamaError, match=next(iter(settings))):
+        Sampling(**settings)
+
+
+def test_the_default_is_greedy_until_the_context_is_full() -> None:
+    params = Sampling().to_max(default_temperature=0.6, vocabulary=100)
+    assert params.top_k == 1
+    assert params.max_new_tokens is None
+
+
+def test_the_checkpoints_temperature_holds_unless_another_is_given() -> None:
+    own = Sampling(top_k=-1)
+    assert own.to_max(default_temperature=0.6, vocabulary=9).temperature == 0.6
+    assert own.to_max(default_temperature=None, vocabulary=9).temperature == 1.0
+    given = Sampling(top_k=-1, temperature=0.3)
+    assert given.to_max(default_temperature=0.6, vocabulary=9).temperature == 0.3
+
+
+def test_more_candidates_than_tokens_are_all_tokens() -> None:
+    """MAX reserves memory for as many as it is told."""
+    params = Sampling(top_k=10**9).to_max(default_temperature=None, vocabulary=100)
+    assert params.top_k == -1
