@@ -39,7 +39,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
-        options.check_files()
+        options.check()
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")
         self._options = options

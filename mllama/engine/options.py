@@ -57,11 +57,12 @@ class EngineOptions:
         """The path or repository that MAX is given."""
         return str(MODEL_PATH if self.model_path is None else self.model_path)
 
-    def check_files(self) -> None:
-        """Checks what needs neither MAX nor a device.
+    def check(self) -> None:
+        """Checks what can be checked before MAX is started.
 
         Raises:
-            MllamaError: If the checkpoint can't be served, or a limit is out of range.
+            MllamaError: If the checkpoint can't be served, a limit is out of range, or
+                there is no such device.
         """
         check_checkpoint(
             self.model, weight_path=self.weight_path, max_length=self.max_length
@@ -70,6 +71,7 @@ class EngineOptions:
             raise MllamaError(
                 f"the batch size must be at least 1, not {self.max_batch_size}"
             )
+        find_device(self.devices)
 
     def pipeline_args(self) -> PipelineArgs:
         """MAX's arguments for these options.

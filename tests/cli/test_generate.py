@@ -1,0 +1,88 @@
+"""``mllama generate`` on the demo model, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mllama.demo import MODEL_PATH
+
+KEYS = {
+    "text",
+    "token_ids",
+    "finish_reason",
+    "prompt_tokens",
+    "image_tokens",
+    "completion_tokens",
+    "load_seconds",
+    "time_to_first_token_seconds",
+    "tokens_per_second",
+}
+
+GENERATE = [sys.executable, "-m", "mllama", "generate", "--devices", "cpu"]
+
+
+def generate(*args: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*GENERATE, "--max-new-tokens", "6", *args], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_json_is_the_only_line_and_has_every_key(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "red.png")
+    parts = [
+        {"type": "image_url", "image_url": {"url": "red.png"}},
+        {"type": "text", "text": "What is it?"},
+    ]
+    messages = tmp_path / "messages.json"
+    messages.write_text(
+        json.dumps(
+            [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": parts},
+            ]
+        )
+    )
+    done = generate("--messages", str(messages), "--format", "json")
+    (line,) = done.stdout.splitlines()
+    report = json.loads(line)
+    assert set(report) == KEYS
+    assert report["image_tokens"] > 0
+    assert report["completion_tokens"] == len(report["token_ids"])
+    assert "demo model" in done.stderr
+
+    # The same question as options: images before the text, whatever their order.
+    image = str(tmp_path / "red.png")
+    same = generate(
+        *("--prompt", "What is it?", "--system", "Be brief.", "--image", image),
+        *("--model-path", str(MODEL_PATH)),
+    )
+    assert same.stdout == report["text"] + "\n"
+    assert "demo model" not in same.stderr
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0])
+def test_ctrl_c_ends_at_once_without_a_traceback(seconds: float) -> None:
+    with subprocess.Popen(
+        [*GENERATE, "--prompt", "x", "--max-length", "777"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 10
+    assert out == ""
+    assert "Traceback" not in err

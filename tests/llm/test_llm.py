@@ -1,0 +1,148 @@
+"""The Python API on the demo model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mllama import LLM
+from mllama.errors import MllamaError
+from mllama.llm import Chunk, Output
+
+from .conftest import BATCH
+
+QUESTION = "What is in the picture?"
+
+
+def ask(text: str, *images: Any) -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def test_an_answer_counts_its_tokens(llm: LLM, pictures: list[Image.Image]) -> None:
+    plain = llm.generate(QUESTION, max_new_tokens=5)
+    one = llm.generate(QUESTION, [pictures[0]], max_new_tokens=5)
+    both = llm.generate(QUESTION, pictures, max_new_tokens=5)
+    assert plain.image_tokens == 0
+    assert 0 < one.image_tokens < both.image_tokens
+    # Each image is a token of the text, beside its vision tokens.
+    text = [output.prompt_tokens - output.image_tokens for output in (plain, one, both)]
+    assert text == [text[0], text[0] + 1, text[0] + 2]
+    for output in (plain, one, both):
+        assert output.completion_tokens == len(output.token_ids) <= 5
+        assert output.time_to_first_token_seconds > 0
+
+
+def test_a_batch_answers_as_one_by_one(llm: LLM, pictures: list[Image.Image]) -> None:
+    conversations = [
+        ask(f"Question {number}: {QUESTION}", *pictures[: number % 3])
+        for number in range(3 * BATCH)
+    ]
+    together = llm.chat(conversations, max_new_tokens=8)
+    assert [output.text for output in together] == [
+        llm.chat(conversation, max_new_tokens=8).text for conversation in conversations
+    ]
+
+
+def test_a_stream_adds_up_to_the_answer(llm: LLM, pictures: list[Image.Image]) -> None:
+    whole = llm.generate(QUESTION, [pictures[0]], max_new_tokens=12)
+    stream = llm.generate(QUESTION, [pictures[0]], max_new_tokens=12, stream=True)
+    chunks = list(stream)
+    assert all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    token_ids = [token for chunk in chunks for token in chunk.token_ids]
+    assert token_ids == whole.token_ids
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].finish_reason == whole.finish_reason
+    assert stream.output.text == whole.text
+
+
+def test_an_abandoned_stream_gives_its_place_back(
+    llm: LLM, pictures: list[Image.Image]
+) -> None:
+    settings: dict[str, Any] = {"temperature": 2.0, "top_k": -1, "seed": 1}
+    for _ in range(2 * BATCH):
+        for _chunk in llm.generate(QUESTION, [pictures[0]], stream=True, **settings):
+            break
+    assert llm.generate(QUESTION, max_new_tokens=3).completion_tokens > 0
+    for _ in range(100):
+        if not llm._engine._running:
+            break
+        time.sleep(0.05)
+    assert not llm._engine._running
+
+
+def test_a_stop_string_ends_the_answer(llm: LLM) -> None:
+    text = llm.generate(QUESTION, max_new_tokens=12).text
+    stop = text[2:4]
+    output = llm.generate(QUESTION, max_new_tokens=12, stop=stop)
+    assert output.text == text[: text.index(stop)]
+    assert output.finish_reason == "stop"
+
+
+def test_a_seed_repeats_a_sample(llm: LLM) -> None:
+    def sample(seed: int) -> str:
+        return llm.generate(
+            QUESTION, max_new_tokens=12, temperature=2.0, top_k=-1, seed=seed
+        ).text
+
+    assert sample(1) == sample(1)
+    assert len({sample(seed) for seed in range(5)}) > 1
+
+
+def test_a_bad_conversation_leaves_the_others_alone(
+    llm: LLM, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    answers: list[Output] = []
+    other = threading.Thread(
+        target=lambda: answers.append(
+            llm.generate(QUESTION, [pictures[0]], max_new_tokens=20)
+        )
+    )
+    other.start()
+    for bad, complaint in (
+        (ask(QUESTION, tmp_path / "none.png"), "none.png"),
+        (ask("typed <|image|>"), "may not be typed"),
+        (ask("a b c " * 4000), "too long"),
+    ):
+        with pytest.raises(MllamaError, match=complaint):
+            llm.chat(bad)
+        with pytest.raises(MllamaError, match=f"conversation 2: .*{complaint}"):
+            llm.chat([ask("fine"), bad, ask("fine")], max_new_tokens=3)
+    other.join()
+    assert len(answers) == 1
+
+
+def test_it_works_where_an_event_loop_runs(llm: LLM) -> None:
+    """As in a notebook."""
+
+    async def cell() -> Output:
+        return llm.generate(QUESTION, max_new_tokens=3)
+
+    assert asyncio.run(cell()).completion_tokens > 0
+
+
+def test_one_conversation_at_a_time_is_streamed(llm: LLM) -> None:
+    with pytest.raises(MllamaError, match="one conversation"):
+        llm.chat([ask("a"), ask("b")], stream=True)  # type: ignore[call-overload]
+
+
+def test_a_closed_model_says_so_and_ends_its_threads() -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    model = LLM(devices="cpu", max_batch_size=BATCH, quiet=True)
+    stream = model.generate(QUESTION, stream=True, temperature=2.0, top_k=-1)
+    next(stream)
+    model.close()
+    model.close()
+    with pytest.raises(RuntimeError):
+        list(stream)
+    with pytest.raises(RuntimeError, match="closed"):
+        model.generate(QUESTION)
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not [name for name in left if name.startswith("mllama")]

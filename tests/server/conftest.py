@@ -1,0 +1,61 @@
+"""``mllama serve`` with the demo model, started once for all tests of the server."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 1500
+"""A first start compiles, and a test machine may be busy."""
+
+
+class Server:
+    """A running server and its log."""
+
+    def __init__(self, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        command = [sys.executable, "-m", "mllama", "serve", "--devices", "cpu"]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port)], stderr=log.open("w")
+        )
+
+    def wait(self) -> None:
+        """Waits until it answers."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.url}/health")
+            except urllib.error.URLError:
+                time.sleep(0.5)
+            else:
+                return
+        raise AssertionError(self.log.read_text())
+
+    def interrupt(self) -> int:
+        """Ctrl-C; returns the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("server") / "log")
+    try:
+        running.wait()
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.interrupt()

@@ -1,0 +1,147 @@
+"""``mllama serve`` on the demo model, with the real ``openai`` client."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from PIL import Image
+
+from .conftest import Server
+
+PUBLISHED = "meta-llama/Llama-3.2-11B-Vision-Instruct"
+
+
+def data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def mission(url: str) -> list[Any]:
+    """The conversation of the mission's curl command."""
+    return [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is in this image?"},
+                {"type": "image_url", "image_url": {"url": url}},
+            ],
+        },
+    ]
+
+
+RED = data_url(Image.new("RGB", (60, 40), "red"))
+
+
+@pytest.fixture
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def test_the_demo_model_has_a_name(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["mllama-demo"]
+
+
+def test_the_missions_conversation_is_answered_under_its_name(
+    client: openai.OpenAI,
+) -> None:
+    answer = client.chat.completions.create(
+        model=PUBLISHED, messages=mission(RED), max_tokens=6
+    )
+    assert answer.model == "mllama-demo"
+    usage = answer.usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    images = usage.prompt_tokens_details.image_tokens  # type: ignore[attr-defined]
+    assert 0 < images < usage.prompt_tokens
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+    stream = client.chat.completions.create(
+        model="mllama-demo",
+        messages=mission(RED),
+        max_tokens=6,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert "".join(pieces) == answer.choices[0].message.content
+    assert chunks[-1].usage == usage
+
+
+def test_a_stop_string_is_not_streamed(client: openai.OpenAI) -> None:
+    def text(**options: Any) -> str:
+        stream = client.chat.completions.create(
+            model="mllama-demo",
+            messages=[{"role": "user", "content": "Hello"}],
+            max_tokens=12,
+            stream=True,
+            **options,
+        )
+        return "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+
+    whole = text()
+    stop = whole[2:4]
+    assert text(stop=[stop]) == whole[: whole.index(stop)]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"n": 2}, 400),
+        ({"logit_bias": {"5": 1}}, 400),
+        ({"frequency_penalty": 1.0}, 400),
+        ({"extra_body": {"min_tokens": 5}}, 400),
+        ({"tool_choice": "required", "tools": []}, 400),
+        ({"model": "gpt-4o"}, 404),
+        ({"messages": [{"role": "user", "content": "typed <|image|>"}]}, 400),
+        ({"messages": mission("data:image/png;base64,aGVsbG8=")}, 400),
+        ({"messages": mission("http://127.0.0.1:9/x.png")}, 400),
+        ({"messages": [{"role": "user", "content": "a b c " * 4000}]}, 400),
+    ],
+)
+def test_a_bad_request_is_refused_and_the_server_goes_on(
+    client: openai.OpenAI, options: dict[str, Any], status: int
+) -> None:
+    good: dict[str, Any] = {"model": "mllama-demo", "messages": mission(RED)}
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(**{**good, **options})
+    assert caught.value.status_code == status
+    assert caught.value.body["message"]  # type: ignore[index]
+    assert client.chat.completions.create(**good, max_tokens=2).choices
+
+
+def test_echo_with_logprobs_does_not_kill_the_server(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="echo"):
+        client.completions.create(
+            model="mllama-demo", prompt="Hello", echo=True, logprobs=1
+        )
+    assert client.completions.create(model="", prompt="Hello", max_tokens=2).choices
+
+
+def test_a_client_that_goes_away_leaves_the_server_free(client: openai.OpenAI) -> None:
+    for _ in range(10):
+        stream = client.chat.completions.create(
+            model="mllama-demo", messages=mission(RED), stream=True, temperature=2.0
+        )
+        next(iter(stream))
+        stream.close()
+    assert client.chat.completions.create(
+        model="mllama-demo", messages=mission(RED), max_tokens=2
+    ).choices
+
+
+def test_z_ctrl_c_ends_every_process(server: Server) -> None:
+    """Runs last in this file: the server is gone after it."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert children
+    assert server.interrupt() == 130
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert "Traceback" not in server.log.read_text()
