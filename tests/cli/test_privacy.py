@@ -1,0 +1,37 @@
+"""Telemetry is off by default, and the user's to turn on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mllama.privacy import SWITCH, turn_telemetry_off
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of its own, in which nothing is decided."""
+    monkeypatch.setattr(os, "environ", {})
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_every_sender_is_off(server: bool) -> None:
+    turn_telemetry_off(server=server)
+    assert os.environ["MODULAR_TELEMETRY_ENABLED"] == "0"
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    # Of a server, only what leaves the machine: its own /metrics page stays.
+    assert ("OTEL_SDK_DISABLED" in os.environ) == server
+    assert ("MAX_SERVE_DISABLE_TELEMETRY" in os.environ) != server
+
+
+def test_a_users_choice_is_kept() -> None:
+    os.environ["MODULAR_TELEMETRY_ENABLED"] = "1"
+    turn_telemetry_off()
+    assert os.environ["MODULAR_TELEMETRY_ENABLED"] == "1"
+
+
+def test_the_switch_leaves_everything_as_it_was() -> None:
+    os.environ[SWITCH] = "1"
+    turn_telemetry_off(server=True)
+    assert os.environ == {SWITCH: "1"}
