@@ -10,6 +10,7 @@ stays responsive.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import importlib
 import queue
@@ -164,6 +165,9 @@ class Engine:
             self._loop.close()
         self._tokenizer = None
         gc.collect()
+        # glibc keeps what was freed; elsewhere there is no such function.
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
 
     def _work(self) -> None:
         """The engine's thread: loads, then steps the scheduler until closed."""

@@ -18,7 +18,7 @@ from sse_starlette.sse import unpatch_uvicorn_signal_handler
 from starlette.middleware import Middleware
 from uvicorn import Server
 
-from mllama.engine.progress import StartProgress
+from mllama.engine.progress import StartProgress, stage
 from mllama.errors import MllamaError
 from mllama.max_serve_api import (
     ServingTokenGeneratorSettings,
@@ -57,6 +57,7 @@ class WorkerStart:
             # A server that is killed must not leave a worker with the model behind.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         with StartProgress():
+            stage("loading the model")
             return self.factory()
 
 
