@@ -26,6 +26,9 @@ SHOWN_AFTER_SECONDS = 3.0
 TERMINAL_INTERVAL_SECONDS = 1.0
 LOG_INTERVAL_SECONDS = 15.0
 
+FIRST_START_SECONDS = 10.0
+"""A graph that takes longer is being compiled rather than found in MAX's cache."""
+
 FIRST_START = (
     "mllama: first start with this model on this machine: compiling takes minutes; "
     "later starts take seconds"
@@ -98,11 +101,17 @@ class StartProgress:
                 now = time.monotonic()
                 if self._stage is None or now < self._next:
                     continue
-                if self._stage.startswith("compiling") and not self._told_first_start:
+                elapsed = now - self._since
+                compiles = self._stage.startswith("compiling")
+                if (
+                    compiles
+                    and elapsed >= FIRST_START_SECONDS
+                    and not self._told_first_start
+                ):
                     self._told_first_start = True
                     self._write(FIRST_START, "\n")
                 self._write(
-                    f"mllama: {self._stage}: {now - self._since:.0f} s",
+                    f"mllama: {self._stage}: {elapsed:.0f} s",
                     "" if self._terminal else "\n",
                 )
                 self._shown = True

@@ -23,6 +23,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SHOWN_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(progress, "TERMINAL_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.15)
+    monkeypatch.setattr(progress, "FIRST_START_SECONDS", 0.2)
 
 
 def test_a_short_start_is_silent() -> None:
@@ -44,6 +45,19 @@ def test_a_long_stage_is_named_with_its_time(kind: type[io.StringIO]) -> None:
     assert "compiling the text graph: 0 s" in text
     assert "compiling the text graph: done in " in text
     assert ("\r" in text) == (kind is Terminal)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_graph_from_the_cache_is_not_called_a_first_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_START_SECONDS", 60.0)
+    stream = io.StringIO()
+    with StartProgress(stream):
+        stage("compiling the text graph")
+        time.sleep(0.3)
+    assert "compiling the text graph" in stream.getvalue()
+    assert progress.FIRST_START not in stream.getvalue()
 
 
 @pytest.mark.usefixtures("fast")
