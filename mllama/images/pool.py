@@ -85,9 +85,7 @@ class ImagePool:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def pin(
-        self, request: Hashable, key: RunKey, row_counts: tuple[int, ...]
-    ) -> Entry:
+    def pin(self, request: Hashable, key: RunKey, row_counts: tuple[int, ...]) -> Entry:
         """Finds or allocates the entry of a run and pins it for a request.
 
         Args:

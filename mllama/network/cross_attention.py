@@ -146,9 +146,7 @@ class MllamaCrossAttentionDecoderLayer(Module):
     ) -> TensorValue:
         """``[text rows, hidden]`` to the same shape; ``layer_idx`` is the uint32
         index among the cross-attention layers."""
-        attended = self.cross_attn(
-            layer_idx, self.input_layernorm(hidden_states), read
-        )
+        attended = self.cross_attn(layer_idx, self.input_layernorm(hidden_states), read)
         seen = hidden_states + ops.tanh(self.cross_attn_attn_gate) * attended
         mixed = self.mlp(self.post_attention_layernorm(seen))
         seen = seen + ops.tanh(self.cross_attn_mlp_gate) * mixed

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from max import tree
 from max.dtype import DType
 from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValue
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.config import MllamaConfig
-from mllama.max_api import KVCacheInputsPerDevice
+from mllama.max_api import KVCacheInputsPerDevice, tree_dataclass
 
 _Tensor = TypeVar("_Tensor")
 _Buffer = TypeVar("_Buffer")
@@ -25,7 +24,7 @@ PAGE_SIZE = 128
 """Rows of one page, the size that MAX's paged kernels are tuned for."""
 
 
-@tree.dataclass(frozen=True)
+@tree_dataclass(frozen=True)
 class ImageWriteInputs(Generic[_Tensor, _Buffer]):
     """Where the vision graph stores the keys and values of its images."""
 
@@ -37,7 +36,7 @@ class ImageWriteInputs(Generic[_Tensor, _Buffer]):
     """uint32 ``[images + 1]``: where each image starts in the ragged rows."""
 
 
-@tree.dataclass(frozen=True)
+@tree_dataclass(frozen=True)
 class ImageReadInputs(Generic[_Tensor, _Buffer]):
     """What each text row attends to, as segments.
 

@@ -134,9 +134,7 @@ class MllamaVisionModel(Module):
             [images, tiles, config.num_padding_patches, width],
         )
         hidden_state = ops.concat([hidden_state, padding], axis=2)
-        return ops.reshape(
-            hidden_state, [images, tiles * config.padded_patches, width]
-        )
+        return ops.reshape(hidden_state, [images, tiles * config.padded_patches, width])
 
     def __call__(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def segments(positions: Sequence[int], start: int, end: int) -> list[Segment]:
     run_of = {index: run for run in image_runs(positions) for index in run}
     cuts = [start, *(p for p in positions if start < p < end), end]
     result: list[Segment] = []
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in pairwise(cuts):
         preceding = [i for i, position in enumerate(positions) if position <= first]
         if preceding:
             run = run_of[preceding[-1]]

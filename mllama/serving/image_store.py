@@ -55,9 +55,7 @@ class ImageStore:
         self.device.synchronize()
         return pages
 
-    def pin(
-        self, request: Hashable, key: RunKey, row_counts: tuple[int, ...]
-    ) -> Entry:
+    def pin(self, request: Hashable, key: RunKey, row_counts: tuple[int, ...]) -> Entry:
         """:meth:`ImagePool.pin`, growing the pool if all of it is pinned.
 
         A worker that raised here would take the server down with it, so the budget
@@ -142,9 +140,7 @@ class ImageStore:
             cache_lengths=self._upload(np.array(cached, dtype=np.uint32)),
             lookup_table=self._upload(table),
             max_prompt_length=Buffer.from_numpy(np.array([max_new], dtype=np.uint32)),
-            max_cache_length=Buffer.from_numpy(
-                np.array([max_cached], dtype=np.uint32)
-            ),
+            max_cache_length=Buffer.from_numpy(np.array([max_cached], dtype=np.uint32)),
             page_stride=Buffer.from_numpy(
                 np.array([page_stride_of(self._pages)], dtype=np.int64)
             ),

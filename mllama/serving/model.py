@@ -25,6 +25,7 @@ from max.pipelines.lib import (
     PipelineModelWithKVCache,
 )
 
+from mllama.engine.progress import reporting
 from mllama.images.pool import Entry
 from mllama.max_api import (
     GraphRole,
@@ -113,7 +114,7 @@ class MllamaModel(
         )
         config = self.arch_config_as(MllamaArchConfig)
         self._vision_config = config.model.vision_config
-        models = self.load_graphs(session)
+        models = self.load_graphs(reporting(session))
         self._image_encoder = models[GraphRole.VISION]
         self._text_decoder = models[GraphRole.DECODER]
         self.images = ImageStore(
@@ -317,5 +318,3 @@ class MllamaModel(
 def _content_hash(image_hash: int | None) -> int:
     assert image_hash is not None, "the tokenizer hashes every image"
     return image_hash
-
-

@@ -49,9 +49,7 @@ def _taken(
             + (f" and {len(missing) - 1} more tensors" if missing[1:] else "")
             + "; download it again"
         )
-    return {
-        name: state_dict[source].astype(dtype) for name, source in sources.items()
-    }
+    return {name: state_dict[source].astype(dtype) for name, source in sources.items()}
 
 
 def image_encoder_weights(

@@ -16,7 +16,7 @@ from max.pipelines.modeling.types import (
     TextGenerationRequestMessage,
 )
 
-from mllama.chat import allow_system_with_images, find_chat_template
+from mllama.chat import ChatTemplateError, find_chat_template, render_chat
 from mllama.config import MllamaConfig
 from mllama.errors import ImageError
 from mllama.images.load import load_image
@@ -68,9 +68,7 @@ class MllamaTokenizer(TextTokenizer):
             pipeline_config,
             max_length=max_length,
             trust_remote_code=trust_remote_code,
-            chat_template=allow_system_with_images(
-                chat_template or find_chat_template(directory)
-            ),
+            chat_template=chat_template or find_chat_template(directory),
             **unused,
         )
         config = MllamaConfig.from_dict(
@@ -101,17 +99,14 @@ class MllamaTokenizer(TextTokenizer):
             InputError: If the template rejects the messages.
         """
         try:
-            rendered = self.delegate.apply_chat_template(
+            return render_chat(
+                self.delegate,
                 [message.model_dump(exclude_none=True) for message in messages],
-                tokenize=False,
                 tools=tools,
                 **{"add_generation_prompt": True, **chat_template_options},
             )
-        except Exception as error:
-            # Templates raise whatever they like, and Jinja has errors of its own.
-            raise InputError(f"the chat template rejects the messages: {error}") from error
-        assert isinstance(rendered, str)
-        return rendered
+        except ChatTemplateError as error:
+            raise InputError(str(error)) from error
 
     async def new_context(self, request: TextGenerationRequest) -> TextAndVisionContext:
         """Tokens, images in the tokens' order, and MAX's own request state.
