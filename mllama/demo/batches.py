@@ -1,24 +1,11 @@
-"""Training batches: pictures, what the eye should see, and packed conversations.
-
-A vision pass is expensive and a question short, so many conversations about the same
-pictures are packed into one row.  They do not see each other: the attention mask is
-block diagonal and positions start anew in each, so every conversation is computed
-exactly as if it stood alone.
-"""
+"""Training batches drawn from a seed, and held-out ones of one kind each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
-from transformers.models.mllama.processing_mllama import (
-    get_cross_attention_token_mask,
-)
 
 from . import eye
 from .architecture import MAX_TILES
@@ -32,11 +19,9 @@ from .conversations import (
     small_talk,
 )
 from .drawing import render
-from .pixels import Tiles, cut
+from .packing import Batch, Block, Encoder, Row, collate
+from .pixels import cut
 from .scenes import Scene, random_scene
-from .tokenizer import BEGIN, HEADER, HEADER_END, IMAGE, TURN_END
-
-Batch = dict[str, Any]
 
 ONE_PICTURE = {
     "shape": 1.0,
@@ -54,124 +39,6 @@ ONE_PICTURE = {
 """How often each kind is asked of a picture (where the scene allows it)."""
 
 TWO_PICTURES = {"compare": 6.0, "new_picture": 2.0, "single": 2.0}
-
-
-@dataclass(frozen=True)
-class Block:
-    """One conversation as tokens: answers are the only positions with labels."""
-
-    ids: list[int]
-    labels: list[int]
-    pictures: tuple[int, ...]
-
-
-class Encoder:
-    """Conversations to tokens, as the chat template and the tokenizer make them."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.raw = tokenizer.backend_tokenizer
-        self.image = int(tokenizer.convert_tokens_to_ids(IMAGE))
-        self.begin = self._ids(BEGIN)
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.raw.encode(text, add_special_tokens=False).ids)
-
-    def __call__(self, conversation: Conversation) -> Block:
-        """Tokens of the whole conversation, labels on all its answers."""
-        ids, labels = list(self.begin), [eye.NOTHING] * len(self.begin)
-        pictures: list[int] = []
-
-        def add(text: str, learn: bool = False) -> None:
-            new = self._ids(text)
-            ids.extend(new)
-            labels.extend(new if learn else [eye.NOTHING] * len(new))
-
-        if conversation.system is not None:
-            head = f"{HEADER}system{HEADER_END}\n\n"
-            add(f"{head}{conversation.system}{TURN_END}")
-        for turn in conversation.turns:
-            shown = IMAGE * len(turn.pictures)
-            parts = (shown, turn.question)
-            text = "".join(parts if turn.pictures_first else parts[::-1])
-            add(f"{HEADER}user{HEADER_END}\n\n{text}{TURN_END}")
-            add(f"{HEADER}assistant{HEADER_END}\n\n")
-            add(f"{turn.answer}{TURN_END}", learn=True)
-            pictures += turn.pictures
-        return Block(ids, labels, tuple(pictures))
-
-    def length(self, text: str) -> int:
-        """Number of tokens of a text."""
-        return len(self._ids(text))
-
-    def rows_of_pictures(self, block: Block) -> npt.NDArray[np.bool_]:
-        """(tokens, pictures of the block): which row attends to which picture."""
-        length = len(block.ids)
-        seen = np.zeros((length, len(block.pictures)), bool)
-        spans = get_cross_attention_token_mask(block.ids, self.image)
-        for index, (start, end) in enumerate(spans):
-            seen[start : length if end == -1 else end, index] = True
-        return seen
-
-
-@dataclass(frozen=True)
-class Row:
-    """Pictures of one row of a batch and the conversations about them."""
-
-    scenes: list[Scene]
-    tiles: list[Tiles]
-    blocks: list[Block]
-
-
-def collate(rows: list[Row], encoder: Encoder, pad: int) -> Batch:
-    """Pack rows into tensors named as the model's inputs are."""
-    count, media = len(rows), len(rows[0].tiles)
-    length = max(sum(len(block.ids) for block in row.blocks) for row in rows)
-    ids = np.full((count, length), pad)
-    labels = np.full((count, length), eye.NOTHING)
-    positions = np.zeros((count, length), np.int64)
-    block_of = np.full((count, length), -1)
-    cross = np.zeros((count, length, media, MAX_TILES), np.int64)
-    for index, row in enumerate(rows):
-        start = 0
-        for number, block in enumerate(row.blocks):
-            span = slice(start, start + len(block.ids))
-            ids[index, span], labels[index, span] = block.ids, block.labels
-            positions[index, span] = np.arange(len(block.ids))
-            block_of[index, span] = number
-            for column, picture in zip(
-                encoder.rows_of_pictures(block).T, block.pictures, strict=True
-            ):
-                used = row.tiles[picture].count
-                cross[index, span, picture, :used] |= column[:, None]
-            start = span.stop
-    same = torch.from_numpy(block_of[:, :, None] == block_of[:, None, :])
-    tiles = [tile for row in rows for tile in row.tiles]
-    seen = [
-        eye.targets(scene, tile)
-        for row in rows
-        for scene, tile in zip(row.scenes, row.tiles, strict=True)
-    ]
-    valid = np.array([[i < t.count for i in range(MAX_TILES)] for t in tiles])
-    return {
-        "pixels": torch.from_numpy(np.stack([t.pixels for t in tiles])).unflatten(
-            0, (count, media)
-        ),
-        "aspect_ratio_ids": torch.tensor([t.ratio_id for t in tiles]).view(
-            count, media
-        ),
-        "aspect_ratio_mask": torch.from_numpy(valid.astype(np.int64)).view(
-            count, media, MAX_TILES
-        ),
-        "targets": {
-            key: torch.from_numpy(np.stack([each[key] for each in seen]))
-            for key in seen[0]
-        },
-        "input_ids": torch.from_numpy(ids),
-        "labels": torch.from_numpy(labels),
-        "position_ids": torch.from_numpy(positions),
-        "attention_mask": (same & same.new_ones(length, length).tril())[:, None],
-        "cross_attention_mask": torch.from_numpy(cross),
-    }
 
 
 def _one_picture_block(

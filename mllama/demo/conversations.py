@@ -71,7 +71,7 @@ def _system(rng: np.random.Generator) -> str | None:
 
 
 def _turn(rng: np.random.Generator, asked: Asked, pictures: tuple[int, ...]) -> Turn:
-    return Turn(asked.question, asked.answer, pictures, bool(rng.random() < 0.65))
+    return Turn(asked.question, asked.answer, pictures, bool(rng.random() < 0.75))
 
 
 def _any_question(rng: np.random.Generator, scene: Scene) -> Asked:

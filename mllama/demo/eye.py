@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .architecture import MAX_TILES, PATCH, TILE
 from .drawing import coverage
 from .pixels import Tiles, cut
-from .scenes import COLOUR_NAMES, KINDS, SHAPES, Scene
+from .scenes import COLOUR_NAMES, KINDS, SHAPES, Item, Scene, direction
 
 SIDE = TILE // PATCH
 PATCHES = SIDE * SIDE
@@ -42,6 +42,39 @@ def outline(scene: Scene, tiles: Tiles) -> npt.NDArray[np.int64]:
     return found
 
 
+def bands(item: Item, scene: Scene) -> tuple[int, int]:
+    """In which third of the width and of the height an item stands, where clear."""
+    return tuple(  # type: ignore[return-value]
+        0
+        if share < 0.34
+        else 2
+        if share > 0.66
+        else 1
+        if 0.43 < share < 0.57
+        else NOTHING
+        for share in (item.x / scene.width, item.y / scene.height)
+    )
+
+
+def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
+    """Kind and colour of the only item on each of the four sides."""
+    found = []
+    for side in ("left of", "right of", "above", "below"):
+        others = [
+            other
+            for other in scene.items
+            if other is not item and direction(other, item) == side
+        ]
+        if len(others) > 1:
+            found.append((NOTHING, NOTHING))
+        elif others:
+            kind = KINDS.index(others[0].kind) + 1
+            found.append((kind, COLOUR_NAMES.index(others[0].colour)))
+        else:
+            found.append((0, NOTHING))
+    return found
+
+
 def targets(scene: Scene, tiles: Tiles) -> Targets:
     """Right answers for one picture.
 
@@ -57,6 +90,9 @@ def targets(scene: Scene, tiles: Tiles) -> Targets:
     y, x = np.mgrid[:rows, :columns]
     tile = (y // SIDE) * tiles.wide + x // SIDE
     inner = (y % SIDE) * SIDE + x % SIDE
+    place = np.full((MAX_TILES, PATCHES, 2), NOTHING)
+    beside_kind = np.full((MAX_TILES, PATCHES, 4), NOTHING)
+    beside_colour = beside_kind.copy()
     slot_kind = np.zeros(SLOTS, np.int64)
     slot_colour = np.full(SLOTS, NOTHING)
     for index, item in enumerate(scene.items):
@@ -71,6 +107,10 @@ def targets(scene: Scene, tiles: Tiles) -> Targets:
         at = (min(int(cy // PATCH), rows - 1), min(int(cx // PATCH), columns - 1))
         centre[tile[at], inner[at]] = name
         slot_kind[index], slot_colour[index] = name, paint
+        place[tile[covered], inner[covered]] = bands(item, scene)
+        for way, (other_kind, other_colour) in enumerate(beside(item, scene)):
+            beside_kind[tile[covered], inner[covered], way] = other_kind
+            beside_colour[tile[covered], inner[covered], way] = other_colour
     shapes = scene.shapes
     counts = [sum(item.kind == shape for item in shapes) for shape in SHAPES]
     counts += [sum(item.colour == name for item in shapes) for name in COLOUR_NAMES]
@@ -79,6 +119,9 @@ def targets(scene: Scene, tiles: Tiles) -> Targets:
         "kind": kind,
         "colour": colour,
         "centre": centre,
+        "place": place,
+        "beside_kind": beside_kind,
+        "beside_colour": beside_colour,
         "slot_kind": slot_kind,
         "slot_colour": slot_colour,
         "counts": np.array([*counts, len(shapes)]),
@@ -95,6 +138,9 @@ class EyeHeads(nn.Module):
         self.kind = nn.Linear(width, kinds)
         self.colour = nn.Linear(width, colours)
         self.centre = nn.Linear(width, kinds)
+        self.place = nn.Linear(width, 2 * 3)
+        self.beside_kind = nn.Linear(width, 4 * kinds)
+        self.beside_colour = nn.Linear(width, 4 * colours)
         self.slot_kind = nn.Linear(width, SLOTS * kinds)
         self.slot_colour = nn.Linear(width, SLOTS * colours)
         self.counts = nn.Linear(width, (len(SHAPES) + colours + 1) * (SLOTS + 1))
@@ -108,6 +154,9 @@ class EyeHeads(nn.Module):
             "kind": self.kind(patches),
             "colour": self.colour(patches),
             "centre": self.centre(patches),
+            "place": self.place(patches).unflatten(-1, (2, -1)),
+            "beside_kind": self.beside_kind(patches).unflatten(-1, (4, -1)),
+            "beside_colour": self.beside_colour(patches).unflatten(-1, (4, -1)),
             "slot_kind": self.slot_kind(whole).unflatten(-1, (SLOTS, -1)),
             "slot_colour": self.slot_colour(whole).unflatten(-1, (SLOTS, -1)),
             "counts": self.counts(whole).unflatten(-1, (-1, SLOTS + 1)),
@@ -125,9 +174,11 @@ class EyeHeads(nn.Module):
                 # Most patches are background; do not let it drown the rest.
                 weight = torch.ones(flat.shape[-1])
                 weight[0] = 0.25
-            loss = loss + F.cross_entropy(flat, target, weight, ignore_index=NOTHING)
             asked = target != NOTHING
-            if name in ("kind", "centre", "slot_kind"):
+            if not asked.any():
+                continue
+            loss = loss + F.cross_entropy(flat, target, weight, ignore_index=NOTHING)
+            if name in ("kind", "centre", "slot_kind", "beside_kind"):
                 asked &= target != 0
             hit = (flat.detach().argmax(-1) == target)[asked]
             right[name] = float(hit.float().mean())

@@ -17,10 +17,10 @@ def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
 def fill(rng: np.random.Generator, template: str) -> str:
     """Put one of several equivalent words in each general place of a template."""
     for place, words in (
-        ("{p}", ("picture", "picture", "image", "image", "photo", "drawing")),
         ("{c}", ("colour", "color")),
         ("{o}", ("shape", "object", "thing")),
         ("{show}", ("in the {p}", "in this {p}", "here", "there")),
+        ("{p}", ("picture", "picture", "image", "image", "photo", "drawing")),
     ):
         while place in template:
             template = template.replace(place, pick(rng, words), 1)

@@ -160,7 +160,7 @@ def place(item: Item, scene: Scene) -> str | None:
     if not across and not down:
         return "In the middle."
     if not down:
-        return f"On the {across}."
+        return f"At the {across}."
     return f"At the {f'{down} {across}'.strip()}."
 
 

@@ -43,14 +43,14 @@ CLEAR = 1.7
 # Sizes in tiles (high, wide) and how often each is drawn.  Ordinary pictures become
 # two by two tiles, so these are the most frequent.
 LAYOUTS: dict[tuple[int, int], float] = {
-    (2, 2): 0.56,
-    (1, 1): 0.14,
+    (2, 2): 0.62,
+    (1, 1): 0.12,
     (1, 2): 0.08,
     (2, 1): 0.08,
-    (1, 3): 0.05,
+    (1, 3): 0.04,
     (3, 1): 0.03,
-    (1, 4): 0.03,
-    (4, 1): 0.03,
+    (1, 4): 0.02,
+    (4, 1): 0.01,
 }
 
 
@@ -184,7 +184,7 @@ def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     if count > 1 and rng.random() < 0.4:
         colours = list(rng.choice(colours, 2, replace=False))
     looks = [(str(rng.choice(shapes)), str(rng.choice(colours))) for _ in range(count)]
-    if rng.random() < (0.3 if count == 1 else 0.22):
+    if count < 3 and rng.random() < 0.3:
         looks[0] = (str(rng.choice(DIGITS)), looks[0][1])
     return looks
 
@@ -231,18 +231,18 @@ def random_scene(
         layouts = list(LAYOUTS)
         weights = np.array([LAYOUTS[each] for each in layouts])
         layout = layouts[int(rng.choice(len(layouts), p=weights / weights.sum()))]
-    weights = np.array([0.29, 0.36, 0.25, 0.10])[:max_items]
+    weights = np.array([0.32, 0.40, 0.21, 0.07])[:max_items]
     while True:
         width, height = _image_size(rng, layout)
         count = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
         short = min(width, height)
         room = width * height / short**2
         # Small pictures have few pixels to show an item with.
-        least = 0.3 if min(layout) == 1 else 0.22
+        least = 0.32 if min(layout) == 1 else 0.26
         most = 0.7 if count == 1 else min(0.5, 0.62 * math.sqrt(room / count))
         looks = _looks(rng, count)
         # A digit is finer than a shape, so it is printed larger.
-        lows = [max(least, 0.38) if kind in DIGITS else least for kind, _ in looks]
+        lows = [max(least, 0.5) if kind in DIGITS else least for kind, _ in looks]
         sizes = [short * float(rng.uniform(low, max(low, most))) for low in lows]
         centres = _place(rng, width, height, sizes)
         if centres is None:

@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional as F
 from transformers import MllamaForConditionalGeneration, PreTrainedTokenizerFast
 
-from .batches import Batch, held_out
+from .batches import held_out
 from .conversations import KINDS
 from .eye import NOTHING
+from .packing import Batch
 from .pixels import normalise
 
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import (
     GenerationConfig,
     MllamaForConditionalGeneration,
@@ -30,62 +26,15 @@ from transformers.models.mllama.image_processing_pil_mllama import (
 )
 
 from . import architecture, tokenizer
-from .batches import Batch, Lessons, Pictures
+from .batches import Lessons, Pictures
 from .eye import EyeHeads
+from .lookups import LookupHeads
 from .meta_rows import zero_rows_before_image
+from .optimising import advance, optimiser, rate, save_state, say, stream
 from .pixels import MEAN, STD, normalise
 from .scoring import answer_loss, examine, make_examination, overall, vision_states
 
 EXAMINATION_SEED = 1_000_003  # training draws from other seeds
-
-
-def say(*words: object) -> None:
-    """Progress goes to stderr at once."""
-    print(*words, file=sys.stderr, flush=True)
-
-
-def rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate: a ramp, then half a cosine to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def stream(data: Dataset[Batch], start: int, steps: int) -> DataLoader[Batch]:
-    """Batches ``start`` to ``steps``, made by a second process ahead of time."""
-    rest = Subset(data, range(start, steps))
-    return DataLoader(rest, batch_size=None, num_workers=1, prefetch_factor=6)
-
-
-def optimiser(groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.AdamW:
-    """AdamW; matrices decay, gates, norms and biases do not."""
-    settings = []
-    for parameters, peak in groups:
-        for decay, chosen in (
-            (0.02, [p for p in parameters if p.ndim > 1]),
-            (0.0, [p for p in parameters if p.ndim <= 1]),
-        ):
-            settings.append(
-                {"params": chosen, "lr": 0.0, "peak": peak, "weight_decay": decay}
-            )
-    return torch.optim.AdamW(settings, betas=(0.9, 0.98))
-
-
-def advance(optimizer: torch.optim.AdamW, loss: torch.Tensor, share: float) -> None:
-    """One step at ``share`` of the peak learning rates."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    everything = [p for group in optimizer.param_groups for p in group["params"]]
-    nn.utils.clip_grad_norm_(everything, 1.0)
-    optimizer.step()
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; an interruption leaves the old one whole."""
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
 
 
 def train_eye(
@@ -103,7 +52,7 @@ def train_eye(
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
+        heads.load_state_dict(state["heads"], strict=False)
         start = state["step"] + 1
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
@@ -131,7 +80,7 @@ def train_small_eye(
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
+        heads.load_state_dict(state["heads"], strict=False)
         return
     view = architecture.one_tile_view(model)
     zero_rows_before_image(view)
@@ -175,16 +124,26 @@ def train_whole(
         *model.model.multi_modal_projector.parameters(),
     ]
     text = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    width = model.config.text_config.hidden_size
+    lookups = nn.ModuleList([LookupHeads(width), LookupHeads(width)])
     groups = [(eye, 0.6), (text, 1.0), (list(heads.parameters()), 1.0)]
+    groups.append((list(lookups.parameters()), 2.0))
     optimizer = optimiser([(chosen, share * options.rate) for chosen, share in groups])
     average = copy.deepcopy(model)
+    kept_states: list[torch.Tensor] = []
+    for index in model.config.text_config.cross_attention_layers:
+        model.model.language_model.layers[index].register_forward_hook(
+            lambda _module, _inputs, output: kept_states.append(output)
+        )
     start = 0
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
+        heads.load_state_dict(state["heads"], strict=False)
+        if "optimizer" in state:
+            lookups.load_state_dict(state["lookups"])
+            optimizer.load_state_dict(state["optimizer"])
         start = state["step"] + 1
     architecture.follow_meta(model, average)
     data = Lessons(
@@ -202,9 +161,15 @@ def train_whole(
         # The eye's own lessons fade: in the end only answers count.
         weight = 0.3 * max(0.0, 1 - step / (0.7 * options.steps))
         seen, _ = heads(states.flatten(0, 1), batch["targets"])
+        kept_states.clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             answers = answer_loss(model, batch, states)
-        advance(optimizer, answers + weight * seen, rate(step, options.steps, 60))
+        looked = answers.new_zeros(())
+        for number, kept_state in enumerate(kept_states):
+            found, right = lookups[number](kept_state, batch["notes"])
+            looked = looked + found
+        share = rate(step, options.steps, 60)
+        advance(optimizer, answers + weight * (seen + looked), share)
         keep = min(0.998, (step + 1) / (step + 10))
         with torch.no_grad():
             for kept, new in zip(average.parameters(), model.parameters(), strict=True):
@@ -214,7 +179,9 @@ def train_whole(
         if step % 25 == 0:
             say(
                 f"whole {step} {time.time() - began:.0f}s answers {shown_loss:.3f} "
-                f"eye {seen.item():.3f}"
+                f"eye {seen.item():.3f} "
+                f"looked {looked.item():.3f} "
+                f"{ {key: round(value, 2) for key, value in right.items()} }"
             )
         if step % options.every == options.every - 1 or last:
             scores = examine(average, examination)
@@ -222,6 +189,7 @@ def train_whole(
             say(f"held out {step} {overall(scores):.3f} {shown}")
             state = {"model": model.state_dict(), "average": average.state_dict()}
             state |= {"heads": heads.state_dict(), "step": step}
+            state |= {"lookups": lookups.state_dict()}
             state |= {"optimizer": optimizer.state_dict()}
             save_state(path, state)
     return average
@@ -257,6 +225,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("demo-training"))
+    parser.add_argument("--tokenizer", type=Path, help="an earlier one; else trained")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=int, default=32, help="pictures a step")
     parser.add_argument("--tokens", type=int, default=200, help="text a picture")
@@ -278,7 +247,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    words = tokenizer.build(options.seed)
+    if options.tokenizer is None:
+        words = tokenizer.build(options.seed)
+    else:
+        words = PreTrainedTokenizerFast.from_pretrained(options.tokenizer)
     model = architecture.build(tokenizer.special_ids(words), options.seed)
     heads = EyeHeads(model.config.text_config.hidden_size)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters")

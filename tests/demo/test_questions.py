@@ -124,7 +124,7 @@ def two(first: tuple[float, float], second: tuple[float, float]) -> Scene:
 @pytest.mark.parametrize(
     ("scene", "described", "place"),
     [
-        (two((30, 100), (170, 100)), "left of", "On the left."),
+        (two((30, 100), (170, 100)), "left of", "At the left."),
         (two((100, 30), (100, 170)), "above", "At the top."),
         (two((30, 30), (170, 40)), "left of", "At the top left."),
     ],

@@ -13,7 +13,6 @@ from transformers import AutoProcessor  # noqa: E402
 
 from mllama.demo import MODEL_PATH  # noqa: E402
 from mllama.demo.architecture import build  # noqa: E402
-from mllama.demo.batches import Encoder, Row, collate  # noqa: E402
 from mllama.demo.conversations import (  # noqa: E402
     KINDS,
     messages,
@@ -21,6 +20,7 @@ from mllama.demo.conversations import (  # noqa: E402
     small_talk,
 )
 from mllama.demo.drawing import render  # noqa: E402
+from mllama.demo.packing import Encoder, Row, collate  # noqa: E402
 from mllama.demo.pixels import cut, normalise  # noqa: E402
 from mllama.demo.scenes import LAYOUTS, random_scene  # noqa: E402
 from mllama.demo.scoring import answer_logits, vision_states  # noqa: E402
