@@ -20,58 +20,76 @@ class ChatTemplateError(MllamaError):
 
 
 class _Tokenizer(Protocol):
-    bos_token: str
+    chat_template: str
 
     def apply_chat_template(self, conversation: list[Message], **options: Any) -> Any:
         """transformers' own."""
 
 
-def render_chat(tokenizer: _Tokenizer, messages: list[Message], **options: Any) -> str:
+def render_chat(
+    tokenizer: _Tokenizer,
+    messages: list[Message],
+    *,
+    image_token: str,
+    tools: list[Any] | None = None,
+    **options: Any,
+) -> str:
     """Renders messages with the tokenizer's template.
-
-    Meta's template refuses a system message together with an image, though the model
-    takes it; the system turn is then put where the template puts it without images,
-    right after the begin-of-text token.
 
     Args:
         tokenizer: Its ``chat_template`` is used.
         messages: In order; a system message may come first.
-        options: Passed to the template; ``tools`` and ``add_generation_prompt``
-            among them.
+        image_token: What stands for an image in the text.
+        tools: Tools that the template describes to the model.
+        options: Passed to the template; ``add_generation_prompt`` among them.
 
     Raises:
         ChatTemplateError: If the template rejects the messages.
     """
-    messages = [_with_plain_system(message) for message in messages]
+    if _SYSTEM_REJECTION in tokenizer.chat_template:
+        messages = _for_metas_template(messages, image_token, bool(tools))
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, tools=tools, **options
+        )
     except Exception as error:
         # Templates raise what they like, and Jinja has errors of its own.
-        if _SYSTEM_REJECTION not in str(error) or messages[0]["role"] != "system":
-            raise ChatTemplateError(
-                f"the chat template rejects the messages: {error}"
-            ) from error
-    system, *others = messages
-    rendered = str(tokenizer.apply_chat_template(others, tokenize=False, **options))
-    begin = tokenizer.bos_token if rendered.startswith(tokenizer.bos_token) else ""
-    return (
-        f"{begin}<|start_header_id|>system<|end_header_id|>\n\n"
-        f"{system['content'].strip()}<|eot_id|>{rendered.removeprefix(begin)}"
-    )
+        raise ChatTemplateError(
+            f"the chat template rejects the messages: {error}"
+        ) from error
+    return str(rendered)
 
 
-def _with_plain_system(message: Message) -> Message:
-    """Meta's template takes a system message's content as a string only."""
-    content = message.get("content")
-    if message.get("role") != "system" or not isinstance(content, list):
-        return message
-    return {**message, "content": "\n".join(p["text"] for p in content if "text" in p)}
+def _for_metas_template(
+    messages: list[Message], image_token: str, has_tools: bool
+) -> list[Message]:
+    """Messages as Meta's template can take them.
+
+    It wants the text of system messages, and of the first user message beside tools,
+    as a string.  It refuses a system message together with an image part and leaves
+    out the tools then, though the model takes both: images written as text give such
+    prompts the template's ordinary system turn.
+    """
+    has_header = has_tools or any(m.get("role") == "system" for m in messages)
+    plain: list[Message] = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list) and (
+            has_header or all(part["type"] == "text" for part in content)
+        ):
+            text = "".join(
+                part["text"] if part["type"] == "text" else image_token
+                for part in content
+            )
+            message = {**message, "content": text}
+        plain.append(message)
+    return plain
 
 
 def find_chat_template(directory: Path) -> str:
     """The Jinja source of the template.
 
-    Looked for where transformers does, in its order: ``chat_template.jinja``,
+    Looked for where transformers' processors do: ``chat_template.jinja``,
     ``chat_template.json``, ``processor_config.json``, ``tokenizer_config.json``.
 
     Raises:
@@ -98,11 +116,15 @@ def _template_in(path: Path) -> str | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error
     template: Any = content.get("chat_template") if isinstance(content, dict) else None
     if isinstance(template, list):
         # Several templates by name, as some tokenizers keep them.
-        named = {item.get("name"): item.get("template") for item in template}
+        named = {
+            item.get("name"): item.get("template")
+            for item in template
+            if isinstance(item, dict)
+        }
         template = named.get("default")
     return template if isinstance(template, str) else None

@@ -22,20 +22,25 @@ REFUSING = """\
     {%- set system, rest = messages[0]['content'] | trim, messages[1:] %}
 {%- endif %}
 {%- set seen = namespace(images=false) %}
-{%- for message in rest %}{% for part in message['content'] %}
-    {%- if part['type'] == 'image' %}{% set seen.images = true %}{% endif %}
-{%- endfor %}{% endfor %}
+{%- for message in rest %}{% if message['content'] is not string %}
+    {%- for part in message['content'] %}
+        {%- if part['type'] == 'image' %}{% set seen.images = true %}{% endif %}
+    {%- endfor %}
+{%- endif %}{% endfor %}
 {%- if seen.images and system %}
-    {{- raise_exception("Images are incompatible with system messages.") }}
+    {{- raise_exception("Prompting with images is incompatible with "
+        "system messages.") }}
 {%- endif %}
 {%- if not seen.images %}
     {{- '<|start_header_id|>system<|end_header_id|>\n\n' + system + '<|eot_id|>' }}
+    {%- if tools %}{{ 'TOOLS for ' + rest[0]['content'] | trim }}{% endif %}
 {%- endif %}
 {%- for message in rest %}
     {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+    {%- if message['content'] is string %}{{ message['content'] }}{% else %}
     {%- for part in message['content'] %}
         {{- '<|image|>' if part['type'] == 'image' else part['text'] }}
-    {%- endfor %}
+    {%- endfor %}{% endif %}
     {{- '<|eot_id|>' }}
 {%- endfor %}"""
 
@@ -56,24 +61,35 @@ def user(*parts: dict[str, str]) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
 
 
+def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
+    return render_chat(tokenizer, messages, image_token="<|image|>", **options)
+
+
 def test_system_message_works_together_with_an_image(tokenizer: Any) -> None:
-    rendered = render_chat(tokenizer, [SYSTEM, user({"type": "image"}, TEXT)])
+    rendered = render(tokenizer, [SYSTEM, user({"type": "image"}, TEXT)])
     assert rendered == "<|begin_of_text|>" + SYSTEM_TURN + USER_TURN.format("<|image|>")
 
 
 def test_system_message_without_image_is_the_templates_own(tokenizer: Any) -> None:
-    rendered = render_chat(tokenizer, [SYSTEM, user(TEXT)])
+    rendered = render(tokenizer, [SYSTEM, user(TEXT)])
     assert rendered == "<|begin_of_text|>" + SYSTEM_TURN + USER_TURN.format("")
 
 
 def test_image_without_system_message_gets_no_system_turn(tokenizer: Any) -> None:
-    rendered = render_chat(tokenizer, [user({"type": "image"}, TEXT)])
+    rendered = render(tokenizer, [user({"type": "image"}, TEXT)])
     assert rendered == "<|begin_of_text|>" + USER_TURN.format("<|image|>")
+
+
+def test_tools_beside_an_image_keep_the_image_and_the_question(tokenizer: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    rendered = render(tokenizer, [user({"type": "image"}, TEXT)], tools=tools)
+    assert "TOOLS for <|image|>What is it?" in rendered
+    assert rendered.endswith(USER_TURN.format("<|image|>"))
 
 
 def test_other_refusals_of_the_template_are_told(tokenizer: Any) -> None:
     with pytest.raises(ChatTemplateError, match="rejects the messages"):
-        render_chat(tokenizer, [])
+        render(tokenizer, [])
 
 
 @pytest.mark.parametrize(

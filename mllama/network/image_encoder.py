@@ -139,10 +139,10 @@ class MllamaImageEncoder(Module):
         """Traces the graph; see :meth:`input_types`."""
 
         def forward(*inputs: Value[Any]) -> TensorValue:
-            tensors = [value.tensor for value in inputs[:4]]
+            pixels, ids, real, padding = (value.tensor for value in inputs[:4])
             _, structure = tree.flatten(image_write_types(self.pool))
             write = tree.unflatten(structure, iter(inputs[4:]))
-            return self(*tensors, write)
+            return self(pixels, ids, real, padding, write)
 
         return Graph(
             name or type(self).__qualname__,

@@ -102,6 +102,7 @@ class MllamaTokenizer(TextTokenizer):
             return render_chat(
                 self.delegate,
                 [message.model_dump(exclude_none=True) for message in messages],
+                image_token=self._image_token,
                 tools=tools,
                 **{"add_generation_prompt": True, **chat_template_options},
             )

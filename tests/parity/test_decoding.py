@@ -1,0 +1,89 @@
+"""Requests get the reference's logits and tokens, alone and together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.parity.pipeline import STEPS, Answer, Pipeline
+from tests.reference.cases import Case, case, case_names
+from tests.reference.checkpoints import checkpoint
+from tests.reference.compare import assert_close, assert_same_tokens
+from tests.reference.oracle import Reference, reference
+
+TOGETHER = ("one_tile", "text_only", "two_images_in_one_turn", "tall")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    yield Pipeline(checkpoint(), max_batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Reference:
+    return reference(checkpoint())
+
+
+@pytest.fixture(scope="module")
+def tile(pipeline: Pipeline) -> int:
+    return int(pipeline.model.arch_config.model.vision_config.image_size)
+
+
+def check(answer: Answer, one: Case, oracle: Reference) -> None:
+    expected = oracle.decode(one.messages, STEPS)
+    assert_close(np.stack(answer.logits), expected.logits, what=one.name)
+    assert_same_tokens(
+        answer.token_ids, expected.token_ids, what=one.name, logits=expected.logits
+    )
+
+
+@pytest.mark.parametrize("name", case_names())
+def test_prefill_and_decode_equal_the_reference(
+    pipeline: Pipeline, oracle: Reference, tile: int, name: str
+) -> None:
+    one = case(name, tile)
+    (answer,) = pipeline.decode([one])
+    check(answer, one, oracle)
+
+
+def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
+    pipeline: Pipeline, oracle: Reference, tile: int
+) -> None:
+    cases = [case(name, tile) for name in TOGETHER]
+    for answer, one in zip(pipeline.decode(cases), cases, strict=True):
+        check(answer, one, oracle)
+
+
+def test_tokens_are_those_of_the_reference_processor(
+    pipeline: Pipeline, oracle: Reference, tile: int
+) -> None:
+    for name in case_names():
+        one = case(name, tile)
+        context = pipeline.context(one)
+        prompt = oracle.prompt(one.messages)
+        assert context.tokens.all.tolist() == prompt.token_ids.tolist(), name
+        tiles = tuple(len(image.pixel_values) for image in context.images)
+        assert tiles == prompt.num_tiles, name
+
+
+def test_an_image_seen_before_is_not_encoded_again(
+    pipeline: Pipeline, tile: int
+) -> None:
+    one = case("one_tile", tile)
+    pipeline.decode([one])
+    before = pipeline.model.encoded_images
+    pipeline.decode([one])
+    assert pipeline.model.encoded_images == before
+
+
+def test_nothing_stays_pinned_once_requests_have_ended(
+    pipeline: Pipeline, tile: int
+) -> None:
+    context = pipeline.context(case("one_tile", tile))
+    pipeline.decode([case("image_per_turn", tile)])
+    assert pipeline.model.images.pool.pinned_entries == 0
+    # MAX calls release on every end, also for requests that never ran.
+    pipeline.model.release(context.request_id)
+    assert pipeline.model.images.pool.pinned_entries == 0

@@ -1,0 +1,114 @@
+"""Every stage of the vision side equals the reference's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from max.driver import CPU
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef, Graph, TensorValue
+from safetensors.numpy import load_file
+
+from mllama.config import MllamaConfig
+from mllama.images.tiles import ImageProcessor
+from mllama.network.image_encoder import MllamaImageEncoder
+from mllama.network.image_pool import pool_params
+from mllama.weights.names import canonical_name
+from tests.reference.cases import case
+from tests.reference.checkpoints import checkpoint
+from tests.reference.compare import assert_close
+from tests.reference.oracle import reference
+
+CPU_REF = DeviceRef.CPU()
+
+
+class Stages:
+    """The vision model and the projector, compiled with each stage as an output."""
+
+    def __init__(self) -> None:
+        folder = checkpoint()
+        self.config = MllamaConfig.from_path(folder)
+        self.processor = ImageProcessor.from_pretrained(
+            folder, self.config.vision_config
+        )
+        encoder = MllamaImageEncoder(
+            self.config,
+            pool_params(self.config, DType.float32, CPU_REF),
+            DType.float32,
+            CPU_REF,
+        )
+        tensors = {
+            canonical_name(name): tensor
+            for name, tensor in load_file(folder / "model.safetensors").items()
+        }
+        # The image side of cross-attention has names of its own and isn't run here.
+        encoder.load_state_dict(
+            {
+                name: tensors.get(name, np.zeros(tuple(map(int, weight.shape)), "f4"))
+                for name, weight in encoder.raw_state_dict().items()
+            },
+            weight_alignment=1,
+        )
+
+        def forward(*inputs: Any) -> tuple[TensorValue, ...]:
+            pixels, ids, real, padding = (value.tensor for value in inputs)
+            vision = encoder.vision_model
+            output = vision(pixels, ids, real, padding, path="vision_model")
+            return (
+                vision.embed(pixels, ids),
+                output,
+                encoder.multi_modal_projector(output),
+            )
+
+        graph = Graph("stages", forward, input_types=encoder.input_types()[:4])
+        self.model = InferenceSession(devices=[CPU()]).load(
+            graph, weights_registry=encoder.state_dict()
+        )
+
+    def __call__(self, image: Any) -> tuple[np.ndarray, ...]:
+        vision = self.config.vision_config
+        tiles = self.processor(image)
+        pixels = np.zeros(
+            (1, vision.max_num_tiles, *tiles.pixel_values.shape[1:]), np.float32
+        )
+        pixels[0, : tiles.num_tiles] = tiles.pixel_values
+        rows = np.arange(vision.max_num_tiles * vision.padded_patches)
+        is_real = (rows < tiles.num_tiles * vision.padded_patches) & (
+            rows % vision.padded_patches < vision.num_patches
+        )
+        outputs = self.model.execute(
+            pixels, np.array([tiles.aspect_ratio_id]), rows[is_real], rows[~is_real]
+        )
+        return tuple(output.to_numpy()[0] for output in outputs)
+
+
+@pytest.fixture(scope="module")
+def stages() -> Stages:
+    return Stages()
+
+
+@pytest.mark.parametrize(
+    "name", ["one_tile", "two_tiles", "four_tiles", "wide", "tall", "one_pixel"]
+)
+def test_vision_stages_equal_the_reference(stages: Stages, name: str) -> None:
+    vision = stages.config.vision_config
+    (image,) = case(name, vision.image_size).images
+    (expected,) = reference(checkpoint()).vision([image])
+    embedded, output, projected = stages(image)
+    tiles, patches, width = vision.max_num_tiles, vision.num_patches, vision.hidden_size
+
+    normed = embedded.reshape(tiles, vision.padded_patches, width)
+    assert_close(normed[:, :patches], expected.normed, what="embeddings")
+    assert not normed[:, patches:].any()
+
+    def valid(state: np.ndarray) -> np.ndarray:
+        return state[: expected.valid].reshape(-1, state.shape[-1])
+
+    assert_close(output[:, :width], valid(expected.after_global), what="global layers")
+    assert_close(
+        output[:, width:], valid(expected.intermediate), what="intermediate states"
+    )
+    assert_close(projected, valid(expected.projected), what="projector")
