@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -17,8 +15,8 @@ TOGETHER = ("one_tile", "text_only", "two_images_in_one_turn", "tall")
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Iterator[Pipeline]:
-    yield Pipeline(checkpoint(), max_batch_size=4)
+def pipeline() -> Pipeline:
+    return Pipeline(checkpoint(), max_batch_size=4)
 
 
 @pytest.fixture(scope="module")

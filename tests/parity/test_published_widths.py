@@ -1,0 +1,40 @@
+"""At the widths of the published models, with few layers, the same holds.
+
+The widths are where block sizes, head dimensions and page counts of the real model
+come in: 1601 patches a tile, 80 and 128 wide heads, tens of pages an image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.parity.pipeline import STEPS, Pipeline
+from tests.reference.cases import FEW, case
+from tests.reference.checkpoints import checkpoint
+from tests.reference.compare import assert_close, assert_same_tokens
+from tests.reference.oracle import reference
+
+SEED = 0
+"""Of a checkpoint whose best token leads clearly in every step of these cases."""
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(
+        checkpoint("published_widths", SEED), max_batch_size=1, max_length=512
+    )
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_published_widths_equal_the_reference(pipeline: Pipeline, name: str) -> None:
+    vision = pipeline.model.arch_config.model.vision_config
+    one = case(name, vision.image_size)
+    (answer,) = pipeline.decode([one])
+    expected = reference(checkpoint("published_widths", SEED)).decode(
+        one.messages, STEPS
+    )
+    assert_close(np.stack(answer.logits), expected.logits, what=name)
+    assert_same_tokens(
+        answer.token_ids, expected.token_ids, what=name, logits=expected.logits
+    )
