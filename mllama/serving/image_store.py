@@ -76,7 +76,8 @@ class ImageStore:
             grown * self.params.bytes_per_block >> 20,
         )
         self._pages = self._zeros(grown)
-        self._pages[:kept].inplace_copy_from(old)
+        everything = (slice(None),) * (old.rank - 1)
+        self._pages[(slice(0, kept), *everything)].inplace_copy_from(old)
         self.pool.grow(grown)
 
     def write_inputs(
