@@ -30,13 +30,16 @@ ONE_PICTURE = {
     "where": 1.2,
     "relation": 1.4,
     "beside": 1.6,
-    "digit": 1.6,
+    "digit": 2.0,
     "exists": 0.8,
     "describe": 1.7,
     "follow_up": 0.6,
     "small_talk": 0.06,
 }
 """How often each kind is asked of a picture (where the scene allows it)."""
+
+PAIR_ITEMS = (0.45, 0.4, 0.15)
+"""How many items, at most, each of two pictures shows: one, two or three."""
 
 TWO_PICTURES = {"compare": 6.0, "new_picture": 2.0, "single": 2.0}
 
@@ -77,7 +80,7 @@ class Lessons(Dataset[Batch]):
     """Step ``i`` of a seed always gives the same batch.
 
     Every ``pair_every``-th batch shows two pictures per row, half as many rows.
-    Scenes grow from one item to four over the first ``ramp`` steps.
+    Scenes grow from one item to three over the first ``ramp`` steps.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Lessons(Dataset[Batch]):
         *,
         rows: int = 32,
         tokens: int = 200,
-        pair_every: int = 4,
+        pair_every: int = 3,
         ramp: int = 0,
         steps: int = 1_000_000,
     ) -> None:
@@ -102,10 +105,11 @@ class Lessons(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, 2, step))
         pair = bool(self.pair_every) and step % self.pair_every == self.pair_every - 1
-        most = 4 if step >= self.ramp else 2 + (2 * step) // self.ramp
+        most = 3 if step >= self.ramp else 1 + (2 * step) // self.ramp
         rows = []
         for _ in range(self.rows // 2 if pair else self.rows):
-            items = min(most, 2 if rng.random() < 0.7 else 4) if pair else most
+            items = int(rng.choice([1, 2, 3], p=PAIR_ITEMS)) if pair else most
+            items = min(items, most)
             scenes = [random_scene(rng, max_items=items) for _ in range(1 + pair)]
             blocks: list[Block] = []
             room = self.tokens * (2 if pair else 1)
@@ -141,7 +145,7 @@ class Pictures(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, 0 if self.small else 1, step))
-        most = 4 if step >= self.ramp else 1 + (3 * step) // self.ramp
+        most = 3 if step >= self.ramp else 1 + (2 * step) // self.ramp
         layout = (1, 1) if self.small else None
         scenes = [
             random_scene(rng, max_items=most, layout=layout) for _ in range(self.rows)

@@ -71,7 +71,8 @@ def _system(rng: np.random.Generator) -> str | None:
 
 
 def _turn(rng: np.random.Generator, asked: Asked, pictures: tuple[int, ...]) -> Turn:
-    return Turn(asked.question, asked.answer, pictures, bool(rng.random() < 0.75))
+    first = bool(rng.random() < (0.8 if len(pictures) < 2 else 0.5))
+    return Turn(asked.question, asked.answer, pictures, first)
 
 
 def _any_question(rng: np.random.Generator, scene: Scene) -> Asked:
@@ -154,7 +155,7 @@ def random_conversation(
     while True:
         conversation: Conversation | None
         if kind in ("compare", "new_picture"):
-            most = 2 if kind == "compare" else 4
+            most = 3 if kind == "new_picture" else 1 + int(rng.random() < 0.5)
             scenes = [random_scene(rng, max_items=most) for _ in range(2)]
             make = compare if kind == "compare" else new_picture
             conversation = make(rng, scenes)

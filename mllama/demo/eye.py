@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .architecture import MAX_TILES, PATCH, TILE
 from .drawing import coverage
 from .pixels import Tiles, cut
-from .scenes import COLOUR_NAMES, KINDS, SHAPES, Item, Scene, direction
+from .scenes import COLOUR_NAMES, KINDS, SHAPES, Item, Scene, band, direction
 
 SIDE = TILE // PATCH
 PATCHES = SIDE * SIDE
@@ -43,16 +43,11 @@ def outline(scene: Scene, tiles: Tiles) -> npt.NDArray[np.int64]:
 
 
 def bands(item: Item, scene: Scene) -> tuple[int, int]:
-    """In which third of the width and of the height an item stands, where clear."""
-    return tuple(  # type: ignore[return-value]
-        0
-        if share < 0.34
-        else 2
-        if share > 0.66
-        else 1
-        if 0.43 < share < 0.57
-        else NOTHING
-        for share in (item.x / scene.width, item.y / scene.height)
+    """In which part of the width and of the height an item stands, where clear."""
+    across, down = band(item.x / scene.width), band(item.y / scene.height)
+    return (
+        NOTHING if across is None else across,
+        NOTHING if down is None else down,
     )
 
 
@@ -174,6 +169,7 @@ class EyeHeads(nn.Module):
                 # Most patches are background; do not let it drown the rest.
                 weight = torch.ones(flat.shape[-1])
                 weight[0] = 0.25
+                weight[1 + len(SHAPES) :] = 2.0  # digits are rarer and finer
             asked = target != NOTHING
             if not asked.any():
                 continue

@@ -106,16 +106,38 @@ def _take_notes(
     seen_by: npt.NDArray[np.bool_],
     encoder: Encoder,
 ) -> None:
-    """Note what the words of the questions mean in the one picture they see."""
-    for at in np.flatnonzero(seen_by.sum(axis=1) == 1):
+    """Note what the words of the questions mean in the one picture they see.
+
+    The first phrase's meaning is also noted at a picture that follows the question,
+    and at the token that the answer follows.
+    """
+    phrases: list[int] = []  # ends of the phrases of the current turn
+    alone = seen_by.sum(axis=1) == 1
+    for at, token in enumerate(block.ids):
+        if at and block.labels[at] == eye.NOTHING != block.labels[at - 1]:
+            phrases = []
+        if block.labels[at] != eye.NOTHING:
+            continue
+        any_scene = row.scenes[0]
+        if encoder.words.meant(block.ids, at, any_scene) is not None:
+            phrases.append(at)
+        if not alone[at]:
+            continue
         scene = row.scenes[block.pictures[int(seen_by[at].argmax())]]
-        if block.ids[at] == encoder.image:
-            notes.images_at.append((index, start + int(at)))
+        here = (index, start + at)
+        answered = at + 1 < len(block.ids) and block.labels[at + 1] != eye.NOTHING
+        asked = None
+        if token == encoder.image:
+            notes.images_at.append(here)
             notes.held.append(holds(scene))
-        elif block.labels[at] == eye.NOTHING:
-            items = encoder.words.meant(block.ids, int(at), scene)
+        if phrases and phrases[-1] == at:
+            asked = at
+        elif (token == encoder.image or answered) and phrases:
+            asked = phrases[0]
+        if asked is not None:
+            items = encoder.words.meant(block.ids, asked, scene)
             if items is not None:
-                notes.at.append((index, start + int(at)))
+                notes.at.append(here)
                 notes.answers.append(found(items, scene))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .language import fill, join, loosen, name, pick, sentence, with_article
-from .scenes import COLOUR_NAMES, SHAPES, Item, Scene, direction
+from .scenes import COLOUR_NAMES, SHAPES, Item, Scene, band, direction
 from .wordings import (
     BESIDE,
     COLOUR_ALL,
@@ -98,7 +98,7 @@ def shape(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 def colour(rng: np.random.Generator, scene: Scene) -> Asked | None:
     """Which colour something has; which colours there are."""
-    if len(scene.items) == 1 and rng.random() < 0.4:
+    if len(scene.items) == 1 == len(scene.shapes) and rng.random() < 0.4:
         text = fill(rng, pick(rng, COLOUR_ALONE))
         return Asked("colour", text, sentence(scene.items[0].colour))
     options = [
@@ -145,20 +145,13 @@ def count(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 def place(item: Item, scene: Scene) -> str | None:
     """Where in the picture an item is, or None if it is between two regions."""
-    bands = []
-    for share in (item.x / scene.width, item.y / scene.height):
-        if share < 0.34:
-            bands.append(0)
-        elif 0.43 < share < 0.57:
-            bands.append(1)
-        elif share > 0.66:
-            bands.append(2)
-        else:
-            return None
+    bands = [band(item.x / scene.width), band(item.y / scene.height)]
+    if bands[0] is None or bands[1] is None:
+        return None
     across = ("left", "", "right")[bands[0]]
     down = ("top", "", "bottom")[bands[1]]
     if not across and not down:
-        return "In the middle."
+        return "At the middle."
     if not down:
         return f"At the {across}."
     return f"At the {f'{down} {across}'.strip()}."

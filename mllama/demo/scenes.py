@@ -118,6 +118,15 @@ def direction(item: Item, other: Item) -> str | None:
     return None
 
 
+def band(share: float) -> int | None:
+    """First, middle or last part of a side, or None where people might differ."""
+    if share < 0.3:
+        return 0
+    if share > 0.7:
+        return 2
+    return 1 if 0.44 < share < 0.56 else None
+
+
 def _image_size(rng: np.random.Generator, layout: tuple[int, int]) -> tuple[int, int]:
     """Pixel width and height that the processor splits into about this layout."""
     high, wide = layout
@@ -184,7 +193,7 @@ def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     if count > 1 and rng.random() < 0.4:
         colours = list(rng.choice(colours, 2, replace=False))
     looks = [(str(rng.choice(shapes)), str(rng.choice(colours))) for _ in range(count)]
-    if count < 3 and rng.random() < 0.3:
+    if count < 3 and rng.random() < 0.33:
         looks[0] = (str(rng.choice(DIGITS)), looks[0][1])
     return looks
 
@@ -223,7 +232,7 @@ def _place(
 def random_scene(
     rng: np.random.Generator,
     *,
-    max_items: int = 4,
+    max_items: int = 3,
     layout: tuple[int, int] | None = None,
 ) -> Scene:
     """Draw a scene; ``layout`` asks for a picture of that many tiles, high and wide."""
@@ -231,7 +240,7 @@ def random_scene(
         layouts = list(LAYOUTS)
         weights = np.array([LAYOUTS[each] for each in layouts])
         layout = layouts[int(rng.choice(len(layouts), p=weights / weights.sum()))]
-    weights = np.array([0.32, 0.40, 0.21, 0.07])[:max_items]
+    weights = np.array([0.36, 0.46, 0.18, 0.06])[:max_items]
     while True:
         width, height = _image_size(rng, layout)
         count = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
