@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 
-import max.driver
-import max.engine  # noqa: F401
+import pytest
 
-# Loading MAX sets these for child processes, behind Python's back: a child Python then
-# runs outside the virtual environment.  MAX sets them once, so this undoes it.
-for _name in ("PYTHONEXECUTABLE", "PYTHONPATH"):
-    if _name in os.environ:
-        os.putenv(_name, os.environ[_name])
-    else:
-        os.unsetenv(_name)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Keeps child Pythons in the virtual environment.
+
+    Loading MAX sets these variables for child processes, behind Python's back; a child
+    then starts the base interpreter, which has none of the dependencies.
+    """
+    for name in ("PYTHONEXECUTABLE", "PYTHONPATH"):
+        if name in os.environ:
+            os.putenv(name, os.environ[name])
+        else:
+            os.unsetenv(name)
