@@ -28,8 +28,7 @@ REFUSING = """\
     {%- endfor %}
 {%- endif %}{% endfor %}
 {%- if seen.images and system %}
-    {{- raise_exception("Prompting with images is incompatible with "
-        "system messages.") }}
+    {{- raise_exception("Images are incompatible with system messages.") }}
 {%- endif %}
 {%- if not seen.images %}
     {{- '<|start_header_id|>system<|end_header_id|>\n\n' + system + '<|eot_id|>' }}
