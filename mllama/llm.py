@@ -94,7 +94,7 @@ class LLM:
         stream: Literal[True],
         max_new_tokens: int = ...,
         temperature: float | None = ...,
-        top_k: int = ...,
+        top_k: int | None = ...,
         top_p: float = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
@@ -108,7 +108,7 @@ class LLM:
         stream: Literal[False] = ...,
         max_new_tokens: int = ...,
         temperature: float | None = ...,
-        top_k: int = ...,
+        top_k: int | None = ...,
         top_p: float = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
@@ -122,7 +122,7 @@ class LLM:
         stream: Literal[False] = ...,
         max_new_tokens: int = ...,
         temperature: float | None = ...,
-        top_k: int = ...,
+        top_k: int | None = ...,
         top_p: float = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
@@ -135,7 +135,7 @@ class LLM:
         stream: bool = False,
         max_new_tokens: int = -1,
         temperature: float | None = None,
-        top_k: int = 1,
+        top_k: int | None = None,
         top_p: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
@@ -155,7 +155,8 @@ class LLM:
             temperature: Divides the logits before sampling; None is the checkpoint's
                 own default.
             top_k: How many of the likeliest tokens to choose from; 1 is greedy, -1
-                is all.
+                is all; None is greedy unless ``temperature``, ``top_p`` or ``seed``
+                asks for sampling, which is then from all.
             top_p: Share of the probability to choose from, from 0 to 1.
             seed: Makes sampling repeatable; None draws one.
             stop: Strings that end the answer; they are not part of it.

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
+
+from mllama.child_environment import restore_child_environment
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Keeps child Pythons in the virtual environment.
-
-    Loading MAX sets these variables for child processes, behind Python's back; a child
-    then starts the base interpreter, which has none of the dependencies.
-    """
-    for name in ("PYTHONEXECUTABLE", "PYTHONPATH"):
-        if name in os.environ:
-            os.putenv(name, os.environ[name])
-        else:
-            os.unsetenv(name)
+    """Keeps child Pythons in the virtual environment; some tests import MAX alone."""
+    restore_child_environment()

@@ -42,9 +42,8 @@ from mllama.errors import MllamaError
 @click.option(
     "--top-k",
     type=int,
-    default=1,
-    show_default=True,
-    help="Choose from this many of the likeliest tokens; 1 is greedy, -1 is all.",
+    help="Choose from this many of the likeliest tokens; 1 is greedy, -1 is all.  "
+    "Default: 1; -1 if --temperature, --top-p or --seed asks for sampling.",
 )
 @click.option(
     "--temperature",

@@ -22,7 +22,7 @@ from transformers.models.mllama.configuration_mllama import (
     MllamaVisionConfig,
 )
 
-from .meta_rows import zero_rows_before_image
+from .meta_semantics import use_meta_semantics
 
 TILE = 64
 PATCH = 16
@@ -170,7 +170,7 @@ def build(ids: dict[str, int], seed: int) -> MllamaForConditionalGeneration:
     torch.manual_seed(seed)
     model = MllamaForConditionalGeneration(configuration(ids))
     initialise(model)
-    zero_rows_before_image(model)
+    use_meta_semantics(model)
     return model
 
 
@@ -180,7 +180,7 @@ def follow_meta(*models: MllamaForConditionalGeneration) -> None:
     A copied module keeps the patched method bound to the module it was copied from.
     """
     for model in models:
-        zero_rows_before_image(model)
+        use_meta_semantics(model)
 
 
 def one_tile_view(model: MllamaForConditionalGeneration) -> MllamaVisionModel:

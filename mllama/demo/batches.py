@@ -24,12 +24,12 @@ from .pixels import cut
 from .scenes import Scene, random_scene
 
 ONE_PICTURE = {
-    "shape": 1.0,
+    "shape": 1.2,
     "colour": 0.8,
-    "count": 1.6,
-    "where": 1.2,
-    "relation": 1.4,
-    "beside": 1.6,
+    "count": 1.4,
+    "where": 1.6,
+    "relation": 1.8,
+    "beside": 1.8,
     "digit": 2.0,
     "exists": 0.8,
     "describe": 1.7,
@@ -41,7 +41,7 @@ ONE_PICTURE = {
 PAIR_ITEMS = (0.45, 0.4, 0.15)
 """How many items, at most, each of two pictures shows: one, two or three."""
 
-TWO_PICTURES = {"compare": 6.0, "new_picture": 2.0, "single": 2.0}
+TWO_PICTURES = {"compare": 8.0, "new_picture": 1.0, "single": 1.0}
 
 
 def _one_picture_block(
@@ -90,7 +90,7 @@ class Lessons(Dataset[Batch]):
         *,
         rows: int = 32,
         tokens: int = 200,
-        pair_every: int = 3,
+        pair_every: int = 2,
         ramp: int = 0,
         steps: int = 1_000_000,
     ) -> None:

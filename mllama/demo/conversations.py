@@ -71,7 +71,7 @@ def _system(rng: np.random.Generator) -> str | None:
 
 
 def _turn(rng: np.random.Generator, asked: Asked, pictures: tuple[int, ...]) -> Turn:
-    first = bool(rng.random() < (0.8 if len(pictures) < 2 else 0.5))
+    first = bool(rng.random() < (0.8 if len(pictures) < 2 else 0.65))
     return Turn(asked.question, asked.answer, pictures, first)
 
 

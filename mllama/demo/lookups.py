@@ -3,7 +3,9 @@
 "What colour is the star?" needs the word *star* to find the star in the picture.
 Answers alone teach this slowly, so the hidden state at such a word is asked, through
 small heads that are thrown away afterwards, what it has found; and the state at
-``<|image|>`` what the picture holds, which comparing two pictures depends on.
+``<|image|>`` what the picture holds.  Where a word sees two pictures it is asked which
+of them holds what it means: the answer needs the state at the first ``<|image|>``,
+the only one that sees the first picture alone.
 """
 
 from __future__ import annotations
@@ -113,6 +115,8 @@ class Notes:
     answers: list[Found]
     images_at: list[tuple[int, int]]
     held: list[npt.NDArray[np.float32]]
+    both_at: list[tuple[int, int]]
+    which: list[int]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As tensors of a batch."""
@@ -122,6 +126,8 @@ class Notes:
         }
         made["at"] = torch.tensor(self.at)
         made["images_at"] = torch.tensor(self.images_at).view(-1, 2)
+        made["both_at"] = torch.tensor(self.both_at, dtype=torch.long).view(-1, 2)
+        made["which"] = torch.tensor(self.which, dtype=torch.long)
         made["held"] = torch.from_numpy(np.array(self.held)).view(-1, HELD)
         return made
 
@@ -135,13 +141,14 @@ class LookupHeads(nn.Module):
             {name: nn.Linear(width, n * size) for name, (n, size) in SIZES.items()}
         )
         self.held = nn.Linear(width, HELD)
+        self.which = nn.Linear(width, 4)  # neither picture, the first, the second, both
 
     def forward(
         self, states: torch.Tensor, notes: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss and accuracies for states of (rows, tokens, width)."""
         states = F.rms_norm(states.float(), states.shape[-1:])
-        at, images_at = notes["at"], notes["images_at"]
+        at, images_at, both_at = notes["at"], notes["images_at"], notes["both_at"]
         here = states[at[:, 0], at[:, 1]]
         loss, right = states.new_zeros(()), {}
         for name, (questions, _) in SIZES.items():
@@ -157,4 +164,9 @@ class LookupHeads(nn.Module):
             loss = loss + 3 * F.binary_cross_entropy_with_logits(logits, notes["held"])
             all_right = ((logits > 0) == (notes["held"] > 0)).all(-1)
             right["held"] = float(all_right.float().mean())
+        if len(both_at):
+            logits = self.which(states[both_at[:, 0], both_at[:, 1]])
+            loss = loss + 3 * F.cross_entropy(logits, notes["which"])
+            hit = logits.detach().argmax(-1) == notes["which"]
+            right["which"] = float(hit.float().mean())
         return loss, right

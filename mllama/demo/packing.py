@@ -106,13 +106,12 @@ def _take_notes(
     seen_by: npt.NDArray[np.bool_],
     encoder: Encoder,
 ) -> None:
-    """Note what the words of the questions mean in the one picture they see.
+    """Note what the words of the questions mean in the pictures that they see.
 
     The first phrase's meaning is also noted at a picture that follows the question,
     and at the token that the answer follows.
     """
     phrases: list[int] = []  # ends of the phrases of the current turn
-    alone = seen_by.sum(axis=1) == 1
     for at, token in enumerate(block.ids):
         if at and block.labels[at] == eye.NOTHING != block.labels[at - 1]:
             phrases = []
@@ -121,24 +120,28 @@ def _take_notes(
         any_scene = row.scenes[0]
         if encoder.words.meant(block.ids, at, any_scene) is not None:
             phrases.append(at)
-        if not alone[at]:
+        scenes = [row.scenes[block.pictures[int(i)]] for i in seen_by[at].nonzero()[0]]
+        if not scenes:
             continue
-        scene = row.scenes[block.pictures[int(seen_by[at].argmax())]]
         here = (index, start + at)
         answered = at + 1 < len(block.ids) and block.labels[at + 1] != eye.NOTHING
         asked = None
-        if token == encoder.image:
+        if token == encoder.image and len(scenes) == 1:
             notes.images_at.append(here)
-            notes.held.append(holds(scene))
+            notes.held.append(holds(scenes[0]))
         if phrases and phrases[-1] == at:
             asked = at
         elif (token == encoder.image or answered) and phrases:
             asked = phrases[0]
-        if asked is not None:
-            items = encoder.words.meant(block.ids, asked, scene)
-            if items is not None:
-                notes.at.append(here)
-                notes.answers.append(found(items, scene))
+        if asked is None:
+            continue
+        meant = [encoder.words.meant(block.ids, asked, scene) for scene in scenes]
+        if len(scenes) == 2:
+            notes.both_at.append(here)
+            notes.which.append(bool(meant[0]) + 2 * bool(meant[1]))
+        elif meant[0] is not None:
+            notes.at.append(here)
+            notes.answers.append(found(meant[0], scenes[0]))
 
 
 def collate(rows: list[Row], encoder: Encoder, pad: int) -> Batch:
@@ -150,7 +153,7 @@ def collate(rows: list[Row], encoder: Encoder, pad: int) -> Batch:
     positions = np.zeros((count, length), np.int64)
     block_of = np.full((count, length), -1)
     cross = np.zeros((count, length, media, MAX_TILES), np.int64)
-    notes = Notes([], [], [], [])
+    notes = Notes([], [], [], [], [], [])
     for index, row in enumerate(rows):
         start = 0
         for number, block in enumerate(row.blocks):

@@ -193,7 +193,7 @@ def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     if count > 1 and rng.random() < 0.4:
         colours = list(rng.choice(colours, 2, replace=False))
     looks = [(str(rng.choice(shapes)), str(rng.choice(colours))) for _ in range(count)]
-    if count < 3 and rng.random() < 0.33:
+    if count < 3 and rng.random() < 0.4:
         looks[0] = (str(rng.choice(DIGITS)), looks[0][1])
     return looks
 
@@ -251,7 +251,7 @@ def random_scene(
         most = 0.7 if count == 1 else min(0.5, 0.62 * math.sqrt(room / count))
         looks = _looks(rng, count)
         # A digit is finer than a shape, so it is printed larger.
-        lows = [max(least, 0.5) if kind in DIGITS else least for kind, _ in looks]
+        lows = [max(least, 0.55) if kind in DIGITS else least for kind, _ in looks]
         sizes = [short * float(rng.uniform(low, max(low, most))) for low in lows]
         centres = _place(rng, width, height, sizes)
         if centres is None:

@@ -29,7 +29,7 @@ from . import architecture, tokenizer
 from .batches import Lessons, Pictures
 from .eye import EyeHeads
 from .lookups import LookupHeads
-from .meta_rows import zero_rows_before_image
+from .meta_semantics import use_meta_semantics
 from .optimising import advance, optimiser, rate, save_state, say, stream
 from .pixels import MEAN, STD, normalise
 from .scoring import answer_loss, examine, make_examination, overall, vision_states
@@ -83,7 +83,7 @@ def train_small_eye(
         heads.load_state_dict(state["heads"], strict=False)
         return
     view = architecture.one_tile_view(model)
-    zero_rows_before_image(view)
+    use_meta_semantics(view)
     projector = model.model.multi_modal_projector
     parameters = [*view.parameters(), *projector.parameters(), *heads.parameters()]
     optimizer = optimiser([(parameters, options.eye_rate)])
@@ -141,8 +141,8 @@ def train_whole(
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         heads.load_state_dict(state["heads"], strict=False)
+        lookups.load_state_dict(state["lookups"], strict=False)
         if "optimizer" in state:
-            lookups.load_state_dict(state["lookups"])
             optimizer.load_state_dict(state["optimizer"])
         start = state["step"] + 1
     architecture.follow_meta(model, average)

@@ -17,12 +17,13 @@ import queue
 import threading
 from typing import Any
 
+from mllama.child_environment import restore_child_environment
 from mllama.engine.generation import Generation, Step, now
 from mllama.engine.options import EngineOptions
-from mllama.engine.progress import StartProgress, stage
 from mllama.engine.sampling import Sampling
 from mllama.engine.text import TextStream
 from mllama.errors import MllamaError
+from mllama.serving.progress import StartProgress, stage
 
 _IDLE_SECONDS = 0.05
 """Pause while requests wait for room; new requests end it."""
@@ -201,6 +202,7 @@ class Engine:
             load_scheduler,
         )
 
+        restore_child_environment()
         config = PipelineConfig.from_args(self._options.pipeline_args())
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)

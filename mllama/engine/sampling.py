@@ -22,7 +22,8 @@ class Sampling:
         temperature: Divides the logits before sampling; 0 is greedy; None is the
             checkpoint's own default.
         top_k: How many of the likeliest tokens to choose from; 1 is greedy, -1 is
-            all.
+            all; None is greedy unless temperature, top_p or seed asks for sampling,
+            which is then from all.
         top_p: Share of the probability to choose from.
         seed: Makes sampling repeatable; None draws one.
 
@@ -32,13 +33,14 @@ class Sampling:
 
     max_new_tokens: int = -1
     temperature: float | None = None
-    top_k: int = 1
+    top_k: int | None = None
     top_p: float = 1.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
         _require_integer("max_new_tokens", self.max_new_tokens)
-        _require_integer("top_k", self.top_k)
+        if self.top_k is not None:
+            _require_integer("top_k", self.top_k)
         if self.temperature is not None:
             _require_range("temperature", self.temperature, MAX_TEMPERATURE)
         _require_range("top_p", self.top_p, 1.0)
@@ -57,9 +59,13 @@ class Sampling:
         temperature = self.temperature
         if temperature is None:
             temperature = 1.0 if default_temperature is None else default_temperature
+        top_k = self.top_k
+        if top_k is None:
+            samples = (self.temperature, self.seed) != (None, None) or self.top_p < 1
+            top_k = -1 if samples else 1
         return SamplingParams(
             # MAX reserves memory for as many candidates as it is told.
-            top_k=-1 if self.top_k >= vocabulary else self.top_k,
+            top_k=-1 if top_k >= vocabulary else top_k,
             top_p=self.top_p,
             temperature=temperature,
             max_new_tokens=None if self.max_new_tokens == -1 else self.max_new_tokens,

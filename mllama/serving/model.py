@@ -25,7 +25,6 @@ from max.pipelines.lib import (
     PipelineModelWithKVCache,
 )
 
-from mllama.engine.progress import reporting
 from mllama.images.pool import Entry
 from mllama.max_api import (
     GraphRole,
@@ -45,6 +44,7 @@ from mllama.serving.model_weights import (
     image_encoder_weights,
     text_decoder_weights,
 )
+from mllama.serving.progress import reporting
 from mllama.serving.tokenizer import ASPECT_RATIO_IDS
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,6 @@ from sse_starlette.sse import unpatch_uvicorn_signal_handler
 from starlette.middleware import Middleware
 from uvicorn import Server
 
-from mllama.engine.progress import StartProgress, stage
 from mllama.errors import MllamaError
 from mllama.max_serve_api import (
     ServingTokenGeneratorSettings,
@@ -32,6 +31,7 @@ from mllama.max_serve_api import (
     validate_port_is_free,
 )
 from mllama.serving.http import RequestChecks
+from mllama.serving.progress import StartProgress, stage
 from mllama.serving.request_rules import Features
 from mllama.serving.usage import CountingPipeline
 

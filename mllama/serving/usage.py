@@ -16,8 +16,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from mllama.engine.text import StopGuard
 from mllama.max_serve_api import TokenGeneratorOutput, TokenGeneratorPipeline
+from mllama.serving.stop_strings import StopGuard
 from mllama.serving.tokenizer import IMAGE_TOKENS
 
 

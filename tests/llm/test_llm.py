@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -66,7 +68,7 @@ def test_a_stream_adds_up_to_the_answer(llm: LLM, pictures: list[Image.Image]) -
 def test_an_abandoned_stream_gives_its_place_back(
     llm: LLM, pictures: list[Image.Image]
 ) -> None:
-    settings: dict[str, Any] = {"temperature": 2.0, "top_k": -1, "seed": 1}
+    settings: dict[str, Any] = {"temperature": 2.0, "seed": 1}
     for _ in range(2 * BATCH):
         for _chunk in llm.generate(QUESTION, [pictures[0]], stream=True, **settings):
             break
@@ -89,7 +91,7 @@ def test_a_stop_string_ends_the_answer(llm: LLM) -> None:
 def test_a_seed_repeats_a_sample(llm: LLM) -> None:
     def sample(seed: int) -> str:
         return llm.generate(
-            QUESTION, max_new_tokens=12, temperature=2.0, top_k=-1, seed=seed
+            QUESTION, max_new_tokens=12, temperature=2.0, seed=seed
         ).text
 
     assert sample(1) == sample(1)
@@ -136,7 +138,7 @@ def test_one_conversation_at_a_time_is_streamed(llm: LLM) -> None:
 def test_a_closed_model_says_so_and_ends_its_threads() -> None:
     before = {thread.name for thread in threading.enumerate()}
     model = LLM(devices="cpu", max_batch_size=BATCH, quiet=True)
-    stream = model.generate(QUESTION, stream=True, temperature=2.0, top_k=-1)
+    stream = model.generate(QUESTION, stream=True, temperature=2.0)
     next(stream)
     model.close()
     model.close()
@@ -146,3 +148,19 @@ def test_a_closed_model_says_so_and_ends_its_threads() -> None:
         model.generate(QUESTION)
     left = {thread.name for thread in threading.enumerate()} - before
     assert not [name for name in left if name.startswith("mllama")]
+
+
+def test_a_program_and_its_children_keep_their_python() -> None:
+    """A plain script: MAX changes what a child Python starts as, behind its back."""
+    script = (
+        "import subprocess, sys\n"
+        "from mllama import LLM\n"
+        f"with LLM(devices='cpu', max_batch_size={BATCH}, quiet=True):\n"
+        "    command = [sys.executable, '-c', 'import sys; print(sys.prefix)']\n"
+        "    subprocess.run(command, check=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == sys.prefix

@@ -35,6 +35,22 @@ def test_the_default_is_greedy_until_the_context_is_full() -> None:
     assert params.max_new_tokens is None
 
 
+@pytest.mark.parametrize("asked", [{"temperature": 0.7}, {"top_p": 0.9}, {"seed": 0}])
+def test_asking_for_sampling_samples_from_all_tokens(asked: dict[str, Any]) -> None:
+    def top_k(**settings: Any) -> Any:
+        params = Sampling(**settings).to_max(default_temperature=None, vocabulary=100)
+        return params.top_k
+
+    assert top_k(**asked) == -1
+    assert top_k(**asked, top_k=1) == 1
+    assert top_k(**asked, top_k=5) == 5
+
+
+def test_a_temperature_of_zero_is_greedy() -> None:
+    params = Sampling(temperature=0).to_max(default_temperature=None, vocabulary=100)
+    assert params.top_k == 1
+
+
 def test_the_checkpoints_temperature_holds_unless_another_is_given() -> None:
     own = Sampling(top_k=-1)
     assert own.to_max(default_temperature=0.6, vocabulary=9).temperature == 0.6

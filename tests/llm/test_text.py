@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from mllama.engine.text import StopGuard, TextStream
+from mllama.engine.text import TextStream
+from mllama.serving.stop_strings import StopGuard
 
 
 def byte_tokenizer() -> SimpleNamespace:

@@ -1,18 +1,18 @@
-"""Meta's rule for text rows that see no image, for a transformers model.
+"""Meta's semantics for a transformers model, where transformers differs.
 
-In Meta's own implementation of Llama 3.2 Vision a text row that stands before
-every image leaves a cross-attention layer exactly as it entered: both the gated
-attention output and the gated MLP output are multiplied by the row mask.
-transformers multiplies the MLP output only, so there such a row still receives
-the plain average of the image's values.  The server computes Meta's rule; the
-demo model is therefore trained with it, and tests that use transformers as the
-oracle apply the same patch.
+First, text rows that see no image.  In Meta's own implementation of Llama 3.2 Vision a
+text row that stands before every image leaves a cross-attention layer exactly as it
+entered: both the gated attention output and the gated MLP output are multiplied by the
+row mask.  transformers multiplies the MLP output only, so there such a row still
+receives the plain average of the image's values.
 
-The second difference is a regression of transformers (since its pull request
-39785): the vision encoder's intermediate states are the *input* of layer i for
-every i in ``intermediate_layers_indices`` in Meta's code, in transformers 4.45 to
-4.54, vLLM and Ollama - the weights were trained so - while transformers 5.12
-returns the *output* of layer i.  The patch restores the input.
+Second, the vision states.  The vision encoder's intermediate states are the *input* of
+layer i for every i in ``intermediate_layers_indices`` in Meta's code, in transformers
+4.45 to 4.54, vLLM and Ollama, and the weights were trained so.  transformers 5.12
+returns the *output* of layer i, a regression of its pull request 39785.
+
+The server computes what Meta's code does; the demo model is therefore trained with the
+same, and tests that use transformers as the oracle apply this patch.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _encoder_forward(
     )
 
 
-def zero_rows_before_image(model: torch.nn.Module) -> None:
+def use_meta_semantics(model: torch.nn.Module) -> None:
     """Make ``model`` follow Meta's two rules of this module, in place.
 
     ``model`` is any transformers Mllama model with a text side.  Without a

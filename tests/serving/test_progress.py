@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mllama.engine import progress
-from mllama.engine.progress import StartProgress, reporting, stage
+from mllama.serving import progress
+from mllama.serving.progress import StartProgress, reporting, stage
 
 
 class Terminal(io.StringIO):
