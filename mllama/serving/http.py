@@ -10,8 +10,10 @@ import json
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from fastapi import FastAPI, HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mllama.serving.request_rules import (
@@ -22,6 +24,9 @@ from mllama.serving.request_rules import (
     adapted,
     check,
 )
+
+_UNEXPLAINED = "Value error."
+"""MAX's whole message for any ``ValueError``, an image that its URL lacks for one."""
 
 _ERROR_TYPES = {404: "not_found_error"}
 
@@ -64,7 +69,7 @@ class RequestChecks:
         except Refusal as refusal:
             await _error(refusal)(scope, receive, send)
             return
-        except HTTPException as error:
+        except StarletteHTTPException as error:
             # MAX's limit on bodies, which its handler is too far inside to catch.
             await _error(Refusal(error.detail, status=error.status_code))(
                 scope, receive, send
@@ -120,6 +125,19 @@ class RequestChecks:
             await send({**message, "body": body})
 
         return counting_send
+
+
+def explain_value_errors(app: FastAPI) -> None:
+    """Says what was wrong where MAX's routes answer no more than "Value error."."""
+    answer: Any = app.exception_handlers[HTTPException]
+
+    async def explained(request: Request, error: Any) -> Response:
+        if error.detail == _UNEXPLAINED and error.__cause__ is not None:
+            error.detail = " ".join(str(error.__cause__).split())
+        response: Response = await answer(request, error)
+        return response
+
+    app.add_exception_handler(HTTPException, explained)
 
 
 def _with_image_tokens(body: bytes, images: int) -> bytes:

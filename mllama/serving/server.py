@@ -30,7 +30,7 @@ from mllama.max_serve_api import (
     log_pipeline_info,
     validate_port_is_free,
 )
-from mllama.serving.http import RequestChecks
+from mllama.serving.http import RequestChecks, explain_value_errors
 from mllama.serving.progress import StartProgress, stage
 from mllama.serving.request_rules import Features
 from mllama.serving.usage import CountingPipeline
@@ -98,6 +98,7 @@ def serve(settings: Settings, args: PipelineArgs) -> None:
         memory_plan=retrieved.memory_plan,
     )
     app = fastapi_app(settings, serving)
+    explain_value_errors(app)
     image_tokens: dict[str, int] = {}
     # The last one is the innermost: MAX's own, with its limit on bodies, run first.
     app.user_middleware.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 START_SECONDS = 1500
@@ -29,7 +31,9 @@ class Server:
         self.log = log
         command = [sys.executable, "-m", "mllama", "serve", "--devices", "cpu"]
         self.process = subprocess.Popen(
-            [*command, "--port", str(self.port)], stderr=log.open("w")
+            [*command, "--port", str(self.port)],
+            stderr=log.open("w"),
+            env=os.environ | {"MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS": '["localhost"]'},
         )
 
     def wait(self) -> None:
@@ -59,3 +63,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     finally:
         if running.process.poll() is None:
             running.interrupt()
+
+
+@pytest.fixture
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

@@ -39,11 +39,6 @@ def mission(url: str) -> list[Any]:
 RED = data_url(Image.new("RGB", (60, 40), "red"))
 
 
-@pytest.fixture
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-
-
 def test_the_demo_model_has_a_name(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["mllama-demo"]
 
