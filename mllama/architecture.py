@@ -8,7 +8,7 @@ from max.pipelines.lib import SupportedArchitecture
 from max.pipelines.modeling.types import InputModality, PipelineTask
 
 from mllama.serving.arch_config import MllamaArchConfig
-from mllama.serving.memory import MllamaMemoryPlanner
+from mllama.serving.image_cache import MllamaMemoryPlanner
 from mllama.serving.model import MllamaModel
 from mllama.serving.model_weights import canonical_state_dict
 from mllama.serving.tokenizer import MllamaTokenizer

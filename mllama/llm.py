@@ -20,6 +20,7 @@ from mllama.engine.generation import Chunk, Generation, Output, stop_strings
 from mllama.engine.options import EngineOptions
 from mllama.engine.sampling import Sampling
 from mllama.errors import MllamaError
+from mllama.images.stats import ImageCacheStats
 from mllama.privacy import turn_telemetry_off
 
 __all__ = ["LLM", "Chunk", "Generation", "Output"]
@@ -44,6 +45,9 @@ class LLM:
         quantization_encoding: Element type of the weights, such as "float32"; None
             chooses by device.
         weight_path: Files to read the weights from instead of the checkpoint's own.
+        image_cache_size: Memory for the keys and values of images, which are encoded
+            once and kept: bytes, "4GiB", or "0.2" of the device's; None chooses.
+        max_images_per_request: Most images of one conversation; None is 32.
         quiet: Whether to keep silent on stderr while the model is being loaded.
 
     Raises:
@@ -59,6 +63,8 @@ class LLM:
         devices: str | None = None,
         quantization_encoding: str | None = None,
         weight_path: str | Path | Sequence[str | Path] = (),
+        image_cache_size: str | int | None = None,
+        max_images_per_request: int | None = None,
         quiet: bool = False,
     ) -> None:
         turn_telemetry_off()
@@ -71,6 +77,8 @@ class LLM:
             devices=devices,
             max_batch_size=max_batch_size,
             max_length=max_length,
+            image_cache_size=image_cache_size,
+            max_images_per_request=max_images_per_request,
         )
         self._engine = Engine(options, quiet=quiet)
         # Also at the end of the program, before the threads are torn down.
@@ -85,6 +93,15 @@ class LLM:
     def close(self) -> None:
         """Ends running requests and frees the model.  May be called twice."""
         self._close()
+
+    @property
+    def image_cache(self) -> ImageCacheStats:
+        """What the image cache holds and has done so far.
+
+        Raises:
+            RuntimeError: If the model is closed.
+        """
+        return self._engine.image_stats()
 
     @overload
     def chat(

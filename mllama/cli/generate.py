@@ -72,6 +72,8 @@ def generate(
     devices: str | None,
     quantization_encoding: str | None,
     max_length: int | None,
+    image_cache_size: str | None,
+    max_images_per_request: int | None,
     prompt: str | None,
     images: tuple[str, ...],
     system: str | None,
@@ -103,6 +105,8 @@ def generate(
         devices=devices,
         quantization_encoding=quantization_encoding,
         max_length=max_length,
+        image_cache_size=image_cache_size,
+        max_images_per_request=max_images_per_request,
         max_batch_size=1,
     ) as llm:
         load_seconds = time.perf_counter() - started

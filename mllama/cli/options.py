@@ -15,6 +15,23 @@ USING_DEMO = (
 )
 
 
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what bounds images, for any command that loads a model."""
+    limit = click.option(
+        "--max-images-per-request",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Most images of one request.  Default: 32.",
+    )
+    size = click.option(
+        "--image-cache-size",
+        metavar="SIZE",
+        help="Memory for images' keys and values: bytes, 4GiB, or 0.2 of the device's "
+        "memory.  Default: 0.1, or less if that holds plenty of images.",
+    )
+    return size(limit(command))
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what says which model is loaded and how."""
     for option in reversed(
@@ -53,7 +70,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return command
+    return image_options(command)
 
 
 def model_or_demo(model_path: str | None) -> str:

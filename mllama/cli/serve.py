@@ -6,8 +6,10 @@ import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from mllama.cli.options import model_or_demo
+from mllama.cli.options import image_options, model_or_demo
+from mllama.engine.options import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
 from mllama.max_cli_api import WithLazyPipelineOptions
 from mllama.privacy import turn_telemetry_off
@@ -19,6 +21,9 @@ _MAIN_OPTIONS = (
     "quantization_encoding",
     "max_length",
     "max_batch_size",
+    "max_ce_batch_size",
+    "image_cache_size",
+    "max_images_per_request",
     "top_k",
     "served_model_name",
     "host",
@@ -38,6 +43,10 @@ _SETTINGS = {
 }
 """Options of the server, and MAX's names for them."""
 
+_IN_FLIGHT = "enable_in_flight_batching"
+"""Running requests get their next token with every step that reads another's prompt
+or encodes its images: on, unless the user says otherwise."""
+
 _HELP = {
     "model_path": "Checkpoint: a directory in Hugging Face layout or a repository of "
     "the hub.  Default: the demo model that ships with this package.",
@@ -46,7 +55,7 @@ _HELP = {
     "bfloat16.  Default: float32 on a CPU, the checkpoint's own on a GPU.",
     "max_length": "Longest sequence, prompt and answer, in tokens.  Default: the "
     "model's limit.",
-    "max_batch_size": "Requests worked on together.  Default: 4 on a CPU, 16 on a GPU.",
+    "max_batch_size": "Requests worked on together; others wait.  Default: 1.",
     "top_k": "How many of the likeliest tokens a request chooses from that asks for "
     "no sampling of its own.  Default: 1, which is greedy.",
     "served_model_name": "The model's name in requests.  Default: the --model-path.",
@@ -110,6 +119,16 @@ class ServeCommand(WithLazyPipelineOptions):
     help="Requests that the scheduler takes in before their prompt is worked on.",
 )
 @click.option("--log-prefix", help="Text before every line of the log.")
+@click.option(
+    "--max-ce-batch-size",
+    type=click.IntRange(min=1),
+    default=DEFAULT_CE_BATCH_SIZE,
+    show_default=True,
+    metavar="N",
+    help="Most requests whose prompts are read in one step; never more than "
+    "--max-batch-size.",
+)
+@image_options
 def serve(**options: Any) -> None:
     """Serve an OpenAI-compatible endpoint with MAX Serve.
 
@@ -119,16 +138,18 @@ def serve(**options: Any) -> None:
     """
     from mllama.engine.options import (
         ARCHITECTURES,
-        DEFAULT_BATCH_SIZE,
         DEMO_MODEL_NAME,
         check_checkpoint,
         choose_encoding,
         find_device,
     )
+    from mllama.images.settings import image_settings
 
     # Lines of the log that are this package's own.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
+    # In the server's own process: /metrics on its port, and no third process.
+    os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "ASYNCIO")
     server = {
         alias: value
         for name, alias in _SETTINGS.items()
@@ -150,11 +171,21 @@ def serve(**options: Any) -> None:
         options["quantization_encoding"] = choose_encoding(
             options["quantization_encoding"], device_type, options["weight_path"]
         )
-        options["max_batch_size"] = (
-            options["max_batch_size"] or DEFAULT_BATCH_SIZE[device_type]
-        )
+        options["max_batch_size"] = options["max_batch_size"] or 1
         if options["top_k"] is None:
             options["top_k"] = 1
+    source = click.get_current_context().get_parameter_source(_IN_FLIGHT)
+    if source is None or source is ParameterSource.DEFAULT:
+        options[_IN_FLIGHT] = True
+    if options.get("vision_config_overrides"):
+        raise MllamaError(
+            "--vision-config-overrides is for other models; this one has "
+            "--image-cache-size and --max-images-per-request"
+        )
+    options["vision_config_overrides"] = image_settings(
+        options.pop("image_cache_size"), options.pop("max_images_per_request")
+    )
+    max_ce_batch_size = options.pop("max_ce_batch_size")
     options["custom_architectures"] = [
         ARCHITECTURES,
         *options.get("custom_architectures", ()),
@@ -174,4 +205,4 @@ def serve(**options: Any) -> None:
     configure_logging(settings)
     configure_metrics(settings)
     configure_tracing(settings)
-    run(settings, PipelineArgs.from_flat_kwargs(**options))
+    run(settings, PipelineArgs.from_flat_kwargs(**options), max_ce_batch_size)

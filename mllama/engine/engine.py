@@ -23,6 +23,7 @@ from mllama.engine.options import EngineOptions
 from mllama.engine.sampling import Sampling
 from mllama.engine.text import TextStream
 from mllama.errors import MllamaError
+from mllama.images.stats import ImageCacheStats
 from mllama.serving.progress import StartProgress, stage
 
 _IDLE_SECONDS = 0.05
@@ -59,6 +60,7 @@ class Engine:
         self.max_batch_size = 1
         """Requests worked on together."""
         self._default_temperature: float | None = None
+        self._images: Any = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
             threading.Thread(target=self._work, name="mllama-engine", daemon=True),
@@ -94,6 +96,16 @@ class Engine:
             default_temperature=self._default_temperature,
             vocabulary=len(self._tokenizer.delegate),
         )
+
+    def image_stats(self) -> ImageCacheStats:
+        """What the image cache holds and has done.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self._check_alive()
+        stats: ImageCacheStats = self._images.stats()
+        return stats
 
     def submit(self, request: Any, stop: list[str]) -> Generation:
         """Starts a request.
@@ -164,7 +176,7 @@ class Engine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             requests.join()
             self._loop.close()
-        self._tokenizer = None
+        self._tokenizer = self._images = None
         gc.collect()
         # glibc keeps what was freed; elsewhere there is no such function.
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -201,6 +213,8 @@ class Engine:
             ensure_default_mlir_context,
             load_scheduler,
         )
+        from mllama.serving.admission import Admission
+        from mllama.serving.isolation import isolate_failures
 
         restore_child_environment()
         config = PipelineConfig.from_args(self._options.pipeline_args())
@@ -208,7 +222,10 @@ class Engine:
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
             pipeline: Any = retrieved.factory()
+        Admission(pipeline, self._options.max_ce_batch_size)
+        isolate_failures(pipeline)
         self.max_batch_size = pipeline.max_batch_size
+        self._images = pipeline._pipeline_model.images
         self._default_temperature = config.model.sampling_params_defaults.temperature
         scheduler = load_scheduler(
             pipeline,

@@ -138,6 +138,9 @@ class Generation:
                 getattr(step.result, "error", None) or "the request was cancelled"
             )
         output = step.result.result
+        if output.final_status.value == "cancelled":  # see serving/isolation.py
+            self._closed = True
+            raise RuntimeError("the model failed on this request; the log says why")
         return self._chunk(list(output.tokens), output.final_status, step.at)
 
     def _chunk(self, token_ids: list[int], status: Any, at: float) -> Chunk:

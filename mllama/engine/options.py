@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mllama.config import MllamaConfig
 from mllama.demo import MODEL_PATH
 from mllama.errors import ConfigError, MllamaError
+from mllama.images.settings import image_settings
 
 if TYPE_CHECKING:
     from max.driver import DeviceSpec
@@ -24,6 +25,9 @@ DEMO_MODEL_NAME = "mllama-demo"
 
 DEFAULT_BATCH_SIZE = {"cpu": 4, "gpu": 16}
 """Requests worked on together, by device.  Beyond a few a CPU gains nothing."""
+
+DEFAULT_CE_BATCH_SIZE = 32
+"""Prompts read in one step."""
 
 ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 """This package, in the form of MAX's ``--custom-architectures``."""
@@ -41,8 +45,12 @@ class EngineOptions:
             float32 on a CPU and the checkpoint's own on a GPU.
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
         max_batch_size: Requests worked on together; None chooses by device.
+        max_ce_batch_size: Most requests whose prompts are read in one step.
         max_length: Longest sequence, prompt and answer, in tokens; None is the
             model's own limit.
+        image_cache_size: Memory for the keys and values of images, such as "4GiB" or
+            "0.2" of the device's; None chooses.
+        max_images_per_request: Most images of one request; None is 32.
     """
 
     model_path: str | Path | None = None
@@ -50,7 +58,10 @@ class EngineOptions:
     quantization_encoding: str | None = None
     devices: str | None = None
     max_batch_size: int | None = None
+    max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE
     max_length: int | None = None
+    image_cache_size: str | int | None = None
+    max_images_per_request: int | None = None
 
     @property
     def model(self) -> str:
@@ -71,6 +82,12 @@ class EngineOptions:
             raise MllamaError(
                 f"the batch size must be at least 1, not {self.max_batch_size}"
             )
+        if self.max_ce_batch_size < 1:
+            raise MllamaError(
+                "at least 1 prompt must be read at a time, not "
+                f"{self.max_ce_batch_size}"
+            )
+        image_settings(self.image_cache_size, self.max_images_per_request)
         find_device(self.devices)
 
     def pipeline_args(self) -> PipelineArgs:
@@ -92,6 +109,10 @@ class EngineOptions:
             max_batch_size=self.max_batch_size
             or DEFAULT_BATCH_SIZE[device.device_type],
             max_length=self.max_length,
+            enable_in_flight_batching=True,
+            vision_config_overrides=image_settings(
+                self.image_cache_size, self.max_images_per_request
+            ),
             custom_architectures=[ARCHITECTURES],
         )
 

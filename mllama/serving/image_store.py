@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from max.driver import Buffer, Device
 from max.nn.kv_cache import MHAKVCacheParams
 
-from mllama.images.pool import ZERO_PAGE, Entry, ImagePool, PoolFullError, RunKey
+from mllama.images.pool import ZERO_PAGE, Entry, ImagePool
 from mllama.max_api import KVCacheInputsPerDevice, padded_lut_cols, page_stride_of
 from mllama.network.image_pool import ImageReadInputs, ImageWriteInputs
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class ImageStore:
     Args:
         params: Shape of the pool.
         device: Where it lives.
-        num_pages: Pages to begin with, the page of zeros included.
+        num_pages: Pages, the page of zeros included.
     """
 
     def __init__(
@@ -55,30 +52,39 @@ class ImageStore:
         self.device.synchronize()
         return pages
 
-    def pin(self, request: Hashable, key: RunKey, row_counts: tuple[int, ...]) -> Entry:
-        """:meth:`ImagePool.pin`, growing the pool if all of it is pinned.
+    def copy(self, source: Entry, image: int, target: Entry, index: int) -> None:
+        """Copies an image's keys and values from one entry to another.
 
-        A worker that raised here would take the server down with it, so the budget
-        is exceeded instead, and said in the log.
+        Args:
+            source: Where they are.
+            image: The image's index there.
+            target: Where they are wanted.
+            index: The image's index there.
         """
-        try:
-            return self.pool.pin(request, key, row_counts)
-        except PoolFullError as error:
-            self._grow(error.missing_pages)
-            return self.pool.pin(request, key, row_counts)
-
-    def _grow(self, missing_pages: int) -> None:
-        old, kept = self._pages, self.pool.num_pages
-        grown = kept + missing_pages
-        logger.warning(
-            "the images in use don't fit the image pool: growing it from %d to %d MiB",
-            kept * self.params.bytes_per_block >> 20,
-            grown * self.params.bytes_per_block >> 20,
+        size = self.params.page_size
+        blocks = self._pages.num_elements // self._pages.shape[0]
+        row_elements = self._pages.shape[-2] * self._pages.shape[-1]
+        rows_per_page = blocks // row_elements
+        rows = self._pages.view(
+            self._pages.dtype, (self.pool.num_pages * rows_per_page, row_elements)
         )
-        self._pages = self._zeros(grown)
-        everything = (slice(None),) * (old.rank - 1)
-        self._pages[(slice(0, kept), *everything)].inplace_copy_from(old)
-        self.pool.grow(grown)
+
+        def place(entry: Entry, row: int) -> int:
+            return entry.pages[row // size] * rows_per_page + row % size
+
+        (read, end), (write, _) = source.span(image), target.span(index)
+        while read < end:
+            # As far as neither side crosses into another page.
+            length = min(end - read, size - read % size, size - write % size)
+            start, to = place(source, read), place(target, write)
+            for offset in range(0, rows_per_page, size):  # keys and values, by layer
+                first, last = to + offset, start + offset
+                rows[first : first + length, :].inplace_copy_from(
+                    rows[last : last + length, :]
+                )
+            read, write = read + length, write + length
+        # Copies may still be under way when they return, on a CPU too.
+        self.device.synchronize()
 
     def write_inputs(
         self, places: Sequence[tuple[Entry, int]], rows: int

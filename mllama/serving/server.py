@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvloop
 from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
 from max.pipelines.modeling.types import PipelineTask
+from prometheus_client import REGISTRY
 from sse_starlette.sse import unpatch_uvicorn_signal_handler
 from starlette.middleware import Middleware
 from uvicorn import Server
@@ -30,7 +32,10 @@ from mllama.max_serve_api import (
     log_pipeline_info,
     validate_port_is_free,
 )
+from mllama.serving.admission import Admission
 from mllama.serving.http import RequestChecks, explain_value_errors
+from mllama.serving.image_metrics import SharedStats, publish_stats
+from mllama.serving.isolation import isolate_failures
 from mllama.serving.progress import StartProgress, stage
 from mllama.serving.request_rules import Features
 from mllama.serving.usage import CountingPipeline
@@ -47,9 +52,13 @@ class WorkerStart:
 
     Attributes:
         factory: MAX's own.
+        stats: Where the image cache is told about, see ``SharedStats``.
+        max_ce_batch_size: Most requests whose prompts are read in one step.
     """
 
     factory: Callable[[], Any]
+    stats: Path
+    max_ce_batch_size: int
 
     def __call__(self) -> Any:
         """Builds the pipeline."""
@@ -58,15 +67,20 @@ class WorkerStart:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         with StartProgress():
             stage("loading the model")
-            return self.factory()
+            pipeline = self.factory()
+        Admission(pipeline, self.max_ce_batch_size)
+        isolate_failures(pipeline)
+        publish_stats(pipeline, SharedStats(self.stats))
+        return pipeline
 
 
-def serve(settings: Settings, args: PipelineArgs) -> None:
+def serve(settings: Settings, args: PipelineArgs, max_ce_batch_size: int) -> None:
     """Serves until interrupted.
 
     Args:
         settings: The server's.
         args: The model's; ``custom_architectures`` must name this package.
+        max_ce_batch_size: Most requests whose prompts are read in one step.
 
     Raises:
         MllamaError: If the port is taken or the model can't be served so.
@@ -87,8 +101,18 @@ def serve(settings: Settings, args: PipelineArgs) -> None:
         raise MllamaError(str(error)) from error
     log_basic_config(config, memory_plan=retrieved.memory_plan)
     log_pipeline_info(config, memory_plan=retrieved.memory_plan)
+    with SharedStats.temporary() as stats:
+        REGISTRY.register(stats)
+        start = WorkerStart(retrieved.factory, stats.path, max_ce_batch_size)
+        _run(settings, config, retrieved, start)
+
+
+def _run(
+    settings: Settings, config: PipelineConfig, retrieved: Any, start: WorkerStart
+) -> None:
+    """Builds MAX's application and serves it; see :func:`serve`."""
     serving = ServingTokenGeneratorSettings(
-        model_factory=WorkerStart(retrieved.factory),
+        model_factory=start,
         pipeline_config=config,
         tokenizer=retrieved.tokenizer,
         task=PipelineTask.TEXT_GENERATION,

@@ -26,6 +26,7 @@ from mllama.max_api import (
     TextGenerationRequestTool,
     run_with_default_executor,
 )
+from mllama.serving.image_limits import ImageLimits
 
 ASPECT_RATIO_IDS = "aspect_ratio_ids"
 """Key of a context's ``extra_model_args``: int64 ``[images]``."""
@@ -75,6 +76,7 @@ class MllamaTokenizer(TextTokenizer):
             pipeline_config.model.huggingface_config.to_dict()
         )
         self._vision_config = config.vision_config
+        self._limits = ImageLimits(pipeline_config)
         self._image_token_id = config.image_token_index
         self._image_token = self.delegate.convert_ids_to_tokens(self._image_token_id)
         self._image_processor = ImageProcessor.from_pretrained(
@@ -122,10 +124,16 @@ class MllamaTokenizer(TextTokenizer):
         sources = request.images_for_processing()
         if len(places) != len(sources):
             raise InputError(self._mismatch(request, len(places), len(sources)))
+        self._limits.check_count(len(sources))
         tiles = [
             await run_with_default_executor(self._process_image, index, source)
             for index, source in enumerate(sources)
         ]
+        self._limits.check_room(
+            [int(place) for place in places],
+            [image.hash for image in tiles],
+            [image.num_tiles * self._vision_config.num_patches for image in tiles],
+        )
         return TextAndVisionContext(
             **{
                 field.name: getattr(text_context, field.name)

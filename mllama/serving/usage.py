@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from mllama.max_serve_api import TokenGeneratorOutput, TokenGeneratorPipeline
+from mllama.serving.isolation import has_failed
 from mllama.serving.stop_strings import StopGuard
 from mllama.serving.tokenizer import IMAGE_TOKENS
 
@@ -86,6 +87,8 @@ class CountingPipeline(TokenGeneratorPipeline):
         # Closed with this generator: that is what cancels an abandoned request.
         async with aclosing(chunks):
             async for chunk in chunks:
+                if has_failed(chunk.status):
+                    raise RuntimeError("the model failed on this request")
                 done = chunk.status.is_done
                 text = chunk.decoded_tokens
                 if text is not None:

@@ -47,6 +47,8 @@ def test_generate_has_the_documented_options() -> None:
         "--max-length",
         "--devices",
         "--quantization-encoding",
+        "--image-cache-size",
+        "--max-images-per-request",
         "--format",
     }
 

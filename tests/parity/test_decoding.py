@@ -71,9 +71,9 @@ def test_an_image_seen_before_is_not_encoded_again(
 ) -> None:
     one = case("one_tile", tile)
     pipeline.decode([one])
-    before = pipeline.model.encoded_images
+    before = pipeline.model.images.stats().misses
     pipeline.decode([one])
-    assert pipeline.model.encoded_images == before
+    assert pipeline.model.images.stats().misses == before
 
 
 def test_nothing_stays_pinned_once_requests_have_ended(

@@ -21,15 +21,16 @@ START_SECONDS = 1500
 
 
 class Server:
-    """A running server and its log."""
+    """A running server and its log; ``module`` is run with the command's arguments."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, module: str = "mllama") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        command = [sys.executable, "-m", "mllama", "serve", "--devices", "cpu"]
+        command = [sys.executable, "-m", module, "serve", "--devices", "cpu"]
+        command += ["--max-batch-size", "4"]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port)],
             stderr=log.open("w"),
@@ -47,6 +48,10 @@ class Server:
             else:
                 return
         raise AssertionError(self.log.read_text())
+
+    def client(self) -> openai.OpenAI:
+        """The real client, which asks once."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def interrupt(self) -> int:
         """Ctrl-C; returns the exit code."""
@@ -67,4 +72,4 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return server.client()

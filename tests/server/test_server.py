@@ -6,6 +6,7 @@ import base64
 import io
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -98,6 +99,7 @@ def test_a_stop_string_is_not_streamed(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "user", "content": "typed <|image|>"}]}, 400),
         ({"messages": mission("data:image/png;base64,aGVsbG8=")}, 400),
         ({"messages": mission("http://127.0.0.1:9/x.png")}, 400),
+        ({"messages": mission(RED)[1:] * 33}, 400),
         ({"messages": [{"role": "user", "content": "a b c " * 4000}]}, 400),
     ],
 )
@@ -110,6 +112,37 @@ def test_a_bad_request_is_refused_and_the_server_goes_on(
     assert caught.value.status_code == status
     assert caught.value.body["message"]  # type: ignore[index]
     assert client.chat.completions.create(**good, max_tokens=2).choices
+
+
+def test_an_image_shown_again_is_a_hit_and_its_prompt_is_cached(
+    client: openai.OpenAI, server: Server
+) -> None:
+    picture = data_url(Image.new("RGB", (61, 43), "green"))
+    messages = mission(picture)
+    messages[0]["content"] *= 40  # the prefix cache works in blocks of 128 tokens
+
+    def numbers() -> dict[str, float]:
+        lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
+        pairs = (line.split() for line in lines if line.startswith("mllama_image"))
+        return {name.removeprefix("mllama_image_cache_"): float(n) for name, n in pairs}
+
+    before = numbers()
+    cached = []
+    for _ in range(2):
+        answer = client.chat.completions.create(
+            model="mllama-demo", messages=messages, max_tokens=2
+        )
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+    after = numbers()
+    assert cached[0] == 0
+    assert cached[1]
+    assert cached[1] % 128 == 0
+    assert after["misses_total"] == before["misses_total"] + 1
+    assert after["hits_total"] == before["hits_total"] + 1
+    assert after["pinned"] == 0
+    assert 0 < after["used_bytes"] <= after["bytes"]
 
 
 def test_echo_with_logprobs_does_not_kill_the_server(client: openai.OpenAI) -> None:

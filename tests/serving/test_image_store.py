@@ -1,4 +1,4 @@
-"""The store's graph inputs point where the pool says, also after it has grown."""
+"""The store's graph inputs and copies go where the pool says."""
 
 from __future__ import annotations
 
@@ -8,36 +8,51 @@ from max.dtype import DType
 from max.graph import DeviceRef
 from max.nn.kv_cache import MHAKVCacheParams
 
+from mllama.images.pool import Entry, RunKey, RunRows
 from mllama.serving.image_store import ImageStore, ReadSegment
 
 
-def store(num_pages: int) -> ImageStore:
+def store(num_pages: int, num_layers: int = 1) -> ImageStore:
     params = MHAKVCacheParams(
         dtype=DType.float32,
         n_kv_heads=1,
         head_dim=16,
-        num_layers=1,
+        num_layers=num_layers,
         page_size=128,
         devices=[DeviceRef.CPU()],
     )
     return ImageStore(params, CPU(), num_pages)
 
 
-def test_growing_keeps_what_is_stored() -> None:
-    images = store(num_pages=2)
-    entry = images.pin("a", (1,), (128,))
-    pages = images.write_inputs([(entry, 0)], 128).pages.kv_blocks.to_numpy()
-    pages[entry.pages[0]] = 7
-    images.pin("b", (2,), (300,))
-    grown = images.write_inputs([(entry, 0)], 128).pages.kv_blocks.to_numpy()
-    assert grown.shape[0] == 5
-    assert (grown[entry.pages[0]] == 7).all()
-    assert not grown[0].any()
+def reserved(images: ImageStore, key: RunKey, rows: RunRows) -> Entry:
+    images.pool.reserve("request", {key: rows})
+    return images.pool.pinned("request", key)
+
+
+def test_an_image_is_copied_between_entries_row_by_row() -> None:
+    """Across pages on both sides, keys and values of every layer."""
+    images = store(num_pages=10, num_layers=2)
+    source = reserved(images, (1, 2), (100, 300))
+    target = reserved(images, (3, 2), (217, 300))
+    blocks = images.write_inputs([(source, 0)], 100).pages.kv_blocks.to_numpy()
+    blocks[:] = np.arange(blocks.size, dtype=np.float32).reshape(blocks.shape)
+
+    def rows(entry: Entry, index: int) -> np.ndarray:
+        """Of all pages of the entry in a row: [keys and values, layers, rows, ...]"""
+        joined = np.concatenate([blocks[page] for page in entry.pages], axis=2)
+        first, last = entry.span(index)
+        return joined[:, :, first:last].copy()
+
+    before, other = rows(source, 1), rows(target, 0)
+    images.copy(source, 1, target, 1)
+    np.testing.assert_array_equal(rows(target, 1), before)
+    np.testing.assert_array_equal(rows(target, 0), other)
+    np.testing.assert_array_equal(rows(source, 1), before)
 
 
 def test_an_image_of_a_run_is_written_after_those_before_it() -> None:
     images = store(num_pages=9)
-    entry = images.pin("a", (1, 2), (130, 20))
+    entry = reserved(images, (1, 2), (130, 20))
     second = images.write_inputs([(entry, 1)], 20)
     assert second.pages.cache_lengths.to_numpy().tolist() == [130]
     assert second.row_offsets.to_numpy().tolist() == [0, 20]
@@ -47,7 +62,7 @@ def test_an_image_of_a_run_is_written_after_those_before_it() -> None:
 
 def test_rows_without_image_read_the_page_of_zeros_and_are_taken_out() -> None:
     images = store(num_pages=9)
-    entry = images.pin("a", (1,), (130,))
+    entry = reserved(images, (1,), (130,))
     read = images.read_inputs([ReadSegment(3, None, 0), ReadSegment(2, entry, 130)])
     assert read.segment_offsets.to_numpy().tolist() == [0, 3, 5]
     assert read.image_offsets.to_numpy().tolist() == [0, 1, 131]

@@ -1,0 +1,165 @@
+"""MAX's scheduler over the demo model, one iteration at a time.
+
+What a server meets by chance, a test does on purpose: requests arrive between any two
+steps, are cancelled or preempted at any stage, and prompts are read in chunks of any
+size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from max.pipelines.context import SamplingParams
+from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
+from max.pipelines.modeling.types import RequestID, TextGenerationRequest
+from max.serve.scheduler.batch_constructor.text_batch_constructor import (
+    PreemptionReason,
+)
+
+from mllama.engine.conversation import read_conversation
+from mllama.engine.options import EngineOptions
+from mllama.max_api import Settings, WorkerQueues, load_scheduler
+from mllama.serving.admission import Admission
+from mllama.serving.isolation import has_failed, isolate_failures
+
+NEW_TOKENS = 6
+WHOLE = 8192
+"""A chunk that holds any prompt of these tests."""
+
+
+@dataclass
+class Request:
+    """A request in the scheduler, and what came out of it."""
+
+    context: Any
+    token_ids: list[int] = field(default_factory=list)
+    status: str | None = None
+    """How it ended, None while it runs."""
+
+    @property
+    def id(self) -> Any:
+        """MAX's name for it."""
+        return self.context.request_id
+
+
+class Scheduled:
+    """The demo model behind MAX's scheduler.
+
+    Args:
+        options: Those of ``EngineOptions``.
+        prefix_caching: Whether equal beginnings of prompts are computed once.
+    """
+
+    def __init__(self, *, prefix_caching: bool = True, **options: Any) -> None:
+        engine_options = EngineOptions(devices="cpu", **options)
+        arguments = engine_options.pipeline_args()
+        config = PipelineConfig.from_args(
+            arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
+        )
+        retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
+        self.tokenizer: Any = retrieved.tokenizer
+        self.pipeline: Any = retrieved.factory()
+        self.images: Any = self.pipeline._pipeline_model.images
+        self.admission = Admission(self.pipeline, engine_options.max_ce_batch_size)
+        isolate_failures(self.pipeline)
+        self._arrivals: queue.Queue[Any] = queue.Queue()
+        self._cancelled: queue.Queue[list[Any]] = queue.Queue()
+        self._results: queue.Queue[dict[Any, Any]] = queue.Queue()
+        self.scheduler: Any = load_scheduler(
+            self.pipeline,
+            config,
+            Settings(offline_inference=True),
+            WorkerQueues(self._arrivals, self._results, self._cancelled),
+            retrieved.memory_plan,
+        )
+        self._running: dict[Any, Request] = {}
+
+    @property
+    def pool(self) -> Any:
+        """The image pool."""
+        return self.images.pool
+
+    def forget(self) -> None:
+        """Empties the prefix cache, so that prompts are read from their start."""
+        self.pipeline.kv_manager.reset_prefix_cache()
+
+    def chunk_size(self, tokens: int) -> None:
+        """Reads prompts in steps of at most so many tokens."""
+        self.scheduler.scheduler_config.target_tokens_per_batch_ce = tokens
+
+    def submit(self, messages: Sequence[Any]) -> Request:
+        """Adds a request to those that wait.
+
+        Raises:
+            InputError: If it is refused.
+        """
+        conversation = read_conversation(messages)
+        request = TextGenerationRequest(
+            request_id=RequestID(),
+            model_name="test",
+            messages=conversation.messages,
+            images=[b""] * len(conversation.images),
+            decoded_images=list(conversation.images),
+            sampling_params=SamplingParams(
+                max_new_tokens=NEW_TOKENS, top_k=1, ignore_eos=True
+            ),
+        )
+        submitted = Request(asyncio.run(self.tokenizer.new_context(request)))
+        self._running[submitted.id] = submitted
+        self._arrivals.put(submitted.context)
+        return submitted
+
+    def cancel(self, request: Request) -> None:
+        """Cancels a request; its end comes with a later step."""
+        self._cancelled.put([request.id])
+
+    def preempt(self, request: Request) -> None:
+        """Puts a running request back among those that wait, as MAX does when it
+        runs out of memory."""
+        constructor = self.scheduler.batch_constructor
+        if request.id in constructor.all_tg_reqs:
+            constructor._preempt_request(
+                request.context, 0, reason=PreemptionReason.KV_CACHE_MEMORY
+            )
+
+    def step(self) -> None:
+        """One iteration of the scheduler."""
+        self.scheduler.run_iteration()
+        while not self._results.empty():
+            for request_id, result in self._results.get().items():
+                request = self._running[request_id]
+                if result.result is not None:
+                    request.token_ids += result.result.tokens
+                if result.is_done:
+                    request.status = (
+                        "cancelled"
+                        if result.result is None
+                        else "failed"
+                        if has_failed(result.result.final_status)
+                        else result.result.final_status.value
+                    )
+                    del self._running[request_id]
+
+    def run(self, *, steps: int = 2000) -> None:
+        """Steps until every request has ended."""
+        for _ in range(steps):
+            if not self._running:
+                return
+            self.step()
+        raise AssertionError(f"{len(self._running)} requests never ended")
+
+    def answers(self, conversations: Sequence[Sequence[Any]]) -> list[list[int]]:
+        """Tokens of the answers to conversations that come together."""
+        requests = [self.submit(messages) for messages in conversations]
+        self.run()
+        return [request.token_ids for request in requests]
+
+    def alone(self, messages: Sequence[Any]) -> list[int]:
+        """Tokens of the answer with nothing else running or remembered."""
+        self.forget()
+        (answer,) = self.answers([messages])
+        return answer

@@ -1,0 +1,172 @@
+"""An image is encoded once, whoever shows it and wherever."""
+
+from __future__ import annotations
+
+import pytest
+from max.pipelines.context.exceptions import InputError
+from PIL import Image
+
+from .conftest import ask
+from .harness import NEW_TOKENS, WHOLE, Scheduled
+
+Pictures = list[Image.Image]
+WHAT = "What is in the picture?"
+
+
+def flooded(tight: Scheduled, pictures: Pictures) -> Scheduled:
+    """The tight scheduler, with nothing in its pool but pictures of no interest."""
+    tight.answers([ask(picture, WHAT) for picture in pictures[-3:]])
+    tight.forget()
+    return tight
+
+
+@pytest.fixture
+def fresh(tight: Scheduled, pictures: Pictures) -> Scheduled:
+    return flooded(tight, pictures)
+
+
+def test_hits_and_misses_are_counted_once(roomy: Scheduled) -> None:
+    a, b = (Image.new("RGB", (70, 70), colour) for colour in ("pink", "navy"))
+    before = roomy.images.stats()
+    roomy.alone(ask(a, a, b, WHAT))
+    roomy.alone(ask(a, "and", b, WHAT))
+    after = roomy.images.stats()
+    assert after.misses - before.misses == 2
+    assert after.hits - before.hits == 3
+    assert after.pinned == 0
+
+
+def encoded(scheduled: Scheduled, *conversations: list[dict[str, object]]) -> int:
+    before = scheduled.images.stats().misses
+    scheduled.answers(conversations)
+    return int(scheduled.images.stats().misses - before)
+
+
+def test_a_second_question_encodes_nothing(
+    fresh: Scheduled, pictures: Pictures
+) -> None:
+    assert encoded(fresh, ask(pictures[0], WHAT)) == 1
+    assert encoded(fresh, ask(pictures[0], "Which colours are there?")) == 0
+    chat = ask(pictures[0], WHAT)
+    chat += [{"role": "assistant", "content": "A square."}, *ask("Which colour?")]
+    assert encoded(fresh, chat) == 0
+
+
+def test_requests_that_come_together_share_an_image(
+    fresh: Scheduled, pictures: Pictures
+) -> None:
+    assert encoded(fresh, *[ask(pictures[0], f"{i}? {WHAT}") for i in range(5)]) == 1
+
+
+def test_an_image_in_another_place_is_copied(
+    roomy: Scheduled, tight: Scheduled, pictures: Pictures
+) -> None:
+    """Beside another picture it is part of another run of rows, the same numbers."""
+    a, b = (Image.new("RGB", (90, 70), colour) for colour in ("orange", "teal"))
+    assert encoded(roomy, ask(a, WHAT)) == 1
+    assert encoded(roomy, ask(a, b, WHAT)) == 1
+    for messages in (ask(b, a, WHAT), ask(a, a, WHAT), ask(b, "and", a, WHAT)):
+        assert encoded(roomy, messages) == 0
+        assert roomy.alone(messages) == flooded(tight, pictures).alone(messages)
+
+
+def test_two_pictures_swapped_give_another_answer(
+    roomy: Scheduled, pictures: Pictures
+) -> None:
+    pairs = [(pictures[i], pictures[i + 1]) for i in range(0, 8, 2)]
+    orders = [
+        (roomy.alone(ask(a, "then", b, WHAT)), roomy.alone(ask(b, "then", a, WHAT)))
+        for a, b in pairs
+    ]
+    assert any(one != other for one, other in orders)
+
+
+def test_twelve_images_through_a_pool_for_three(
+    tight: Scheduled, roomy: Scheduled, pictures: Pictures
+) -> None:
+    conversations = [ask(p, WHAT) for p in pictures for _ in range(2)]
+    right = [roomy.alone(messages) for messages in conversations]
+    evicted = tight.pool.evictions
+    tight.forget()
+    assert tight.answers(conversations) == right
+    assert tight.pool.evictions > evicted
+    assert tight.pool.num_pages == 4
+    assert tight.pool.pinned_entries == 0
+
+
+def test_one_image_many_times_in_a_chat(
+    fresh: Scheduled, roomy: Scheduled, pictures: Pictures
+) -> None:
+    parts = [part for i in range(30) for part in (pictures[0], f"Number {i}?")]
+    assert encoded(fresh, ask(*parts)) == 1
+    fresh.forget()
+    assert fresh.answers([ask(*parts)]) == [roomy.alone(ask(*parts))]
+
+
+@pytest.mark.parametrize("size", [1, 7, 256, WHOLE])
+def test_chunks_of_any_size_give_the_same_answers(
+    tight: Scheduled, roomy: Scheduled, pictures: Pictures, size: int
+) -> None:
+    a, b, c = pictures[:3]
+    conversations = [
+        ask(a, b, "Which of them shows a star?"),
+        ask("Look:", a, "and", c, "What is in both of them, and what in neither?"),
+        ask("No picture at all, " * 30),
+    ]
+    right = [roomy.alone(messages) for messages in conversations]
+    tight.forget()
+    tight.chunk_size(size)
+    try:
+        assert tight.answers(conversations) == right
+    finally:
+        tight.chunk_size(WHOLE)
+
+
+def test_a_step_encodes_few_images(roomy: Scheduled) -> None:
+    """So that others get their next token between them."""
+    new = [Image.new("RGB", (60, 60), (10 * i, 99, 7)) for i in range(20)]
+    started = roomy.submit(ask("Count to ten."))
+    roomy.step()
+    waiting = [roomy.submit(ask(*new[10 * i :][:10], WHAT)) for i in range(2)]
+    encoded_so_far = roomy.images.stats().misses
+    for _ in range(5):
+        tokens = len(started.token_ids)
+        roomy.step()
+        misses = roomy.images.stats().misses
+        assert misses - encoded_so_far == 4
+        encoded_so_far = misses
+        assert len(started.token_ids) == tokens + 1
+    roomy.run()
+    assert [len(request.token_ids) for request in waiting] == [NEW_TOKENS] * 2
+
+
+def test_the_prefix_cache_changes_no_answer(
+    roomy: Scheduled, pictures: Pictures
+) -> None:
+    """Text before the image is shared between images, text after it only for the
+    same image at the same place."""
+    start = "You see a picture, and after it comes a question. " * 30
+    without = Scheduled(prefix_caching=False, max_batch_size=2)
+    roomy.forget()
+    a, b = pictures[:2]
+    for conversation, reuses in (
+        (ask(start, a, WHAT), False),
+        (ask(start, b, WHAT), True),
+        (ask(a, start, WHAT), False),
+        (ask(b, start, WHAT), False),
+        (ask(a, start, "Which colours?"), True),
+        (ask("!", a, start, WHAT), False),
+    ):
+        request = roomy.submit(conversation)
+        roomy.run()
+        assert [request.token_ids] == without.answers([conversation])
+        assert (request.context.cached_prefix_length > 0) == reuses
+
+
+def test_images_that_never_fit_are_refused(
+    tight: Scheduled, pictures: Pictures
+) -> None:
+    with pytest.raises(InputError, match=r"4 image\(s\) take .* holds 768.0 KiB"):
+        tight.submit(ask(*[part for p in pictures[:4] for part in (p, "and")]))
+    with pytest.raises(InputError, match="33 images, but at most 32"):
+        tight.submit(ask(*pictures[:1] * 33, WHAT))

@@ -1,0 +1,37 @@
+"""``mllama serve`` whose model fails on every image of one colour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mllama.cli.main import main
+from mllama.serving import server
+from mllama.serving.image_encoding import ImageEncoding
+
+TILES_MEAN = 1.5
+"""Normalised pixels above it on average are those of a white image."""
+
+
+class FaultyStart(server.WorkerStart):
+    """Builds the pipeline, in the worker, with a fault."""
+
+    def __call__(self) -> Any:
+        """Builds the pipeline."""
+        encode = ImageEncoding._encode
+
+        def failing(self: Any, images: Any, tiles: int) -> None:
+            if any(np.mean(image.pixel_values) > TILES_MEAN for image in images):
+                raise RuntimeError("this image is too bright")
+            encode(self, images, tiles)
+
+        ImageEncoding._encode = failing  # type: ignore[method-assign]
+        return super().__call__()
+
+
+if __name__ == "__main__":
+    import tests.server.faulty_server as module  # the worker imports it by this name
+
+    server.WorkerStart = module.FaultyStart  # type: ignore[misc]
+    main()

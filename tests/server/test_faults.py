@@ -1,0 +1,64 @@
+"""A request that the model fails on ends with a 500; the server goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from tests.reference.cases import data_url
+
+from .conftest import Server
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that fails on white pictures."""
+    log = tmp_path_factory.mktemp("faulty") / "log"
+    running = Server(log, "tests.server.faulty_server")
+    try:
+        running.wait()
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.interrupt()
+
+
+def ask(server: Server, colour: str, **options: Any) -> Any:
+    url = data_url(Image.new("RGB", (64, 64), colour))
+    content: Any = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "What is in the picture?"},
+    ]
+    return server.client().chat.completions.create(
+        model="mllama-demo",
+        messages=[{"role": "user", "content": content}],
+        max_tokens=4,
+        **options,
+    )
+
+
+def test_the_others_get_their_answers(faulty: Server) -> None:
+    alone = ask(faulty, "red").choices[0].message.content
+    colours = ["red", "white", "red", "white", "red"]
+
+    def outcome(colour: str) -> Any:
+        try:
+            return ask(faulty, colour).choices[0].message.content
+        except openai.InternalServerError as error:
+            return error.status_code
+
+    with ThreadPoolExecutor(len(colours)) as pool:
+        outcomes = list(pool.map(outcome, colours))
+    assert outcomes == [alone, 500, alone, 500, alone]
+    assert "too bright" in faulty.log.read_text()
+
+
+def test_a_stream_fails_too(faulty: Server) -> None:
+    with pytest.raises(openai.APIError):
+        list(ask(faulty, "white", stream=True))
+    assert ask(faulty, "blue").choices
