@@ -1,0 +1,115 @@
+"""How long a question about an image takes, and how many streams add up to.
+
+    python -m benchmarks.serving                      # the demo model
+    python -m benchmarks.serving --published-widths   # random weights, few layers
+    python -m benchmarks.serving --model-path DIR
+
+Prints one JSON object: medians of ``--rounds``, each with a picture that was never
+shown before, and tokens per second of 1, 4 and 8 concurrent streams, each as a ratio
+to one stream of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mllama import LLM
+
+STREAMS = (1, 4, 8)
+QUESTIONS = ("What is in the picture?", "Which colours are there?")
+
+
+def picture(generator: np.random.Generator, side: int) -> Image.Image:
+    """Coarse noise that fills all four tiles."""
+    grains = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return Image.fromarray(grains).resize((side, side), Image.Resampling.NEAREST)
+
+
+def seconds_to_first_token(llm: LLM, question: str, image: Image.Image) -> float:
+    """Of one request that runs alone."""
+    answer = llm.generate(question, [image], max_new_tokens=1)
+    return answer.time_to_first_token_seconds
+
+
+def tokens_per_second(llm: LLM, streams: int, tokens: int, image: Image.Image) -> float:
+    """Of all streams together, from their first tokens on, about a stored image."""
+
+    def decode(number: int) -> tuple[float, float, int]:
+        count, first = 0, 0.0
+        # At temperature 2 no stream ends early, and no two are alike.
+        stream = llm.generate(
+            f"Tell me {number} things.",
+            [image],
+            stream=True,
+            max_new_tokens=tokens,
+            temperature=2.0,
+            seed=number,
+        )
+        for chunk in stream:
+            first = first or time.perf_counter()
+            count += len(chunk.token_ids)
+        return first, time.perf_counter(), count - 1
+
+    with ThreadPoolExecutor(streams) as pool:
+        ends = list(pool.map(decode, range(streams)))
+    elapsed = max(end for _, end, _ in ends) - min(first for first, _, _ in ends)
+    return sum(count for _, _, count in ends) / elapsed
+
+
+def measure(llm: LLM, rounds: int, tokens: int, side: int) -> dict[str, Any]:
+    """All figures of one model."""
+    generator = np.random.default_rng(0)
+    waits: list[list[float]] = []
+    rates: dict[int, list[float]] = {streams: [] for streams in STREAMS}
+    seconds_to_first_token(llm, QUESTIONS[0], picture(generator, side))  # warms up
+    for _ in range(rounds):
+        image = picture(generator, side)
+        waits.append([seconds_to_first_token(llm, q, image) for q in QUESTIONS])
+        for streams, measured in rates.items():
+            measured.append(tokens_per_second(llm, streams, tokens, image))
+    first, second = (statistics.median(wait) for wait in zip(*waits, strict=True))
+    return {
+        "first_question_seconds": first,
+        "second_question_seconds": second,
+        "second_to_first": statistics.median(b / a for a, b in waits),
+        "tokens_per_second": {n: statistics.median(r) for n, r in rates.items()},
+        "to_one_stream": {
+            n: statistics.median(b / a for a, b in zip(rates[1], r, strict=True))
+            for n, r in rates.items()
+        },
+    }
+
+
+def main() -> None:
+    """Measures one model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model-path")
+    which.add_argument("--published-widths", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=64, help="of each stream")
+    parser.add_argument("--side", type=int, default=1100, help="picture's, in pixels")
+    parser.add_argument("--max-length", type=int, default=1024)
+    options = parser.parse_args()
+    model_path = options.model_path
+    if options.published_widths:
+        from tests.reference.checkpoints import checkpoint
+
+        model_path = checkpoint("published_widths")
+    with LLM(
+        model_path, max_batch_size=max(STREAMS), max_length=options.max_length
+    ) as llm:
+        report = measure(llm, options.rounds, options.tokens, options.side)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
