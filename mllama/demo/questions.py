@@ -134,7 +134,7 @@ def count(rng: np.random.Generator, scene: Scene) -> Asked | None:
         number = sum(item.colour == paint for item in shapes)
         totals[f"{paint} {pick(rng, ('shapes', 'objects'))}"] = number
     # First the answer, then the question: priors alone must not pay.
-    wanted = np.array([1.0, 1.0, 1.3, 1.6, 1.6])
+    wanted = np.array([0.7, 1.0, 1.3, 1.6, 1.6])
     present = [n for n in range(5) if n in totals.values()]
     weights = wanted[present] / wanted[present].sum()
     answer = present[int(rng.choice(len(present), p=weights))]

@@ -29,12 +29,17 @@ class Server:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
+        environment = os.environ | {
+            "MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS": '["localhost"]'
+        }
+        # Tests of the Python API leave it behind; it would take /metrics away.
+        environment.pop("MAX_SERVE_DISABLE_TELEMETRY", None)
         command = [sys.executable, "-m", module, "serve", "--devices", "cpu"]
         command += ["--max-batch-size", "4"]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port)],
             stderr=log.open("w"),
-            env=os.environ | {"MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS": '["localhost"]'},
+            env=environment,
         )
 
     def wait(self) -> None:
