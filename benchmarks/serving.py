@@ -5,8 +5,8 @@
     python -m benchmarks.serving --model-path DIR
 
 Prints one JSON object: medians of ``--rounds``, each with a picture that was never
-shown before, and tokens per second of 1, 4 and 8 concurrent streams, each as a ratio
-to one stream of the same round.
+shown before, and tokens per second, prompts included, of 1, 4 and 8 users who ask one
+question after the other, also as a ratio to one user of the same round.
 """
 
 from __future__ import annotations
@@ -39,32 +39,24 @@ def seconds_to_first_token(llm: LLM, question: str, image: Image.Image) -> float
     return answer.time_to_first_token_seconds
 
 
-def tokens_per_second(llm: LLM, streams: int, tokens: int, image: Image.Image) -> float:
-    """Of all streams together, from their first tokens on, about a stored image."""
+def tokens_per_second(llm: LLM, streams: int, asked: int, image: Image.Image) -> float:
+    """Of users who each ask one question after the other about a stored image."""
 
-    def decode(number: int) -> tuple[float, float, int]:
-        count, first = 0, 0.0
-        # At temperature 2 no stream ends early, and no two are alike.
-        stream = llm.generate(
-            f"Tell me {number} things.",
-            [image],
-            stream=True,
-            max_new_tokens=tokens,
-            temperature=2.0,
-            seed=number,
+    def user(number: int) -> int:
+        return sum(
+            llm.generate(
+                f"Tell me {number} and {question} things.", [image], max_new_tokens=64
+            ).completion_tokens
+            for question in range(asked)
         )
-        for chunk in stream:
-            first = first or time.perf_counter()
-            count += len(chunk.token_ids)
-        return first, time.perf_counter(), count - 1
 
+    started = time.perf_counter()
     with ThreadPoolExecutor(streams) as pool:
-        ends = list(pool.map(decode, range(streams)))
-    elapsed = max(end for _, end, _ in ends) - min(first for first, _, _ in ends)
-    return sum(count for _, _, count in ends) / elapsed
+        tokens = sum(pool.map(user, range(streams)))
+    return tokens / (time.perf_counter() - started)
 
 
-def measure(llm: LLM, rounds: int, tokens: int, side: int) -> dict[str, Any]:
+def measure(llm: LLM, rounds: int, asked: int, side: int) -> dict[str, Any]:
     """All figures of one model."""
     generator = np.random.default_rng(0)
     waits: list[list[float]] = []
@@ -74,7 +66,7 @@ def measure(llm: LLM, rounds: int, tokens: int, side: int) -> dict[str, Any]:
         image = picture(generator, side)
         waits.append([seconds_to_first_token(llm, q, image) for q in QUESTIONS])
         for streams, measured in rates.items():
-            measured.append(tokens_per_second(llm, streams, tokens, image))
+            measured.append(tokens_per_second(llm, streams, asked, image))
     first, second = (statistics.median(wait) for wait in zip(*waits, strict=True))
     return {
         "first_question_seconds": first,
@@ -95,9 +87,10 @@ def main() -> None:
     which.add_argument("--model-path")
     which.add_argument("--published-widths", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64, help="of each stream")
+    parser.add_argument("--asked", type=int, default=12, help="questions of a stream")
     parser.add_argument("--side", type=int, default=1100, help="picture's, in pixels")
-    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--quantization-encoding")
     options = parser.parse_args()
     model_path = options.model_path
     if options.published_widths:
@@ -105,9 +98,12 @@ def main() -> None:
 
         model_path = checkpoint("published_widths")
     with LLM(
-        model_path, max_batch_size=max(STREAMS), max_length=options.max_length
+        model_path,
+        max_batch_size=max(STREAMS),
+        max_length=options.max_length,
+        quantization_encoding=options.quantization_encoding,
     ) as llm:
-        report = measure(llm, options.rounds, options.tokens, options.side)
+        report = measure(llm, options.rounds, options.asked, options.side)
     print(json.dumps(report, indent=2))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -47,6 +48,8 @@ def serving() -> Iterator[str]:
     server = subprocess.Popen(
         [sys.executable, "-m", "mllama", "serve", "--port", str(port)],
         stdout=sys.stderr,
+        # Lines of the log would stand in the middle of the answers.
+        env={"MAX_SERVE_LOGS_CONSOLE_LEVEL": "WARNING", **os.environ},
     )
     url = f"http://127.0.0.1:{port}"
     try:
