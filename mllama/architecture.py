@@ -10,7 +10,7 @@ from max.pipelines.modeling.types import InputModality, PipelineTask
 from mllama.serving.arch_config import MllamaArchConfig
 from mllama.serving.image_cache import MllamaMemoryPlanner
 from mllama.serving.model import MllamaModel
-from mllama.serving.model_weights import canonical_state_dict
+from mllama.serving.model_weights import canonical_state_dict, left_to_the_model
 from mllama.serving.tokenizer import MllamaTokenizer
 
 mllama_architecture = SupportedArchitecture(
@@ -27,7 +27,10 @@ mllama_architecture = SupportedArchitecture(
     tokenizer=MllamaTokenizer,
     context_type=TextAndVisionContext,
     default_weights_format=WeightsFormat.safetensors,
-    weight_adapters={WeightsFormat.safetensors: canonical_state_dict},
+    weight_adapters={
+        WeightsFormat.safetensors: canonical_state_dict,
+        WeightsFormat.gguf: left_to_the_model,
+    },
     config=MllamaArchConfig,
     memory_planner=MllamaMemoryPlanner,
     # Images are encoded between two batches, which neither scheduling the next batch

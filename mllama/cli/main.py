@@ -21,6 +21,7 @@ BAD_INPUT = 2
 COMMANDS = {
     "generate": "Answer one conversation about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
+    "quantize": "Quantise a checkpoint to one GGUF file.",
 }
 """Commands and their line in the list; each is a module of this package."""
 

@@ -39,8 +39,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--model-path",
                 metavar="PATH",
-                help="Checkpoint: a directory in Hugging Face layout or a repository "
-                "of the hub.  Default: the demo model that ships with this package.",
+                help="Checkpoint: a directory in Hugging Face layout, a GGUF file, or "
+                "a repository of the hub.  Default: the demo model that ships with "
+                "this package.",
             ),
             click.option(
                 "--weight-path",
@@ -57,8 +58,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--quantization-encoding",
                 metavar="ENCODING",
-                help="Element type of the weights, such as float32 or bfloat16.  "
-                "Default: float32 on a CPU, the checkpoint's own on a GPU.",
+                help="float32, q4_0, q4_k or q6_k on a CPU, bfloat16 or float32 on a "
+                "GPU.  Default: a GGUF file's own; else float32 on a CPU, the "
+                "checkpoint's own on a GPU.",
             ),
             click.option(
                 "--max-length",

@@ -48,11 +48,12 @@ _IN_FLIGHT = "enable_in_flight_batching"
 or encodes its images: on, unless the user says otherwise."""
 
 _HELP = {
-    "model_path": "Checkpoint: a directory in Hugging Face layout or a repository of "
-    "the hub.  Default: the demo model that ships with this package.",
+    "model_path": "Checkpoint: a directory in Hugging Face layout, a GGUF file, or a "
+    "repository of the hub.  Default: the demo model that ships with this package.",
     "devices": "cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
-    "quantization_encoding": "Element type of the weights, such as float32 or "
-    "bfloat16.  Default: float32 on a CPU, the checkpoint's own on a GPU.",
+    "quantization_encoding": "float32, q4_0, q4_k or q6_k on a CPU, bfloat16 or "
+    "float32 on a GPU.  Default: a GGUF file's own; else float32 on a CPU, the "
+    "checkpoint's own on a GPU.",
     "max_length": "Longest sequence, prompt and answer, in tokens.  Default: the "
     "model's limit.",
     "max_batch_size": "Requests worked on together; others wait.  Default: 1.",
@@ -136,11 +137,10 @@ def serve(**options: Any) -> None:
     mllama serve
     mllama serve --model-path DIR --max-batch-size 8
     """
+    from mllama.engine.model_files import find_model_files
     from mllama.engine.options import (
         ARCHITECTURES,
         DEMO_MODEL_NAME,
-        check_checkpoint,
-        choose_encoding,
         find_device,
     )
     from mllama.images.settings import image_settings
@@ -161,16 +161,21 @@ def serve(**options: Any) -> None:
             options["served_model_name"] = (
                 options["served_model_name"] or DEMO_MODEL_NAME
             )
-        check_checkpoint(
-            options["model_path"],
-            weight_path=options["weight_path"],
-            max_length=options["max_length"],
+        options["served_model_name"] = (
+            options["served_model_name"] or options["model_path"]
         )
         devices = options.setdefault("device_specs", [find_device(None)])
-        device_type = devices[0].device_type
-        options["quantization_encoding"] = choose_encoding(
-            options["quantization_encoding"], device_type, options["weight_path"]
+        files = find_model_files(
+            options["model_path"],
+            weight_path=options["weight_path"],
+            encoding=options["quantization_encoding"],
+            device_type=devices[0].device_type,
+            max_length=options["max_length"],
+            quiet=False,
         )
+        options["model_path"] = files.model
+        options["weight_path"] = list(files.weight_path)
+        options["quantization_encoding"] = files.encoding
         options["max_batch_size"] = options["max_batch_size"] or 1
         if options["top_k"] is None:
             options["top_k"] = 1

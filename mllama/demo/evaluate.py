@@ -72,16 +72,17 @@ def report(
     }
 
 
-def run(
-    seed: int, count: int, model_path: Path | None, max_batch_size: int
-) -> dict[str, Any]:
-    """Ask everything and compare; mistakes are told on standard error."""
+def run(seed: int, count: int, **model: Any) -> dict[str, Any]:
+    """Ask everything and compare; mistakes are told on standard error.
+
+    ``model`` is what ``LLM`` takes.
+    """
     from mllama import LLM
 
     drawn = list(questions(seed, count))
     kinds = [kind for kind, *_ in drawn]
     wanted = [answer for *_, answer in drawn]
-    with LLM(model_path=model_path, max_batch_size=max_batch_size) as llm:
+    with LLM(**model) as llm:
         seen, unseen = (
             [
                 output.text.strip() == answer
@@ -125,12 +126,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--model-path", type=Path, default=None)
+    parser.add_argument("--quantization-encoding")
     parser.add_argument("--max-batch-size", type=int, default=8)
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error("--count must be at least 1")
     result = run(
-        options.seed, options.count, options.model_path, options.max_batch_size
+        options.seed,
+        options.count,
+        model_path=options.model_path,
+        quantization_encoding=options.quantization_encoding,
+        max_batch_size=options.max_batch_size,
     )
     if options.format == "text":
         print(table(result), file=sys.stderr)

@@ -217,7 +217,9 @@ class Engine:
         from mllama.serving.isolation import isolate_failures
 
         restore_child_environment()
-        config = PipelineConfig.from_args(self._options.pipeline_args())
+        config = PipelineConfig.from_args(
+            self._options.pipeline_args(quiet=self._quiet)
+        )
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mllama.config import MllamaConfig
 from mllama.demo import MODEL_PATH
-from mllama.errors import ConfigError, MllamaError
+from mllama.engine.model_files import ModelFiles, find_model_files
+from mllama.errors import MllamaError
 from mllama.images.settings import image_settings
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ class EngineOptions:
             MllamaError: If the checkpoint can't be served, a limit is out of range, or
                 there is no such device.
         """
-        check_checkpoint(
-            self.model, weight_path=self.weight_path, max_length=self.max_length
-        )
+        self.find_files(quiet=True, quantise=False)
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise MllamaError(
                 f"the batch size must be at least 1, not {self.max_batch_size}"
@@ -88,10 +86,27 @@ class EngineOptions:
                 f"{self.max_ce_batch_size}"
             )
         image_settings(self.image_cache_size, self.max_images_per_request)
-        find_device(self.devices)
 
-    def pipeline_args(self) -> PipelineArgs:
+    def find_files(self, *, quiet: bool, quantise: bool = True) -> ModelFiles:
+        """The files to load; see :func:`find_model_files`."""
+        return find_model_files(
+            self.model,
+            weight_path=self.weight_path,
+            encoding=self.quantization_encoding,
+            device_type=find_device(self.devices).device_type,
+            max_length=self.max_length,
+            quantise=quantise,
+            quiet=quiet,
+        )
+
+    def pipeline_args(self, *, quiet: bool = True) -> PipelineArgs:
         """MAX's arguments for these options.
+
+        A checkpoint of floats is quantised first if that was asked for and has not been
+        done before.
+
+        Args:
+            quiet: Whether to keep silent about that.
 
         Raises:
             MllamaError: If a device or an encoding is not to be had.
@@ -99,13 +114,12 @@ class EngineOptions:
         from max.pipelines.lib import PipelineArgs
 
         device = find_device(self.devices)
+        files = self.find_files(quiet=quiet)
         return PipelineArgs.from_flat_kwargs(
-            model_path=self.model,
-            weight_path=[Path(path) for path in self.weight_path],
+            model_path=files.model,
+            weight_path=list(files.weight_path),
             device_specs=[device],
-            quantization_encoding=choose_encoding(
-                self.quantization_encoding, device.device_type, self.weight_path
-            ),
+            quantization_encoding=files.encoding,
             max_batch_size=self.max_batch_size
             or DEFAULT_BATCH_SIZE[device.device_type],
             max_length=self.max_length,
@@ -115,45 +129,6 @@ class EngineOptions:
             ),
             custom_architectures=[ARCHITECTURES],
         )
-
-
-def check_checkpoint(
-    model: str, *, weight_path: Sequence[Any] = (), max_length: int | None = None
-) -> None:
-    """Checks a local checkpoint's config and weights, and that files given exist.
-
-    A repository of the hub is left for MAX to download.
-
-    Raises:
-        MllamaError: If the checkpoint can't be served, or a limit is out of range.
-    """
-    for path in weight_path:
-        if not Path(path).exists() and _is_local(str(path)):
-            raise MllamaError(f"there is no weight file {path}")
-    if max_length is not None and max_length < 1:
-        raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
-    if not Path(model).is_dir():
-        if _is_local(model):
-            raise MllamaError(
-                f"{model} is neither a directory nor a repository of the hub"
-            )
-        return
-    config = MllamaConfig.from_path(Path(model))
-    limit = config.text_config.max_position_embeddings
-    if max_length is not None and max_length > limit:
-        raise ConfigError(
-            f"a context of {max_length} tokens was asked for, but the model was made "
-            f"for at most {limit}"
-        )
-    if not weight_path:
-        from mllama.weights.checkpoint import open_checkpoint
-
-        open_checkpoint(Path(model))
-
-
-def _is_local(path: str) -> bool:
-    """Whether a path can't be a repository's name, which is ``owner/name``."""
-    return path.count("/") != 1 or path.startswith((".", "/", "~"))
 
 
 def find_device(devices: str | None) -> DeviceSpec:
@@ -189,31 +164,3 @@ def find_device(devices: str | None) -> DeviceSpec:
         f"there is no GPU {number}; the machine has "
         + ", ".join(f"gpu:{spec.id}" for spec in gpus)
     )
-
-
-def choose_encoding(
-    encoding: str | None, device_type: str, weight_path: Sequence[Any] = ()
-) -> str | None:
-    """The encoding to load with, or None to follow the files.
-
-    Raises:
-        MllamaError: If the model or the device can't run the encoding.
-    """
-    from mllama.max_api import supported_encoding_supported_devices
-    from mllama.serving.arch_config import MllamaArchConfig
-
-    if encoding is None:
-        # A CPU multiplies float32 several times faster than bfloat16.
-        floats = not any(str(path).endswith(".gguf") for path in weight_path)
-        return "float32" if device_type == "cpu" and floats else None
-    runnable = [
-        name
-        for name in sorted(MllamaArchConfig.SUPPORTED_ENCODINGS)
-        if device_type in supported_encoding_supported_devices(name)
-    ]
-    if encoding not in runnable:
-        raise MllamaError(
-            f"the {device_type} can't run the encoding {encoding!r}; "
-            f"it runs {', '.join(runnable)}"
-        )
-    return encoding

@@ -18,11 +18,11 @@ from max.nn.kernels import (
 )
 from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.layer import Module
-from max.nn.linear import MLP, Linear
 from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
+from mllama.network.projections import Encodings, feed_forward, projection
 
 
 def text_norm(config: MllamaTextConfig, width: int, dtype: DType) -> RMSNorm:
@@ -34,14 +34,23 @@ class MllamaCrossAttentionKeysValues(Module):
     """The image side of one MllamaTextCrossAttention: k_proj, k_norm, v_proj."""
 
     def __init__(
-        self, config: MllamaTextConfig, dtype: DType, device: DeviceRef
+        self,
+        config: MllamaTextConfig,
+        dtype: DType,
+        device: DeviceRef,
+        encodings: Encodings,
+        path: str,
     ) -> None:
         super().__init__()
         self.num_key_value_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
         width = config.num_key_value_heads * config.head_dim
-        self.k_proj = Linear(config.hidden_size, width, dtype, device)
-        self.v_proj = Linear(config.hidden_size, width, dtype, device)
+        self.k_proj, self.v_proj = (
+            projection(
+                encodings, f"{path}.{name}", config.hidden_size, width, dtype, device
+            )
+            for name in ("k_proj", "v_proj")
+        )
         self.k_norm = text_norm(config, config.head_dim, dtype)
 
     def __call__(
@@ -50,7 +59,7 @@ class MllamaCrossAttentionKeysValues(Module):
         cross_attention_states: TensorValue,
         write: ImageWriteValues,
     ) -> TensorValue:
-        """Stores keys and values of ``[images, rows, hidden]`` into the pool.
+        """Stores keys and values of ``[rows of all images, hidden]`` into the pool.
 
         Args:
             layer_idx: uint32 scalar, index among the cross-attention layers.
@@ -61,8 +70,8 @@ class MllamaCrossAttentionKeysValues(Module):
             The next layer's ``layer_idx``: MAX rejects a subgraph of whose results
             none is used.
         """
-        images, rows, _ = cross_attention_states.shape
-        shape = [images * rows, self.num_key_value_heads, self.head_dim]
+        rows, _ = cross_attention_states.shape
+        shape = [rows, self.num_key_value_heads, self.head_dim]
         key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
         store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
@@ -79,14 +88,20 @@ class MllamaTextCrossAttention(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        encodings: Encodings,
+        path: str,
     ) -> None:
         super().__init__()
         self.pool = pool
         self.num_heads = config.num_attention_heads
         self.head_dim = config.head_dim
         width = config.num_attention_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, width, dtype, device)
-        self.o_proj = Linear(width, config.hidden_size, dtype, device)
+        self.q_proj = projection(
+            encodings, f"{path}.q_proj", config.hidden_size, width, dtype, device
+        )
+        self.o_proj = projection(
+            encodings, f"{path}.o_proj", width, config.hidden_size, dtype, device
+        )
         self.q_norm = text_norm(config, config.head_dim, dtype)
 
     def __call__(
@@ -130,11 +145,20 @@ class MllamaCrossAttentionDecoderLayer(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        encodings: Encodings,
+        path: str,
     ) -> None:
         super().__init__()
-        self.cross_attn = MllamaTextCrossAttention(config, pool, dtype, device)
-        self.mlp = MLP(
-            dtype, None, config.hidden_size, config.intermediate_size, [device]
+        self.cross_attn = MllamaTextCrossAttention(
+            config, pool, dtype, device, encodings, f"{path}.cross_attn"
+        )
+        self.mlp = feed_forward(
+            encodings,
+            f"{path}.mlp",
+            config.hidden_size,
+            config.intermediate_size,
+            dtype,
+            device,
         )
         self.input_layernorm = text_norm(config, config.hidden_size, dtype)
         self.post_attention_layernorm = text_norm(config, config.hidden_size, dtype)

@@ -25,7 +25,8 @@ from max.nn.linear import Linear
 from mllama.config import MllamaConfig
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.image_pool import ImageWriteValues, image_write_types
-from mllama.network.subgraphs import RepeatedLayer
+from mllama.network.projections import Encodings
+from mllama.network.subgraphs import RepeatedLayers
 from mllama.network.vision_model import MllamaVisionModel
 
 
@@ -42,6 +43,7 @@ class MllamaImageEncoder(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        encodings: Encodings,
     ) -> None:
         super().__init__()
         self.config = config
@@ -58,10 +60,24 @@ class MllamaImageEncoder(Module):
         )
         self.cross_attn = LayerList(
             [
-                MllamaCrossAttentionKeysValues(config.text_config, dtype, device)
-                for _ in config.text_config.cross_attention_layers
+                MllamaCrossAttentionKeysValues(
+                    config.text_config, dtype, device, encodings, path
+                )
+                for path in self.cross_attention_paths()
             ]
         )
+        self.kinds = [
+            ",".join(
+                encodings[name].name if name in encodings else "float"
+                for name in (f"{path}.k_proj.weight", f"{path}.v_proj.weight")
+            )
+            for path in self.cross_attention_paths()
+        ]
+
+    def cross_attention_paths(self) -> list[str]:
+        """Where the layers of ``cross_attn`` stand in the whole model."""
+        layers = self.config.text_config.cross_attention_layers
+        return [f"language_model.layers.{index}.cross_attn" for index in layers]
 
     def cross_attention_states(
         self,
@@ -98,11 +114,14 @@ class MllamaImageEncoder(Module):
         states = self.cross_attention_states(
             pixel_values, aspect_ratio_ids, real_rows, padding_rows
         )
-        repeated = RepeatedLayer("cross_attention_keys_values")
+        # A subgraph's inputs may have names for dimensions, but no products of them.
+        width = self.config.text_config.hidden_size
+        rows = ops.rebind(ops.reshape(states, [-1, width]), ["image_rows", width])
+        repeated = RepeatedLayers("cross_attention_keys_values")
         layer_idx = ops.constant(0, DType.uint32, DeviceRef.CPU())
         for index, layer in enumerate(self.cross_attn):
-            (layer_idx,) = repeated(
-                layer, [layer_idx, states, write], prefix=f"cross_attn.{index}."
+            (layer_idx,) = repeated[self.kinds[index]](
+                layer, [layer_idx, rows, write], prefix=f"cross_attn.{index}."
             )
         return layer_idx
 

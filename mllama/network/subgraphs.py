@@ -45,3 +45,21 @@ class RepeatedLayer:
             )
         outputs = ops.call(self._subgraph, *tree.leaves(list(inputs)), prefix=prefix)
         return [output.tensor for output in outputs]
+
+
+class RepeatedLayers:
+    """A :class:`RepeatedLayer` for each kind of layer, made when it is asked for.
+
+    Args:
+        name: What the subgraphs' names begin with.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._kinds: dict[str, RepeatedLayer] = {}
+
+    def __getitem__(self, kind: str) -> RepeatedLayer:
+        if kind not in self._kinds:
+            number = f"_{len(self._kinds) + 1}" if self._kinds else ""
+            self._kinds[kind] = RepeatedLayer(self.name + number)
+        return self._kinds[kind]

@@ -15,13 +15,9 @@ from max import tree
 from max.dtype import DType
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, Type, Value, ops
 from max.graph import Module as GraphModule
-from max.nn.attention import AttentionWithRope
-from max.nn.embedding import Embedding
 from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
 from max.nn.layer import LayerList, Module
-from max.nn.linear import MLP, Linear
-from max.nn.rotary_embedding import Llama3RopeScalingParams, Llama3RotaryEmbedding
-from max.nn.transformer import ReturnLogits, TransformerBlock
+from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig, MllamaTextConfig
 from mllama.max_api import (
@@ -34,30 +30,14 @@ from mllama.network.cross_attention import (
     text_norm,
 )
 from mllama.network.image_pool import ImageReadValues, image_read_types
-from mllama.network.subgraphs import RepeatedLayer
-
-
-def rotary_embedding(
-    config: MllamaTextConfig, max_length: int
-) -> Llama3RotaryEmbedding:
-    """The rotation table, with llama3's frequency scaling if the config has it."""
-    scaling = config.rope_scaling
-    return Llama3RotaryEmbedding(
-        dim=config.hidden_size,
-        n_heads=config.num_attention_heads,
-        theta=config.rope_theta,
-        max_seq_len=max_length,
-        head_dim=config.head_dim,
-        interleaved=False,
-        scaling_params=None
-        if scaling is None
-        else Llama3RopeScalingParams(
-            factor=scaling.factor,
-            low_freq_factor=scaling.low_freq_factor,
-            high_freq_factor=scaling.high_freq_factor,
-            orig_max_position=scaling.original_max_position_embeddings,
-        ),
-    )
+from mllama.network.projections import (
+    Encodings,
+    layer_formats,
+    projection,
+    token_embedding,
+)
+from mllama.network.self_attention import rotary_embedding, self_attention_layer
+from mllama.network.subgraphs import RepeatedLayers
 
 
 class MllamaTextModel(Module):
@@ -71,41 +51,45 @@ class MllamaTextModel(Module):
         dtype: DType,
         device: DeviceRef,
         max_length: int,
+        encodings: Encodings,
+        path: str,
     ) -> None:
         super().__init__()
         self.config = config
+        self.path = path
         self.rope = rotary_embedding(config, max_length)
-        self.embed_tokens = Embedding(
-            config.num_embedding_rows, config.hidden_size, dtype, device
+        self.embed_tokens = token_embedding(
+            encodings,
+            f"{path}.embed_tokens",
+            config.num_embedding_rows,
+            config.hidden_size,
+            dtype,
+            device,
         )
         self.layers = LayerList(
             [
-                MllamaCrossAttentionDecoderLayer(config, pool, dtype, device)
+                MllamaCrossAttentionDecoderLayer(
+                    config, pool, dtype, device, encodings, f"{path}.layers.{index}"
+                )
                 if index in config.cross_attention_layers
-                else TransformerBlock(
-                    attention=AttentionWithRope(
-                        rope=self.rope,
-                        num_attention_heads=config.num_attention_heads,
-                        num_key_value_heads=config.num_key_value_heads,
-                        hidden_size=config.hidden_size,
-                        kv_params=kv_params,
-                        dtype=dtype,
-                        devices=[device],
-                    ),
-                    mlp=MLP(
-                        dtype,
-                        None,
-                        config.hidden_size,
-                        config.intermediate_size,
-                        [device],
-                    ),
-                    attention_norm=text_norm(config, config.hidden_size, dtype),
-                    mlp_norm=text_norm(config, config.hidden_size, dtype),
+                else self_attention_layer(
+                    config,
+                    self.rope,
+                    kv_params,
+                    dtype,
+                    device,
+                    encodings,
+                    f"{path}.layers.{index}",
                 )
                 for index in range(config.num_hidden_layers)
             ]
         )
         self.norm = text_norm(config, config.hidden_size, dtype)
+        # Layers whose weights have the same formats are one kind of layer.
+        self.kinds = [
+            layer_formats(encodings, f"{path}.layers.{index}.")
+            for index in range(config.num_hidden_layers)
+        ]
 
     def __call__(
         self,
@@ -113,27 +97,25 @@ class MllamaTextModel(Module):
         input_row_offsets: TensorValue,
         kv_cache: PagedCacheValues,
         read: ImageReadValues,
-        *,
-        path: str,
     ) -> TensorValue:
         """int64 tokens ``[rows]`` to hidden states ``[rows, hidden]`` before the
-        final norm; ``path`` is where this module stands in the root module."""
+        final norm."""
         hidden_states = self.embed_tokens(tokens)
         freqs_cis = self.rope.freqs_cis.to(hidden_states.device)
-        self_attention = RepeatedLayer("self_attention_layer")
-        cross_attention = RepeatedLayer("cross_attention_layer")
+        self_attention = RepeatedLayers("self_attention_layer")
+        cross_attention = RepeatedLayers("cross_attention_layer")
         self_layers = cross_layers = 0
         for index, layer in enumerate(self.layers):
-            prefix = f"{path}.layers.{index}."
+            prefix = f"{self.path}.layers.{index}."
             if isinstance(layer, MllamaCrossAttentionDecoderLayer):
                 layer_idx = ops.constant(cross_layers, DType.uint32, DeviceRef.CPU())
-                (hidden_states,) = cross_attention(
+                (hidden_states,) = cross_attention[self.kinds[index]](
                     layer, [layer_idx, hidden_states, read], prefix=prefix
                 )
                 cross_layers += 1
             else:
                 layer_idx = ops.constant(self_layers, DType.uint32, DeviceRef.CPU())
-                (hidden_states,) = self_attention(
+                (hidden_states,) = self_attention[self.kinds[index]](
                     layer,
                     [
                         layer_idx,
@@ -161,6 +143,7 @@ class MllamaTextDecoder(Module):
         *,
         max_length: int,
         return_logits: ReturnLogits,
+        encodings: Encodings,
     ) -> None:
         super().__init__()
         text = config.text_config
@@ -169,9 +152,18 @@ class MllamaTextDecoder(Module):
         self.device = device
         self.return_logits = return_logits
         self.language_model = MllamaTextModel(
-            text, kv_params, pool, dtype, device, max_length
+            text,
+            kv_params,
+            pool,
+            dtype,
+            device,
+            max_length,
+            encodings,
+            "language_model",
         )
-        self.lm_head = Linear(text.hidden_size, text.vocab_size, dtype, device)
+        self.lm_head = projection(
+            encodings, "lm_head", text.hidden_size, text.vocab_size, dtype, device
+        )
 
     def __call__(
         self,
@@ -194,9 +186,7 @@ class MllamaTextDecoder(Module):
             float32 logits ``[requests, vocab]`` of each request's last row, and as
             MAX's ``logits_postprocess`` adds for other values of ``return_logits``.
         """
-        hidden_states = self.language_model(
-            tokens, input_row_offsets, kv_cache, read, path="language_model"
-        )
+        hidden_states = self.language_model(tokens, input_row_offsets, kv_cache, read)
         return logits_postprocess(
             hidden_states,
             input_row_offsets,

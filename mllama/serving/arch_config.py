@@ -25,6 +25,9 @@ from mllama.max_api import (
 )
 from mllama.network.image_pool import pool_params
 
+BLOCK_ENCODINGS: tuple[SupportedEncoding, ...] = ("q4_0", "q4_k", "q6_k")
+"""Encodings whose weights are GGUF blocks; MAX runs them on CPUs."""
+
 
 @dataclass(kw_only=True)
 class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
@@ -32,7 +35,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
 
     Attributes:
         model: The checkpoint's configuration.
-        dtype: Element type of weights and activations.
+        dtype: Element type of activations, and of weights that are no blocks.
         devices: Where the model runs; one device.
         max_seq_len: Longest sequence, prompt and answer, in tokens.
         kv_params: The paged KV cache, one layer per self-attention layer.
@@ -41,7 +44,11 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     """
 
     DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"
-    SUPPORTED_ENCODINGS: ClassVar[set[SupportedEncoding]] = {"float32", "bfloat16"}
+    SUPPORTED_ENCODINGS: ClassVar[set[SupportedEncoding]] = {
+        "float32",
+        "bfloat16",
+        *BLOCK_ENCODINGS,
+    }
 
     model: MllamaConfig
     dtype: DType
@@ -67,7 +74,9 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         """
         model_config = model_config or pipeline_config.model
         encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
-        dtype = supported_encoding_dtype(encoding)
+        # MAX's kernels multiply blocks with float32.
+        is_blocks = encoding in BLOCK_ENCODINGS
+        dtype = DType.float32 if is_blocks else supported_encoding_dtype(encoding)
         devices = [
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
         ]

@@ -38,6 +38,8 @@ from mllama.serving.image_cache import described, pool_pages
 from mllama.serving.image_encoding import PendingImage
 from mllama.serving.image_store import ImageStore, ReadSegment
 from mllama.serving.model_weights import (
+    formats,
+    gguf_state_dict,
     image_encoder_weights,
     text_decoder_weights,
 )
@@ -107,20 +109,29 @@ class MllamaModel(
     def _create_model_config(
         self, state_dict: dict[str, WeightData]
     ) -> MllamaArchConfig:
-        self._state_dict = state_dict
         config = self.arch_config_as(MllamaArchConfig)
+        paths = self.pipeline_config.model.weight_path
+        if paths and paths[0].suffix == ".gguf":
+            state_dict = gguf_state_dict(paths[0], config.model)
+        self._state_dict = state_dict
         config.return_logits = self.return_logits
         return config
 
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Both graphs, each an artifact of its own so that it can be saved."""
         device = model_config.devices[0]
+        state_dict = self._state_dict
+        encodings = formats(state_dict)
         image_encoder = MllamaImageEncoder(
-            model_config.model, model_config.pool, model_config.dtype, device
+            model_config.model,
+            model_config.pool,
+            model_config.dtype,
+            device,
+            encodings,
         )
         image_encoder.load_state_dict(
             image_encoder_weights(
-                self._state_dict,
+                state_dict,
                 model_config.model,
                 list(image_encoder.raw_state_dict()),
                 model_config.dtype,
@@ -135,17 +146,18 @@ class MllamaModel(
             device,
             max_length=model_config.max_seq_len,
             return_logits=model_config.return_logits,
+            encodings=encodings,
         )
         text_decoder.load_state_dict(
             text_decoder_weights(
-                self._state_dict,
+                state_dict,
                 model_config.model,
                 list(text_decoder.raw_state_dict()),
                 model_config.dtype,
             ),
             weight_alignment=1,
         )
-        del self._state_dict
+        # MAX reads the weights in place for as long as the model lives.
         return {
             GraphRole.VISION: GraphSpec(
                 image_encoder,

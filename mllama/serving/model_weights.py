@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from max.dtype import DType
+from max.graph import Shape
+from max.graph.quantization import QuantizationEncoding
 from max.graph.weights import WeightData
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
+from mllama.network.projections import Encodings
+from mllama.weights.gguf_checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.names import canonical_name
 
 
@@ -27,6 +32,43 @@ def canonical_state_dict(
         if canonical is not None:
             result[canonical] = weights.data()
     return result
+
+
+def left_to_the_model(state_dict: Mapping[str, Any], **_: Any) -> dict[str, WeightData]:
+    """MAX's adapter of GGUF files, which :func:`gguf_state_dict` reads instead."""
+    del state_dict
+    return {}
+
+
+def formats(state_dict: Mapping[str, WeightData]) -> Encodings:
+    """Which tensors are blocks, and of what format."""
+    return {
+        name: data.quantization_encoding
+        for name, data in state_dict.items()
+        if data.quantization_encoding is not None
+    }
+
+
+def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
+    """The tensors of a GGUF file under our names, blocks as they lie in the file.
+
+    Raises:
+        CheckpointError: If the file is damaged or not of this model.
+    """
+    file = open_gguf(path)
+    check_tensors(file, config)
+    return {
+        name: WeightData(
+            matrix.values,
+            name,
+            DType.from_numpy(matrix.values.dtype),
+            Shape(matrix.values.shape),
+            quantization_encoding=None
+            if matrix.format is None
+            else QuantizationEncoding[matrix.format],
+        )
+        for name, matrix in read_tensors(file, config)
+    }
 
 
 def _taken(
@@ -49,7 +91,12 @@ def _taken(
             + (f" and {len(missing) - 1} more tensors" if missing[1:] else "")
             + "; download it again"
         )
-    return {name: state_dict[source].astype(dtype) for name, source in sources.items()}
+    return {
+        name: data
+        if (data := state_dict[source]).quantization_encoding is not None
+        else data.astype(dtype)
+        for name, source in sources.items()
+    }
 
 
 def image_encoder_weights(

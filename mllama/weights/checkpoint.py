@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
 from mllama.weights.names import canonical_name, expected_tensors
@@ -40,6 +43,7 @@ class TensorInfo:
         source_name: Its name there.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         shape: Its dimensions, those that the model needs.
+        offset: Its first byte in the file.
         nbytes: Its size.
     """
 
@@ -47,7 +51,16 @@ class TensorInfo:
     source_name: str
     dtype: str
     shape: tuple[int, ...]
+    offset: int
     nbytes: int
+
+    def floats(self) -> npt.NDArray[np.float32]:
+        """The values in float32; float32 files are mapped, not copied."""
+        code = np.uint16 if self.dtype == "bfloat16" else self.dtype
+        values = np.memmap(self.file, code, "r", self.offset, self.shape)
+        if self.dtype == "bfloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(values, np.float32)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
                     "remove the file that doesn't belong to the model"
                 )
             tensors[name] = TensorInfo(
-                file, source_name, _DTYPE_NAMES[entry.dtype], entry.shape, entry.nbytes
+                file,
+                source_name,
+                _DTYPE_NAMES[entry.dtype],
+                entry.shape,
+                entry.offset,
+                entry.nbytes,
             )
     missing = [name for name in expected if name not in tensors]
     if missing:

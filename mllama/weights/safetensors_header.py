@@ -27,10 +27,12 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class HeaderEntry:
-    """What a header says about one tensor; ``nbytes`` is its size in the file."""
+    """What a header says about one tensor: ``offset`` and ``nbytes`` are its place in
+    the file."""
 
     dtype: str
     shape: tuple[int, ...]
+    offset: int
     nbytes: int
 
 
@@ -64,11 +66,11 @@ def read_header(path: Path) -> dict[str, HeaderEntry]:
         raise _damaged(path, "its header is no JSON") from error
     if not isinstance(values, dict):
         raise _damaged(path, "its header is no JSON object")
-    return _entries(path, values, size - 8 - length)
+    return _entries(path, values, 8 + length, size)
 
 
 def _entries(
-    path: Path, values: Mapping[str, Any], data_bytes: int
+    path: Path, values: Mapping[str, Any], start: int, size: int
 ) -> dict[str, HeaderEntry]:
     entries: dict[str, HeaderEntry] = {}
     ranges: list[tuple[int, int]] = []
@@ -90,15 +92,17 @@ def _entries(
         nbytes = offsets[1] - offsets[0]
         if dtype in ITEM_BYTES and nbytes != math.prod(shape) * ITEM_BYTES[dtype]:
             raise _damaged(path, f"{name!r} has another size than its shape {shape}")
-        entries[name] = HeaderEntry(dtype, tuple(shape), nbytes)
+        entries[name] = HeaderEntry(dtype, tuple(shape), start + offsets[0], nbytes)
         ranges.append((offsets[0], offsets[1]))
     end = 0
     for begin, next_end in sorted(ranges):
         if begin != end:
             raise _damaged(path, "its tensors overlap or leave holes")
         end = next_end
-    if end != data_bytes:
-        raise _damaged(path, f"it holds {data_bytes} bytes of data where {end} belong")
+    if end != size - start:
+        raise _damaged(
+            path, f"it holds {size - start} bytes of data where {end} belong"
+        )
     return entries
 
 

@@ -32,16 +32,19 @@ class Answer:
 
 
 class Pipeline:
-    """A checkpoint in MAX's text generation pipeline, float32 on the CPU."""
+    """A checkpoint in MAX's text generation pipeline on the CPU, in float32 unless
+    ``options`` say otherwise."""
 
     def __init__(self, checkpoint: Path, **options: Any) -> None:
         arguments = PipelineArgs.from_flat_kwargs(
-            model_path=str(checkpoint),
-            weight_path=[],
-            device_specs=[DeviceSpec.cpu()],
-            quantization_encoding="float32",
-            custom_architectures=[ARCHITECTURES],
-            **options,
+            **{
+                "model_path": str(checkpoint),
+                "weight_path": [],
+                "device_specs": [DeviceSpec.cpu()],
+                "quantization_encoding": "float32",
+                "custom_architectures": [ARCHITECTURES],
+                **options,
+            }
         )
         retrieved = PIPELINE_REGISTRY.retrieve_factory(
             PipelineConfig.from_args(arguments)

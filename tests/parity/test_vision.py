@@ -39,6 +39,7 @@ class Stages:
             pool_params(self.config, DType.float32, CPU_REF),
             DType.float32,
             CPU_REF,
+            encodings={},
         )
         tensors = {
             canonical_name(name): tensor

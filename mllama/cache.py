@@ -1,0 +1,17 @@
+"""Where this package keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CACHE_VARIABLE = "MLLAMA_CACHE"
+"""Environment variable that moves the cache."""
+
+
+def cache_directory(name: str) -> Path:
+    """A directory of the cache, made if need be: ``~/.cache/mllama/NAME``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mllama") / name
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

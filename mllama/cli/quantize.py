@@ -1,0 +1,42 @@
+"""``mllama quantize``: a checkpoint to one GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mllama.engine.model_files import BLOCK_ENCODINGS, QuantisingBar
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option(
+    "--encoding",
+    type=click.Choice(BLOCK_ENCODINGS),
+    default="q4_k",
+    show_default=True,
+    help="Format of the text side's matrices; vision stays float16.",
+)
+def quantize(source: Path, target: Path, encoding: str) -> None:
+    """Quantise the checkpoint in the directory SRC to the GGUF file DST.
+
+    The file also holds configuration, tokenizer and chat template: it alone is enough
+    for --model-path.
+
+    \b
+    mllama quantize Llama-3.2-11B-Vision-Instruct llama.gguf
+    mllama serve --model-path llama.gguf
+    """
+    from mllama.errors import MllamaError
+    from mllama.weights.checkpoint import open_checkpoint
+    from mllama.weights.gguf_writing import write_gguf
+
+    if target.suffix != ".gguf":
+        raise MllamaError(f"{target} must be named *.gguf")
+    if not target.parent.is_dir():
+        raise MllamaError(f"there is no directory {target.parent}")
+    checkpoint = open_checkpoint(source)
+    with QuantisingBar(f"mllama: quantising to {encoding}", quiet=False) as bar:
+        write_gguf(checkpoint, target, encoding, bar.show)

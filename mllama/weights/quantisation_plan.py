@@ -1,0 +1,46 @@
+"""Which tensors are quantised, and to which format: llama.cpp's usual mix."""
+
+from __future__ import annotations
+
+from mllama.config import MllamaConfig
+
+MIXES = {"Q4_0": "Q6_K", "Q4_K": "Q6_K", "Q6_K": "Q6_K"}
+"""Format asked for, and the one that the sensitive tensors get."""
+
+
+def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
+    """Format of every tensor that is quantised, by its canonical name.
+
+    Matrices of the text side only.  The head is sensitive in every mix; of q4_k also
+    the values' projection and the last matrix of the feed-forward network, in the
+    first and the last eighth of the layers and in every third between, as in
+    llama.cpp's Q4_K_M.  Vision, norms and gates stay floats.
+
+    Args:
+        config: The model's.
+        encoding: ``Q4_0``, ``Q4_K`` or ``Q6_K``.
+    """
+    text = config.text_config
+    plan = {"language_model.embed_tokens.weight": encoding}
+    for index in range(text.num_hidden_layers):
+        crosses = index in text.cross_attention_layers
+        attention = "cross_attn" if crosses else "self_attn"
+        sensitive = encoding == "Q4_K" and _needs_more_bits(
+            index, text.num_hidden_layers
+        )
+        for name in (
+            *(f"{attention}.{p}_proj" for p in "qkvo"),
+            *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+        ):
+            more = sensitive and name in ("self_attn.v_proj", "mlp.down_proj")
+            plan[f"language_model.layers.{index}.{name}.weight"] = (
+                MIXES[encoding] if more else encoding
+            )
+    if not text.tie_word_embeddings:
+        plan["lm_head.weight"] = MIXES[encoding]
+    return plan
+
+
+def _needs_more_bits(index: int, layers: int) -> bool:
+    eighth = layers // 8
+    return index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2

@@ -1,0 +1,107 @@
+"""Block formats of every kind in one file answer as the floats that they stand for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from safetensors.numpy import save_file
+
+from mllama.config import MllamaConfig
+from mllama.weights import gguf_writing
+from mllama.weights.checkpoint import open_checkpoint
+from mllama.weights.gguf_checkpoint import open_gguf, read_tensors
+from mllama.weights.gguf_writing import write_gguf
+from mllama.weights.quantisation_plan import quantisation_plan
+from tests.parity.pipeline import STEPS, Pipeline
+from tests.reference.cases import case
+from tests.reference.checkpoints import checkpoint
+from tests.reference.oracle import Reference
+
+TOLERANCE = 0.06
+"""Of the logits' spread.  The kernels round activations to 8 bits, block by block."""
+
+CASES = ("four_tiles", "text_only", "text_between_images")
+
+
+def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
+    """Another format for each layer, and floats for one matrix of each kind."""
+    plan = quantisation_plan(config, encoding)
+    kinds = ("Q4_0", "Q4_K", "Q6_K")
+    for name in list(plan):
+        parts = name.split(".")
+        if parts[1] == "layers":
+            plan[name] = kinds[(int(parts[2]) + len(parts[-2])) % 3]
+    for name in (
+        "language_model.layers.0.self_attn.k_proj.weight",
+        "language_model.layers.1.cross_attn.q_proj.weight",
+        "language_model.layers.2.mlp.up_proj.weight",
+    ):
+        del plan[name]
+    return plan
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF file of mixed formats."""
+    path = tmp_path_factory.mktemp("mixed") / "mixed.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf_writing, "quantisation_plan", mixed_plan)
+        write_gguf(open_checkpoint(checkpoint()), path, "q4_k", lambda *_: None)
+    kinds = {tensor.kind.name for tensor in open_gguf(path).tensors.values()}
+    assert kinds == {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
+    return path
+
+
+@pytest.fixture(scope="module")
+def oracle(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """transformers with the values that the file's blocks stand for."""
+    folder = tmp_path_factory.mktemp("dequantised")
+    shutil.copytree(checkpoint(), folder, dirs_exist_ok=True)
+    tensors = {}
+    for name, matrix in read_tensors(
+        open_gguf(mixed), MllamaConfig.from_path(checkpoint())
+    ):
+        values = matrix.values
+        if matrix.format is not None:
+            values = dequantize(values, GGMLQuantizationType[matrix.format])
+        spelled = name if name.startswith("lm_head") else f"model.{name}"
+        tensors[spelled] = np.ascontiguousarray(values)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return Reference(folder)
+
+
+@pytest.fixture(scope="module")
+def pipeline(mixed: Path) -> Pipeline:
+    return Pipeline(
+        checkpoint(),
+        weight_path=[mixed],
+        quantization_encoding="q4_k",
+        max_batch_size=4,
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mixed_formats_answer_as_their_floats(
+    pipeline: Pipeline, oracle: Reference, name: str
+) -> None:
+    tile = int(pipeline.model.arch_config.model.vision_config.image_size)
+    one = case(name, tile)
+    (answer,) = pipeline.decode([one])
+    expected = oracle.decode(one.messages, STEPS)
+    # Greedy tokens of a random model part sooner or later; compare what precedes.
+    same = 0
+    for ours, theirs in zip(answer.token_ids, expected.token_ids, strict=True):
+        if ours != theirs:
+            break
+        same += 1
+    compared = min(same + 1, len(answer.logits))
+    assert compared >= 1
+    found = np.stack(answer.logits[:compared])
+    wanted = expected.logits[:compared]
+    error = np.sqrt(((found - wanted) ** 2).mean(axis=1)) / wanted.std(axis=1)
+    assert error.max() < TOLERANCE, error
