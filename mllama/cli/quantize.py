@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from mllama.engine.model_files import BLOCK_ENCODINGS, QuantisingBar
+from mllama.engine.model_files import QuantisingBar
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
 @click.command()

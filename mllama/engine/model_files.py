@@ -6,16 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
 from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
 from mllama.errors import ConfigError, MllamaError
-
-BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
-"""Encodings whose files are GGUF; a checkpoint of floats is quantised to them once."""
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,7 @@ from mllama.max_api import (
     supported_encoding_dtype,
 )
 from mllama.network.image_pool import pool_params
-
-BLOCK_ENCODINGS: tuple[SupportedEncoding, ...] = ("q4_0", "q4_k", "q6_k")
-"""Encodings whose weights are GGUF blocks; MAX runs them on CPUs."""
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
 @dataclass(kw_only=True)

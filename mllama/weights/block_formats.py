@@ -21,16 +21,13 @@ Floats = npt.NDArray[Any]
 
 Bytes = npt.NDArray[np.uint8]
 
-SUPER_BLOCK = 256
-"""Weights of one block of a K-quant: a row's length must be a multiple of it."""
-
 _ELEMENTS_AT_ONCE = 1 << 20
 """Weights that one thread works on, so that its intermediate values stay small."""
 
 
-def block_length(encoding: GGMLQuantizationType) -> int:
-    """Weights of one block."""
-    return int(GGML_QUANT_SIZES[encoding][0])
+def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """float32 values of bfloat16 ones, which NumPy knows as their bits only."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def quantise(weights: npt.NDArray[Any], encoding: GGMLQuantizationType) -> Bytes:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
+from mllama.weights.block_formats import from_bfloat16
 from mllama.weights.names import canonical_name, expected_tensors
 from mllama.weights.safetensors_header import (
     ITEM_BYTES,
@@ -59,7 +60,7 @@ class TensorInfo:
         code = np.uint16 if self.dtype == "bfloat16" else self.dtype
         values = np.memmap(self.file, code, "r", self.offset, self.shape)
         if self.dtype == "bfloat16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
+            return from_bfloat16(values)
         return np.asarray(values, np.float32)
 
 

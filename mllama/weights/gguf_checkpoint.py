@@ -20,19 +20,14 @@ from gguf.quants import dequantize
 from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.block_formats import QUANTISERS, quantise
-from mllama.weights.gguf_file import GgufFile
+from mllama.weights.block_formats import QUANTISERS, from_bfloat16, quantise
+from mllama.weights.gguf_file import FLOATS, GgufFile
 from mllama.weights.gguf_names import stored_tensors
 from mllama.weights.gguf_writing import ARCHITECTURE, SMALL_FILES, SOURCE_PREFIX
 from mllama.weights.names import expected_tensors
 
 logger = logging.getLogger("mllama")
 
-_FLOATS = (
-    GGMLQuantizationType.F32,
-    GGMLQuantizationType.F16,
-    GGMLQuantizationType.BF16,
-)
 _REPLACEMENT = GGMLQuantizationType.Q6_K
 """What matrices in blocks that MAX has no kernel for are converted to."""
 
@@ -78,11 +73,9 @@ def main_format(file: GgufFile) -> str:
     for name, tensor in file.tensors.items():
         if name.startswith("blk."):
             kind = tensor.kind
-            known = kind in QUANTISERS or kind in _FLOATS
+            known = kind in QUANTISERS or kind in FLOATS
             format_name = kind.name if known else _REPLACEMENT.name
-            sizes["float32" if kind in _FLOATS else format_name.lower()] += (
-                tensor.nbytes
-            )
+            sizes["float32" if kind in FLOATS else format_name.lower()] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else "float32"
 
 
@@ -161,7 +154,7 @@ def read_tensors(
     for name, place in stored.items():
         kind = file.tensors[place.name].kind
         raw = file.raw(place.name)
-        if kind in _FLOATS:
+        if kind in FLOATS:
             values = _as_floats(raw, kind).reshape(expected[name])
             yield name, GgufMatrix(place.from_file(values).astype(np.float32))
             continue
@@ -198,7 +191,7 @@ def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
         kinds = [
             file.tensors[stored[name].name].kind for name in names if name in stored
         ]
-        if any(kind in _FLOATS for kind in kinds):
+        if any(kind in FLOATS for kind in kinds):
             loose.update(names)
     return loose
 
@@ -207,5 +200,5 @@ def _as_floats(
     raw: npt.NDArray[Any], kind: GGMLQuantizationType
 ) -> npt.NDArray[np.float32]:
     if kind is GGMLQuantizationType.BF16:
-        return (raw.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(raw)
     return np.asarray(raw, np.float32)

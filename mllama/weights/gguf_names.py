@@ -18,9 +18,6 @@ from mllama.config import MllamaConfig
 
 Array = npt.NDArray[np.generic]
 
-ROPE_FREQS: Final = "rope_freqs.weight"
-"""Factors of llama3's frequency scaling; ours come from the configuration."""
-
 
 @dataclass(frozen=True)
 class Stored:

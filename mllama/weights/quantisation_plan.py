@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mllama.config import MllamaConfig
 
-MIXES = {"Q4_0": "Q6_K", "Q4_K": "Q6_K", "Q6_K": "Q6_K"}
-"""Format asked for, and the one that the sensitive tensors get."""
+BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
+"""Encodings whose files are GGUF blocks; MAX runs them on CPUs."""
+
+_SENSITIVE = "Q6_K"
+"""The format of the sensitive tensors, whatever was asked for."""
 
 
 def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
@@ -34,10 +39,10 @@ def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
         ):
             more = sensitive and name in ("self_attn.v_proj", "mlp.down_proj")
             plan[f"language_model.layers.{index}.{name}.weight"] = (
-                MIXES[encoding] if more else encoding
+                _SENSITIVE if more else encoding
             )
     if not text.tie_word_embeddings:
-        plan["lm_head.weight"] = MIXES[encoding]
+        plan["lm_head.weight"] = _SENSITIVE
     return plan
 
 

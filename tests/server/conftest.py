@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -64,15 +65,22 @@ class Server:
         return self.process.wait(60)
 
 
+@contextmanager
+def running(log: Path, module: str = "mllama") -> Iterator[Server]:
+    """A server that answers, and is stopped in the end."""
+    server = Server(log, module)
+    try:
+        server.wait()
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.interrupt()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server") / "log")
-    try:
-        running.wait()
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.interrupt()
+    with running(tmp_path_factory.mktemp("server") / "log") as started:
+        yield started
 
 
 @pytest.fixture

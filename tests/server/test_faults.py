@@ -12,20 +12,15 @@ from PIL import Image
 
 from tests.reference.cases import data_url
 
-from .conftest import Server
+from .conftest import Server, running
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that fails on white pictures."""
     log = tmp_path_factory.mktemp("faulty") / "log"
-    running = Server(log, "tests.server.faulty_server")
-    try:
-        running.wait()
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.interrupt()
+    with running(log, "tests.server.faulty_server") as started:
+        yield started
 
 
 def ask(server: Server, colour: str, **options: Any) -> Any:
