@@ -24,6 +24,7 @@ from mllama.max_api import (
     supported_encoding_dtype,
 )
 from mllama.network.image_pool import pool_params
+from mllama.weights.encodings import BFLOAT16_ON_CPU
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
@@ -72,6 +73,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         """
         model_config = model_config or pipeline_config.model
         encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
+        if _is_bfloat16_on_cpu(model_config):
+            encoding = "bfloat16"
         # MAX's kernels multiply blocks with float32.
         is_blocks = encoding in BLOCK_ENCODINGS
         dtype = DType.float32 if is_blocks else supported_encoding_dtype(encoding)
@@ -113,6 +116,10 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         allow_kv_head_replication: bool = False,
     ) -> KVCacheParamInterface:
         """The KV cache: cross-attention layers keep nothing in it."""
+        if _is_bfloat16_on_cpu(pipeline_config.model):
+            cache_dtype = cache_dtype_for_encoding(
+                "bfloat16", kv_cache_config.kv_cache_format
+            )
         text = MllamaConfig.from_dict(huggingface_config.to_dict()).text_config
         return kv_cache_config.to_params(
             dtype=cache_dtype,
@@ -136,3 +143,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         return super().calculate_max_seq_len(
             huggingface_config.text_config, model_config
         )
+
+
+def _is_bfloat16_on_cpu(model_config: MAXModelConfig) -> bool:
+    return bool(model_config.vision_config_overrides.get(BFLOAT16_ON_CPU))

@@ -19,6 +19,7 @@ from mllama.images.settings import (
 )
 from mllama.network.image_pool import PAGE_SIZE
 from mllama.serving.arch_config import MllamaArchConfig
+from mllama.weights.served_size import served_bytes
 
 _DEFAULT_SHARE = 0.1
 """Share of the device's memory that the pool takes unless a size is asked for or a
@@ -79,7 +80,13 @@ def described(config: MllamaArchConfig, pages: int) -> str:
 
 
 class MllamaMemoryPlanner(PagedMemoryPlanner):
-    """Reserves the image pool before the KV cache takes the rest."""
+    """Reserves weights and image pool before the KV cache takes the rest."""
+
+    def estimate_weights_size(self, pipeline_config: Any) -> int:
+        """Bytes of the weights as they are served, whatever their files hold."""
+        config: MllamaArchConfig = self._config
+        files = pipeline_config.model.resolved_weight_paths()
+        return served_bytes(files, config.model, config.dtype.size_in_bytes)
 
     def estimate_activation_memory(
         self, pipeline_config: Any, huggingface_config: Any

@@ -149,32 +149,45 @@ def read_tensors(
     """
     expected = expected_tensors(config)
     stored = stored_tensors(config)
-    loose = _attention_with_floats(file, config)
     converted: Counter[str] = Counter()
-    for name, place in stored.items():
+    for name, served in served_formats(file, config).items():
+        place = stored[name]
         kind = file.tensors[place.name].kind
         raw = file.raw(place.name)
-        if kind in FLOATS:
-            values = _as_floats(raw, kind).reshape(expected[name])
-            yield name, GgufMatrix(place.from_file(values).astype(np.float32))
-            continue
-        is_text = name.startswith(("language_model.", "lm_head."))
-        if kind in QUANTISERS and is_text and name not in loose:
+        if served is not None and kind is served:
             blocks = place.from_file(raw)
             yield name, GgufMatrix(np.ascontiguousarray(blocks), kind.name)
             continue
-        floats = place.from_file(dequantize(raw, kind).reshape(expected[name]))
-        if is_text and name not in loose:
-            converted[kind.name.lower()] += 1
-            yield name, GgufMatrix(quantise(floats, _REPLACEMENT), _REPLACEMENT.name)
+        floats = _as_floats(raw, kind).reshape(expected[name])
+        floats = place.from_file(floats).astype(np.float32, copy=False)
+        if served is None:
+            yield name, GgufMatrix(floats)
         else:
-            yield name, GgufMatrix(floats.astype(np.float32))
+            converted[kind.name.lower()] += 1
+            yield name, GgufMatrix(quantise(floats, served), served.name)
     for kind_name, count in converted.items():
         logger.info(
             "converted %d tensors from %s, for which there is no kernel, to q6_k",
             count,
             kind_name,
         )
+
+
+def served_formats(
+    file: GgufFile, config: MllamaConfig
+) -> dict[str, GGMLQuantizationType | None]:
+    """The block format in which each tensor is served, by canonical name; None is
+    floats."""
+    loose = _attention_with_floats(file, config)
+    served: dict[str, GGMLQuantizationType | None] = {}
+    for name, place in stored_tensors(config).items():
+        kind = file.tensors[place.name].kind
+        is_text = name.startswith(("language_model.", "lm_head."))
+        if kind in FLOATS or not is_text or name in loose:
+            served[name] = None
+        else:
+            served[name] = kind if kind in QUANTISERS else _REPLACEMENT
+    return served
 
 
 def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
@@ -201,4 +214,6 @@ def _as_floats(
 ) -> npt.NDArray[np.float32]:
     if kind is GGMLQuantizationType.BF16:
         return from_bfloat16(raw)
-    return np.asarray(raw, np.float32)
+    if kind in FLOATS:
+        return np.asarray(raw, np.float32)
+    return np.asarray(dequantize(raw, kind), np.float32)

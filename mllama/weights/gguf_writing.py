@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from mllama.errors import CheckpointError
 from mllama.weights.block_formats import quantise
 from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.gguf_names import POSITION_GATE, Stored, stored_tensors
+from mllama.weights.names import expected_tensors
 from mllama.weights.quantisation_plan import quantisation_plan
 
 ARCHITECTURE: Final = "mllama"
@@ -50,8 +51,8 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A tensor to be written: ours, its place, its format and what is to be done."""
+class PlannedTensor:
+    """A tensor to be written: our name, its place in the file, its format and shape."""
 
     ours: str
     stored: Stored
@@ -60,6 +61,7 @@ class _Planned:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in the file."""
         length, size = GGML_QUANT_SIZES[self.kind]
         return int(np.prod(self.shape, dtype=np.int64)) // length * size
 
@@ -81,12 +83,46 @@ def write_gguf(
         CheckpointError: If a matrix doesn't suit the encoding, or the file can't be
             written.
     """
-    plan = _planned(source, encoding)
+    write_tensors(
+        target,
+        source.path,
+        source.config,
+        planned_tensors(source.config, encoding),
+        lambda tensor: _encoded(tensor, source.tensors[tensor.ours].floats()),
+        progress,
+    )
+
+
+def write_tensors(
+    target: Path,
+    small_files: Path,
+    config: MllamaConfig,
+    plan: Sequence[PlannedTensor],
+    encoded: Callable[[PlannedTensor], npt.NDArray[Any]],
+    progress: Progress,
+) -> None:
+    """Writes a file of tensors that are made one by one.
+
+    The file appears under its name when it is complete.
+
+    Args:
+        target: The file.
+        small_files: Directory of configuration, tokenizer and chat template.
+        config: The model's.
+        plan: Every tensor of the model.
+        encoded: A tensor's values as the file has them.
+        progress: Called before each tensor and once in the end.
+
+    Raises:
+        CheckpointError: If the file can't be written.
+    """
     total = sum(tensor.nbytes for tensor in plan)
     part = target.with_name(f"{target.name}.part")
     try:
         _check_room(target, total)
-        _write(source, part, plan, progress, total)
+        writer = GGUFWriter(None, ARCHITECTURE)
+        _add_metadata(writer, small_files, config)
+        _write(writer, part, plan, encoded, progress, total)
         os.replace(part, target)
     except OSError as error:
         raise CheckpointError(
@@ -107,12 +143,21 @@ def _check_room(target: Path, needed: int) -> None:
         )
 
 
-def _planned(source: Checkpoint, encoding: str) -> list[_Planned]:
-    config = source.config
+def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
+    """Every tensor of a model with its format.
+
+    Args:
+        config: The model's.
+        encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
+
+    Raises:
+        CheckpointError: If a matrix doesn't suit the encoding.
+    """
     formats = quantisation_plan(config, encoding.upper())
+    shapes = expected_tensors(config)
     planned = []
     for name, stored in stored_tensors(config).items():
-        shape = source.tensors[name].shape
+        shape = shapes[name]
         if name in formats:
             kind = GGMLQuantizationType[formats[name]]
             length = GGML_QUANT_SIZES[kind][0]
@@ -126,19 +171,18 @@ def _planned(source: Checkpoint, encoding: str) -> list[_Planned]:
             kind = GGMLQuantizationType.F16
         else:
             kind = GGMLQuantizationType.F32
-        planned.append(_Planned(name, stored, kind, shape))
+        planned.append(PlannedTensor(name, stored, kind, shape))
     return planned
 
 
 def _write(
-    source: Checkpoint,
+    writer: GGUFWriter,
     part: Path,
-    plan: list[_Planned],
+    plan: Sequence[PlannedTensor],
+    encoded: Callable[[PlannedTensor], npt.NDArray[Any]],
     progress: Progress,
     total: int,
 ) -> None:
-    writer = GGUFWriter(None, ARCHITECTURE)
-    _add_metadata(writer, source.path, source.config)
     for tensor in plan:
         writer.add_tensor_info(
             tensor.stored.name,
@@ -154,15 +198,16 @@ def _write(
     written = 0
     for tensor in plan:
         progress(tensor.ours, written, total)
-        values = source.tensors[tensor.ours].floats()
-        writer.write_tensor_data(_encoded(tensor, values))
+        values = encoded(tensor)
+        if tensor.ours == "vision_model.gated_positional_embedding.gate":
+            position_gate = 1 - values
+        writer.write_tensor_data(values)
         written += tensor.nbytes
-    gate = source.tensors["vision_model.gated_positional_embedding.gate"].floats()
-    writer.write_tensor_data((1 - np.tanh(gate)).astype(np.float32))
+    writer.write_tensor_data(position_gate)
     writer.close()
 
 
-def _encoded(tensor: _Planned, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _encoded(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     values = tensor.stored.to_file(values)
     if tensor.kind is GGMLQuantizationType.F32:
         return np.ascontiguousarray(values, np.float32)

@@ -1,0 +1,105 @@
+"""Encodings of the weights: which devices run which, and which one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from mllama.config import MllamaConfig
+from mllama.errors import MllamaError
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
+
+RUNNABLE: Final = {
+    "cpu": ("float32", "bfloat16", *BLOCK_ENCODINGS),
+    "gpu": ("bfloat16", "float32"),
+}
+"""Encodings by device type."""
+
+BFLOAT16_ON_CPU: Final = "bfloat16_on_cpu"
+"""Key of MAX's ``vision_config_overrides``.  MAX's kernels run bfloat16 on CPUs too,
+but its options allow it on GPUs alone: it is told float32, and the model this."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A choice.
+
+    Attributes:
+        name: ``float32``, ``bfloat16`` or one of ``BLOCK_ENCODINGS``.
+        device_type: ``cpu`` or ``gpu``.
+        reason: Why it is not the user's, or None if it is.
+    """
+
+    name: str
+    device_type: str
+    reason: str | None = None
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a weight that is no block; blocks are multiplied with float32."""
+        return 2 if self.name == "bfloat16" else 4
+
+    @property
+    def max_name(self) -> str:
+        """What MAX is told; see ``BFLOAT16_ON_CPU``."""
+        return "float32" if self._is_bfloat16_on_cpu else self.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model is told beside it, as ``vision_config_overrides``."""
+        return {BFLOAT16_ON_CPU: True} if self._is_bfloat16_on_cpu else {}
+
+    @property
+    def _is_bfloat16_on_cpu(self) -> bool:
+        return self.name == "bfloat16" and self.device_type == "cpu"
+
+
+def choose_encoding(
+    asked: str | None, device_type: str, dtype: str, config: MllamaConfig
+) -> Encoding:
+    """The encoding to serve a checkpoint of floats with.
+
+    Args:
+        asked: The user's wish.
+        device_type: ``cpu`` or ``gpu``.
+        dtype: Element type of most of the checkpoint's weights.
+        config: The checkpoint's.
+
+    Raises:
+        MllamaError: If the device can't run what was asked for.
+    """
+    if asked is not None:
+        check_runnable(asked, device_type)
+        return Encoding(asked, device_type)
+    if device_type == "gpu":
+        return Encoding("bfloat16", device_type, "the default on a GPU")
+    if dtype == "float32":
+        return Encoding("float32", device_type, "as in the checkpoint")
+    if not suits_blocks(config, "q4_k"):
+        return Encoding(
+            "float32", device_type, "since its widths are no multiples of 256"
+        )
+    return Encoding("q4_k", device_type, f"the default for {dtype} on a CPU")
+
+
+def check_runnable(name: str, device_type: str) -> None:
+    """Refuses an encoding that a device can't run.
+
+    Raises:
+        MllamaError: Naming those that it runs.
+    """
+    runnable = RUNNABLE[device_type]
+    if name not in runnable:
+        raise MllamaError(
+            f"the {device_type} can't run the encoding {name!r}; "
+            f"it runs {', '.join(runnable)}"
+        )
+
+
+def suits_blocks(config: MllamaConfig, encoding: str) -> bool:
+    """Whether the text side's matrices can be cut into blocks of an encoding."""
+    length, _ = GGML_QUANT_SIZES[GGMLQuantizationType[encoding.upper()]]
+    text = config.text_config
+    return text.hidden_size % length == text.intermediate_size % length == 0

@@ -1,0 +1,56 @@
+"""bfloat16 answers as float32 does, within what its 8 bits of precision keep.
+
+On a CPU, since the graphs are those of a GPU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from max.dtype import DType
+
+from mllama.weights.encodings import BFLOAT16_ON_CPU
+from tests.parity.pipeline import STEPS, Pipeline
+from tests.reference.cases import case
+from tests.reference.checkpoints import checkpoint
+from tests.reference.oracle import Reference
+
+TOLERANCE = 0.05
+"""Of the logits' spread."""
+
+CASES = ("four_tiles", "text_only", "text_between_images")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(
+        checkpoint(dtype="bfloat16"),
+        vision_config_overrides={BFLOAT16_ON_CPU: True},
+        max_batch_size=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Reference:
+    """transformers in float32 with the same bfloat16 weights."""
+    return Reference(checkpoint(dtype="bfloat16"))
+
+
+def test_everything_is_kept_in_bfloat16(pipeline: Pipeline) -> None:
+    config = pipeline.model.arch_config
+    assert config.dtype is DType.bfloat16
+    assert config.pool.dtype is DType.bfloat16
+    assert config.kv_params.dtype is DType.bfloat16
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_are_those_of_float32(
+    pipeline: Pipeline, oracle: Reference, name: str
+) -> None:
+    one = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
+    (answer,) = pipeline.decode([one])
+    expected = oracle.decode(one.messages, STEPS)
+    assert answer.token_ids == expected.token_ids
+    found, wanted = np.stack(answer.logits), expected.logits
+    error = np.sqrt(((found - wanted) ** 2).mean(axis=1)) / wanted.std(axis=1)
+    assert error.max() < TOLERANCE, error
