@@ -31,12 +31,14 @@ class Section:
     Args:
         name: How messages call it; an empty name is the file itself.
         values: A JSON object; None is one without fields.
+        file: How messages call the file.
     """
 
-    def __init__(self, name: str, values: Any) -> None:
+    def __init__(self, name: str, values: Any, file: str = "config.json") -> None:
         values = {} if values is None else values
         if not isinstance(values, Mapping):
-            raise ConfigError(f"config.json: {name or 'the file'} must be an object")
+            raise ConfigError(f"{file}: {name or 'the file'} must be an object")
+        self._file = file
         self._prefix = f"{name}." if name else ""
         self.values: Mapping[str, Any] = values
 
@@ -50,7 +52,7 @@ class Section:
         found = repr(self.values.get(key))
         found = found if len(found) <= 80 else f"{found[:80]}..."
         return ConfigError(
-            f"config.json: {self._prefix}{key} must be {wanted}, not {found}"
+            f"{self._file}: {self._prefix}{key} must be {wanted}, not {found}"
         )
 
     def integer(

@@ -45,6 +45,8 @@ class LLM:
         quantization_encoding: Element type of the weights, such as "float32"; None
             chooses by device.
         weight_path: Files to read the weights from instead of the checkpoint's own.
+        lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
+            weights.
         image_cache_size: Memory for the keys and values of images, which are encoded
             once and kept: bytes, "4GiB", or "0.2" of the device's; None chooses.
         max_images_per_request: Most images of one conversation; None is 32.
@@ -63,6 +65,7 @@ class LLM:
         devices: str | None = None,
         quantization_encoding: str | None = None,
         weight_path: str | Path | Sequence[str | Path] = (),
+        lora_path: str | Path | None = None,
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         quiet: bool = False,
@@ -73,6 +76,7 @@ class LLM:
         options = EngineOptions(
             model_path=model_path,
             weight_path=weight_path,
+            lora_path=lora_path,
             quantization_encoding=quantization_encoding,
             devices=devices,
             max_batch_size=max_batch_size,

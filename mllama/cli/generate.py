@@ -69,6 +69,7 @@ from mllama.errors import MllamaError
 def generate(
     model_path: str | None,
     weight_path: tuple[str, ...],
+    lora_path: str | None,
     devices: str | None,
     quantization_encoding: str | None,
     max_length: int | None,
@@ -102,6 +103,7 @@ def generate(
     with LLM(
         model_path,
         weight_path=weight_path,
+        lora_path=lora_path,
         devices=devices,
         quantization_encoding=quantization_encoding,
         max_length=max_length,

@@ -32,6 +32,16 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return size(limit(command))
 
 
+def adapter_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the adapter, for any command that reads a checkpoint."""
+    return click.option(
+        "--lora-path",
+        metavar="DIR",
+        help="Merge this LoRA adapter into the weights: a directory that PEFT has "
+        "written, with adapter_config.json and adapter_model.safetensors.",
+    )(command)
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what says which model is loaded and how."""
     for option in reversed(
@@ -50,6 +60,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Read the weights from this file instead of the checkpoint's.  "
                 "Repeatable.",
             ),
+            adapter_option,
             click.option(
                 "--devices",
                 metavar="DEVICE",

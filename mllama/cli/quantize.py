@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mllama.cli.options import adapter_option
 from mllama.engine.model_files import QuantisingBar
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
@@ -20,7 +21,8 @@ from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
     show_default=True,
     help="Format of the text side's matrices; vision stays float16.",
 )
-def quantize(source: Path, target: Path, encoding: str) -> None:
+@adapter_option
+def quantize(source: Path, target: Path, encoding: str, lora_path: str | None) -> None:
     """Quantise the checkpoint in the directory SRC to the GGUF file DST.
 
     The file also holds configuration, tokenizer and chat template: it alone is enough
@@ -28,9 +30,11 @@ def quantize(source: Path, target: Path, encoding: str) -> None:
 
     \b
     mllama quantize Llama-3.2-11B-Vision-Instruct llama.gguf
+    mllama quantize Llama-3.2-11B-Vision-Instruct mine.gguf --lora-path adapter
     mllama serve --model-path llama.gguf
     """
     from mllama.errors import MllamaError
+    from mllama.weights.adapter import check_values, open_adapter
     from mllama.weights.checkpoint import open_checkpoint
     from mllama.weights.gguf_writing import write_gguf
 
@@ -39,5 +43,9 @@ def quantize(source: Path, target: Path, encoding: str) -> None:
     if not target.parent.is_dir():
         raise MllamaError(f"there is no directory {target.parent}")
     checkpoint = open_checkpoint(source)
+    if lora_path is not None:
+        adapter = open_adapter(Path(lora_path), checkpoint.config)
+        check_values(adapter)
+        checkpoint = adapter.merged_into(checkpoint)
     with QuantisingBar(f"mllama: quantising to {encoding}", quiet=False) as bar:
         write_gguf(checkpoint, target, encoding, bar.show)

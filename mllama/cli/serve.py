@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mllama.cli.options import image_options, model_or_demo
+from mllama.cli.options import adapter_option, image_options, model_or_demo
 from mllama.engine.options import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
 from mllama.max_cli_api import WithLazyPipelineOptions
@@ -17,6 +17,7 @@ from mllama.privacy import turn_telemetry_off
 _MAIN_OPTIONS = (
     "model_path",
     "weight_path",
+    "lora_path",
     "devices",
     "quantization_encoding",
     "max_length",
@@ -42,6 +43,9 @@ _SETTINGS = {
     "log_prefix": "MAX_SERVE_LOG_PREFIX",
 }
 """Options of the server, and MAX's names for them."""
+
+_LORA_OF_MAX = ("enable_lora", "lora_paths", "max_lora_rank", "max_num_loras")
+"""MAX's options for adapters beside the weights, which it has for other models."""
 
 _IN_FLIGHT = "enable_in_flight_batching"
 """Running requests get their next token with every step that reads another's prompt
@@ -99,6 +103,8 @@ class ServeCommand(WithLazyPipelineOptions):
             for param in self.get_params(ctx)
             if (record := param.get_help_record(ctx)) is not None
         }
+        for name in _LORA_OF_MAX:
+            records.pop(name, None)
         main = [records.pop(name) for name in _MAIN_OPTIONS if name in records]
         with formatter.section("Options"):
             formatter.write_dl(main)
@@ -129,6 +135,7 @@ class ServeCommand(WithLazyPipelineOptions):
     help="Most requests whose prompts are read in one step; never more than "
     "--max-batch-size.",
 )
+@adapter_option
 @image_options
 def serve(**options: Any) -> None:
     """Serve an OpenAI-compatible endpoint with MAX Serve.
@@ -144,7 +151,10 @@ def serve(**options: Any) -> None:
         find_device,
     )
     from mllama.images.settings import image_settings
+    from mllama.weights.adapter import adapter_settings
 
+    _refuse_lora_of_max(click.get_current_context())
+    lora_path = options.pop("lora_path")
     # Lines of the log that are this package's own.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
@@ -155,6 +165,11 @@ def serve(**options: Any) -> None:
         for name, alias in _SETTINGS.items()
         if (value := options.pop(name)) is not None
     }
+    if options.get("config_file") and lora_path is not None:
+        raise MllamaError(
+            "--lora-path goes with --model-path, not with --config-file; name the "
+            "model on the command line"
+        )
     if not options.get("config_file"):
         if not options["model_path"]:
             options["model_path"] = model_or_demo(None)
@@ -169,12 +184,14 @@ def serve(**options: Any) -> None:
             options["model_path"],
             weight_path=options["weight_path"],
             encoding=options["quantization_encoding"],
+            lora_path=lora_path,
             device_type=devices[0].device_type,
             max_length=options["max_length"],
             quiet=False,
         )
         options["model_path"] = files.model
         options["weight_path"] = list(files.weight_path)
+        lora_path = files.lora_path
         options["quantization_encoding"] = files.encoding
         options["max_batch_size"] = options["max_batch_size"] or 1
         if options["top_k"] is None:
@@ -187,9 +204,12 @@ def serve(**options: Any) -> None:
             "--vision-config-overrides is for other models; this one has "
             "--image-cache-size and --max-images-per-request"
         )
-    options["vision_config_overrides"] = image_settings(
-        options.pop("image_cache_size"), options.pop("max_images_per_request")
-    )
+    options["vision_config_overrides"] = {
+        **image_settings(
+            options.pop("image_cache_size"), options.pop("max_images_per_request")
+        ),
+        **adapter_settings(lora_path),
+    }
     max_ce_batch_size = options.pop("max_ce_batch_size")
     options["custom_architectures"] = [
         ARCHITECTURES,
@@ -211,3 +231,14 @@ def serve(**options: Any) -> None:
     configure_metrics(settings)
     configure_tracing(settings)
     run(settings, PipelineArgs.from_flat_kwargs(**options), max_ce_batch_size)
+
+
+def _refuse_lora_of_max(context: click.Context) -> None:
+    """Refuses MAX's options for adapters, of which it ignores some."""
+    for name in _LORA_OF_MAX:
+        source = context.get_parameter_source(name)
+        if source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP):
+            raise MllamaError(
+                f"--{name.replace('_', '-')} is for other models; this one takes one "
+                "adapter with --lora-path, which is merged into the weights"
+            )

@@ -24,11 +24,14 @@ class ModelFiles:
         model: A directory with configuration and tokenizer, or a repository of the hub.
         weight_path: The weights' files; none are the directory's own.
         encoding: MAX's name of the encoding, or None to follow the files.
+        lora_path: An adapter to be merged into the weights as they are loaded; None if
+            there is none, or if it is in the weights already.
     """
 
     model: str
     weight_path: tuple[Path, ...]
     encoding: str | None
+    lora_path: Path | None = None
 
 
 def find_model_files(
@@ -36,6 +39,7 @@ def find_model_files(
     *,
     weight_path: Sequence[Any] = (),
     encoding: str | None = None,
+    lora_path: str | Path | None = None,
     device_type: str,
     max_length: int | None = None,
     quantise: bool = True,
@@ -49,6 +53,7 @@ def find_model_files(
         model: A directory in Hugging Face layout, a GGUF file, or a repository.
         weight_path: Files to read the weights from instead.
         encoding: The encoding asked for.
+        lora_path: A LoRA adapter in PEFT's files to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: The context asked for.
         quantise: Whether to quantise a checkpoint of floats if ``encoding`` asks for it
@@ -81,9 +86,17 @@ def find_model_files(
                 f"{model} is quantised from a directory only: download it with "
                 f"`hf download {model}` and give the directory that it prints"
             )
+        if lora_path is not None:
+            raise MllamaError(
+                f"an adapter is merged into a directory's weights only: download with "
+                f"`hf download {model}` and give the directory that it prints"
+            )
         return ModelFiles(model, weights, choose_encoding(encoding, device_type))
     config = MllamaConfig.from_path(Path(model))
     _check_length(config, max_length)
+    adapter = None
+    if lora_path is not None:
+        adapter = _adapter(Path(lora_path), config, weights)
     if any(path.suffix == ".gguf" for path in weights):
         return ModelFiles(
             model, weights, _gguf_encoding(weights, config, encoding, device_type)
@@ -94,12 +107,16 @@ def find_model_files(
             raise MllamaError(
                 f"{weights[0]} holds floats; `mllama quantize` makes {chosen} of them"
             )
-        return ModelFiles(model, weights, chosen)
+        return ModelFiles(model, weights, chosen, adapter and adapter.path)
 
     from mllama.weights.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(Path(model))
-    if chosen in BLOCK_ENCODINGS and quantise:
+    if chosen not in BLOCK_ENCODINGS:
+        return ModelFiles(model, weights, chosen, adapter and adapter.path)
+    if quantise:
+        if adapter is not None:
+            checkpoint = adapter.merged_into(checkpoint)
         weights = (_quantised(checkpoint, chosen, quiet),)
     return ModelFiles(model, weights, chosen)
 
@@ -150,6 +167,22 @@ def _gguf_encoding(
         )
     choose_encoding(held, device_type)
     return held
+
+
+def _adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> Any:
+    """An adapter that can be merged into the weights, checked to the last number."""
+    from mllama.weights.adapter import check_values, open_adapter
+
+    quantised = [file for file in weights if file.suffix == ".gguf"]
+    if quantised:
+        raise MllamaError(
+            f"{quantised[0]} is quantised, and an adapter is merged into floats only: "
+            f"`mllama quantize SRC DST --lora-path {path}` makes a GGUF file of the "
+            "original checkpoint with the adapter in it"
+        )
+    adapter = open_adapter(path, config)
+    check_values(adapter)
+    return adapter
 
 
 def _check_length(config: MllamaConfig, max_length: int | None) -> None:

@@ -41,6 +41,8 @@ class EngineOptions:
         model_path: A directory in Hugging Face layout or a repository of the hub;
             None is the demo model that ships with the package.
         weight_path: Files to read the weights from instead of the checkpoint's own.
+        lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
+            weights.
         quantization_encoding: Element type or block format of the weights; None takes
             float32 on a CPU and the checkpoint's own on a GPU.
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
@@ -55,6 +57,7 @@ class EngineOptions:
 
     model_path: str | Path | None = None
     weight_path: Sequence[str | Path] = ()
+    lora_path: str | Path | None = None
     quantization_encoding: str | None = None
     devices: str | None = None
     max_batch_size: int | None = None
@@ -93,6 +96,7 @@ class EngineOptions:
             self.model,
             weight_path=self.weight_path,
             encoding=self.quantization_encoding,
+            lora_path=self.lora_path,
             device_type=find_device(self.devices).device_type,
             max_length=self.max_length,
             quantise=quantise,
@@ -113,6 +117,8 @@ class EngineOptions:
         """
         from max.pipelines.lib import PipelineArgs
 
+        from mllama.weights.adapter import adapter_settings
+
         device = find_device(self.devices)
         files = self.find_files(quiet=quiet)
         return PipelineArgs.from_flat_kwargs(
@@ -124,9 +130,10 @@ class EngineOptions:
             or DEFAULT_BATCH_SIZE[device.device_type],
             max_length=self.max_length,
             enable_in_flight_batching=True,
-            vision_config_overrides=image_settings(
-                self.image_cache_size, self.max_images_per_request
-            ),
+            vision_config_overrides={
+                **image_settings(self.image_cache_size, self.max_images_per_request),
+                **adapter_settings(files.lora_path),
+            },
             custom_architectures=[ARCHITECTURES],
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,10 +42,12 @@ from mllama.serving.model_weights import (
     formats,
     gguf_state_dict,
     image_encoder_weights,
+    merged_state_dict,
     text_decoder_weights,
 )
-from mllama.serving.progress import reporting
+from mllama.serving.progress import reporting, stage
 from mllama.serving.request_images import RequestImages
+from mllama.weights.adapter import LORA_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +116,12 @@ class MllamaModel(
         paths = self.pipeline_config.model.weight_path
         if paths and paths[0].suffix == ".gguf":
             state_dict = gguf_state_dict(paths[0], config.model)
+        adapter = self.pipeline_config.model.vision_config_overrides.get(LORA_PATH)
+        if adapter is not None:
+            stage("merging the adapter")
+            state_dict = merged_state_dict(
+                state_dict, Path(adapter), config.model, config.dtype
+            )
         self._state_dict = state_dict
         config.return_logits = self.return_logits
         return config

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
+from max.driver import Buffer
 from max.dtype import DType
 from max.graph import Shape
 from max.graph.quantization import QuantizationEncoding
@@ -14,8 +20,11 @@ from max.graph.weights import WeightData
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
 from mllama.network.projections import Encodings
+from mllama.weights.adapter import open_adapter
 from mllama.weights.gguf_checkpoint import check_tensors, open_gguf, read_tensors
-from mllama.weights.names import canonical_name
+from mllama.weights.names import canonical_name, expected_tensors
+
+logger = logging.getLogger("mllama")
 
 
 def canonical_state_dict(
@@ -69,6 +78,69 @@ def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
         )
         for name, matrix in read_tensors(file, config)
     }
+
+
+def merged_state_dict(
+    state_dict: Mapping[str, WeightData],
+    adapter_path: Path,
+    config: MllamaConfig,
+    dtype: DType,
+) -> dict[str, WeightData]:
+    """Tensors with a LoRA adapter merged into them, one at a time.
+
+    Those that it changes get memory of their own, which lives as long as the result;
+    the others stay in their files.
+
+    Args:
+        state_dict: Canonical tensors, floats all of them.
+        adapter_path: The adapter's directory.
+        config: The model's.
+        dtype: Element type of the merged tensors, float32 or bfloat16.
+
+    Raises:
+        CheckpointError: If the adapter or a tensor isn't of this model.
+    """
+    adapter = open_adapter(adapter_path, config)
+    shapes = expected_tensors(config)
+    merged = dict(state_dict)
+    for name, change in adapter.changes.items():
+        if name not in merged:
+            continue  # Named with all else that is missing.
+        data = merged[name]
+        found = tuple(int(size) for size in data.shape)
+        if found != shapes[name]:
+            raise CheckpointError(
+                f"{name} has shape {list(found)}, but config.json asks for "
+                f"{list(shapes[name])}; the two are not of one model"
+            )
+        values = change.applied(name, _as_numpy(data))
+        merged[name] = _as_weights(values, name, dtype)
+    logger.info(adapter.described())
+    return merged
+
+
+def _as_numpy(data: WeightData) -> npt.NDArray[Any]:
+    """A tensor of floats without a copy; bfloat16 as its bits, in uint16."""
+    if data.dtype not in (DType.float32, DType.bfloat16, DType.float16):
+        raise CheckpointError(
+            f"{data.name} has elements of type {data.dtype.name}; an adapter is merged "
+            "into floats only"
+        )
+    buffer = data.to_buffer()
+    if data.dtype == DType.bfloat16:
+        buffer = buffer.view(DType.uint16, buffer.shape)
+    return np.asarray(buffer.to_numpy())
+
+
+def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> WeightData:
+    if dtype == DType.float32:
+        return WeightData(values, name, dtype, Shape(values.shape))
+    if dtype != DType.bfloat16:
+        raise ValueError(f"no weights of type {dtype}")
+    rows = values.reshape(len(values), -1)
+    bits = quantize(rows, GGMLQuantizationType.BF16).view(np.uint16)
+    buffer = Buffer.from_numpy(bits).view(dtype, values.shape)
+    return WeightData(buffer, name, dtype, Shape(values.shape))
 
 
 def _taken(

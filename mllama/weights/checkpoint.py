@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,10 @@ from mllama.weights.safetensors_header import (
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 
-_DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+DTYPE_NAMES: Final = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The format's names of element types, and those that config.json uses."""
 
-_ITEM_BYTES = {_DTYPE_NAMES[code]: size for code, size in ITEM_BYTES.items()}
+_ITEM_BYTES = {DTYPE_NAMES[code]: size for code, size in ITEM_BYTES.items()}
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    def mapped(self) -> npt.NDArray[Any]:
+        """The values as they lie in the file; bfloat16 as its bits, in uint16."""
+        code = np.uint16 if self.dtype == "bfloat16" else self.dtype
+        return np.memmap(self.file, code, "r", self.offset, self.shape)
+
     def floats(self) -> npt.NDArray[np.float32]:
         """The values in float32; float32 files are mapped, not copied."""
-        code = np.uint16 if self.dtype == "bfloat16" else self.dtype
-        values = np.memmap(self.file, code, "r", self.offset, self.shape)
+        values = self.mapped()
         if self.dtype == "bfloat16":
             return from_bfloat16(values)
         return np.asarray(values, np.float32)
@@ -120,10 +124,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
             if name is None or name not in expected:
                 unused.append(source_name)
                 continue
-            if entry.dtype not in _DTYPE_NAMES:
+            if entry.dtype not in DTYPE_NAMES:
                 raise CheckpointError(
                     f"{source_name} has elements of type {entry.dtype}, but only "
-                    f"{', '.join(_DTYPE_NAMES)} are supported; use a checkpoint that "
+                    f"{', '.join(DTYPE_NAMES)} are supported; use a checkpoint that "
                     "is not quantized"
                 )
             if entry.shape != expected[name]:
@@ -139,7 +143,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = TensorInfo(
                 file,
                 source_name,
-                _DTYPE_NAMES[entry.dtype],
+                DTYPE_NAMES[entry.dtype],
                 entry.shape,
                 entry.offset,
                 entry.nbytes,

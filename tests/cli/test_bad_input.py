@@ -108,3 +108,36 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:
         taken.bind(("", 0))
         port = str(taken.getsockname()[1])
         refused(mllama("serve", "--port", port, "--devices", "cpu"), port)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["generate", "--prompt", "x"], ["serve"], ["quantize", str(MODEL_PATH), "x.gguf"]],
+    ids=lambda command: command[0],
+)
+def test_an_adapter_that_is_none_is_refused(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    refused(mllama(*command, "--lora-path", str(tmp_path)), "of the type IA3")
+    assert not Path("x.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--enable-lora"],
+        ["--no-enable-lora"],
+        ["--lora-paths", "adapter"],
+        ["--max-lora-rank", "16"],
+        ["--max-num-loras", "1"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_adapters_beside_the_weights_are_refused(args: list[str]) -> None:
+    refused(mllama("serve", "--devices", "cpu", *args), "one adapter with --lora-path")
+
+
+def test_an_adapter_does_not_go_with_a_file_of_options(tmp_path: Path) -> None:
+    options = tmp_path / "options.yaml"
+    options.write_text(f"model_path: {MODEL_PATH}\n")
+    args = ["--config-file", str(options), "--lora-path", str(tmp_path)]
+    refused(mllama("serve", *args), "not with --config-file")

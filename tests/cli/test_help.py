@@ -35,6 +35,7 @@ def test_generate_has_the_documented_options() -> None:
     assert names == {
         "--model-path",
         "--weight-path",
+        "--lora-path",
         "--prompt",
         "--image",
         "--system",
@@ -63,3 +64,5 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
     for option in ("--model-path", "--devices", "--max-batch-size", "--port"):
         assert option in own
     assert "--enable-penalties" in others
+    assert "--lora-path DIR" in own
+    assert "--enable-lora" not in text  # Refused, so that it isn't offered either.
