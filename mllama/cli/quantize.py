@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mllama.cli.options import adapter_option
-from mllama.engine.model_files import QuantisingBar
+from mllama.engine.quantised_files import QuantisingBar
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 

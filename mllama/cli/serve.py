@@ -144,17 +144,10 @@ def serve(**options: Any) -> None:
     mllama serve
     mllama serve --model-path DIR --max-batch-size 8
     """
-    from mllama.engine.model_files import find_model_files
-    from mllama.engine.options import (
-        ARCHITECTURES,
-        DEMO_MODEL_NAME,
-        find_device,
-    )
+    from mllama.engine.options import ARCHITECTURES
     from mllama.images.settings import image_settings
-    from mllama.weights.adapter import adapter_settings
 
     _refuse_lora_of_max(click.get_current_context())
-    lora_path = options.pop("lora_path")
     # Lines of the log that are this package's own.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
@@ -165,37 +158,15 @@ def serve(**options: Any) -> None:
         for name, alias in _SETTINGS.items()
         if (value := options.pop(name)) is not None
     }
-    if options.get("config_file") and lora_path is not None:
+    lora_path = options.pop("lora_path")
+    model_settings: dict[str, Any] = {}
+    if not options.get("config_file"):
+        model_settings = _find_model(options, lora_path)
+    elif lora_path is not None:
         raise MllamaError(
             "--lora-path goes with --model-path, not with --config-file; name the "
             "model on the command line"
         )
-    if not options.get("config_file"):
-        if not options["model_path"]:
-            options["model_path"] = model_or_demo(None)
-            options["served_model_name"] = (
-                options["served_model_name"] or DEMO_MODEL_NAME
-            )
-        options["served_model_name"] = (
-            options["served_model_name"] or options["model_path"]
-        )
-        devices = options.setdefault("device_specs", [find_device(None)])
-        files = find_model_files(
-            options["model_path"],
-            weight_path=options["weight_path"],
-            encoding=options["quantization_encoding"],
-            lora_path=lora_path,
-            device_type=devices[0].device_type,
-            max_length=options["max_length"],
-            quiet=False,
-        )
-        options["model_path"] = files.model
-        options["weight_path"] = list(files.weight_path)
-        lora_path = files.lora_path
-        options["quantization_encoding"] = files.encoding
-        options["max_batch_size"] = options["max_batch_size"] or 1
-        if options["top_k"] is None:
-            options["top_k"] = 1
     source = click.get_current_context().get_parameter_source(_IN_FLIGHT)
     if source is None or source is ParameterSource.DEFAULT:
         options[_IN_FLIGHT] = True
@@ -208,7 +179,7 @@ def serve(**options: Any) -> None:
         **image_settings(
             options.pop("image_cache_size"), options.pop("max_images_per_request")
         ),
-        **adapter_settings(lora_path),
+        **model_settings,
     }
     max_ce_batch_size = options.pop("max_ce_batch_size")
     options["custom_architectures"] = [
@@ -231,6 +202,39 @@ def serve(**options: Any) -> None:
     configure_metrics(settings)
     configure_tracing(settings)
     run(settings, PipelineArgs.from_flat_kwargs(**options), max_ce_batch_size)
+
+
+def _find_model(options: dict[str, Any], lora_path: str | None) -> dict[str, Any]:
+    """Puts the model's files and this package's defaults into MAX's options.
+
+    Returns:
+        What the model is told beside them.
+    """
+    from mllama.engine.model_files import find_model_files
+    from mllama.engine.options import DEMO_MODEL_NAME, find_device
+
+    if not options["model_path"]:
+        options["model_path"] = model_or_demo(None)
+        options["served_model_name"] = options["served_model_name"] or DEMO_MODEL_NAME
+    options["served_model_name"] = options["served_model_name"] or options["model_path"]
+    devices = options.setdefault("device_specs", [find_device(None)])
+    files = find_model_files(
+        options["model_path"],
+        weight_path=options["weight_path"],
+        encoding=options["quantization_encoding"],
+        lora_path=lora_path,
+        device_type=devices[0].device_type,
+        max_length=options["max_length"],
+    )
+    click.echo(f"mllama: {files.described()}", err=True)
+    files = files.quantised(quiet=False)
+    options["model_path"] = str(files.model)
+    options["weight_path"] = list(files.weight_path)
+    options["quantization_encoding"] = files.encoding.max_name
+    options["max_batch_size"] = options["max_batch_size"] or 1
+    if options["top_k"] is None:
+        options["top_k"] = 1
+    return files.settings
 
 
 def _refuse_lora_of_max(context: click.Context) -> None:

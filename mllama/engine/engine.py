@@ -14,6 +14,7 @@ import ctypes
 import gc
 import importlib
 import queue
+import sys
 import threading
 from typing import Any
 
@@ -42,7 +43,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
-        options.check()
+        self._files = options.check()
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")
         self._options = options
@@ -188,6 +189,7 @@ class Engine:
             if self._quiet:
                 scheduler, pipeline = self._load()
             else:
+                print(f"mllama: {self._files.described()}", file=sys.stderr)
                 with StartProgress():
                     stage("starting MAX")
                     scheduler, pipeline = self._load()
@@ -218,7 +220,7 @@ class Engine:
 
         restore_child_environment()
         config = PipelineConfig.from_args(
-            self._options.pipeline_args(quiet=self._quiet)
+            self._options.pipeline_args(self._files.quantised(self._quiet))
         )
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)

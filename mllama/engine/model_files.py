@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
+from mllama.engine.quantised_files import quantised_file
 from mllama.errors import ConfigError, MllamaError
-from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
+from mllama.images.settings import readable
+from mllama.weights.adapter import Adapter, adapter_settings, check_values, open_adapter
+from mllama.weights.checkpoint import Checkpoint, open_checkpoint
+from mllama.weights.encodings import (
+    BLOCK_ENCODINGS,
+    Encoding,
+    check_runnable,
+    choose_encoding,
+)
+from mllama.weights.gguf_checkpoint import (
+    check_tensors,
+    main_format,
+    open_gguf,
+    served_formats,
+    unpack_small_files,
+)
+from mllama.weights.quantisation_plan import quantisation_formats
+from mllama.weights.served_size import served_bytes
 
 
 @dataclass(frozen=True)
@@ -21,17 +36,47 @@ class ModelFiles:
     """What MAX is to load.
 
     Attributes:
-        model: A directory with configuration and tokenizer, or a repository of the hub.
-        weight_path: The weights' files; none are the directory's own.
-        encoding: MAX's name of the encoding, or None to follow the files.
+        model: A directory with configuration and tokenizer.
+        weight_path: The weights' files.
+        encoding: What the weights are served in.
+        weights_bytes: Memory that they take then.
         lora_path: An adapter to be merged into the weights as they are loaded; None if
             there is none, or if it is in the weights already.
+        floats: A checkpoint that is yet to be quantised into ``weight_path``.
     """
 
-    model: str
+    model: Path
     weight_path: tuple[Path, ...]
-    encoding: str | None
+    encoding: Encoding
+    weights_bytes: int
     lora_path: Path | None = None
+    floats: Checkpoint | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model is told beside MAX's options: ``vision_config_overrides``."""
+        return {**self.encoding.settings, **adapter_settings(self.lora_path)}
+
+    def described(self) -> str:
+        """A line about the choice and its memory."""
+        reason = f" ({self.encoding.reason})" if self.encoding.reason else ""
+        return (
+            f"weights in {self.encoding.name}{reason}: {readable(self.weights_bytes)} "
+            f"of memory"
+        )
+
+    def quantised(self, quiet: bool) -> ModelFiles:
+        """The files with the checkpoint of floats quantised, if it is to be.
+
+        It is done once; the result is kept in the cache.
+
+        Raises:
+            CheckpointError: If it can't be written.
+        """
+        if self.floats is None:
+            return self
+        file = quantised_file(self.floats, self.encoding.name, quiet)
+        return replace(self, weight_path=(file,), floats=None)
 
 
 def find_model_files(
@@ -42,137 +87,102 @@ def find_model_files(
     lora_path: str | Path | None = None,
     device_type: str,
     max_length: int | None = None,
-    quantise: bool = True,
-    quiet: bool = True,
 ) -> ModelFiles:
     """Checks a model's files and says what to load.
 
-    A repository of the hub is left for MAX to download.
-
     Args:
-        model: A directory in Hugging Face layout, a GGUF file, or a repository.
+        model: A directory in Hugging Face layout or a GGUF file.
         weight_path: Files to read the weights from instead.
         encoding: The encoding asked for.
         lora_path: A LoRA adapter in PEFT's files to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: The context asked for.
-        quantise: Whether to quantise a checkpoint of floats if ``encoding`` asks for it
-            and it has not been done before; else the answer names no weights.
-        quiet: Whether to show no progress of that.
 
     Raises:
         MllamaError: If the checkpoint can't be served, an encoding is not to be had on
-            the device, or a limit is out of range.
+            the device, the memory doesn't suffice, or a limit is out of range.
     """
-    for path in weight_path:
-        if not Path(path).exists() and _is_local(str(path)):
-            raise MllamaError(f"there is no weight file {path}")
     if max_length is not None and max_length < 1:
         raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
+    for path in weight_path:
+        if not Path(path).exists():
+            raise MllamaError(f"there is no weight file {path}")
     weights = tuple(Path(path) for path in weight_path)
-    if Path(model).is_file():
-        from mllama.weights.gguf_checkpoint import unpack_small_files
-
-        weights = weights or (Path(model),)
-        model = str(unpack_small_files(Path(model)))
-    if not Path(model).is_dir():
-        if _is_local(model):
-            raise MllamaError(
-                f"{model} is neither a directory, a GGUF file, nor a repository of the "
-                "hub"
-            )
-        if encoding in BLOCK_ENCODINGS and not weights:
-            raise MllamaError(
-                f"{model} is quantised from a directory only: download it with "
-                f"`hf download {model}` and give the directory that it prints"
-            )
-        if lora_path is not None:
-            raise MllamaError(
-                f"an adapter is merged into a directory's weights only: download with "
-                f"`hf download {model}` and give the directory that it prints"
-            )
-        return ModelFiles(model, weights, choose_encoding(encoding, device_type))
-    config = MllamaConfig.from_path(Path(model))
+    directory = Path(model)
+    if directory.is_file():
+        weights = weights or (directory,)
+        directory = unpack_small_files(directory)
+    if not directory.is_dir():
+        raise MllamaError(f"{model} is neither a directory nor a GGUF file")
+    config = MllamaConfig.from_path(directory)
     _check_length(config, max_length)
     adapter = None
     if lora_path is not None:
-        adapter = _adapter(Path(lora_path), config, weights)
+        adapter = _open_adapter(Path(lora_path), config, weights)
     if any(path.suffix == ".gguf" for path in weights):
-        return ModelFiles(
-            model, weights, _gguf_encoding(weights, config, encoding, device_type)
-        )
-    chosen = choose_encoding(encoding, device_type)
-    if weights:
-        if chosen in BLOCK_ENCODINGS:
-            raise MllamaError(
-                f"{weights[0]} holds floats; `mllama quantize` makes {chosen} of them"
-            )
-        return ModelFiles(model, weights, chosen, adapter and adapter.path)
-
-    from mllama.weights.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(Path(model))
-    if chosen not in BLOCK_ENCODINGS:
-        return ModelFiles(model, weights, chosen, adapter and adapter.path)
-    if quantise:
-        if adapter is not None:
-            checkpoint = adapter.merged_into(checkpoint)
-        weights = (_quantised(checkpoint, chosen, quiet),)
-    return ModelFiles(model, weights, chosen)
+        found = _gguf_files(directory, weights, config, encoding, device_type)
+    else:
+        checkpoint = open_checkpoint(directory, weights)
+        found = _float_files(checkpoint, adapter, encoding, device_type)
+    _check_memory(found)
+    return found
 
 
-def choose_encoding(encoding: str | None, device_type: str) -> str | None:
-    """The encoding to load floats with, or None to follow the files.
-
-    Raises:
-        MllamaError: If the model or the device can't run the encoding.
-    """
-    from mllama.max_api import supported_encoding_supported_devices
-    from mllama.serving.arch_config import MllamaArchConfig
-
-    if encoding is None:
-        # A CPU multiplies float32 several times faster than bfloat16.
-        return "float32" if device_type == "cpu" else None
-    runnable = [
-        name
-        for name in sorted(MllamaArchConfig.SUPPORTED_ENCODINGS)
-        if device_type in supported_encoding_supported_devices(name)
-    ]
-    if encoding not in runnable:
-        raise MllamaError(
-            f"the {device_type} can't run the encoding {encoding!r}; "
-            f"it runs {', '.join(runnable)}"
-        )
-    return encoding
-
-
-def _gguf_encoding(
+def _gguf_files(
+    directory: Path,
     weights: tuple[Path, ...],
     config: MllamaConfig,
-    encoding: str | None,
+    asked: str | None,
     device_type: str,
-) -> str:
-    """Checks a GGUF file against the configuration; its main encoding."""
-    from mllama.weights.gguf_checkpoint import check_tensors, main_format, open_gguf
-
+) -> ModelFiles:
+    """A GGUF file, checked against the configuration."""
     if len(weights) > 1:
         raise MllamaError("a GGUF file is a whole model: give one --weight-path")
     file = open_gguf(weights[0])
     check_tensors(file, config)
     held = main_format(file)
-    if encoding not in (None, held):
+    if asked not in (None, held):
         raise MllamaError(
-            f"{weights[0]} holds {held}, not {encoding}; leave --quantization-encoding "
+            f"{weights[0]} holds {held}, not {asked}; leave --quantization-encoding "
             "out, or quantise the original checkpoint anew"
         )
-    choose_encoding(held, device_type)
-    return held
+    check_runnable(held, device_type)
+    encoding = Encoding(held, device_type, None if asked else "as in the file")
+    return ModelFiles(
+        directory,
+        weights,
+        encoding,
+        served_bytes(config, served_formats(file, config), encoding.item_bytes),
+    )
 
 
-def _adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> Any:
+def _float_files(
+    checkpoint: Checkpoint, adapter: Adapter | None, asked: str | None, device_type: str
+) -> ModelFiles:
+    """A checkpoint of floats, to be quantised if its encoding asks for it."""
+    config = checkpoint.config
+    encoding = choose_encoding(asked, device_type, checkpoint.dtype, config)
+    files = ModelFiles(
+        checkpoint.path,
+        tuple(checkpoint.files),
+        encoding,
+        served_bytes(
+            config, quantisation_formats(config, encoding.name), encoding.item_bytes
+        ),
+        lora_path=adapter.path if adapter else None,
+    )
+    if encoding.name not in BLOCK_ENCODINGS:
+        return files
+    return replace(
+        files,
+        weight_path=(),
+        lora_path=None,
+        floats=adapter.merged_into(checkpoint) if adapter else checkpoint,
+    )
+
+
+def _open_adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> Adapter:
     """An adapter that can be merged into the weights, checked to the last number."""
-    from mllama.weights.adapter import check_values, open_adapter
-
     quantised = [file for file in weights if file.suffix == ".gguf"]
     if quantised:
         raise MllamaError(
@@ -194,50 +204,19 @@ def _check_length(config: MllamaConfig, max_length: int | None) -> None:
         )
 
 
-def _quantised(checkpoint: Any, encoding: str, quiet: bool) -> Path:
-    """The checkpoint's weights in an encoding, from the cache if they are there."""
-    from mllama.weights.gguf_writing import write_gguf
-
-    digest = hashlib.sha256(encoding.encode())
-    for file in [checkpoint.path / "config.json", *checkpoint.files]:
-        status = file.stat()
-        digest.update(
-            f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode()
+def _check_memory(files: ModelFiles) -> None:
+    """Refuses what can't fit, since the system would end the process without a word."""
+    if files.encoding.device_type != "cpu":
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if files.weights_bytes > memory:
+        way_out = (
+            "a machine with more memory is needed"
+            if files.encoding.name in BLOCK_ENCODINGS
+            else "use --quantization-encoding q4_k"
         )
-    directory = cache_directory("quantised")
-    target = directory / f"{digest.hexdigest()[:32]}-{encoding}.gguf"
-    if not target.is_file():
-        with QuantisingBar(f"mllama: quantising to {encoding}", quiet) as bar:
-            write_gguf(checkpoint, target, encoding, bar.show)
-    return target
-
-
-class QuantisingBar:
-    """A progress bar on stderr, as :func:`write_gguf` tells its progress.
-
-    Args:
-        title: What is being done.
-        quiet: Whether to show nothing.
-    """
-
-    def __init__(self, title: str, quiet: bool) -> None:
-        self._bar: tqdm[Any] = tqdm(
-            desc=title, unit="B", unit_scale=True, disable=quiet, dynamic_ncols=True
+        raise MllamaError(
+            f"the weights take {readable(files.weights_bytes)} in "
+            f"{files.encoding.name}, but this machine has {readable(memory)} of "
+            f"memory; {way_out}"
         )
-
-    def __enter__(self) -> QuantisingBar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def show(self, name: str, written: int, total: int) -> None:
-        """Shows how much is written, and what is being worked on."""
-        self._bar.total = total
-        self._bar.set_postfix_str(name, refresh=False)
-        self._bar.update(written - self._bar.n)
-
-
-def _is_local(path: str) -> bool:
-    """Whether a path can't be a repository's name, which is ``owner/name``."""
-    return path.count("/") != 1 or path.startswith((".", "/", "~"))

@@ -71,14 +71,21 @@ class EngineOptions:
         """The path or repository that MAX is given."""
         return str(MODEL_PATH if self.model_path is None else self.model_path)
 
-    def check(self) -> None:
-        """Checks what can be checked before MAX is started.
+    def check(self) -> ModelFiles:
+        """Checks what can be checked before MAX is started, and finds the files.
 
         Raises:
             MllamaError: If the checkpoint can't be served, a limit is out of range, or
                 there is no such device.
         """
-        self.find_files(quiet=True, quantise=False)
+        files = find_model_files(
+            self.model,
+            weight_path=self.weight_path,
+            encoding=self.quantization_encoding,
+            lora_path=self.lora_path,
+            device_type=find_device(self.devices).device_type,
+            max_length=self.max_length,
+        )
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise MllamaError(
                 f"the batch size must be at least 1, not {self.max_batch_size}"
@@ -89,50 +96,32 @@ class EngineOptions:
                 f"{self.max_ce_batch_size}"
             )
         image_settings(self.image_cache_size, self.max_images_per_request)
+        return files
 
-    def find_files(self, *, quiet: bool, quantise: bool = True) -> ModelFiles:
-        """The files to load; see :func:`find_model_files`."""
-        return find_model_files(
-            self.model,
-            weight_path=self.weight_path,
-            encoding=self.quantization_encoding,
-            lora_path=self.lora_path,
-            device_type=find_device(self.devices).device_type,
-            max_length=self.max_length,
-            quantise=quantise,
-            quiet=quiet,
-        )
-
-    def pipeline_args(self, *, quiet: bool = True) -> PipelineArgs:
+    def pipeline_args(self, files: ModelFiles) -> PipelineArgs:
         """MAX's arguments for these options.
 
-        A checkpoint of floats is quantised first if that was asked for and has not been
-        done before.
-
         Args:
-            quiet: Whether to keep silent about that.
+            files: The model's, quantised if they are to be.
 
         Raises:
-            MllamaError: If a device or an encoding is not to be had.
+            MllamaError: If a device is not to be had.
         """
         from max.pipelines.lib import PipelineArgs
 
-        from mllama.weights.adapter import adapter_settings
-
         device = find_device(self.devices)
-        files = self.find_files(quiet=quiet)
         return PipelineArgs.from_flat_kwargs(
-            model_path=files.model,
+            model_path=str(files.model),
             weight_path=list(files.weight_path),
             device_specs=[device],
-            quantization_encoding=files.encoding,
+            quantization_encoding=files.encoding.max_name,
             max_batch_size=self.max_batch_size
             or DEFAULT_BATCH_SIZE[device.device_type],
             max_length=self.max_length,
             enable_in_flight_batching=True,
             vision_config_overrides={
                 **image_settings(self.image_cache_size, self.max_images_per_request),
-                **adapter_settings(files.lora_path),
+                **files.settings,
             },
             custom_architectures=[ARCHITECTURES],
         )

@@ -19,6 +19,7 @@ from mllama.images.settings import (
 )
 from mllama.network.image_pool import PAGE_SIZE
 from mllama.serving.arch_config import MllamaArchConfig
+from mllama.weights.gguf_checkpoint import open_gguf, served_formats
 from mllama.weights.served_size import served_bytes
 
 _DEFAULT_SHARE = 0.1
@@ -85,8 +86,11 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
     def estimate_weights_size(self, pipeline_config: Any) -> int:
         """Bytes of the weights as they are served, whatever their files hold."""
         config: MllamaArchConfig = self._config
-        files = pipeline_config.model.resolved_weight_paths()
-        return served_bytes(files, config.model, config.dtype.size_in_bytes)
+        file = pipeline_config.model.resolved_weight_paths()[0]
+        formats = {}
+        if file.suffix == ".gguf":
+            formats = served_formats(open_gguf(file), config.model)
+        return served_bytes(config.model, formats, config.dtype.size_in_bytes)
 
     def estimate_activation_memory(
         self, pipeline_config: Any, huggingface_config: Any

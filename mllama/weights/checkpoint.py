@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -101,12 +101,13 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
     """Reads a checkpoint's config and the headers of its weight files.
 
     Args:
         path: A directory with ``config.json`` and ``model.safetensors``, or an index
             and its shards, or one other ``*.safetensors`` file.
+        files: Weight files to read instead of the directory's own.
 
     Raises:
         ConfigError: If the config can't be used.
@@ -115,7 +116,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     config = MllamaConfig.from_path(path)
     expected = expected_tensors(config)
-    files = _weight_files(path)
+    files = list(files) or _weight_files(path)
     tensors: dict[str, TensorInfo] = {}
     unused: list[str] = []
     for file in files:

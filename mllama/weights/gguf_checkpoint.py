@@ -148,10 +148,10 @@ def read_tensors(
     q6_k, which is said in the log.
     """
     expected = expected_tensors(config)
-    stored = stored_tensors(config)
+    formats = served_formats(file, config)
     converted: Counter[str] = Counter()
-    for name, served in served_formats(file, config).items():
-        place = stored[name]
+    for name, place in stored_tensors(config).items():
+        served = formats.get(name)
         kind = file.tensors[place.name].kind
         raw = file.raw(place.name)
         if served is not None and kind is served:
@@ -175,17 +175,15 @@ def read_tensors(
 
 def served_formats(
     file: GgufFile, config: MllamaConfig
-) -> dict[str, GGMLQuantizationType | None]:
-    """The block format in which each tensor is served, by canonical name; None is
-    floats."""
+) -> dict[str, GGMLQuantizationType]:
+    """The format of each tensor that is served in blocks, by canonical name; the others
+    are floats."""
     loose = _attention_with_floats(file, config)
-    served: dict[str, GGMLQuantizationType | None] = {}
+    served: dict[str, GGMLQuantizationType] = {}
     for name, place in stored_tensors(config).items():
         kind = file.tensors[place.name].kind
         is_text = name.startswith(("language_model.", "lm_head."))
-        if kind in FLOATS or not is_text or name in loose:
-            served[name] = None
-        else:
+        if kind not in FLOATS and is_text and name not in loose:
             served[name] = kind if kind in QUANTISERS else _REPLACEMENT
     return served
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gguf import GGMLQuantizationType
+
 from mllama.config import MllamaConfig
 
 BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
@@ -44,6 +46,18 @@ def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
     if not text.tie_word_embeddings:
         plan["lm_head.weight"] = _SENSITIVE
     return plan
+
+
+def quantisation_formats(
+    config: MllamaConfig, encoding: str
+) -> dict[str, GGMLQuantizationType]:
+    """The plan of an encoding of any kind, by canonical name; none for floats."""
+    if encoding not in BLOCK_ENCODINGS:
+        return {}
+    plan = quantisation_plan(config, encoding.upper())
+    return {
+        name: GGMLQuantizationType[format_name] for name, format_name in plan.items()
+    }
 
 
 def _needs_more_bits(index: int, layers: int) -> bool:
