@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
 from mllama.errors import ConfigError, MllamaError
+from mllama.weights.ollama_store import PREFIX, find_blob
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
@@ -46,7 +47,8 @@ def find_model_files(
     A repository of the hub is left for MAX to download.
 
     Args:
-        model: A directory in Hugging Face layout, a GGUF file, or a repository.
+        model: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
+            Ollama's store, or a repository.
         weight_path: Files to read the weights from instead.
         encoding: The encoding asked for.
         device_type: ``cpu`` or ``gpu``.
@@ -64,11 +66,15 @@ def find_model_files(
             raise MllamaError(f"there is no weight file {path}")
     if max_length is not None and max_length < 1:
         raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
-    weights = tuple(Path(path) for path in weight_path)
-    if Path(model).is_file():
-        from mllama.weights.gguf_checkpoint import unpack_small_files
+    from mllama.weights.gguf_links import is_file, named_gguf
 
-        weights = weights or (Path(model),)
+    if model.startswith(PREFIX):
+        model = str(find_blob(model))
+    weights = tuple(named_gguf(Path(path)) for path in weight_path)
+    if is_file(Path(model)):
+        from mllama.weights.gguf_small_files import unpack_small_files
+
+        weights = weights or (named_gguf(Path(model)),)
         model = str(unpack_small_files(Path(model)))
     if not Path(model).is_dir():
         if _is_local(model):
