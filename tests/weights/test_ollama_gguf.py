@@ -261,6 +261,16 @@ def test_a_list_that_ends_before_the_image_token_gives_it_its_usual_id(
     assert found.token_to_id("<|image|>") == config.image_token_index
 
 
+def test_a_count_that_includes_the_image_token_is_understood(tmp_path: Path) -> None:
+    path = write_ollama_gguf(
+        checkpoint(),
+        tmp_path / "model.gguf",
+        change=lambda keys: keys.update({"mllama.vocab_size": 769}),
+    )
+    config = MllamaConfig.from_path(unpack_small_files(path))
+    assert config.text_config.vocab_size == source_config().text_config.vocab_size
+
+
 def test_one_end_token_means_all_of_metas(tmp_path: Path) -> None:
     def one(keys: Keys) -> None:
         del keys["tokenizer.ggml.eos_token_ids"]

@@ -81,6 +81,7 @@ def lengthened(keys: Keys) -> None:
         (key("mllama.rope.scaling.type", "yarn"), "'yarn'"),
         (key("mllama.vision.max_num_tiles", 65), "max_num_tiles must be"),
         (key("mllama.vocab_size", 700), "mllama.vocab_size is 700"),
+        (key("mllama.vocab_size", 777), "mllama.vocab_size is 777"),
         (shortened, "lists 700 tokens, which contradicts the embedding"),
         (lengthened, "lists 789 tokens, which contradicts the embedding"),
         (token(4, "$"), r"has '\$' twice"),
