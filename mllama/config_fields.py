@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mllama.errors import ConfigError
+from mllama.errors import ConfigError, quoted
 
 LARGEST_SIZE: Final = 2**31 - 1
 """Sizes beyond it can't be allocated by anything; config files are untrusted."""
@@ -49,8 +49,7 @@ class Section:
 
     def refusal(self, key: str, wanted: str) -> ConfigError:
         """The error about a field's value, which is quoted in short."""
-        found = repr(self.values.get(key))
-        found = found if len(found) <= 80 else f"{found[:80]}..."
+        found = quoted(self.values.get(key))
         return ConfigError(
             f"{self._file}: {self._prefix}{key} must be {wanted}, not {found}"
         )

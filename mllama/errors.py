@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MllamaError(ValueError):
     """Bad input.  The command line prints it and exits 2, the server answers 400."""
@@ -18,3 +20,9 @@ class CheckpointError(MllamaError):
 
 class ImageError(MllamaError):
     """An image can't be read or used."""
+
+
+def quoted(value: Any) -> str:
+    """A value from outside as messages show it: on one line, and not all of it."""
+    text = repr(value[:80] if isinstance(value, (str, list)) else value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

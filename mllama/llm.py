@@ -36,8 +36,9 @@ class LLM:
     Requests from several threads and lists of conversations are worked on together.
 
     Args:
-        model_path: A directory in Hugging Face layout, or a repository of the hub;
-            None is the small demo model that ships with this package.
+        model_path: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
+            Ollama's store, or a repository of the hub; None is the small demo model
+            that ships with this package.
         max_batch_size: Requests worked on together; None chooses by device.
         max_length: Longest sequence, prompt and answer, in tokens; None is the
             model's own limit.

@@ -49,9 +49,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--model-path",
                 metavar="PATH",
-                help="Checkpoint: a directory in Hugging Face layout, a GGUF file, or "
-                "a repository of the hub.  Default: the demo model that ships with "
-                "this package.",
+                help="Checkpoint: a directory in Hugging Face layout, a GGUF file, "
+                "ollama:NAME from Ollama's store, or a repository of the hub.  "
+                "Default: the demo model that ships with this package.",
             ),
             click.option(
                 "--weight-path",

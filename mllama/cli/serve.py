@@ -52,8 +52,9 @@ _IN_FLIGHT = "enable_in_flight_batching"
 or encodes its images: on, unless the user says otherwise."""
 
 _HELP = {
-    "model_path": "Checkpoint: a directory in Hugging Face layout, a GGUF file, or a "
-    "repository of the hub.  Default: the demo model that ships with this package.",
+    "model_path": "Checkpoint: a directory in Hugging Face layout, a GGUF file, "
+    "ollama:NAME from Ollama's store, or a repository of the hub.  Default: the demo "
+    "model that ships with this package.",
     "devices": "cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
     "quantization_encoding": "float32, q4_0, q4_k or q6_k on a CPU, bfloat16 or "
     "float32 on a GPU.  Default: a GGUF file's own; else float32 on a CPU, the "

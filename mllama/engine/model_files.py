@@ -25,8 +25,10 @@ from mllama.weights.gguf_checkpoint import (
     main_format,
     open_gguf,
     served_formats,
-    unpack_small_files,
 )
+from mllama.weights.gguf_links import is_file, named_gguf
+from mllama.weights.gguf_small_files import unpack_small_files
+from mllama.weights.ollama_store import PREFIX, find_blob
 from mllama.weights.quantisation_plan import quantisation_formats
 from mllama.weights.served_size import served_bytes
 
@@ -91,7 +93,8 @@ def find_model_files(
     """Checks a model's files and says what to load.
 
     Args:
-        model: A directory in Hugging Face layout or a GGUF file.
+        model: A directory in Hugging Face layout, a GGUF file, or ``ollama:NAME`` of
+            Ollama's store.
         weight_path: Files to read the weights from instead.
         encoding: The encoding asked for.
         lora_path: A LoRA adapter in PEFT's files to merge into the weights.
@@ -107,10 +110,10 @@ def find_model_files(
     for path in weight_path:
         if not Path(path).exists():
             raise MllamaError(f"there is no weight file {path}")
-    weights = tuple(Path(path) for path in weight_path)
-    directory = Path(model)
-    if directory.is_file():
-        weights = weights or (directory,)
+    directory = find_blob(model) if model.startswith(PREFIX) else Path(model)
+    weights = tuple(named_gguf(Path(path)) for path in weight_path)
+    if is_file(directory):
+        weights = weights or (named_gguf(directory),)
         directory = unpack_small_files(directory)
     if not directory.is_dir():
         raise MllamaError(f"{model} is neither a directory nor a GGUF file")

@@ -38,8 +38,9 @@ class EngineOptions:
     """How a model is to be loaded.
 
     Attributes:
-        model_path: A directory in Hugging Face layout or a repository of the hub;
-            None is the demo model that ships with the package.
+        model_path: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
+            Ollama's store, or a repository of the hub; None is the demo model that
+            ships with the package.
         weight_path: Files to read the weights from instead of the checkpoint's own.
         lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
             weights.

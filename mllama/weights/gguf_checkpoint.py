@@ -1,11 +1,10 @@
-"""A GGUF file in Ollama's layout as a checkpoint: checked, unpacked, read."""
+"""A GGUF file in Ollama's layout as a checkpoint: checked and read."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
-from mllama.errors import CheckpointError
+from mllama.errors import CheckpointError, quoted
 from mllama.weights.block_formats import QUANTISERS, from_bfloat16, quantise
 from mllama.weights.gguf_file import FLOATS, GgufFile
 from mllama.weights.gguf_names import stored_tensors
-from mllama.weights.gguf_writing import ARCHITECTURE, SMALL_FILES, SOURCE_PREFIX
+from mllama.weights.gguf_writing import ARCHITECTURE
 from mllama.weights.names import expected_tensors
+from mllama.weights.ollama_store import OLD_FORM
 
 logger = logging.getLogger("mllama")
 
@@ -55,15 +54,12 @@ def open_gguf(path: Path) -> GgufFile:
     architecture = file.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise CheckpointError(
-            f"{path} holds a model of the architecture {architecture!r}, not "
+            f"{path} holds a model of the architecture {quoted(architecture)}, not "
             f"{ARCHITECTURE!r}"
         )
-    if not any(name.startswith("v.") for name in file.tensors):
-        raise CheckpointError(
-            f"{path} holds the text side only, the old form of two files; pull the "
-            "model again with Ollama 0.7 to 0.29, or convert the original checkpoint "
-            "with `mllama quantize`"
-        )
+    for prefix, side in (("v.", "text"), ("blk.", "vision")):
+        if not any(name.startswith(prefix) for name in file.tensors):
+            raise CheckpointError(f"{path} holds the {side} side only, {OLD_FORM}")
     return file
 
 
@@ -77,38 +73,6 @@ def main_format(file: GgufFile) -> str:
             format_name = kind.name if known else _REPLACEMENT.name
             sizes["float32" if kind in FLOATS else format_name.lower()] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else "float32"
-
-
-def unpack_small_files(path: Path) -> Path:
-    """The directory with a file's configuration, tokenizer and chat template.
-
-    Raises:
-        CheckpointError: If the file doesn't hold them.
-    """
-    file = open_gguf(path)
-    held = {
-        name: file.metadata[SOURCE_PREFIX + name]
-        for name in SMALL_FILES
-        if SOURCE_PREFIX + name in file.metadata
-    }
-    if "config.json" not in held or "tokenizer.json" not in held:
-        raise CheckpointError(
-            f"{path} holds no configuration and tokenizer in Hugging Face's form; give "
-            "a directory that has them as --model-path and this file as --weight-path"
-        )
-    digest = hashlib.sha256()
-    for name, content in held.items():
-        if not isinstance(content, str):
-            raise CheckpointError(f"{path}: {SOURCE_PREFIX}{name} is no text")
-        digest.update(f"{name}\0{content}\0".encode())
-    directory = cache_directory(f"gguf/{digest.hexdigest()[:32]}")
-    for name, content in held.items():
-        target = directory / name
-        if not target.is_file() or target.read_text(encoding="utf-8") != content:
-            part = directory / f"{name}.{os.getpid()}.part"
-            part.write_text(content, encoding="utf-8")
-            part.replace(target)
-    return directory
 
 
 def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
@@ -125,6 +89,12 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
                 f"{file.path} lacks the tensor {stored.name}; it is incomplete or not "
                 "of this model"
             )
+        if not _is_readable(tensor.kind):
+            raise CheckpointError(
+                f"{file.path}: {stored.name} is in {tensor.kind.name.lower()}, which "
+                "can't be read here; convert the original checkpoint with "
+                "`mllama quantize`"
+            )
         rows = math.prod(expected[name])
         matrix = len(expected[name]) == 2 and name.startswith(
             ("language_model.", "lm_head.")
@@ -139,6 +109,18 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
             )
 
 
+@functools.cache
+def _is_readable(kind: GGMLQuantizationType) -> bool:
+    """Whether values of a type are known; the gguf package knows most blocks."""
+    if kind in FLOATS:
+        return True
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def read_tensors(
     file: GgufFile, config: MllamaConfig
 ) -> Iterator[tuple[str, GgufMatrix]]:
@@ -150,6 +132,7 @@ def read_tensors(
     expected = expected_tensors(config)
     formats = served_formats(file, config)
     converted: Counter[str] = Counter()
+    raw_gates = _raw_gates(file)
     for name, place in stored_tensors(config).items():
         served = formats.get(name)
         kind = file.tensors[place.name].kind
@@ -159,7 +142,8 @@ def read_tensors(
             yield name, GgufMatrix(np.ascontiguousarray(blocks), kind.name)
             continue
         floats = _as_floats(raw, kind).reshape(expected[name])
-        floats = place.from_file(floats).astype(np.float32, copy=False)
+        if place.name not in raw_gates:
+            floats = place.from_file(floats).astype(np.float32, copy=False)
         if served is None:
             yield name, GgufMatrix(floats)
         else:
@@ -205,6 +189,28 @@ def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
         if any(kind in FLOATS for kind in kinds):
             loose.update(names)
     return loose
+
+
+def _raw_gates(file: GgufFile) -> set[str]:
+    """Gates of the global vision layers, if they are not stored after tanh.
+
+    Ollama 0.7.0 converted them so, 0.7.1 corrected it.  The files say it only where a
+    gate is beyond what tanh can give.
+    """
+    gates = [
+        name
+        for name, tensor in file.tensors.items()
+        if name.startswith("v.global.blk.")
+        and name.endswith("_gate")
+        and tensor.kind in FLOATS
+    ]
+    if any(
+        np.abs(_as_floats(file.raw(name), file.tensors[name].kind)).max() > 1
+        for name in gates
+    ):
+        logger.info("%s has raw gates, as Ollama 0.7.0 wrote them", file.path)
+        return set(gates)
+    return set()
 
 
 def _as_floats(

@@ -24,6 +24,10 @@ MAGIC: Final = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_ENTRIES = 1 << 16
 _MOST_DIMENSIONS = 4
+_MOST_ITEMS = 1 << 24
+_LONGEST_TEXT = 1 << 27
+"""Bounds of what one key makes Python allocate, far above any tokenizer's."""
+
 _DEFAULT_ALIGNMENT = 32
 
 _SCALARS = {
@@ -42,6 +46,7 @@ _SCALARS = {
 """The format's value types that have a fixed size, as ``struct`` names them."""
 
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 
 FLOATS: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
@@ -66,6 +71,15 @@ class GgufTensor:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do, whatever its name is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 class GgufFile:
@@ -95,6 +109,12 @@ class GgufFile:
         """Values by key; arrays are lists."""
         self.tensors: Mapping[str, GgufTensor] = header.tensors
         """In the file's order."""
+        self._header_size = header.size
+
+    @property
+    def header(self) -> bytes:
+        """Everything before the tensors' data, as it lies in the file."""
+        return self._bytes[: self._header_size]
 
     def raw(self, name: str) -> npt.NDArray[Any]:
         """A tensor as it lies in the file, not copied.
@@ -136,6 +156,7 @@ class _Header:
             key = self._string()
             self.metadata[key] = self._value(self._number("I"))
         infos = [self._tensor_info() for _ in range(tensor_count)]
+        self.size = self._at
         alignment = self.metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment % 8:
             raise self._damaged(f"has an alignment of {alignment}")
@@ -154,6 +175,8 @@ class _Header:
             self.tensors[name] = GgufTensor(kind, shape, start + offset, nbytes)
 
     def _damaged(self, what: str) -> CheckpointError:
+        # Tensors' names are the file's, whatever is in them.
+        what = " ".join(what[:300].split())
         return CheckpointError(f"{self._path} {what}")
 
     def _take(self, count: int) -> bytes:
@@ -169,11 +192,30 @@ class _Header:
         return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
 
     def _string(self) -> str:
-        text = self._take(self._number("Q"))
+        return self._strings(1)[0]
+
+    def _strings(self, count: int) -> list[str]:
+        """Several strings; a vocabulary has hundreds of thousands of them."""
+        # Every string takes eight bytes at least.
+        if count * 8 > len(self._content) - self._at:
+            raise self._damaged("is truncated; download it again")
+        content, at, texts = self._content, self._at, []
         try:
-            return text.decode()
+            for _ in range(count):
+                (length,) = _LENGTH.unpack_from(content, at)
+                at += _LENGTH.size
+                if length > len(content) - at:
+                    raise self._damaged("is truncated; download it again")
+                if length > _LONGEST_TEXT:
+                    raise self._damaged(f"claims a text of {length} bytes")
+                texts.append(content[at : at + length].decode())
+                at += length
+        except struct.error as error:
+            raise self._damaged("is truncated; download it again") from error
         except UnicodeDecodeError as error:
             raise self._damaged("holds a text that is no UTF-8") from error
+        self._at = at
+        return texts
 
     def _value(self, kind: int) -> Any:
         if kind in _SCALARS:
@@ -183,11 +225,10 @@ class _Header:
         if kind != _ARRAY:
             raise self._damaged(f"has a value of unknown type {kind}")
         kind, count = self._number("I"), self._number("Q")
+        if count > _MOST_ITEMS:
+            raise self._damaged(f"claims a list of {count} values")
         if kind == _STRING:
-            # Every string takes eight bytes at least.
-            if count * 8 > len(self._content) - self._at:
-                raise self._damaged("is truncated; download it again")
-            return [self._string() for _ in range(count)]
+            return self._strings(count)
         if kind not in _SCALARS:
             raise self._damaged(f"has an array of unknown type {kind}")
         layout = f"<{count}{_SCALARS[kind]}"

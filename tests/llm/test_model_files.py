@@ -89,3 +89,12 @@ def test_what_a_gguf_file_is_not(
 def test_refusals(model: str, asked: dict[str, Any], complaint: str) -> None:
     with pytest.raises(MllamaError, match=complaint):
         find_model_files(model, device_type="cpu", **asked)
+
+
+def test_a_name_of_ollamas_store_is_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    for name in ("ollama:vision", "ollama:me/vision"):
+        with pytest.raises(MllamaError, match="no store of Ollama's"):
+            find_model_files(name, device_type="cpu")

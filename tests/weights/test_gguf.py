@@ -22,10 +22,10 @@ from mllama.weights.gguf_checkpoint import (
     main_format,
     open_gguf,
     read_tensors,
-    unpack_small_files,
 )
 from mllama.weights.gguf_file import GgufFile
 from mllama.weights.gguf_names import stored_tensors
+from mllama.weights.gguf_small_files import unpack_small_files
 from mllama.weights.gguf_writing import write_gguf
 from mllama.weights.names import expected_tensors
 from tests.reference.checkpoints import checkpoint
