@@ -18,3 +18,7 @@ class CheckpointError(MllamaError):
 
 class ImageError(MllamaError):
     """An image can't be read or used."""
+
+
+class HubError(MllamaError):
+    """A repository of Hugging Face's hub can't be had, or holds no such model."""

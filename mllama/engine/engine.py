@@ -42,6 +42,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
+        options = options.fetched(quiet=quiet)
         options.check()
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")

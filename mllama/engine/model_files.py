@@ -13,6 +13,8 @@ from tqdm import tqdm
 from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
 from mllama.errors import ConfigError, MllamaError
+from mllama.hub.content import content_key
+from mllama.hub.options import Fetched, HubOptions
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
@@ -21,7 +23,7 @@ class ModelFiles:
     """What MAX is to load.
 
     Attributes:
-        model: A directory with configuration and tokenizer, or a repository of the hub.
+        model: A directory with configuration and tokenizer.
         weight_path: The weights' files; none are the directory's own.
         encoding: MAX's name of the encoding, or None to follow the files.
     """
@@ -38,19 +40,21 @@ def find_model_files(
     encoding: str | None = None,
     device_type: str,
     max_length: int | None = None,
+    hub: HubOptions | None = None,
     quantise: bool = True,
     quiet: bool = True,
 ) -> ModelFiles:
     """Checks a model's files and says what to load.
 
-    A repository of the hub is left for MAX to download.
+    What is on the hub is downloaded first, see :func:`fetch_checked`.
 
     Args:
         model: A directory in Hugging Face layout, a GGUF file, or a repository.
-        weight_path: Files to read the weights from instead.
+        weight_path: Files to read the weights from instead, or such of the hub.
         encoding: The encoding asked for.
         device_type: ``cpu`` or ``gpu``.
         max_length: The context asked for.
+        hub: How to ask the hub.
         quantise: Whether to quantise a checkpoint of floats if ``encoding`` asks for it
             and it has not been done before; else the answer names no weights.
         quiet: Whether to show no progress of that.
@@ -59,29 +63,28 @@ def find_model_files(
         MllamaError: If the checkpoint can't be served, an encoding is not to be had on
             the device, or a limit is out of range.
     """
-    for path in weight_path:
-        if not Path(path).exists() and _is_local(str(path)):
-            raise MllamaError(f"there is no weight file {path}")
     if max_length is not None and max_length < 1:
         raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
-    weights = tuple(Path(path) for path in weight_path)
+    fetched = fetch_checked(
+        model,
+        weight_path,
+        hub,
+        encoding=encoding,
+        device_type=device_type,
+        max_length=max_length,
+        quiet=quiet,
+    )
+    model = fetched.model
+    weights = tuple(Path(path) for path in fetched.weight_path)
     if Path(model).is_file():
         from mllama.weights.gguf_checkpoint import unpack_small_files
 
         weights = weights or (Path(model),)
         model = str(unpack_small_files(Path(model)))
     if not Path(model).is_dir():
-        if _is_local(model):
-            raise MllamaError(
-                f"{model} is neither a directory, a GGUF file, nor a repository of the "
-                "hub"
-            )
-        if encoding in BLOCK_ENCODINGS and not weights:
-            raise MllamaError(
-                f"{model} is quantised from a directory only: download it with "
-                f"`hf download {model}` and give the directory that it prints"
-            )
-        return ModelFiles(model, weights, choose_encoding(encoding, device_type))
+        raise MllamaError(
+            f"{model} is neither a directory, a GGUF file, nor a repository of the hub"
+        )
     config = MllamaConfig.from_path(Path(model))
     _check_length(config, max_length)
     if any(path.suffix == ".gguf" for path in weights):
@@ -102,6 +105,31 @@ def find_model_files(
     if chosen in BLOCK_ENCODINGS and quantise:
         weights = (_quantised(checkpoint, chosen, quiet),)
     return ModelFiles(model, weights, chosen)
+
+
+def fetch_checked(
+    model: str,
+    weight_path: Sequence[Any],
+    hub: HubOptions | None,
+    *,
+    encoding: str | None,
+    device_type: str,
+    max_length: int | None,
+    quiet: bool,
+) -> Fetched:
+    """Downloads what is named on the hub; see :func:`find_model_files` for the rest.
+
+    Raises:
+        MllamaError: If it can't be had, or its configuration can't be served as asked
+            for, which is found out before its weights are fetched.
+    """
+    from mllama.hub.fetch import fetch_model
+
+    def check(config: MllamaConfig) -> None:
+        _check_length(config, max_length)
+        choose_encoding(encoding, device_type)
+
+    return fetch_model(model, weight_path, hub, check=check, quiet=quiet)
 
 
 def choose_encoding(encoding: str | None, device_type: str) -> str | None:
@@ -167,10 +195,7 @@ def _quantised(checkpoint: Any, encoding: str, quiet: bool) -> Path:
 
     digest = hashlib.sha256(encoding.encode())
     for file in [checkpoint.path / "config.json", *checkpoint.files]:
-        status = file.stat()
-        digest.update(
-            f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode()
-        )
+        digest.update(f"{content_key(file)}\0".encode())
     directory = cache_directory("quantised")
     target = directory / f"{digest.hexdigest()[:32]}-{encoding}.gguf"
     if not target.is_file():
@@ -203,8 +228,3 @@ class QuantisingBar:
         self._bar.total = total
         self._bar.set_postfix_str(name, refresh=False)
         self._bar.update(written - self._bar.n)
-
-
-def _is_local(path: str) -> bool:
-    """Whether a path can't be a repository's name, which is ``owner/name``."""
-    return path.count("/") != 1 or path.startswith((".", "/", "~"))

@@ -7,13 +7,14 @@ refused here, in one line.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllama.demo import MODEL_PATH
-from mllama.engine.model_files import ModelFiles, find_model_files
+from mllama.engine.model_files import ModelFiles, fetch_checked, find_model_files
 from mllama.errors import MllamaError
+from mllama.hub.options import HubOptions
 from mllama.images.settings import image_settings
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class EngineOptions:
         image_cache_size: Memory for the keys and values of images, such as "4GiB" or
             "0.2" of the device's; None chooses.
         max_images_per_request: Most images of one request; None is 32.
+        huggingface_model_revision: Branch, tag or commit of a repository of the hub;
+            None is its main branch.
+        force_download: Whether to download what the hub's cache has already.
     """
 
     model_path: str | Path | None = None
@@ -62,10 +66,12 @@ class EngineOptions:
     max_length: int | None = None
     image_cache_size: str | int | None = None
     max_images_per_request: int | None = None
+    huggingface_model_revision: str | None = None
+    force_download: bool = False
 
     @property
     def model(self) -> str:
-        """The path or repository that MAX is given."""
+        """The path or repository of the model."""
         return str(MODEL_PATH if self.model_path is None else self.model_path)
 
     def check(self) -> None:
@@ -75,7 +81,43 @@ class EngineOptions:
             MllamaError: If the checkpoint can't be served, a limit is out of range, or
                 there is no such device.
         """
+        self._check_limits()
         self.find_files(quiet=True, quantise=False)
+
+    def fetched(self, *, quiet: bool) -> EngineOptions:
+        """These options, with files on this machine for what is on the hub.
+
+        Args:
+            quiet: Whether to show no progress.
+
+        Raises:
+            MllamaError: If it can't be had, or can't be served as asked for.
+        """
+        self._check_limits()
+        files = fetch_checked(
+            self.model,
+            self.weight_path,
+            self._hub,
+            encoding=self.quantization_encoding,
+            device_type=find_device(self.devices).device_type,
+            max_length=self.max_length,
+            quiet=quiet,
+        )
+        return replace(
+            self,
+            model_path=files.model,
+            weight_path=files.weight_path,
+            huggingface_model_revision=None,
+            force_download=False,
+        )
+
+    @property
+    def _hub(self) -> HubOptions:
+        return HubOptions(
+            self.huggingface_model_revision, force_download=self.force_download
+        )
+
+    def _check_limits(self) -> None:
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise MllamaError(
                 f"the batch size must be at least 1, not {self.max_batch_size}"
@@ -95,6 +137,7 @@ class EngineOptions:
             encoding=self.quantization_encoding,
             device_type=find_device(self.devices).device_type,
             max_length=self.max_length,
+            hub=self._hub,
             quantise=quantise,
             quiet=quiet,
         )

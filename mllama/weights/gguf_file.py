@@ -26,7 +26,7 @@ _MOST_ENTRIES = 1 << 16
 _MOST_DIMENSIONS = 4
 _DEFAULT_ALIGNMENT = 32
 
-_SCALARS = {
+SCALARS = {
     0: "B",
     1: "b",
     2: "H",
@@ -41,7 +41,7 @@ _SCALARS = {
 }
 """The format's value types that have a fixed size, as ``struct`` names them."""
 
-_STRING, _ARRAY = 8, 9
+STRING, _ARRAY = 8, 9
 
 FLOATS: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
@@ -176,22 +176,22 @@ class _Header:
             raise self._damaged("holds a text that is no UTF-8") from error
 
     def _value(self, kind: int) -> Any:
-        if kind in _SCALARS:
-            return self._number(_SCALARS[kind])
-        if kind == _STRING:
+        if kind in SCALARS:
+            return self._number(SCALARS[kind])
+        if kind == STRING:
             return self._string()
         if kind != _ARRAY:
             raise self._damaged(f"has a value of unknown type {kind}")
         kind, count = self._number("I"), self._number("Q")
-        if kind == _STRING:
+        if kind == STRING:
             # Every string takes eight bytes at least.
             if count * 8 > len(self._content) - self._at:
                 raise self._damaged("is truncated; download it again")
             return [self._string() for _ in range(count)]
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self._damaged(f"has an array of unknown type {kind}")
-        layout = f"<{count}{_SCALARS[kind]}"
-        item = struct.calcsize(f"<{_SCALARS[kind]}")
+        layout = f"<{count}{SCALARS[kind]}"
+        item = struct.calcsize(f"<{SCALARS[kind]}")
         data = self._take(count * item)
         return list(struct.unpack(layout, data))
 
