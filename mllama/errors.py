@@ -22,6 +22,10 @@ class ImageError(MllamaError):
     """An image can't be read or used."""
 
 
+class HubError(MllamaError):
+    """A repository of Hugging Face's hub can't be had, or holds no such model."""
+
+
 def quoted(value: Any) -> str:
     """A value from outside as messages show it: on one line, and not all of it."""
     text = repr(value[:80] if isinstance(value, (str, list)) else value)

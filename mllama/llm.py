@@ -37,20 +37,24 @@ class LLM:
 
     Args:
         model_path: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
-            Ollama's store, or a repository of the hub; None is the small demo model
-            that ships with this package.
+            Ollama's store, or a repository of the hub, which is downloaded; None is the
+            small demo model that ships with this package.
         max_batch_size: Requests worked on together; None chooses by device.
         max_length: Longest sequence, prompt and answer, in tokens; None is the
             model's own limit.
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
         quantization_encoding: Element type of the weights, such as "float32"; None
             chooses by device.
-        weight_path: Files to read the weights from instead of the checkpoint's own.
+        weight_path: Files to read the weights from instead of the checkpoint's own:
+            paths, names of files in the model's repository, or ``owner/name/FILE``.
         lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
             weights.
         image_cache_size: Memory for the keys and values of images, which are encoded
             once and kept: bytes, "4GiB", or "0.2" of the device's; None chooses.
         max_images_per_request: Most images of one conversation; None is 32.
+        huggingface_model_revision: Branch, tag or commit of a repository of the hub;
+            None is its main branch.
+        force_download: Whether to download what the hub's cache has already.
         quiet: Whether to keep silent on stderr while the model is being loaded.
 
     Raises:
@@ -69,6 +73,8 @@ class LLM:
         lora_path: str | Path | None = None,
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
+        huggingface_model_revision: str | None = None,
+        force_download: bool = False,
         quiet: bool = False,
     ) -> None:
         turn_telemetry_off()
@@ -84,6 +90,8 @@ class LLM:
             max_length=max_length,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,
+            huggingface_model_revision=huggingface_model_revision,
+            force_download=force_download,
         )
         self._engine = Engine(options, quiet=quiet)
         # Also at the end of the program, before the threads are torn down.

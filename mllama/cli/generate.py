@@ -13,6 +13,7 @@ import click
 from mllama.cli.options import model_options, model_or_demo
 from mllama.cli.output import reserve_stdout
 from mllama.errors import MllamaError
+from mllama.privacy import turn_telemetry_off
 
 
 @click.command()
@@ -75,6 +76,8 @@ def generate(
     max_length: int | None,
     image_cache_size: str | None,
     max_images_per_request: int | None,
+    huggingface_model_revision: str | None,
+    force_download: bool,
     prompt: str | None,
     images: tuple[str, ...],
     system: str | None,
@@ -91,6 +94,7 @@ def generate(
     started = time.perf_counter()
     from mllama.engine.sampling import Sampling
 
+    turn_telemetry_off()  # The hub's client reads the environment as it is imported.
     Sampling(**sampling)  # Refuses what is out of range before the model is loaded.
     conversation = _conversation(prompt, images, system, messages)
     answers = reserve_stdout()
@@ -109,6 +113,8 @@ def generate(
         max_length=max_length,
         image_cache_size=image_cache_size,
         max_images_per_request=max_images_per_request,
+        huggingface_model_revision=huggingface_model_revision,
+        force_download=force_download,
         max_batch_size=1,
     ) as llm:
         load_seconds = time.perf_counter() - started

@@ -42,6 +42,21 @@ def adapter_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds how a repository of the hub is fetched."""
+    revision = click.option(
+        "--huggingface-model-revision",
+        metavar="REVISION",
+        help="Branch, tag or commit of a repository of the hub.  Default: main.",
+    )
+    force = click.option(
+        "--force-download",
+        is_flag=True,
+        help="Download from the hub what its cache has already.",
+    )
+    return revision(force(command))
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what says which model is loaded and how."""
     for option in reversed(
@@ -50,14 +65,16 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--model-path",
                 metavar="PATH",
                 help="Checkpoint: a directory in Hugging Face layout, a GGUF file, "
-                "ollama:NAME from Ollama's store, or a repository of the hub.  "
-                "Default: the demo model that ships with this package.",
+                "ollama:NAME from Ollama's store, or a repository of the hub, "
+                "owner/name, which is downloaded.  Default: the demo model that ships "
+                "with this package.",
             ),
             click.option(
                 "--weight-path",
                 metavar="FILE",
                 multiple=True,
-                help="Read the weights from this file instead of the checkpoint's.  "
+                help="Read the weights from this file instead of the checkpoint's: a "
+                "path, a file of the model's repository, or owner/name/FILE.  "
                 "Repeatable.",
             ),
             adapter_option,
@@ -83,7 +100,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return image_options(command)
+    return hub_options(image_options(command))
 
 
 def model_or_demo(model_path: str | None) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from mllama.cli.options import adapter_option
+from mllama.cli.options import adapter_option, hub_options
 from mllama.engine.quantised_files import QuantisingBar
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
 @click.command()
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option(
     "--encoding",
@@ -22,18 +22,30 @@ from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
     help="Format of the text side's matrices; vision stays float16.",
 )
 @adapter_option
-def quantize(source: Path, target: Path, encoding: str, lora_path: str | None) -> None:
-    """Quantise the checkpoint in the directory SRC to the GGUF file DST.
+@hub_options
+def quantize(
+    source: str,
+    target: Path,
+    encoding: str,
+    lora_path: str | None,
+    huggingface_model_revision: str | None,
+    force_download: bool,
+) -> None:
+    """Quantise the checkpoint SRC, a directory or a repository of the hub, to the GGUF
+    file DST.
 
     The file also holds configuration, tokenizer and chat template: it alone is enough
     for --model-path.
 
     \b
-    mllama quantize Llama-3.2-11B-Vision-Instruct llama.gguf
+    mllama quantize meta-llama/Llama-3.2-11B-Vision-Instruct llama.gguf
     mllama quantize Llama-3.2-11B-Vision-Instruct mine.gguf --lora-path adapter
     mllama serve --model-path llama.gguf
     """
     from mllama.errors import MllamaError
+    from mllama.hub.fetch import fetch_model
+    from mllama.hub.options import HubOptions
+    from mllama.privacy import turn_telemetry_off
     from mllama.weights.adapter import check_values, open_adapter
     from mllama.weights.checkpoint import open_checkpoint
     from mllama.weights.gguf_writing import write_gguf
@@ -42,7 +54,14 @@ def quantize(source: Path, target: Path, encoding: str, lora_path: str | None) -
         raise MllamaError(f"{target} must be named *.gguf")
     if not target.parent.is_dir():
         raise MllamaError(f"there is no directory {target.parent}")
-    checkpoint = open_checkpoint(source)
+    turn_telemetry_off()
+    fetched = fetch_model(
+        source,
+        options=HubOptions(huggingface_model_revision, force_download=force_download),
+        gguf=False,
+        quiet=False,
+    )
+    checkpoint = open_checkpoint(Path(fetched.model))
     if lora_path is not None:
         adapter = open_adapter(Path(lora_path), checkpoint.config)
         check_values(adapter)

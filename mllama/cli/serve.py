@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from mllama.cli.options import adapter_option, image_options, model_or_demo
 from mllama.engine.options import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
+from mllama.hub.options import HubOptions
 from mllama.max_cli_api import WithLazyPipelineOptions
 from mllama.privacy import turn_telemetry_off
 
@@ -25,6 +26,9 @@ _MAIN_OPTIONS = (
     "max_ce_batch_size",
     "image_cache_size",
     "max_images_per_request",
+    "huggingface_model_revision",
+    "huggingface_weight_revision",
+    "force_download",
     "top_k",
     "served_model_name",
     "host",
@@ -53,8 +57,14 @@ or encodes its images: on, unless the user says otherwise."""
 
 _HELP = {
     "model_path": "Checkpoint: a directory in Hugging Face layout, a GGUF file, "
-    "ollama:NAME from Ollama's store, or a repository of the hub.  Default: the demo "
-    "model that ships with this package.",
+    "ollama:NAME from Ollama's store, or a repository of the hub, owner/name, which is "
+    "downloaded.  Default: the demo model that ships with this package.",
+    "weight_path": "Read the weights from this file instead of the checkpoint's: a "
+    "path, a file of the model's repository, or owner/name/FILE.  Repeatable.",
+    "huggingface_model_revision": "Branch, tag or commit of a repository of the hub.  "
+    "Default: main.",
+    "huggingface_weight_revision": "That of weights, if it is another one.",
+    "force_download": "Download from the hub what its cache has already.",
     "devices": "cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
     "quantization_encoding": "float32, q4_0, q4_k or q6_k on a CPU, bfloat16 or "
     "float32 on a GPU.  Default: a GGUF file's own; else float32 on a CPU, the "
@@ -111,6 +121,26 @@ class ServeCommand(WithLazyPipelineOptions):
             formatter.write_dl(main)
         with formatter.section("Options of MAX Serve"):
             formatter.write_dl(list(records.values()))
+
+
+def _hub_options(options: dict[str, Any]) -> HubOptions:
+    """Takes what is said about the hub out of MAX's options: MAX finds files."""
+    context = click.get_current_context()
+    said = {
+        name: value
+        for name in (
+            "huggingface_model_revision",
+            "huggingface_weight_revision",
+            "force_download",
+        )
+        if (value := options.pop(name, None)) is not None
+        and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    return HubOptions(
+        said.get("huggingface_model_revision"),
+        said.get("huggingface_weight_revision"),
+        said.get("force_download", False),
+    )
 
 
 @click.command(cls=ServeCommand)
@@ -226,6 +256,8 @@ def _find_model(options: dict[str, Any], lora_path: str | None) -> dict[str, Any
         lora_path=lora_path,
         device_type=devices[0].device_type,
         max_length=options["max_length"],
+        hub=_hub_options(options),
+        quiet=False,
     )
     click.echo(f"mllama: {files.described()}", err=True)
     files = files.quantised(quiet=False)

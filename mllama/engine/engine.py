@@ -43,7 +43,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
-        self._files = options.check()
+        self._files = options.check(quiet=quiet)
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")
         self._options = options

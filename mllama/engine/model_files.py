@@ -11,6 +11,8 @@ from typing import Any
 from mllama.config import MllamaConfig
 from mllama.engine.quantised_files import quantised_file
 from mllama.errors import ConfigError, MllamaError
+from mllama.hub.fetch import fetch_model
+from mllama.hub.options import HubOptions
 from mllama.images.settings import readable
 from mllama.weights.adapter import Adapter, adapter_settings, check_values, open_adapter
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
@@ -89,17 +91,24 @@ def find_model_files(
     lora_path: str | Path | None = None,
     device_type: str,
     max_length: int | None = None,
+    hub: HubOptions | None = None,
+    quiet: bool = True,
 ) -> ModelFiles:
     """Checks a model's files and says what to load.
 
+    What is on the hub is downloaded first; its configuration is checked before its
+    weights are fetched.
+
     Args:
-        model: A directory in Hugging Face layout, a GGUF file, or ``ollama:NAME`` of
-            Ollama's store.
-        weight_path: Files to read the weights from instead.
+        model: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
+            Ollama's store, or a repository of the hub.
+        weight_path: Files to read the weights from instead, or such of the hub.
         encoding: The encoding asked for.
         lora_path: A LoRA adapter in PEFT's files to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: The context asked for.
+        hub: How to ask the hub.
+        quiet: Whether to show no progress of downloads.
 
     Raises:
         MllamaError: If the checkpoint can't be served, an encoding is not to be had on
@@ -107,16 +116,24 @@ def find_model_files(
     """
     if max_length is not None and max_length < 1:
         raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
-    for path in weight_path:
-        if not Path(path).exists():
-            raise MllamaError(f"there is no weight file {path}")
-    directory = find_blob(model) if model.startswith(PREFIX) else Path(model)
-    weights = tuple(named_gguf(Path(path)) for path in weight_path)
+
+    def check(config: MllamaConfig) -> None:
+        _check_length(config, max_length)
+        if encoding is not None:
+            check_runnable(encoding, device_type)
+
+    if model.startswith(PREFIX):
+        model = str(find_blob(model))
+    fetched = fetch_model(model, weight_path, hub, check=check, quiet=quiet)
+    directory = Path(fetched.model)
+    weights = tuple(named_gguf(Path(path)) for path in fetched.weight_path)
     if is_file(directory):
         weights = weights or (named_gguf(directory),)
         directory = unpack_small_files(directory)
     if not directory.is_dir():
-        raise MllamaError(f"{model} is neither a directory nor a GGUF file")
+        raise MllamaError(
+            f"{model} is neither a directory, a GGUF file, nor a repository of the hub"
+        )
     config = MllamaConfig.from_path(directory)
     _check_length(config, max_length)
     adapter = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mllama.demo import MODEL_PATH
 from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.errors import MllamaError
+from mllama.hub.options import HubOptions
 from mllama.images.settings import image_settings
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class EngineOptions:
         image_cache_size: Memory for the keys and values of images, such as "4GiB" or
             "0.2" of the device's; None chooses.
         max_images_per_request: Most images of one request; None is 32.
+        huggingface_model_revision: Branch, tag or commit of a repository of the hub;
+            None is its main branch.
+        force_download: Whether to download what the hub's cache has already.
     """
 
     model_path: str | Path | None = None
@@ -66,27 +70,26 @@ class EngineOptions:
     max_length: int | None = None
     image_cache_size: str | int | None = None
     max_images_per_request: int | None = None
+    huggingface_model_revision: str | None = None
+    force_download: bool = False
 
     @property
     def model(self) -> str:
         """The path or repository that MAX is given."""
         return str(MODEL_PATH if self.model_path is None else self.model_path)
 
-    def check(self) -> ModelFiles:
+    def check(self, *, quiet: bool = True) -> ModelFiles:
         """Checks what can be checked before MAX is started, and finds the files.
+
+        What is on the hub is downloaded.
+
+        Args:
+            quiet: Whether to show no progress of that.
 
         Raises:
             MllamaError: If the checkpoint can't be served, a limit is out of range, or
                 there is no such device.
         """
-        files = find_model_files(
-            self.model,
-            weight_path=self.weight_path,
-            encoding=self.quantization_encoding,
-            lora_path=self.lora_path,
-            device_type=find_device(self.devices).device_type,
-            max_length=self.max_length,
-        )
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise MllamaError(
                 f"the batch size must be at least 1, not {self.max_batch_size}"
@@ -97,7 +100,18 @@ class EngineOptions:
                 f"{self.max_ce_batch_size}"
             )
         image_settings(self.image_cache_size, self.max_images_per_request)
-        return files
+        return find_model_files(
+            self.model,
+            weight_path=self.weight_path,
+            encoding=self.quantization_encoding,
+            lora_path=self.lora_path,
+            device_type=find_device(self.devices).device_type,
+            max_length=self.max_length,
+            hub=HubOptions(
+                self.huggingface_model_revision, force_download=self.force_download
+            ),
+            quiet=quiet,
+        )
 
     def pipeline_args(self, files: ModelFiles) -> PipelineArgs:
         """MAX's arguments for these options.

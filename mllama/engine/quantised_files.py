@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mllama.cache import cache_directory
+from mllama.hub.content import content_key
 from mllama.weights.checkpoint import Checkpoint
 
 
@@ -27,10 +28,7 @@ def quantised_file(checkpoint: Checkpoint, encoding: str, quiet: bool) -> Path:
 
     digest = hashlib.sha256(encoding.encode())
     for file in [checkpoint.path / "config.json", *checkpoint.files]:
-        status = file.stat()
-        digest.update(
-            f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode()
-        )
+        digest.update(f"{content_key(file)}\0".encode())
     directory = cache_directory("quantised")
     target = directory / f"{digest.hexdigest()[:32]}-{encoding}.gguf"
     if not target.is_file():

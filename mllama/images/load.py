@@ -18,7 +18,6 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
-from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
 from mllama.errors import ImageError
 from mllama.images.fetch import fetch
@@ -143,6 +142,10 @@ def _decode(content: bytes, name: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    # transformers loads the hub's client, which reads its environment at once: only
+    # now has the telemetry been switched off.
+    from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
+
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(

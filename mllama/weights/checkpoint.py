@@ -28,6 +28,7 @@ from mllama.weights.safetensors_header import (
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
+PICKLE_SUFFIXES: Final = (".bin", ".pth", ".pt")
 
 DTYPE_NAMES: Final = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The format's names of element types, and those that config.json uses."""
@@ -163,7 +164,7 @@ def _weight_files(path: Path) -> list[Path]:
     if (path / SINGLE_FILE).is_file():
         return [path / SINGLE_FILE]
     if (path / INDEX_FILE).is_file():
-        names = sorted(set(_weight_map(path / INDEX_FILE).values()))
+        names = sorted(set(weight_map(path / INDEX_FILE).values()))
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
             raise CheckpointError(
@@ -180,9 +181,7 @@ def _weight_files(path: Path) -> list[Path]:
             "says which belong together; download it again"
         )
     pickles = sorted(
-        file.name
-        for suffix in ("bin", "pth", "pt")
-        for file in path.glob(f"*.{suffix}")
+        file.name for suffix in PICKLE_SUFFIXES for file in path.glob(f"*{suffix}")
     )
     if pickles:
         raise CheckpointError(
@@ -193,8 +192,12 @@ def _weight_files(path: Path) -> list[Path]:
     raise CheckpointError(f"{path} holds no {SINGLE_FILE} and no {INDEX_FILE}")
 
 
-def _weight_map(index: Path) -> Mapping[str, str]:
-    """Tensor name to file name; files lie next to the index and nowhere else."""
+def weight_map(index: Path) -> Mapping[str, str]:
+    """Tensor name to file name; files lie next to the index and nowhere else.
+
+    Raises:
+        CheckpointError: If the index is damaged or names a file elsewhere.
+    """
     try:
         size = index.stat().st_size
         content = json.loads(

@@ -30,7 +30,7 @@ _LONGEST_TEXT = 1 << 27
 
 _DEFAULT_ALIGNMENT = 32
 
-_SCALARS = {
+SCALARS = {
     0: "B",
     1: "b",
     2: "H",
@@ -45,7 +45,7 @@ _SCALARS = {
 }
 """The format's value types that have a fixed size, as ``struct`` names them."""
 
-_STRING, _ARRAY = 8, 9
+STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 
 FLOATS: dict[GGMLQuantizationType, np.dtype[Any]] = {
@@ -218,21 +218,21 @@ class _Header:
         return texts
 
     def _value(self, kind: int) -> Any:
-        if kind in _SCALARS:
-            return self._number(_SCALARS[kind])
-        if kind == _STRING:
+        if kind in SCALARS:
+            return self._number(SCALARS[kind])
+        if kind == STRING:
             return self._string()
         if kind != _ARRAY:
             raise self._damaged(f"has a value of unknown type {kind}")
         kind, count = self._number("I"), self._number("Q")
         if count > _MOST_ITEMS:
             raise self._damaged(f"claims a list of {count} values")
-        if kind == _STRING:
+        if kind == STRING:
             return self._strings(count)
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self._damaged(f"has an array of unknown type {kind}")
-        layout = f"<{count}{_SCALARS[kind]}"
-        item = struct.calcsize(f"<{_SCALARS[kind]}")
+        layout = f"<{count}{SCALARS[kind]}"
+        item = struct.calcsize(f"<{SCALARS[kind]}")
         data = self._take(count * item)
         return list(struct.unpack(layout, data))
 

@@ -10,6 +10,7 @@ import pytest
 from mllama.demo import MODEL_PATH
 from mllama.engine.model_files import find_model_files
 from mllama.errors import MllamaError
+from mllama.hub.options import HubOptions
 
 DEMO = str(MODEL_PATH)
 
@@ -17,6 +18,8 @@ DEMO = str(MODEL_PATH)
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLAMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
 @pytest.fixture
@@ -75,7 +78,8 @@ def test_what_a_gguf_file_is_not(
     ("model", "asked", "complaint"),
     [
         ("/nowhere", {}, "neither a directory, a GGUF file, nor a repository"),
-        ("org/name", {"encoding": "q4_k"}, "hf download org/name"),
+        ("org/name", {}, "HF_HUB_OFFLINE forbids"),
+        (DEMO, {"hub": HubOptions("v1")}, "is on this machine"),
         (DEMO, {"weight_path": ["/nowhere.gguf"]}, r"no weight file /nowhere\.gguf"),
         (DEMO, {"encoding": "q5_k"}, "can't run the encoding 'q5_k'"),
         (

@@ -1,0 +1,149 @@
+"""What the hub's client complains about, in one line with the way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from mllama.errors import HubError, MllamaError
+
+_LOG_IN = "set HF_TOKEN to a token of yours or log in with `hf auth login`"
+
+
+def hub_error(error: Exception, name: str, revision: str) -> MllamaError:
+    """The error to raise instead of one of the client, httpx or the system.
+
+    Args:
+        error: What was caught while a repository was asked for.
+        name: The repository, ``owner/name``.
+        revision: The revision that was asked for.
+    """
+    if isinstance(error, MllamaError):
+        return error
+    return HubError("; ".join(explain(error, name, revision)))
+
+
+def explain(error: Exception, name: str, revision: str) -> tuple[str, str]:
+    """What is wrong, and the way out."""
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        FileMetadataError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    endpoint = constants.ENDPOINT
+    page = f"{endpoint}/{name}"
+    cause = error.__cause__
+    if isinstance(error, (LocalEntryNotFoundError, ValueError)) and isinstance(
+        cause, (OSError, httpx.HTTPError)
+    ):
+        # The client has looked into its cache instead, in vain.
+        return explain(cause, name, revision)
+    match error:
+        case HFValidationError():
+            return (
+                f"{name!r} is no directory here and no name of a repository",
+                _first_line(error),
+            )
+        case OfflineModeIsEnabled():
+            return (
+                f"HF_HUB_OFFLINE forbids to ask the hub for {name}",
+                "unset it once to download the model, or give a directory",
+            )
+        case GatedRepoError() if _has_token():
+            return (
+                f"{name} is gated, and the account of the token sent has no access",
+                f"ask for it on {page}, or {_LOG_IN}",
+            )
+        case GatedRepoError():
+            return f"{name} is gated", f"ask for access on {page}, then {_LOG_IN}"
+        case RevisionNotFoundError():
+            return (
+                f"{name} has no revision {revision!r}",
+                f"see {page}/tree/main for its branches and tags",
+            )
+        case RemoteEntryNotFoundError():
+            return f"{page} lists a file that isn't there", _first_line(error)
+        case DisabledRepoError():
+            return f"{name} is disabled on the hub", f"see {page}, or use a copy of it"
+        case RepositoryNotFoundError() if _has_token():
+            return (
+                f"{name} is no directory here, and {endpoint} has no such model or "
+                "hides it from the account of the token sent",
+                f"check the name, or {_LOG_IN}",
+            )
+        case RepositoryNotFoundError():
+            return (
+                f"{name} is no directory here, and {endpoint} has no such model or "
+                "hides it from who sends no token",
+                f"check the name, or {_LOG_IN}",
+            )
+        case HfHubHTTPError() if error.response.status_code == 401:
+            return f"the hub refuses the token that was sent for {name}", _LOG_IN
+        case HfHubHTTPError() if error.response.status_code == 403:
+            return f"the token that was sent may not read {name}", _LOG_IN
+        case HfHubHTTPError():
+            return (
+                f"{endpoint} answers {error.response.status_code} when asked for "
+                f"{name}",
+                "start again later, what has arrived is kept",
+            )
+        case httpx.UnsupportedProtocol():
+            return f"{endpoint!r} is no address", "check HF_ENDPOINT"
+        case httpx.HTTPError():
+            return (
+                f"{endpoint} can't be reached for {name} ({_first_line(error)})",
+                "check the connection, the proxy and HF_ENDPOINT, and start again: "
+                "what has arrived is kept",
+            )
+        case OSError() if not isinstance(error, FileMetadataError):
+            return _disk(error)
+        case _:
+            return (
+                f"{endpoint} doesn't answer as the hub does "
+                f"({type(error).__name__}: {_first_line(error)})",
+                "check HF_ENDPOINT",
+            )
+
+
+def _disk(error: OSError) -> tuple[str, str]:
+    place = f"the hub's cache {cache_path()}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk of {place} is full",
+            "make room and start again, what has arrived is kept, or move the cache "
+            "with HF_HOME",
+        )
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"{place} can't be used: {error.strerror or _first_line(error)}{where}",
+        "make it writable, or move it with HF_HOME",
+    )
+
+
+def cache_path() -> Path:
+    """Where the hub's client keeps repositories."""
+    from huggingface_hub import constants
+
+    return Path(os.path.abspath(Path(constants.HF_HUB_CACHE).expanduser()))
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

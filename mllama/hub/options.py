@@ -1,0 +1,34 @@
+"""How the hub is asked, and what comes of it; apart so that options load nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """How to ask the hub.
+
+    Attributes:
+        revision: Branch, tag or commit of the model's repository; None is ``main``.
+        weight_revision: That of weights, if it is another one.
+        force_download: Whether to download what is in the cache already.
+    """
+
+    revision: str | None = None
+    weight_revision: str | None = None
+    force_download: bool = False
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Files on this machine.
+
+    Attributes:
+        model: A directory in Hugging Face layout, or a GGUF file.
+        weight_path: The weights' files; none are the model's own.
+    """
+
+    model: str
+    weight_path: tuple[Any, ...]

@@ -1,0 +1,27 @@
+"""Fetches a model as a program of its own: the hub's client reads its environment as it
+is imported.  Arguments are those of ``fetch_model`` in JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from mllama.errors import MllamaError
+from mllama.hub.fetch import fetch_model
+from mllama.hub.options import HubOptions
+from mllama.privacy import turn_telemetry_off
+
+if __name__ == "__main__":
+    turn_telemetry_off()
+    arguments = json.loads(sys.argv[1])
+    options = HubOptions(**arguments.pop("options", {}))
+    try:
+        fetched = fetch_model(**arguments, options=options, quiet=False)
+    except MllamaError as error:
+        print(json.dumps({"error": str(error), "kind": type(error).__name__}))
+    else:
+        print(
+            json.dumps(
+                {"model": fetched.model, "weights": list(map(str, fetched.weight_path))}
+            )
+        )

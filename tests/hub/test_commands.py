@@ -1,0 +1,106 @@
+"""The commands with a repository of the hub, as a user runs them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from mllama.demo import MODEL_PATH
+from tests.hub.conftest import NAME, Machine
+from tests.hub.stand_in import StandInHub
+
+
+def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if "mllama: " not in line]
+    (line,) = [line for line in errors if " INFO: " not in line]
+    assert line.startswith("error: ")
+    assert complaint in line
+
+
+def test_quantize_takes_a_repository(machine: Machine, tmp_path: Path) -> None:
+    done = machine.mllama("quantize", NAME, str(tmp_path / "hub.gguf"))
+    assert done.returncode == 0, done.stderr
+    assert f"mllama: downloading {NAME}" in done.stderr
+    local = machine.mllama("quantize", str(MODEL_PATH), str(tmp_path / "local.gguf"))
+    assert local.returncode == 0, local.stderr
+    hub_bytes = (tmp_path / "hub.gguf").read_bytes()
+    assert hub_bytes == (tmp_path / "local.gguf").read_bytes()
+
+
+GENERATE = ["generate", "--prompt", "x", "--devices", "cpu", "--model-path"]
+SERVE = ["serve", "--devices", "cpu", "--model-path"]
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (["quantize", NAME, "x.gguf"], "is gated"),
+        ([*GENERATE, NAME], "is gated"),
+        (
+            [*SERVE, NAME, "--huggingface-model-revision", "v9"],
+            "has no revision 'v9'",
+        ),
+    ],
+)
+def test_a_refusal_is_one_line_and_nothing_is_left(
+    hub: StandInHub, machine: Machine, command: list[str], complaint: str
+) -> None:
+    hub.repositories[NAME].gated = True
+    refused(machine.mllama(*command), complaint)
+    assert not Path("x.gguf").exists()
+    assert not machine.partial_files()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        (GENERATE, "--quantization-encoding", "bfloat16"),
+        (SERVE, "--max-length", "999999999"),
+    ],
+)
+def test_what_can_not_be_served_is_refused_before_the_weights_come(
+    hub: StandInHub, machine: Machine, command: list[str], option: str, value: str
+) -> None:
+    refused(machine.mllama(*command, NAME, option, value), value)
+    assert hub.asked("config.json")
+    assert not hub.asked("/store/")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (GENERATE, ["--huggingface-model-revision", "main"]),
+        (SERVE, ["--force-download"]),
+    ],
+)
+def test_options_of_the_hub_are_not_ignored_for_a_directory(
+    machine: Machine, command: list[str], option: list[str]
+) -> None:
+    done = machine.mllama(*command, str(MODEL_PATH), *option)
+    refused(done, "is on this machine")
+
+
+def test_generate_answers_from_the_hub_and_max_asks_nobody(
+    hub: StandInHub, machine: Machine, tmp_path: Path
+) -> None:
+    """The repository is downloaded once, by us; all the rest is read from the cache."""
+    machine.fetch()
+    hub.requests.clear()
+    picture = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(picture).ellipse((40, 40, 140, 140), fill="red")
+    picture.save(tmp_path / "red.png")
+    question = ["generate", "--devices", "cpu", "--image", str(tmp_path / "red.png")]
+    question += ["--prompt", "What is in the picture?", "--max-new-tokens", "24"]
+    answer = machine.mllama(*question, "--model-path", NAME)
+    assert answer.returncode == 0, answer.stderr
+    assert [request.path for request in hub.requests] == [
+        f"/api/models/{NAME}/revision/main?blobs=true"
+    ]
+    local = machine.mllama(*question, "--model-path", str(MODEL_PATH))
+    assert answer.stdout == local.stdout
+    assert answer.stdout.strip()
