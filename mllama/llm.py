@@ -43,8 +43,9 @@ class LLM:
         max_length: Longest sequence, prompt and answer, in tokens; None is the
             model's own limit.
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
-        quantization_encoding: Element type of the weights, such as "float32"; None
-            chooses by device.
+        quantization_encoding: Element type or block format of the weights; None takes
+            bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
+            bfloat16, float32 for one of float32.
         weight_path: Files to read the weights from instead of the checkpoint's own:
             paths, names of files in the model's repository, or ``owner/name/FILE``.
         lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the

@@ -86,9 +86,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--quantization-encoding",
                 metavar="ENCODING",
-                help="float32, q4_0, q4_k or q6_k on a CPU, bfloat16 or float32 on a "
-                "GPU.  Default: a GGUF file's own; else float32 on a CPU, the "
-                "checkpoint's own on a GPU.",
+                help="float32, bfloat16, q4_0, q4_k or q6_k on a CPU, bfloat16 or "
+                "float32 on a GPU.  Default: bfloat16 on a GPU; on a CPU a GGUF file's "
+                "own, q4_k for a checkpoint of bfloat16, float32 for one of float32.",
             ),
             click.option(
                 "--max-length",

@@ -46,7 +46,8 @@ class EngineOptions:
         lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
             weights.
         quantization_encoding: Element type or block format of the weights; None takes
-            float32 on a CPU and the checkpoint's own on a GPU.
+            bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
+            bfloat16, float32 for one of float32.
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
         max_batch_size: Requests worked on together; None chooses by device.
         max_ce_batch_size: Most requests whose prompts are read in one step.

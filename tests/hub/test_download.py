@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama.engine.model_files import find_model_files
+from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.hub.content import content_key
 from tests.hub.conftest import DEMO, NAME, UNNEEDED, Machine
 from tests.hub.stand_in import TOKEN, StandInHub
@@ -228,6 +228,11 @@ def shards() -> dict[str, bytes]:
     }
 
 
+def quantised(model: str) -> ModelFiles:
+    files = find_model_files(model, encoding="q6_k", device_type="cpu")
+    return files.quantised(quiet=True)
+
+
 def test_what_was_quantised_of_a_snapshot_is_found_again(
     hub: StandInHub, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,12 +240,12 @@ def test_what_was_quantised_of_a_snapshot_is_found_again(
     quantised anew."""
     monkeypatch.setenv("MLLAMA_CACHE", str(machine.home / "mllama"))
     first = machine.fetch()
-    q6 = find_model_files(first.model, encoding="q6_k", device_type="cpu")
+    q6 = quantised(first.model)
     written = q6.weight_path[0].stat().st_mtime_ns
     machine.fetch(options={"force_download": True})
     hub.repositories[NAME].commit(DEMO | {"new.txt": b"new"})
     for fetch in (first, machine.fetch()):
-        again = find_model_files(fetch.model, encoding="q6_k", device_type="cpu")
+        again = quantised(fetch.model)
         assert again.weight_path == q6.weight_path
     assert q6.weight_path[0].stat().st_mtime_ns == written
 

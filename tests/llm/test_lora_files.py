@@ -38,7 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Merged:
 
 
 def find(**asked: Any) -> Any:
-    return find_model_files(str(checkpoint()), device_type="cpu", **asked)
+    files = find_model_files(str(checkpoint()), device_type="cpu", **asked)
+    return files.quantised(quiet=True)
 
 
 def floats_of(path: Path) -> dict[str, np.ndarray]:
@@ -62,15 +63,15 @@ def check_quantised(path: Path, made: Merged) -> None:
 
 def test_floats_are_merged_as_they_are_loaded(made: Merged) -> None:
     files = find(lora_path=str(made.folder))
-    assert (files.weight_path, files.encoding) == ((), "float32")
-    assert files.lora_path == made.folder
     weights = checkpoint() / "model.safetensors"
+    assert (files.weight_path, files.encoding.name) == ((weights,), "float32")
+    assert files.lora_path == made.folder
     beside = find(lora_path=made.folder, weight_path=[weights])
     assert (beside.weight_path, beside.lora_path) == ((weights,), made.folder)
     options = EngineOptions(
         model_path=checkpoint(), lora_path=made.folder, devices="cpu"
     )
-    overrides = options.pipeline_args().vision_config_overrides
+    overrides = options.pipeline_args(options.check()).vision_config_overrides
     assert overrides == {"lora_path": str(made.folder)}
 
 
@@ -129,11 +130,6 @@ def test_quantised_weights_take_no_adapter(made: Merged) -> None:
         find(weight_path=[gguf], lora_path=made.folder)
     with pytest.raises(MllamaError, match=way_out):
         find_model_files(str(gguf), device_type="cpu", lora_path=made.folder)
-
-
-def test_a_repository_is_downloaded_first(made: Merged) -> None:
-    with pytest.raises(MllamaError, match="`hf download org/name`"):
-        find_model_files("org/name", device_type="cpu", lora_path=made.folder)
 
 
 @pytest.mark.parametrize("encoding", [None, "q4_k"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mllama.demo import MODEL_PATH
-from mllama.engine.model_files import find_model_files
+from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
+from mllama.max_api import supported_encoding_supported_devices
+from mllama.weights.checkpoint import open_checkpoint
+from mllama.weights.encodings import RUNNABLE, Encoding
+from tests.reference.checkpoints import checkpoint, tiny_config, write_checkpoint
 
 DEMO = str(MODEL_PATH)
 
@@ -22,38 +27,102 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
+def find(model: str = DEMO, **asked: Any) -> ModelFiles:
+    files = find_model_files(model, **{"device_type": "cpu", **asked})
+    return files.quantised(quiet=True)
+
+
 @pytest.fixture
 def gguf() -> Path:
     """The demo model in q4_k."""
-    files = find_model_files(DEMO, encoding="q4_k", device_type="cpu")
-    return files.weight_path[0]
+    return find(encoding="q4_k").weight_path[0]
 
 
-def test_a_checkpoint_of_floats_is_float32_on_a_cpu() -> None:
-    files = find_model_files(DEMO, device_type="cpu")
-    assert (files.model, files.weight_path, files.encoding) == (DEMO, (), "float32")
+def test_a_checkpoint_of_float32_stays_so_on_a_cpu() -> None:
+    files = find()
+    weights = (MODEL_PATH / "model.safetensors",)
+    assert (files.model, files.weight_path) == (MODEL_PATH, weights)
+    assert (files.encoding.name, files.encoding.max_name) == ("float32", "float32")
+    assert files.settings == {}
+    # Norms, biases and all: four bytes each.
+    assert files.weights_bytes == open_checkpoint(MODEL_PATH).nbytes
+
+
+def test_a_checkpoint_of_bfloat16_is_q4_k_on_a_cpu_and_itself_on_a_gpu() -> None:
+    model = str(checkpoint(dtype="bfloat16"))
+    files = find(model)
+    assert files.encoding.name == "q4_k"
+    assert files.weight_path[0].suffix == ".gguf"
+    described = files.described()
+    assert described.startswith("weights in q4_k (the default for bfloat16 on a CPU): ")
+    assert described.endswith(" MiB of memory")
+    assert find(model, device_type="gpu").encoding.name == "bfloat16"
+
+
+def test_widths_that_do_not_suit_blocks_stay_floats(tmp_path: Path) -> None:
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
+    narrow = write_checkpoint(
+        tmp_path / "narrow", tiny_config(text=text), 0, dtype="bfloat16"
+    )
+    assert find(str(narrow)).encoding.name == "float32"
+
+
+def test_bfloat16_is_to_be_had_on_a_cpu() -> None:
+    model = str(checkpoint(dtype="bfloat16"))
+    files = find(model, encoding="bfloat16")
+    assert files.encoding.max_name == "float32"  # MAX's options know it on GPUs only
+    assert files.settings == {"bfloat16_on_cpu": True}
+    assert files.weights_bytes * 2 == find(model, encoding="float32").weights_bytes
+    on_gpu = find(model, encoding="bfloat16", device_type="gpu")
+    assert (on_gpu.encoding.max_name, on_gpu.settings) == ("bfloat16", {})
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "gpu"])
+def test_max_runs_what_it_is_told(device_type: str) -> None:
+    for name in RUNNABLE[device_type]:
+        told: Any = Encoding(name, device_type).max_name
+        assert device_type in supported_encoding_supported_devices(told)
+
+
+def test_what_the_memory_can_not_hold_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sysconf = os.sysconf
+    monkeypatch.setattr(
+        os, "sysconf", lambda name: 1000 if name == "SC_PHYS_PAGES" else sysconf(name)
+    )
+    with pytest.raises(MllamaError, match=r"take 17.* has 3.*use .* q4_k"):
+        find()
+    with pytest.raises(MllamaError, match="a machine with more memory is needed"):
+        find(encoding="q6_k")
 
 
 def test_it_is_quantised_once(gguf: Path) -> None:
     written = gguf.stat().st_mtime_ns
-    again = find_model_files(DEMO, encoding="q4_k", device_type="cpu")
-    assert (again.model, again.weight_path, again.encoding) == (DEMO, (gguf,), "q4_k")
+    again = find(encoding="q4_k")
+    assert (again.model, again.weight_path) == (MODEL_PATH, (gguf,))
     assert gguf.stat().st_mtime_ns == written
-    other = find_model_files(DEMO, encoding="q6_k", device_type="cpu")
-    assert other.weight_path != (gguf,)
+    assert find(encoding="q6_k").weight_path != (gguf,)
+
+
+def test_other_weights_than_the_directorys_are_quantised(gguf: Path) -> None:
+    weights = [MODEL_PATH / "model.safetensors"]
+    assert find(weight_path=weights, encoding="q4_k").weight_path == (gguf,)
 
 
 def test_a_gguf_file_is_a_model_of_its_own(gguf: Path) -> None:
-    files = find_model_files(str(gguf), device_type="cpu")
-    assert files.encoding == "q4_k"
-    assert files.weight_path == (gguf,)
-    config = Path(files.model) / "config.json"
+    files = find(str(gguf))
+    assert (files.encoding.name, files.weight_path) == ("q4_k", (gguf,))
+    config = files.model / "config.json"
     assert config.read_text() == (MODEL_PATH / "config.json").read_text()
+    # The vision side is float16 there, and float32 as it is served.
+    assert files.weights_bytes == find(encoding="q4_k").weights_bytes
+    assert files.weights_bytes > gguf.stat().st_size
 
 
 def test_a_gguf_file_beside_a_directory(gguf: Path) -> None:
-    files = find_model_files(DEMO, weight_path=[gguf], device_type="cpu")
-    assert (files.model, files.encoding) == (DEMO, "q4_k")
+    files = find(weight_path=[gguf])
+    assert (files.model, files.encoding.name) == (MODEL_PATH, "q4_k")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +151,6 @@ def test_what_a_gguf_file_is_not(
         (DEMO, {"hub": HubOptions("v1")}, "is on this machine"),
         (DEMO, {"weight_path": ["/nowhere.gguf"]}, r"no weight file /nowhere\.gguf"),
         (DEMO, {"encoding": "q5_k"}, "can't run the encoding 'q5_k'"),
-        (
-            DEMO,
-            {"weight_path": [MODEL_PATH / "model.safetensors"], "encoding": "q4_k"},
-            "`mllama quantize` makes q4_k of them",
-        ),
         (str(MODEL_PATH / "config.json"), {}, "is no GGUF file"),
     ],
 )

@@ -56,7 +56,7 @@ class Scheduled:
 
     def __init__(self, *, prefix_caching: bool = True, **options: Any) -> None:
         engine_options = EngineOptions(devices="cpu", **options)
-        arguments = engine_options.pipeline_args()
+        arguments = engine_options.pipeline_args(engine_options.check())
         config = PipelineConfig.from_args(
             arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
         )
