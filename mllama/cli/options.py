@@ -59,6 +59,7 @@ def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds what says which model is loaded and how."""
+    command = hub_options(command)
     for option in reversed(
         (
             click.option(
@@ -100,7 +101,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return hub_options(image_options(command))
+    return image_options(command)
 
 
 def model_or_demo(model_path: str | None) -> str:

@@ -50,6 +50,8 @@ def test_generate_has_the_documented_options() -> None:
         "--quantization-encoding",
         "--image-cache-size",
         "--max-images-per-request",
+        "--huggingface-model-revision",
+        "--force-download",
         "--format",
     }
 
@@ -61,7 +63,7 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
 
     text = serve.get_help(click.Context(serve, info_name="serve"))
     own, others = text.split("Options of MAX Serve:")
-    for option in ("--model-path", "--devices", "--max-batch-size", "--port"):
+    for option in ("--model-path", "--devices", "--force-download", "--port"):
         assert option in own
     assert "--enable-penalties" in others
     assert "--lora-path DIR" in own

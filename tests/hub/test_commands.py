@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
+import struct
 import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -30,6 +37,23 @@ def test_quantize_takes_a_repository(machine: Machine, tmp_path: Path) -> None:
     assert local.returncode == 0, local.stderr
     hub_bytes = (tmp_path / "hub.gguf").read_bytes()
     assert hub_bytes == (tmp_path / "local.gguf").read_bytes()
+
+
+def test_a_terminal_sees_a_progress_bar(machine: Machine, tmp_path: Path) -> None:
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
+    command = [sys.executable, "-m", "mllama", "quantize", NAME, f"{tmp_path}/x.gguf"]
+    with subprocess.Popen(command, env=machine.environment, stderr=terminal) as process:
+        os.close(terminal)
+        seen = b""
+        # A terminal that was hung up is an error to its reader.
+        with contextlib.suppress(OSError):
+            while part := os.read(screen, 4096):
+                seen += part
+        os.close(screen)
+    assert process.returncode == 0
+    assert f"mllama: {NAME}: 100%".encode() in seen
+    assert b"18.5M/18.5M" in seen
 
 
 GENERATE = ["generate", "--prompt", "x", "--devices", "cpu", "--model-path"]

@@ -178,17 +178,39 @@ def test_too_little_room_is_noticed_at_once(
     check_room([blob], tmp_path)
 
 
-def test_a_failure_ends_the_other_downloads(
-    hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Otherwise the user would wait for gigabytes to be told."""
+@pytest.fixture
+def two(hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository of two large files and one that Git holds, in this process."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    hub.add("org/two", {"a.gguf": CONTENT, "b.gguf": CONTENT[::-1]})
+    files = {"a.gguf": CONTENT, "b.gguf": CONTENT[::-1], "c.txt": CONTENT[:1000]}
+    hub.add("org/two", files)
+    return Repository("org/two", "main")
+
+
+def test_a_file_without_a_digest_is_left_to_the_client(two: Repository) -> None:
+    (a, c) = two.fetch(["a.gguf", "c.txt"])
+    assert a.read_bytes() == CONTENT
+    assert c.read_bytes() == CONTENT[:1000]
+
+
+def test_what_can_not_be_a_small_file_is_not_fetched_as_one(
+    hub: StandInHub, two: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllama.hub.repository._MOST_SMALL_BYTES", 999)
+    with pytest.raises(HubError, match="has 1000 bytes"):
+        two.fetch(["c.txt"], small=True)
+    assert not hub.asked("c.txt")
+
+
+def test_a_failure_ends_the_other_downloads(
+    two: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the user would wait for gigabytes to be told."""
     fail = threading.Event()
 
     def download(blob: Blob, arrived: Any, stop: threading.Event) -> None:
@@ -201,7 +223,7 @@ def test_a_failure_ends_the_other_downloads(
 
     monkeypatch.setattr("mllama.hub.repository.receive", download)
     with pytest.raises(HubError, match=r"a\.gguf is bad"):
-        Repository("org/two", "main").fetch(["a.gguf", "b.gguf"])
+        two.fetch(["a.gguf", "b.gguf"])
 
 
 def _text(value: bytes) -> bytes:
