@@ -67,8 +67,8 @@ _HELP = {
     "force_download": "Download from the hub what its cache has already.",
     "devices": "cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
     "quantization_encoding": "float32, bfloat16, q4_0, q4_k or q6_k on a CPU, bfloat16 "
-    "or float32 on a GPU.  Default: bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k "
-    "for a checkpoint of bfloat16, float32 for one of float32.",
+    "or float32 on a GPU.  Default: bfloat16 on a GPU; on a CPU a GGUF file's own, "
+    "q4_k for a checkpoint of bfloat16, float32 for one of float32.",
     "max_length": "Longest sequence, prompt and answer, in tokens.  Default: the "
     "model's limit.",
     "max_batch_size": "Requests worked on together; others wait.  Default: 1.",
