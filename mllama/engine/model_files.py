@@ -161,13 +161,17 @@ def _gguf_files(
     file = open_gguf(weights[0])
     check_tensors(file, config)
     held = main_format(file)
-    if asked not in (None, held):
+    is_floats = held not in BLOCK_ENCODINGS
+    if asked not in (None, held) and not (is_floats and asked == "bfloat16"):
         raise MllamaError(
             f"{weights[0]} holds {held}, not {asked}; leave --quantization-encoding "
             "out, or quantise the original checkpoint anew"
         )
-    check_runnable(held, device_type)
-    encoding = Encoding(held, device_type, None if asked else "as in the file")
+    if is_floats:
+        encoding = choose_encoding(asked, device_type, "float32", config)
+    else:
+        check_runnable(held, device_type)
+        encoding = Encoding(held, device_type, None if asked else "as in the file")
     return ModelFiles(
         directory,
         weights,
@@ -230,11 +234,12 @@ def _check_memory(files: ModelFiles) -> None:
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if files.weights_bytes > memory:
-        way_out = (
-            "a machine with more memory is needed"
-            if files.encoding.name in BLOCK_ENCODINGS
-            else "use --quantization-encoding q4_k"
-        )
+        if files.encoding.name in BLOCK_ENCODINGS:
+            way_out = "a machine with more memory is needed"
+        elif files.weight_path[0].suffix == ".gguf":
+            way_out = "make a smaller file of the original with `mllama quantize`"
+        else:
+            way_out = "use --quantization-encoding q4_k"
         raise MllamaError(
             f"the weights take {readable(files.weights_bytes)} in "
             f"{files.encoding.name}, but this machine has {readable(memory)} of "

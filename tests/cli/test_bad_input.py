@@ -85,9 +85,9 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
     [
         (["generate", "--prompt", "x"], "--devices", "gpu:7", "GPU"),
         (["generate", "--prompt", "x"], "--devices", "tpu", "tpu"),
-        (["generate", "--prompt", "x"], "--quantization-encoding", "bfloat16", "bf"),
+        (["generate", "--prompt", "x"], "--quantization-encoding", "gptq", "gptq"),
         (["serve"], "--devices", "gpu:7", "GPU"),
-        (["serve"], "--quantization-encoding", "bfloat16", "bf"),
+        (["serve"], "--quantization-encoding", "gptq", "gptq"),
         (["serve"], "--max-length", "999999999", "999999999"),
     ],
 )

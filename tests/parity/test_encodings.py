@@ -1,4 +1,4 @@
-"""Block formats of every kind in one file answer as the floats that they stand for."""
+"""Blocks of every kind, also mixed in one file, answer as the floats they stand for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 from mllama.config import MllamaConfig
 from mllama.weights import gguf_writing
 from mllama.weights.checkpoint import open_checkpoint
-from mllama.weights.gguf_checkpoint import open_gguf, read_tensors
+from mllama.weights.gguf_checkpoint import main_format, open_gguf, read_tensors
 from mllama.weights.gguf_writing import write_gguf
-from mllama.weights.quantisation_plan import quantisation_plan
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
@@ -45,26 +45,33 @@ def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
     return plan
 
 
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF file of mixed formats."""
-    path = tmp_path_factory.mktemp("mixed") / "mixed.gguf"
+@pytest.fixture(scope="module", params=["mixed", *BLOCK_ENCODINGS])
+def encoded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A GGUF file of one encoding, or of mixed formats."""
+    path = tmp_path_factory.mktemp(request.param) / f"{request.param}.gguf"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf_writing, "quantisation_plan", mixed_plan)
-        write_gguf(open_checkpoint(checkpoint()), path, "q4_k", lambda *_: None)
-    kinds = {tensor.kind.name for tensor in open_gguf(path).tensors.values()}
-    assert kinds == {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
+        if request.param == "mixed":
+            patch.setattr(gguf_writing, "quantisation_plan", mixed_plan)
+            kinds = {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
+        else:
+            # Every encoding's head is in q6_k.
+            kinds = {"F32", "F16", request.param.upper(), "Q6_K"}
+        encoding = "q4_k" if request.param == "mixed" else request.param
+        write_gguf(open_checkpoint(checkpoint()), path, encoding, lambda *_: None)
+    assert {t.kind.name for t in open_gguf(path).tensors.values()} == kinds
     return path
 
 
 @pytest.fixture(scope="module")
-def oracle(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def oracle(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """transformers with the values that the file's blocks stand for."""
     folder = tmp_path_factory.mktemp("dequantised")
     shutil.copytree(checkpoint(), folder, dirs_exist_ok=True)
     tensors = {}
     for name, matrix in read_tensors(
-        open_gguf(mixed), MllamaConfig.from_path(checkpoint())
+        open_gguf(encoded), MllamaConfig.from_path(checkpoint())
     ):
         values = matrix.values
         if matrix.format is not None:
@@ -76,17 +83,17 @@ def oracle(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def pipeline(mixed: Path) -> Pipeline:
+def pipeline(encoded: Path) -> Pipeline:
     return Pipeline(
         checkpoint(),
-        weight_path=[mixed],
-        quantization_encoding="q4_k",
+        weight_path=[encoded],
+        quantization_encoding=main_format(open_gguf(encoded)),
         max_batch_size=4,
     )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_mixed_formats_answer_as_their_floats(
+def test_blocks_answer_as_their_floats(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)

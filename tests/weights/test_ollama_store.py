@@ -149,7 +149,7 @@ def test_a_model_is_served_in_place(
     (weights,) = files.weight_path
     assert weights.suffix == ".gguf"
     assert weights.resolve() == store.blob(layer)
-    assert files.encoding == "float32"
+    assert files.encoding.name == "float32"
     assert Path(files.model, "config.json").is_file()
     # Nothing as large as the weights was written.
     written = [f for f in (tmp_path / "cache").rglob("*") if not f.is_symlink()]
@@ -164,7 +164,7 @@ def test_a_blob_needs_no_ending(store: Store, content: bytes) -> None:
     assert by_name.weight_path[0].resolve() == blob
     beside = find_model_files(str(checkpoint()), weight_path=[blob], device_type="cpu")
     assert beside.weight_path == by_name.weight_path
-    assert beside.encoding == "float32"
+    assert beside.encoding.name == "float32"
 
 
 def test_a_blob_in_a_closed_directory_is_named(
