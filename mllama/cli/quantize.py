@@ -34,6 +34,7 @@ def quantize(source: Path, target: Path, encoding: str, lora_path: str | None) -
     mllama serve --model-path llama.gguf
     """
     from mllama.errors import MllamaError
+    from mllama.privacy import turn_telemetry_off
     from mllama.weights.adapter import check_values, open_adapter
     from mllama.weights.checkpoint import open_checkpoint
     from mllama.weights.gguf_writing import write_gguf
@@ -42,6 +43,7 @@ def quantize(source: Path, target: Path, encoding: str, lora_path: str | None) -
         raise MllamaError(f"{target} must be named *.gguf")
     if not target.parent.is_dir():
         raise MllamaError(f"there is no directory {target.parent}")
+    turn_telemetry_off()  # MAX reads the environment as it is imported.
     checkpoint = open_checkpoint(source)
     if lora_path is not None:
         adapter = open_adapter(Path(lora_path), checkpoint.config)

@@ -20,7 +20,8 @@ from gguf.quants import dequantize
 from mllama.cache import cache_directory
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.block_formats import QUANTISERS, from_bfloat16, quantise
+from mllama.kernels.quantising import FORMATS, quantise
+from mllama.weights.bfloat16 import from_bfloat16
 from mllama.weights.gguf_file import FLOATS, GgufFile
 from mllama.weights.gguf_names import stored_tensors
 from mllama.weights.gguf_writing import ARCHITECTURE, SMALL_FILES, SOURCE_PREFIX
@@ -73,7 +74,7 @@ def main_format(file: GgufFile) -> str:
     for name, tensor in file.tensors.items():
         if name.startswith("blk."):
             kind = tensor.kind
-            known = kind in QUANTISERS or kind in FLOATS
+            known = kind in FORMATS or kind in FLOATS
             format_name = kind.name if known else _REPLACEMENT.name
             sizes["float32" if kind in FLOATS else format_name.lower()] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else "float32"
@@ -164,7 +165,7 @@ def read_tensors(
             yield name, GgufMatrix(floats)
         else:
             converted[kind.name.lower()] += 1
-            yield name, GgufMatrix(quantise(floats, served), served.name)
+            yield name, GgufMatrix(quantise(floats, served, name), served.name)
     for kind_name, count in converted.items():
         logger.info(
             "converted %d tensors from %s, for which there is no kernel, to q6_k",
@@ -186,7 +187,7 @@ def served_formats(
         if kind in FLOATS or not is_text or name in loose:
             served[name] = None
         else:
-            served[name] = kind if kind in QUANTISERS else _REPLACEMENT
+            served[name] = kind if kind in FORMATS else _REPLACEMENT
     return served
 
 

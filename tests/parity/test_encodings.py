@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
 from mllama.config import MllamaConfig
-from mllama.weights import gguf_writing
+from mllama.weights import tensor_encoding
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf_checkpoint import open_gguf, read_tensors
 from mllama.weights.gguf_writing import write_gguf
@@ -50,7 +50,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF file of mixed formats."""
     path = tmp_path_factory.mktemp("mixed") / "mixed.gguf"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf_writing, "quantisation_plan", mixed_plan)
+        patch.setattr(tensor_encoding, "quantisation_plan", mixed_plan)
         write_gguf(open_checkpoint(checkpoint()), path, "q4_k", lambda *_: None)
     kinds = {tensor.kind.name for tensor in open_gguf(path).tensors.values()}
     assert kinds == {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
