@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 
 from mllama.config import MllamaConfig
-from mllama.weights.gguf_writing import PlannedTensor, planned_tensors, write_tensors
+from mllama.weights.gguf_writing import write_tensors
+from mllama.weights.tensor_encoding import PlannedTensor, planned_tensors
 from tests.reference.configs import config_json, published_widths_config, write_json
 from tests.reference.text_files import (
     BOS,
@@ -138,6 +139,6 @@ def write_random_gguf(target: Path) -> None:
                 Path(folder),
                 config,
                 planned_tensors(config, "q4_k"),
-                lambda tensor: random_values(tensor, generator),
+                lambda tensor: [random_values(tensor, generator)],
                 show,
             )

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# The compiler's context belongs to the thread that imported MAX; others enter it.
-from max._mlir_context import ensure_default_mlir_context
-
 # The paged KV cache's graph inputs: the image pool takes the same form, so that
 # MAX's paged kernels work on it.
 from max.nn.kv_cache import KVCacheInputsPerDevice, PagedCacheValues
@@ -78,6 +75,8 @@ from max.serve.worker_interface import WorkerQueues
 
 # A stable hash that the prefix cache can take as a token's.
 from max.support.image import hash_image
+
+from mllama.max_compiler_api import ensure_default_mlir_context
 
 __all__ = [
     "ArchConfigWithKVCache",

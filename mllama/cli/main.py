@@ -11,6 +11,7 @@ from types import FrameType
 import click
 
 from mllama import __version__
+from mllama.atomic_file import remove_unfinished
 from mllama.errors import MllamaError
 
 INTERRUPTED = 130
@@ -84,10 +85,11 @@ def _refuse(message: str, ctx: click.Context | None = None) -> None:
 def _interrupted(signum: int, frame: FrameType | None) -> None:
     """Ends the program at once, wherever it is.
 
-    A compilation can't be interrupted, and nothing here needs tidying up: ``generate``
-    has no other process, and ``serve`` puts a handler of its own in this one's place
-    before it starts any.
+    A compilation can't be interrupted, and nothing here needs tidying up but a file
+    that is being quantised: ``generate`` has no other process, and ``serve`` puts a
+    handler of its own in this one's place before it starts any.
     """
+    remove_unfinished()
     sys.stderr.write("\n")
     sys.stderr.flush()
     os._exit(INTERRUPTED)

@@ -54,7 +54,7 @@ def quantize(
         raise MllamaError(f"{target} must be named *.gguf")
     if not target.parent.is_dir():
         raise MllamaError(f"there is no directory {target.parent}")
-    turn_telemetry_off()
+    turn_telemetry_off()  # MAX and the hub's client read the environment at import.
     fetched = fetch_model(
         source,
         options=HubOptions(huggingface_model_revision, force_download=force_download),

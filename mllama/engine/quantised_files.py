@@ -49,6 +49,7 @@ class QuantisingBar:
         self._bar: tqdm[Any] = tqdm(
             desc=title, unit="B", unit_scale=True, disable=quiet, dynamic_ncols=True
         )
+        self._name = ""
 
     def __enter__(self) -> QuantisingBar:
         return self
@@ -59,5 +60,7 @@ class QuantisingBar:
     def show(self, name: str, written: int, total: int) -> None:
         """Shows how much is written, and what is being worked on."""
         self._bar.total = total
-        self._bar.set_postfix_str(name, refresh=False)
+        # What takes long is named at once, at a time at which nothing is written.
+        self._bar.set_postfix_str(name, refresh=name != self._name)
+        self._name = name
         self._bar.update(written - self._bar.n)

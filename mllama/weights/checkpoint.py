@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.block_formats import from_bfloat16
+from mllama.weights.bfloat16 import from_bfloat16
 from mllama.weights.names import canonical_name, expected_tensors
 from mllama.weights.safetensors_header import (
     ITEM_BYTES,
@@ -56,10 +56,32 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    @property
+    def part_type(self) -> np.dtype[Any]:
+        """NumPy's type of what :meth:`parts` gives."""
+        return self._stored_type
+
+    @property
+    def _stored_type(self) -> np.dtype[Any]:
+        return np.dtype(np.uint16 if self.dtype == "bfloat16" else self.dtype)
+
     def mapped(self) -> npt.NDArray[Any]:
         """The values as they lie in the file; bfloat16 as its bits, in uint16."""
-        code = np.uint16 if self.dtype == "bfloat16" else self.dtype
-        return np.memmap(self.file, code, "r", self.offset, self.shape)
+        return np.memmap(self.file, self._stored_type, "r", self.offset, self.shape)
+
+    def parts(self, rows: int) -> Iterator[npt.NDArray[Any]]:
+        """The values as :meth:`mapped` gives them, a part at a time.
+
+        Each part is mapped by itself, so that memory is given back as it is read.
+
+        Args:
+            rows: How many of the first dimension a part has at most.
+        """
+        row_bytes = self.nbytes // self.shape[0]
+        for start in range(0, self.shape[0], rows):
+            shape = (min(rows, self.shape[0] - start), *self.shape[1:])
+            place = self.offset + start * row_bytes
+            yield np.memmap(self.file, self._stored_type, "r", place, shape)
 
     def floats(self) -> npt.NDArray[np.float32]:
         """The values in float32; float32 files are mapped, not copied."""

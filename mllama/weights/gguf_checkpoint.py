@@ -18,7 +18,8 @@ from gguf.quants import dequantize
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError, quoted
-from mllama.weights.block_formats import QUANTISERS, from_bfloat16, quantise
+from mllama.kernels.quantising import FORMATS, quantise
+from mllama.weights.bfloat16 import from_bfloat16
 from mllama.weights.gguf_file import FLOATS, GgufFile
 from mllama.weights.gguf_names import stored_tensors
 from mllama.weights.gguf_writing import ARCHITECTURE
@@ -69,7 +70,7 @@ def main_format(file: GgufFile) -> str:
     for name, tensor in file.tensors.items():
         if name.startswith("blk."):
             kind = tensor.kind
-            known = kind in QUANTISERS or kind in FLOATS
+            known = kind in FORMATS or kind in FLOATS
             format_name = kind.name if known else _REPLACEMENT.name
             sizes["float32" if kind in FLOATS else format_name.lower()] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else "float32"
@@ -148,7 +149,7 @@ def read_tensors(
             yield name, GgufMatrix(floats)
         else:
             converted[kind.name.lower()] += 1
-            yield name, GgufMatrix(quantise(floats, served), served.name)
+            yield name, GgufMatrix(quantise(floats, served, name), served.name)
     for kind_name, count in converted.items():
         logger.info(
             "converted %d tensors from %s, for which there is no kernel, to q6_k",
@@ -168,7 +169,7 @@ def served_formats(
         kind = file.tensors[place.name].kind
         is_text = name.startswith(("language_model.", "lm_head."))
         if kind not in FLOATS and is_text and name not in loose:
-            served[name] = kind if kind in QUANTISERS else _REPLACEMENT
+            served[name] = kind if kind in FORMATS else _REPLACEMENT
     return served
 
 

@@ -6,26 +6,27 @@ template, image processor), so that it alone is enough to serve.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import GGUFWriter, TokenType
 
+from mllama.atomic_file import atomic_file
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.block_formats import quantise
+from mllama.kernels.quantising import FORMATS, prepare
 from mllama.weights.checkpoint import Checkpoint
-from mllama.weights.gguf_names import POSITION_GATE, Stored, stored_tensors
-from mllama.weights.names import expected_tensors
-from mllama.weights.quantisation_plan import quantisation_plan
+from mllama.weights.gguf_names import POSITION_GATE
+from mllama.weights.tensor_encoding import (
+    PlannedTensor,
+    encoded_parts,
+    planned_tensors,
+)
 
 ARCHITECTURE: Final = "mllama"
 SOURCE_PREFIX: Final = "mllama.source."
@@ -43,33 +44,17 @@ SMALL_FILES: Final = (
     "chat_template.jinja",
 )
 
-_POSITIONS = "position_embd.weight"
-"""Tables of positions stay in float32, as in Ollama's files."""
+_POSITION_GATE_SOURCE = "vision_model.gated_positional_embedding.gate"
+"""Of our one gate the file has two, this and one minus it."""
 
 Progress = Callable[[str, int, int], None]
-"""Told a tensor's name, the bytes written and those of all tensors."""
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor to be written: our name, its place in the file, its format and shape."""
-
-    ours: str
-    stored: Stored
-    kind: GGMLQuantizationType
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        length, size = GGML_QUANT_SIZES[self.kind]
-        return int(np.prod(self.shape, dtype=np.int64)) // length * size
+"""Told what is worked on, the bytes written and those of all tensors."""
 
 
 def write_gguf(
     source: Checkpoint, target: Path, encoding: str, progress: Progress
 ) -> None:
-    """Quantises a checkpoint into a file, one tensor at a time.
+    """Quantises a checkpoint into a file, some rows of a tensor at a time.
 
     The file appears under its name when it is complete.
 
@@ -77,18 +62,27 @@ def write_gguf(
         source: The checkpoint.
         target: The file.
         encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
-        progress: Called before each tensor and once in the end.
+        progress: Called with each step's name before it, and after each part.
 
     Raises:
-        CheckpointError: If a matrix doesn't suit the encoding, or the file can't be
-            written.
+        CheckpointError: If a matrix doesn't suit the encoding or holds what no block
+            can, or the file can't be written.
     """
+    plan = planned_tensors(source.config, encoding)
+    total = sum(tensor.nbytes for tensor in plan)
+    _check_room(target, total)
+    quantised = [
+        source.tensors[tensor.ours] for tensor in plan if tensor.kind in FORMATS
+    ]
+    for part_type in {tensor.part_type for tensor in quantised}:
+        progress("compiling the quantiser", 0, total)
+        prepare(part_type)
     write_tensors(
         target,
         source.path,
         source.config,
-        planned_tensors(source.config, encoding),
-        lambda tensor: _encoded(tensor, source.tensors[tensor.ours].floats()),
+        plan,
+        lambda tensor: encoded_parts(tensor, source.tensors[tensor.ours]),
         progress,
     )
 
@@ -98,7 +92,7 @@ def write_tensors(
     small_files: Path,
     config: MllamaConfig,
     plan: Sequence[PlannedTensor],
-    encoded: Callable[[PlannedTensor], npt.NDArray[Any]],
+    encoded: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
     progress: Progress,
 ) -> None:
     """Writes a file of tensors that are made one by one.
@@ -110,32 +104,32 @@ def write_tensors(
         small_files: Directory of configuration, tokenizer and chat template.
         config: The model's.
         plan: Every tensor of the model.
-        encoded: A tensor's values as the file has them.
-        progress: Called before each tensor and once in the end.
+        encoded: A tensor's values as the file has them, in parts.
+        progress: Called before each tensor, after each part and in the end.
 
     Raises:
         CheckpointError: If the file can't be written.
     """
     total = sum(tensor.nbytes for tensor in plan)
-    part = target.with_name(f"{target.name}.part")
     try:
         _check_room(target, total)
-        writer = GGUFWriter(None, ARCHITECTURE)
-        _add_metadata(writer, small_files, config)
-        _write(writer, part, plan, encoded, progress, total)
-        os.replace(part, target)
+        with atomic_file(target) as part:
+            alignment = _write_header(part, small_files, config, plan)
+            _append_tensors(part, alignment, plan, encoded, progress, total)
     except OSError as error:
-        raise CheckpointError(
-            f"{target} can't be written: {error.strerror or error}"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        raise _unwritable(target, error) from error
     progress(target.name, total, total)
 
 
+def _unwritable(target: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{target} can't be written: {error.strerror or error}")
+
+
 def _check_room(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target.parent).free
+    try:
+        free = shutil.disk_usage(target.parent).free
+    except OSError as error:
+        raise _unwritable(target, error) from error
     if needed > free:
         raise CheckpointError(
             f"{target} takes {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB "
@@ -143,46 +137,12 @@ def _check_room(target: Path, needed: int) -> None:
         )
 
 
-def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
-    """Every tensor of a model with its format.
-
-    Args:
-        config: The model's.
-        encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
-
-    Raises:
-        CheckpointError: If a matrix doesn't suit the encoding.
-    """
-    formats = quantisation_plan(config, encoding.upper())
-    shapes = expected_tensors(config)
-    planned = []
-    for name, stored in stored_tensors(config).items():
-        shape = shapes[name]
-        if name in formats:
-            kind = GGMLQuantizationType[formats[name]]
-            length = GGML_QUANT_SIZES[kind][0]
-            if shape[-1] % length:
-                raise CheckpointError(
-                    f"{name} has rows of {shape[-1]}, but {kind.name.lower()} needs a "
-                    f"multiple of {length}; "
-                    + ("use q4_0" if shape[-1] % 32 == 0 else "leave it in floats")
-                )
-        elif len(shape) > 1 and not stored.name.endswith(_POSITIONS):
-            kind = GGMLQuantizationType.F16
-        else:
-            kind = GGMLQuantizationType.F32
-        planned.append(PlannedTensor(name, stored, kind, shape))
-    return planned
-
-
-def _write(
-    writer: GGUFWriter,
-    part: Path,
-    plan: Sequence[PlannedTensor],
-    encoded: Callable[[PlannedTensor], npt.NDArray[Any]],
-    progress: Progress,
-    total: int,
-) -> None:
+def _write_header(
+    part: Path, small_files: Path, config: MllamaConfig, plan: Sequence[PlannedTensor]
+) -> int:
+    """Writes what stands before the tensors' data; their alignment in bytes."""
+    writer = GGUFWriter(None, ARCHITECTURE)
+    _add_metadata(writer, small_files, config)
     for tensor in plan:
         writer.add_tensor_info(
             tensor.stored.name,
@@ -195,25 +155,41 @@ def _write(
     writer.write_header_to_file(part)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    written = 0
-    for tensor in plan:
-        progress(tensor.ours, written, total)
-        values = encoded(tensor)
-        if tensor.ours == "vision_model.gated_positional_embedding.gate":
-            position_gate = 1 - values
-        writer.write_tensor_data(values)
-        written += tensor.nbytes
-    writer.write_tensor_data(position_gate)
     writer.close()
+    return int(writer.data_alignment)
 
 
-def _encoded(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    values = tensor.stored.to_file(values)
-    if tensor.kind is GGMLQuantizationType.F32:
-        return np.ascontiguousarray(values, np.float32)
-    if tensor.kind is GGMLQuantizationType.F16:
-        return np.ascontiguousarray(values, np.float16)
-    return quantise(values, tensor.kind)
+def _append_tensors(
+    part: Path,
+    alignment: int,
+    plan: Sequence[PlannedTensor],
+    encoded: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
+    progress: Progress,
+    total: int,
+) -> None:
+    """Writes the tensors' data, in the order of the header."""
+    done = 0
+    with part.open("ab") as file:
+
+        def align() -> None:
+            file.write(bytes(-file.tell() % alignment))
+
+        for tensor in plan:
+            progress(tensor.ours, done, total)
+            align()
+            written = 0
+            for values in encoded(tensor):
+                file.write(values.data.cast("B"))
+                written += values.nbytes
+                progress(tensor.ours, done + written, total)
+            if written != tensor.nbytes:
+                raise RuntimeError(f"{tensor.ours} has {written} bytes")
+            done += written
+            if tensor.ours == _POSITION_GATE_SOURCE:
+                position_gate = 1 - values
+        align()
+        file.write(position_gate.data.cast("B"))
+        align()
 
 
 def _add_metadata(writer: GGUFWriter, source: Path, config: MllamaConfig) -> None:

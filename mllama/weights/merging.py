@@ -7,6 +7,7 @@ then gives each row a length of its own.  The results are those of PEFT's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mllama.errors import CheckpointError
-from mllama.weights.block_formats import from_bfloat16
+from mllama.weights.bfloat16 import from_bfloat16
 from mllama.weights.checkpoint import TensorInfo
 
 Floats = npt.NDArray[np.float32]
@@ -111,6 +112,24 @@ class MergedTensor(TensorInfo):
     """
 
     change: Change
+
+    @property
+    def part_type(self) -> np.dtype[Any]:
+        """float32, which the sum is computed in."""
+        return np.dtype(np.float32)
+
+    def parts(self, rows: int) -> Iterator[Floats]:
+        """The changed values, a part at a time.
+
+        Args:
+            rows: How many of the first dimension a part has at most.
+
+        Raises:
+            CheckpointError: If they are beyond what float32 holds.
+        """
+        values = self.floats()
+        for start in range(0, len(values), rows):
+            yield values[start : start + rows]
 
     def floats(self) -> Floats:
         """The changed values, in memory of their own.

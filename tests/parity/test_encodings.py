@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
 from mllama.config import MllamaConfig
-from mllama.weights import gguf_writing
+from mllama.weights import tensor_encoding
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf_checkpoint import main_format, open_gguf, read_tensors
 from mllama.weights.gguf_writing import write_gguf
@@ -53,7 +53,7 @@ def encoded(
     path = tmp_path_factory.mktemp(request.param) / f"{request.param}.gguf"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "mixed":
-            patch.setattr(gguf_writing, "quantisation_plan", mixed_plan)
+            patch.setattr(tensor_encoding, "quantisation_plan", mixed_plan)
             kinds = {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
         else:
             # Every encoding's head is in q6_k.

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 from mllama.serving.model_weights import canonical_state_dict, merged_state_dict
-from mllama.weights.block_formats import from_bfloat16
+from mllama.weights.bfloat16 import from_bfloat16
 from tests.reference.adapters import Merged, write_adapter
 from tests.reference.checkpoints import checkpoint
 from tests.reference.configs import Spelling

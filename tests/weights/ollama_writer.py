@@ -20,7 +20,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 from safetensors import safe_open
 
-from mllama.weights.block_formats import quantise
+from mllama.kernels.quantising import quantise
 
 Array = np.ndarray
 Choose = Callable[[str], Kind | None]

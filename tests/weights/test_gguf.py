@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from gguf.quants import dequantize
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights import gguf_writing
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
 from mllama.weights.gguf_checkpoint import (
     check_tensors,
@@ -153,28 +151,6 @@ def test_names_are_all_different(source: Checkpoint) -> None:
     stored = stored_tensors(source.config)
     assert set(stored) == set(expected_tensors(source.config))
     assert len({place.name for place in stored.values()}) == len(stored)
-
-
-def test_an_interrupted_write_leaves_nothing(
-    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(gguf_writing, "_encoded", full)
-    with pytest.raises(CheckpointError, match="No space left"):
-        write_gguf(source, tmp_path / "model.gguf", "q4_k", lambda *_: None)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
-    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = type(shutil.disk_usage(tmp_path))(10, 9, 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(CheckpointError, match="are free there"):
-        write_gguf(source, tmp_path / "model.gguf", "q4_k", lambda *_: None)
-    assert not list(tmp_path.iterdir())
 
 
 def _cut(content: bytearray) -> None:

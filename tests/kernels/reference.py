@@ -1,15 +1,11 @@
-"""Block quantisation as GGUF files have it: q4_0, q4_k and q6_k, in NumPy.
+"""The block formats in plain NumPy, which the kernels are held against.
 
-Layouts and search strategies are those of ggml (``ggml-quants.c``), so that files are
-the same to any reader and the error is that of its own quantiser.  Reading blocks back
-is left to the ``gguf`` package, which also names the formats.
+Layouts and search strategies are those of ggml (``ggml-quants.c``).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,44 +17,16 @@ Floats = npt.NDArray[Any]
 
 Bytes = npt.NDArray[np.uint8]
 
-_ELEMENTS_AT_ONCE = 1 << 20
-"""Weights that one thread works on, so that its intermediate values stay small."""
+SMALLEST = 1e-15
+"""q6_k takes sub-blocks without a larger weight for zeros, as ggml does."""
 
 
-def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """float32 values of bfloat16 ones, which NumPy knows as their bits only."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def quantise(weights: npt.NDArray[Any], encoding: GGMLQuantizationType) -> Bytes:
-    """Quantises a matrix row by row, on every core.
-
-    Args:
-        weights: ``[rows, width]``.
-        encoding: One of ``QUANTISERS``.
-
-    Returns:
-        uint8 ``[rows, bytes of a row]``.
-
-    Raises:
-        ValueError: If the width is no multiple of the block length.
-    """
+def quantise(weights: Floats, encoding: GGMLQuantizationType) -> Bytes:
+    """Blocks of a matrix ``[rows, width]``: uint8 ``[rows, bytes of a row]``."""
     length, size = GGML_QUANT_SIZES[encoding]
     rows, width = weights.shape
-    if width % length:
-        raise ValueError(f"a width of {width} is no multiple of {length}")
-    quantise_blocks = QUANTISERS[encoding]
-    result = np.empty((rows, width // length * size), np.uint8)
-    step = max(1, _ELEMENTS_AT_ONCE // width)
-
-    def work(start: int) -> None:
-        part = np.asarray(weights[start : start + step], np.float32)
-        blocks = quantise_blocks(part.reshape(-1, length))
-        result[start : start + step] = blocks.reshape(len(part), -1)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, range(0, rows, step)))
-    return result
+    blocks = QUANTISERS[encoding](weights.astype(np.float32).reshape(-1, length))
+    return blocks.reshape(rows, width // length * size)
 
 
 def _rounded(values: Floats) -> Floats:
@@ -83,8 +51,8 @@ def _q4_0(blocks: Floats) -> Bytes:
     index = np.abs(blocks).argmax(axis=1)
     extreme = np.take_along_axis(blocks, index[:, None], axis=1)[:, 0]
     scale = extreme / -8
-    _, scale_bytes = _half(scale)
-    scaled = blocks * _divided(1.0, scale)[:, None]
+    kept, scale_bytes = _half(scale)
+    scaled = blocks * np.where(kept == 0, 0, _divided(1.0, scale))[:, None]
     levels = np.clip(np.trunc(scaled + 8.5), 0, 15).astype(np.uint8)
     packed = levels[:, :16] | (levels[:, 16:] << 4)
     return np.concatenate([scale_bytes, packed], axis=1)
@@ -94,7 +62,8 @@ def _scale_and_min(blocks: Floats) -> tuple[Floats, Floats]:
     """Scale and minimum of sub-blocks of 32 that fit 4-bit levels best.
 
     ggml's search: from the range of values, 21 scales around it are tried, and for each
-    the least squares solution, weighted by the size of the values.
+    the least squares solution, weighted by the size of the values.  The range begins
+    at the best minimum so far.
 
     Args:
         blocks: ``[sub-blocks, 32]``.
@@ -108,19 +77,19 @@ def _scale_and_min(blocks: Floats) -> tuple[Floats, Floats]:
     weight_sum = weights.sum(axis=1)
     value_sum = (weights * blocks).sum(axis=1)
     low = np.minimum(blocks.min(axis=1), 0)
-    extent = blocks.max(axis=1) - low
-    scale, best_low = (extent / 15).astype(np.float32), low
+    high = blocks.max(axis=1)
+    scale = ((high - low) / 15).astype(np.float32)
 
     def error(scales: Floats, lows: Floats, levels: Floats) -> Floats:
         off = scales[:, None] * levels + lows[:, None] - blocks
         return np.einsum("ij,ij,ij->i", weights, off, off)
 
     levels = np.clip(
-        _rounded((blocks - low[:, None]) * _divided(15, extent)[:, None]), 0, 15
+        _rounded((blocks - low[:, None]) * _divided(15, high - low)[:, None]), 0, 15
     )
     best = error(scale, low, levels)
     for step in range(21):
-        inverse = _divided(-1 + 0.1 * step + 15, extent)
+        inverse = _divided(-1 + 0.1 * step + 15, high - low)
         levels = np.clip(_rounded((blocks - low[:, None]) * inverse[:, None]), 0, 15)
         weighted = weights * levels
         level_sum = weighted.sum(axis=1)
@@ -140,9 +109,9 @@ def _scale_and_min(blocks: Floats) -> tuple[Floats, Floats]:
         new_error = error(new_scale, new_low, levels)
         better = (determinant > 0) & (new_error < best)
         scale = np.where(better, new_scale, scale)
-        best_low = np.where(better, new_low, best_low)
+        low = np.where(better, new_low, low)
         best = np.where(better, new_error, best)
-    return scale, -best_low
+    return scale, -low
 
 
 def _q4_k(blocks: Floats) -> Bytes:
@@ -201,7 +170,7 @@ def _scale(blocks: Floats) -> Floats:
         better = (square_sum > 0) & (gain > best)
         scale = np.where(better, quotient, scale)
         best = np.where(better, gain, best)
-    return scale
+    return np.where(np.abs(extreme) < SMALLEST, 0, scale)
 
 
 def _q6_k(blocks: Floats) -> Bytes:
@@ -209,12 +178,13 @@ def _q6_k(blocks: Floats) -> Bytes:
     scales = _scale(blocks.reshape(-1, 16)).reshape(-1, 16)
     index = np.abs(scales).argmax(axis=1)
     extreme = np.take_along_axis(scales, index[:, None], axis=1)[:, 0]
-    inverse = _divided(-128, extreme)
+    inverse = np.where(np.abs(extreme) < SMALLEST, 0, _divided(-128, extreme))
     unit, unit_bytes = _half(_divided(1.0, inverse))
     scale_levels = np.minimum(_rounded(scales * inverse[:, None]), 127)
     scale = unit[:, None] * scale_levels
     levels = _rounded(blocks.reshape(-1, 16, 16) * _divided(1.0, scale)[..., None])
     shifted = (np.clip(levels, -32, 31) + 32).astype(np.uint8)
+    shifted[scale == 0] = 0  # Any level would do; ggml writes zeros.
     halves = shifted.reshape(-1, 2, 4, 32)  # two halves of four rows of 32
     low, high = halves & 15, halves >> 4
     low_bytes = np.concatenate(
@@ -235,4 +205,3 @@ QUANTISERS: dict[GGMLQuantizationType, Callable[[Floats], Bytes]] = {
     GGMLQuantizationType.Q4_K: _q4_k,
     GGMLQuantizationType.Q6_K: _q6_k,
 }
-"""The formats that MAX's kernels multiply with, and how to make their blocks."""

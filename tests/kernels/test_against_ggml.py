@@ -1,0 +1,141 @@
+"""ggml itself quantises no better, and decodes our blocks as the gguf package does.
+
+``ggml-python`` builds ggml as it is installed.  Without it this file fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import ggml
+import numpy as np
+import pytest
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize
+
+from mllama.demo import MODEL_PATH
+from mllama.kernels.quantising import FORMATS, quantise
+from mllama.weights.checkpoint import open_checkpoint
+from mllama.weights.tensor_encoding import planned_tensors
+
+Array = np.ndarray
+
+WORSE = 1.02
+"""Factor by which our error may be larger."""
+
+every_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+
+
+def ggml_quantise(weights: Array, kind: Kind) -> Array:
+    """ggml's blocks of a matrix, made without an importance matrix."""
+    length, size = GGML_QUANT_SIZES[kind]
+    rows, width = weights.shape
+    blocks = np.empty((rows, width // length * size), np.uint8)
+    source = np.ascontiguousarray(weights, np.float32)
+    written = ggml.ggml_quantize_chunk(
+        int(kind),
+        source.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+        blocks.ctypes.data,
+        0,
+        rows,
+        width,
+        None,
+    )
+    assert written == blocks.nbytes
+    return blocks
+
+
+def ggml_dequantise(blocks: Array, kind: Kind) -> Array:
+    """What ggml reads from blocks."""
+    length, size = GGML_QUANT_SIZES[kind]
+    values = np.empty((len(blocks), blocks.shape[1] // size * length), np.float32)
+    traits = ggml.ggml_get_type_traits(int(kind)).contents
+    blocks = np.ascontiguousarray(blocks)
+    traits.to_float(
+        blocks.ctypes.data,
+        values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+        values.size,
+    )
+    return values
+
+
+def relative_error(blocks: Array, kind: Kind, weights: Array) -> float:
+    off = np.square(dequantize(blocks, kind) - weights, dtype=np.float64).mean()
+    return float(np.sqrt(off / np.square(weights, dtype=np.float64).mean()))
+
+
+def gaussian() -> Array:
+    return np.random.default_rng(1).normal(0, 0.02, (256, 2048))
+
+
+def heavy_tailed() -> Array:
+    return 0.01 * np.random.default_rng(2).standard_t(3, (256, 2048))
+
+
+def outlier_columns() -> Array:
+    weights = gaussian()
+    weights[:, ::97] *= 30
+    return weights
+
+
+def zero_blocks() -> Array:
+    weights = gaussian()
+    weights[::3] = 0
+    weights[:, 256:768] = 0
+    return weights
+
+
+def shifted() -> Array:
+    return gaussian() + np.random.default_rng(3).normal(0, 0.02, (256, 1))
+
+
+@every_format
+@pytest.mark.parametrize(
+    "make", [gaussian, heavy_tailed, outlier_columns, zero_blocks, shifted]
+)
+def test_the_error_is_no_larger_than_ggmls(kind: Kind, make: object) -> None:
+    assert callable(make)
+    weights = make().astype(np.float32)
+    ours, theirs = quantise(weights, kind), ggml_quantise(weights, kind)
+    error = relative_error(ours, kind, weights)
+    assert 0 < error <= WORSE * relative_error(theirs, kind, weights)
+
+
+@every_format
+def test_nor_on_the_demo_models_matrices(kind: Kind) -> None:
+    checkpoint = open_checkpoint(MODEL_PATH)
+    names = [
+        tensor.ours
+        for tensor in planned_tensors(checkpoint.config, "q4_0")
+        if tensor.kind in FORMATS and tensor.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0
+    ]
+    assert len(names) > 20
+    for name in names:
+        weights = checkpoint.tensors[name].floats()
+        error = relative_error(quantise(weights, kind), kind, weights)
+        theirs = relative_error(ggml_quantise(weights, kind), kind, weights)
+        assert 0 < error <= WORSE * theirs, name
+
+
+@every_format
+def test_most_blocks_are_ggmls_own(kind: Kind) -> None:
+    weights = gaussian().astype(np.float32)
+    same = quantise(weights, kind) == ggml_quantise(weights, kind)
+    assert same.mean() > 0.99
+
+
+@every_format
+@pytest.mark.parametrize("make", [heavy_tailed, zero_blocks])
+def test_ggml_reads_what_the_gguf_package_reads(kind: Kind, make: object) -> None:
+    assert callable(make)
+    blocks = quantise(make().astype(np.float32), kind)
+    theirs, ours = ggml_dequantise(blocks, kind), dequantize(blocks, kind)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
+
+
+@every_format
+def test_blocks_of_zeros_are_zeros_to_ggml(kind: Kind) -> None:
+    weights = zero_blocks().astype(np.float32)
+    found = ggml_dequantise(quantise(weights, kind), kind)
+    assert not found[weights == 0].any()
