@@ -25,6 +25,7 @@ from mllama.weights.gguf_names import stored_tensors
 from mllama.weights.gguf_writing import ARCHITECTURE
 from mllama.weights.names import expected_tensors
 from mllama.weights.ollama_store import OLD_FORM
+from mllama.weights.quantisation_plan import EMBEDDING
 
 logger = logging.getLogger("mllama")
 
@@ -169,8 +170,18 @@ def served_formats(
         kind = file.tensors[place.name].kind
         is_text = name.startswith(("language_model.", "lm_head."))
         if kind not in FLOATS and is_text and name not in loose:
-            served[name] = kind if kind in FORMATS else _REPLACEMENT
+            served[name] = kind if _has_kernel(kind, name) else _REPLACEMENT
     return served
+
+
+def _has_kernel(kind: GGMLQuantizationType, name: str) -> bool:
+    """Whether MAX multiplies with blocks of a format in a tensor's place.
+
+    Its dequantisation of q4_0, which looks up tokens, writes beyond its memory.
+    """
+    if name == EMBEDDING and kind is GGMLQuantizationType.Q4_0:
+        return False
+    return kind in FORMATS
 
 
 def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:

@@ -11,6 +11,8 @@ from mllama.config import MllamaConfig
 BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
 """Encodings whose files are GGUF blocks; MAX runs them on CPUs."""
 
+EMBEDDING: Final = "language_model.embed_tokens.weight"
+
 _SENSITIVE = "Q6_K"
 """The format of the sensitive tensors, whatever was asked for."""
 
@@ -28,7 +30,8 @@ def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
         encoding: ``Q4_0``, ``Q4_K`` or ``Q6_K``.
     """
     text = config.text_config
-    plan = {"language_model.embed_tokens.weight": encoding}
+    # MAX's kernel that looks up rows of q4_0 writes beyond its memory.
+    plan = {EMBEDDING: _SENSITIVE if encoding == "Q4_0" else encoding}
     for index in range(text.num_hidden_layers):
         crosses = index in text.cross_attention_layers
         attention = "cross_attn" if crosses else "self_attn"
