@@ -72,7 +72,9 @@ class TensorInfo:
     def parts(self, rows: int) -> Iterator[npt.NDArray[Any]]:
         """The values as :meth:`mapped` gives them, a part at a time.
 
-        Each part is mapped by itself, so that memory is given back as it is read.
+        Each part is mapped by itself, so that memory is given back as it is read, and
+        as a private copy, since MAX copies what it may only read.  The file is never
+        changed.
 
         Args:
             rows: How many of the first dimension a part has at most.
@@ -81,7 +83,7 @@ class TensorInfo:
         for start in range(0, self.shape[0], rows):
             shape = (min(rows, self.shape[0] - start), *self.shape[1:])
             place = self.offset + start * row_bytes
-            yield np.memmap(self.file, self._stored_type, "r", place, shape)
+            yield np.memmap(self.file, self._stored_type, "c", place, shape)
 
     def floats(self) -> npt.NDArray[np.float32]:
         """The values in float32; float32 files are mapped, not copied."""

@@ -32,6 +32,9 @@ logger = logging.getLogger("mllama")
 _REPLACEMENT = GGMLQuantizationType.Q6_K
 """What matrices in blocks that MAX has no kernel for are converted to."""
 
+_BYTES_AT_ONCE = 1 << 22
+"""Of blocks that are converted together."""
+
 
 @dataclass(frozen=True)
 class GgufMatrix:
@@ -143,14 +146,15 @@ def read_tensors(
             blocks = place.from_file(raw)
             yield name, GgufMatrix(np.ascontiguousarray(blocks), kind.name)
             continue
-        floats = _as_floats(raw, kind).reshape(expected[name])
-        if place.name not in raw_gates:
-            floats = place.from_file(floats).astype(np.float32, copy=False)
         if served is None:
+            floats = _as_floats(raw, kind).reshape(expected[name])
+            if place.name not in raw_gates:
+                floats = place.from_file(floats).astype(np.float32, copy=False)
             yield name, GgufMatrix(floats)
         else:
             converted[kind.name.lower()] += 1
-            yield name, GgufMatrix(quantise(floats, served, name), served.name)
+            blocks = place.from_file(_converted(raw, kind, served, name))
+            yield name, GgufMatrix(np.ascontiguousarray(blocks), served.name)
     for kind_name, count in converted.items():
         logger.info(
             "converted %d tensors from %s, for which there is no kernel, to q6_k",
@@ -223,6 +227,21 @@ def _raw_gates(file: GgufFile) -> set[str]:
         logger.info("%s has raw gates, as Ollama 0.7.0 wrote them", file.path)
         return set(gates)
     return set()
+
+
+def _converted(
+    raw: npt.NDArray[Any],
+    kind: GGMLQuantizationType,
+    served: GGMLQuantizationType,
+    name: str,
+) -> npt.NDArray[np.uint8]:
+    """Rows of blocks in another format, some at a time: floats take much memory."""
+    step = max(1, _BYTES_AT_ONCE // raw.shape[1])
+    parts = [
+        quantise(_as_floats(raw[start : start + step], kind), served, name)
+        for start in range(0, len(raw), step)
+    ]
+    return np.concatenate(parts)
 
 
 def _as_floats(

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Callable
 
-import ggml
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES
@@ -18,46 +17,15 @@ from mllama.demo import MODEL_PATH
 from mllama.kernels.quantising import FORMATS, quantise
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.tensor_encoding import planned_tensors
+from tests.kernels.ggml_blocks import ggml_dequantise, ggml_quantise
 
 Array = np.ndarray
+Make = Callable[[], Array]
 
 WORSE = 1.02
 """Factor by which our error may be larger."""
 
 every_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
-
-
-def ggml_quantise(weights: Array, kind: Kind) -> Array:
-    """ggml's blocks of a matrix, made without an importance matrix."""
-    length, size = GGML_QUANT_SIZES[kind]
-    rows, width = weights.shape
-    blocks = np.empty((rows, width // length * size), np.uint8)
-    source = np.ascontiguousarray(weights, np.float32)
-    written = ggml.ggml_quantize_chunk(
-        int(kind),
-        source.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-        blocks.ctypes.data,
-        0,
-        rows,
-        width,
-        None,
-    )
-    assert written == blocks.nbytes
-    return blocks
-
-
-def ggml_dequantise(blocks: Array, kind: Kind) -> Array:
-    """What ggml reads from blocks."""
-    length, size = GGML_QUANT_SIZES[kind]
-    values = np.empty((len(blocks), blocks.shape[1] // size * length), np.float32)
-    traits = ggml.ggml_get_type_traits(int(kind)).contents
-    blocks = np.ascontiguousarray(blocks)
-    traits.to_float(
-        blocks.ctypes.data,
-        values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-        values.size,
-    )
-    return values
 
 
 def relative_error(blocks: Array, kind: Kind, weights: Array) -> float:
@@ -94,8 +62,7 @@ def shifted() -> Array:
 @pytest.mark.parametrize(
     "make", [gaussian, heavy_tailed, outlier_columns, zero_blocks, shifted]
 )
-def test_the_error_is_no_larger_than_ggmls(kind: Kind, make: object) -> None:
-    assert callable(make)
+def test_the_error_is_no_larger_than_ggmls(kind: Kind, make: Make) -> None:
     weights = make().astype(np.float32)
     ours, theirs = quantise(weights, kind), ggml_quantise(weights, kind)
     error = relative_error(ours, kind, weights)
@@ -127,8 +94,7 @@ def test_most_blocks_are_ggmls_own(kind: Kind) -> None:
 
 @every_format
 @pytest.mark.parametrize("make", [heavy_tailed, zero_blocks])
-def test_ggml_reads_what_the_gguf_package_reads(kind: Kind, make: object) -> None:
-    assert callable(make)
+def test_ggml_reads_what_the_gguf_package_reads(kind: Kind, make: Make) -> None:
     blocks = quantise(make().astype(np.float32), kind)
     theirs, ours = ggml_dequantise(blocks, kind), dequantize(blocks, kind)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)

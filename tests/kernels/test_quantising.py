@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import gguf
 import numpy as np
@@ -189,6 +191,27 @@ def test_what_is_not_finite_is_refused_by_name(
         weights = weights.astype(np.float16)
     with pytest.raises(CheckpointError, match=r"blk\.0 holds NaN or infinity"):
         quantise(weights, kind, "blk.0")
+
+
+@every_format
+@pytest.mark.parametrize("exponent", [None, 0, 1, 120, 154, 155, 156])
+def test_no_bits_whatever_end_the_process(kind: Kind, exponent: int | None) -> None:
+    """Random bits: all exponents at once, denormal, tiny, and at the limit."""
+    for seed in range(50):
+        bits = np.random.default_rng(seed).integers(0, 1 << 32, (3, 512), np.uint32)
+        if exponent is not None:
+            bits = (bits & 0x807FFFFF) | np.uint32(exponent << 23)
+        with contextlib.suppress(CheckpointError):
+            blocks = quantise(bits.view(np.float32), kind)
+            assert np.isfinite(dequantize(blocks, kind)).all()
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    matrices = [normal(64, 512, seed) for seed in range(12)]
+    expected = [quantise(matrix, Kind.Q4_K) for matrix in matrices]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda m: quantise(m, Kind.Q4_K), matrices))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_nan_counts_before_size() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
+from mllama.weights import gguf_checkpoint
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
 from mllama.weights.gguf_checkpoint import (
     check_tensors,
@@ -24,8 +27,14 @@ from mllama.weights.gguf_checkpoint import (
 from mllama.weights.gguf_file import GgufFile
 from mllama.weights.gguf_names import stored_tensors
 from mllama.weights.gguf_small_files import unpack_small_files
-from mllama.weights.gguf_writing import write_gguf
+from mllama.weights.gguf_writing import write_gguf, write_tensors
 from mllama.weights.names import expected_tensors
+from mllama.weights.tensor_encoding import (
+    PlannedTensor,
+    encoded_parts,
+    planned_tensors,
+)
+from tests.kernels.ggml_blocks import ggml_quantise
 from tests.reference.checkpoints import checkpoint
 
 
@@ -145,6 +154,40 @@ def test_the_small_files_come_back(
         assert (unpacked / name).read_text() == (source.path / name).read_text()
     assert MllamaConfig.from_path(unpacked) == source.config
     assert unpack_small_files(written) == unpacked
+
+
+def test_blocks_without_a_kernel_become_q6_k(
+    source: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As of files in q8_0 or q5_k, whose blocks ggml makes here."""
+    layer = "language_model.layers.0.self_attn"
+    kinds = {f"{layer}.q_proj.weight": Kind.Q8_0, f"{layer}.o_proj.weight": Kind.Q5_K}
+
+    def encoded(tensor: PlannedTensor) -> Iterable[np.ndarray]:
+        if tensor.ours not in kinds:
+            return encoded_parts(tensor, source.tensors[tensor.ours])
+        floats = tensor.stored.to_file(source.tensors[tensor.ours].floats())
+        return [ggml_quantise(floats, tensor.kind)]
+
+    plan = [
+        replace(tensor, kind=kinds.get(tensor.ours, tensor.kind))
+        for tensor in planned_tensors(source.config, "q4_k")
+    ]
+    path = tmp_path / "model.gguf"
+    write_tensors(path, source.path, source.config, plan, encoded, lambda *_: None)
+    monkeypatch.setattr(gguf_checkpoint, "_BYTES_AT_ONCE", 5000)  # Several parts.
+    with caplog.at_level("INFO", "mllama"):
+        found = dict(read_tensors(open_gguf(path), source.config))
+    for name in kinds:
+        assert found[name].format == "Q6_K"
+        wanted = source.tensors[name].floats()
+        error = np.abs(dequantize(found[name].values, Kind.Q6_K) - wanted).mean()
+        assert error < 0.05 * np.abs(wanted).mean()
+    for kind in ("q8_0", "q5_k"):
+        assert f"converted 1 tensors from {kind}" in caplog.text
 
 
 def test_names_are_all_different(source: Checkpoint) -> None:

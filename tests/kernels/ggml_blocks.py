@@ -1,0 +1,45 @@
+"""ggml itself, as ``ggml-python`` builds it when it is installed."""
+
+from __future__ import annotations
+
+import ctypes
+
+import ggml
+import numpy as np
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Kind
+
+Array = np.ndarray
+
+
+def ggml_quantise(weights: Array, kind: Kind) -> Array:
+    """ggml's blocks of a matrix, made without an importance matrix."""
+    length, size = GGML_QUANT_SIZES[kind]
+    rows, width = weights.shape
+    blocks = np.empty((rows, width // length * size), np.uint8)
+    source = np.ascontiguousarray(weights, np.float32)
+    written = ggml.ggml_quantize_chunk(
+        int(kind),
+        source.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+        blocks.ctypes.data,
+        0,
+        rows,
+        width,
+        None,
+    )
+    assert written == blocks.nbytes
+    return blocks
+
+
+def ggml_dequantise(blocks: Array, kind: Kind) -> Array:
+    """What ggml reads from blocks."""
+    length, size = GGML_QUANT_SIZES[kind]
+    values = np.empty((len(blocks), blocks.shape[1] // size * length), np.float32)
+    traits = ggml.ggml_get_type_traits(int(kind)).contents
+    blocks = np.ascontiguousarray(blocks)
+    traits.to_float(
+        blocks.ctypes.data,
+        values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+        values.size,
+    )
+    return values
