@@ -83,7 +83,7 @@ def test_a_refusal_is_one_line_and_nothing_is_left(
 @pytest.mark.parametrize(
     ("command", "option", "value"),
     [
-        (GENERATE, "--quantization-encoding", "bfloat16"),
+        (GENERATE, "--quantization-encoding", "gptq"),
         (SERVE, "--max-length", "999999999"),
     ],
 )

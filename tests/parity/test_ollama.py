@@ -33,7 +33,7 @@ def pipeline(files: ModelFiles) -> Pipeline:
     return Pipeline(
         Path(files.model),
         weight_path=list(files.weight_path),
-        quantization_encoding=files.encoding,
+        quantization_encoding=files.encoding.max_name,
         max_batch_size=4,
     )
 
