@@ -49,6 +49,20 @@ def atomic_file(target: Path) -> Iterator[Path]:
             _unfinished.discard(part)
 
 
+def write_small_file(target: Path, content: bytes) -> None:
+    """Writes a file at once; of several processes that do, the last one's stays.
+
+    Raises:
+        OSError: If it can't be written.
+    """
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @atexit.register
 def remove_unfinished() -> None:
     """Removes the parts of this process, which is about to end."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mllama.errors import CheckpointError
+
 CACHE_VARIABLE = "MLLAMA_CACHE"
 """Environment variable that moves the cache."""
 
@@ -15,3 +17,12 @@ def cache_directory(name: str) -> Path:
     directory = Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mllama") / name
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def cache_unwritable(error: OSError) -> CheckpointError:
+    """The error to raise where the cache can't be written."""
+    return CheckpointError(
+        f"{error.filename or 'the cache'} can't be written: "
+        f"{error.strerror or error}; {CACHE_VARIABLE} names another directory for the "
+        "cache"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -24,6 +25,12 @@ class ImageError(MllamaError):
 
 class HubError(MllamaError):
     """A repository of Hugging Face's hub can't be had, or holds no such model."""
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names in a row as messages show them: the first ones, and how many more."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def quoted(value: Any) -> str:

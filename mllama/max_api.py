@@ -50,11 +50,10 @@ from max.pipelines.lib.memory_estimation import MemoryPlan
 # Work that would block the server's event loop goes to its thread pool.
 from max.pipelines.lib.tokenizer import run_with_default_executor
 
-# The encodings' names, element types and devices.
+# The encodings' names and element types.
 from max.pipelines.modeling.config_enums import (
     SupportedEncoding,
     supported_encoding_dtype,
-    supported_encoding_supported_devices,
 )
 
 # Dataclasses that flatten to the inputs of a graph.  MAX isn't typed, so type checkers
@@ -103,6 +102,5 @@ __all__ = [
     "run_with_default_executor",
     "select_quantization_encoding",
     "supported_encoding_dtype",
-    "supported_encoding_supported_devices",
     "tree_dataclass",
 ]

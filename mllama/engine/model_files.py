@@ -16,12 +16,7 @@ from mllama.hub.options import HubOptions
 from mllama.images.settings import readable
 from mllama.weights.adapter import Adapter, adapter_settings, check_values, open_adapter
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
-from mllama.weights.encodings import (
-    BLOCK_ENCODINGS,
-    Encoding,
-    check_runnable,
-    choose_encoding,
-)
+from mllama.weights.encodings import Encoding, check_runnable, choose_encoding
 from mllama.weights.gguf_checkpoint import (
     check_tensors,
     main_format,
@@ -31,7 +26,7 @@ from mllama.weights.gguf_checkpoint import (
 from mllama.weights.gguf_links import is_file, named_gguf
 from mllama.weights.gguf_small_files import unpack_small_files
 from mllama.weights.ollama_store import PREFIX, find_blob
-from mllama.weights.quantisation_plan import quantisation_formats
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
 from mllama.weights.served_size import served_bytes
 
 
@@ -191,7 +186,7 @@ def _float_files(
         tuple(checkpoint.files),
         encoding,
         served_bytes(
-            config, quantisation_formats(config, encoding.name), encoding.item_bytes
+            config, quantisation_plan(config, encoding.name), encoding.item_bytes
         ),
         lora_path=adapter.path if adapter else None,
     )

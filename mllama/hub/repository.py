@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any, Final
 
+from mllama.atomic_file import write_small_file
 from mllama.errors import HubError, MllamaError
 from mllama.hub.errors import cache_path, explain, hub_error
 from mllama.hub.progress import DownloadBar
@@ -86,12 +86,10 @@ class Repository:
         if self.revision == commit:
             return
         reference = self._storage / "refs" / self.revision
-        part = reference.with_name(f"{reference.name}.{os.getpid()}.tmp")
         # A cache that can't be written may still hold all that is needed.
         with contextlib.suppress(OSError):
             reference.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(commit)
-            part.replace(reference)
+            write_small_file(reference, commit.encode())
 
     def _use_copy(self, error: Exception) -> None:
         """Falls back on the cache if there is a copy and the hub has not decided."""

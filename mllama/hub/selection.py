@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from mllama.errors import HubError
-from mllama.weights.checkpoint import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
+from mllama.errors import HubError, listed
+from mllama.weights.checkpoint import (
+    INDEX_FILE,
+    PICKLE_SUFFIXES,
+    SINGLE_FILE,
+    only_pickles,
+)
 from mllama.weights.gguf_writing import SMALL_FILES
 
 SMALL: Final = (*SMALL_FILES, "added_tokens.json")
@@ -16,9 +21,6 @@ SAFETENSORS: Final = ".safetensors"
 GGUF: Final = ".gguf"
 WEIGHT_SUFFIXES: Final = (SAFETENSORS, GGUF)
 """Of the weights that are read."""
-
-_MOST_NAMED = 20
-"""Files that a message lists."""
 
 
 def choose_weights(
@@ -78,11 +80,7 @@ def choose_weights(
         return files
     pickles = [name for name in top if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
-        raise HubError(
-            f"{repository} holds PyTorch pickles only ({pickles[0]}), which run code "
-            "when read; load them where you trust them with transformers and write "
-            "safetensors with save_pretrained"
-        )
+        raise HubError(only_pickles(repository, pickles[0]))
     raise HubError(f"{repository} holds no weights: no safetensors and no GGUF file")
 
 
@@ -108,9 +106,3 @@ def check_weight_name(repository: str, name: str, names: Sequence[str]) -> None:
             f"{name} of {repository} is neither safetensors nor GGUF, the weights that "
             "are read"
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a row, the first twenty."""
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,6 +1,8 @@
-"""bfloat16, which NumPy knows as its bits only."""
+"""Floats as they lie in files, bfloat16 as its bits, which is all that NumPy knows."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,3 +13,10 @@ def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     values = bits.astype(np.uint32)
     values <<= 16
     return values.view(np.float32)
+
+
+def as_floats(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 values of floats of any type; uint16 holds the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        return from_bfloat16(values)
+    return np.asarray(values, np.float32)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.bfloat16 import from_bfloat16
+from mllama.weights.bfloat16 import as_floats
 from mllama.weights.names import canonical_name, expected_tensors
 from mllama.weights.safetensors_header import (
     ITEM_BYTES,
@@ -87,10 +87,7 @@ class TensorInfo:
 
     def floats(self) -> npt.NDArray[np.float32]:
         """The values in float32; float32 files are mapped, not copied."""
-        values = self.mapped()
-        if self.dtype == "bfloat16":
-            return from_bfloat16(values)
-        return np.asarray(values, np.float32)
+        return as_floats(self.mapped())
 
 
 @dataclass(frozen=True)
@@ -208,12 +205,22 @@ def _weight_files(path: Path) -> list[Path]:
         file.name for suffix in PICKLE_SUFFIXES for file in path.glob(f"*{suffix}")
     )
     if pickles:
-        raise CheckpointError(
-            f"{path} holds PyTorch pickles only ({pickles[0]}), which run code when "
-            "read; load them where you trust them with transformers and write "
-            "safetensors with save_pretrained"
-        )
+        raise CheckpointError(only_pickles(str(path), pickles[0]))
     raise CheckpointError(f"{path} holds no {SINGLE_FILE} and no {INDEX_FILE}")
+
+
+def only_pickles(place: str, name: str) -> str:
+    """Why a place is refused whose only weights are pickles.
+
+    Args:
+        place: The directory or repository.
+        name: One of the pickles.
+    """
+    return (
+        f"{place} holds PyTorch pickles only ({name}), which run code when read; load "
+        "them where you trust them with transformers and write safetensors with "
+        "save_pretrained"
+    )
 
 
 def weight_map(index: Path) -> Mapping[str, str]:

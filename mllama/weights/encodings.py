@@ -11,16 +11,6 @@ from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
-__all__ = [
-    "BFLOAT16_ON_CPU",
-    "BLOCK_ENCODINGS",
-    "RUNNABLE",
-    "Encoding",
-    "check_runnable",
-    "choose_encoding",
-    "suits_blocks",
-]
-
 RUNNABLE: Final = {
     "cpu": ("float32", "bfloat16", *BLOCK_ENCODINGS),
     "gpu": ("bfloat16", "float32"),

@@ -19,7 +19,7 @@ from gguf.quants import dequantize
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError, quoted
 from mllama.kernels.quantising import FORMATS, quantise
-from mllama.weights.bfloat16 import from_bfloat16
+from mllama.weights.bfloat16 import as_floats
 from mllama.weights.gguf_file import FLOATS, GgufFile
 from mllama.weights.gguf_names import stored_tensors
 from mllama.weights.gguf_writing import ARCHITECTURE
@@ -101,9 +101,7 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
                 "`mllama quantize`"
             )
         rows = math.prod(expected[name])
-        matrix = len(expected[name]) == 2 and name.startswith(
-            ("language_model.", "lm_head.")
-        )
+        matrix = len(expected[name]) == 2 and _is_text(name)
         if math.prod(tensor.shape) != rows or (
             matrix and tensor.shape != expected[name]
         ):
@@ -112,6 +110,11 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
                 f"configuration asks for {list(expected[name])}; the two are not of "
                 "one model"
             )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a tensor is of the text side, by its canonical name."""
+    return name.startswith(("language_model.", "lm_head."))
 
 
 @functools.cache
@@ -142,19 +145,17 @@ def read_tensors(
         served = formats.get(name)
         kind = file.tensors[place.name].kind
         raw = file.raw(place.name)
-        if served is not None and kind is served:
-            blocks = place.from_file(raw)
-            yield name, GgufMatrix(np.ascontiguousarray(blocks), kind.name)
-            continue
         if served is None:
             floats = _as_floats(raw, kind).reshape(expected[name])
             if place.name not in raw_gates:
                 floats = place.from_file(floats).astype(np.float32, copy=False)
             yield name, GgufMatrix(floats)
-        else:
+            continue
+        if kind is not served:
             converted[kind.name.lower()] += 1
-            blocks = place.from_file(_converted(raw, kind, served, name))
-            yield name, GgufMatrix(np.ascontiguousarray(blocks), served.name)
+            raw = _converted(raw, kind, served, name)
+        blocks = place.from_file(raw)
+        yield name, GgufMatrix(np.ascontiguousarray(blocks), served.name)
     for kind_name, count in converted.items():
         logger.info(
             "converted %d tensors from %s, for which there is no kernel, to q6_k",
@@ -172,8 +173,7 @@ def served_formats(
     served: dict[str, GGMLQuantizationType] = {}
     for name, place in stored_tensors(config).items():
         kind = file.tensors[place.name].kind
-        is_text = name.startswith(("language_model.", "lm_head."))
-        if kind not in FLOATS and is_text and name not in loose:
+        if kind not in FLOATS and _is_text(name) and name not in loose:
             served[name] = kind if _has_kernel(kind, name) else _REPLACEMENT
     return served
 
@@ -247,8 +247,4 @@ def _converted(
 def _as_floats(
     raw: npt.NDArray[Any], kind: GGMLQuantizationType
 ) -> npt.NDArray[np.float32]:
-    if kind is GGMLQuantizationType.BF16:
-        return from_bfloat16(raw)
-    if kind in FLOATS:
-        return np.asarray(raw, np.float32)
-    return np.asarray(dequantize(raw, kind), np.float32)
+    return as_floats(raw if kind in FLOATS else dequantize(raw, kind))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,6 +80,12 @@ def is_gguf(path: Path) -> bool:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
+
+
+def stored_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
+    """Bytes of a tensor; its rows are whole blocks."""
+    length, size = GGML_QUANT_SIZES[kind]
+    return math.prod(shape) // length * size
 
 
 class GgufFile:
@@ -256,10 +262,10 @@ class _Header:
     def _bytes_of(
         self, name: str, kind: GGMLQuantizationType, shape: tuple[int, ...]
     ) -> int:
-        length, size = GGML_QUANT_SIZES[kind]
+        length, _ = GGML_QUANT_SIZES[kind]
         if min(shape) < 1 or shape[-1] % length:
             raise self._damaged(
                 f"gives {name} the shape {list(shape)}, but {kind.name} needs rows of "
                 f"a multiple of {length}"
             )
-        return math.prod(shape) // length * size
+        return stored_bytes(kind, shape)

@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from mllama.cache import cache_directory
+from mllama.cache import cache_directory, cache_unwritable
 from mllama.errors import CheckpointError
 from mllama.weights.gguf_file import is_gguf
 
@@ -52,9 +52,5 @@ def named_gguf(path: Path) -> Path:
             part.symlink_to(target)
             part.replace(link)
     except OSError as error:
-        raise CheckpointError(
-            f"{error.filename or 'the cache'} can't be written: "
-            f"{error.strerror or error}; MLLAMA_CACHE names another directory for the "
-            "cache"
-        ) from error
+        raise cache_unwritable(error) from error
     return link

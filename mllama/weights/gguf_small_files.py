@@ -7,13 +7,13 @@ ggml's keys, once.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import mllama
-from mllama.cache import cache_directory
+from mllama.atomic_file import write_small_file
+from mllama.cache import cache_directory, cache_unwritable
 from mllama.errors import CheckpointError
 from mllama.weights.ggml_config import (
     FACTORS,
@@ -57,7 +57,7 @@ def unpack_small_files(path: Path) -> Path:
         if not all((directory / name).is_file() for name in DERIVED_FILES):
             _write(directory, derived_files(file))
     except OSError as error:
-        raise _unwritable(error) from error
+        raise cache_unwritable(error) from error
     return directory
 
 
@@ -129,7 +129,7 @@ def _unpacked(path: Path, held: Mapping[str, object]) -> Path:
         directory = cache_directory(f"gguf/{digest.hexdigest()[:32]}")
         _write(directory, files)
     except OSError as error:
-        raise _unwritable(error) from error
+        raise cache_unwritable(error) from error
     return directory
 
 
@@ -139,16 +139,4 @@ def _write(directory: Path, files: Mapping[str, str]) -> None:
         target, encoded = directory / name, content.encode()
         if target.is_file() and target.read_bytes() == encoded:
             continue
-        part = directory / f"{name}.{os.getpid()}.part"
-        try:
-            part.write_bytes(encoded)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _unwritable(error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{error.filename or 'the cache'} can't be written: "
-        f"{error.strerror or error}; MLLAMA_CACHE names another directory for the cache"
-    )
+        write_small_file(target, encoded)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mllama.errors import CheckpointError
-from mllama.weights.bfloat16 import from_bfloat16
+from mllama.weights.bfloat16 import as_floats
 from mllama.weights.checkpoint import TensorInfo
 
 Floats = npt.NDArray[np.float32]
@@ -138,13 +138,6 @@ class MergedTensor(TensorInfo):
             CheckpointError: If they are beyond what float32 holds.
         """
         return self.change.applied(self.source_name, self.mapped())
-
-
-def as_floats(values: npt.NDArray[Any]) -> Floats:
-    """float32 values of floats as they lie in a file, bfloat16 as its bits."""
-    if values.dtype == np.uint16:
-        return from_bfloat16(values)
-    return np.asarray(values, np.float32)
 
 
 def is_finite(tensor: TensorInfo) -> bool:

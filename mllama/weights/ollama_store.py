@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mllama.errors import CheckpointError, MllamaError, quoted
+from mllama.errors import CheckpointError, MllamaError, listed, quoted
 
 PREFIX: Final = "ollama:"
 """What marks a name of the store on the command line."""
@@ -121,8 +121,9 @@ def find_blob(name: str) -> Path:
         names |= {str(found) for found, _ in _models(store)}
     if stores:
         raise MllamaError(
-            f"{stores[0]} has no model {wanted}; it has {_listed(sorted(names))}; pull "
-            "it with Ollama 0.7 to 0.29"
+            f"{stores[0]} has no model {wanted}; it has "
+            f"{listed(sorted(names), _MOST_NAMES) or 'no model'}; pull it with Ollama "
+            "0.7 to 0.29"
         )
     if closed:
         raise closed[0]
@@ -131,11 +132,6 @@ def find_blob(name: str) -> Path:
         f"there is no store of Ollama's at {looked}; set {STORE_VARIABLE} to the "
         "directory that holds manifests and blobs"
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if names[_MOST_NAMES:] else ""
-    return (", ".join(names[:_MOST_NAMES]) or "no model") + more
 
 
 def store_directories() -> list[Path]:

@@ -13,11 +13,13 @@ BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
 
 EMBEDDING: Final = "language_model.embed_tokens.weight"
 
-_SENSITIVE = "Q6_K"
+_SENSITIVE = GGMLQuantizationType.Q6_K
 """The format of the sensitive tensors, whatever was asked for."""
 
 
-def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
+def quantisation_plan(
+    config: MllamaConfig, encoding: str
+) -> dict[str, GGMLQuantizationType]:
     """Format of every tensor that is quantised, by its canonical name.
 
     Matrices of the text side only.  The head is sensitive in every mix; of q4_k also
@@ -27,15 +29,18 @@ def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
 
     Args:
         config: The model's.
-        encoding: ``Q4_0``, ``Q4_K`` or ``Q6_K``.
+        encoding: One of ``BLOCK_ENCODINGS``; of floats nothing is quantised.
     """
+    if encoding not in BLOCK_ENCODINGS:
+        return {}
     text = config.text_config
+    usual = GGMLQuantizationType[encoding.upper()]
     # MAX's kernel that looks up rows of q4_0 writes beyond its memory.
-    plan = {EMBEDDING: _SENSITIVE if encoding == "Q4_0" else encoding}
+    plan = {EMBEDDING: _SENSITIVE if encoding == "q4_0" else usual}
     for index in range(text.num_hidden_layers):
         crosses = index in text.cross_attention_layers
         attention = "cross_attn" if crosses else "self_attn"
-        sensitive = encoding == "Q4_K" and _needs_more_bits(
+        sensitive = encoding == "q4_k" and _needs_more_bits(
             index, text.num_hidden_layers
         )
         for name in (
@@ -44,23 +49,11 @@ def quantisation_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
         ):
             more = sensitive and name in ("self_attn.v_proj", "mlp.down_proj")
             plan[f"language_model.layers.{index}.{name}.weight"] = (
-                _SENSITIVE if more else encoding
+                _SENSITIVE if more else usual
             )
     if not text.tie_word_embeddings:
         plan["lm_head.weight"] = _SENSITIVE
     return plan
-
-
-def quantisation_formats(
-    config: MllamaConfig, encoding: str
-) -> dict[str, GGMLQuantizationType]:
-    """The plan of an encoding of any kind, by canonical name; none for floats."""
-    if encoding not in BLOCK_ENCODINGS:
-        return {}
-    plan = quantisation_plan(config, encoding.upper())
-    return {
-        name: GGMLQuantizationType[format_name] for name, format_name in plan.items()
-    }
 
 
 def _needs_more_bits(index: int, layers: int) -> bool:

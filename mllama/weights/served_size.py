@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 
 from mllama.config import MllamaConfig
+from mllama.weights.gguf_file import stored_bytes
 from mllama.weights.names import expected_tensors
 
 
@@ -26,8 +27,7 @@ def served_bytes(
     total = 0
     for name, shape in expected_tensors(config).items():
         if name in formats:
-            length, size = GGML_QUANT_SIZES[formats[name]]
-            total += math.prod(shape) // length * size
+            total += stored_bytes(formats[name], shape)
         else:
             total += math.prod(shape) * float_item_bytes
     return total

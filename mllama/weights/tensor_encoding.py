@@ -14,9 +14,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
 from mllama.kernels.quantising import FORMATS, quantise, unfit
+from mllama.weights.bfloat16 import as_floats
 from mllama.weights.checkpoint import TensorInfo
+from mllama.weights.gguf_file import stored_bytes
 from mllama.weights.gguf_names import Stored, stored_tensors
-from mllama.weights.merging import as_floats
 from mllama.weights.names import expected_tensors
 from mllama.weights.quantisation_plan import quantisation_plan
 
@@ -39,8 +40,7 @@ class PlannedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        length, size = GGML_QUANT_SIZES[self.kind]
-        return math.prod(self.shape) // length * size
+        return stored_bytes(self.kind, self.shape)
 
 
 def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
@@ -53,13 +53,13 @@ def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
     Raises:
         CheckpointError: If a matrix doesn't suit the encoding.
     """
-    formats = quantisation_plan(config, encoding.upper())
+    formats = quantisation_plan(config, encoding)
     shapes = expected_tensors(config)
     planned = []
     for name, stored in stored_tensors(config).items():
         shape = shapes[name]
         if name in formats:
-            kind = GGMLQuantizationType[formats[name]]
+            kind = formats[name]
             length = GGML_QUANT_SIZES[kind][0]
             if shape[-1] % length:
                 raise CheckpointError(
@@ -93,19 +93,15 @@ def encoded_parts(
     row_weights = math.prod(tensor.shape[1:])
     step = unit * max(1, _WEIGHTS_AT_ONCE // (unit * row_weights))
     for part in source.parts(step):
+        stored = tensor.stored
+        if heads:
+            stored = replace(stored, heads=len(part) // unit)
         if tensor.kind in FORMATS:
-            values: npt.NDArray[Any] = quantise(part, tensor.kind, tensor.ours)
+            blocks = quantise(part, tensor.kind, tensor.ours)
+            yield np.ascontiguousarray(stored.to_file(blocks))
         else:
-            values = as_floats(part)
-        stored = (
-            replace(tensor.stored, heads=len(part) // unit)
-            if heads
-            else (tensor.stored)
-        )
-        values = stored.to_file(values)
-        if tensor.kind not in FORMATS:
-            values = _as_floats_of(tensor, values)
-        yield np.ascontiguousarray(values)
+            values = _as_floats_of(tensor, stored.to_file(as_floats(part)))
+            yield np.ascontiguousarray(values)
 
 
 def _as_floats_of(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from max.pipelines import supported_encoding_supported_devices
 
 from mllama.demo import MODEL_PATH
 from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
-from mllama.max_api import supported_encoding_supported_devices
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.encodings import RUNNABLE, Encoding
 from tests.reference.checkpoints import checkpoint, tiny_config, write_checkpoint

@@ -12,6 +12,7 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
 from mllama.config import MllamaConfig
+from mllama.kernels.quantising import FORMATS
 from mllama.weights import tensor_encoding
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf_checkpoint import main_format, open_gguf, read_tensors
@@ -28,14 +29,13 @@ TOLERANCE = 0.06
 CASES = ("four_tiles", "text_only", "text_between_images")
 
 
-def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, str]:
+def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, GGMLQuantizationType]:
     """Another format for each layer, and floats for one matrix of each kind."""
     plan = quantisation_plan(config, encoding)
-    kinds = ("Q4_0", "Q4_K", "Q6_K")
     for name in list(plan):
         parts = name.split(".")
         if parts[1] == "layers":
-            plan[name] = kinds[(int(parts[2]) + len(parts[-2])) % 3]
+            plan[name] = FORMATS[(int(parts[2]) + len(parts[-2])) % 3]
     for name in (
         "language_model.layers.0.self_attn.k_proj.weight",
         "language_model.layers.1.cross_attn.q_proj.weight",
