@@ -11,10 +11,15 @@ CACHE_VARIABLE = "MLLAMA_CACHE"
 """Environment variable that moves the cache."""
 
 
+def cache_root() -> Path:
+    """The cache, which may not be there yet: ``~/.cache/mllama``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mllama")
+
+
 def cache_directory(name: str) -> Path:
     """A directory of the cache, made if need be: ``~/.cache/mllama/NAME``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mllama") / name
+    directory = cache_root() / name
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 

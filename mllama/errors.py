@@ -19,6 +19,10 @@ class CheckpointError(MllamaError):
     """The checkpoint's files are missing, damaged or of another model."""
 
 
+class CompiledModelError(MllamaError):
+    """A directory of compiled graphs is damaged, or is for another start."""
+
+
 class ImageError(MllamaError):
     """An image can't be read or used."""
 

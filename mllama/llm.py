@@ -56,6 +56,9 @@ class LLM:
         huggingface_model_revision: Branch, tag or commit of a repository of the hub;
             None is its main branch.
         force_download: Whether to download what the hub's cache has already.
+        serialized_model_path: Directory of a compiled model to start from without
+            compiling; it must have been compiled for the same options.
+        save_to_serialized_model_path: Directory to write the compiled model to.
         quiet: Whether to keep silent on stderr while the model is being loaded.
 
     Raises:
@@ -76,6 +79,8 @@ class LLM:
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
         force_download: bool = False,
+        serialized_model_path: str | Path | None = None,
+        save_to_serialized_model_path: str | Path | None = None,
         quiet: bool = False,
     ) -> None:
         turn_telemetry_off()
@@ -93,6 +98,8 @@ class LLM:
             max_images_per_request=max_images_per_request,
             huggingface_model_revision=huggingface_model_revision,
             force_download=force_download,
+            serialized_model_path=serialized_model_path,
+            save_to_serialized_model_path=save_to_serialized_model_path,
         )
         self._engine = Engine(options, quiet=quiet)
         # Also at the end of the program, before the threads are torn down.

@@ -42,7 +42,13 @@ from max.pipelines.lib.interfaces.arch_config import (
 from max.pipelines.lib.interfaces.batch_processor import process_ragged_kv_outputs
 
 # Log probabilities of sampled tokens, as a small graph of MAX's own.
-from max.pipelines.lib.log_probabilities import LogProbabilitiesMixin
+from max.pipelines.lib.log_probabilities import (
+    _LOGPROBS_HEAP_LEVELS as LOGPROBS_HEAP_LEVELS,
+)
+from max.pipelines.lib.log_probabilities import (
+    LogProbabilitiesMixin,
+    log_probabilities_ragged_graph,
+)
 
 # What the memory planner resolved: maximum length, batch size.
 from max.pipelines.lib.memory_estimation import MemoryPlan
@@ -63,8 +69,12 @@ if TYPE_CHECKING:
 else:
     from max.tree import dataclass as tree_dataclass
 
+# The sampler and its graph's name; compiles it.
+from max.pipelines.lib.pipeline_variants.text_generation import load_sampler_graphs
+
 # The type of a request's tools, for a signature.
 from max.pipelines.modeling.types import TextGenerationRequestTool
+from max.pipelines.sampling import TopKSampler
 
 # MAX Serve's continuous batching, which the Python API runs in a thread of its own.
 from max.serve.config import Settings
@@ -78,6 +88,7 @@ from max.support.image import hash_image
 from mllama.max_compiler_api import ensure_default_mlir_context
 
 __all__ = [
+    "LOGPROBS_HEAP_LEVELS",
     "ArchConfigWithKVCache",
     "ArchConfigWithStoredKVParams",
     "GraphRole",
@@ -91,10 +102,13 @@ __all__ = [
     "Settings",
     "SupportedEncoding",
     "TextGenerationRequestTool",
+    "TopKSampler",
     "WorkerQueues",
     "ensure_default_mlir_context",
     "hash_image",
+    "load_sampler_graphs",
     "load_scheduler",
+    "log_probabilities_ragged_graph",
     "logits_postprocess",
     "padded_lut_cols",
     "page_stride_of",

@@ -42,6 +42,22 @@ def adapter_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def compiled_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds where the compiled model is kept, for any command that starts a model."""
+    read = click.option(
+        "--serialized-model-path",
+        metavar="DIR",
+        help="Start from this compiled model, without compiling; refused if it was "
+        "compiled for another start.",
+    )
+    write = click.option(
+        "--save-to-serialized-model-path",
+        metavar="DIR",
+        help="Write the compiled model to this directory, then go on.",
+    )
+    return read(write(command))
+
+
 def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds how a repository of the hub is fetched."""
     revision = click.option(
@@ -101,7 +117,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return image_options(command)
+    return image_options(compiled_options(command))
 
 
 def model_or_demo(model_path: str | None) -> str:

@@ -8,7 +8,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mllama.cli.options import adapter_option, image_options, model_or_demo
+from mllama.cli.options import (
+    adapter_option,
+    compiled_options,
+    image_options,
+    model_or_demo,
+)
 from mllama.engine.options import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
@@ -24,6 +29,8 @@ _MAIN_OPTIONS = (
     "max_length",
     "max_batch_size",
     "max_ce_batch_size",
+    "serialized_model_path",
+    "save_to_serialized_model_path",
     "image_cache_size",
     "max_images_per_request",
     "huggingface_model_revision",
@@ -48,8 +55,21 @@ _SETTINGS = {
 }
 """Options of the server, and MAX's names for them."""
 
-_LORA_OF_MAX = ("enable_lora", "lora_paths", "max_lora_rank", "max_num_loras")
-"""MAX's options for adapters beside the weights, which it has for other models."""
+_OTHER_MODELS_OPTIONS = {
+    ("enable_lora", "lora_paths", "max_lora_rank", "max_num_loras"): "takes one "
+    "adapter with --lora-path, which is merged into the weights",
+    ("export_mefs",): "has --save-to-serialized-model-path",
+    ("precompiled_mefs",): "has --serialized-model-path",
+    ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
+}
+"""MAX's options that this model doesn't take, and what it has instead."""
+
+_OF_THE_FILES = (
+    "lora_path",
+    "serialized_model_path",
+    "save_to_serialized_model_path",
+)
+"""Options that say what is loaded, and are none of MAX's."""
 
 _IN_FLIGHT = "enable_in_flight_batching"
 """Running requests get their next token with every step that reads another's prompt
@@ -114,8 +134,9 @@ class ServeCommand(WithLazyPipelineOptions):
             for param in self.get_params(ctx)
             if (record := param.get_help_record(ctx)) is not None
         }
-        for name in _LORA_OF_MAX:
-            records.pop(name, None)
+        for names in _OTHER_MODELS_OPTIONS:
+            for name in names:
+                records.pop(name, None)
         main = [records.pop(name) for name in _MAIN_OPTIONS if name in records]
         with formatter.section("Options"):
             formatter.write_dl(main)
@@ -167,6 +188,7 @@ def _hub_options(options: dict[str, Any]) -> HubOptions:
     "--max-batch-size.",
 )
 @adapter_option
+@compiled_options
 @image_options
 def serve(**options: Any) -> None:
     """Serve an OpenAI-compatible endpoint with MAX Serve.
@@ -178,7 +200,7 @@ def serve(**options: Any) -> None:
     from mllama.engine.options import ARCHITECTURES
     from mllama.images.settings import image_settings
 
-    _refuse_lora_of_max(click.get_current_context())
+    _refuse_other_models_options(click.get_current_context())
     # Lines of the log that are this package's own.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
@@ -189,23 +211,19 @@ def serve(**options: Any) -> None:
         for name, alias in _SETTINGS.items()
         if (value := options.pop(name)) is not None
     }
-    lora_path = options.pop("lora_path")
+    ours = {name: options.pop(name) for name in _OF_THE_FILES}
     model_settings: dict[str, Any] = {}
     if not options.get("config_file"):
-        model_settings = _find_model(options, lora_path)
-    elif lora_path is not None:
-        raise MllamaError(
-            "--lora-path goes with --model-path, not with --config-file; name the "
-            "model on the command line"
-        )
+        model_settings = _find_model(options, **ours)
+    for name, value in ours.items():
+        if value is not None and options.get("config_file"):
+            raise MllamaError(
+                f"--{name.replace('_', '-')} goes with --model-path, not with "
+                "--config-file; name the model on the command line"
+            )
     source = click.get_current_context().get_parameter_source(_IN_FLIGHT)
     if source is None or source is ParameterSource.DEFAULT:
         options[_IN_FLIGHT] = True
-    if options.get("vision_config_overrides"):
-        raise MllamaError(
-            "--vision-config-overrides is for other models; this one has "
-            "--image-cache-size and --max-images-per-request"
-        )
     options["vision_config_overrides"] = {
         **image_settings(
             options.pop("image_cache_size"), options.pop("max_images_per_request")
@@ -235,7 +253,13 @@ def serve(**options: Any) -> None:
     run(settings, PipelineArgs.from_flat_kwargs(**options), max_ce_batch_size)
 
 
-def _find_model(options: dict[str, Any], lora_path: str | None) -> dict[str, Any]:
+def _find_model(
+    options: dict[str, Any],
+    *,
+    lora_path: str | None,
+    serialized_model_path: str | None,
+    save_to_serialized_model_path: str | None,
+) -> dict[str, Any]:
     """Puts the model's files and this package's defaults into MAX's options.
 
     Returns:
@@ -259,23 +283,35 @@ def _find_model(options: dict[str, Any], lora_path: str | None) -> dict[str, Any
         hub=_hub_options(options),
         quiet=False,
     )
+    options["max_batch_size"] = options["max_batch_size"] or 1
+    files = files.compiled_for(
+        devices,
+        max_length=options["max_length"],
+        max_batch_size=options["max_batch_size"],
+        max_ce_batch_size=options["max_ce_batch_size"],
+        saved=serialized_model_path,
+        save_to=save_to_serialized_model_path,
+    )
     click.echo(f"mllama: {files.described()}", err=True)
     files = files.quantised(quiet=False)
     options["model_path"] = str(files.model)
     options["weight_path"] = list(files.weight_path)
     options["quantization_encoding"] = files.encoding.max_name
-    options["max_batch_size"] = options["max_batch_size"] or 1
     if options["top_k"] is None:
         options["top_k"] = 1
     return files.settings
 
 
-def _refuse_lora_of_max(context: click.Context) -> None:
-    """Refuses MAX's options for adapters, of which it ignores some."""
-    for name in _LORA_OF_MAX:
-        source = context.get_parameter_source(name)
-        if source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP):
-            raise MllamaError(
-                f"--{name.replace('_', '-')} is for other models; this one takes one "
-                "adapter with --lora-path, which is merged into the weights"
-            )
+def _refuse_other_models_options(context: click.Context) -> None:
+    """Refuses options of MAX's that would be ignored, and names ours."""
+    for names, ours in _OTHER_MODELS_OPTIONS.items():
+        for name in names:
+            source = context.get_parameter_source(name)
+            if source not in (
+                None,
+                ParameterSource.DEFAULT,
+                ParameterSource.DEFAULT_MAP,
+            ):
+                raise MllamaError(
+                    f"--{name.replace('_', '-')} is for other models; this one {ours}"
+                )

@@ -216,6 +216,7 @@ class Engine:
             load_scheduler,
         )
         from mllama.serving.admission import Admission
+        from mllama.serving.compiling import untraced_sampler
         from mllama.serving.isolation import isolate_failures
 
         restore_child_environment()
@@ -225,7 +226,9 @@ class Engine:
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
-            pipeline: Any = retrieved.factory()
+            with untraced_sampler():
+                pipeline: Any = retrieved.factory()
+        pipeline._pipeline_model.compiler.finish()
         Admission(pipeline, self._options.max_ce_batch_size)
         isolate_failures(pipeline)
         self.max_batch_size = pipeline.max_batch_size

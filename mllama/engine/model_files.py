@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gguf import GGMLQuantizationType
+
+from mllama.compiled.manifest import Manifest
+from mllama.compiled.settings import CompiledSettings
 from mllama.config import MllamaConfig
 from mllama.engine.quantised_files import quantised_file
 from mllama.errors import ConfigError, MllamaError
@@ -29,6 +34,9 @@ from mllama.weights.ollama_store import PREFIX, find_blob
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
 from mllama.weights.served_size import served_bytes
 
+if TYPE_CHECKING:
+    from max.driver import DeviceSpec
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -37,24 +45,37 @@ class ModelFiles:
     Attributes:
         model: A directory with configuration and tokenizer.
         weight_path: The weights' files.
+        config: The model's configuration.
         encoding: What the weights are served in.
-        weights_bytes: Memory that they take then.
+        formats: Format of each tensor that is served in blocks, by canonical name.
         lora_path: An adapter to be merged into the weights as they are loaded; None if
             there is none, or if it is in the weights already.
         floats: A checkpoint that is yet to be quantised into ``weight_path``.
+        compiled: Where its graphs are kept.
     """
 
     model: Path
     weight_path: tuple[Path, ...]
+    config: MllamaConfig
     encoding: Encoding
-    weights_bytes: int
+    formats: Mapping[str, GGMLQuantizationType]
     lora_path: Path | None = None
     floats: Checkpoint | None = None
+    compiled: CompiledSettings | None = None
+
+    @functools.cached_property
+    def weights_bytes(self) -> int:
+        """Memory that the weights take as they are served."""
+        return served_bytes(self.config, self.formats, self.encoding.item_bytes)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the model is told beside MAX's options: ``vision_config_overrides``."""
-        return {**self.encoding.settings, **adapter_settings(self.lora_path)}
+        return {
+            **self.encoding.settings,
+            **adapter_settings(self.lora_path),
+            **(self.compiled.to_dict() if self.compiled else {}),
+        }
 
     def described(self) -> str:
         """A line about the choice and its memory."""
@@ -63,6 +84,43 @@ class ModelFiles:
             f"weights in {self.encoding.name}{reason}: {readable(self.weights_bytes)} "
             f"of memory"
         )
+
+    def compiled_for(
+        self,
+        devices: Sequence[DeviceSpec],
+        *,
+        max_length: int | None,
+        max_batch_size: int,
+        max_ce_batch_size: int,
+        saved: str | Path | None = None,
+        save_to: str | Path | None = None,
+    ) -> ModelFiles:
+        """The files with where the graphs of a start are kept.
+
+        Args:
+            devices: Where the model is to run.
+            max_length: The context asked for; None is the model's limit.
+            max_batch_size: Requests worked on together.
+            max_ce_batch_size: Of these, most whose prompts are read in one step.
+            saved: A directory of compiled graphs to start from.
+            save_to: A directory to save them to.
+
+        Raises:
+            CompiledModelError: If the saved model doesn't fit the start, or the place
+                to save to can't be used.
+        """
+        limit = self.config.text_config.max_position_embeddings
+        manifest = Manifest.of_this_machine(
+            self.config,
+            encoding=self.encoding.name,
+            formats={name: kind.name for name, kind in self.formats.items()},
+            max_length=max_length or limit,
+            max_batch_size=max_batch_size,
+            max_ce_batch_size=max_ce_batch_size,
+            devices=tuple(_device_name(device) for device in devices),
+        )
+        compiled = CompiledSettings.checked(manifest, saved=saved, save_to=save_to)
+        return replace(self, compiled=compiled)
 
     def quantised(self, quiet: bool) -> ModelFiles:
         """The files with the checkpoint of floats quantised, if it is to be.
@@ -168,10 +226,7 @@ def _gguf_files(
         check_runnable(held, device_type)
         encoding = Encoding(held, device_type, None if asked else "as in the file")
     return ModelFiles(
-        directory,
-        weights,
-        encoding,
-        served_bytes(config, served_formats(file, config), encoding.item_bytes),
+        directory, weights, config, encoding, served_formats(file, config)
     )
 
 
@@ -184,10 +239,9 @@ def _float_files(
     files = ModelFiles(
         checkpoint.path,
         tuple(checkpoint.files),
+        config,
         encoding,
-        served_bytes(
-            config, quantisation_plan(config, encoding.name), encoding.item_bytes
-        ),
+        quantisation_plan(config, encoding.name),
         lora_path=adapter.path if adapter else None,
     )
     if encoding.name not in BLOCK_ENCODINGS:
@@ -212,6 +266,16 @@ def _open_adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> 
     adapter = open_adapter(path, config)
     check_values(adapter)
     return adapter
+
+
+def _device_name(device: DeviceSpec) -> str:
+    """What a compiled graph depends on: not which of several equal GPUs it is."""
+    if device.device_type == "cpu":
+        return "cpu"
+    from max.driver import Accelerator
+
+    gpu = Accelerator(device.id)
+    return f"{gpu.api}:{gpu.architecture_name}"
 
 
 def _check_length(config: MllamaConfig, max_length: int | None) -> None:

@@ -51,6 +51,8 @@ class EngineOptions:
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
         max_batch_size: Requests worked on together; None chooses by device.
         max_ce_batch_size: Most requests whose prompts are read in one step.
+        serialized_model_path: Directory of a compiled model to start from.
+        save_to_serialized_model_path: Directory to save the compiled model to.
         max_length: Longest sequence, prompt and answer, in tokens; None is the
             model's own limit.
         image_cache_size: Memory for the keys and values of images, such as "4GiB" or
@@ -69,6 +71,8 @@ class EngineOptions:
     max_batch_size: int | None = None
     max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE
     max_length: int | None = None
+    serialized_model_path: str | Path | None = None
+    save_to_serialized_model_path: str | Path | None = None
     image_cache_size: str | int | None = None
     max_images_per_request: int | None = None
     huggingface_model_revision: str | None = None
@@ -101,18 +105,30 @@ class EngineOptions:
                 f"{self.max_ce_batch_size}"
             )
         image_settings(self.image_cache_size, self.max_images_per_request)
-        return find_model_files(
+        device = find_device(self.devices)
+        files = find_model_files(
             self.model,
             weight_path=self.weight_path,
             encoding=self.quantization_encoding,
             lora_path=self.lora_path,
-            device_type=find_device(self.devices).device_type,
+            device_type=device.device_type,
             max_length=self.max_length,
             hub=HubOptions(
                 self.huggingface_model_revision, force_download=self.force_download
             ),
             quiet=quiet,
         )
+        return files.compiled_for(
+            [device],
+            max_length=self.max_length,
+            max_batch_size=self._batch_size(device),
+            max_ce_batch_size=self.max_ce_batch_size,
+            saved=self.serialized_model_path,
+            save_to=self.save_to_serialized_model_path,
+        )
+
+    def _batch_size(self, device: DeviceSpec) -> int:
+        return self.max_batch_size or DEFAULT_BATCH_SIZE[device.device_type]
 
     def pipeline_args(self, files: ModelFiles) -> PipelineArgs:
         """MAX's arguments for these options.
@@ -131,8 +147,7 @@ class EngineOptions:
             weight_path=list(files.weight_path),
             device_specs=[device],
             quantization_encoding=files.encoding.max_name,
-            max_batch_size=self.max_batch_size
-            or DEFAULT_BATCH_SIZE[device.device_type],
+            max_batch_size=self._batch_size(device),
             max_length=self.max_length,
             enable_in_flight_batching=True,
             vision_config_overrides={

@@ -24,6 +24,7 @@ from max.pipelines.lib import (
     PipelineModelWithKVCache,
 )
 
+from mllama.compiled.settings import CompiledSettings
 from mllama.max_api import (
     GraphRole,
     GraphSpec,
@@ -31,21 +32,15 @@ from mllama.max_api import (
     MemoryPlan,
     process_ragged_kv_outputs,
 )
-from mllama.network.image_encoder import MllamaImageEncoder
 from mllama.network.image_pool import ImageReadInputs
-from mllama.network.text_decoder import MllamaTextDecoder
 from mllama.serving.arch_config import MllamaArchConfig
+from mllama.serving.compiling import GraphCompiler
+from mllama.serving.graphs import graph_specs, log_probabilities
 from mllama.serving.image_cache import described, pool_pages
 from mllama.serving.image_encoding import PendingImage
 from mllama.serving.image_store import ImageStore, ReadSegment
-from mllama.serving.model_weights import (
-    formats,
-    gguf_state_dict,
-    image_encoder_weights,
-    merged_state_dict,
-    text_decoder_weights,
-)
-from mllama.serving.progress import reporting, stage
+from mllama.serving.model_weights import merged_state_dict, served_state_dict
+from mllama.serving.progress import stage
 from mllama.serving.request_images import RequestImages
 from mllama.weights.adapter import LORA_PATH
 
@@ -88,7 +83,13 @@ class MllamaModel(
         return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN,
         max_batch_size: int = 1,
     ) -> None:
-        super().__init__(
+        self.compiler = GraphCompiler(
+            session,
+            CompiledSettings.from_dict(pipeline_config.model.vision_config_overrides),
+        )
+        # The mixin's own constructor would trace its graph at every start.
+        PipelineModelWithKVCache.__init__(
+            self,
             pipeline_config,
             session,
             devices,
@@ -99,8 +100,10 @@ class MllamaModel(
             memory_plan=memory_plan,
             max_batch_size=max_batch_size,
         )
+        self._logprobs_device = devices[0]
+        self._logprobs_model = session.load(log_probabilities(devices[0]))
         config = self.arch_config_as(MllamaArchConfig)
-        models = self.load_graphs(reporting(session))
+        models = self.load_graphs(session)
         self._text_decoder = models[GraphRole.DECODER]
         self.images = RequestImages(
             config.model.vision_config,
@@ -113,74 +116,20 @@ class MllamaModel(
         self, state_dict: dict[str, WeightData]
     ) -> MllamaArchConfig:
         config = self.arch_config_as(MllamaArchConfig)
-        paths = self.pipeline_config.model.weight_path
-        if paths and paths[0].suffix == ".gguf":
-            state_dict = gguf_state_dict(paths[0], config.model)
-        adapter = self.pipeline_config.model.vision_config_overrides.get(LORA_PATH)
+        model = self.pipeline_config.model
+        self._state_dict = served_state_dict(state_dict, model, config.model)
+        adapter = model.vision_config_overrides.get(LORA_PATH)
         if adapter is not None:
             stage("merging the adapter")
-            state_dict = merged_state_dict(
-                state_dict, Path(adapter), config.model, config.dtype
+            self._state_dict = merged_state_dict(
+                self._state_dict, Path(adapter), config.model, config.dtype
             )
-        self._state_dict = state_dict
         config.return_logits = self.return_logits
         return config
 
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
-        """Both graphs, each an artifact of its own so that it can be saved."""
-        device = model_config.devices[0]
-        state_dict = self._state_dict
-        encodings = formats(state_dict)
-        image_encoder = MllamaImageEncoder(
-            model_config.model,
-            model_config.pool,
-            model_config.dtype,
-            device,
-            encodings,
-        )
-        image_encoder.load_state_dict(
-            image_encoder_weights(
-                state_dict,
-                model_config.model,
-                list(image_encoder.raw_state_dict()),
-                model_config.dtype,
-            ),
-            weight_alignment=1,
-        )
-        text_decoder = MllamaTextDecoder(
-            model_config.model,
-            model_config.kv_params,
-            model_config.pool,
-            model_config.dtype,
-            device,
-            max_length=model_config.max_seq_len,
-            return_logits=model_config.return_logits,
-            encodings=encodings,
-        )
-        text_decoder.load_state_dict(
-            text_decoder_weights(
-                state_dict,
-                model_config.model,
-                list(text_decoder.raw_state_dict()),
-                model_config.dtype,
-            ),
-            weight_alignment=1,
-        )
-        # MAX reads the weights in place for as long as the model lives.
-        return {
-            GraphRole.VISION: GraphSpec(
-                image_encoder,
-                "mllama_image_encoder",
-                image_encoder.input_types(),
-                weights=image_encoder.state_dict(),
-            ),
-            GraphRole.DECODER: GraphSpec(
-                text_decoder,
-                "mllama_text_decoder",
-                text_decoder.input_types(),
-                weights=text_decoder.state_dict(),
-            ),
-        }
+        """Both graphs; MAX reads the weights in place while the model lives."""
+        return graph_specs(model_config, self._state_dict)
 
     def prepare_initial_token_inputs(
         self,

@@ -16,6 +16,7 @@ from max.dtype import DType
 from max.graph import Shape
 from max.graph.quantization import QuantizationEncoding
 from max.graph.weights import WeightData
+from max.pipelines.lib import MAXModelConfig
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
@@ -47,6 +48,22 @@ def left_to_the_model(state_dict: Mapping[str, Any], **_: Any) -> dict[str, Weig
     """MAX's adapter of GGUF files, which :func:`gguf_state_dict` reads instead."""
     del state_dict
     return {}
+
+
+def served_state_dict(
+    state_dict: Mapping[str, WeightData], files: MAXModelConfig, config: MllamaConfig
+) -> Mapping[str, WeightData]:
+    """The tensors that are served: those of a GGUF file, if it is one.
+
+    Args:
+        state_dict: What MAX read, under canonical names; nothing of a GGUF file.
+        files: Names the files.
+        config: The model's.
+    """
+    paths = files.weight_path
+    if paths and paths[0].suffix == ".gguf":
+        return gguf_state_dict(paths[0], config)
+    return state_dict
 
 
 def formats(state_dict: Mapping[str, WeightData]) -> Encodings:

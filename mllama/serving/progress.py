@@ -11,16 +11,9 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any, TextIO
-
-GRAPHS = {
-    "mllama_image_encoder": "compiling the vision graph",
-    "mllama_text_decoder": "compiling the text graph",
-}
-"""A graph's name in MAX, and the stage that it is to a user."""
+from typing import TextIO
 
 LOADING = "loading the weights"
-SAMPLER = "compiling the sampler"
 
 SHOWN_AFTER_SECONDS = 3.0
 TERMINAL_INTERVAL_SECONDS = 1.0
@@ -136,34 +129,3 @@ def stage(name: str | None) -> None:
     """Begins a stage of the display that is on, if one is."""
     if _current is not None:
         _current.stage(name)
-
-
-class ReportingSession:
-    """An inference session that says which graph it is busy with.
-
-    Everything else is the session's own.
-    """
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def compile_reusing_mefs(self, graph: Any, **options: Any) -> Any:
-        """Compiles a graph, or reuses its saved artifact."""
-        stage(GRAPHS.get(graph.name, f"compiling {graph.name}"))
-        return self._session.compile_reusing_mefs(graph, **options)
-
-    def init_all(self, *args: Any, **options: Any) -> Any:
-        """Binds the weights."""
-        stage(LOADING)
-        models = self._session.init_all(*args, **options)
-        # MAX compiles the sampler once the model is there.
-        stage(SAMPLER)
-        return models
-
-
-def reporting(session: Any) -> Any:
-    """Wraps a session so that ``load_graphs`` shows its progress."""
-    return ReportingSession(session)

@@ -33,6 +33,7 @@ from mllama.max_serve_api import (
     validate_port_is_free,
 )
 from mllama.serving.admission import Admission
+from mllama.serving.compiling import untraced_sampler
 from mllama.serving.http import RequestChecks, explain_value_errors
 from mllama.serving.image_metrics import SharedStats, publish_stats
 from mllama.serving.isolation import isolate_failures
@@ -67,7 +68,9 @@ class WorkerStart:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         with StartProgress():
             stage("loading the model")
-            pipeline = self.factory()
+            with untraced_sampler():
+                pipeline = self.factory()
+            pipeline._pipeline_model.compiler.finish()
         Admission(pipeline, self.max_ce_batch_size)
         isolate_failures(pipeline)
         publish_stats(pipeline, SharedStats(self.stats))

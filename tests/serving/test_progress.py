@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import time
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from mllama.serving import progress
-from mllama.serving.progress import StartProgress, reporting, stage
+from mllama.serving.progress import StartProgress, stage
 
 
 class Terminal(io.StringIO):
@@ -85,26 +83,6 @@ def test_a_closed_stderr_does_not_stop_the_start() -> None:
     with StartProgress(stream):
         stream.close()
         stage("compiling the text graph")
-
-
-def test_a_session_reports_each_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    stages: list[Any] = []
-    monkeypatch.setattr(progress, "stage", stages.append)
-    session = SimpleNamespace(
-        compile_reusing_mefs=lambda graph, custom_extensions: custom_extensions,
-        init_all=lambda compiled: compiled,
-        devices=["cpu"],
-    )
-    wrapped = reporting(session)
-    graph = SimpleNamespace(name="mllama_image_encoder")
-    assert wrapped.compile_reusing_mefs(graph, custom_extensions=1) == 1
-    assert wrapped.init_all("compiled") == "compiled"
-    assert wrapped.devices == ["cpu"]
-    assert stages == [
-        "compiling the vision graph",
-        progress.LOADING,
-        progress.SAMPLER,
-    ]
 
 
 def test_without_a_display_stages_are_ignored() -> None:

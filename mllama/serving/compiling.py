@@ -1,0 +1,207 @@
+"""Graphs taken from where they are kept, or compiled and kept.
+
+MAX's own cache also keeps compiled graphs, but needs each graph to be traced before it
+finds it, and can't be handed to another machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from max.engine import CompiledModel, InferenceSession
+from max.graph import Graph
+from max.graph import Module as GraphModule
+
+from mllama.compiled.settings import CompiledSettings
+from mllama.compiled.store import CompiledStore, GraphKey
+from mllama.errors import CompiledModelError
+from mllama.max_api import GraphSpec, TopKSampler
+from mllama.serving.progress import LOADING, stage
+
+logger = logging.getLogger("mllama")
+
+STAGES = {
+    "mllama_image_encoder": "compiling the vision graph",
+    "mllama_text_decoder": "compiling the text graph",
+    TopKSampler.GRAPH_NAME: "compiling the sampler",
+}
+"""A graph's name in MAX, and the stage of a start that it is to a user."""
+
+_PATHS = re.compile(r"_kernel_library_paths = \[[^\]]*\]")
+"""Where this installation lies, which is no part of what a graph computes."""
+
+
+@dataclass(frozen=True)
+class UntracedGraph:
+    """A graph that is traced only if it must be compiled, which takes seconds.
+
+    Attributes:
+        name: MAX's name of it.
+        description: All that the traced graph depends on.
+        traced: Traces it.
+        is_ours: Whether a start from a saved model needs it to be there.
+    """
+
+    name: str
+    description: str
+    traced: Callable[[], Graph]
+    is_ours: bool = False
+
+    @property
+    def key(self) -> GraphKey:
+        """The graph's identity."""
+        return GraphKey.of(self.name, self.description)
+
+
+@dataclass(frozen=True)
+class UntracedSpec(GraphSpec):
+    """A graph of a pipeline that is not traced before it must be compiled.
+
+    Attributes:
+        description: All that the traced graph depends on beside its inputs' types.
+    """
+
+    description: str = ""
+
+    def trace(self, module: GraphModule | None = None) -> Any:
+        """Leaves tracing to :class:`GraphCompiler`, which stands behind the session."""
+        assert module is None
+        types = [str(kind) for kind in self.input_types]
+        return UntracedGraph(
+            self.name, f"{self.description}\n{types}", super().trace, is_ours=True
+        )
+
+
+class GraphCompiler:
+    """Stands before a session's compilation, and tells the progress of a start.
+
+    Args:
+        session: Every graph of the pipeline goes through it.
+        settings: Where graphs are kept; None leaves that to MAX.
+    """
+
+    def __init__(
+        self, session: InferenceSession, settings: CompiledSettings | None
+    ) -> None:
+        self._session = session
+        self._settings = settings
+        self._sources: list[CompiledStore] = []
+        self._cache: CompiledStore | None = None
+        self._target: CompiledStore | None = None
+        self._finished = False
+        self._compile_reusing_mefs = session.compile_reusing_mefs
+        self._init_all = session.init_all
+        if settings is not None:
+            if settings.saved is not None:
+                self._sources.append(CompiledStore.read(settings.saved)[1])
+            self._cache = _opened(settings.cache)
+            self._sources.append(self._cache)
+            if settings.save_to is not None:
+                self._target = CompiledStore(settings.save_to)
+        session.compile_reusing_mefs = self._compile
+        session.init_all = self._init
+
+    def _compile(self, model: Any, **options: Any) -> CompiledModel:
+        untraced = model if isinstance(model, UntracedGraph) else _untraced(model)
+        key = untraced.key
+        for store in self._sources:
+            if (file := store.find(key)) is not None:
+                self._keep(key, lambda part, file=file: shutil.copyfile(file, part))
+                return self._session.compile(file)
+        saved = self._settings.saved if self._settings else None
+        if untraced.is_ours and saved is not None:
+            raise CompiledModelError(
+                f"{saved} has no {key.name} for this start: an option of MAX's, such "
+                "as the KV cache's page size, is another one"
+            )
+        stage(STAGES.get(key.name, f"compiling {key.name}"))
+        compiled = self._compile_reusing_mefs(untraced.traced(), **options)
+        self._keep(key, compiled.export_mef)
+        return compiled
+
+    def _init(self, *args: Any, **options: Any) -> Any:
+        stage(LOADING)
+        models = self._init_all(*args, **options)
+        stage(None)
+        return models
+
+    def _keep(self, key: GraphKey, export: Any) -> None:
+        if self._target is not None and not self._finished:
+            self._target.add(key, export)
+        if self._cache is None or self._cache.find(key) is not None:
+            return
+        try:
+            self._cache.add(key, export)
+            if self._finished:
+                self._write_cache_manifest()
+        except OSError as error:
+            logger.warning("the compiled graph can't be kept: %s", error)
+            self._cache = None
+
+    def finish(self) -> None:
+        """Declares what was kept whole: the start needs no other graph.
+
+        Raises:
+            OSError: If a directory that was asked for can't be written.
+        """
+        self._finished = True
+        if self._target is not None and self._settings is not None:
+            self._target.write_manifest(self._settings.manifest)
+            self._target.remove_others()
+            logger.info("the compiled model is in %s", self._target.directory)
+        try:
+            self._write_cache_manifest()
+        except OSError as error:
+            logger.warning("the compiled graphs can't be kept: %s", error)
+
+    def _write_cache_manifest(self) -> None:
+        if self._cache is not None and self._settings is not None:
+            self._cache.write_manifest(self._settings.manifest)
+
+
+@contextlib.contextmanager
+def untraced_sampler() -> Iterator[None]:
+    """Has MAX leave its sampler untraced, as this model's own graphs are.
+
+    For the pipeline that is made inside; its session must be a
+    :class:`GraphCompiler`'s.
+    """
+    trace = TopKSampler.trace
+
+    def later(sampler: Any, *input_types: Any, **options: Any) -> UntracedGraph:
+        described = {
+            name: value
+            for name, value in vars(sampler).items()
+            if name in ("_sampling_config", "_device", "_unpadded_vocab_size")
+        }
+        return UntracedGraph(
+            TopKSampler.GRAPH_NAME,
+            f"{described}\n{[str(kind) for kind in input_types]}",
+            lambda: trace(sampler, *input_types, **options),
+        )
+
+    TopKSampler.trace = later
+    try:
+        yield
+    finally:
+        TopKSampler.trace = trace
+
+
+def _opened(directory: Path) -> CompiledStore:
+    """The cache's directory; what is unfinished or damaged in it is compiled anew."""
+    try:
+        return CompiledStore.read(directory)[1]
+    except CompiledModelError:
+        return CompiledStore(directory)
+
+
+def _untraced(graph: Any) -> UntracedGraph:
+    """A graph that MAX has traced already."""
+    return UntracedGraph(graph.name, _PATHS.sub("", repr(graph)), lambda: graph)
