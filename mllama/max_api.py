@@ -30,7 +30,7 @@ from max.pipelines.lib.config.model_config import (
 )
 
 # The graphs of a pipeline model, compiled, saved and loaded by MAX.
-from max.pipelines.lib.graph_specs import GraphRole, GraphSpec
+from max.pipelines.lib.graph_specs import GraphRole, GraphSpec, compile_graphs
 
 # Mixins of an architecture's configuration.
 from max.pipelines.lib.interfaces.arch_config import (
@@ -104,6 +104,7 @@ __all__ = [
     "TextGenerationRequestTool",
     "TopKSampler",
     "WorkerQueues",
+    "compile_graphs",
     "ensure_default_mlir_context",
     "hash_image",
     "load_sampler_graphs",

@@ -24,8 +24,9 @@ from max.serve.config import Settings
 # Turns a request into chunks; counts the prompt's tokens.
 from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
 
-# How a worker that died is reported.
+# The worker's process, and how it is reported when it has died.
 from max.serve.process_control import SubprocessExit
+from max.serve.process_control import _DebugSpawnProcess as WorkerProcess
 
 # Logs, and metrics for the local /metrics page.
 from max.serve.telemetry.common import (
@@ -40,6 +41,7 @@ __all__ = [
     "SubprocessExit",
     "TokenGeneratorOutput",
     "TokenGeneratorPipeline",
+    "WorkerProcess",
     "configure_logging",
     "configure_metrics",
     "configure_tracing",

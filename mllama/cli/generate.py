@@ -10,14 +10,22 @@ from typing import Any, TextIO
 
 import click
 
-from mllama.cli.options import model_options, model_or_demo
+from mllama.cli.options import (
+    compiled_options,
+    image_options,
+    model_options,
+    model_or_demo,
+)
 from mllama.cli.output import reserve_stdout
 from mllama.errors import MllamaError
+from mllama.imports import leave_torch_out
 from mllama.privacy import turn_telemetry_off
 
 
 @click.command()
 @model_options
+@compiled_options
+@image_options
 @click.option("--prompt", help="The question.")
 @click.option(
     "--image",
@@ -97,6 +105,7 @@ def generate(
     from mllama.engine.sampling import Sampling
 
     turn_telemetry_off()  # The hub's client reads the environment as it is imported.
+    leave_torch_out()
     Sampling(**sampling)  # Refuses what is out of range before the model is loaded.
     conversation = _conversation(prompt, images, system, messages)
     answers = reserve_stdout()

@@ -23,6 +23,8 @@ COMMANDS = {
     "generate": "Answer one conversation about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
     "quantize": "Quantise a checkpoint to one GGUF file.",
+    "compile": "Compile a model ahead of its start.",
+    "cache": "Show or empty the cache.",
 }
 """Commands and their line in the list; each is a module of this package."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mllama.demo import MODEL_PATH
+from mllama.engine.defaults import DEFAULT_CE_BATCH_SIZE
 
 USING_DEMO = (
     "mllama: no --model-path given: using the small demo model that ships with this "
@@ -56,6 +57,28 @@ def compiled_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Write the compiled model to this directory, then go on.",
     )
     return read(write(command))
+
+
+def batch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds how many requests are worked on together."""
+    rows = click.option(
+        "--max-batch-size",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Requests worked on together; others wait.",
+    )
+    prompts = click.option(
+        "--max-ce-batch-size",
+        type=click.IntRange(min=1),
+        default=DEFAULT_CE_BATCH_SIZE,
+        show_default=True,
+        metavar="N",
+        help="Most requests whose prompts are read in one step; never more than "
+        "--max-batch-size.",
+    )
+    return rows(prompts(command))
 
 
 def hub_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +140,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):
         command = option(command)
-    return image_options(compiled_options(command))
+    return command
 
 
 def model_or_demo(model_path: str | None) -> str:

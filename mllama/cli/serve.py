@@ -14,11 +14,13 @@ from mllama.cli.options import (
     image_options,
     model_or_demo,
 )
-from mllama.engine.options import DEFAULT_CE_BATCH_SIZE
+from mllama.engine.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
+from mllama.imports import leave_torch_out
 from mllama.max_cli_api import WithLazyPipelineOptions
 from mllama.privacy import turn_telemetry_off
+from mllama.serving.early_worker import start_early
 
 _MAIN_OPTIONS = (
     "model_path",
@@ -104,13 +106,17 @@ class ServeCommand(WithLazyPipelineOptions):
 
     def _ensure_options_loaded(self) -> None:
         turn_telemetry_off(server=True)  # MAX reads the environment as it is imported.
+        leave_torch_out()
         super()._ensure_options_loaded()
         for param in self.params:
             if isinstance(param, click.Option) and param.name in _HELP:
                 param.help = _HELP[param.name]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments."""
+        """Parses the arguments, which loads MAX's options and so most of MAX."""
+        if not any(option in args for option in ctx.help_option_names):
+            _prepare_environment()
+            start_early()
         try:
             return list(super().parse_args(ctx, args))
         except ValueError as error:
@@ -142,6 +148,16 @@ class ServeCommand(WithLazyPipelineOptions):
             formatter.write_dl(main)
         with formatter.section("Options of MAX Serve"):
             formatter.write_dl(list(records.values()))
+
+
+def _prepare_environment() -> None:
+    """Sets what MAX reads from the environment, in this process and the model's."""
+    turn_telemetry_off(server=True)
+    # Lines of the log that are this package's own.
+    os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
+    os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
+    # In the server's own process: /metrics on its port, and no third process.
+    os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "ASYNCIO")
 
 
 def _hub_options(options: dict[str, Any]) -> HubOptions:
@@ -201,11 +217,6 @@ def serve(**options: Any) -> None:
     from mllama.images.settings import image_settings
 
     _refuse_other_models_options(click.get_current_context())
-    # Lines of the log that are this package's own.
-    os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
-    os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
-    # In the server's own process: /metrics on its port, and no third process.
-    os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "ASYNCIO")
     server = {
         alias: value
         for name, alias in _SETTINGS.items()

@@ -14,7 +14,7 @@ from mllama import __version__
 _CPU_INFO = Path("/proc/cpuinfo")
 _INSTRUCTION_SETS = re.compile(
     r"(s?sse|avx|fma|f16c|bmi|amx|abm|adx|movbe|popcnt|sha|vaes|gfni|vpclmul|asimd|sve"
-    r"|sme|neon|fphp|bf16|i8mm|aes|crc32|atomics|dotprod|vfpv|mmx)"
+    r"|sme(\d|_|$)|neon|fphp|bf16|i8mm|aes|crc32|atomics|dotprod|vfpv|mmx)"
 )
 """Of the kernel's list of features, those that a compiler generates code for."""
 

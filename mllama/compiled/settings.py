@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mllama.cache import cache_root
 from mllama.compiled.manifest import Manifest
-from mllama.compiled.store import CompiledStore, check_target
+from mllama.compiled.store import COMPILED_DIRECTORY, CompiledStore, check_target
 from mllama.errors import CompiledModelError
 
 COMPILED: Final = "compiled"
@@ -58,7 +58,7 @@ class CompiledSettings:
             check_target(Path(save_to))
         return cls(
             manifest=manifest,
-            cache=cache_root() / "compiled" / manifest.key(),
+            cache=cache_root() / COMPILED_DIRECTORY / manifest.key(),
             saved=_absolute(saved),
             save_to=_absolute(save_to),
         )

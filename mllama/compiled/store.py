@@ -21,6 +21,9 @@ from mllama.atomic_file import write_small_file
 from mllama.compiled.manifest import Manifest
 from mllama.errors import CompiledModelError
 
+COMPILED_DIRECTORY = "compiled"
+"""Where the cache keeps compiled models."""
+
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _FILE = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{16}-(?P<digest>[0-9a-f]{32})\.mef")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllama.demo import MODEL_PATH
+from mllama.engine.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 DEMO_MODEL_NAME = "mllama-demo"
 """What the server calls the model that ships with the package."""
-
-DEFAULT_BATCH_SIZE = {"cpu": 4, "gpu": 16}
-"""Requests worked on together, by device.  Beyond a few a CPU gains nothing."""
-
-DEFAULT_CE_BATCH_SIZE = 32
-"""Prompts read in one step."""
 
 ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 """This package, in the form of MAX's ``--custom-architectures``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 from max.engine import CompiledModel, InferenceSession
 from max.graph import Graph
 from max.graph import Module as GraphModule
+from max.pipelines.lib import PipelineConfig
 
 from mllama.compiled.settings import CompiledSettings
 from mllama.compiled.store import CompiledStore, GraphKey
@@ -31,6 +33,7 @@ STAGES = {
     "mllama_image_encoder": "compiling the vision graph",
     "mllama_text_decoder": "compiling the text graph",
     TopKSampler.GRAPH_NAME: "compiling the sampler",
+    "ragged_logprobs": "compiling the log probabilities",
 }
 """A graph's name in MAX, and the stage of a start that it is to a user."""
 
@@ -53,11 +56,6 @@ class UntracedGraph:
     description: str
     traced: Callable[[], Graph]
     is_ours: bool = False
-
-    @property
-    def key(self) -> GraphKey:
-        """The graph's identity."""
-        return GraphKey.of(self.name, self.description)
 
 
 @dataclass(frozen=True)
@@ -84,14 +82,15 @@ class GraphCompiler:
 
     Args:
         session: Every graph of the pipeline goes through it.
-        settings: Where graphs are kept; None leaves that to MAX.
+        pipeline: Says where graphs are kept, else that is left to MAX, and how they
+            are compiled.
     """
 
-    def __init__(
-        self, session: InferenceSession, settings: CompiledSettings | None
-    ) -> None:
+    def __init__(self, session: InferenceSession, pipeline: PipelineConfig) -> None:
+        settings = CompiledSettings.from_dict(pipeline.model.vision_config_overrides)
         self._session = session
         self._settings = settings
+        self._how = _how(pipeline)
         self._sources: list[CompiledStore] = []
         self._cache: CompiledStore | None = None
         self._target: CompiledStore | None = None
@@ -110,7 +109,7 @@ class GraphCompiler:
 
     def _compile(self, model: Any, **options: Any) -> CompiledModel:
         untraced = model if isinstance(model, UntracedGraph) else _untraced(model)
-        key = untraced.key
+        key = GraphKey.of(untraced.name, f"{untraced.description}\n{self._how}")
         for store in self._sources:
             if (file := store.find(key)) is not None:
                 self._keep(key, lambda part, file=file: shutil.copyfile(file, part))
@@ -192,6 +191,21 @@ def untraced_sampler() -> Iterator[None]:
         yield
     finally:
         TopKSampler.trace = trace
+
+
+def _how(pipeline: PipelineConfig) -> str:
+    """Settings of MAX's that change the code of a graph."""
+    runtime = pipeline.runtime
+    debugging = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(("MODULAR_DEBUG", "MODULAR_MAX_DEBUG"))
+    }
+    return (
+        f"{runtime.use_experimental_kernels} {runtime.use_vendor_blas} "
+        f"{runtime.use_vendor_ccl} {runtime.disable_vendor_blas_fallback} "
+        f"{pipeline.profiling.gpu_profiling} {debugging}"
+    )
 
 
 def _opened(directory: Path) -> CompiledStore:

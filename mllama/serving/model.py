@@ -24,7 +24,6 @@ from max.pipelines.lib import (
     PipelineModelWithKVCache,
 )
 
-from mllama.compiled.settings import CompiledSettings
 from mllama.max_api import (
     GraphRole,
     GraphSpec,
@@ -83,10 +82,7 @@ class MllamaModel(
         return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN,
         max_batch_size: int = 1,
     ) -> None:
-        self.compiler = GraphCompiler(
-            session,
-            CompiledSettings.from_dict(pipeline_config.model.vision_config_overrides),
-        )
+        self.compiler = GraphCompiler(session, pipeline_config)
         # The mixin's own constructor would trace its graph at every start.
         PipelineModelWithKVCache.__init__(
             self,

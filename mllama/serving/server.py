@@ -25,6 +25,7 @@ from mllama.max_serve_api import (
     ServingTokenGeneratorSettings,
     Settings,
     SubprocessExit,
+    WorkerProcess,
     fastapi_app,
     fastapi_config,
     lifespan,
@@ -34,6 +35,7 @@ from mllama.max_serve_api import (
 )
 from mllama.serving.admission import Admission
 from mllama.serving.compiling import untraced_sampler
+from mllama.serving.early_worker import EarlyPopen
 from mllama.serving.http import RequestChecks, explain_value_errors
 from mllama.serving.image_metrics import SharedStats, publish_stats
 from mllama.serving.isolation import isolate_failures
@@ -124,6 +126,8 @@ def _run(
         thinking_temperature=config.runtime.thinking_temperature,
         memory_plan=retrieved.memory_plan,
     )
+    # The process that has been importing since the command began; see early_worker.
+    WorkerProcess._Popen = staticmethod(EarlyPopen)
     app = fastapi_app(settings, serving)
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}

@@ -1,0 +1,17 @@
+"""What the commands leave unimported."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def leave_torch_out() -> None:
+    """Hides torch from this process, unless it is imported already.
+
+    transformers imports torch wherever it is installed, which takes seconds; nothing
+    here computes with it.  For the commands only: a program that uses :class:`LLM` may
+    want torch for itself.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("torch", None)
