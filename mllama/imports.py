@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -13,5 +14,7 @@ def leave_torch_out() -> None:
     here computes with it.  For the commands only: a program that uses :class:`LLM` may
     want torch for itself.
     """
+    # It would advise to install torch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     modules: dict[str, Any] = sys.modules
     modules.setdefault("torch", None)

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,9 @@ START_SECONDS = 1500
 class Server:
     """A running server and its log; ``module`` is run with the command's arguments."""
 
-    def __init__(self, log: Path, module: str = "mllama") -> None:
+    def __init__(
+        self, log: Path, module: str = "mllama", options: Sequence[str] = ()
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -36,7 +38,7 @@ class Server:
         # Tests of the Python API leave it behind; it would take /metrics away.
         environment.pop("MAX_SERVE_DISABLE_TELEMETRY", None)
         command = [sys.executable, "-m", module, "serve", "--devices", "cpu"]
-        command += ["--max-batch-size", "4"]
+        command += ["--max-batch-size", "4", *options]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port)],
             stderr=log.open("w"),
@@ -66,9 +68,11 @@ class Server:
 
 
 @contextmanager
-def running(log: Path, module: str = "mllama") -> Iterator[Server]:
+def running(
+    log: Path, module: str = "mllama", options: Sequence[str] = ()
+) -> Iterator[Server]:
     """A server that answers, and is stopped in the end."""
-    server = Server(log, module)
+    server = Server(log, module, options)
     try:
         server.wait()
         yield server

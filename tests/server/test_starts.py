@@ -1,0 +1,77 @@
+"""A server saves and loads its compiled graphs, in the process that waited for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mllama.compiled.store import CompiledStore
+from tests.server.conftest import Server, running
+
+
+def ask(server: Server) -> str:
+    answer = server.client().chat.completions.create(
+        model="mllama-demo",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=4,
+    )
+    return answer.choices[0].message.content or ""
+
+
+def test_serve_saves_its_graphs_and_starts_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved"
+    options = ["--save-to-serialized-model-path", str(saved)]
+    with running(tmp_path / "first.log", options=options) as server:
+        expected = ask(server)
+    manifest, _ = CompiledStore.read(saved)
+    assert manifest.max_batch_size == 4
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLLAMA_CACHE", str(tmp_path / "cache"))
+    options = ["--serialized-model-path", str(saved)]
+    with running(tmp_path / "second.log", options=options) as server:
+        assert ask(server) == expected
+    assert not (tmp_path / "home" / ".cache" / "modular" / ".max_cache").exists()
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_the_waiting_process_ends_with_its_server(kill: signal.Signals) -> None:
+    command = [sys.executable, "-m", "mllama", "serve", "--devices", "cpu"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
+    deadline = time.monotonic() + 30
+    while not (waiting := children(server.pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert waiting
+    server.send_signal(kill)
+    _, stderr = server.communicate(timeout=30)
+    assert b"Traceback" not in stderr
+    while time.monotonic() < deadline + 30 and any(
+        Path(f"/proc/{pid}").exists() for pid in waiting
+    ):
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in waiting)
+
+
+def test_a_refused_start_is_not_disturbed_by_the_waiting_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mllama", "serve", "--max-length", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
