@@ -37,13 +37,15 @@ def log_probabilities(device: Device) -> UntracedGraph:
 
 
 def graph_specs(
-    config: MllamaArchConfig, state_dict: Mapping[str, WeightData]
+    config: MllamaArchConfig, state_dict: Mapping[str, WeightData], max_length: int
 ) -> dict[str, GraphSpec]:
     """The vision graph and the text graph, with their weights, not traced yet.
 
     Args:
         config: What they are built from.
         state_dict: The checkpoint's tensors by canonical name.
+        max_length: The context asked for or else the model's limit, in tokens; not what
+            is left of it for the free memory, which is another at every start.
     """
     device = config.devices[0]
     encodings = formats(state_dict)
@@ -53,7 +55,7 @@ def graph_specs(
             "dtype": config.dtype,
             "devices": config.devices,
             "encodings": sorted((name, kind.name) for name, kind in encodings.items()),
-            "max_length": config.max_seq_len,
+            "max_length": max_length,
             "return_logits": config.return_logits,
         }
     )
@@ -75,7 +77,7 @@ def graph_specs(
         config.pool,
         config.dtype,
         device,
-        max_length=config.max_seq_len,
+        max_length=max_length,
         return_logits=config.return_logits,
         encodings=encodings,
     )

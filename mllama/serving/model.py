@@ -125,7 +125,8 @@ class MllamaModel(
 
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Both graphs; MAX reads the weights in place while the model lives."""
-        return graph_specs(model_config, self._state_dict)
+        max_length = self.pipeline_config.model.max_length
+        return graph_specs(model_config, self._state_dict, max_length)
 
     def prepare_initial_token_inputs(
         self,
