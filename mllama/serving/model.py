@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,10 +32,9 @@ from mllama.max_api import (
     MemoryPlan,
     process_ragged_kv_outputs,
 )
-from mllama.network.image_encoder import MllamaImageEncoder
 from mllama.network.image_pool import ImageReadInputs
-from mllama.network.text_decoder import MllamaTextDecoder
 from mllama.serving.arch_config import MllamaArchConfig
+from mllama.serving.graphs import IMAGE_ENCODER, TEXT_DECODER, networks
 from mllama.serving.image_cache import described, pool_pages
 from mllama.serving.image_encoding import PendingImage
 from mllama.serving.image_store import ImageStore, ReadSegment
@@ -59,7 +59,7 @@ class MllamaInputs(ModelInputs):
     tokens: Buffer
     input_row_offsets: Buffer
     return_n_logits: Buffer
-    read: ImageReadInputs[Buffer, Buffer]
+    reads: list[ImageReadInputs[Buffer, Buffer]]
     pending: list[PendingImage]
 
 
@@ -104,8 +104,9 @@ class MllamaModel(
         self._text_decoder = models[GraphRole.DECODER]
         self.images = RequestImages(
             config.model.vision_config,
-            ImageStore(config.pool, devices[0], pool_pages(config, pipeline_config)),
+            ImageStore(config.pool, devices, pool_pages(config, pipeline_config)),
             models[GraphRole.VISION],
+            self.signal_buffers,
         )
         logger.info(described(config, self.images.pool.num_pages))
 
@@ -126,18 +127,16 @@ class MllamaModel(
         config.return_logits = self.return_logits
         return config
 
+    @cached_property
+    def signal_buffers(self) -> list[Buffer]:
+        """Memory through which several GPUs synchronise; a CPU that stands for several
+        devices needs none."""
+        return [] if self.devices[0].is_host else super().signal_buffers
+
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Both graphs, each an artifact of its own so that it can be saved."""
-        device = model_config.devices[0]
         state_dict = self._state_dict
-        encodings = formats(state_dict)
-        image_encoder = MllamaImageEncoder(
-            model_config.model,
-            model_config.pool,
-            model_config.dtype,
-            device,
-            encodings,
-        )
+        image_encoder, text_decoder = networks(model_config, formats(state_dict))
         image_encoder.load_state_dict(
             image_encoder_weights(
                 state_dict,
@@ -146,16 +145,6 @@ class MllamaModel(
                 model_config.dtype,
             ),
             weight_alignment=1,
-        )
-        text_decoder = MllamaTextDecoder(
-            model_config.model,
-            model_config.kv_params,
-            model_config.pool,
-            model_config.dtype,
-            device,
-            max_length=model_config.max_seq_len,
-            return_logits=model_config.return_logits,
-            encodings=encodings,
         )
         text_decoder.load_state_dict(
             text_decoder_weights(
@@ -170,13 +159,13 @@ class MllamaModel(
         return {
             GraphRole.VISION: GraphSpec(
                 image_encoder,
-                "mllama_image_encoder",
+                IMAGE_ENCODER,
                 image_encoder.input_types(),
                 weights=image_encoder.state_dict(),
             ),
             GraphRole.DECODER: GraphSpec(
                 text_decoder,
-                "mllama_text_decoder",
+                TEXT_DECODER,
                 text_decoder.input_types(),
                 weights=text_decoder.state_dict(),
             ),
@@ -205,7 +194,7 @@ class MllamaModel(
             return_n_logits=Buffer.from_numpy(
                 np.array([return_n_logits], dtype=np.int64)
             ),
-            read=self.images.store.read_inputs(reads),
+            reads=self.images.store.read_inputs(reads),
             pending=pending,
             kv_cache_inputs=kv_cache_inputs,
         )
@@ -218,8 +207,9 @@ class MllamaModel(
             model_inputs.tokens,
             model_inputs.input_row_offsets,
             model_inputs.return_n_logits,
-            *tree.leaves(model_inputs.read),
+            *tree.leaves(model_inputs.reads),
             *tree.leaves(model_inputs.kv_cache_inputs),
+            *self.signal_buffers,
         )
         return process_ragged_kv_outputs(
             outputs,
