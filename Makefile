@@ -25,7 +25,10 @@ check: setup  ## Lint, format and types
 test: check  ## All checks and tests
 	$(BIN)/pytest
 
+check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
+	$(BIN)/python -m benchmarks.gpu_targets
+
 demo: setup  ## Serve the demo model and ask it about a picture
 	$(BIN)/python -m mllama.demo.show
 
-.PHONY: help setup check test demo
+.PHONY: help setup check test check-gpu demo

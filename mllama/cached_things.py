@@ -85,10 +85,7 @@ def _description(path: Path) -> str:
         manifest, _ = CompiledStore.read(path)
     except CompiledModelError:
         return "unfinished or damaged; compiled anew when it is needed"
-    return (
-        f"{manifest.encoding}, {manifest.max_length} tokens, "
-        f"{', '.join(manifest.devices)}, MAX {manifest.max}, mllama {manifest.mllama}"
-    )
+    return f"{manifest.encoding}, {', '.join(manifest.devices)}, MAX {manifest.max}, mllama {manifest.mllama}"
 
 
 def _size(path: Path) -> int:

@@ -18,8 +18,9 @@ from max.nn.kv_cache.cache_params import page_stride_of
 # A page table must be padded to the width that the kernels read with SIMD loads.
 from max.nn.kv_cache.utils import padded_lut_cols
 
-# Last-row gathering, norm, head and float32 cast, as for all of MAX's text models.
-from max.nn.transformer.transformer import logits_postprocess
+# Last-row gathering, norm, head and float32 cast, as for all of MAX's text models; for
+# one device the same graph as without "distributed".
+from max.nn.transformer.distributed_transformer import distributed_logits_postprocess
 
 # A request's image, as the scheduler and the prefix cache know it.
 from max.pipelines.context import ImageMetadata
@@ -105,12 +106,12 @@ __all__ = [
     "TopKSampler",
     "WorkerQueues",
     "compile_graphs",
+    "distributed_logits_postprocess",
     "ensure_default_mlir_context",
     "hash_image",
     "load_sampler_graphs",
     "load_scheduler",
     "log_probabilities_ragged_graph",
-    "logits_postprocess",
     "padded_lut_cols",
     "page_stride_of",
     "process_ragged_kv_outputs",

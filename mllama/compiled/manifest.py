@@ -29,7 +29,8 @@ _NAMES = {
     "sources": "hash of mllama's sources",
 }
 
-_BATCHES = ("max_batch_size", "max_ce_batch_size")
+_NOT_IN_GRAPHS = ("max_length", "max_batch_size", "max_ce_batch_size")
+"""What a saved model is checked for although its graphs would do for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +126,9 @@ class Manifest:
         }
 
     def key(self) -> str:
-        """Names what the graphs themselves depend on: all but the batch sizes."""
+        """Names what the graphs themselves depend on."""
         values = self.to_dict()
-        for name in _BATCHES:
+        for name in _NOT_IN_GRAPHS:
             del values[name]
         return _hash(values)
 

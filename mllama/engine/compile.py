@@ -62,7 +62,7 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     compiler = GraphCompiler(session, pipeline)
     pipeline.configure_session(session)
     session.compile_reusing_mefs(log_probabilities(device))
-    compile_graphs(session, graph_specs(config, state_dict, pipeline.model.max_length))
+    compile_graphs(session, graph_specs(config, state_dict))
     with untraced_sampler():
         load_sampler_graphs(
             session,

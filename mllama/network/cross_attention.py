@@ -8,8 +8,10 @@ queries depend on the text and belong to the text graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from max.dtype import DType
-from max.graph import DeviceRef, TensorValue, Weight, ops
+from max.graph import BufferValue, DeviceRef, TensorValue, Weight, ops
 from max.nn.attention.mask_config import MHAMaskVariant
 from max.nn.kernels import (
     cross_attention_ragged,
@@ -23,6 +25,7 @@ from max.nn.norm import RMSNorm
 from mllama.config import MllamaTextConfig
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
 from mllama.network.projections import Encodings, feed_forward, projection
+from mllama.network.tensor_parallel import Sharded, all_reduce
 
 
 def text_norm(config: MllamaTextConfig, width: int, dtype: DType) -> RMSNorm:
@@ -30,7 +33,7 @@ def text_norm(config: MllamaTextConfig, width: int, dtype: DType) -> RMSNorm:
     return RMSNorm(width, dtype, config.rms_norm_eps, multiply_before_cast=False)
 
 
-class MllamaCrossAttentionKeysValues(Module):
+class MllamaCrossAttentionKeysValues(Sharded):
     """The image side of one MllamaTextCrossAttention: k_proj, k_norm, v_proj."""
 
     def __init__(
@@ -38,13 +41,14 @@ class MllamaCrossAttentionKeysValues(Module):
         config: MllamaTextConfig,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int,
         encodings: Encodings,
         path: str,
     ) -> None:
         super().__init__()
-        self.num_key_value_heads = config.num_key_value_heads
+        self.num_key_value_heads = config.num_key_value_heads // num_shards
         self.head_dim = config.head_dim
-        width = config.num_key_value_heads * config.head_dim
+        width = self.num_key_value_heads * config.head_dim
         self.k_proj, self.v_proj = (
             projection(
                 encodings, f"{path}.{name}", config.hidden_size, width, dtype, device
@@ -56,27 +60,40 @@ class MllamaCrossAttentionKeysValues(Module):
     def __call__(
         self,
         layer_idx: TensorValue,
-        cross_attention_states: TensorValue,
-        write: ImageWriteValues,
+        cross_attention_states: Sequence[TensorValue],
+        writes: Sequence[ImageWriteValues],
     ) -> TensorValue:
         """Stores keys and values of ``[rows of all images, hidden]`` into the pool.
 
         Args:
             layer_idx: uint32 scalar, index among the cross-attention layers.
-            cross_attention_states: The projected vision states of all images.
-            write: Where each image's rows go.
+            cross_attention_states: The projected vision states of all images, on each
+                device.
+            writes: Where each image's rows go, on each device.
 
         Returns:
             The next layer's ``layer_idx``: MAX rejects a subgraph of whose results
             none is used.
         """
+        for shard, states, write in zip(
+            self.shards, cross_attention_states, writes, strict=True
+        ):
+            shard.store(layer_idx, states, write)
+        return layer_idx + ops.constant(1, DType.uint32, DeviceRef.CPU())
+
+    def store(
+        self,
+        layer_idx: TensorValue,
+        cross_attention_states: TensorValue,
+        write: ImageWriteValues,
+    ) -> None:
+        """One device's part: the keys and values of its heads."""
         rows, _ = cross_attention_states.shape
         shape = [rows, self.num_key_value_heads, self.head_dim]
         key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
         store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
         store_v_cache_ragged(write.pages, value, write.row_offsets, layer_idx)
-        return layer_idx + ops.constant(1, DType.uint32, DeviceRef.CPU())
 
 
 class MllamaTextCrossAttention(Module):
@@ -88,14 +105,15 @@ class MllamaTextCrossAttention(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int,
         encodings: Encodings,
         path: str,
     ) -> None:
         super().__init__()
         self.pool = pool
-        self.num_heads = config.num_attention_heads
+        self.num_heads = config.num_attention_heads // num_shards
         self.head_dim = config.head_dim
-        width = config.num_attention_heads * config.head_dim
+        width = self.num_heads * config.head_dim
         self.q_proj = projection(
             encodings, f"{path}.q_proj", config.hidden_size, width, dtype, device
         )
@@ -107,7 +125,7 @@ class MllamaTextCrossAttention(Module):
     def __call__(
         self, layer_idx: TensorValue, hidden_states: TensorValue, read: ImageReadValues
     ) -> TensorValue:
-        """``[text rows, hidden]`` to the same shape.
+        """``[text rows, hidden]`` to the device's share of the same shape.
 
         Rows that see no image come out finite but meaningless.
         """
@@ -131,7 +149,7 @@ class MllamaTextCrossAttention(Module):
         )
 
 
-class MllamaCrossAttentionDecoderLayer(Module):
+class MllamaCrossAttentionDecoderLayer(Sharded):
     """Cross-attention and MLP, each gated with tanh.
 
     Rows that precede every image leave the layer exactly as they entered, as in
@@ -145,18 +163,19 @@ class MllamaCrossAttentionDecoderLayer(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int,
         encodings: Encodings,
         path: str,
     ) -> None:
         super().__init__()
         self.cross_attn = MllamaTextCrossAttention(
-            config, pool, dtype, device, encodings, f"{path}.cross_attn"
+            config, pool, dtype, device, num_shards, encodings, f"{path}.cross_attn"
         )
         self.mlp = feed_forward(
             encodings,
             f"{path}.mlp",
             config.hidden_size,
-            config.intermediate_size,
+            config.intermediate_size // num_shards,
             dtype,
             device,
         )
@@ -166,13 +185,50 @@ class MllamaCrossAttentionDecoderLayer(Module):
         self.cross_attn_mlp_gate = Weight("cross_attn_mlp_gate", dtype, (1,), device)
 
     def __call__(
-        self, layer_idx: TensorValue, hidden_states: TensorValue, read: ImageReadValues
-    ) -> TensorValue:
-        """``[text rows, hidden]`` to the same shape; ``layer_idx`` is the uint32
-        index among the cross-attention layers."""
-        attended = self.cross_attn(layer_idx, self.input_layernorm(hidden_states), read)
-        seen = hidden_states + ops.tanh(self.cross_attn_attn_gate) * attended
-        mixed = self.mlp(self.post_attention_layernorm(seen))
-        seen = seen + ops.tanh(self.cross_attn_mlp_gate) * mixed
+        self,
+        layer_idx: TensorValue,
+        hidden_states: Sequence[TensorValue],
+        reads: Sequence[ImageReadValues],
+        signals: Sequence[BufferValue],
+    ) -> list[TensorValue]:
+        """``[text rows, hidden]`` on each device to the same shape.
+
+        Args:
+            layer_idx: uint32 index among the cross-attention layers.
+            hidden_states: The rows, on each device.
+            reads: What they attend to, on each device.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
+        """
+        attended = all_reduce(
+            [
+                shard.cross_attn(layer_idx, shard.input_layernorm(states), read)
+                for shard, states, read in zip(
+                    self.shards, hidden_states, reads, strict=True
+                )
+            ],
+            signals,
+        )
+        seen = [
+            states + ops.tanh(shard.cross_attn_attn_gate) * attention
+            for shard, states, attention in zip(
+                self.shards, hidden_states, attended, strict=True
+            )
+        ]
+        mixed = all_reduce(
+            [
+                shard.mlp(shard.post_attention_layernorm(states))
+                for shard, states in zip(self.shards, seen, strict=True)
+            ],
+            signals,
+        )
         # A selection, not a product: zero times a non-finite value is not zero.
-        return ops.where(read.sees_image, seen, hidden_states)
+        return [
+            ops.where(
+                read.sees_image,
+                states + ops.tanh(shard.cross_attn_mlp_gate) * mlp,
+                entered,
+            )
+            for shard, states, mlp, entered, read in zip(
+                self.shards, seen, mixed, hidden_states, reads, strict=True
+            )
+        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from max import tree
 from max.dtype import DType
 from max.graph import (
+    BufferValue,
     DeviceRef,
     Graph,
     TensorType,
@@ -19,7 +20,7 @@ from max.graph import (
 )
 from max.graph import Module as GraphModule
 from max.nn.kv_cache import MHAKVCacheParams
-from max.nn.layer import LayerList, Module
+from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
@@ -27,14 +28,16 @@ from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.image_pool import ImageWriteValues, image_write_types
 from mllama.network.projections import Encodings
 from mllama.network.subgraphs import RepeatedLayers
+from mllama.network.tensor_parallel import Sharded, broadcast, signal_types
 from mllama.network.vision_model import MllamaVisionModel
 
 
-class MllamaImageEncoder(Module):
+class MllamaImageEncoder(Sharded):
     """Vision model, projector, and the image side of every cross-attention layer.
 
     The decoder never sees image states: it reads the keys and values that this
-    graph writes, so nothing of an image is projected twice.
+    graph writes, so nothing of an image is projected twice.  Over several devices the
+    projector, a few percent of the work, runs on the first.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class MllamaImageEncoder(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int = 1,
+        *,
         encodings: Encodings,
     ) -> None:
         super().__init__()
@@ -50,7 +55,9 @@ class MllamaImageEncoder(Module):
         self.pool = pool
         self.device = device
         self.dtype = dtype
-        self.vision_model = MllamaVisionModel(config.vision_config, dtype, device)
+        self.vision_model = MllamaVisionModel(
+            config.vision_config, dtype, device, num_shards
+        )
         self.multi_modal_projector = Linear(
             config.vision_config.vision_output_dim,
             config.text_config.hidden_size,
@@ -61,7 +68,7 @@ class MllamaImageEncoder(Module):
         self.cross_attn = LayerList(
             [
                 MllamaCrossAttentionKeysValues(
-                    config.text_config, dtype, device, encodings, path
+                    config.text_config, dtype, device, num_shards, encodings, path
                 )
                 for path in self.cross_attention_paths()
             ]
@@ -85,17 +92,19 @@ class MllamaImageEncoder(Module):
         aspect_ratio_ids: TensorValue,
         real_rows: TensorValue,
         padding_rows: TensorValue,
+        signals: Sequence[BufferValue],
     ) -> TensorValue:
-        """``[images, real rows, text hidden]``; the arguments are those of
-        :class:`~mllama.network.vision_model.MllamaVisionModel`."""
+        """``[images, real rows, text hidden]`` on the first device; the arguments are
+        those of :class:`~mllama.network.vision_model.MllamaVisionModel`."""
         vision_states = self.vision_model(
             pixel_values.cast(self.dtype),
             aspect_ratio_ids,
             real_rows,
             padding_rows,
+            signals,
             path="vision_model",
         )
-        return self.multi_modal_projector(vision_states)
+        return self.shards[0].multi_modal_projector(vision_states)
 
     def __call__(
         self,
@@ -103,31 +112,44 @@ class MllamaImageEncoder(Module):
         aspect_ratio_ids: TensorValue,
         real_rows: TensorValue,
         padding_rows: TensorValue,
-        write: ImageWriteValues,
+        writes: Sequence[ImageWriteValues],
+        signals: Sequence[BufferValue],
     ) -> TensorValue:
         """Encodes images and stores their keys and values.
+
+        Args:
+            pixel_values: As in :class:`~mllama.network.vision_model.MllamaVisionModel`,
+                and so are the next three.
+            aspect_ratio_ids: int64 ``[images]``.
+            real_rows: int64 ``[real rows]``.
+            padding_rows: int64 ``[padding rows]``.
+            writes: Where each image's rows go, on each device.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
 
         Returns:
             uint32 scalar: the number of cross-attention layers stored, since a graph
             must return something.
         """
         states = self.cross_attention_states(
-            pixel_values, aspect_ratio_ids, real_rows, padding_rows
+            pixel_values, aspect_ratio_ids, real_rows, padding_rows, signals
         )
         # A subgraph's inputs may have names for dimensions, but no products of them.
         width = self.config.text_config.hidden_size
-        rows = ops.rebind(ops.reshape(states, [-1, width]), ["image_rows", width])
+        rows = broadcast(
+            ops.rebind(ops.reshape(states, [-1, width]), ["image_rows", width]),
+            len(self.shards),
+            signals,
+        )
         repeated = RepeatedLayers("cross_attention_keys_values")
         layer_idx = ops.constant(0, DType.uint32, DeviceRef.CPU())
         for index, layer in enumerate(self.cross_attn):
             (layer_idx,) = repeated[self.kinds[index]](
-                layer, [layer_idx, rows, write], prefix=f"cross_attn.{index}."
+                layer, [layer_idx, rows, writes], prefix=f"cross_attn.{index}."
             )
         return layer_idx
 
-    def input_types(self) -> tuple[Type[Any], ...]:
-        """The graph's inputs in order: pixel_values, aspect_ratio_ids, real_rows,
-        padding_rows, then the leaves of the write inputs."""
+    def _inputs(self) -> tuple[Any, ...]:
+        """Types of the arguments of a call."""
         vision = self.config.vision_config
         return (
             TensorType(
@@ -144,8 +166,14 @@ class MllamaImageEncoder(Module):
             TensorType(DType.int64, ["images"], self.device),
             TensorType(DType.int64, ["real_rows"], self.device),
             TensorType(DType.int64, ["padding_rows"], self.device),
-            *tree.leaves(image_write_types(self.pool)),
+            image_write_types(self.pool),
+            signal_types(self.pool.devices),
         )
+
+    def input_types(self) -> tuple[Type[Any], ...]:
+        """The graph's inputs in order: pixel_values, aspect_ratio_ids, real_rows,
+        padding_rows, the leaves of the write inputs, signals."""
+        return tuple(tree.leaves(self._inputs()))
 
     def trace(
         self,
@@ -156,12 +184,10 @@ class MllamaImageEncoder(Module):
         is_device_graph: bool = False,
     ) -> Graph:
         """Traces the graph; see :meth:`input_types`."""
+        _, structure = tree.flatten(self._inputs())
 
         def forward(*inputs: Value[Any]) -> TensorValue:
-            pixels, ids, real, padding = (value.tensor for value in inputs[:4])
-            _, structure = tree.flatten(image_write_types(self.pool))
-            write = tree.unflatten(structure, iter(inputs[4:]))
-            return self(pixels, ids, real, padding, write)
+            return self(*tree.unflatten(structure, iter(inputs)))
 
         return Graph(
             name or type(self).__qualname__,

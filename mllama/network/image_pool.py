@@ -2,12 +2,14 @@
 
 The pool is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
 head dim]`` in the layout of MAX's paged KV cache, so that MAX's own paged kernels
-store into it and attend over it.  What lies in it is decided on the host
-(:mod:`mllama.images.pool`).
+store into it and attend over it.  Of several devices each has such a buffer with its
+own kv heads, and the same pages hold the same images on all.  What lies in it is
+decided on the host (:mod:`mllama.images.pool`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from max.dtype import DType
@@ -66,14 +68,14 @@ ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
 
 
 def pool_params(
-    config: MllamaConfig, dtype: DType, device: DeviceRef
+    config: MllamaConfig, dtype: DType, devices: Sequence[DeviceRef]
 ) -> MHAKVCacheParams:
     """Describes the pool in MAX's terms.
 
     Args:
         config: The model.
         dtype: Element type of the keys and values.
-        device: Where the pool lives.
+        devices: Where the pool lives; their number divides the kv heads.
     """
     text = config.text_config
     return MHAKVCacheParams(
@@ -82,14 +84,13 @@ def pool_params(
         head_dim=text.head_dim,
         num_layers=len(text.cross_attention_layers),
         page_size=PAGE_SIZE,
-        devices=[device],
+        devices=list(devices),
     )
 
 
 def _page_types(
-    params: MHAKVCacheParams, rows: str
+    params: MHAKVCacheParams, rows: str, device: DeviceRef
 ) -> KVCacheInputsPerDevice[TensorType, BufferType]:
-    device = params.devices[0]
     host_scalar = TensorType(DType.uint32, [1], DeviceRef.CPU())
     return KVCacheInputsPerDevice(
         kv_blocks=BufferType(
@@ -105,24 +106,28 @@ def _page_types(
 
 def image_write_types(
     params: MHAKVCacheParams,
-) -> ImageWriteInputs[TensorType, BufferType]:
-    """Input types of the vision graph's stores."""
-    device = params.devices[0]
-    return ImageWriteInputs(
-        pages=_page_types(params, "images"),
-        row_offsets=TensorType(DType.uint32, ["image_offsets"], device),
-    )
+) -> list[ImageWriteInputs[TensorType, BufferType]]:
+    """Input types of the vision graph's stores, for each device."""
+    return [
+        ImageWriteInputs(
+            pages=_page_types(params, "images", device),
+            row_offsets=TensorType(DType.uint32, ["image_offsets"], device),
+        )
+        for device in params.devices
+    ]
 
 
 def image_read_types(
     params: MHAKVCacheParams,
-) -> ImageReadInputs[TensorType, BufferType]:
-    """Input types of the text graph's cross-attention."""
-    device = params.devices[0]
-    return ImageReadInputs(
-        pages=_page_types(params, "segments"),
-        segment_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
-        image_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
-        max_segment_length=TensorType(DType.uint32, [1], DeviceRef.CPU()),
-        sees_image=TensorType(DType.bool, ["total_seq_len", 1], device),
-    )
+) -> list[ImageReadInputs[TensorType, BufferType]]:
+    """Input types of the text graph's cross-attention, for each device."""
+    return [
+        ImageReadInputs(
+            pages=_page_types(params, "segments", device),
+            segment_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
+            image_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
+            max_segment_length=TensorType(DType.uint32, [1], DeviceRef.CPU()),
+            sees_image=TensorType(DType.bool, ["total_seq_len", 1], device),
+        )
+        for device in params.devices
+    ]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from max.dtype import DType
-from max.graph import DeviceRef, Weight
+from max.graph import BufferValue, DeviceRef, TensorValue, Weight
 from max.nn.attention import AttentionWithRope, GGUFQAttentionWithRope
 from max.nn.kv_cache import MHAKVCacheParams
-from max.nn.rotary_embedding import (
-    Llama3RopeScalingParams,
-    Llama3RotaryEmbedding,
-    RotaryEmbedding,
-)
-from max.nn.transformer import TransformerBlock
+from max.nn.rotary_embedding import RotaryEmbedding
 
 from mllama.config import MllamaTextConfig
+from mllama.max_api import PagedCacheValues
 from mllama.network.cross_attention import text_norm
 from mllama.network.projections import (
     Encodings,
@@ -21,6 +19,7 @@ from mllama.network.projections import (
     feed_forward,
     projection,
 )
+from mllama.network.tensor_parallel import Sharded, all_reduce
 
 
 class QuantisedSelfAttention(GGUFQAttentionWithRope):
@@ -61,78 +60,123 @@ class QuantisedSelfAttention(GGUFQAttentionWithRope):
         )
 
 
-def rotary_embedding(
-    config: MllamaTextConfig, max_length: int
-) -> Llama3RotaryEmbedding:
-    """The rotation table, with llama3's frequency scaling if the config has it."""
-    scaling = config.rope_scaling
-    return Llama3RotaryEmbedding(
+def rotary_embedding(config: MllamaTextConfig) -> RotaryEmbedding:
+    """What MAX's attention is told of the rotation; its table is an input of the graph,
+    which is then the same for every length of the context."""
+    return RotaryEmbedding(
         dim=config.hidden_size,
         n_heads=config.num_attention_heads,
         theta=config.rope_theta,
-        max_seq_len=max_length,
+        max_seq_len=config.max_position_embeddings,
         head_dim=config.head_dim,
         interleaved=False,
-        scaling_params=None
-        if scaling is None
-        else Llama3RopeScalingParams(
-            factor=scaling.factor,
-            low_freq_factor=scaling.low_freq_factor,
-            high_freq_factor=scaling.high_freq_factor,
-            orig_max_position=scaling.original_max_position_embeddings,
-        ),
     )
 
 
-def self_attention_layer(
-    config: MllamaTextConfig,
-    rope: Llama3RotaryEmbedding,
-    kv_params: MHAKVCacheParams,
-    dtype: DType,
-    device: DeviceRef,
-    encodings: Encodings,
-    path: str,
-) -> TransformerBlock:
-    """MAX's Llama layer, over floats or over blocks."""
-    attention: AttentionWithRope
-    if f"{path}.self_attn.q_proj.weight" in encodings:
-        attention = QuantisedSelfAttention(
-            encodings,
-            f"{path}.self_attn",
-            rope,
-            kv_params,
-            config.hidden_size,
-            config.num_attention_heads,
-            device,
-        )
-    else:
-        attention = AttentionWithRope(
-            rope=rope,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            hidden_size=config.hidden_size,
-            kv_params=kv_params,
-            dtype=dtype,
-            devices=[device],
-        )
-        attention.o_proj = projection(
-            encodings,
-            f"{path}.self_attn.o_proj",
-            config.num_attention_heads * config.head_dim,
-            config.hidden_size,
-            dtype,
-            device,
-        )
-    return TransformerBlock(
-        attention=attention,
-        mlp=feed_forward(
+class MllamaSelfAttentionDecoderLayer(Sharded):
+    """Llama's layer: MAX's attention over its KV cache, and MLP."""
+
+    def __init__(
+        self,
+        config: MllamaTextConfig,
+        rope: RotaryEmbedding,
+        kv_params: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
+        encodings: Encodings,
+        path: str,
+    ) -> None:
+        super().__init__()
+        self.self_attn: AttentionWithRope
+        if f"{path}.self_attn.q_proj.weight" in encodings:
+            self.self_attn = QuantisedSelfAttention(
+                encodings,
+                f"{path}.self_attn",
+                rope,
+                kv_params,
+                config.hidden_size,
+                config.num_attention_heads,
+                device,
+            )
+        else:
+            num_heads = config.num_attention_heads // num_shards
+            self.self_attn = AttentionWithRope(
+                rope=rope,
+                num_attention_heads=num_heads,
+                num_key_value_heads=config.num_key_value_heads // num_shards,
+                hidden_size=config.hidden_size,
+                kv_params=kv_params,
+                dtype=dtype,
+                devices=[device],
+            )
+            self.self_attn.o_proj = projection(
+                encodings,
+                f"{path}.self_attn.o_proj",
+                num_heads * config.head_dim,
+                config.hidden_size,
+                dtype,
+                device,
+            )
+        self.mlp = feed_forward(
             encodings,
             f"{path}.mlp",
             config.hidden_size,
-            config.intermediate_size,
+            config.intermediate_size // num_shards,
             dtype,
             device,
-        ),
-        attention_norm=text_norm(config, config.hidden_size, dtype),
-        mlp_norm=text_norm(config, config.hidden_size, dtype),
-    )
+        )
+        self.input_layernorm = text_norm(config, config.hidden_size, dtype)
+        self.post_attention_layernorm = text_norm(config, config.hidden_size, dtype)
+
+    def __call__(
+        self,
+        layer_idx: TensorValue,
+        hidden_states: Sequence[TensorValue],
+        kv_caches: Sequence[PagedCacheValues],
+        freqs_cis: Sequence[TensorValue],
+        input_row_offsets: Sequence[TensorValue],
+        signals: Sequence[BufferValue],
+    ) -> list[TensorValue]:
+        """``[text rows, hidden]`` on each device to the same shape.
+
+        Args:
+            layer_idx: uint32 index among the self-attention layers.
+            hidden_states: The rows, on each device.
+            kv_caches: The KV cache of each device's heads.
+            freqs_cis: The rotation table, on each device.
+            input_row_offsets: uint32 ``[requests + 1]``, on each device.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
+        """
+        attended = all_reduce(
+            [
+                shard.self_attn(
+                    layer_idx,
+                    shard.input_layernorm(states),
+                    kv_cache,
+                    freqs_cis=freqs,
+                    input_row_offsets=offsets,
+                )
+                for shard, states, kv_cache, freqs, offsets in zip(
+                    self.shards,
+                    hidden_states,
+                    kv_caches,
+                    freqs_cis,
+                    input_row_offsets,
+                    strict=True,
+                )
+            ],
+            signals,
+        )
+        seen = [
+            states + attention
+            for states, attention in zip(hidden_states, attended, strict=True)
+        ]
+        mixed = all_reduce(
+            [
+                shard.mlp(shard.post_attention_layernorm(states))
+                for shard, states in zip(self.shards, seen, strict=True)
+            ],
+            signals,
+        )
+        return [states + mlp for states, mlp in zip(seen, mixed, strict=True)]

@@ -7,24 +7,29 @@ holds one layer per *self*-attention layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from max import tree
 from max.dtype import DType
-from max.graph import DeviceRef, Graph, TensorType, TensorValue, Type, Value, ops
+from max.graph import (
+    BufferValue,
+    DeviceRef,
+    Graph,
+    TensorType,
+    TensorValue,
+    Type,
+    Value,
+    ops,
+)
 from max.graph import Module as GraphModule
 from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
-from max.nn.layer import LayerList, Module
+from max.nn.layer import LayerList
 from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig, MllamaTextConfig
-from mllama.max_api import (
-    KVCacheInputsPerDevice,
-    PagedCacheValues,
-    logits_postprocess,
-)
+from mllama.max_api import PagedCacheValues, distributed_logits_postprocess
 from mllama.network.cross_attention import (
     MllamaCrossAttentionDecoderLayer,
     text_norm,
@@ -36,11 +41,20 @@ from mllama.network.projections import (
     projection,
     token_embedding,
 )
-from mllama.network.self_attention import rotary_embedding, self_attention_layer
+from mllama.network.self_attention import (
+    MllamaSelfAttentionDecoderLayer,
+    rotary_embedding,
+)
 from mllama.network.subgraphs import RepeatedLayers
+from mllama.network.tensor_parallel import (
+    Sharded,
+    all_gather,
+    broadcast,
+    signal_types,
+)
 
 
-class MllamaTextModel(Module):
+class MllamaTextModel(Sharded):
     """Embedding, self-attention layers interleaved with cross-attention, norm."""
 
     def __init__(
@@ -50,34 +64,41 @@ class MllamaTextModel(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
-        max_length: int,
+        num_shards: int,
         encodings: Encodings,
         path: str,
     ) -> None:
         super().__init__()
         self.config = config
         self.path = path
-        self.rope = rotary_embedding(config, max_length)
+        rope = rotary_embedding(config)
         self.embed_tokens = token_embedding(
             encodings,
             f"{path}.embed_tokens",
             config.num_embedding_rows,
-            config.hidden_size,
+            config.hidden_size // num_shards,
             dtype,
             device,
         )
         self.layers = LayerList(
             [
                 MllamaCrossAttentionDecoderLayer(
-                    config, pool, dtype, device, encodings, f"{path}.layers.{index}"
+                    config,
+                    pool,
+                    dtype,
+                    device,
+                    num_shards,
+                    encodings,
+                    f"{path}.layers.{index}",
                 )
                 if index in config.cross_attention_layers
-                else self_attention_layer(
+                else MllamaSelfAttentionDecoderLayer(
                     config,
-                    self.rope,
+                    rope,
                     kv_params,
                     dtype,
                     device,
+                    num_shards,
                     encodings,
                     f"{path}.layers.{index}",
                 )
@@ -94,14 +115,25 @@ class MllamaTextModel(Module):
     def __call__(
         self,
         tokens: TensorValue,
-        input_row_offsets: TensorValue,
-        kv_cache: PagedCacheValues,
-        read: ImageReadValues,
-    ) -> TensorValue:
+        input_row_offsets: Sequence[TensorValue],
+        kv_caches: Sequence[PagedCacheValues],
+        reads: Sequence[ImageReadValues],
+        freqs_cis: Sequence[TensorValue],
+        signals: Sequence[BufferValue],
+    ) -> list[TensorValue]:
         """int64 tokens ``[rows]`` to hidden states ``[rows, hidden]`` before the
-        final norm."""
-        hidden_states = self.embed_tokens(tokens)
-        freqs_cis = self.rope.freqs_cis.to(hidden_states.device)
+        final norm, on each device."""
+        hidden_states = all_gather(
+            [
+                shard.embed_tokens(indices)
+                for shard, indices in zip(
+                    self.shards,
+                    broadcast(tokens, len(self.shards), signals),
+                    strict=True,
+                )
+            ],
+            signals,
+        )
         self_attention = RepeatedLayers("self_attention_layer")
         cross_attention = RepeatedLayers("cross_attention_layer")
         self_layers = cross_layers = 0
@@ -109,20 +141,21 @@ class MllamaTextModel(Module):
             prefix = f"{self.path}.layers.{index}."
             if isinstance(layer, MllamaCrossAttentionDecoderLayer):
                 layer_idx = ops.constant(cross_layers, DType.uint32, DeviceRef.CPU())
-                (hidden_states,) = cross_attention[self.kinds[index]](
-                    layer, [layer_idx, hidden_states, read], prefix=prefix
+                hidden_states = cross_attention[self.kinds[index]](
+                    layer, [layer_idx, hidden_states, reads, signals], prefix=prefix
                 )
                 cross_layers += 1
             else:
                 layer_idx = ops.constant(self_layers, DType.uint32, DeviceRef.CPU())
-                (hidden_states,) = self_attention[self.kinds[index]](
+                hidden_states = self_attention[self.kinds[index]](
                     layer,
                     [
                         layer_idx,
                         hidden_states,
-                        kv_cache,
+                        kv_caches,
                         freqs_cis,
                         input_row_offsets,
+                        signals,
                     ],
                     prefix=prefix,
                 )
@@ -130,7 +163,7 @@ class MllamaTextModel(Module):
         return hidden_states
 
 
-class MllamaTextDecoder(Module):
+class MllamaTextDecoder(Sharded):
     """Language model and head; one graph serves prefill and decode."""
 
     def __init__(
@@ -140,8 +173,8 @@ class MllamaTextDecoder(Module):
         pool: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int = 1,
         *,
-        max_length: int,
         return_logits: ReturnLogits,
         encodings: Encodings,
     ) -> None:
@@ -151,18 +184,24 @@ class MllamaTextDecoder(Module):
         self.pool = pool
         self.device = device
         self.return_logits = return_logits
+        self.freqs_cis_type = (dtype, ["positions", text.head_dim])
         self.language_model = MllamaTextModel(
             text,
             kv_params,
             pool,
             dtype,
             device,
-            max_length,
+            num_shards,
             encodings,
             "language_model",
         )
         self.lm_head = projection(
-            encodings, "lm_head", text.hidden_size, text.vocab_size, dtype, device
+            encodings,
+            "lm_head",
+            text.hidden_size,
+            text.vocab_size // num_shards,
+            dtype,
+            device,
         )
 
     def __call__(
@@ -170,8 +209,10 @@ class MllamaTextDecoder(Module):
         tokens: TensorValue,
         input_row_offsets: TensorValue,
         return_n_logits: TensorValue,
-        read: ImageReadValues,
-        kv_cache: PagedCacheValues,
+        reads: Sequence[ImageReadValues],
+        kv_caches: Sequence[PagedCacheValues],
+        freqs_cis: Sequence[TensorValue],
+        signals: Sequence[BufferValue],
     ) -> tuple[TensorValue, ...]:
         """One step over a ragged batch.
 
@@ -179,33 +220,58 @@ class MllamaTextDecoder(Module):
             tokens: int64 ``[rows]``, the new tokens of all requests.
             input_row_offsets: uint32 ``[requests + 1]``.
             return_n_logits: int64 ``[1]`` on the host.
-            read: What each row attends to in the image pool.
-            kv_cache: The paged KV cache of the self-attention layers.
+            reads: What each row attends to in the image pool, on each device.
+            kv_caches: The paged KV cache of the self-attention layers, of each device.
+            freqs_cis: :func:`~mllama.rotary.rotary_table` on each device, in the
+                activations' type.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
 
         Returns:
             float32 logits ``[requests, vocab]`` of each request's last row, and as
-            MAX's ``logits_postprocess`` adds for other values of ``return_logits``.
+            MAX's ``distributed_logits_postprocess`` adds for other values of
+            ``return_logits``.
         """
-        hidden_states = self.language_model(tokens, input_row_offsets, kv_cache, read)
-        return logits_postprocess(
-            hidden_states,
-            input_row_offsets,
+        offsets = broadcast(input_row_offsets, len(self.shards), signals)
+        return distributed_logits_postprocess(
+            self.language_model(tokens, offsets, kv_caches, reads, freqs_cis, signals),
+            offsets,
             return_n_logits,
-            norm=self.language_model.norm,
-            lm_head=self.lm_head,
+            lm_head=self.logits,
+            signal_buffers=signals,
             return_logits=self.return_logits,
+            device=self.device,
+            norm_shards=[shard.language_model.norm for shard in self.shards],
         )
 
-    def input_types(self) -> tuple[Type[Any], ...]:
-        """The graph's inputs in order: tokens, input_row_offsets, return_n_logits,
-        the leaves of the read inputs, the leaves of the KV cache inputs."""
+    def logits(
+        self, hidden_states: Sequence[TensorValue], signals: Sequence[BufferValue]
+    ) -> list[TensorValue]:
+        """Normed ``[rows, hidden]`` to logits ``[rows, vocab]``, on each device."""
+        return all_gather(
+            [
+                shard.lm_head(states)
+                for shard, states in zip(self.shards, hidden_states, strict=True)
+            ],
+            signals,
+        )
+
+    def _inputs(self) -> tuple[Any, ...]:
+        """Types of the arguments of a call."""
         return (
             TensorType(DType.int64, ["total_seq_len"], self.device),
             TensorType(DType.uint32, ["input_row_offsets_len"], self.device),
             TensorType(DType.int64, ["return_n_logits"], DeviceRef.CPU()),
-            *tree.leaves(image_read_types(self.pool)),
-            *tree.leaves(self.kv_params.get_symbolic_inputs()),
+            image_read_types(self.pool),
+            self.kv_params.get_symbolic_inputs(),
+            [TensorType(*self.freqs_cis_type, device) for device in self.pool.devices],
+            signal_types(self.pool.devices),
         )
+
+    def input_types(self) -> tuple[Type[Any], ...]:
+        """The graph's inputs in order: tokens, input_row_offsets, return_n_logits,
+        the leaves of the read inputs, the leaves of the KV cache inputs, freqs_cis and
+        signals of each device."""
+        return tuple(tree.leaves(self._inputs()))
 
     def trace(
         self,
@@ -216,17 +282,10 @@ class MllamaTextDecoder(Module):
         is_device_graph: bool = False,
     ) -> Graph:
         """Traces the graph; see :meth:`input_types`."""
-        read_leaves, read_structure = tree.flatten(image_read_types(self.pool))
-        num_read = len(read_leaves)
+        _, structure = tree.flatten(self._inputs())
 
         def forward(*inputs: Value[Any]) -> tuple[TensorValue, ...]:
-            tokens, offsets, return_n_logits = (v.tensor for v in inputs[:3])
-            read = tree.unflatten(read_structure, iter(inputs[3 : 3 + num_read]))
-            (kv_cache,) = tree.leaves(
-                self.kv_params.unflatten_kv_inputs(iter(inputs[3 + num_read :])),
-                leaf=KVCacheInputsPerDevice,
-            )
-            return self(tokens, offsets, return_n_logits, read, kv_cache)
+            return self(*tree.unflatten(structure, iter(inputs)))
 
         return Graph(
             name or type(self).__qualname__,

@@ -10,13 +10,16 @@ two plain attention calls, which MAX fuses into flash attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from max.dtype import DType
-from max.graph import DeviceRef, TensorValue, Weight, ops
+from max.graph import BufferValue, DeviceRef, TensorValue, Weight, ops
 from max.nn.layer import Module
 from max.nn.linear import Linear
 from max.nn.norm import LayerNorm
 
 from mllama.config import MllamaVisionConfig
+from mllama.network.tensor_parallel import Sharded, all_reduce
 
 
 def _attention(
@@ -31,16 +34,20 @@ class MllamaVisionAttention(Module):
     """Multi-head attention without bias, padding rows last and unseen by padding."""
 
     def __init__(
-        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+        self,
+        config: MllamaVisionConfig,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
     ) -> None:
         super().__init__()
-        self.num_heads = config.attention_heads
+        self.num_heads = config.attention_heads // num_shards
         self.head_dim = config.hidden_size // config.attention_heads
-        width = config.hidden_size
-        self.q_proj = Linear(width, width, dtype, device)
-        self.k_proj = Linear(width, width, dtype, device)
-        self.v_proj = Linear(width, width, dtype, device)
-        self.o_proj = Linear(width, width, dtype, device)
+        width, inner = config.hidden_size, self.num_heads * self.head_dim
+        self.q_proj = Linear(width, inner, dtype, device)
+        self.k_proj = Linear(width, inner, dtype, device)
+        self.v_proj = Linear(width, inner, dtype, device)
+        self.o_proj = Linear(inner, width, dtype, device)
 
     def __call__(
         self,
@@ -48,14 +55,14 @@ class MllamaVisionAttention(Module):
         real_rows: TensorValue,
         padding_rows: TensorValue,
     ) -> TensorValue:
-        """Attends over ``[images, rows, hidden]``.
+        """Attends over ``[images, rows, hidden]``: the device's share of the result.
 
         Args:
             hidden_state: The rows, real ones first.
             real_rows: Any tensor ``[real rows]``; only its length counts.
             padding_rows: Any tensor ``[padding rows]``; only its length counts.
         """
-        images, rows, width = hidden_state.shape
+        images, rows, _ = hidden_state.shape
 
         def heads(states: TensorValue) -> TensorValue:
             split = ops.reshape(states, [images, rows, self.num_heads, self.head_dim])
@@ -82,26 +89,32 @@ class MllamaVisionAttention(Module):
         attended = ops.transpose(attended, 1, 2).rebind(
             [images, rows, self.num_heads, self.head_dim]
         )
-        return self.o_proj(ops.reshape(attended, [images, rows, width]))
+        return self.o_proj(
+            ops.reshape(attended, [images, rows, self.num_heads * self.head_dim])
+        )
 
 
 class MllamaVisionMLP(Module):
     """Two biased linears around an exact GELU."""
 
     def __init__(
-        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+        self,
+        config: MllamaVisionConfig,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
     ) -> None:
         super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
+        width, inner = config.hidden_size, config.intermediate_size // num_shards
         self.fc1 = Linear(width, inner, dtype, device, has_bias=True)
         self.fc2 = Linear(inner, width, dtype, device, has_bias=True)
 
     def __call__(self, hidden_state: TensorValue) -> TensorValue:
-        """``[..., hidden]`` to the same shape."""
+        """``[..., hidden]`` to the device's share of the same shape."""
         return self.fc2(ops.gelu(self.fc1(hidden_state)))
 
 
-class MllamaVisionEncoderLayer(Module):
+class MllamaVisionEncoderLayer(Sharded):
     """Pre-norm attention and MLP; the global layers gate both branches with tanh."""
 
     def __init__(
@@ -109,13 +122,14 @@ class MllamaVisionEncoderLayer(Module):
         config: MllamaVisionConfig,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int,
         *,
         is_gated: bool,
     ) -> None:
         super().__init__()
         self.is_gated = is_gated
-        self.self_attn = MllamaVisionAttention(config, dtype, device)
-        self.mlp = MllamaVisionMLP(config, dtype, device)
+        self.self_attn = MllamaVisionAttention(config, dtype, device, num_shards)
+        self.mlp = MllamaVisionMLP(config, dtype, device, num_shards)
         self.input_layernorm = LayerNorm(
             config.hidden_size, [device], dtype, config.norm_eps
         )
@@ -128,19 +142,45 @@ class MllamaVisionEncoderLayer(Module):
 
     def __call__(
         self,
-        hidden_state: TensorValue,
+        hidden_states: Sequence[TensorValue],
         real_rows: TensorValue,
         padding_rows: TensorValue,
-    ) -> TensorValue:
-        """``[images, rows, hidden]`` to the same shape; see
-        :class:`MllamaVisionAttention` for the other arguments."""
-        attended = self.self_attn(
-            self.input_layernorm(hidden_state), real_rows, padding_rows
+        signals: Sequence[BufferValue],
+    ) -> list[TensorValue]:
+        """``[images, rows, hidden]`` on each device to the same shape.
+
+        Args:
+            hidden_states: The rows, real ones first, on each device.
+            real_rows: As in :class:`MllamaVisionAttention`.
+            padding_rows: As there.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
+        """
+        attended = all_reduce(
+            [
+                shard.self_attn(shard.input_layernorm(states), real_rows, padding_rows)
+                for shard, states in zip(self.shards, hidden_states, strict=True)
+            ],
+            signals,
         )
         if self.is_gated:
-            attended = ops.tanh(self.gate_attn) * attended
-        hidden_state = hidden_state + attended
-        mixed = self.mlp(self.post_attention_layernorm(hidden_state))
+            attended = [
+                ops.tanh(shard.gate_attn) * attention
+                for shard, attention in zip(self.shards, attended, strict=True)
+            ]
+        seen = [
+            states + attention
+            for states, attention in zip(hidden_states, attended, strict=True)
+        ]
+        mixed = all_reduce(
+            [
+                shard.mlp(shard.post_attention_layernorm(states))
+                for shard, states in zip(self.shards, seen, strict=True)
+            ],
+            signals,
+        )
         if self.is_gated:
-            mixed = ops.tanh(self.gate_ffn) * mixed
-        return hidden_state + mixed
+            mixed = [
+                ops.tanh(shard.gate_ffn) * mlp
+                for shard, mlp in zip(self.shards, mixed, strict=True)
+            ]
+        return [states + mlp for states, mlp in zip(seen, mixed, strict=True)]

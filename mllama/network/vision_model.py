@@ -8,13 +8,16 @@ were trained.  transformers returns the output of that layer since its pull requ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from max.dtype import DType
-from max.graph import DeviceRef, TensorValue, Weight, ops
-from max.nn.layer import LayerList, Module
+from max.graph import BufferValue, DeviceRef, TensorValue, Weight, ops
+from max.nn.layer import LayerList
 from max.nn.norm import LayerNorm
 
 from mllama.config import MllamaVisionConfig
 from mllama.network.subgraphs import RepeatedLayer
+from mllama.network.tensor_parallel import Sharded, broadcast
 from mllama.network.vision_embeddings import (
     MllamaPatchEmbedding,
     MllamaPrecomputedAspectRatioEmbedding,
@@ -23,7 +26,7 @@ from mllama.network.vision_embeddings import (
 from mllama.network.vision_encoder import MllamaVisionEncoderLayer
 
 
-class MllamaVisionEncoder(Module):
+class MllamaVisionEncoder(Sharded):
     """A stack of vision layers, traced once."""
 
     def __init__(
@@ -32,13 +35,16 @@ class MllamaVisionEncoder(Module):
         num_layers: int,
         dtype: DType,
         device: DeviceRef,
+        num_shards: int,
         *,
         is_gated: bool,
     ) -> None:
         super().__init__()
         self.layers = LayerList(
             [
-                MllamaVisionEncoderLayer(config, dtype, device, is_gated=is_gated)
+                MllamaVisionEncoderLayer(
+                    config, dtype, device, num_shards, is_gated=is_gated
+                )
                 for _ in range(num_layers)
             ]
         )
@@ -48,37 +54,48 @@ class MllamaVisionEncoder(Module):
         hidden_state: TensorValue,
         real_rows: TensorValue,
         padding_rows: TensorValue,
+        signals: Sequence[BufferValue],
         *,
         path: str,
     ) -> list[TensorValue]:
         """Runs the layers.
 
         Args:
-            hidden_state: ``[images, rows, hidden]``, real rows first.
+            hidden_state: ``[images, rows, hidden]``, real rows first, on the first
+                device.
             real_rows: ``[real rows]``, for its length.
             padding_rows: ``[padding rows]``, for its length.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
             path: Where this module stands in the root module.
 
         Returns:
-            The input of every layer, then the output of the last.
+            The input of every layer, then the output of the last, on the first device.
         """
         repeated = RepeatedLayer(path.replace(".", "_") + "_layer")
         states = [hidden_state]
+        hidden_states = broadcast(hidden_state, len(self.shards), signals)
         for index, layer in enumerate(self.layers):
-            (hidden_state,) = repeated(
+            hidden_states = repeated(
                 layer,
-                [hidden_state, real_rows, padding_rows],
+                [hidden_states, real_rows, padding_rows, signals],
                 prefix=f"{path}.layers.{index}.",
             )
-            states.append(hidden_state)
+            states.append(hidden_states[0])
         return states
 
 
-class MllamaVisionModel(Module):
-    """Pixels of tiles to patch states, local and global layers concatenated."""
+class MllamaVisionModel(Sharded):
+    """Pixels of tiles to patch states, local and global layers concatenated.
+
+    The layers run on all devices, everything else on the first.
+    """
 
     def __init__(
-        self, config: MllamaVisionConfig, dtype: DType, device: DeviceRef
+        self,
+        config: MllamaVisionConfig,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
     ) -> None:
         super().__init__()
         self.config = config
@@ -98,16 +115,16 @@ class MllamaVisionModel(Module):
         self.layernorm_pre = LayerNorm(config.hidden_size, [device], dtype)
         self.layernorm_post = LayerNorm(config.hidden_size, [device], dtype)
         self.transformer = MllamaVisionEncoder(
-            config, config.num_hidden_layers, dtype, device, is_gated=False
+            config, config.num_hidden_layers, dtype, device, num_shards, is_gated=False
         )
         self.global_transformer = MllamaVisionEncoder(
-            config, config.num_global_layers, dtype, device, is_gated=True
+            config, config.num_global_layers, dtype, device, num_shards, is_gated=True
         )
 
     def embed(
         self, pixel_values: TensorValue, aspect_ratio_ids: TensorValue
     ) -> TensorValue:
-        """Patches with class token and positions, normed and padded.
+        """Patches with class token and positions, normed and padded, on one device.
 
         Args:
             pixel_values: ``[images, tiles, channels, size, size]``.
@@ -142,10 +159,12 @@ class MllamaVisionModel(Module):
         aspect_ratio_ids: TensorValue,
         real_rows: TensorValue,
         padding_rows: TensorValue,
+        signals: Sequence[BufferValue],
         *,
         path: str,
     ) -> TensorValue:
-        """Encodes images of one number of valid tiles.
+        """Encodes images of one number of valid tiles; all tensors are on the first
+        device.
 
         Args:
             pixel_values: float32 ``[images, max tiles, channels, size, size]``,
@@ -154,6 +173,7 @@ class MllamaVisionModel(Module):
             real_rows: int64 ``[real rows]``: rows (tile * padded patches + patch)
                 that hold patches of valid tiles.
             padding_rows: int64 ``[padding rows]``: all other rows.
+            signals: As in :func:`~mllama.network.tensor_parallel.signal_types`.
             path: Where this module stands in the root module.
 
         Returns:
@@ -164,17 +184,22 @@ class MllamaVisionModel(Module):
         rows = config.max_num_tiles * config.padded_patches
         order = ops.concat([real_rows, padding_rows]).rebind([rows])
 
-        hidden_state = self.embed(pixel_values, aspect_ratio_ids)
+        first_device = self.shards[0]
+        hidden_state = first_device.embed(pixel_values, aspect_ratio_ids)
         hidden_state = ops.gather(hidden_state, order, axis=1)
         states = self.transformer(
-            hidden_state, real_rows, padding_rows, path=f"{path}.transformer"
+            hidden_state, real_rows, padding_rows, signals, path=f"{path}.transformer"
         )
-        hidden_state = self.layernorm_post(states[-1])
-        tile_embedding = self.post_tile_positional_embedding(aspect_ratio_ids)
+        hidden_state = first_device.layernorm_post(states[-1])
+        tile_embedding = first_device.post_tile_positional_embedding(aspect_ratio_ids)
         tile_of_row = order // config.padded_patches
         hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_row, axis=1)
         global_states = self.global_transformer(
-            hidden_state, real_rows, padding_rows, path=f"{path}.global_transformer"
+            hidden_state,
+            real_rows,
+            padding_rows,
+            signals,
+            path=f"{path}.global_transformer",
         )
 
         real = real_rows.shape[0]

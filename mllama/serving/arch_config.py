@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from max.dtype import DType
 from max.graph import DeviceRef
@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from typing_extensions import Self
 
 from mllama.config import MllamaConfig
+from mllama.config_shards import check_shards
 from mllama.errors import ConfigError
 from mllama.max_api import (
     ArchConfigWithKVCache,
@@ -35,7 +36,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     Attributes:
         model: The checkpoint's configuration.
         dtype: Element type of activations, and of weights that are no blocks.
-        devices: Where the model runs; one device.
+        devices: Where the model runs; over several, its heads are divided.
         max_seq_len: Longest sequence, prompt and answer, in tokens.
         kv_params: The paged KV cache, one layer per self-attention layer.
         pool: The image pool, one layer per cross-attention layer.
@@ -68,8 +69,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         """Reads the checkpoint's config and resolves encoding and devices.
 
         Raises:
-            ConfigError: If the config contradicts itself, or several devices are
-                asked for.
+            ConfigError: If the config contradicts itself, or the devices can't share
+                the model.
         """
         model_config = model_config or pipeline_config.model
         encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
@@ -81,12 +82,16 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         devices = [
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
         ]
-        if len(devices) != 1:
-            raise ConfigError(
-                f"{len(devices)} devices were asked for, but this model runs on one; "
-                "name a single one with --devices"
-            )
         model = MllamaConfig.from_dict(model_config.huggingface_config.to_dict())
+        check_shards(model, len(devices))
+        if is_blocks and len(devices) > 1:
+            raise ConfigError(
+                f"weights in {encoding} run on one device, not on {len(devices)}"
+            )
+        if model_config.data_parallel_degree > 1:
+            raise ConfigError(
+                "several devices share one model here; leave --data-parallel-degree out"
+            )
         return cls(
             model=model,
             dtype=dtype,
@@ -101,7 +106,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                     encoding, model_config.kv_cache.kv_cache_format
                 ),
             ),
-            pool=pool_params(model, dtype, devices[0]),
+            pool=pool_params(model, dtype, devices),
         )
 
     @classmethod
@@ -120,15 +125,37 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             cache_dtype = cache_dtype_for_encoding(
                 "bfloat16", kv_cache_config.kv_cache_format
             )
-        text = MllamaConfig.from_dict(huggingface_config.to_dict()).text_config
-        return kv_cache_config.to_params(
-            dtype=cache_dtype,
+        return _kv_params(
+            MllamaConfig.from_dict(huggingface_config.to_dict()),
+            kv_cache_config,
+            cache_dtype,
+            devices,
             allow_kv_head_replication=allow_kv_head_replication,
-            n_kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            num_layers=text.num_hidden_layers - len(text.cross_attention_layers),
-            devices=devices,
             data_parallel_degree=pipeline_config.model.data_parallel_degree,
+        )
+
+    @classmethod
+    def for_graphs(
+        cls,
+        model: MllamaConfig,
+        dtype: DType,
+        devices: list[DeviceRef],
+        max_seq_len: int,
+    ) -> Self:
+        """What a server with no options of its own resolves to, for graphs that are
+        compiled ahead of it.
+
+        Raises:
+            ConfigError: If the devices can't share the model.
+        """
+        check_shards(model, len(devices))
+        return cls(
+            model=model,
+            dtype=dtype,
+            devices=devices,
+            max_seq_len=max_seq_len,
+            kv_params=_kv_params(model, KVCacheConfig(), dtype, devices),
+            pool=pool_params(model, dtype, devices),
         )
 
     @classmethod
@@ -143,6 +170,24 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         return super().calculate_max_seq_len(
             huggingface_config.text_config, model_config
         )
+
+
+def _kv_params(
+    model: MllamaConfig,
+    kv_cache_config: KVCacheConfig,
+    dtype: DType,
+    devices: list[DeviceRef],
+    **options: Any,
+) -> KVCacheParamInterface:
+    text = model.text_config
+    return kv_cache_config.to_params(
+        dtype=dtype,
+        n_kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        num_layers=text.num_hidden_layers - len(text.cross_attention_layers),
+        devices=devices,
+        **options,
+    )
 
 
 def _is_bfloat16_on_cpu(model_config: MAXModelConfig) -> bool:

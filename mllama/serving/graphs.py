@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from max.driver import Device
+from max.driver import Buffer, Device
+from max.dtype import DType
 from max.graph import DeviceRef
 from max.graph.weights import WeightData
 
@@ -12,18 +14,27 @@ from mllama.compiled.manifest import config_hash
 from mllama.max_api import (
     LOGPROBS_HEAP_LEVELS,
     GraphRole,
-    GraphSpec,
     log_probabilities_ragged_graph,
 )
 from mllama.network.image_encoder import MllamaImageEncoder
+from mllama.network.projections import Encodings
+from mllama.network.tensor_parallel import spread
 from mllama.network.text_decoder import MllamaTextDecoder
-from mllama.serving.arch_config import MllamaArchConfig
+from mllama.rotary import rotary_table
 from mllama.serving.compiling import UntracedGraph, UntracedSpec
 from mllama.serving.model_weights import (
     formats,
     image_encoder_weights,
     text_decoder_weights,
 )
+from mllama.weights.bfloat16 import to_bfloat16
+
+if TYPE_CHECKING:
+    from mllama.serving.arch_config import MllamaArchConfig
+
+IMAGE_ENCODER = "mllama_image_encoder"
+TEXT_DECODER = "mllama_text_decoder"
+"""The graphs' names."""
 
 
 def log_probabilities(device: Device) -> UntracedGraph:
@@ -36,32 +47,55 @@ def log_probabilities(device: Device) -> UntracedGraph:
     )
 
 
+def networks(
+    config: MllamaArchConfig, encodings: Encodings
+) -> tuple[MllamaImageEncoder, MllamaTextDecoder]:
+    """Both networks on all devices, without weights.
+
+    Args:
+        config: The model's, resolved.
+        encodings: Which of its tensors are blocks.
+    """
+
+    def image_encoder(device: DeviceRef, num_shards: int) -> MllamaImageEncoder:
+        return MllamaImageEncoder(
+            config.model,
+            config.pool,
+            config.dtype,
+            device,
+            num_shards,
+            encodings=encodings,
+        )
+
+    def text_decoder(device: DeviceRef, num_shards: int) -> MllamaTextDecoder:
+        return MllamaTextDecoder(
+            config.model,
+            config.kv_params,
+            config.pool,
+            config.dtype,
+            device,
+            num_shards,
+            return_logits=config.return_logits,
+            encodings=encodings,
+        )
+
+    return (
+        spread(image_encoder, config.devices),
+        spread(text_decoder, config.devices),
+    )
+
+
 def graph_specs(
-    config: MllamaArchConfig, state_dict: Mapping[str, WeightData], max_length: int
-) -> dict[str, GraphSpec]:
+    config: MllamaArchConfig, state_dict: Mapping[str, WeightData]
+) -> dict[str, UntracedSpec]:
     """The vision graph and the text graph, with their weights, not traced yet.
 
     Args:
         config: What they are built from.
         state_dict: The checkpoint's tensors by canonical name.
-        max_length: The context asked for or else the model's limit, in tokens; not what
-            is left of it for the free memory, which is another at every start.
     """
-    device = config.devices[0]
     encodings = formats(state_dict)
-    description = str(
-        {
-            "config": config_hash(config.model),
-            "dtype": config.dtype,
-            "devices": config.devices,
-            "encodings": sorted((name, kind.name) for name, kind in encodings.items()),
-            "max_length": max_length,
-            "return_logits": config.return_logits,
-        }
-    )
-    image_encoder = MllamaImageEncoder(
-        config.model, config.pool, config.dtype, device, encodings
-    )
+    image_encoder, text_decoder = networks(config, encodings)
     image_encoder.load_state_dict(
         image_encoder_weights(
             state_dict,
@@ -70,16 +104,6 @@ def graph_specs(
             config.dtype,
         ),
         weight_alignment=1,
-    )
-    text_decoder = MllamaTextDecoder(
-        config.model,
-        config.kv_params,
-        config.pool,
-        config.dtype,
-        device,
-        max_length=max_length,
-        return_logits=config.return_logits,
-        encodings=encodings,
     )
     text_decoder.load_state_dict(
         text_decoder_weights(
@@ -90,19 +114,45 @@ def graph_specs(
         ),
         weight_alignment=1,
     )
+    description = described(config, encodings)
     return {
         GraphRole.VISION: UntracedSpec(
             image_encoder,
-            "mllama_image_encoder",
+            IMAGE_ENCODER,
             image_encoder.input_types(),
             weights=image_encoder.state_dict(),
             description=description,
         ),
         GraphRole.DECODER: UntracedSpec(
             text_decoder,
-            "mllama_text_decoder",
+            TEXT_DECODER,
             text_decoder.input_types(),
             weights=text_decoder.state_dict(),
             description=description,
         ),
     }
+
+
+def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[Buffer]:
+    """The text graph's table of rotations, on each device."""
+    table = rotary_table(config.model.text_config, config.max_seq_len)
+    if config.dtype is DType.bfloat16:
+        host = Buffer.from_numpy(to_bfloat16(table)).view(DType.bfloat16)
+    else:
+        host = Buffer.from_numpy(table)
+    return [host.to(device) for device in devices]
+
+
+def described(config: MllamaArchConfig, encodings: Encodings) -> str:
+    """All that both graphs depend on beside the types of their inputs."""
+    return str(
+        {
+            "config": config_hash(config.model),
+            "dtype": config.dtype,
+            "devices": config.devices,
+            "encodings": sorted(
+                (name, encoding.name) for name, encoding in encodings.items()
+            ),
+            "return_logits": config.return_logits,
+        }
+    )

@@ -47,14 +47,20 @@ class ImageEncoding:
         config: The vision encoder's.
         store: The pool and its memory.
         encoder: The compiled vision graph.
+        signals: Its inputs for collectives.
     """
 
     def __init__(
-        self, config: MllamaVisionConfig, store: ImageStore, encoder: Model
+        self,
+        config: MllamaVisionConfig,
+        store: ImageStore,
+        encoder: Model,
+        signals: Sequence[Buffer],
     ) -> None:
         self._config = config
         self._store = store
         self._encoder = encoder
+        self._signals = signals
         self.encoded = 0
         """Images that went through the vision graph so far."""
         self.copied = 0
@@ -85,7 +91,7 @@ class ImageEncoding:
     def _encode(self, images: Sequence[PendingImage], tiles: int) -> None:
         """Runs the vision graph on images of one number of valid tiles."""
         started = time.perf_counter()
-        vision, device = self._config, self._store.device
+        vision, device = self._config, self._store.devices[0]
         side = vision.image_size
         pixels = np.zeros(
             (len(images), vision.max_num_tiles, vision.num_channels, side, side),
@@ -98,7 +104,7 @@ class ImageEncoding:
             rows % vision.padded_patches < vision.num_patches
         )
         ids = np.array([image.aspect_ratio_id for image in images], dtype=np.int64)
-        write = self._store.write_inputs(
+        writes = self._store.write_inputs(
             [image.place for image in images],
             tiles * vision.num_patches,
         )
@@ -107,7 +113,8 @@ class ImageEncoding:
                 Buffer.from_numpy(array).to(device)
                 for array in (pixels, ids, rows[is_real], rows[~is_real])
             ),
-            *tree.leaves(write),
+            *tree.leaves(writes),
+            *self._signals,
         )
         for image in images:
             self._store.pool.fill(*image.place)

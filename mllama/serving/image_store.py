@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from max.driver import Buffer, Device
@@ -27,29 +28,31 @@ class ReadSegment:
 
 
 class ImageStore:
-    """Keys and values of images on the device, shared by all requests.
+    """Keys and values of images on the devices, shared by all requests.
+
+    Each device has those of its own heads, an image in the same pages on all.
 
     Args:
         params: Shape of the pool.
-        device: Where it lives.
+        devices: Where it lives.
         num_pages: Pages, the page of zeros included.
     """
 
     def __init__(
-        self, params: MHAKVCacheParams, device: Device, num_pages: int
+        self, params: MHAKVCacheParams, devices: Sequence[Device], num_pages: int
     ) -> None:
         self.params = params
-        self.device = device
+        self.devices = list(devices)
         self.pool = ImagePool(num_pages, params.page_size)
-        self._pages = self._zeros(num_pages)
+        self._pages = [self._zeros(num_pages, device) for device in devices]
 
-    def _zeros(self, num_pages: int) -> Buffer:
+    def _zeros(self, num_pages: int, device: Device) -> Buffer:
         pages = Buffer.zeros(
-            (num_pages, *self.params.shape_per_block), self.params.dtype, self.device
+            (num_pages, *self.params.shape_per_block), self.params.dtype, device
         )
         # The fill may still be under way when the first image is stored, and would
         # wipe it out: wait for it.
-        self.device.synchronize()
+        device.synchronize()
         return pages
 
     def copy(self, source: Entry, image: int, target: Entry, index: int) -> None:
@@ -61,74 +64,96 @@ class ImageStore:
             target: Where they are wanted.
             index: The image's index there.
         """
+        for pages, device in zip(self._pages, self.devices, strict=True):
+            self._copy(pages, (source, image), (target, index))
+            # Copies may still be under way when they return, on a CPU too.
+            device.synchronize()
+
+    def _copy(
+        self, pages: Buffer, source: tuple[Entry, int], target: tuple[Entry, int]
+    ) -> None:
+        """Copies within the pool's memory on one device."""
         size = self.params.page_size
-        blocks = self._pages.num_elements // self._pages.shape[0]
-        row_elements = self._pages.shape[-2] * self._pages.shape[-1]
+        blocks = pages.num_elements // pages.shape[0]
+        row_elements = pages.shape[-2] * pages.shape[-1]
         rows_per_page = blocks // row_elements
-        rows = self._pages.view(
-            self._pages.dtype, (self.pool.num_pages * rows_per_page, row_elements)
+        rows = pages.view(
+            pages.dtype, (self.pool.num_pages * rows_per_page, row_elements)
         )
 
         def place(entry: Entry, row: int) -> int:
             return entry.pages[row // size] * rows_per_page + row % size
 
-        (read, end), (write, _) = source.span(image), target.span(index)
+        (source_entry, image), (target_entry, index) = source, target
+        (read, end), (write, _) = source_entry.span(image), target_entry.span(index)
         while read < end:
             # As far as neither side crosses into another page.
             length = min(end - read, size - read % size, size - write % size)
-            start, to = place(source, read), place(target, write)
+            start, to = place(source_entry, read), place(target_entry, write)
             for offset in range(0, rows_per_page, size):  # keys and values, by layer
                 first, last = to + offset, start + offset
                 rows[first : first + length, :].inplace_copy_from(
                     rows[last : last + length, :]
                 )
             read, write = read + length, write + length
-        # Copies may still be under way when they return, on a CPU too.
-        self.device.synchronize()
 
     def write_inputs(
         self, places: Sequence[tuple[Entry, int]], rows: int
-    ) -> ImageWriteInputs[Buffer, Buffer]:
-        """Where images of ``rows`` rows each are stored.
+    ) -> list[ImageWriteInputs[Buffer, Buffer]]:
+        """Where images of ``rows`` rows each are stored, for each device.
 
         Args:
             places: Per image its entry, and its index in the entry's run.
             rows: Rows of each of the images.
         """
         starts = [entry.row_ends[index] - rows for entry, index in places]
-        return ImageWriteInputs(
-            pages=self._page_inputs(
-                [entry.pages for entry, _ in places],
-                starts,
-                max_new=rows,
-                max_cached=max(starts),
-            ),
-            row_offsets=self._upload(
-                np.arange(len(places) + 1, dtype=np.uint32) * np.uint32(rows)
-            ),
+        page_inputs = self._page_inputs(
+            [entry.pages for entry, _ in places],
+            starts,
+            max_new=rows,
+            max_cached=max(starts),
         )
+        offsets = self._upload(
+            np.arange(len(places) + 1, dtype=np.uint32) * np.uint32(rows)
+        )
+        return [
+            ImageWriteInputs(pages=pages, row_offsets=row_offsets)
+            for pages, row_offsets in zip(page_inputs, offsets, strict=True)
+        ]
 
     def read_inputs(
         self, reads: Sequence[ReadSegment]
-    ) -> ImageReadInputs[Buffer, Buffer]:
-        """What the rows of a batch attend to, segment by segment."""
+    ) -> list[ImageReadInputs[Buffer, Buffer]]:
+        """What the rows of a batch attend to, segment by segment, for each device."""
         # Rows that see no image read one row of zeros: the kernel rejects none.
         image_rows = [read.image_rows if read.entry else 1 for read in reads]
         lengths = np.array([read.length for read in reads], dtype=np.uint32)
         longest = max(read.length for read in reads)
         sees_image = np.repeat([read.entry is not None for read in reads], lengths)
-        return ImageReadInputs(
-            pages=self._page_inputs(
-                [read.entry.pages if read.entry else (ZERO_PAGE,) for read in reads],
-                [0] * len(reads),
-                max_new=longest,
-                max_cached=max(image_rows),
-            ),
-            segment_offsets=self._upload(_offsets(lengths)),
-            image_offsets=self._upload(_offsets(image_rows)),
-            max_segment_length=Buffer.from_numpy(np.array([longest], dtype=np.uint32)),
-            sees_image=self._upload(sees_image[:, None]),
-        )
+        return [
+            ImageReadInputs(
+                pages=pages,
+                segment_offsets=segment_offsets,
+                image_offsets=image_offsets,
+                max_segment_length=_host(longest, np.uint32),
+                sees_image=sees,
+            )
+            for pages, segment_offsets, image_offsets, sees in zip(
+                self._page_inputs(
+                    [
+                        read.entry.pages if read.entry else (ZERO_PAGE,)
+                        for read in reads
+                    ],
+                    [0] * len(reads),
+                    max_new=longest,
+                    max_cached=max(image_rows),
+                ),
+                self._upload(_offsets(lengths)),
+                self._upload(_offsets(image_rows)),
+                self._upload(sees_image[:, None]),
+                strict=True,
+            )
+        ]
 
     def _page_inputs(
         self,
@@ -137,24 +162,37 @@ class ImageStore:
         *,
         max_new: int,
         max_cached: int,
-    ) -> KVCacheInputsPerDevice[Buffer, Buffer]:
+    ) -> list[KVCacheInputsPerDevice[Buffer, Buffer]]:
         columns = padded_lut_cols(max(len(pages) for pages in tables))
         table = np.full((len(tables), columns), ZERO_PAGE, dtype=np.uint32)
         for row, pages in zip(table, tables, strict=True):
             row[: len(pages)] = pages
-        return KVCacheInputsPerDevice(
-            kv_blocks=self._pages,
-            cache_lengths=self._upload(np.array(cached, dtype=np.uint32)),
-            lookup_table=self._upload(table),
-            max_prompt_length=Buffer.from_numpy(np.array([max_new], dtype=np.uint32)),
-            max_cache_length=Buffer.from_numpy(np.array([max_cached], dtype=np.uint32)),
-            page_stride=Buffer.from_numpy(
-                np.array([page_stride_of(self._pages)], dtype=np.int64)
-            ),
-        )
+        return [
+            KVCacheInputsPerDevice(
+                kv_blocks=blocks,
+                cache_lengths=cache_lengths,
+                lookup_table=lookup_table,
+                max_prompt_length=_host(max_new, np.uint32),
+                max_cache_length=_host(max_cached, np.uint32),
+                page_stride=_host(page_stride_of(blocks), np.int64),
+            )
+            for blocks, cache_lengths, lookup_table in zip(
+                self._pages,
+                self._upload(np.array(cached, dtype=np.uint32)),
+                self._upload(table),
+                strict=True,
+            )
+        ]
 
-    def _upload(self, array: np.ndarray) -> Buffer:
-        return Buffer.from_numpy(np.ascontiguousarray(array)).to(self.device)
+    def _upload(self, array: np.ndarray) -> list[Buffer]:
+        """An array on each device."""
+        buffer = Buffer.from_numpy(np.ascontiguousarray(array))
+        return [buffer.to(device) for device in self.devices]
+
+
+def _host(value: int, dtype: type[np.integer[Any]]) -> Buffer:
+    """``[1]`` on the host."""
+    return Buffer.from_numpy(np.array([value], dtype=dtype))
 
 
 def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ from mllama.max_api import (
 from mllama.network.image_pool import ImageReadInputs
 from mllama.serving.arch_config import MllamaArchConfig
 from mllama.serving.compiling import GraphCompiler
-from mllama.serving.graphs import graph_specs, log_probabilities
+from mllama.serving.graphs import graph_specs, log_probabilities, rotary_buffers
 from mllama.serving.image_cache import described, pool_pages
 from mllama.serving.image_encoding import PendingImage
 from mllama.serving.image_store import ImageStore, ReadSegment
@@ -53,7 +54,7 @@ class MllamaInputs(ModelInputs):
     tokens: Buffer
     input_row_offsets: Buffer
     return_n_logits: Buffer
-    read: ImageReadInputs[Buffer, Buffer]
+    reads: list[ImageReadInputs[Buffer, Buffer]]
     pending: list[PendingImage]
 
 
@@ -101,10 +102,12 @@ class MllamaModel(
         config = self.arch_config_as(MllamaArchConfig)
         models = self.load_graphs(session)
         self._text_decoder = models[GraphRole.DECODER]
+        self._freqs_cis = rotary_buffers(config, devices)
         self.images = RequestImages(
             config.model.vision_config,
-            ImageStore(config.pool, devices[0], pool_pages(config, pipeline_config)),
+            ImageStore(config.pool, devices, pool_pages(config, pipeline_config)),
             models[GraphRole.VISION],
+            self.signal_buffers,
         )
         logger.info(described(config, self.images.pool.num_pages))
 
@@ -123,10 +126,15 @@ class MllamaModel(
         config.return_logits = self.return_logits
         return config
 
+    @cached_property
+    def signal_buffers(self) -> list[Buffer]:
+        """Memory through which several GPUs synchronise; a CPU that stands for several
+        devices needs none."""
+        return [] if self.devices[0].is_host else super().signal_buffers
+
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Both graphs; MAX reads the weights in place while the model lives."""
-        max_length = self.pipeline_config.model.max_length
-        return graph_specs(model_config, self._state_dict, max_length)
+        return graph_specs(model_config, self._state_dict)
 
     def prepare_initial_token_inputs(
         self,
@@ -151,7 +159,7 @@ class MllamaModel(
             return_n_logits=Buffer.from_numpy(
                 np.array([return_n_logits], dtype=np.int64)
             ),
-            read=self.images.store.read_inputs(reads),
+            reads=self.images.store.read_inputs(reads),
             pending=pending,
             kv_cache_inputs=kv_cache_inputs,
         )
@@ -164,8 +172,10 @@ class MllamaModel(
             model_inputs.tokens,
             model_inputs.input_row_offsets,
             model_inputs.return_n_logits,
-            *tree.leaves(model_inputs.read),
+            *tree.leaves(model_inputs.reads),
             *tree.leaves(model_inputs.kv_cache_inputs),
+            *self._freqs_cis,
+            *self.signal_buffers,
         )
         return process_ragged_kv_outputs(
             outputs,

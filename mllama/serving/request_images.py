@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from max.driver import Buffer
 from max.engine import Model
 from max.pipelines.context import TextAndVisionContext
 
@@ -25,14 +26,19 @@ class RequestImages:
         config: The vision encoder's.
         store: The pool and its memory.
         encoder: The compiled vision graph.
+        signals: Its inputs for collectives.
     """
 
     def __init__(
-        self, config: MllamaVisionConfig, store: ImageStore, encoder: Model
+        self,
+        config: MllamaVisionConfig,
+        store: ImageStore,
+        encoder: Model,
+        signals: Sequence[Buffer],
     ) -> None:
         self._config = config
         self.store = store
-        self._encoding = ImageEncoding(config, store, encoder)
+        self._encoding = ImageEncoding(config, store, encoder, signals)
         self.admits = False
         """Whether requests reserve their images before they come to :meth:`plan`."""
         self._hits = 0

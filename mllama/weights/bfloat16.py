@@ -15,6 +15,17 @@ def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return values.view(np.float32)
 
 
+def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Bits of the nearest bfloat16 values, of two as near the even one.
+
+    Args:
+        values: Finite.
+    """
+    bits = values.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (rounded >> np.uint32(16)).astype(np.uint16)
+
+
 def as_floats(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """float32 values of floats of any type; uint16 holds the bits of bfloat16."""
     if values.dtype == np.uint16:

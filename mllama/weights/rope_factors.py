@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mllama.config import Llama3RopeScaling
+from mllama.rotary import llama3_factors, wavelengths
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,26 +31,6 @@ _LONGEST_CONTEXT = 2**30
 
 _OFFSETS = (1 / (PUBLISHED.high_freq_factor - 1), 1.0, 10.0, 1000.0)
 """Tried where the factors leave it open how far the waves between reach."""
-
-
-def llama3_factors(
-    scaling: Llama3RopeScaling, head_dim: int, theta: float
-) -> npt.NDArray[np.float64]:
-    """What each frequency is divided by.
-
-    Args:
-        scaling: The parameters.
-        head_dim: Width of an attention head.
-        theta: Base of the rotary embedding.
-
-    Returns:
-        float64 ``[head_dim / 2]``.
-    """
-    waves = _wavelengths(head_dim, theta)
-    original = scaling.original_max_position_embeddings
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    share = np.clip((original / waves - low) / (high - low), 0, 1)
-    return 1 / ((1 - share) / scaling.factor + share)
 
 
 def infer_scaling(
@@ -83,14 +64,9 @@ def infer_scaling(
     raise ValueError("these are not the factors of a llama3 scaling")
 
 
-def _wavelengths(head_dim: int, theta: float) -> Floats:
-    """Tokens to a full turn of each pair of dimensions."""
-    return 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-
-
 def _fitted(factors: Floats, theta: float) -> Iterator[Llama3RopeScaling]:
     """Candidates; whether they give the factors is for the caller to see."""
-    waves = _wavelengths(2 * len(factors), theta)
+    waves = wavelengths(2 * len(factors), theta)
     factor = _rounded(float(factors[-1]))
     if math.isclose(factor, 1):
         return

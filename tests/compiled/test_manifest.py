@@ -86,10 +86,10 @@ def test_a_manifest_that_lacks_a_field_is_refused() -> None:
         Manifest.from_dict(values)
 
 
-def test_the_cache_key_follows_everything_but_the_batch_sizes() -> None:
+def test_the_cache_key_follows_what_graphs_depend_on() -> None:
     for name in FIELDS:
         changed = replace(MANIFEST, **{name: another(getattr(MANIFEST, name))})
-        shares_graphs = name in ("max_batch_size", "max_ce_batch_size")
+        shares_graphs = name.startswith("max_")
         assert (changed.key() == MANIFEST.key()) == shares_graphs, name
 
 

@@ -36,7 +36,7 @@ class Stages:
         )
         encoder = MllamaImageEncoder(
             self.config,
-            pool_params(self.config, DType.float32, CPU_REF),
+            pool_params(self.config, DType.float32, [CPU_REF]),
             DType.float32,
             CPU_REF,
             encodings={},
@@ -57,7 +57,7 @@ class Stages:
         def forward(*inputs: Any) -> tuple[TensorValue, ...]:
             pixels, ids, real, padding = (value.tensor for value in inputs)
             vision = encoder.vision_model
-            output = vision(pixels, ids, real, padding, path="vision_model")
+            output = vision(pixels, ids, real, padding, [], path="vision_model")
             return (
                 vision.embed(pixels, ids),
                 output,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mllama.config import Llama3RopeScaling
-from mllama.weights.rope_factors import infer_scaling, llama3_factors
+from mllama.rotary import llama3_factors
+from mllama.weights.rope_factors import infer_scaling
 
 THETA = 500_000.0
 

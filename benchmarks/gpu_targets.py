@@ -1,0 +1,69 @@
+"""Whether the graphs compile for GPUs, on a machine without one: `make check-gpu`.
+
+    python -m benchmarks.gpu_targets
+    python -m benchmarks.gpu_targets --target cuda:sm_100 --devices 4
+
+11B's widths with few layers, since compile time follows the kernels and not the depth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from mllama.config import MllamaConfig
+from mllama.engine.target import CompiledGraph, compile_for_target, find_target
+from mllama.errors import MllamaError
+
+CHECKED = (("cuda:sm_90", 1), ("hip:gfx942", 1), ("cuda:sm_90", 2))
+"""Targets, and how many devices share the model."""
+
+CONFIG = MllamaConfig.from_dict(
+    {
+        "model_type": "mllama",
+        "text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]},
+        "vision_config": {
+            "image_size": 560,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "intermediate_layers_indices": [0, 1],
+            "vision_output_dim": 3 * 1280,
+        },
+    }
+)
+
+
+def main() -> None:
+    """Compiles for the targets, one after the other; exit code 1 if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", help="this one only")
+    parser.add_argument("--devices", type=int, default=1, help="that share the model")
+    arguments = parser.parse_args()
+    checked = [(arguments.target, arguments.devices)] if arguments.target else CHECKED
+    failed = False
+    for name, devices in checked:
+        title = f"{name}, {devices} device(s)"
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                graphs = compile_for_target(
+                    CONFIG, find_target(name), Path(directory), devices=devices
+                )
+            except MllamaError as error:
+                failed = True
+                print(f"{title}: FAILED: {error}", flush=True)
+                continue
+            for graph in graphs:
+                print(f"{title}: {_described(graph)}", flush=True)
+    print("compiled, not run: no GPU run has been verified")
+    sys.exit(failed)
+
+
+def _described(graph: CompiledGraph) -> str:
+    size = graph.path.stat().st_size / 2**20
+    return f"{graph.name} in {graph.seconds:.0f} s, {size:.1f} MiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Both graphs compiled for GPUs that this machine need not have.
+
+MAX's devices are virtual then, for the rest of the process: it needs one of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from max.driver import (
+    Accelerator,
+    set_virtual_device_api,
+    set_virtual_device_count,
+    set_virtual_device_target_arch,
+)
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef
+
+from mllama.config import MllamaConfig
+from mllama.engine.target import CompiledGraph, Target
+from mllama.errors import MllamaError
+from mllama.serving.arch_config import MllamaArchConfig
+from mllama.serving.graphs import IMAGE_ENCODER, TEXT_DECODER, networks
+from mllama.serving.progress import StartProgress, stage
+
+
+def compile_graphs(
+    model: MllamaConfig,
+    target: Target,
+    devices: int,
+    max_length: int,
+    directory: Path,
+) -> list[CompiledGraph]:
+    """Compiles the vision and the text graph in bfloat16 and saves both.
+
+    Args:
+        model: The checkpoint's configuration; no weights are needed.
+        target: The kind of GPU.
+        devices: How many of them.
+        max_length: Longest sequence, in tokens.
+        directory: Where the artifacts go, each under its graph's name.
+
+    Raises:
+        MllamaError: If the devices can't share the model, or MAX can't compile it.
+    """
+    # A compilation can't be interrupted otherwise.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_virtual_device_api(target.api)
+    set_virtual_device_target_arch(target.architecture)
+    set_virtual_device_count(devices)
+    config = MllamaArchConfig.for_graphs(
+        model,
+        DType.bfloat16,
+        [DeviceRef.GPU(index) for index in range(devices)],
+        max_length,
+    )
+    session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
+    graphs = []
+    with StartProgress():
+        for name, network in zip(
+            (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
+        ):
+            stage(f"{name} for {target}")
+            # As when weights are loaded.
+            for weight_name, weight in network.raw_state_dict().items():
+                weight.name, weight.align = weight_name, 1
+            started = time.perf_counter()
+            graph = network.trace(*network.input_types(), name=name)
+            path = directory / f"{name}.mef"
+            try:
+                session.compile(graph).export_mef(str(path))
+            except RuntimeError as error:
+                cause = str(error.__cause__ or error).strip()
+                raise MllamaError(
+                    f"MAX can't compile {name} for {target}: {cause}"
+                ) from error
+            graphs.append(CompiledGraph(name, path, time.perf_counter() - started))
+    return graphs

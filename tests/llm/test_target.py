@@ -1,0 +1,58 @@
+"""GPU targets are named as MAX names them, and refused before anything is compiled.
+
+That the graphs compile for them is checked by `make check-gpu`: it takes minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_targets import CHECKED, CONFIG
+from mllama.engine.target import compile_for_target, find_target
+from mllama.errors import ConfigError, MllamaError
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("cuda", "cuda:sm_80"),
+        ("cuda:sm_90", "cuda:sm_90"),
+        ("hip", "hip:gfx942"),
+        ("hip:gfx950", "hip:gfx950"),
+    ],
+)
+def test_a_target_is_an_interface_and_an_architecture(name: str, target: str) -> None:
+    assert str(find_target(name)) == target
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("metal", "'metal' is no target: use cuda:sm_80 or hip:gfx942"),
+        ("", "'' is no target"),
+        ("cuda:gfx942", "'gfx942' is no cuda target"),
+        ("cuda:sm_75", "'sm_75' is no cuda target in bfloat16; known are sm_80, "),
+        ("hip:sm_90", "'sm_90' is no hip target"),
+    ],
+)
+def test_an_unknown_target_is_refused_with_those_known(name: str, message: str) -> None:
+    with pytest.raises(MllamaError) as caught:
+        find_target(name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_devices_that_cannot_share_the_model_are_refused_at_once(
+    tmp_path: Path,
+) -> None:
+    target = find_target("cuda:sm_90")
+    with pytest.raises(ConfigError, match="3 devices can't share"):
+        compile_for_target(CONFIG, target, tmp_path / "graphs", devices=3)
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_what_is_checked_on_demand_has_known_targets() -> None:
+    for name, _ in CHECKED:
+        find_target(name)

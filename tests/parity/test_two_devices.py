@@ -1,0 +1,49 @@
+"""A model that two devices share gives the reference's answers.
+
+Both devices are this machine's CPU.  Each has half of the heads, of the inner widths,
+of the vocabulary, of the KV cache and of the image pool, as on two GPUs; only that sums
+stand where MAX's collectives are on GPUs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from max.driver import DeviceSpec
+
+from tests.parity.pipeline import Pipeline
+from tests.parity.test_decoding import TOGETHER, check
+from tests.reference.cases import case
+from tests.reference.checkpoints import checkpoint
+from tests.reference.oracle import reference
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(checkpoint(), max_batch_size=4, device_specs=[DeviceSpec.cpu()] * 2)
+
+
+def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
+    pipeline: Pipeline,
+) -> None:
+    tile = int(pipeline.model.arch_config.model.vision_config.image_size)
+    cases = [case(name, tile) for name in TOGETHER]
+    for answer, one in zip(pipeline.decode(cases), cases, strict=True):
+        check(answer, one, reference(checkpoint()))
+
+
+def test_each_device_keeps_the_images_of_its_own_heads(pipeline: Pipeline) -> None:
+    tile = int(pipeline.model.arch_config.model.vision_config.image_size)
+    pipeline.decode([case("one_tile", tile)])
+    store = pipeline.model.images.store
+    entry, _ = store.pool.find(
+        pipeline.context(case("one_tile", tile)).images[0].image_hash
+    )
+    first, second = (
+        write.pages.kv_blocks.to_numpy()[entry.pages[0]]
+        for write in store.write_inputs([(entry, 0)], entry.row_ends[0])
+    )
+    assert first.shape == second.shape == tuple(store.params.shape_per_block)
+    assert first.any()
+    assert second.any()
+    assert not np.array_equal(first, second)
