@@ -85,7 +85,8 @@ def _description(path: Path) -> str:
         manifest, _ = CompiledStore.read(path)
     except CompiledModelError:
         return "unfinished or damaged; compiled anew when it is needed"
-    return f"{manifest.encoding}, {', '.join(manifest.devices)}, MAX {manifest.max}, mllama {manifest.mllama}"
+    versions = f"MAX {manifest.max}, mllama {manifest.mllama}"
+    return f"{manifest.encoding}, {', '.join(manifest.devices)}, {versions}"
 
 
 def _size(path: Path) -> int:
