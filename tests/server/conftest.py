@@ -24,7 +24,7 @@ START_SECONDS = 1500
 class Server:
     """A running server and its log; ``module`` is run with the command's arguments."""
 
-    def __init__(self, log: Path, module: str = "mllama") -> None:
+    def __init__(self, log: Path, *options: str, module: str = "mllama") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -38,7 +38,7 @@ class Server:
         command = [sys.executable, "-m", module, "serve", "--devices", "cpu"]
         command += ["--max-batch-size", "4"]
         self.process = subprocess.Popen(
-            [*command, "--port", str(self.port)],
+            [*command, "--port", str(self.port), *options],
             stderr=log.open("w"),
             env=environment,
         )
@@ -66,9 +66,9 @@ class Server:
 
 
 @contextmanager
-def running(log: Path, module: str = "mllama") -> Iterator[Server]:
+def running(log: Path, *options: str, module: str = "mllama") -> Iterator[Server]:
     """A server that answers, and is stopped in the end."""
-    server = Server(log, module)
+    server = Server(log, *options, module=module)
     try:
         server.wait()
         yield server
