@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,7 +189,7 @@ def test_a_greedy_server_samples_for_a_client_that_asks(
 
 @pytest.mark.parametrize("own", [{"max_tokens": 9}, {"max_completion_tokens": 9}])
 def test_the_servers_limit_is_for_requests_without_one(own: dict[str, int]) -> None:
-    limited = replace(FEATURES, max_new_tokens=5)
+    limited = replace(PLAIN, max_new_tokens=5)
     assert adapted({"max_tokens": None}, limited)["max_tokens"] == 5
     assert own.items() <= adapted(own, limited).items()
-    assert "max_tokens" not in adapted({}, FEATURES)
+    assert "max_tokens" not in adapted({}, PLAIN)
