@@ -9,7 +9,7 @@ with LLM() as llm:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -17,6 +17,7 @@ from typing import Any, Literal, overload
 from mllama.engine.conversation import Message, prompt_messages, read_conversation
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Chunk, Generation, Output, stop_strings
+from mllama.engine.limits import DEFAULT_CE_BATCH_SIZE
 from mllama.engine.options import EngineOptions
 from mllama.engine.sampling import Sampling
 from mllama.errors import MllamaError
@@ -40,9 +41,12 @@ class LLM:
             Ollama's store, or a repository of the hub, which is downloaded; None is the
             small demo model that ships with this package.
         max_batch_size: Requests worked on together; None chooses by device.
+        max_ce_batch_size: Of these, most whose prompts are read in one step.
         max_length: Longest sequence, prompt and answer, in tokens; None is the
             model's own limit.
         devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
+        num_threads: Threads that the CPU computes with; None is one for each core.
+            MAX makes them once in a process, so that a second model has the first's.
         quantization_encoding: Element type or block format of the weights; None takes
             bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
             bfloat16, float32 for one of float32.
@@ -56,6 +60,8 @@ class LLM:
         huggingface_model_revision: Branch, tag or commit of a repository of the hub;
             None is its main branch.
         force_download: Whether to download what the hub's cache has already.
+        trust_remote_code: Whether the checkpoint's own Python code may run, if its
+            tokenizer has any.
         serialized_model_path: Directory of a compiled model to start from without
             compiling; it must have been compiled for the same options.
         save_to_serialized_model_path: Directory to write the compiled model to.
@@ -70,8 +76,10 @@ class LLM:
         model_path: str | Path | None = None,
         *,
         max_batch_size: int | None = None,
+        max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE,
         max_length: int | None = None,
         devices: str | None = None,
+        num_threads: int | None = None,
         quantization_encoding: str | None = None,
         weight_path: str | Path | Sequence[str | Path] = (),
         lora_path: str | Path | None = None,
@@ -79,6 +87,7 @@ class LLM:
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
         force_download: bool = False,
+        trust_remote_code: bool = False,
         serialized_model_path: str | Path | None = None,
         save_to_serialized_model_path: str | Path | None = None,
         quiet: bool = False,
@@ -92,12 +101,15 @@ class LLM:
             lora_path=lora_path,
             quantization_encoding=quantization_encoding,
             devices=devices,
+            num_threads=num_threads,
             max_batch_size=max_batch_size,
+            max_ce_batch_size=max_ce_batch_size,
             max_length=max_length,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,
             huggingface_model_revision=huggingface_model_revision,
             force_download=force_download,
+            trust_remote_code=trust_remote_code,
             serialized_model_path=serialized_model_path,
             save_to_serialized_model_path=save_to_serialized_model_path,
         )
@@ -221,7 +233,26 @@ class LLM:
             return generation if stream else generation.wait()
         if stream:
             raise MllamaError("only one conversation at a time can be streamed")
-        return self._answer_all(messages, settings, stops)
+        return list(self._answers(messages, settings, stops))
+
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], **settings: Any
+    ) -> Iterator[Output]:
+        """Answers a list of conversations together, each as soon as its turn is there.
+
+        Args:
+            conversations: As for ``chat``.
+            settings: As for ``chat``, without ``stream``.
+
+        Returns:
+            Their outputs, in the conversations' order; the others are worked on
+            meanwhile.  Dropping the iterator ends them.
+
+        Raises:
+            MllamaError: As ``chat``, but when the conversation's turn comes.
+        """
+        stop = stop_strings(settings.pop("stop", None))
+        return self._answers(conversations, Sampling(**settings), stop)
 
     @overload
     def generate(
@@ -286,9 +317,9 @@ class LLM:
         )
         return self._engine.submit(request, stop)
 
-    def _answer_all(
+    def _answers(
         self, conversations: Any, settings: Sampling, stop: list[str]
-    ) -> list[Output]:
+    ) -> Iterator[Output]:
         running: list[Generation] = []
 
         def answer(number: int, messages: Any) -> Output:
@@ -306,7 +337,8 @@ class LLM:
                 for number, messages in enumerate(conversations, 1)
             ]
             try:
-                return [answer.result() for answer in answers]
+                for each in answers:
+                    yield each.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for generation in running:

@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from mllama.cli.options import batch_options, model_options, model_or_demo
+from mllama.cli.options import graph_options, model_or_demo
+from mllama.cli.sections import OUTPUT, SectionedCommand, option
 from mllama.imports import leave_torch_out
 from mllama.privacy import turn_telemetry_off
 
 
-@click.command()
-@model_options
-@batch_options
-@click.option(
+@click.command(cls=SectionedCommand)
+@graph_options
+@option(
     "--output",
+    section=OUTPUT,
     metavar="DIR",
     type=click.Path(path_type=Path),
     required=True,
@@ -33,10 +34,12 @@ def compile(output: Path, **options: Any) -> None:
     mllama serve --model-path DIR --serialized-model-path compiled
     """
     turn_telemetry_off()
-    leave_torch_out()
+    if not options["trust_remote_code"]:
+        leave_torch_out()
     from mllama.engine.compile import compile_model
     from mllama.engine.options import EngineOptions
 
     options["model_path"] = model_or_demo(options["model_path"])
+    options["max_batch_size"] = options["max_batch_size"] or 1
     compile_model(EngineOptions(**options), output)
     click.echo(f"mllama: the compiled model is in {output}", err=True)

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+from importlib.metadata import version
 from types import FrameType
 
 import click
@@ -20,11 +21,13 @@ INTERRUPTED = 130
 BAD_INPUT = 2
 
 COMMANDS = {
-    "generate": "Answer one conversation about images.",
+    "generate": "Answer conversations about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
     "quantize": "Quantise a checkpoint to one GGUF file.",
     "compile": "Compile a model ahead of its start.",
     "cache": "Show or empty the cache.",
+    "doctor": "Show what a report of a problem needs.",
+    "completion": "Print a shell's script for completing this command.",
 }
 """Commands and their line in the list; each is a module of this package."""
 
@@ -53,7 +56,11 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"max_content_width": 100})
-@click.version_option(__version__, prog_name="mllama")
+@click.version_option(
+    __version__,
+    prog_name="mllama",
+    message=f"%(prog)s %(version)s (MAX {version('max')})",
+)
 def group() -> None:
     """Llama 3.2 Vision on MAX: chat about images on your own machine."""
 

@@ -1,4 +1,4 @@
-"""Stdout is for answers alone.
+"""Answers on stdout, which is for them alone.
 
 MAX and the libraries under it print where they like, C++ code included, so the file
 descriptor itself is moved: what anyone else writes to stdout lands on stderr.
@@ -6,9 +6,13 @@ descriptor itself is moved: what anyone else writes to stdout lands on stderr.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from mllama.engine.generation import Chunk, Output
 
 
 def reserve_stdout() -> TextIO:
@@ -28,3 +32,54 @@ def reserve_stdout() -> TextIO:
     )
     os.dup2(sys.stderr.fileno(), shared)
     return answers
+
+
+class Answers:
+    """Writes answers as text or as lines of JSON.
+
+    Args:
+        stream: What to write to.
+        output_format: ``text`` or ``json``.
+        load_seconds: What loading the model took, for the JSON.
+    """
+
+    def __init__(self, stream: TextIO, output_format: str, load_seconds: float) -> None:
+        self._stream = stream
+        self._is_json = output_format == "json"
+        self._load_seconds = load_seconds
+        self._number = 0
+
+    def write_chunk(self, chunk: Chunk) -> None:
+        """A piece of the only answer, as it comes; JSON is written in the end."""
+        if not self._is_json:
+            self._stream.write(chunk.text)
+            self._stream.flush()
+
+    def end(self, output: Output) -> None:
+        """Ends the only answer, whose pieces were written."""
+        self._stream.write(f"{self._json(output) if self._is_json else ''}\n")
+        self._stream.flush()
+
+    def write_one_of_many(self, output: Output) -> None:
+        """The next of several answers, under a heading such as ``head`` gives files."""
+        self._number += 1
+        if self._is_json:
+            self._stream.write(f"{self._json(output)}\n")
+        else:
+            gap = "\n" if self._number > 1 else ""
+            self._stream.write(f"{gap}==> {self._number} <==\n{output.text}\n")
+        self._stream.flush()
+
+    def _json(self, output: Output) -> str:
+        report = {
+            "text": output.text,
+            "token_ids": output.token_ids,
+            "finish_reason": output.finish_reason,
+            "prompt_tokens": output.prompt_tokens,
+            "image_tokens": output.image_tokens,
+            "completion_tokens": output.completion_tokens,
+            "load_seconds": self._load_seconds,
+            "time_to_first_token_seconds": output.time_to_first_token_seconds,
+            "tokens_per_second": output.tokens_per_second,
+        }
+        return json.dumps(report, ensure_ascii=False)

@@ -7,15 +7,17 @@ from pathlib import Path
 import click
 
 from mllama.cli.options import adapter_option, hub_options
+from mllama.cli.sections import MODEL, SectionedCommand, option
 from mllama.engine.quantised_files import QuantisingBar
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
-@click.command()
-@click.argument("source", metavar="SRC")
+@click.command(cls=SectionedCommand)
+@click.argument("source", metavar="SRC", type=click.Path())
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--encoding",
+    section=MODEL,
     type=click.Choice(BLOCK_ENCODINGS),
     default="q4_k",
     show_default=True,

@@ -8,45 +8,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mllama.cli.options import (
-    adapter_option,
-    compiled_options,
-    image_options,
-    model_or_demo,
-)
-from mllama.engine.defaults import DEFAULT_CE_BATCH_SIZE
+from mllama.cli.config_file import use_config_file
+from mllama.cli.options import model_options, model_or_demo
+from mllama.cli.sections import ANSWER, MODEL, SERVER, SectionedCommand, option
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.imports import leave_torch_out
 from mllama.max_cli_api import WithLazyPipelineOptions
 from mllama.privacy import turn_telemetry_off
 from mllama.serving.early_worker import start_early
-
-_MAIN_OPTIONS = (
-    "model_path",
-    "weight_path",
-    "lora_path",
-    "devices",
-    "quantization_encoding",
-    "max_length",
-    "max_batch_size",
-    "max_ce_batch_size",
-    "serialized_model_path",
-    "save_to_serialized_model_path",
-    "image_cache_size",
-    "max_images_per_request",
-    "huggingface_model_revision",
-    "huggingface_weight_revision",
-    "force_download",
-    "top_k",
-    "served_model_name",
-    "host",
-    "port",
-    "max_queue_size",
-    "max_pending_requests",
-    "log_prefix",
-    "help",
-)
 
 _SETTINGS = {
     "host": "MAX_SERVE_HOST",
@@ -62,92 +32,61 @@ _OTHER_MODELS_OPTIONS = {
     "adapter with --lora-path, which is merged into the weights",
     ("export_mefs",): "has --save-to-serialized-model-path",
     ("precompiled_mefs",): "has --serialized-model-path",
+    ("section_name",): "reads the whole --config-file",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
 }
 """MAX's options that this model doesn't take, and what it has instead."""
 
-_OF_THE_FILES = (
-    "lora_path",
-    "serialized_model_path",
-    "save_to_serialized_model_path",
-)
-"""Options that say what is loaded, and are none of MAX's."""
+_OWN_CODE = ("--trust-remote-code", "--config-file")
+"""Options that may let code of the checkpoint's own run."""
 
 _IN_FLIGHT = "enable_in_flight_batching"
 """Running requests get their next token with every step that reads another's prompt
 or encodes its images: on, unless the user says otherwise."""
 
-_HELP = {
-    "model_path": "Checkpoint: a directory in Hugging Face layout, a GGUF file, "
-    "ollama:NAME from Ollama's store, or a repository of the hub, owner/name, which is "
-    "downloaded.  Default: the demo model that ships with this package.",
-    "weight_path": "Read the weights from this file instead of the checkpoint's: a "
-    "path, a file of the model's repository, or owner/name/FILE.  Repeatable.",
-    "huggingface_model_revision": "Branch, tag or commit of a repository of the hub.  "
-    "Default: main.",
-    "huggingface_weight_revision": "That of weights, if it is another one.",
-    "force_download": "Download from the hub what its cache has already.",
-    "devices": "cpu, gpu or gpu:N.  Default: the first GPU, or the CPU.",
-    "quantization_encoding": "float32, bfloat16, q4_0, q4_k or q6_k on a CPU, bfloat16 "
-    "or float32 on a GPU.  Default: bfloat16 on a GPU; on a CPU a GGUF file's own, "
-    "q4_k for a checkpoint of bfloat16, float32 for one of float32.",
-    "max_length": "Longest sequence, prompt and answer, in tokens.  Default: the "
-    "model's limit.",
-    "max_batch_size": "Requests worked on together; others wait.  Default: 1.",
-    "top_k": "How many of the likeliest tokens a request chooses from that asks for "
-    "no sampling of its own.  Default: 1, which is greedy.",
-    "served_model_name": "The model's name in requests.  Default: the --model-path.",
-}
-"""Where this command's defaults are not MAX's."""
 
+class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
+    """MAX's options under their own names, after ours in the help."""
 
-class ServeCommand(WithLazyPipelineOptions):
-    """MAX's options under their own names, ours first in the help."""
+    others = "Others of MAX Serve"
 
     def _ensure_options_loaded(self) -> None:
         turn_telemetry_off(server=True)  # MAX reads the environment as it is imported.
-        leave_torch_out()
         super()._ensure_options_loaded()
+        # Ours come first, and stand for MAX's of the same name.
+        kept: dict[str | None, click.Parameter] = {}
         for param in self.params:
-            if isinstance(param, click.Option) and param.name in _HELP:
-                param.help = _HELP[param.name]
+            kept.setdefault(param.name, param)
+        self.params = list(kept.values())
+        for names in _OTHER_MODELS_OPTIONS:
+            for name in names:
+                kept[name].hidden = True  # type: ignore[attr-defined]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments, which loads MAX's options and so most of MAX."""
-        if not any(option in args for option in ctx.help_option_names):
+        """Parses the arguments, for which most of MAX is loaded."""
+        if not ctx.resilient_parsing and "--help" not in args:
             _prepare_environment()
-            start_early()
+            # Code of the checkpoint's own may want torch; a file may ask for it.
+            with_torch = any(arg.startswith(_OWN_CODE) for arg in args)
+            if not with_torch:
+                leave_torch_out()
+            start_early(with_torch=with_torch)
         try:
             return list(super().parse_args(ctx, args))
         except ValueError as error:
             raise MllamaError(str(error)) from error
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; MAX checks devices and values with ``ValueError``."""
+        """Runs the command; MAX checks values with ``ValueError``."""
+        # MAX would read the devices in its own way, if it saw them.
+        ctx.params["device_names"] = ctx.params["devices"]
+        ctx.params["devices"] = None
         try:
             return super().invoke(ctx)
         except MllamaError:
             raise
         except ValueError as error:
             raise MllamaError(str(error)) from error
-
-    def format_options(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        """Lists the options that matter here before MAX's many others."""
-        records = {
-            str(param.name): record
-            for param in self.get_params(ctx)
-            if (record := param.get_help_record(ctx)) is not None
-        }
-        for names in _OTHER_MODELS_OPTIONS:
-            for name in names:
-                records.pop(name, None)
-        main = [records.pop(name) for name in _MAIN_OPTIONS if name in records]
-        with formatter.section("Options"):
-            formatter.write_dl(main)
-        with formatter.section("Options of MAX Serve"):
-            formatter.write_dl(list(records.values()))
 
 
 def _prepare_environment() -> None:
@@ -160,52 +99,73 @@ def _prepare_environment() -> None:
     os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "ASYNCIO")
 
 
-def _hub_options(options: dict[str, Any]) -> HubOptions:
-    """Takes what is said about the hub out of MAX's options: MAX finds files."""
-    context = click.get_current_context()
-    said = {
-        name: value
-        for name in (
-            "huggingface_model_revision",
-            "huggingface_weight_revision",
-            "force_download",
-        )
-        if (value := options.pop(name, None)) is not None
-        and context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
-    return HubOptions(
-        said.get("huggingface_model_revision"),
-        said.get("huggingface_weight_revision"),
-        said.get("force_download", False),
-    )
-
-
 @click.command(cls=ServeCommand)
-@click.option("--host", help="Interface to listen on.  Default: 127.0.0.1.")
-@click.option("--port", type=int, help="Port to listen on.  Default: 8000.")
-@click.option(
-    "--max-queue-size",
-    type=int,
-    help="Requests that may wait for the model before others get a 429.",
+@model_options
+@option(
+    "--huggingface-weight-revision",
+    section=MODEL,
+    metavar="REVISION",
+    help="That of weights, if it is another one.",
 )
-@click.option(
-    "--max-pending-requests",
+@option(
+    "--max-new-tokens",
+    section=ANSWER,
     type=int,
-    help="Requests that the scheduler takes in before their prompt is worked on.",
-)
-@click.option("--log-prefix", help="Text before every line of the log.")
-@click.option(
-    "--max-ce-batch-size",
-    type=click.IntRange(min=1),
-    default=DEFAULT_CE_BATCH_SIZE,
+    default=-1,
     show_default=True,
     metavar="N",
-    help="Most requests whose prompts are read in one step; never more than "
-    "--max-batch-size.",
+    help="Longest answer to a request that sets no limit of its own; -1 goes on until "
+    "the context is full.",
 )
-@adapter_option
-@compiled_options
-@image_options
+@option(
+    "--top-k",
+    section=ANSWER,
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="How many of the likeliest tokens a request chooses from that asks for no "
+    "sampling of its own; 1 is greedy, -1 is all.",
+)
+@option(
+    "--served-model-name",
+    section=SERVER,
+    metavar="NAME",
+    help="The model's name in requests.  Default: the --model-path.",
+)
+@option(
+    "--host",
+    section=SERVER,
+    help="Interface to listen on.  Default: 127.0.0.1.",
+)
+@option("--port", section=SERVER, type=int, help="Port to listen on.  Default: 8000.")
+@option(
+    "--max-queue-size",
+    section=SERVER,
+    type=int,
+    metavar="N",
+    help="Requests that may wait for the model before others get a 429.  Default: no "
+    "limit.",
+)
+@option(
+    "--max-pending-requests",
+    section=SERVER,
+    type=int,
+    metavar="N",
+    help="Requests that the scheduler takes in before their prompt is worked on.  "
+    "Default: no limit.",
+)
+@option("--log-prefix", section=SERVER, help="Text before every line of the log.")
+@option(
+    "--config-file",
+    section=SERVER,
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=use_config_file,
+    help="Read options that aren't given here from this YAML file.",
+)
 def serve(**options: Any) -> None:
     """Serve an OpenAI-compatible endpoint with MAX Serve.
 
@@ -213,35 +173,34 @@ def serve(**options: Any) -> None:
     mllama serve
     mllama serve --model-path DIR --max-batch-size 8
     """
+    from mllama.engine.sampling import Sampling
+    from mllama.engine.threads import cores_limited
+
+    _refuse_other_models_options(click.get_current_context())
+    max_new_tokens = options.pop("max_new_tokens")
+    Sampling(max_new_tokens=max_new_tokens, top_k=options["top_k"])
+    with cores_limited(options.pop("num_threads")):
+        _serve(options, None if max_new_tokens == -1 else max_new_tokens)
+
+
+def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     from mllama.engine.options import ARCHITECTURES
     from mllama.images.settings import image_settings
 
-    _refuse_other_models_options(click.get_current_context())
     server = {
         alias: value
         for name, alias in _SETTINGS.items()
         if (value := options.pop(name)) is not None
     }
-    ours = {name: options.pop(name) for name in _OF_THE_FILES}
-    model_settings: dict[str, Any] = {}
-    if not options.get("config_file"):
-        model_settings = _find_model(options, **ours)
-    for name, value in ours.items():
-        if value is not None and options.get("config_file"):
-            raise MllamaError(
-                f"--{name.replace('_', '-')} goes with --model-path, not with "
-                "--config-file; name the model on the command line"
-            )
+    images = image_settings(
+        options.pop("image_cache_size"), options.pop("max_images_per_request")
+    )
+    max_ce_batch_size = options.pop("max_ce_batch_size")
+    model_settings = _find_model(options, max_ce_batch_size)
+    options["vision_config_overrides"] = {**images, **model_settings}
     source = click.get_current_context().get_parameter_source(_IN_FLIGHT)
     if source is None or source is ParameterSource.DEFAULT:
         options[_IN_FLIGHT] = True
-    options["vision_config_overrides"] = {
-        **image_settings(
-            options.pop("image_cache_size"), options.pop("max_images_per_request")
-        ),
-        **model_settings,
-    }
-    max_ce_batch_size = options.pop("max_ce_batch_size")
     options["custom_architectures"] = [
         ARCHITECTURES,
         *options.get("custom_architectures", ()),
@@ -261,55 +220,57 @@ def serve(**options: Any) -> None:
     configure_logging(settings)
     configure_metrics(settings)
     configure_tracing(settings)
-    run(settings, PipelineArgs.from_flat_kwargs(**options), max_ce_batch_size)
+    run(
+        settings,
+        PipelineArgs.from_flat_kwargs(**options),
+        max_ce_batch_size=max_ce_batch_size,
+        max_new_tokens=max_new_tokens,
+    )
 
 
-def _find_model(
-    options: dict[str, Any],
-    *,
-    lora_path: str | None,
-    serialized_model_path: str | None,
-    save_to_serialized_model_path: str | None,
-) -> dict[str, Any]:
+def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, Any]:
     """Puts the model's files and this package's defaults into MAX's options.
 
     Returns:
         What the model is told beside them.
     """
+    from mllama.engine.devices import find_devices
     from mllama.engine.model_files import find_model_files
-    from mllama.engine.options import DEMO_MODEL_NAME, find_device
+    from mllama.engine.options import DEMO_MODEL_NAME
 
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
         options["served_model_name"] = options["served_model_name"] or DEMO_MODEL_NAME
     options["served_model_name"] = options["served_model_name"] or options["model_path"]
-    devices = options.setdefault("device_specs", [find_device(None)])
+    options["device_specs"] = find_devices(options.pop("device_names"))
+    options["max_batch_size"] = options["max_batch_size"] or 1
     files = find_model_files(
         options["model_path"],
         weight_path=options["weight_path"],
         encoding=options["quantization_encoding"],
-        lora_path=lora_path,
-        device_type=devices[0].device_type,
+        lora_path=options.pop("lora_path"),
+        device_type=options["device_specs"][0].device_type,
         max_length=options["max_length"],
-        hub=_hub_options(options),
+        hub=HubOptions(
+            options.pop("huggingface_model_revision"),
+            options.pop("huggingface_weight_revision"),
+            force_download=options.pop("force_download"),
+            trust_remote_code=options["trust_remote_code"],
+        ),
         quiet=False,
-    )
-    options["max_batch_size"] = options["max_batch_size"] or 1
-    files = files.compiled_for(
-        devices,
+    ).compiled_for(
+        options["device_specs"],
         max_length=options["max_length"],
         max_batch_size=options["max_batch_size"],
-        max_ce_batch_size=options["max_ce_batch_size"],
-        saved=serialized_model_path,
-        save_to=save_to_serialized_model_path,
+        max_ce_batch_size=max_ce_batch_size,
+        saved=options.pop("serialized_model_path"),
+        save_to=options.pop("save_to_serialized_model_path"),
     )
     click.echo(f"mllama: {files.described()}", err=True)
     files = files.quantised(quiet=False)
     options["model_path"] = str(files.model)
     options["weight_path"] = list(files.weight_path)
     options["quantization_encoding"] = files.encoding.max_name
-    if options["top_k"] is None:
-        options["top_k"] = 1
     return files.settings
 
 
@@ -318,11 +279,7 @@ def _refuse_other_models_options(context: click.Context) -> None:
     for names, ours in _OTHER_MODELS_OPTIONS.items():
         for name in names:
             source = context.get_parameter_source(name)
-            if source not in (
-                None,
-                ParameterSource.DEFAULT,
-                ParameterSource.DEFAULT_MAP,
-            ):
+            if source not in (None, ParameterSource.DEFAULT):
                 raise MllamaError(
                     f"--{name.replace('_', '-')} is for other models; this one {ours}"
                 )

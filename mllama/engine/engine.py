@@ -23,6 +23,7 @@ from mllama.engine.generation import Generation, Step, now
 from mllama.engine.options import EngineOptions
 from mllama.engine.sampling import Sampling
 from mllama.engine.text import TextStream
+from mllama.engine.threads import make_threads
 from mllama.errors import MllamaError
 from mllama.images.stats import ImageCacheStats
 from mllama.serving.progress import StartProgress, stage
@@ -43,6 +44,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
+        make_threads(options.num_threads)
         self._files = options.check(quiet=quiet)
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")

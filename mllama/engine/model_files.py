@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from mllama.weights.gguf_checkpoint import (
 from mllama.weights.gguf_links import is_file, named_gguf
 from mllama.weights.gguf_small_files import unpack_small_files
 from mllama.weights.ollama_store import PREFIX, find_blob
+from mllama.weights.own_code import check_own_code
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
 from mllama.weights.served_size import served_bytes
 
@@ -63,7 +64,7 @@ class ModelFiles:
     floats: Checkpoint | None = None
     compiled: CompiledSettings | None = None
 
-    @functools.cached_property
+    @cached_property
     def weights_bytes(self) -> int:
         """Memory that the weights take as they are served."""
         return served_bytes(self.config, self.formats, self.encoding.item_bytes)
@@ -160,7 +161,7 @@ def find_model_files(
         lora_path: A LoRA adapter in PEFT's files to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: The context asked for.
-        hub: How to ask the hub.
+        hub: How to ask the hub, and whether a model's own code may run.
         quiet: Whether to show no progress of downloads.
 
     Raises:
@@ -175,9 +176,13 @@ def find_model_files(
         if encoding is not None:
             check_runnable(encoding, device_type)
 
+    hub = hub or HubOptions()
+    check_files = partial(check_own_code, trusted=hub.trust_remote_code)
     if model.startswith(PREFIX):
         model = str(find_blob(model))
-    fetched = fetch_model(model, weight_path, hub, check=check, quiet=quiet)
+    fetched = fetch_model(
+        model, weight_path, hub, check=check, check_files=check_files, quiet=quiet
+    )
     directory = Path(fetched.model)
     weights = tuple(named_gguf(Path(path)) for path in fetched.weight_path)
     if is_file(directory):
@@ -188,6 +193,7 @@ def find_model_files(
             f"{model} is neither a directory, a GGUF file, nor a repository of the hub"
         )
     config = MllamaConfig.from_path(directory)
+    check_files(directory)
     _check_length(config, max_length)
     adapter = None
     if lora_path is not None:

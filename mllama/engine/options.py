@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllama.demo import MODEL_PATH
-from mllama.engine.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
+from mllama.engine.devices import find_devices
+from mllama.engine.limits import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
@@ -43,7 +44,8 @@ class EngineOptions:
         quantization_encoding: Element type or block format of the weights; None takes
             bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
             bfloat16, float32 for one of float32.
-        devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
+        devices: "cpu", "gpu" or "gpu:N", see :func:`find_devices`; None takes the
+            first GPU, or the CPU.
         max_batch_size: Requests worked on together; None chooses by device.
         max_ce_batch_size: Most requests whose prompts are read in one step.
         serialized_model_path: Directory of a compiled model to start from.
@@ -56,6 +58,8 @@ class EngineOptions:
         huggingface_model_revision: Branch, tag or commit of a repository of the hub;
             None is its main branch.
         force_download: Whether to download what the hub's cache has already.
+        trust_remote_code: Whether the checkpoint's own tokenizer code may run.
+        num_threads: Threads of the CPU's computation; None is one for each core.
     """
 
     model_path: str | Path | None = None
@@ -72,6 +76,8 @@ class EngineOptions:
     max_images_per_request: int | None = None
     huggingface_model_revision: str | None = None
     force_download: bool = False
+    trust_remote_code: bool = False
+    num_threads: int | None = None
 
     @property
     def model(self) -> str:
@@ -100,30 +106,32 @@ class EngineOptions:
                 f"{self.max_ce_batch_size}"
             )
         image_settings(self.image_cache_size, self.max_images_per_request)
-        device = find_device(self.devices)
+        devices = find_devices(self.devices)
         files = find_model_files(
             self.model,
             weight_path=self.weight_path,
             encoding=self.quantization_encoding,
             lora_path=self.lora_path,
-            device_type=device.device_type,
+            device_type=devices[0].device_type,
             max_length=self.max_length,
             hub=HubOptions(
-                self.huggingface_model_revision, force_download=self.force_download
+                self.huggingface_model_revision,
+                force_download=self.force_download,
+                trust_remote_code=self.trust_remote_code,
             ),
             quiet=quiet,
         )
         return files.compiled_for(
-            [device],
+            devices,
             max_length=self.max_length,
-            max_batch_size=self._batch_size(device),
+            max_batch_size=self._batch_size(devices),
             max_ce_batch_size=self.max_ce_batch_size,
             saved=self.serialized_model_path,
             save_to=self.save_to_serialized_model_path,
         )
 
-    def _batch_size(self, device: DeviceSpec) -> int:
-        return self.max_batch_size or DEFAULT_BATCH_SIZE[device.device_type]
+    def _batch_size(self, devices: Sequence[DeviceSpec]) -> int:
+        return self.max_batch_size or DEFAULT_BATCH_SIZE[devices[0].device_type]
 
     def pipeline_args(self, files: ModelFiles) -> PipelineArgs:
         """MAX's arguments for these options.
@@ -136,14 +144,15 @@ class EngineOptions:
         """
         from max.pipelines.lib import PipelineArgs
 
-        device = find_device(self.devices)
+        devices = find_devices(self.devices)
         return PipelineArgs.from_flat_kwargs(
             model_path=str(files.model),
             weight_path=list(files.weight_path),
-            device_specs=[device],
+            device_specs=devices,
             quantization_encoding=files.encoding.max_name,
-            max_batch_size=self._batch_size(device),
+            max_batch_size=self._batch_size(devices),
             max_length=self.max_length,
+            trust_remote_code=self.trust_remote_code,
             enable_in_flight_batching=True,
             vision_config_overrides={
                 **image_settings(self.image_cache_size, self.max_images_per_request),
@@ -151,38 +160,3 @@ class EngineOptions:
             },
             custom_architectures=[ARCHITECTURES],
         )
-
-
-def find_device(devices: str | None) -> DeviceSpec:
-    """The device that was asked for.
-
-    Args:
-        devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
-
-    Raises:
-        MllamaError: If there is no such device, or several are named.
-    """
-    from max.driver import DeviceSpec, scan_available_devices
-
-    gpus = [spec for spec in scan_available_devices() if spec.device_type == "gpu"]
-    name = (devices or ("gpu" if gpus else "cpu")).lower()
-    if name == "cpu":
-        return DeviceSpec.cpu()
-    kind, _, number = name.partition(":")
-    if kind == "gpu" and ("," in number or number == "all"):
-        raise MllamaError(
-            f"this model runs on one device, but {devices!r} names several"
-        )
-    if kind != "gpu" or not (number or "0").isdecimal():
-        raise MllamaError(f"{devices!r} is no device: use cpu, gpu or gpu:N")
-    if not gpus:
-        raise MllamaError(
-            f"{devices!r} was asked for, but MAX finds no GPU on this machine; use cpu"
-        )
-    for spec in gpus:
-        if spec.id == int(number or gpus[0].id):
-            return spec
-    raise MllamaError(
-        f"there is no GPU {number}; the machine has "
-        + ", ".join(f"gpu:{spec.id}" for spec in gpus)
-    )

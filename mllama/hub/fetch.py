@@ -25,6 +25,7 @@ from mllama.hub.selection import (
     choose_weights,
 )
 from mllama.weights.checkpoint import INDEX_FILE, weight_map
+from mllama.weights.own_code import code_files
 
 DEFAULT_REVISION = "main"
 
@@ -45,6 +46,7 @@ def fetch_model(
     options: HubOptions | None = None,
     *,
     check: Callable[[MllamaConfig], None] = lambda config: None,
+    check_files: Callable[[Path], None] = lambda directory: None,
     gguf: bool = True,
     quiet: bool = True,
 ) -> Fetched:
@@ -58,6 +60,7 @@ def fetch_model(
         weight_path: Weights to use instead of the model's own.
         options: How to ask the hub.
         check: Refuses a configuration before its weights are fetched.
+        check_files: Refuses small files, all in one directory, before that.
         gguf: Whether GGUF files will do as the model's own weights.
         quiet: Whether to show no progress.
 
@@ -74,7 +77,7 @@ def fetch_model(
         return Fetched(model, tuple(weight_path))
     fetching = _Fetching(model, options, gguf, quiet)
     if is_repository(model):
-        return fetching.repository(list(map(str, weight_path)), check)
+        return fetching.repository(list(map(str, weight_path)), check, check_files)
     if options.revision is not None:
         _refuse_what_does_nothing(model, options)
     return fetching.beside_local_files(list(map(str, weight_path)))
@@ -142,11 +145,16 @@ class _Fetching:
         )
 
     def repository(
-        self, weight_path: list[str], check: Callable[[MllamaConfig], None]
+        self,
+        weight_path: list[str],
+        check: Callable[[MllamaConfig], None],
+        check_files: Callable[[Path], None],
     ) -> Fetched:
         """A model of the hub."""
         own = self._open(self._model, self._options.revision)
         small = [name for name in SMALL if name in own.names]
+        if self._options.trust_remote_code:
+            small += code_files(own.names)
         if CONFIG in small:
             own.fetch([CONFIG], small=True)
             check(MllamaConfig.from_path(own.directory))
@@ -167,6 +175,7 @@ class _Fetching:
                     )
                 )
             own.fetch(small, small=True)
+            check_files(own.directory)
         config = own.directory / CONFIG if CONFIG in small else None
         files = [file for each in weights for file in each.fetch(config)]
         if alone:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -14,11 +14,13 @@ class HubOptions:
         revision: Branch, tag or commit of the model's repository; None is ``main``.
         weight_revision: That of weights, if it is another one.
         force_download: Whether to download what is in the cache already.
+        trust_remote_code: Whether a model's own code is fetched, too, and may run.
     """
 
     revision: str | None = None
     weight_revision: str | None = None
     force_download: bool = False
+    trust_remote_code: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

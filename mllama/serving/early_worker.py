@@ -133,6 +133,9 @@ class EarlyPopen(popen_spawn_posix.Popen):
             self._fds = []
             super()._launch(process_obj)  # type: ignore[misc]
             return
+        if hasattr(os, "sched_setaffinity"):
+            # What it would have inherited now; see --num-threads.
+            os.sched_setaffinity(waiting.pid, os.sched_getaffinity(0))
         self.pid, self.sentinel = waiting.pid, waiting.sentinel
         self.finalizer = util.Finalize(self, _close, (waiting.sentinel, waiting.job))
         with (

@@ -31,6 +31,8 @@ MAX_SEED = 2**63 - 1
 _SEED_FOR_ZERO = 2**62
 """MAX takes a seed of 0 for none at all, so that 0 is given another number."""
 
+_ANSWER_LIMITS = ("max_tokens", "max_completion_tokens")
+
 _SAMPLING_FIELDS = ("temperature", "top_p", "min_p", "seed")
 
 PUBLISHED_NAMES = tuple(
@@ -56,6 +58,8 @@ class Features:
         reasoning_parser: Whether it was started with ``--reasoning-parser``.
         greedy: Whether it is greedy unless a request says otherwise.
         local_images: Whether it may read images from its own disk.
+        max_new_tokens: Longest answer to a request that sets no limit; None is the
+            context's.
     """
 
     model_name: str
@@ -67,6 +71,7 @@ class Features:
     reasoning_parser: bool = False
     greedy: bool = False
     local_images: bool = False
+    max_new_tokens: int | None = None
 
 
 class Refusal(Exception):
@@ -120,6 +125,9 @@ def adapted(body: Mapping[str, Any], features: Features) -> dict[str, Any]:
         changed["top_k"] = -1 if top_k >= features.vocabulary else top_k
     elif top_k is None and samples and features.greedy:
         changed["top_k"] = -1
+    is_limited = any(body.get(name) is not None for name in _ANSWER_LIMITS)
+    if features.max_new_tokens is not None and not is_limited:
+        changed["max_tokens"] = features.max_new_tokens
     return changed
 
 
@@ -157,7 +165,7 @@ def _check_numbers(body: Mapping[str, Any]) -> None:
     seed = body.get("seed")
     if isinstance(seed, int) and not 0 <= seed <= MAX_SEED:
         raise Refusal("`seed` must be from 0 to 2^63 - 1.", "seed")
-    for field in ("max_tokens", "max_completion_tokens"):
+    for field in _ANSWER_LIMITS:
         limit = body.get(field)
         if isinstance(limit, int) and limit < 1:
             raise Refusal(f"`{field}` must be at least 1.", field)

@@ -79,13 +79,21 @@ class WorkerStart:
         return pipeline
 
 
-def serve(settings: Settings, args: PipelineArgs, max_ce_batch_size: int) -> None:
+def serve(
+    settings: Settings,
+    args: PipelineArgs,
+    *,
+    max_ce_batch_size: int,
+    max_new_tokens: int | None = None,
+) -> None:
     """Serves until interrupted.
 
     Args:
         settings: The server's.
         args: The model's; ``custom_architectures`` must name this package.
         max_ce_batch_size: Most requests whose prompts are read in one step.
+        max_new_tokens: Longest answer to a request that sets no limit; None is the
+            context's.
 
     Raises:
         MllamaError: If the port is taken or the model can't be served so.
@@ -109,11 +117,15 @@ def serve(settings: Settings, args: PipelineArgs, max_ce_batch_size: int) -> Non
     with SharedStats.temporary() as stats:
         REGISTRY.register(stats)
         start = WorkerStart(retrieved.factory, stats.path, max_ce_batch_size)
-        _run(settings, config, retrieved, start)
+        _run(settings, config, retrieved, start, max_new_tokens)
 
 
 def _run(
-    settings: Settings, config: PipelineConfig, retrieved: Any, start: WorkerStart
+    settings: Settings,
+    config: PipelineConfig,
+    retrieved: Any,
+    start: WorkerStart,
+    max_new_tokens: int | None,
 ) -> None:
     """Builds MAX's application and serves it; see :func:`serve`."""
     serving = ServingTokenGeneratorSettings(
@@ -135,7 +147,9 @@ def _run(
     app.user_middleware.append(
         Middleware(
             RequestChecks,
-            features=lambda: features_of(app.state, retrieved.tokenizer),
+            features=lambda: features_of(
+                app.state, retrieved.tokenizer, max_new_tokens
+            ),
             image_tokens=image_tokens,
         )
     )
@@ -159,12 +173,15 @@ def _run(
         raise SystemExit(1) from None
 
 
-def features_of(state: Any, tokenizer: Any) -> Features:
+def features_of(
+    state: Any, tokenizer: Any, max_new_tokens: int | None = None
+) -> Features:
     """What the running server can do.
 
     Args:
         state: MAX's application state.
         tokenizer: The model's.
+        max_new_tokens: As for :func:`serve`.
     """
     config = state.pipeline_config
     adapters = state.pipeline.lora_queue
@@ -178,6 +195,7 @@ def features_of(state: Any, tokenizer: Any) -> Features:
         reasoning_parser=config.runtime.reasoning_parser is not None,
         greedy=config.runtime.top_k == 1,
         local_images=bool(state.settings.allowed_image_roots),
+        max_new_tokens=max_new_tokens,
     )
 
 

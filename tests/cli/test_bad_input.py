@@ -62,6 +62,11 @@ def test_generate_refuses(args: list[str], complaint: str) -> None:
         ("{}", "must be a list of messages"),
         ("[]", "at least one message"),
         (json.dumps([{"role": "robot", "content": "x"}]), "role must be"),
+        (
+            json.dumps([[{"role": "user", "content": "x"}], [{"role": "robot"}]]),
+            "conversation 2: role must be",
+        ),
+        (json.dumps([[{"role": "user", "content": "x"}], []]), "conversation 2: a"),
     ],
 )
 def test_generate_refuses_messages(
@@ -84,9 +89,15 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
     ("command", "option", "value", "complaint"),
     [
         (["generate", "--prompt", "x"], "--devices", "gpu:7", "GPU"),
+        (["generate", "--prompt", "x"], "--devices", "gpu-0,gpu-1", "GPU"),
         (["generate", "--prompt", "x"], "--devices", "tpu", "tpu"),
+        (["generate", "--prompt", "x"], "--num-threads", "0", "--num-threads must be"),
         (["generate", "--prompt", "x"], "--quantization-encoding", "gptq", "gptq"),
         (["serve"], "--devices", "gpu:7", "GPU"),
+        (["serve"], "--devices", "cpu,gpu", "beside GPUs"),
+        (["serve"], "--num-threads", "9999", "--num-threads must be from 1"),
+        (["serve"], "--max-new-tokens", "0", "max_new_tokens must be -1 or"),
+        (["serve"], "--max-new-tokens", "-2", "max_new_tokens must be -1 or"),
         (["serve"], "--quantization-encoding", "gptq", "gptq"),
         (["serve"], "--max-length", "999999999", "999999999"),
     ],
@@ -143,10 +154,3 @@ def test_an_adapter_that_is_none_is_refused(command: list[str], tmp_path: Path) 
 )
 def test_adapters_beside_the_weights_are_refused(args: list[str]) -> None:
     refused(mllama("serve", "--devices", "cpu", *args), "one adapter with --lora-path")
-
-
-def test_an_adapter_does_not_go_with_a_file_of_options(tmp_path: Path) -> None:
-    options = tmp_path / "options.yaml"
-    options.write_text(f"model_path: {MODEL_PATH}\n")
-    args = ["--config-file", str(options), "--lora-path", str(tmp_path)]
-    refused(mllama("serve", *args), "not with --config-file")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mllama.demo import MODEL_PATH
+from tests.cli.own_tokenizer import own_tokenizer
 
 KEYS = {
     "text",
@@ -68,6 +69,41 @@ def test_json_is_the_only_line_and_has_every_key(tmp_path: Path) -> None:
     )
     assert same.stdout == report["text"] + "\n"
     assert "demo model" not in same.stderr
+
+
+def test_conversations_are_answered_together_and_in_order(tmp_path: Path) -> None:
+    """With all options that change an answer, of which none may be ignored."""
+    questions = ("Hello", "Is there a circle?", "Name the colours.")
+    file = tmp_path / "conversations.json"
+    file.write_text(
+        json.dumps([[{"role": "user", "content": question}] for question in questions])
+    )
+    asked = ("--messages", str(file), "--max-batch-size", "2")
+    greedy = generate(*asked)
+    lines = greedy.stdout.splitlines()
+    headings = [line for line in lines if line.startswith("==> ")]
+    assert headings == [f"==> {number} <==" for number in (1, 2, 3)]
+    texts = [lines[lines.index(heading) + 1] for heading in headings]
+
+    sampled = generate(
+        *(*asked, "--format", "json", "--seed", "3", "--temperature", "2"),
+        *("--top-k", "1", "--model-path", str(own_tokenizer(tmp_path))),
+        "--trust-remote-code",
+    )
+    reports = [json.loads(line) for line in sampled.stdout.splitlines()]
+    # Of one candidate, whatever the seed: greedy, in the words of the tokenizer's code.
+    assert [report["text"] for report in reports] == [
+        text.replace("e", "3") for text in texts
+    ]
+    assert all(report["completion_tokens"] <= 6 for report in reports)
+    assert any(report["finish_reason"] == "length" for report in reports)
+
+    free = generate(
+        *(*asked, "--format", "json", "--seed", "3", "--temperature", "2"),
+        *("--top-k", "50"),
+    )
+    again = [json.loads(line)["token_ids"] for line in free.stdout.splitlines()]
+    assert again != [report["token_ids"] for report in reports]
 
 
 @pytest.mark.parametrize("seconds", [1.0, 4.0])

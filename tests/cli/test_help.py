@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+
+from mllama import __version__
 
 HEAVY = ("max.graph", "max.engine", "transformers", "torch", "numpy")
 
 
-@pytest.mark.parametrize("args", [["--help"], ["generate", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["generate", "--help"], ["--version"], ["completion", "bash"]]
+)
 def test_help_imports_neither_max_nor_transformers(args: list[str]) -> None:
     code = f"""
 import sys
@@ -34,6 +39,7 @@ def test_generate_has_the_documented_options() -> None:
     names = {option for param in generate.params for option in param.opts}
     assert names == {
         "--model-path",
+        "--model",
         "--weight-path",
         "--lora-path",
         "--prompt",
@@ -46,6 +52,12 @@ def test_generate_has_the_documented_options() -> None:
         "--top-p",
         "--seed",
         "--max-length",
+        "--max-batch-size",
+        "--max-ce-batch-size",
+        "--num-threads",
+        "--trust-remote-code",
+        "--serialized-model-path",
+        "--save-to-serialized-model-path",
         "--devices",
         "--quantization-encoding",
         "--image-cache-size",
@@ -62,9 +74,25 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
     from mllama.cli.serve import serve
 
     text = serve.get_help(click.Context(serve, info_name="serve"))
-    own, others = text.split("Options of MAX Serve:")
+    own, others = text.split("Others of MAX Serve:")
     for option in ("--model-path", "--devices", "--force-download", "--port"):
-        assert option in own
+        assert own.count(f"  {option} ") + own.count(f"  {option}, ") == 1
+        assert f"  {option} " not in others
+    headings = [line for line in own.splitlines() if line and line[0] != " "]
+    assert headings[1:] == [
+        "Model:",
+        "Computing and limits:",
+        "Images:",
+        "Answer:",
+        "Server:",
+    ]
     assert "--enable-penalties" in others
     assert "--lora-path DIR" in own
     assert "--enable-lora" not in text  # Refused, so that it isn't offered either.
+
+
+def test_version_names_max_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mllama", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith(f"mllama {__version__} (MAX {version('max')})")

@@ -37,6 +37,32 @@ def test_only_what_the_model_needs_is_fetched(
     assert not machine.partial_files()
 
 
+def test_code_is_fetched_only_if_it_is_trusted(
+    hub: StandInHub, machine: Machine
+) -> None:
+    code = {"own.py": b"x = 1", "vocab.txt": b"words"}
+    hub.add(NAME, DEMO | UNNEEDED | code)
+    names = {file.name for file in Path(machine.fetch().model).iterdir()}
+    assert not names & code.keys()
+    fetch = machine.fetch(options={"trust_remote_code": True})
+    held = {file.name: file.read_bytes() for file in Path(fetch.model).iterdir()}
+    assert code.items() <= held.items()
+    assert not held.keys() & UNNEEDED.keys() - {"README.md"}
+
+
+def test_a_tokenizers_code_is_refused_before_the_weights_come(
+    hub: StandInHub, machine: Machine
+) -> None:
+    named = {"auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    settings = {"tokenizer_config.json": json.dumps(named).encode()}
+    hub.add(NAME, DEMO | settings | {"own.py": b"x = 1"})
+    command = ["serve", "--devices", "cpu", "--model-path", NAME]
+    done = machine.mllama(*command)
+    assert done.returncode == 2
+    assert "runs only with --trust-remote-code" in done.stderr
+    assert not hub.asked("/store/")
+
+
 def test_the_configuration_comes_first_and_the_weights_last(
     hub: StandInHub, machine: Machine
 ) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,9 +24,7 @@ START_SECONDS = 1500
 class Server:
     """A running server and its log; ``module`` is run with the command's arguments."""
 
-    def __init__(
-        self, log: Path, module: str = "mllama", options: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, log: Path, *options: str, module: str = "mllama") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -38,9 +36,9 @@ class Server:
         # Tests of the Python API leave it behind; it would take /metrics away.
         environment.pop("MAX_SERVE_DISABLE_TELEMETRY", None)
         command = [sys.executable, "-m", module, "serve", "--devices", "cpu"]
-        command += ["--max-batch-size", "4", *options]
+        command += ["--max-batch-size", "4"]
         self.process = subprocess.Popen(
-            [*command, "--port", str(self.port)],
+            [*command, "--port", str(self.port), *options],
             stderr=log.open("w"),
             env=environment,
         )
@@ -68,11 +66,9 @@ class Server:
 
 
 @contextmanager
-def running(
-    log: Path, module: str = "mllama", options: Sequence[str] = ()
-) -> Iterator[Server]:
+def running(log: Path, *options: str, module: str = "mllama") -> Iterator[Server]:
     """A server that answers, and is stopped in the end."""
-    server = Server(log, module, options)
+    server = Server(log, *options, module=module)
     try:
         server.wait()
         yield server

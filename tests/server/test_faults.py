@@ -19,7 +19,7 @@ from .conftest import Server, running
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that fails on white pictures."""
     log = tmp_path_factory.mktemp("faulty") / "log"
-    with running(log, "tests.server.faulty_server") as started:
+    with running(log, module="tests.server.faulty_server") as started:
         yield started
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,3 +185,11 @@ def test_a_greedy_server_samples_for_a_client_that_asks(
     greedy = Features(model_name="served", vocabulary=100, greedy=True)
     assert adapted({"model": "", **body}, greedy).get("top_k") == top_k
     assert "top_k" not in adapted({"model": "", "temperature": 0.7}, PLAIN)
+
+
+@pytest.mark.parametrize("own", [{"max_tokens": 9}, {"max_completion_tokens": 9}])
+def test_the_servers_limit_is_for_requests_without_one(own: dict[str, int]) -> None:
+    limited = replace(PLAIN, max_new_tokens=5)
+    assert adapted({"max_tokens": None}, limited)["max_tokens"] == 5
+    assert own.items() <= adapted(own, limited).items()
+    assert "max_tokens" not in adapted({}, PLAIN)

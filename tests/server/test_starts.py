@@ -29,14 +29,14 @@ def test_serve_saves_its_graphs_and_starts_from_them(
 ) -> None:
     saved = tmp_path / "saved"
     options = ["--save-to-serialized-model-path", str(saved)]
-    with running(tmp_path / "first.log", options=options) as server:
+    with running(tmp_path / "first.log", *options) as server:
         expected = ask(server)
     manifest, _ = CompiledStore.read(saved)
     assert manifest.max_batch_size == 4
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLLAMA_CACHE", str(tmp_path / "cache"))
     options = ["--serialized-model-path", str(saved)]
-    with running(tmp_path / "second.log", options=options) as server:
+    with running(tmp_path / "second.log", *options) as server:
         assert ask(server) == expected
     assert not (tmp_path / "home" / ".cache" / "modular" / ".max_cache").exists()
 

@@ -1,0 +1,72 @@
+"""Where a model runs: the spellings of ``--devices``, and what the machine has."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mllama.errors import MllamaError
+
+if TYPE_CHECKING:
+    from max.driver import DeviceSpec
+
+SPELLINGS = "cpu, gpu, gpu:N, or gpu:0,1 (also gpu-0,gpu-1, and gpu:all)"
+
+_GPU = re.compile(r"gpu[:-](\d{1,4})")
+_LIST = re.compile(r"gpu:(\d{1,4}(?:,\d{1,4})+)")
+
+
+def find_devices(devices: str | None) -> list[DeviceSpec]:
+    """The devices that were asked for, as far as this machine has them.
+
+    Args:
+        devices: ``cpu``, ``gpu``, ``gpu:N`` or ``gpu-N``, a list of the latter two,
+            MAX's ``gpu:0,1``, or ``gpu:all``; None takes the first GPU, or the CPU.
+
+    Raises:
+        MllamaError: If the text is no device, or there is no such device.
+    """
+    from max.driver import DeviceSpec, scan_available_devices
+
+    gpus = [spec for spec in scan_available_devices() if spec.device_type == "gpu"]
+    name = "".join((devices or ("gpu" if gpus else "cpu")).lower().split())
+    if name == "cpu":
+        return [DeviceSpec.cpu()]
+    ids = _gpu_ids(name, [spec.id for spec in gpus])
+    if not gpus:
+        raise MllamaError(
+            f"{devices!r} was asked for, but MAX finds no GPU on this machine; "
+            "use --devices cpu"
+        )
+    for number in ids:
+        if ids.count(number) > 1:
+            raise MllamaError(f"{devices!r} names GPU {number} twice")
+        if number not in {spec.id for spec in gpus}:
+            raise MllamaError(
+                f"there is no GPU {number}; the machine has "
+                + ", ".join(f"gpu:{spec.id}" for spec in gpus)
+            )
+    return [spec for number in ids for spec in gpus if spec.id == number]
+
+
+def _gpu_ids(name: str, present: list[int]) -> list[int]:
+    """The ids that a spelling names, whether or not there are such GPUs.
+
+    Raises:
+        MllamaError: If it is none.
+    """
+    if name == "gpu":
+        return present[:1]
+    if name == "gpu:all":
+        return present
+    if match := _LIST.fullmatch(name):
+        return [int(number) for number in match[1].split(",")]
+    parts = name.split(",")
+    if "cpu" in parts and len(parts) > 1:
+        raise MllamaError(
+            f"{name!r} names the CPU beside GPUs; a model runs on one or the other"
+        )
+    matches = [_GPU.fullmatch(part) for part in parts]
+    if not all(matches):
+        raise MllamaError(f"{name!r} is no device: use {SPELLINGS}")
+    return [int(match[1]) for match in matches if match]

@@ -1,0 +1,35 @@
+"""The demo model with a tokenizer class of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from mllama.demo import MODEL_PATH
+
+CODE = """
+from tokenizers import Tokenizer, decoders
+from transformers import PreTrainedTokenizerFast
+
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    def __init__(self, **settings):
+        own = Tokenizer.from_file(f"{settings['name_or_path']}/tokenizer.json")
+        own.decoder = decoders.Sequence([own.decoder, decoders.Replace("e", "3")])
+        super().__init__(tokenizer_object=own, **settings)
+"""
+"""Its answers have a 3 in place of every e, so that they show whether it ran."""
+
+
+def own_tokenizer(directory: Path) -> Path:
+    """Writes the checkpoint."""
+    model = directory / "own"
+    shutil.copytree(MODEL_PATH, model)
+    (model / "own_tokenizer.py").write_text(CODE)
+    file = model / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    settings["tokenizer_class"] = "OwnTokenizer"
+    settings["auto_map"] = {"AutoTokenizer": [None, "own_tokenizer.OwnTokenizer"]}
+    file.write_text(json.dumps(settings))
+    return model

@@ -1,0 +1,101 @@
+"""``mllama doctor`` and ``mllama completion``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from mllama.diagnosis import as_text, diagnosis
+
+MLLAMA = [sys.executable, "-m", "mllama"]
+
+
+def run(*args: str, **settings: str) -> str:
+    done = subprocess.run(
+        [*MLLAMA, *args],
+        capture_output=True,
+        text=True,
+        env=os.environ | settings,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_report_has_what_matters_and_no_secrets(tmp_path: Path) -> None:
+    (tmp_path / "compiled" / "abc").mkdir(parents=True)
+    (tmp_path / "compiled" / "abc" / "graph.mef").write_bytes(b"x" * 5000)
+    settings = {
+        "MLLAMA_CACHE": str(tmp_path),
+        "HF_TOKEN": "hf_secret",
+        "HF_ENDPOINT": "https://me:secret@hub.example/",
+        "MAX_SERVE_PORT": "8123",
+    }
+    report = json.loads(run("doctor", "--format", "json", **settings))
+    assert report["versions"]["max"] == version("max")
+    assert report["machine"]["memory"].endswith("available")
+    assert str(tmp_path) in report["caches"]["mllama"]
+    assert report["compiled models"] == {"abc": "8.0 KiB"}
+    environment = report["environment"]
+    assert environment["HF_TOKEN"] == "set (hidden)"
+    assert environment["HF_ENDPOINT"] == "https://(hidden)@hub.example/"
+    assert environment["MAX_SERVE_PORT"] == "8123"
+    # What the program sets for itself is not the user's.
+    assert "HF_HUB_DISABLE_TELEMETRY" not in environment
+    text = run("doctor", **settings)
+    assert "secret" not in text
+    columns = {line.index(line.split()[-1]) for line in text.splitlines()[1:4]}
+    assert len(columns) == 1
+
+
+def test_a_probe_that_fails_says_so_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise OSError("no such\ndevice")
+
+    monkeypatch.setattr("max.driver.scan_available_devices", broken)
+    report = diagnosis({})
+    assert report["machine"]["GPUs"] == "unknown (OSError: no such device)"
+    assert "unknown" not in report["machine"]["cores"]
+    assert "  GPUs" in as_text(report)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_that_the_shell_takes(shell: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(run("completion", shell))
+    assert "_MLLAMA_COMPLETE" in script.read_text()
+    if (path := shutil.which(shell)) is not None:
+        subprocess.run([path, "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("mllama d", "doctor"),
+        ("mllama generate --trust", "--trust-remote-code"),
+        ("mllama serve --enable-pen", "--enable-penalties"),
+        ("mllama serve --served", "--served-model-name"),
+    ],
+)
+def test_words_are_completed(words: str, found: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from mllama.cli.main import main; main()"],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "_MLLAMA_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        },
+    )
+    assert f"plain,{found}" in done.stdout.splitlines(), done.stderr

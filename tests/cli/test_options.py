@@ -1,0 +1,254 @@
+"""Every documented option arrives where it acts, from both commands.
+
+``serve`` is run up to the start of MAX's server, ``generate`` up to the model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
+
+from mllama.cli.generate import generate
+from mllama.cli.serve import serve
+from mllama.demo import MODEL_PATH
+from mllama.engine.options import EngineOptions
+from mllama.errors import MllamaError
+from tests.cli.own_tokenizer import own_tokenizer
+
+Started = Callable[..., Any]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """The demo model's weights in another place."""
+    shutil.copy(MODEL_PATH / "model.safetensors", tmp_path / "other.safetensors")
+    return str(tmp_path / "other.safetensors")
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """What ``generate`` asks the model for: the model's options, and the question's."""
+    seen: dict[str, Any] = {}
+
+    class Recorded(Exception):
+        pass
+
+    class Recorder:
+        def __init__(self, model_path: str, **options: Any) -> None:
+            seen.update(options, model_path=model_path)
+
+        def __enter__(self) -> Recorder:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def chat(self, messages: Any, **settings: Any) -> Any:
+            seen.update(settings)
+            raise Recorded
+
+    def run(*args: str) -> dict[str, Any]:
+        command = ["--prompt", "x", *args]
+        with pytest.raises(Recorded):
+            CliRunner().invoke(generate, command, catch_exceptions=False)
+        return seen
+
+    monkeypatch.setattr("mllama.llm.LLM", Recorder)
+    return run
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """What ``serve`` starts: settings, MAX's arguments, and what else it is told."""
+    seen: dict[str, Any] = {}
+    for name in ("logging", "metrics", "tracing"):
+        monkeypatch.setattr(f"mllama.max_serve_api.configure_{name}", lambda _: None)
+    for name in ("LOGS_ENABLE_COMPONENTS", "HOST", "METRIC_RECORDING_METHOD"):
+        monkeypatch.setenv(f"MAX_SERVE_{name}", "")
+        monkeypatch.delenv(f"MAX_SERVE_{name}")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setattr(
+        "mllama.serving.server.serve",
+        lambda settings, args, **told: seen.update(told, settings=settings, args=args),
+    )
+
+    def run(*args: str) -> dict[str, Any]:
+        seen.clear()
+        CliRunner().invoke(serve, [*args], catch_exceptions=False)
+        return seen
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "value", "default"),
+    [
+        (["--model-path", "DIR"], "model_path", "DIR", str(MODEL_PATH)),
+        (["--weight-path", "a"], "weight_path", ("a",), ()),
+        (["--force-download"], "force_download", True, False),
+        (["--trust-remote-code"], "trust_remote_code", True, False),
+        (["--devices", "gpu-1"], "devices", "gpu-1", None),
+        (["--num-threads", "1"], "num_threads", 1, None),
+        (
+            ["--quantization-encoding", "q4_0"],
+            "quantization_encoding",
+            "q4_0",
+            None,
+        ),
+        (["--max-length", "99"], "max_length", 99, None),
+        (["--max-batch-size", "3"], "max_batch_size", 3, 1),
+        (["--max-ce-batch-size", "2"], "max_ce_batch_size", 2, 32),
+        (["--max-new-tokens", "7"], "max_new_tokens", 7, -1),
+        (["--top-k", "5"], "top_k", 5, None),
+    ],
+)
+def test_generate_hands_on(
+    generated: Started, args: list[str], name: str, value: Any, default: Any
+) -> None:
+    assert generated()[name] == default
+    assert generated(*args)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("option", "read", "value"),
+    [
+        ({"max_length": 512}, lambda args: args.max_length, 512),
+        ({"max_batch_size": 3}, lambda args: args.runtime.max_batch_size, 3),
+        ({"trust_remote_code": True}, lambda args: args.trust_remote_code, True),
+        (
+            {"quantization_encoding": "q6_k"},
+            lambda args: args.quantization_encoding,
+            "q6_k",
+        ),
+    ],
+)
+def test_the_engine_hands_on_to_max(
+    option: dict[str, Any], read: Callable[[Any], Any], value: Any
+) -> None:
+    options = EngineOptions(devices="cpu", **option)
+    files = options.check().quantised(quiet=True)
+    assert read(options.pipeline_args(files)) == value
+    plain = EngineOptions(devices="cpu")
+    assert read(plain.pipeline_args(plain.check())) != value
+
+
+def test_the_engine_reads_other_weights(weights: str) -> None:
+    options = EngineOptions(devices="cpu", weight_path=[weights])
+    assert list(map(str, options.check().weight_path)) == [weights]
+
+
+def test_the_kv_cache_is_sized_by_the_length() -> None:
+    def cache(max_length: int | None) -> tuple[int, int]:
+        options = EngineOptions(devices="cpu", max_batch_size=2, max_length=max_length)
+        config = PipelineConfig.from_args(options.pipeline_args(options.check()))
+        plan = PIPELINE_REGISTRY.retrieve_factory(config).memory_plan
+        return plan.planned_max_length, plan.available_cache_memory
+
+    whole, whole_bytes = cache(None)
+    length, length_bytes = cache(512)
+    assert (whole, length) == (4096, 512)
+    assert length_bytes < whole_bytes / 4
+
+
+def test_serve_has_the_documented_defaults(served: Started) -> None:
+    started = served("--devices", "cpu")
+    args = started["args"]
+    assert args.model_path == str(MODEL_PATH)
+    assert args.served_model_name == "mllama-demo"
+    assert args.runtime.max_batch_size == 1
+    assert args.runtime.top_k == 1
+    assert (args.trust_remote_code, args.max_length) == (False, None)
+    assert (started["max_ce_batch_size"], started["max_new_tokens"]) == (32, None)
+    assert (started["settings"].host, started["settings"].port) == ("127.0.0.1", 8000)
+
+
+def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL_PATH, model)
+    started = served(
+        *("--devices", "cpu", "--model-path", str(model), "--weight-path", weights),
+        *("--max-batch-size", "3", "--max-ce-batch-size", "2", "--max-length", "512"),
+        *("--max-new-tokens", "7", "--top-k", "5", "--trust-remote-code"),
+        *("--quantization-encoding", "bfloat16", "--port", "8123"),
+    )
+    args = started["args"]
+    assert args.model_path == str(model)
+    assert list(map(str, args.weight_path)) == [weights]
+    assert args.runtime.max_batch_size == 3
+    assert args.runtime.top_k == 5
+    assert args.max_length == 512
+    assert args.trust_remote_code
+    assert args.vision_config_overrides["bfloat16_on_cpu"]
+    assert [spec.device_type for spec in args.device_specs] == ["cpu"]
+    assert (started["max_ce_batch_size"], started["max_new_tokens"]) == (2, 7)
+    assert started["settings"].port == 8123
+
+
+def test_a_file_of_options_is_checked_and_the_command_line_wins(
+    served: Started, tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_SERVE_PORT", "8001")
+    monkeypatch.setenv("MAX_SERVE_MAX_QUEUE_SIZE", "77")
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        f"""
+model:
+  model-path: {MODEL_PATH}
+  max_length: 512
+device_specs: cpu
+runtime:
+  max_batch_size: 3
+  enable_prefix_caching: false
+max-new-tokens: 7
+weight_path: {weights}
+port: 8123
+"""
+    )
+    started = served("--config-file", str(file), "--max-batch-size", "2")
+    args, settings = started["args"], started["settings"]
+    assert args.runtime.max_batch_size == 2
+    assert (args.max_length, started["max_new_tokens"]) == (512, 7)
+    assert list(map(str, args.weight_path)) == [weights]
+    assert args.served_model_name == str(MODEL_PATH)
+    assert (settings.port, settings.max_queue_size) == (8123, 77)
+    assert not args.kv_cache.enable_prefix_caching
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("max_lenght: 5", "names 'max_lenght', which is no option"),
+        ("model:\n  colour: red", "names 'colour', which is no option"),
+        ("max_length: 5\nmodel: {max-length: 6}", "names 'max-length' twice"),
+        ("max_length: [5, 6]", "max_length takes one value, not a list"),
+        ("max_length: 999999999", "999999999"),
+        ("model_path: /nowhere", "/nowhere is neither"),
+        ("num_threads: 0", "--num-threads must be from 1 to"),
+        ("enable_lora: true", "one adapter with --lora-path"),
+        ("- 5", "must hold options and their values"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_what_a_file_of_options_may_not_hold(
+    served: Started, tmp_path: Path, content: str, complaint: str
+) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    with pytest.raises(MllamaError, match=complaint):
+        served("--devices", "cpu", "--config-file", str(file))
+
+
+def test_a_tokenizer_of_its_own_is_refused_by_both(
+    served: Started, tmp_path: Path
+) -> None:
+    model = own_tokenizer(tmp_path)
+    with pytest.raises(MllamaError, match="only with --trust-remote-code"):
+        served("--devices", "cpu", "--model-path", str(model))
+    with pytest.raises(MllamaError, match="only with --trust-remote-code"):
+        EngineOptions(model_path=model, devices="cpu").check()
