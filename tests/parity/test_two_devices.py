@@ -7,10 +7,16 @@ stand where MAX's collectives are on GPUs.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from max.driver import DeviceSpec
 
+from mllama.errors import ConfigError
+from mllama.weights.checkpoint import open_checkpoint
+from mllama.weights.gguf_writing import write_gguf
 from tests.parity.pipeline import Pipeline
 from tests.parity.test_decoding import TOGETHER, check
 from tests.reference.cases import case
@@ -47,3 +53,29 @@ def test_each_device_keeps_the_images_of_its_own_heads(pipeline: Pipeline) -> No
     assert first.any()
     assert second.any()
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "message"),
+    [
+        (4, {}, "4 devices can't share text_config.num_key_value_heads 2 evenly"),
+        (2, {"data_parallel_degree": 2}, "leave --data-parallel-degree out"),
+    ],
+)
+def test_devices_that_cannot_share_the_model_are_refused(
+    devices: int, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(checkpoint(), device_specs=[DeviceSpec.cpu()] * devices, **options)
+
+
+def test_blocks_on_several_devices_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    write_gguf(open_checkpoint(checkpoint()), file, "q4_k", lambda *_: None)
+    with pytest.raises(ConfigError, match="weights in q4_k run on one device, not on"):
+        Pipeline(
+            checkpoint(),
+            device_specs=[DeviceSpec.cpu()] * 2,
+            weight_path=[file],
+            quantization_encoding="q4_k",
+        )
