@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllama.child_environment import restore_child_environment
+from mllama.compiled.manifest import Manifest
+from mllama.compiled.store import CompiledStore, check_target
 from mllama.config import MllamaConfig
 from mllama.config_shards import check_shards
+from mllama.engine.limits import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
 
 # fmt: off
@@ -81,6 +84,8 @@ def compile_for_target(
     *,
     devices: int = 1,
     max_length: int | None = None,
+    max_batch_size: int = 1,
+    max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE,
 ) -> list[CompiledGraph]:
     """Compiles the vision and the text graph in bfloat16, in a process of its own.
 
@@ -89,44 +94,53 @@ def compile_for_target(
     Args:
         config: The checkpoint's.
         target: The kind of GPU.
-        directory: Where the artifacts are saved, each under its graph's name; made if
-            it isn't there.
+        directory: Where the compiled model is saved, with its manifest; made if it
+            isn't there.
         devices: How many GPUs share the model.
         max_length: Longest sequence, in tokens; None is the model's own limit.
+        max_batch_size: Requests worked on together, for the manifest.
+        max_ce_batch_size: Prompts read in one step, likewise.
 
     Raises:
-        MllamaError: If the devices can't share the model, or MAX can't compile it.
+        MllamaError: If the devices can't share the model, the directory can't be used,
+            or MAX can't compile the model.
     """
     check_shards(config, devices)
-    directory.mkdir(parents=True, exist_ok=True)
+    check_target(directory)
     restore_child_environment()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
-        work = process.submit(
-            _compile,
-            config,
-            target,
-            devices,
-            max_length or config.text_config.max_position_embeddings,
-            directory,
-        )
+        work = process.submit(_compile, config, target, devices, directory)
         try:
-            return work.result()
+            graphs = work.result()
         except BrokenProcessPool as error:
             raise MllamaError(
                 f"the process that compiled for {target} ended; it needs about 6 GiB "
                 "of memory"
             ) from error
+    store = CompiledStore(directory, [graph.path.name for graph in graphs])
+    store.write_manifest(
+        Manifest.of_this_machine(
+            config,
+            encoding="bfloat16",
+            formats={},
+            max_length=max_length or config.text_config.max_position_embeddings,
+            max_batch_size=max_batch_size,
+            max_ce_batch_size=max_ce_batch_size,
+            devices=(str(target),) * devices,
+        )
+    )
+    store.remove_others()
+    return graphs
 
 
 def _compile(
     config: MllamaConfig,
     target: Target,
     devices: int,
-    max_length: int,
     directory: Path,
 ) -> list[CompiledGraph]:
     """What the process does; MAX is loaded there alone."""
     from mllama.engine.target_graphs import compile_graphs
 
-    return compile_graphs(config, target, devices, max_length, directory)
+    return compile_graphs(config, target, devices, directory)

@@ -19,11 +19,13 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef
 
+from mllama.compiled.store import CompiledStore
 from mllama.config import MllamaConfig
 from mllama.engine.target import CompiledGraph, Target
 from mllama.errors import MllamaError
 from mllama.serving.arch_config import MllamaArchConfig
-from mllama.serving.graphs import IMAGE_ENCODER, TEXT_DECODER, networks
+from mllama.serving.compiling import UntracedSpec, how_by_default
+from mllama.serving.graphs import IMAGE_ENCODER, TEXT_DECODER, described, networks
 from mllama.serving.progress import StartProgress, stage
 
 
@@ -31,7 +33,6 @@ def compile_graphs(
     model: MllamaConfig,
     target: Target,
     devices: int,
-    max_length: int,
     directory: Path,
 ) -> list[CompiledGraph]:
     """Compiles the vision and the text graph in bfloat16 and saves both.
@@ -40,8 +41,7 @@ def compile_graphs(
         model: The checkpoint's configuration; no weights are needed.
         target: The kind of GPU.
         devices: How many of them.
-        max_length: Longest sequence, in tokens.
-        directory: Where the artifacts go, each under its graph's name.
+        directory: Where the graphs are saved, as a start looks for them.
 
     Raises:
         MllamaError: If the devices can't share the model, or MAX can't compile it.
@@ -55,8 +55,9 @@ def compile_graphs(
         model,
         DType.bfloat16,
         [DeviceRef.GPU(index) for index in range(devices)],
-        max_length,
+        model.text_config.max_position_embeddings,
     )
+    store = CompiledStore(directory)
     session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
     graphs = []
     with StartProgress():
@@ -68,10 +69,13 @@ def compile_graphs(
             for weight_name, weight in network.raw_state_dict().items():
                 weight.name, weight.align = weight_name, 1
             started = time.perf_counter()
-            graph = network.trace(*network.input_types(), name=name)
-            path = directory / f"{name}.mef"
+            spec = UntracedSpec(
+                network, name, network.input_types(), description=described(config, {})
+            )
+            untraced = spec.trace()
             try:
-                session.compile(graph).export_mef(str(path))
+                compiled = session.compile(untraced.traced())
+                path = store.add(untraced.key(how_by_default()), compiled.export_mef)
             except RuntimeError as error:
                 cause = str(error.__cause__ or error).strip()
                 raise MllamaError(

@@ -19,7 +19,7 @@ from typing import Any
 from max.engine import CompiledModel, InferenceSession
 from max.graph import Graph
 from max.graph import Module as GraphModule
-from max.pipelines.lib import PipelineConfig
+from max.pipelines.lib import PipelineConfig, PipelineRuntimeConfig, ProfilingConfig
 
 from mllama.compiled.settings import CompiledSettings
 from mllama.compiled.store import CompiledStore, GraphKey
@@ -57,6 +57,10 @@ class UntracedGraph:
     traced: Callable[[], Graph]
     is_ours: bool = False
 
+    def key(self, how: str) -> GraphKey:
+        """The graph's identity, compiled so; see :func:`how_by_default`."""
+        return GraphKey.of(self.name, f"{self.description}\n{how}")
+
 
 @dataclass(frozen=True)
 class UntracedSpec(GraphSpec):
@@ -90,7 +94,7 @@ class GraphCompiler:
         settings = CompiledSettings.from_dict(pipeline.model.vision_config_overrides)
         self._session = session
         self._settings = settings
-        self._how = _how(pipeline)
+        self._how = _how(pipeline.runtime, pipeline.profiling)
         self._sources: list[CompiledStore] = []
         self._cache: CompiledStore | None = None
         self._target: CompiledStore | None = None
@@ -109,7 +113,7 @@ class GraphCompiler:
 
     def _compile(self, model: Any, **options: Any) -> CompiledModel:
         untraced = model if isinstance(model, UntracedGraph) else _untraced(model)
-        key = GraphKey.of(untraced.name, f"{untraced.description}\n{self._how}")
+        key = untraced.key(self._how)
         for store in self._sources:
             if (file := store.find(key)) is not None:
                 self._keep(key, lambda part, file=file: shutil.copyfile(file, part))
@@ -193,9 +197,12 @@ def untraced_sampler() -> Iterator[None]:
         TopKSampler.trace = trace
 
 
-def _how(pipeline: PipelineConfig) -> str:
-    """Settings of MAX's that change the code of a graph."""
-    runtime = pipeline.runtime
+def how_by_default() -> str:
+    """Settings of MAX's that change the code of a graph, as they are by default."""
+    return _how(PipelineRuntimeConfig(), ProfilingConfig())
+
+
+def _how(runtime: PipelineRuntimeConfig, profiling: ProfilingConfig) -> str:
     debugging = {
         name: value
         for name, value in sorted(os.environ.items())
@@ -204,7 +211,7 @@ def _how(pipeline: PipelineConfig) -> str:
     return (
         f"{runtime.use_experimental_kernels} {runtime.use_vendor_blas} "
         f"{runtime.use_vendor_ccl} {runtime.disable_vendor_blas_fallback} "
-        f"{pipeline.profiling.gpu_profiling} {debugging}"
+        f"{profiling.gpu_profiling} {debugging}"
     )
 
 
