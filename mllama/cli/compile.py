@@ -8,13 +8,24 @@ from typing import Any
 import click
 
 from mllama.cli.options import graph_options, model_or_demo
-from mllama.cli.sections import OUTPUT, SectionedCommand, option
+from mllama.cli.sections import COMPUTE, OUTPUT, SectionedCommand, option
+from mllama.errors import MllamaError
 from mllama.imports import leave_torch_out
 from mllama.privacy import turn_telemetry_off
+
+_FILES = ("weight_path", "lora_path", "trust_remote_code")
+"""Options about files that aren't read for another machine."""
 
 
 @click.command(cls=SectionedCommand)
 @graph_options
+@option(
+    "--target",
+    section=COMPUTE,
+    metavar="TARGET",
+    help="Compile for this kind of GPU, which need not be there, in bfloat16: "
+    "cuda:sm_90, hip:gfx942, ...  As many as --devices names share the model.",
+)
 @option(
     "--output",
     section=OUTPUT,
@@ -23,7 +34,7 @@ from mllama.privacy import turn_telemetry_off
     required=True,
     help="Directory to write the compiled model to.",
 )
-def compile(output: Path, **options: Any) -> None:
+def compile(output: Path, target: str | None, **options: Any) -> None:
     """Compile a model for --serialized-model-path, without starting it.
 
     The compiled model is for the same options, CPU and versions.  It holds no weights,
@@ -32,14 +43,57 @@ def compile(output: Path, **options: Any) -> None:
     \b
     mllama compile --model-path DIR --output compiled
     mllama serve --model-path DIR --serialized-model-path compiled
+    mllama compile --model-path DIR --target cuda:sm_90 --output compiled
     """
     turn_telemetry_off()
     if not options["trust_remote_code"]:
         leave_torch_out()
+    options["model_path"] = model_or_demo(options["model_path"])
+    options["max_batch_size"] = options["max_batch_size"] or 1
+    if target is not None:
+        _compile_for_target(output, target, options)
+        return
     from mllama.engine.compile import compile_model
     from mllama.engine.options import EngineOptions
 
-    options["model_path"] = model_or_demo(options["model_path"])
-    options["max_batch_size"] = options["max_batch_size"] or 1
     compile_model(EngineOptions(**options), output)
     click.echo(f"mllama: the compiled model is in {output}", err=True)
+
+
+def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> None:
+    from mllama.engine.devices import count_gpus
+    from mllama.engine.target import compile_for_target, find_target
+    from mllama.hub.fetch import fetch_config
+    from mllama.hub.options import HubOptions
+
+    found = find_target(target)
+    devices = count_gpus(options["devices"])
+    for name in _FILES:
+        if options[name]:
+            raise MllamaError(
+                f"--{name.replace('_', '-')} does nothing with --target, for which "
+                "only the configuration is read; leave it out"
+            )
+    if options["quantization_encoding"] not in (None, "bfloat16"):
+        raise MllamaError(
+            f"--target compiles in bfloat16, not {options['quantization_encoding']}"
+        )
+    config = fetch_config(
+        options["model_path"],
+        HubOptions(
+            options["huggingface_model_revision"],
+            force_download=options["force_download"],
+        ),
+    )
+    graphs = compile_for_target(
+        config,
+        found,
+        output,
+        devices=devices,
+        max_length=options["max_length"],
+        max_batch_size=options["max_batch_size"],
+        max_ce_batch_size=options["max_ce_batch_size"],
+    )
+    for graph in graphs:
+        click.echo(f"mllama: {graph.name}: {graph.seconds:.0f} s", err=True)
+    click.echo(f"mllama: compiled for {devices} x {found}, not run: {output}", err=True)

@@ -49,6 +49,27 @@ def find_devices(devices: str | None) -> list[DeviceSpec]:
     return [spec for number in ids for spec in gpus if spec.id == number]
 
 
+def count_gpus(devices: str | None) -> int:
+    """How many GPUs a spelling of ``--devices`` names, whether or not they are there.
+
+    Args:
+        devices: As for :func:`find_devices`; None is one.
+
+    Raises:
+        MllamaError: If it names none, one twice, or as many as there are.
+    """
+    name = "".join((devices or "gpu").lower().split())
+    if name in ("cpu", "gpu:all"):
+        raise MllamaError(
+            f"{devices!r} doesn't say for how many GPUs to compile: use gpu, or "
+            "gpu-0,gpu-1 for two"
+        )
+    ids = _gpu_ids(name, [0])
+    if len(set(ids)) != len(ids):
+        raise MllamaError(f"{devices!r} names a GPU twice")
+    return len(ids)
+
+
 def _gpu_ids(name: str, present: list[int]) -> list[int]:
     """The ids that a spelling names, whether or not there are such GPUs.
 

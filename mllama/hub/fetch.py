@@ -83,6 +83,27 @@ def fetch_model(
     return fetching.beside_local_files(list(map(str, weight_path)))
 
 
+def fetch_config(model: str, options: HubOptions) -> MllamaConfig:
+    """The configuration alone, of a directory or of a repository.
+
+    Raises:
+        MllamaError: If it can't be had, or is of another model.
+    """
+    if not is_repository(model):
+        _refuse_what_does_nothing(model, options)
+        return MllamaConfig.from_path(model)
+    repository = Repository(
+        model,
+        options.revision or DEFAULT_REVISION,
+        force=options.force_download,
+        quiet=True,
+    )
+    if CONFIG not in repository.names:
+        raise ConfigError(f"{model} holds no {CONFIG}; it is no checkpoint of a model")
+    repository.fetch([CONFIG], small=True)
+    return MllamaConfig.from_path(repository.directory)
+
+
 def _may_be_on_the_hub(path: str, model: str) -> bool:
     parts = path.split("/")
     if is_repository(model) and len(parts) < 3:
