@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from mllama.compiled.store import CompiledStore
 from mllama.diagnosis import as_text, diagnosis
+from tests.compiled.test_manifest import MANIFEST
+from tests.compiled.test_store import KEY
 
 MLLAMA = [sys.executable, "-m", "mllama"]
 
@@ -30,8 +33,9 @@ def run(*args: str, **settings: str) -> str:
 
 
 def test_a_report_has_what_matters_and_no_secrets(tmp_path: Path) -> None:
-    (tmp_path / "compiled" / "abc").mkdir(parents=True)
-    (tmp_path / "compiled" / "abc" / "graph.mef").write_bytes(b"x" * 5000)
+    store = CompiledStore(tmp_path / "compiled" / MANIFEST.key())
+    store.add(KEY, lambda part: part.write_bytes(b"x" * 5000))
+    store.write_manifest(MANIFEST)
     settings = {
         "MLLAMA_CACHE": str(tmp_path),
         "HF_TOKEN": "hf_secret",
@@ -42,7 +46,9 @@ def test_a_report_has_what_matters_and_no_secrets(tmp_path: Path) -> None:
     assert report["versions"]["max"] == version("max")
     assert report["machine"]["memory"].endswith("available")
     assert str(tmp_path) in report["caches"]["mllama"]
-    assert report["compiled models"] == {"abc": "8.0 KiB"}
+    (compiled,) = report["compiled models"].items()
+    assert compiled[0] == MANIFEST.key()
+    assert "KiB, float32, cpu, MAX " in compiled[1]
     environment = report["environment"]
     assert environment["HF_TOKEN"] == "set (hidden)"
     assert environment["HF_ENDPOINT"] == "https://(hidden)@hub.example/"
