@@ -37,8 +37,8 @@ _OTHER_MODELS_OPTIONS = {
 }
 """MAX's options that this model doesn't take, and what it has instead."""
 
-_OWN_CODE = ("--trust-remote-code", "--config-file")
-"""Options that may let code of the checkpoint's own run."""
+_ANYTHING = ("--config-file",)
+"""What may hold any other option."""
 
 _IN_FLIGHT = "enable_in_flight_batching"
 """Running requests get their next token with every step that reads another's prompt
@@ -66,11 +66,12 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
         """Parses the arguments, for which most of MAX is loaded."""
         if not ctx.resilient_parsing and "--help" not in args:
             _prepare_environment()
-            # Code of the checkpoint's own may want torch; a file may ask for it.
-            with_torch = any(arg.startswith(_OWN_CODE) for arg in args)
+            with_torch = _is_given(("--trust-remote-code", *_ANYTHING), args)
             if not with_torch:
                 leave_torch_out()
-            start_early(with_torch=with_torch)
+            # MAX's threads are made as it is imported.
+            if not _is_given(("--num-threads", *_ANYTHING), args):
+                start_early(with_torch=with_torch)
         try:
             return list(super().parse_args(ctx, args))
         except ValueError as error:
@@ -87,6 +88,11 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
             raise
         except ValueError as error:
             raise MllamaError(str(error)) from error
+
+
+def _is_given(options: tuple[str, ...], args: list[str]) -> bool:
+    """Whether one of the options is among arguments that aren't parsed yet."""
+    return any(arg.startswith(options) for arg in args)
 
 
 def _prepare_environment() -> None:

@@ -26,6 +26,7 @@ from multiprocessing import (
     util,
 )
 
+from mllama.child_environment import restore_child_environment
 from mllama.imports import leave_torch_out
 
 _WORKER_MODULES = ("mllama.architecture", "mllama.serving.server")
@@ -63,11 +64,15 @@ _waiting: _Waiting | None = None
 def start_early(*, with_torch: bool = False) -> None:
     """Starts the process; whoever starts a :class:`EarlyPopen` gets it.
 
+    Importing MAX makes its threads: what limits them must be there before.
+
     Args:
         with_torch: Whether code of a repository's own will run in it, which may need
             torch.
     """
     global _waiting
+    # MAX may be loaded already, by whoever runs the command from Python.
+    restore_child_environment()
     tracker = resource_tracker.getfd()
     assert tracker is not None
     sentinel, sentinel_of_child = os.pipe()
@@ -133,9 +138,6 @@ class EarlyPopen(popen_spawn_posix.Popen):
             self._fds = []
             super()._launch(process_obj)  # type: ignore[misc]
             return
-        if hasattr(os, "sched_setaffinity"):
-            # What it would have inherited now; see --num-threads.
-            os.sched_setaffinity(waiting.pid, os.sched_getaffinity(0))
         self.pid, self.sentinel = waiting.pid, waiting.sentinel
         self.finalizer = util.Finalize(self, _close, (waiting.sentinel, waiting.job))
         with (
