@@ -15,7 +15,7 @@ from mllama.child_environment import restore_child_environment
 from mllama.compiled.manifest import Manifest
 from mllama.compiled.store import CompiledStore, check_target
 from mllama.config import MllamaConfig
-from mllama.config_shards import check_shards
+from mllama.config.shards import check_shards
 from mllama.engine.limits import DEFAULT_CE_BATCH_SIZE
 from mllama.errors import MllamaError
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from typing_extensions import Self
 
 from mllama.config import MllamaConfig
-from mllama.config_shards import check_shards
+from mllama.config.shards import check_shards
 from mllama.errors import ConfigError
 from mllama.max_api import (
     ArchConfigWithKVCache,

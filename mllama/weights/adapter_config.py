@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import regex
 
-from mllama.config_fields import Section, is_integer
+from mllama.config.fields import Section, is_integer
 from mllama.errors import CheckpointError, ConfigError
 
 CONFIG_FILE: Final = "adapter_config.json"

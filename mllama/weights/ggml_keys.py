@@ -1,6 +1,6 @@
 """Takes values out of a GGUF file's keys with a type, a range and a default.
 
-:class:`~mllama.config_fields.Section` does so for JSON; here names are ggml's, and the
+:class:`~mllama.config.fields.Section` does so for JSON; here names are ggml's, and the
 file that a message names is the GGUF file.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mllama.config_fields import LARGEST_SIZE, is_integer
+from mllama.config.fields import LARGEST_SIZE, is_integer
 from mllama.errors import CheckpointError, quoted
 from mllama.weights.gguf_file import GgufFile
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from mllama.config import MllamaConfig
-from mllama.config_shards import check_shards
+from mllama.config.shards import check_shards
 from mllama.errors import ConfigError
 
 PUBLISHED = MllamaConfig.from_dict({"model_type": "mllama"})

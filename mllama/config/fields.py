@@ -11,6 +11,9 @@ from mllama.errors import ConfigError, quoted
 LARGEST_SIZE: Final = 2**31 - 1
 """Sizes beyond it can't be allocated by anything; config files are untrusted."""
 
+MOST_LAYERS: Final = 1024
+"""Bounds the lists that are made from an untrusted file."""
+
 
 def require(condition: bool, message: str) -> None:
     """Refuses a contradiction.
@@ -107,3 +110,14 @@ class Section:
 def is_integer(value: Any) -> bool:
     """Whether it is a whole number; Python's True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def activation(section: Section, supported: str) -> str:
+    """The activation, of which one is supported.
+
+    Raises:
+        ConfigError: If it is another.
+    """
+    if section.get("hidden_act", supported) != supported:
+        raise section.refusal("hidden_act", f"{supported!r}, the only one supported")
+    return supported
