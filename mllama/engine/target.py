@@ -114,8 +114,8 @@ def compile_for_target(
             return work.result()
         except BrokenProcessPool as error:
             raise MllamaError(
-                f"the process that compiled for {target} ended; it needs about 6 GiB "
-                "of memory"
+                f"the compiler broke off for {target}; what it said stands above, and "
+                "if it said nothing it lacked memory (sm_90 takes 11 GiB)"
             ) from error
 
 
