@@ -20,6 +20,9 @@ from mllama.errors import MllamaError
 CHECKED = (("cuda:sm_90", 1), ("hip:gfx942", 1), ("cuda:sm_90", 2))
 """Targets, and how many devices share the model."""
 
+KNOWN_FAILURES = ("hip:gfx942",)
+"""Targets that MAX 26.7 doesn't compile for; `docs/gpu.md` says why."""
+
 CONFIG = MllamaConfig.from_dict(
     {
         "model_type": "mllama",
@@ -36,13 +39,13 @@ CONFIG = MllamaConfig.from_dict(
 
 
 def main() -> None:
-    """Compiles for the targets, one after the other; exit code 1 if one fails."""
+    """Compiles for the targets; exit code 1 if one comes out other than is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", help="this one only")
     parser.add_argument("--devices", type=int, default=1, help="that share the model")
     arguments = parser.parse_args()
     checked = [(arguments.target, arguments.devices)] if arguments.target else CHECKED
-    failed = False
+    surprised = False
     for name, devices in checked:
         title = f"{name}, {devices} device(s)"
         with tempfile.TemporaryDirectory() as directory:
@@ -51,13 +54,17 @@ def main() -> None:
                     CONFIG, find_target(name), Path(directory), devices=devices
                 )
             except MllamaError as error:
-                failed = True
-                print(f"{title}: FAILED: {error}", flush=True)
+                surprised |= name not in KNOWN_FAILURES
+                known = " as known" if name in KNOWN_FAILURES else ""
+                print(f"{title}: FAILED{known}: {error}", flush=True)
                 continue
             for graph in graphs:
                 print(f"{title}: {_described(graph)}", flush=True)
+            if name in KNOWN_FAILURES:
+                surprised = True
+                print(f"{title}: compiles now; correct docs/gpu.md", flush=True)
     print("compiled, not run: no GPU run has been verified")
-    sys.exit(failed)
+    sys.exit(surprised)
 
 
 def _described(graph: CompiledGraph) -> str:

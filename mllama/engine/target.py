@@ -115,8 +115,8 @@ def compile_for_target(
             graphs = work.result()
         except BrokenProcessPool as error:
             raise MllamaError(
-                f"the process that compiled for {target} ended; it needs about 6 GiB "
-                "of memory"
+                f"the compiler broke off for {target}; what it said stands above, and "
+                "if it said nothing it lacked memory (sm_90 takes 11 GiB)"
             ) from error
     store = CompiledStore(directory, [graph.path.name for graph in graphs])
     store.write_manifest(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from max.driver import (
@@ -48,6 +49,9 @@ def compile_graphs(
     """
     # A compilation can't be interrupted otherwise.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # If memory runs out, Linux is to end this process and no other.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     set_virtual_device_api(target.api)
     set_virtual_device_target_arch(target.architecture)
     set_virtual_device_count(devices)
@@ -77,9 +81,14 @@ def compile_graphs(
                 compiled = session.compile(untraced.traced())
                 path = store.add(untraced.key(how_by_default()), compiled.export_mef)
             except RuntimeError as error:
-                cause = str(error.__cause__ or error).strip()
                 raise MllamaError(
-                    f"MAX can't compile {name} for {target}: {cause}"
+                    f"MAX can't compile {name} for {target}: {_cause(error)}"
                 ) from error
             graphs.append(CompiledGraph(name, path, time.perf_counter() - started))
     return graphs
+
+
+def _cause(error: RuntimeError) -> str:
+    """The innermost complaint of the compiler, in one line of very many."""
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return next((line for line in lines if "constraint failed" in line), lines[0])

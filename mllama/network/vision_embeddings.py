@@ -13,6 +13,10 @@ from max.nn.layer import Module
 
 from mllama.config import MllamaVisionConfig
 
+_GPU_MATMUL_MULTIPLE = 64
+"""MAX's matmul for sm_90 doesn't compile for rows that aren't multiples of 16 bytes,
+such as the 588 values of a patch of 14 x 14; this is the width of its tiles."""
+
 
 class MllamaPatchEmbedding(Module):
     """The patch convolution (stride = kernel = patch size, no bias) as a matmul."""
@@ -45,6 +49,10 @@ class MllamaPatchEmbedding(Module):
             ops.permute(grid, [0, 2, 4, 1, 3, 5]), [images, tiles, side * side, width]
         )
         kernel = ops.reshape(self.weight, [config.hidden_size, width])
+        if pixel_values.device.is_gpu():
+            padding = -width % _GPU_MATMUL_MULTIPLE
+            patches = ops.pad(patches, [0, 0] * 3 + [0, padding])
+            kernel = ops.pad(kernel, [0, 0, 0, padding])
         return patches @ kernel.T
 
 
