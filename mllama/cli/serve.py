@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from mllama.hub.options import HubOptions
 from mllama.imports import leave_torch_out
 from mllama.max_cli_api import WithLazyPipelineOptions
 from mllama.privacy import turn_telemetry_off
-from mllama.serving.early_worker import start_early
+from mllama.serving.early_worker import end_early, start_early
 
 _SETTINGS = {
     "host": "MAX_SERVE_HOST",
@@ -73,21 +75,33 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
             if not _is_given(("--num-threads", *_ANYTHING), args):
                 start_early(with_torch=with_torch)
         try:
-            return list(super().parse_args(ctx, args))
-        except ValueError as error:
-            raise MllamaError(str(error)) from error
+            with _refusals_of_max():
+                return list(super().parse_args(ctx, args))
+        except BaseException:
+            end_early()
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; MAX checks values with ``ValueError``."""
+        """Runs the command."""
         # MAX would read the devices in its own way, if it saw them.
         ctx.params["device_names"] = ctx.params["devices"]
         ctx.params["devices"] = None
         try:
-            return super().invoke(ctx)
-        except MllamaError:
-            raise
-        except ValueError as error:
-            raise MllamaError(str(error)) from error
+            with _refusals_of_max():
+                return super().invoke(ctx)
+        finally:
+            end_early()  # If MAX has not come to start the model.
+
+
+@contextlib.contextmanager
+def _refusals_of_max() -> Iterator[None]:
+    """MAX checks values with ``ValueError``; here such an error is the user's."""
+    try:
+        yield
+    except MllamaError:
+        raise
+    except ValueError as error:
+        raise MllamaError(str(error)) from error
 
 
 def _is_given(options: tuple[str, ...], args: list[str]) -> bool:

@@ -60,6 +60,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
         return seen
 
     monkeypatch.setattr("mllama.llm.LLM", Recorder)
+    monkeypatch.setattr("mllama.cli.generate.leave_torch_out", lambda: None)
     return run
 
 
@@ -73,6 +74,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         monkeypatch.setenv(f"MAX_SERVE_{name}", "")
         monkeypatch.delenv(f"MAX_SERVE_{name}")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    # This process goes on, with torch and without the model.
+    monkeypatch.setattr("mllama.cli.serve.leave_torch_out", lambda: None)
+    monkeypatch.setattr("mllama.cli.serve.start_early", lambda **_: None)
     monkeypatch.setattr(
         "mllama.serving.server.serve",
         lambda settings, args, **told: seen.update(told, settings=settings, args=args),
