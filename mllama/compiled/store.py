@@ -113,6 +113,12 @@ class CompiledStore:
             return None
         return self.directory / name
 
+    def find_new(self, key: GraphKey) -> Path | None:
+        """As :meth:`find`, also if another process has added the graph."""
+        for file in self.directory.glob(f"{key.stem}*.mef"):
+            self._files[key.stem] = file.name
+        return self.find(key)
+
     def add(self, key: GraphKey, export: Callable[[Path], None]) -> Path:
         """Keeps a graph.
 

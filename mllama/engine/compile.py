@@ -61,8 +61,8 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     session = InferenceSession(devices=[device])
     compiler = GraphCompiler(session, pipeline)
     pipeline.configure_session(session)
+    compile_graphs(session, graph_specs(config, state_dict, compiler))
     session.compile_reusing_mefs(log_probabilities(device))
-    compile_graphs(session, graph_specs(config, state_dict))
     with untraced_sampler():
         load_sampler_graphs(
             session,

@@ -26,7 +26,13 @@ from mllama.engine.target import CompiledGraph, Target
 from mllama.errors import MllamaError
 from mllama.serving.arch_config import MllamaArchConfig
 from mllama.serving.compiling import UntracedSpec, how_by_default
-from mllama.serving.graphs import IMAGE_ENCODER, TEXT_DECODER, described, networks
+from mllama.serving.graphs import (
+    IMAGE_ENCODER,
+    TEXT_DECODER,
+    described,
+    name_weights,
+    networks,
+)
 from mllama.serving.progress import StartProgress, stage
 
 
@@ -69,9 +75,7 @@ def compile_graphs(
             (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
         ):
             stage(f"{name} for {target}")
-            # As when weights are loaded.
-            for weight_name, weight in network.raw_state_dict().items():
-                weight.name, weight.align = weight_name, 1
+            name_weights(network)
             started = time.perf_counter()
             spec = UntracedSpec(
                 network, name, network.input_types(), description=described(config, {})

@@ -11,13 +11,14 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from max.engine import CompiledModel, InferenceSession
-from max.graph import Graph
+from max.graph import DeviceRef, Graph
 from max.graph import Module as GraphModule
 from max.pipelines.lib import PipelineConfig, PipelineRuntimeConfig, ProfilingConfig
 
@@ -25,6 +26,9 @@ from mllama.compiled.settings import CompiledSettings
 from mllama.compiled.store import CompiledStore, GraphKey
 from mllama.errors import CompiledModelError
 from mllama.max_api import GraphSpec, TopKSampler
+from mllama.network.projections import Encodings
+from mllama.serving.arch_config import MllamaArchConfig
+from mllama.serving.compile_apart import VisionCompilation
 from mllama.serving.progress import LOADING, stage
 
 logger = logging.getLogger("mllama")
@@ -99,6 +103,7 @@ class GraphCompiler:
         self._cache: CompiledStore | None = None
         self._target: CompiledStore | None = None
         self._finished = False
+        self._apart: dict[GraphKey, subprocess.Popen[bytes]] = {}
         self._compile_reusing_mefs = session.compile_reusing_mefs
         self._init_all = session.init_all
         if settings is not None:
@@ -111,9 +116,35 @@ class GraphCompiler:
         session.compile_reusing_mefs = self._compile
         session.init_all = self._init
 
+    def compile_apart(
+        self, vision: UntracedSpec, config: MllamaArchConfig, encodings: Encodings
+    ) -> None:
+        """Has another process compile the vision graph, if it must be compiled.
+
+        Args:
+            vision: The graph.
+            config: What it is built from.
+            encodings: Which of the model's tensors are blocks.
+        """
+        key = vision.trace().key(self._how)
+        if (
+            self._cache is None
+            or config.devices != [DeviceRef.CPU()]
+            or self._how != how_by_default()
+            or any(store.find(key) is not None for store in self._sources)
+        ):
+            return
+        task = VisionCompilation(config, encodings, key, self._cache.directory)
+        if (process := task.start()) is not None:
+            self._apart[key] = process
+
     def _compile(self, model: Any, **options: Any) -> CompiledModel:
         untraced = model if isinstance(model, UntracedGraph) else _untraced(model)
         key = untraced.key(self._how)
+        if (process := self._apart.pop(key, None)) is not None and self._cache:
+            stage(STAGES[key.name])
+            process.wait()
+            self._cache.find_new(key)
         for store in self._sources:
             if (file := store.find(key)) is not None:
                 self._keep(key, lambda part, file=file: shutil.copyfile(file, part))

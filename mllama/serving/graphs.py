@@ -9,6 +9,7 @@ from max.driver import Buffer, Device
 from max.dtype import DType
 from max.graph import DeviceRef
 from max.graph.weights import WeightData
+from max.nn.layer import Module
 
 from mllama.compiled.manifest import config_hash
 from mllama.max_api import (
@@ -21,7 +22,7 @@ from mllama.network.projections import Encodings
 from mllama.network.tensor_parallel import spread
 from mllama.network.text_decoder import MllamaTextDecoder
 from mllama.rotary import rotary_table
-from mllama.serving.compiling import UntracedGraph, UntracedSpec
+from mllama.serving.compiling import GraphCompiler, UntracedGraph, UntracedSpec
 from mllama.serving.model_weights import (
     formats,
     image_encoder_weights,
@@ -86,13 +87,16 @@ def networks(
 
 
 def graph_specs(
-    config: MllamaArchConfig, state_dict: Mapping[str, WeightData]
+    config: MllamaArchConfig,
+    state_dict: Mapping[str, WeightData],
+    compiler: GraphCompiler,
 ) -> dict[str, UntracedSpec]:
-    """The vision graph and the text graph, with their weights, not traced yet.
+    """The text graph and the vision graph, with their weights, not traced yet.
 
     Args:
         config: What they are built from.
         state_dict: The checkpoint's tensors by canonical name.
+        compiler: Stands behind the session that is to compile them.
     """
     encodings = formats(state_dict)
     image_encoder, text_decoder = networks(config, encodings)
@@ -115,14 +119,8 @@ def graph_specs(
         weight_alignment=1,
     )
     description = described(config, encodings)
-    return {
-        GraphRole.VISION: UntracedSpec(
-            image_encoder,
-            IMAGE_ENCODER,
-            image_encoder.input_types(),
-            weights=image_encoder.state_dict(),
-            description=description,
-        ),
+    specs = {
+        # In this order: another process may be compiling the vision graph.
         GraphRole.DECODER: UntracedSpec(
             text_decoder,
             TEXT_DECODER,
@@ -130,7 +128,22 @@ def graph_specs(
             weights=text_decoder.state_dict(),
             description=description,
         ),
+        GraphRole.VISION: UntracedSpec(
+            image_encoder,
+            IMAGE_ENCODER,
+            image_encoder.input_types(),
+            weights=image_encoder.state_dict(),
+            description=description,
+        ),
     }
+    compiler.compile_apart(specs[GraphRole.VISION], config, encodings)
+    return specs
+
+
+def name_weights(network: Module) -> None:
+    """Gives a network's weights their names in its graph, as loading them does."""
+    for name, weight in network.raw_state_dict().items():
+        weight.name, weight.align = name, 1
 
 
 def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[Buffer]:

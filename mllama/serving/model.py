@@ -97,10 +97,10 @@ class MllamaModel(
             memory_plan=memory_plan,
             max_batch_size=max_batch_size,
         )
-        self._logprobs_device = devices[0]
-        self._logprobs_model = session.load(log_probabilities(devices[0]))
         config = self.arch_config_as(MllamaArchConfig)
         models = self.load_graphs(session)
+        self._logprobs_device = devices[0]
+        self._logprobs_model = session.load(log_probabilities(devices[0]))
         self._text_decoder = models[GraphRole.DECODER]
         self._freqs_cis = rotary_buffers(config, devices)
         self.images = RequestImages(
@@ -134,7 +134,7 @@ class MllamaModel(
 
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Both graphs; MAX reads the weights in place while the model lives."""
-        return graph_specs(model_config, self._state_dict)
+        return graph_specs(model_config, self._state_dict, self.compiler)
 
     def prepare_initial_token_inputs(
         self,
