@@ -21,7 +21,7 @@ CHECKED = (("cuda:sm_90", 1), ("hip:gfx942", 1), ("cuda:sm_90", 2))
 """Targets, and how many devices share the model."""
 
 KNOWN_FAILURES = ("hip:gfx942",)
-"""Targets that MAX 26.7 doesn't compile for; `docs/gpu.md` says why."""
+"""Targets that MAX 26.7 doesn't compile bfloat16 for; `docs/gpu.md` says why."""
 
 CONFIG = MllamaConfig.from_dict(
     {
