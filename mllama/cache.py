@@ -10,11 +10,32 @@ from mllama.errors import CheckpointError
 CACHE_VARIABLE = "MLLAMA_CACHE"
 """Environment variable that moves the cache."""
 
+_BLOCK = 512
+"""Bytes of what the system counts blocks in."""
+
+
+def cache_home() -> Path:
+    """Where programs keep their caches: ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
 
 def cache_root() -> Path:
     """The cache, which may not be there yet: ``~/.cache/mllama``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mllama")
+    return Path(os.environ.get(CACHE_VARIABLE) or cache_home() / "mllama")
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes that a file, or all files of a directory, take on disk.
+
+    What a link leads to counts elsewhere.
+    """
+    if not path.is_dir():
+        return path.lstat().st_blocks * _BLOCK
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_blocks * _BLOCK
+        for folder, _, names in os.walk(path)
+        for name in names
+    )
 
 
 def cache_directory(name: str) -> Path:

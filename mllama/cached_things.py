@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllama.cache import cache_root, cache_unwritable
+from mllama.cache import cache_root, cache_unwritable, disk_usage
 from mllama.compiled.store import COMPILED_DIRECTORY, CompiledStore
 from mllama.errors import CompiledModelError
 
@@ -75,7 +75,7 @@ def cached_things(kind: str) -> Iterator[CachedThing]:
         return
     for path in sorted(directory.iterdir()):
         if _NAMES[kind].fullmatch(path.name):
-            yield CachedThing(kind, path, _size(path), _description(path))
+            yield CachedThing(kind, path, disk_usage(path), _description(path))
 
 
 def _description(path: Path) -> str:
@@ -87,8 +87,3 @@ def _description(path: Path) -> str:
         return "unfinished or damaged; compiled anew when it is needed"
     versions = f"MAX {manifest.max}, mllama {manifest.mllama}"
     return f"{manifest.encoding}, {', '.join(manifest.devices)}, {versions}"
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_size for file in files if not file.is_dir())

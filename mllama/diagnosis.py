@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mllama import __version__
-from mllama.cache import cache_root
+from mllama.cache import cache_home, cache_root, disk_usage
 from mllama.cached_things import cached_things
 from mllama.compiled.host import cpu_features
 from mllama.compiled.store import COMPILED_DIRECTORY
@@ -159,16 +159,12 @@ def _caches() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _cache_of_max() -> Path:
-    return _cache_home() / "modular"
+    return cache_home() / "modular"
 
 
 def _cache_of_the_hub() -> Path:
-    home = os.environ.get("HF_HOME") or _cache_home() / "huggingface"
+    home = os.environ.get("HF_HOME") or cache_home() / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _compiled_models() -> Iterator[tuple[str, Callable[[], str]]]:
@@ -180,17 +176,7 @@ def _compiled_models() -> Iterator[tuple[str, Callable[[], str]]]:
 def _described(directory: Path) -> str:
     if not directory.is_dir():
         return f"{directory} (none)"
-    return f"{directory} ({_readable_size(directory)})"
-
-
-def _readable_size(path: Path) -> str:
-    """Bytes that a directory takes on disk; what a link leads to counts elsewhere."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            status = os.lstat(os.path.join(folder, name))
-            total += status.st_blocks * 512
-    return readable(total)
+    return f"{directory} ({readable(disk_usage(directory))})"
 
 
 def _environment(

@@ -49,7 +49,6 @@ def compile(output: Path, target: str | None, **options: Any) -> None:
     if not options["trust_remote_code"]:
         leave_torch_out()
     options["model_path"] = model_or_demo(options["model_path"])
-    options["max_batch_size"] = options["max_batch_size"] or 1
     if target is not None:
         _compile_for_target(output, target, options)
         return

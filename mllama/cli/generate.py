@@ -99,7 +99,6 @@ def generate(
     messages: str | None,
     output_format: str,
     model_path: str | None,
-    max_batch_size: int | None,
     **settings: Any,
 ) -> None:
     """Answer conversations about images.
@@ -126,7 +125,7 @@ def generate(
 
     from mllama.llm import LLM
 
-    with LLM(model_path, max_batch_size=max_batch_size or 1, **settings) as llm:
+    with LLM(model_path, **settings) as llm:
         load_seconds = time.perf_counter() - started
         answers = Answers(stream, output_format, load_seconds)
         if isinstance(asked, Conversations):

@@ -121,8 +121,10 @@ _COMPUTE: tuple[_Decorator, ...] = (
         "--max-batch-size",
         section=COMPUTE,
         type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
         metavar="N",
-        help="Conversations worked on together; others wait.  Default: 1.",
+        help="Conversations worked on together; others wait.",
     ),
     option(
         "--max-ce-batch-size",

@@ -263,7 +263,6 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, An
         options["served_model_name"] = options["served_model_name"] or DEMO_MODEL_NAME
     options["served_model_name"] = options["served_model_name"] or options["model_path"]
     options["device_specs"] = find_devices(options.pop("device_names"))
-    options["max_batch_size"] = options["max_batch_size"] or 1
     files = find_model_files(
         options["model_path"],
         weight_path=options["weight_path"],

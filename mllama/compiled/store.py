@@ -75,6 +75,18 @@ class CompiledStore:
         Raises:
             CompiledModelError: If it is none, unfinished, damaged or of another format.
         """
+        manifest, store = cls.listed(directory)
+        for name in store._files.values():
+            _check(directory / name)
+        return manifest, store
+
+    @classmethod
+    def listed(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
+        """What a directory's manifest lists, whose graphs :meth:`find` checks.
+
+        Raises:
+            CompiledModelError: If it is none, unfinished or of another format.
+        """
         path = directory / MANIFEST
         try:
             if path.stat().st_size > _LARGEST_MANIFEST:
@@ -98,8 +110,6 @@ class CompiledStore:
             raise CompiledModelError(
                 f"{path} can't be used: {error}; make the compiled model anew"
             ) from None
-        for name in names:
-            _check(directory / name)
         return manifest, cls(directory, names)
 
     def find(self, key: GraphKey) -> Path | None:

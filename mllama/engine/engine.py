@@ -217,9 +217,7 @@ class Engine:
             ensure_default_mlir_context,
             load_scheduler,
         )
-        from mllama.serving.admission import Admission
-        from mllama.serving.compiling import untraced_sampler
-        from mllama.serving.isolation import isolate_failures
+        from mllama.serving.pipeline import load_pipeline
 
         restore_child_environment()
         config = PipelineConfig.from_args(
@@ -228,11 +226,9 @@ class Engine:
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
-            with untraced_sampler():
-                pipeline: Any = retrieved.factory()
-        pipeline._pipeline_model.compiler.finish()
-        Admission(pipeline, self._options.max_ce_batch_size)
-        isolate_failures(pipeline)
+            pipeline: Any = load_pipeline(
+                retrieved.factory, self._options.max_ce_batch_size
+            )
         self.max_batch_size = pipeline.max_batch_size
         self._images = pipeline._pipeline_model.images
         self._default_temperature = config.model.sampling_params_defaults.temperature

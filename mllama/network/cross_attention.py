@@ -25,7 +25,7 @@ from max.nn.norm import RMSNorm
 from mllama.config import MllamaTextConfig
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
 from mllama.network.projections import Encodings, feed_forward, projection
-from mllama.network.tensor_parallel import Sharded, all_reduce
+from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
 
 
 def text_norm(config: MllamaTextConfig, width: int, dtype: DType) -> RMSNorm:
@@ -214,13 +214,7 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
                 self.shards, hidden_states, attended, strict=True
             )
         ]
-        mixed = all_reduce(
-            [
-                shard.mlp(shard.post_attention_layernorm(states))
-                for shard, states in zip(self.shards, seen, strict=True)
-            ],
-            signals,
-        )
+        mixed = feed_forward_sum(self.shards, seen, signals)
         # A selection, not a product: zero times a non-finite value is not zero.
         return [
             ops.where(

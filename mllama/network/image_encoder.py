@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from max import tree
 from max.dtype import DType
 from max.graph import (
     BufferValue,
     DeviceRef,
-    Graph,
     TensorType,
     TensorValue,
-    Type,
-    Value,
     ops,
 )
-from max.graph import Module as GraphModule
 from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
+from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
 from mllama.network.projections import Encodings
 from mllama.network.subgraphs import RepeatedLayers
-from mllama.network.tensor_parallel import Sharded, broadcast, signal_types
+from mllama.network.tensor_parallel import broadcast, signal_types
 from mllama.network.vision_model import MllamaVisionModel
 
 
-class MllamaImageEncoder(Sharded):
+class MllamaImageEncoder(GraphRoot):
     """Vision model, projector, and the image side of every cross-attention layer.
 
     The decoder never sees image states: it reads the keys and values that this
@@ -148,7 +143,7 @@ class MllamaImageEncoder(Sharded):
             )
         return layer_idx
 
-    def _inputs(self) -> tuple[Any, ...]:
+    def argument_types(self) -> tuple[Any, ...]:
         """Types of the arguments of a call."""
         vision = self.config.vision_config
         return (
@@ -168,32 +163,4 @@ class MllamaImageEncoder(Sharded):
             TensorType(DType.int64, ["padding_rows"], self.device),
             image_write_types(self.pool),
             signal_types(self.pool.devices),
-        )
-
-    def input_types(self) -> tuple[Type[Any], ...]:
-        """The graph's inputs in order: pixel_values, aspect_ratio_ids, real_rows,
-        padding_rows, the leaves of the write inputs, signals."""
-        return tuple(tree.leaves(self._inputs()))
-
-    def trace(
-        self,
-        *input_types: Type[Any],
-        name: str | None = None,
-        module: GraphModule | None = None,
-        custom_extensions: Iterable[Path] = (),
-        is_device_graph: bool = False,
-    ) -> Graph:
-        """Traces the graph; see :meth:`input_types`."""
-        _, structure = tree.flatten(self._inputs())
-
-        def forward(*inputs: Value[Any]) -> TensorValue:
-            return self(*tree.unflatten(structure, iter(inputs)))
-
-        return Graph(
-            name or type(self).__qualname__,
-            forward,
-            input_types=input_types,
-            custom_extensions=list(custom_extensions),
-            module=module,
-            is_device_graph=is_device_graph,
         )

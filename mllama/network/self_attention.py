@@ -19,7 +19,7 @@ from mllama.network.projections import (
     feed_forward,
     projection,
 )
-from mllama.network.tensor_parallel import Sharded, all_reduce
+from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
 
 
 class QuantisedSelfAttention(GGUFQAttentionWithRope):
@@ -172,11 +172,5 @@ class MllamaSelfAttentionDecoderLayer(Sharded):
             states + attention
             for states, attention in zip(hidden_states, attended, strict=True)
         ]
-        mixed = all_reduce(
-            [
-                shard.mlp(shard.post_attention_layernorm(states))
-                for shard, states in zip(self.shards, seen, strict=True)
-            ],
-            signals,
-        )
+        mixed = feed_forward_sum(self.shards, seen, signals)
         return [states + mlp for states, mlp in zip(seen, mixed, strict=True)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from max.graph import (
     BufferType,
@@ -119,6 +119,27 @@ def all_reduce(
     if signals:
         return list(ops.allreduce.sum(shares, signals))
     return [reduce(add, shares)] * len(shares)
+
+
+def feed_forward_sum(
+    shards: Sequence[Any],
+    hidden_states: Sequence[TensorValue],
+    signals: Sequence[BufferValue],
+) -> list[TensorValue]:
+    """What a layer's norm and feed-forward network add, on each device.
+
+    Args:
+        shards: Of the layer, with ``post_attention_layernorm`` and ``mlp``.
+        hidden_states: What attention has left, on each device.
+        signals: As in :func:`signal_types`.
+    """
+    return all_reduce(
+        [
+            shard.mlp(shard.post_attention_layernorm(states))
+            for shard, states in zip(shards, hidden_states, strict=True)
+        ],
+        signals,
+    )
 
 
 def all_gather(

@@ -7,23 +7,17 @@ holds one layer per *self*-attention layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from max import tree
 from max.dtype import DType
 from max.graph import (
     BufferValue,
     DeviceRef,
-    Graph,
     TensorType,
     TensorValue,
-    Type,
-    Value,
     ops,
 )
-from max.graph import Module as GraphModule
 from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
 from max.nn.layer import LayerList
 from max.nn.transformer import ReturnLogits
@@ -34,6 +28,7 @@ from mllama.network.cross_attention import (
     MllamaCrossAttentionDecoderLayer,
     text_norm,
 )
+from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageReadValues, image_read_types
 from mllama.network.projections import (
     Encodings,
@@ -163,7 +158,7 @@ class MllamaTextModel(Sharded):
         return hidden_states
 
 
-class MllamaTextDecoder(Sharded):
+class MllamaTextDecoder(GraphRoot):
     """Language model and head; one graph serves prefill and decode."""
 
     def __init__(
@@ -255,7 +250,7 @@ class MllamaTextDecoder(Sharded):
             signals,
         )
 
-    def _inputs(self) -> tuple[Any, ...]:
+    def argument_types(self) -> tuple[Any, ...]:
         """Types of the arguments of a call."""
         return (
             TensorType(DType.int64, ["total_seq_len"], self.device),
@@ -265,33 +260,4 @@ class MllamaTextDecoder(Sharded):
             self.kv_params.get_symbolic_inputs(),
             [TensorType(*self.freqs_cis_type, device) for device in self.pool.devices],
             signal_types(self.pool.devices),
-        )
-
-    def input_types(self) -> tuple[Type[Any], ...]:
-        """The graph's inputs in order: tokens, input_row_offsets, return_n_logits,
-        the leaves of the read inputs, the leaves of the KV cache inputs, freqs_cis and
-        signals of each device."""
-        return tuple(tree.leaves(self._inputs()))
-
-    def trace(
-        self,
-        *input_types: Type[Any],
-        name: str | None = None,
-        module: GraphModule | None = None,
-        custom_extensions: Iterable[Path] = (),
-        is_device_graph: bool = False,
-    ) -> Graph:
-        """Traces the graph; see :meth:`input_types`."""
-        _, structure = tree.flatten(self._inputs())
-
-        def forward(*inputs: Value[Any]) -> tuple[TensorValue, ...]:
-            return self(*tree.unflatten(structure, iter(inputs)))
-
-        return Graph(
-            name or type(self).__qualname__,
-            forward,
-            input_types=input_types,
-            custom_extensions=list(custom_extensions),
-            module=module,
-            is_device_graph=is_device_graph,
         )

@@ -19,7 +19,7 @@ from max.nn.linear import Linear
 from max.nn.norm import LayerNorm
 
 from mllama.config import MllamaVisionConfig
-from mllama.network.tensor_parallel import Sharded, all_reduce
+from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
 
 
 def _attention(
@@ -171,13 +171,7 @@ class MllamaVisionEncoderLayer(Sharded):
             states + attention
             for states, attention in zip(hidden_states, attended, strict=True)
         ]
-        mixed = all_reduce(
-            [
-                shard.mlp(shard.post_attention_layernorm(states))
-                for shard, states in zip(self.shards, seen, strict=True)
-            ],
-            signals,
-        )
+        mixed = feed_forward_sum(self.shards, seen, signals)
         if self.is_gated:
             mixed = [
                 ops.tanh(shard.gate_ffn) * mlp

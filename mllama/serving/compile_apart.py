@@ -7,7 +7,6 @@ The first start of a model has two graphs that take minutes each.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pickle
 import signal
@@ -17,16 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllama.child_environment import restore_child_environment
+from mllama.child_environment import end_with_parent, restore_child_environment
 from mllama.compiled.store import CompiledStore, GraphKey
 from mllama.imports import leave_torch_out
 from mllama.network.projections import Encodings
 
 if TYPE_CHECKING:
     from mllama.serving.arch_config import MllamaArchConfig
-
-_PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl``: the signal to get when the parent dies."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +83,7 @@ class VisionCompilation:
 
 def main() -> None:
     """What the process does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     # A compilation can't be interrupted otherwise.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     leave_torch_out()

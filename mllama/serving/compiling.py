@@ -108,7 +108,7 @@ class GraphCompiler:
         self._init_all = session.init_all
         if settings is not None:
             if settings.saved is not None:
-                self._sources.append(CompiledStore.read(settings.saved)[1])
+                self._sources.append(CompiledStore.listed(settings.saved)[1])
             self._cache = _opened(settings.cache)
             self._sources.append(self._cache)
             if settings.save_to is not None:
@@ -147,7 +147,11 @@ class GraphCompiler:
             self._cache.find_new(key)
         for store in self._sources:
             if (file := store.find(key)) is not None:
-                self._keep(key, lambda part, file=file: shutil.copyfile(file, part))
+                self._keep(
+                    key,
+                    lambda part, file=file: shutil.copyfile(file, part),
+                    is_cached=store is self._cache,
+                )
                 return self._session.compile(file)
         saved = self._settings.saved if self._settings else None
         if untraced.is_ours and saved is not None:
@@ -166,10 +170,10 @@ class GraphCompiler:
         stage(None)
         return models
 
-    def _keep(self, key: GraphKey, export: Any) -> None:
+    def _keep(self, key: GraphKey, export: Any, *, is_cached: bool = False) -> None:
         if self._target is not None and not self._finished:
             self._target.add(key, export)
-        if self._cache is None or self._cache.find(key) is not None:
+        if is_cached or self._cache is None or self._cache.find(key) is not None:
             return
         try:
             self._cache.add(key, export)
@@ -249,7 +253,7 @@ def _how(runtime: PipelineRuntimeConfig, profiling: ProfilingConfig) -> str:
 def _opened(directory: Path) -> CompiledStore:
     """The cache's directory; what is unfinished or damaged in it is compiled anew."""
     try:
-        return CompiledStore.read(directory)[1]
+        return CompiledStore.listed(directory)[1]
     except CompiledModelError:
         return CompiledStore(directory)
 

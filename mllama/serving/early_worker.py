@@ -8,9 +8,7 @@ what it shall run.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import importlib
 import os
 import signal
@@ -26,14 +24,11 @@ from multiprocessing import (
     util,
 )
 
-from mllama.child_environment import restore_child_environment
+from mllama.child_environment import end_with_parent, restore_child_environment
 from mllama.imports import leave_torch_out
 
 _WORKER_MODULES = ("mllama.architecture", "mllama.serving.server")
 """What the worker needs, as MAX's own worker does."""
-
-_PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl``: the signal to get when the parent dies."""
 
 
 @dataclass
@@ -95,7 +90,6 @@ def start_early(*, with_torch: bool = False) -> None:
     finally:
         _close(job_of_child, sentinel_of_child)
     _waiting = _Waiting(pid, job, sentinel)
-    atexit.register(end_early)
 
 
 def end_early() -> None:
@@ -155,8 +149,7 @@ def wait(job: int, tracker: int, *, with_torch: bool) -> None:
         tracker: Descriptor of ``multiprocessing``'s resource tracker.
         with_torch: As in :func:`start_early`.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     # Ctrl-C is the server's to handle until there is something to interrupt.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not with_torch:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from sse_starlette.sse import unpatch_uvicorn_signal_handler
 from starlette.middleware import Middleware
 from uvicorn import Server
 
+from mllama.child_environment import end_with_parent
 from mllama.errors import MllamaError
 from mllama.max_serve_api import (
     ServingTokenGeneratorSettings,
@@ -33,20 +32,15 @@ from mllama.max_serve_api import (
     log_pipeline_info,
     validate_port_is_free,
 )
-from mllama.serving.admission import Admission
-from mllama.serving.compiling import untraced_sampler
 from mllama.serving.early_worker import EarlyPopen
 from mllama.serving.http import RequestChecks, explain_value_errors
 from mllama.serving.image_metrics import SharedStats, publish_stats
-from mllama.serving.isolation import isolate_failures
+from mllama.serving.pipeline import load_pipeline
 from mllama.serving.progress import StartProgress, stage
 from mllama.serving.request_rules import Features
 from mllama.serving.usage import CountingPipeline
 
 logger = logging.getLogger("mllama")
-
-_PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl``: the signal to get when the parent dies."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +59,11 @@ class WorkerStart:
 
     def __call__(self) -> Any:
         """Builds the pipeline."""
-        if sys.platform == "linux":
-            # A server that is killed must not leave a worker with the model behind.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        # A server that is killed must not leave a worker with the model behind.
+        end_with_parent(signal.SIGTERM)
         with StartProgress():
             stage("loading the model")
-            with untraced_sampler():
-                pipeline = self.factory()
-            pipeline._pipeline_model.compiler.finish()
-        Admission(pipeline, self.max_ce_batch_size)
-        isolate_failures(pipeline)
+            pipeline = load_pipeline(self.factory, self.max_ce_batch_size)
         publish_stats(pipeline, SharedStats(self.stats))
         return pipeline
 

@@ -1,0 +1,49 @@
+"""What both graphs have in common: a network whose call is a graph."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from max import tree
+from max.graph import Graph, Type, Value
+from max.graph import Module as GraphModule
+
+from mllama.network.tensor_parallel import Sharded
+
+
+class GraphRoot(Sharded):
+    """A network that is traced as a graph of its own."""
+
+    @abstractmethod
+    def argument_types(self) -> tuple[Any, ...]:
+        """Types of the arguments of a call, nested as they are."""
+
+    def input_types(self) -> tuple[Type[Any], ...]:
+        """The graph's inputs: the leaves of :meth:`argument_types`, in order."""
+        return tuple(tree.leaves(self.argument_types()))
+
+    def trace(
+        self,
+        *input_types: Type[Any],
+        name: str | None = None,
+        module: GraphModule | None = None,
+        custom_extensions: Iterable[Path] = (),
+        is_device_graph: bool = False,
+    ) -> Graph:
+        """Traces the graph; see :meth:`input_types`."""
+        _, structure = tree.flatten(self.argument_types())
+
+        def forward(*inputs: Value[Any]) -> Any:
+            return self(*tree.unflatten(structure, iter(inputs)))
+
+        return Graph(
+            name or type(self).__qualname__,
+            forward,
+            input_types=input_types,
+            custom_extensions=list(custom_extensions),
+            module=module,
+            is_device_graph=is_device_graph,
+        )

@@ -1,0 +1,25 @@
+"""MAX's pipeline, with what this package adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mllama.serving.admission import Admission
+from mllama.serving.compiling import untraced_sampler
+from mllama.serving.isolation import isolate_failures
+
+
+def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
+    """Loads a model's pipeline, ready for MAX's scheduler.
+
+    Args:
+        factory: MAX's own.
+        max_ce_batch_size: Most requests whose prompts are read in one step.
+    """
+    with untraced_sampler():
+        pipeline = factory()
+    pipeline._pipeline_model.compiler.finish()
+    Admission(pipeline, max_ce_batch_size)
+    isolate_failures(pipeline)
+    return pipeline
