@@ -20,6 +20,7 @@ from mllama.cached_things import cached_things
 from mllama.compiled.host import cpu_features
 from mllama.compiled.store import COMPILED_DIRECTORY
 from mllama.images.settings import readable
+from mllama.kernels.choice import described_kernels
 
 Facts = dict[str, str]
 Report = dict[str, Facts]
@@ -105,6 +106,7 @@ def _machine() -> Iterator[tuple[str, Callable[[], str]]]:
         "CPU features",
         lambda: " ".join(name for name in cpu_features() if _TELLING.fullmatch(name)),
     )
+    yield "kernels", described_kernels
     yield "cores", _cores
     yield "memory", _memory
     yield "GPUs", _gpus

@@ -11,6 +11,7 @@ from typing import Any
 from mllama.compiled.host import cpu_features, versions
 from mllama.config import MllamaConfig
 from mllama.errors import CompiledModelError
+from mllama.kernels.choice import MAX, chosen_kernels
 
 _NO_SHAPE = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Fields of the text configuration that no graph depends on."""
@@ -23,6 +24,7 @@ _NAMES = {
     "max_batch_size": "batch size",
     "max_ce_batch_size": "context-encoding batch size",
     "devices": "devices",
+    "kernels": "kernels",
     "cpu": "CPU features",
     "max": "MAX version",
     "mllama": "mllama version",
@@ -45,6 +47,7 @@ class Manifest:
         max_batch_size: Rows of a decode batch.
         max_ce_batch_size: Rows of a context-encoding batch.
         devices: ``cpu``, or API and architecture of each GPU, ``cuda:sm_90``.
+        kernels: ``own`` or ``max``, see :func:`~mllama.kernels.choice.chosen_kernels`.
         cpu: Features of the CPU, see :func:`cpu_features`.
         max: Version of MAX.
         mllama: Version of this package.
@@ -58,6 +61,7 @@ class Manifest:
     max_batch_size: int
     max_ce_batch_size: int
     devices: tuple[str, ...]
+    kernels: str
     cpu: tuple[str, ...]
     max: str
     mllama: str
@@ -94,6 +98,7 @@ class Manifest:
             max_batch_size=max_batch_size,
             max_ce_batch_size=max_ce_batch_size,
             devices=devices,
+            kernels=chosen_kernels() if set(devices) == {"cpu"} else MAX,
             cpu=cpu_features(),
             **versions(),
         )

@@ -5,17 +5,27 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from max import tree
-from max.graph import Graph, Type, Value
+from max.graph import DeviceRef, Graph, Type, Value
 from max.graph import Module as GraphModule
 
+from mllama.kernels.choice import operations, uses_own
 from mllama.network.tensor_parallel import Sharded
 
 
 class GraphRoot(Sharded):
-    """A network that is traced as a graph of its own."""
+    """A network that is traced as a graph of its own.
+
+    Attributes:
+        device: Where the graph's inputs are; the first of several.
+        operations: Folders of ``mllama/kernels`` with the own operations that its graph
+            on a CPU may use.
+    """
+
+    device: DeviceRef
+    operations: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def argument_types(self) -> tuple[Any, ...]:
@@ -43,7 +53,14 @@ class GraphRoot(Sharded):
             name or type(self).__qualname__,
             forward,
             input_types=input_types,
-            custom_extensions=list(custom_extensions),
+            custom_extensions=[
+                *custom_extensions,
+                *(
+                    operations(name)
+                    for name in self.operations
+                    if uses_own(self.device)
+                ),
+            ],
             module=module,
             is_device_graph=is_device_graph,
         )

@@ -25,6 +25,7 @@ from max.pipelines.lib import (
     PipelineModelWithKVCache,
 )
 
+from mllama.kernels.choice import described_kernels
 from mllama.max_api import (
     GraphRole,
     GraphSpec,
@@ -110,6 +111,8 @@ class MllamaModel(
             self.signal_buffers,
         )
         logger.info(described(config, self.images.pool.num_pages))
+        if devices[0].is_host:
+            logger.info(described_kernels())
 
     def _create_model_config(
         self, state_dict: dict[str, WeightData]
