@@ -70,8 +70,13 @@ if TYPE_CHECKING:
 else:
     from max.tree import dataclass as tree_dataclass
 
-# The sampler and its graph's name; compiles it.
-from max.pipelines.lib.pipeline_variants.text_generation import load_sampler_graphs
+# The sampler and its graph's name; compiles it.  The module, since the pipeline looks
+# there for what applies the sampler to a batch.
+from max.pipelines.lib.pipeline_variants import text_generation
+from max.pipelines.lib.pipeline_variants.text_generation import (
+    FusedSamplingProcessor,
+    load_sampler_graphs,
+)
 
 # The type of a request's tools, for a signature.
 from max.pipelines.modeling.types import TextGenerationRequestTool
@@ -92,6 +97,7 @@ __all__ = [
     "LOGPROBS_HEAP_LEVELS",
     "ArchConfigWithKVCache",
     "ArchConfigWithStoredKVParams",
+    "FusedSamplingProcessor",
     "GraphRole",
     "GraphSpec",
     "ImageMetadata",
@@ -118,5 +124,6 @@ __all__ = [
     "run_with_default_executor",
     "select_quantization_encoding",
     "supported_encoding_dtype",
+    "text_generation",
     "tree_dataclass",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from mllama.serving.admission import Admission
 from mllama.serving.compiling import untraced_sampler
+from mllama.serving.greedy import choose_greedily
 from mllama.serving.isolation import isolate_failures
 
 
@@ -17,6 +18,7 @@ def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
         factory: MAX's own.
         max_ce_batch_size: Most requests whose prompts are read in one step.
     """
+    choose_greedily()
     with untraced_sampler():
         pipeline = factory()
     pipeline._pipeline_model.compiler.finish()
