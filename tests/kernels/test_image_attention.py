@@ -287,9 +287,9 @@ def random_batch(
         row[:number] = pages[end - number : end]
     for segment in shared:
         table[segment] = table[0]
-    pool = chance.normal(
-        0, 1, (num_pages, 2, 3, PAGE_SIZE, kv_heads, head_dim)
-    ).astype(np.float32)
+    pool = chance.normal(0, 1, (num_pages, 2, 3, PAGE_SIZE, kv_heads, head_dim)).astype(
+        np.float32
+    )
     if dtype is DType.bfloat16:
         pool = from_pool(as_pool(pool, dtype))
     return Batch(
@@ -305,9 +305,7 @@ def random_batch(
     )
 
 
-def check(
-    ops: Operations, batch: Batch, dtype: DType, tolerance: float = 3e-6
-) -> None:
+def check(ops: Operations, batch: Batch, dtype: DType, tolerance: float = 3e-6) -> None:
     found = ops.attend(batch, dtype)
     np.testing.assert_allclose(found, batch.attended(), rtol=0, atol=tolerance)
 
@@ -506,9 +504,7 @@ def test_bfloat16_is_rounded_to_the_nearest(ops: Operations) -> None:
     values = np.array([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -0.0, np.inf])
     rows = np.resize(values, (1, 1, 64)).astype(np.float32)
     pool = np.zeros((1, 2, 1, PAGE_SIZE, 1, 64), np.float32)
-    found = ops.store(
-        pool, DType.bfloat16, rows, -rows, 0, np.zeros((1, 1)), [1], [5]
-    )
+    found = ops.store(pool, DType.bfloat16, rows, -rows, 0, np.zeros((1, 1)), [1], [5])
     wanted = np.resize([1, 1 + 2**-6, 1 + 2**-7, -0.0, np.inf], 64)
     np.testing.assert_array_equal(found[0, 0, 0, 5, 0], wanted)
     np.testing.assert_array_equal(found[0, 1, 0, 5, 0], -wanted)
