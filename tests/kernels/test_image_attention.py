@@ -411,8 +411,8 @@ def test_scores_that_grow_from_block_to_block(
         batch.pool[page, 0] *= step
     if kind[1] is DType.bfloat16:
         batch = replace(batch, pool=from_pool(as_pool(batch.pool, kind[1])))
-    # Scores of a hundred are rounded to 1e-5, and weights as much.
-    check(ops, batch, kind[1], tolerance=4e-5)
+    # Scores of a hundred are rounded to 1e-5, weights to several times as much.
+    check(ops, batch, kind[1], tolerance=1e-4)
 
 
 @every_kind
