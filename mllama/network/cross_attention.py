@@ -23,6 +23,7 @@ from max.nn.layer import Module
 from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
+from mllama.kernels.pool_attention import attend_to_images, store_images, suits
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
 from mllama.network.projections import Encodings, feed_forward, projection
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
@@ -92,6 +93,18 @@ class MllamaCrossAttentionKeysValues(Sharded):
         shape = [rows, self.num_key_value_heads, self.head_dim]
         key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
+        pool = write.pages.kv_blocks
+        if suits(self.head_dim, key.dtype, pool.dtype, key.device):
+            store_images(
+                pool,
+                key,
+                value,
+                layer_idx,
+                table=write.pages.lookup_table,
+                row_offsets=write.row_offsets,
+                starts=write.pages.cache_lengths,
+            )
+            return
         store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
         store_v_cache_ragged(write.pages, value, write.row_offsets, layer_idx)
 
@@ -133,7 +146,30 @@ class MllamaTextCrossAttention(Module):
         query = ops.reshape(
             self.q_proj(hidden_states), [rows, self.num_heads, self.head_dim]
         )
-        attended = cross_attention_ragged(
+        return self.o_proj(
+            ops.reshape(
+                self.attended(layer_idx, query, read),
+                [rows, self.num_heads * self.head_dim],
+            )
+        )
+
+    def attended(
+        self, layer_idx: TensorValue, query: TensorValue, read: ImageReadValues
+    ) -> TensorValue:
+        """q_norm and attention of ``[text rows, heads, head dim]``."""
+        pool = read.pages.kv_blocks
+        if suits(self.head_dim, query.dtype, pool.dtype, query.device):
+            return attend_to_images(
+                query,
+                self.q_norm.weight,
+                pool,
+                layer_idx,
+                table=read.pages.lookup_table,
+                segment_offsets=read.segment_offsets,
+                image_offsets=read.image_offsets,
+                epsilon=self.q_norm.eps,
+            )
+        return cross_attention_ragged(
             self.pool,
             self.q_norm(query),
             read.segment_offsets,
@@ -143,9 +179,6 @@ class MllamaTextCrossAttention(Module):
             read.image_offsets,
             read.max_segment_length,
             scale=self.head_dim**-0.5,
-        )
-        return self.o_proj(
-            ops.reshape(attended, [rows, self.num_heads * self.head_dim])
         )
 
 

@@ -1,8 +1,9 @@
 """How the graphs see the image pool: the paged cross-attention keys and values.
 
 The pool is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
-head dim]`` in the layout of MAX's paged KV cache, so that MAX's own paged kernels
-store into it and attend over it.  Of several devices each has such a buffer with its
+head dim]`` in the layout of MAX's paged KV cache, so that MAX's paged kernels can
+store into it and attend over it where own ones (:mod:`mllama.kernels.pool_attention`)
+can't.  Of several devices each has such a buffer with its
 own kv heads, and the same pages hold the same images on all.  What lies in it is
 decided on the host (:mod:`mllama.images.pool`).
 """

@@ -1,0 +1,159 @@
+"""How fast text rows attend to an image in the pool, own operation and MAX's.
+
+``python -m benchmarks.kernels.image_attention`` times both, one after the other in each
+round, at the published heads (32 of 128 dimensions, 8 of keys and values).  Bytes are
+those of keys and values, read once; MAX's time lacks the norm of the queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from max import tree
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import InferenceSession, Model
+from max.graph import DeviceRef, Graph, TensorType, TensorValue
+from max.nn.attention.mask_config import MHAMaskVariant
+from max.nn.kernels import cross_attention_ragged
+from max.nn.kv_cache import MHAKVCacheParams
+
+from mllama.kernels.choice import operations
+from mllama.kernels.pool_attention import OPERATIONS, attend_to_images
+from mllama.network.image_pool import PAGE_SIZE, ImageReadValues, image_read_types
+from mllama.serving.image_store import ImageStore, ReadSegment
+
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+KEYS = (1601, 6404)
+BATCHES = {"1 row": [1], "8 streams": [1] * 8, "176 rows": [176]}
+"""Query rows of each segment."""
+
+
+def pool_of(dtype: DType) -> MHAKVCacheParams:
+    """A pool of one layer."""
+    return MHAKVCacheParams(
+        dtype=dtype,
+        n_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        num_layers=1,
+        page_size=PAGE_SIZE,
+        devices=[DeviceRef.CPU()],
+    )
+
+
+def compiled(session: InferenceSession, dtype: DType, *, own: bool) -> Model:
+    """The operation alone: queries, layer and what they read to attended rows."""
+    cpu = DeviceRef.CPU()
+    pool = pool_of(dtype)
+    (reads,) = image_read_types(pool)
+    _, structure = tree.flatten(reads)
+
+    def forward(query: Any, norm: Any, layer: Any, *inputs: Any) -> TensorValue:
+        read: ImageReadValues = tree.unflatten(structure, iter(inputs))
+        if own:
+            return attend_to_images(
+                query.tensor,
+                norm.tensor,
+                read.pages.kv_blocks,
+                layer.tensor,
+                table=read.pages.lookup_table,
+                segment_offsets=read.segment_offsets,
+                image_offsets=read.image_offsets,
+                epsilon=1e-5,
+            )
+        return cross_attention_ragged(
+            pool,
+            query.tensor,
+            read.segment_offsets,
+            read.pages,
+            layer.tensor,
+            MHAMaskVariant.NULL_MASK,
+            read.image_offsets,
+            read.max_segment_length,
+            scale=HEAD_DIM**-0.5,
+        )
+
+    graph = Graph(
+        f"attention_{'own' if own else 'max'}_{dtype.name}",
+        forward,
+        input_types=[
+            TensorType(DType.float32, ["total_seq_len", HEADS, HEAD_DIM], cpu),
+            TensorType(DType.float32, [HEAD_DIM], cpu),
+            TensorType(DType.uint32, [], cpu),
+            *tree.leaves(reads),
+        ],
+        custom_extensions=[operations(OPERATIONS)] if own else [],
+    )
+    return session.load(graph)
+
+
+def caller(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callable:
+    """A call of a graph on random keys and values."""
+    chance = np.random.default_rng(0)
+    store = ImageStore(pool_of(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
+    store.pool.reserve("request", {(1,): (keys,)})
+    entry = store.pool.pinned("request", (1,))
+    (read,) = store.read_inputs([ReadSegment(n, entry, keys) for n in lengths])
+    blocks = read.pages.kv_blocks
+    noise = chance.normal(0, 1, blocks.shape).astype(np.float32).view(np.uint32)
+    if dtype is DType.bfloat16:
+        view = blocks.view(DType.uint16, blocks.shape).to_numpy()
+        view[...] = noise >> 16
+    else:
+        blocks.view(DType.uint32, blocks.shape).to_numpy()[...] = noise
+    query = chance.normal(0, 1, (sum(lengths), HEADS, HEAD_DIM)).astype(np.float32)
+    inputs = [
+        Buffer.from_numpy(query),
+        Buffer.from_numpy(np.ones(HEAD_DIM, np.float32)),
+        Buffer.scalar(0, DType.uint32),
+        *tree.leaves(read),
+    ]
+    return lambda: model.execute(*inputs)
+
+
+def main() -> None:
+    """Prints a line for each shape and operation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    session = InferenceSession(devices=[CPU()])
+    variants = {
+        "MAX's, float32": (DType.float32, False),
+        "own, float32": (DType.float32, True),
+        "own, bfloat16": (DType.bfloat16, True),
+    }
+    models = {
+        name: compiled(session, dtype, own=own)
+        for name, (dtype, own) in variants.items()
+    }
+    print(f"{'':34}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
+    for keys in KEYS:
+        for batch, lengths in BATCHES.items():
+            calls = {
+                name: caller(models[name], dtype, keys, lengths)
+                for name, (dtype, _) in variants.items()
+            }
+            times: dict[str, list[float]] = {name: [] for name in calls}
+            for _ in range(rounds):
+                for name, call in calls.items():
+                    started = time.perf_counter()
+                    call()
+                    times[name].append(time.perf_counter() - started)
+            base = min(times["MAX's, float32"])
+            for name, (dtype, _) in variants.items():
+                least, median = min(times[name]), float(np.median(times[name]))
+                size = 2 * keys * KV_HEADS * HEAD_DIM * dtype.size_in_bytes
+                work = 4 * sum(lengths) * HEADS * HEAD_DIM * keys
+                print(
+                    f"{keys} keys, {batch:9} {name:14}{least * 1e3:8.2f}"
+                    f"{median * 1e3:8.2f}{size / least / 1e9:7.1f}"
+                    f"{work / least / 1e9:9.0f}{base / least:7.1f}"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Vectors of eight float32, and what is done to them."""
+
+from std.math import fma
+
+comptime Floats = Pointer[Float32, MutUntrackedOrigin]
+comptime Lanes = SIMD[DType.float32, 8]
+comptime Four = SIMD[DType.float32, 4]
+
+comptime LOG2_E = Float32(1.4426950408889634)
+comptime LOWEST = Float32(-3.0e38)
+"""Below every score: where a search for the largest begins."""
+
+
+@always_inline
+def load[
+    dtype: DType
+](values: Pointer[Scalar[dtype], MutUntrackedOrigin], index: Int) -> Lanes:
+    """Eight values of float32 or bfloat16, as float32."""
+    comptime if dtype == DType.bfloat16:
+        # The upper half of a float32's bits.
+        var bits = values.unsafe_bitcast[UInt16]().unsafe_load[
+            width=8, alignment=2
+        ](index)
+        return Lanes(from_bits=bits.cast[DType.uint32]() << 16)
+    else:
+        return values.unsafe_load[width=8, alignment=2](index).cast[
+            DType.float32
+        ]()
+
+
+@always_inline
+def larger(a: SIMD[DType.float32, _], b: type_of(a)) -> type_of(a):
+    """The larger of two, `b` if one is no number."""
+    return a.gt(b).select(a, b)
+
+
+@always_inline
+def power_of_2(exponent: SIMD[DType.float32, _]) -> type_of(exponent):
+    """2 to the power of numbers that aren't positive, to 1e-7; no number stays none.
+
+    Powers below the least normal number become that.
+    """
+    comptime T = type_of(exponent)
+    # Adding 1.5 * 2^23 rounds to a whole number, which the low bits then hold.
+    comptime shift = T(12582912)
+    var clamped = exponent.lt(-126).select(T(-126), exponent)
+    var shifted = clamped + shift
+    var rest = clamped - (shifted - shift)
+    # Interpolates 2^rest at Chebyshev's points, |rest| <= 1/2.
+    var power = fma(rest, T(1.54614475e-4), T(1.33908674e-3))
+    power = fma(rest, power, T(9.61805667e-3))
+    power = fma(rest, power, T(5.5503571e-2))
+    power = fma(rest, power, T(2.40226509e-1))
+    power = fma(rest, power, T(6.93147188e-1))
+    power = fma(rest, power, T(1))
+    var whole = shifted.to_bits[DType.uint32]() << 23
+    return T(from_bits=power.to_bits[DType.uint32]() + whole)
+
+
+@always_inline
+def pair_sums(a: Lanes, b: Lanes) -> Lanes:
+    """Sums of neighbours, those of both vectors alternating by halves."""
+    return a.shuffle[0, 2, 8, 10, 4, 6, 12, 14](b) + a.shuffle[
+        1, 3, 9, 11, 5, 7, 13, 15
+    ](b)
+
+
+@always_inline
+def scale_row(values: Floats, count: Int, factor: Float32):
+    """Multiplies a row, of a multiple of 8, by a factor."""
+    for i in range(0, count, 8):
+        values.unsafe_store(i, values.unsafe_load[width=8](i) * factor)
+
+
+@always_inline
+def fill_row(values: Floats, count: Int, value: Float32):
+    """Fills a row of any length."""
+    for i in range(count):
+        values.unsafe_store(i, value)

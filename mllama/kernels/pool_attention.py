@@ -1,0 +1,107 @@
+"""The own operations on the image pool, as graphs call them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from max.dtype import DType
+from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
+
+from mllama.kernels.choice import uses_own
+
+OPERATIONS: Final = "image_attention"
+"""The folder of ``mllama/kernels`` with them."""
+
+
+def suits(head_dim: int, dtype: DType, pool: DType, device: DeviceRef) -> bool:
+    """Whether they can do a model's cross-attention; else it is left to MAX's.
+
+    Args:
+        head_dim: Width of a head.
+        dtype: Element type of queries, keys and values.
+        pool: Element type of the pool.
+        device: Where it is done.
+    """
+    return (
+        uses_own(device)
+        and dtype is DType.float32
+        and pool in (DType.float32, DType.bfloat16)
+        and head_dim % 8 == 0
+    )
+
+
+def attend_to_images(
+    query: TensorValue,
+    norm_weight: TensorValue,
+    pool: BufferValue,
+    layer_idx: TensorValue,
+    *,
+    table: TensorValue,
+    segment_offsets: TensorValue,
+    image_offsets: TensorValue,
+    epsilon: float,
+) -> TensorValue:
+    """RMSNorm of the queries, then their attention to pages of the pool.
+
+    Args:
+        query: float32 ``[rows, heads, head dim]``.
+        norm_weight: float32 ``[head dim]``.
+        pool: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``.
+        layer_idx: uint32 scalar on the host.
+        table: uint32 ``[segments, columns]``, the pages that a segment reads.
+        segment_offsets: uint32 ``[segments + 1]``, where segments begin in the rows.
+        image_offsets: uint32 ``[segments + 1]``, running sum of the rows of the pool
+            that each reads.
+        epsilon: Of the norm.
+
+    Returns:
+        float32 of the queries' shape.  Rows that read nothing are zeros.
+    """
+    head_dim = int(query.shape[2])
+    cpu = DeviceRef.CPU()
+    return ops.inplace_custom(
+        "mllama_image_attention",
+        device=query.device,
+        values=[
+            pool,
+            query,
+            norm_weight,
+            segment_offsets,
+            image_offsets,
+            table,
+            layer_idx,
+            ops.constant(epsilon, DType.float32, cpu),
+            ops.constant(head_dim**-0.5, DType.float32, cpu),
+        ],
+        out_types=[TensorType(DType.float32, query.shape, query.device)],
+        parameters={"head_dim": head_dim},
+    )[0].tensor
+
+
+def store_images(
+    pool: BufferValue,
+    keys: TensorValue,
+    values: TensorValue,
+    layer_idx: TensorValue,
+    *,
+    table: TensorValue,
+    row_offsets: TensorValue,
+    starts: TensorValue,
+) -> None:
+    """Writes keys and values into pages of the pool, rounded to its type.
+
+    Args:
+        pool: As in :func:`attend_to_images`.
+        keys: float32 ``[rows, kv heads, head dim]``.
+        values: Of the same shape.
+        layer_idx: uint32 scalar on the host.
+        table: uint32 ``[images, columns]``, the pages of an image.
+        row_offsets: uint32 ``[images + 1]``, where images begin in the rows.
+        starts: uint32 ``[images]``, the place of an image's first row in its pages.
+    """
+    ops.inplace_custom(
+        "mllama_image_store",
+        device=keys.device,
+        values=[pool, keys, values, row_offsets, starts, table, layer_idx],
+        parameters={"head_dim": int(keys.shape[2])},
+    )
