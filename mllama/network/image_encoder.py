@@ -18,6 +18,7 @@ from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
+from mllama.kernels import block_products
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
@@ -34,6 +35,8 @@ class MllamaImageEncoder(GraphRoot):
     graph writes, so nothing of an image is projected twice.  Over several devices the
     projector, a few percent of the work, runs on the first.
     """
+
+    operations = (block_products.OPERATIONS,)
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from max.nn.layer import LayerList
 from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig, MllamaTextConfig
+from mllama.kernels import block_products
 from mllama.max_api import PagedCacheValues, distributed_logits_postprocess
 from mllama.network.cross_attention import (
     MllamaCrossAttentionDecoderLayer,
@@ -160,6 +161,8 @@ class MllamaTextModel(Sharded):
 
 class MllamaTextDecoder(GraphRoot):
     """Language model and head; one graph serves prefill and decode."""
+
+    operations = (block_products.OPERATIONS,)
 
     def __init__(
         self,
