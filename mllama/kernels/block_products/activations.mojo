@@ -1,12 +1,13 @@
-"""Rows of floats as bytes, with a scale for every 256 of them."""
+"""Rows of floats as bytes, with a scale for every 256 of them.
+
+A record holds 256 bytes of a row, then what its products with blocks need besides.
+"""
 
 from std.math import ceildiv, round
 from std.memory import bitcast
 
 from .lanes import Bytes, SPAN
 
-comptime RECORD = 352
-"""Bytes for 256 values of a row: the values, then what follows."""
 comptime SUMS_OF_16 = 256
 """Place of the sums of sixteen values, int16."""
 comptime SUMS_OF_32 = 288

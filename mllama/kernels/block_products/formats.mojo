@@ -15,6 +15,21 @@ trait BlockFormat:
     """Bytes of 256 weights."""
 
     @staticmethod
+    def multiply_packed[
+        rows: Int
+    ](column: Bytes, stride: Int, ahead: Bytes, records: Bytes, totals: Floats):
+        """Adds products of 256 values of few rows with eight columns.
+
+        Args:
+            column: Where the weights of the first column are.
+            stride: Bytes from a column to the next.
+            ahead: What is to be read next, of as many columns.
+            records: The rows' values, one record after the other.
+            totals: Sums of the products, a row of eight in every sixteen.
+        """
+        ...
+
+    @staticmethod
     def unpack(column: Bytes, stride: Int, tile: Bytes, half: Int):
         """Unpacks 256 weights of eight columns.
 

@@ -4,14 +4,15 @@ from max.algorithm import sync_parallelize
 from std.math import ceildiv, exp
 from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
-from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .activations import RECORD, quantise
+from .activations import quantise
 from .formats import TILE, BlockFormat
-from .lanes import COLUMNS, HALVES, SPAN, Bytes, Floats, Lanes
+from .lanes import COLUMNS, HALVES, RECORD, SPAN, Bytes, Floats, Lanes, fetch
 
 comptime _ROWS = 256
 """Rows for which a tile is unpacked: 256 values of each, and their totals, fit L2."""
+comptime _FEW = 2
+"""Rows that are multiplied with levels as they are unpacked."""
 comptime _AHEAD = 2
 """Spans from the one being read to the one being fetched."""
 comptime _ROWS_PER_TASK = 8
@@ -105,14 +106,22 @@ def multiply_group[
             totals.unsafe_store(i, Lanes(0))
         for span in range(activations.spans):
             var blocks = column.unsafe_offset(span * Format.SIZE)
-            var ahead = span + _AHEAD
-            if ahead >= activations.spans and not is_last:
+            var ahead = blocks
+            if span + _AHEAD < activations.spans:
+                ahead = blocks.unsafe_offset(_AHEAD * Format.SIZE)
+            elif not is_last:
                 # Columns lie one after the other: those of the next group.
-                ahead += activations.spans * (COLUMNS - 1)
-            if ahead < activations.spans or not is_last:
-                _fetch[Format](
-                    column.unsafe_offset(ahead * Format.SIZE), matrix.stride
+                ahead = blocks.unsafe_offset(
+                    (activations.spans * (COLUMNS - 1) + _AHEAD) * Format.SIZE
                 )
+            var records = activations.records.unsafe_offset(
+                (span * activations.rows + first_row) * RECORD
+            )
+            if valid == COLUMNS and activations.rows <= _FEW:
+                _multiply_packed[Format](
+                    blocks, matrix.stride, ahead, records, totals, rows
+                )
+                continue
             if valid == COLUMNS:
                 comptime for half in range(HALVES):
                     Format.unpack(
@@ -121,11 +130,10 @@ def multiply_group[
                         tile,
                         half,
                     )
+                for i in range(COLUMNS):
+                    fetch[Format.SIZE](ahead.unsafe_offset(i * matrix.stride))
             else:
                 _unpack_some[Format](blocks, matrix.stride, tile, valid)
-            var records = activations.records.unsafe_offset(
-                (span * activations.rows + first_row) * RECORD
-            )
             _multiply_rows[Format](tile, records, totals, rows)
         for row in range(rows):
             var result = matrix.result.unsafe_offset(
@@ -145,14 +153,6 @@ def multiply_group[
                     )
 
 
-@always_inline
-def _fetch[Format: BlockFormat](blocks: Bytes, stride: Int):
-    comptime options = PrefetchOptions().for_read().high_locality().to_data_cache()
-    for i in range(COLUMNS):
-        comptime for line in range(ceildiv(Format.SIZE, 64)):
-            prefetch[options](blocks.unsafe_offset(i * stride + line * 64))
-
-
 def _unpack_some[
     Format: BlockFormat
 ](blocks: Bytes, stride: Int, tile: Bytes, valid: Int):
@@ -168,6 +168,27 @@ def _unpack_some[
         Format.unpack(
             copies.unsafe_offset(half * 8 * Format.SIZE), Format.SIZE, tile, half
         )
+
+
+@always_inline
+def _multiply_packed[
+    Format: BlockFormat
+](
+    blocks: Bytes,
+    stride: Int,
+    ahead: Bytes,
+    records: Bytes,
+    totals: Floats,
+    rows: Int,
+):
+    comptime for half in range(HALVES):
+        var column = blocks.unsafe_offset(half * 8 * stride)
+        var next = ahead.unsafe_offset(half * 8 * stride)
+        var sums = totals.unsafe_offset(half * 8)
+        if rows == 1:
+            Format.multiply_packed[1](column, stride, next, records, sums)
+        else:
+            Format.multiply_packed[2](column, stride, next, records, sums)
 
 
 @always_inline
