@@ -18,7 +18,7 @@ from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
-from mllama.kernels.pool_attention import OPERATIONS
+from mllama.kernels import block_products, pool_attention
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
@@ -36,7 +36,7 @@ class MllamaImageEncoder(GraphRoot):
     projector, a few percent of the work, runs on the first.
     """
 
-    operations = (OPERATIONS,)
+    operations = (block_products.OPERATIONS, pool_attention.OPERATIONS)
 
     def __init__(
         self,

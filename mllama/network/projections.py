@@ -15,6 +15,9 @@ from max.nn.embedding import Embedding
 from max.nn.layer import Module
 from max.nn.linear import MLP, Linear
 
+from mllama.kernels import block_products
+from mllama.kernels.choice import uses_own
+
 Encodings = Mapping[str, QuantizationEncoding]
 """Canonical name of a tensor to the format of its blocks; absent if it is floats."""
 
@@ -38,6 +41,14 @@ def block_weight(
     )
 
 
+def has_own_product(width: int, device: DeviceRef) -> bool:
+    """Whether products with blocks of rows of a width are own operations.
+
+    They read the blocks where they are; MAX's makes a copy of all when it loads them.
+    """
+    return uses_own(device) and width % block_products.SPAN == 0
+
+
 class QuantisedLinear(Module):
     """``x @ weight.T`` with a weight of blocks; activations are float32."""
 
@@ -51,13 +62,17 @@ class QuantisedLinear(Module):
         super().__init__()
         self.out_dim = out_dim
         self.encoding = encoding
+        self.own = has_own_product(in_dim, device)
         self.weight = block_weight("weight", out_dim, in_dim, encoding, device)
 
     def __call__(self, x: TensorValue) -> TensorValue:
         """``[..., in]`` to ``[..., out]``."""
         *leading, width = x.shape
-        rows = ops.reshape(x, [-1, width])
-        product = ops.qmatmul(self.encoding, None, rows, TensorValue(self.weight))
+        rows = x if x.rank == 2 else ops.reshape(x, [-1, width])
+        if self.own:
+            product = block_products.product(rows, self.weight)
+        else:
+            product = ops.qmatmul(self.encoding, None, rows, TensorValue(self.weight))
         return ops.reshape(product, [*leading, self.out_dim])
 
 
@@ -118,7 +133,16 @@ class GatedMLP(Module):
 
     def __call__(self, x: TensorValue) -> TensorValue:
         """``[rows, width]`` to the same shape."""
-        return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj, self.up_proj
+        if (
+            isinstance(gate, QuantisedLinear)
+            and isinstance(up, QuantisedLinear)
+            and gate.own
+        ):
+            return self.down_proj(
+                block_products.gated_product(x, gate.weight, up.weight)
+            )
+        return self.down_proj(ops.silu(gate(x)) * up(x))
 
 
 def feed_forward(

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from max.dtype import DType
-from max.graph import BufferValue, DeviceRef, TensorValue, Weight
+from max.graph import BufferValue, DeviceRef, TensorValue, Weight, ops
 from max.nn.attention import AttentionWithRope, GGUFQAttentionWithRope
+from max.nn.kernels import flash_attention_ragged, rope_split_store_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.rotary_embedding import RotaryEmbedding
 
 from mllama.config import MllamaTextConfig
+from mllama.kernels.block_products import three_products
 from mllama.max_api import PagedCacheValues
 from mllama.network.cross_attention import text_norm
 from mllama.network.projections import (
     Encodings,
     block_weight,
     feed_forward,
+    has_own_product,
     projection,
 )
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
@@ -52,12 +55,50 @@ class QuantisedSelfAttention(GGUFQAttentionWithRope):
             encoding = encodings[f"{path}.{name}"]
             return block_weight(name, rows, width, encoding, device)
 
+        self.own = has_own_product(width, device)
         self.q_proj_weight = weight("q_proj.weight", queries)
         self.k_proj_weight = weight("k_proj.weight", keys)
         self.v_proj_weight = weight("v_proj.weight", keys)
         self.o_proj = projection(
             encodings, f"{path}.o_proj", queries, width, DType.float32, device
         )
+
+    def __call__(
+        self,
+        layer_idx: TensorValue,
+        x: TensorValue,
+        kv_collection: PagedCacheValues,
+        freqs_cis: TensorValue,
+        input_row_offsets: TensorValue,
+    ) -> TensorValue:
+        """As MAX's, but for the product with all three projections."""
+        if not self.own:
+            return super().__call__(
+                layer_idx, x, kv_collection, freqs_cis, input_row_offsets
+            )
+        query = rope_split_store_ragged(
+            self.kv_params,
+            three_products(
+                x, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+            ),
+            input_row_offsets,
+            freqs_cis,
+            kv_collection,
+            layer_idx,
+            self.n_heads,
+            interleaved=self.rope.interleaved,
+        )
+        heads = [x.shape[0], self.n_heads, self.kv_params.head_dim]
+        attended = flash_attention_ragged(
+            self.kv_params,
+            input=ops.reshape(query, heads),
+            kv_collection=kv_collection,
+            layer_idx=layer_idx,
+            input_row_offsets=input_row_offsets,
+            mask_variant=self.mask_variant,
+            scale=self.scale,
+        )
+        return self.o_proj(ops.reshape(attended, query.shape))
 
 
 def rotary_embedding(config: MllamaTextConfig) -> RotaryEmbedding:

@@ -1,0 +1,187 @@
+"""Products of activations with matrices of GGUF blocks, as operations of MAX graphs.
+
+The blocks are read where they are, in ggml's layout.  Activations become bytes first,
+as in ggml, with a scale for every 256 values.  NumPy's form of all this, which the tests
+compare with, is `tests/kernels/block_products.py`.
+"""
+
+import extensibility
+
+from extensibility import InputTensor, OutputTensor
+from max.algorithm import sync_parallelize
+from max.gpu.host import DeviceContext
+from max.runtime.asyncrt import parallelism_level
+
+from .lanes import SPAN, Bytes, Floats
+from .products import Activations, Matrix, multiply_group, quantised
+from .q4_0 import Q4_0
+from .q4_k import Q4_K
+from .q6_k import Q6_K
+
+comptime _TASKS_PER_CORE = 4
+"""So that cores finish together though another program slows one of them down."""
+
+
+@extensibility.register("mllama_block_product")
+struct BlockProduct:
+    """`x @ weights.T`."""
+
+    @staticmethod
+    def execute[
+        target: StaticString, encoding: StaticString
+    ](
+        result: OutputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var matrix = _matrix[encoding](result, x, weights, 0)
+        _check_columns(result, matrix.columns)
+        var rows = _quantised(x)
+        var groups = matrix.groups()
+        var tasks = _tasks(groups)
+
+        def some(task: Int) {imm}:
+            for group in range(task * groups // tasks, (task + 1) * groups // tasks):
+                _multiply[encoding, gated=False](rows, matrix, group)
+
+        sync_parallelize(some, tasks)
+        rows.records.unsafe_free()
+
+
+@extensibility.register("mllama_three_block_products")
+struct ThreeBlockProducts:
+    """Products with three matrices, one beside the other."""
+
+    @staticmethod
+    def execute[
+        target: StaticString,
+        first_encoding: StaticString,
+        second_encoding: StaticString,
+        third_encoding: StaticString,
+    ](
+        result: OutputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        first_weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+        second_weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+        third_weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var first = _matrix[first_encoding](result, x, first_weights, 0)
+        var second = _matrix[second_encoding](
+            result, x, second_weights, first.columns
+        )
+        var third = _matrix[third_encoding](
+            result, x, third_weights, first.columns + second.columns
+        )
+        _check_columns(result, first.columns + second.columns + third.columns)
+        var rows = _quantised(x)
+        var second_group = first.groups()
+        var third_group = second_group + second.groups()
+        var groups = third_group + third.groups()
+        var tasks = _tasks(groups)
+
+        def some(task: Int) {imm}:
+            for group in range(task * groups // tasks, (task + 1) * groups // tasks):
+                if group < second_group:
+                    _multiply[first_encoding, gated=False](rows, first, group)
+                elif group < third_group:
+                    _multiply[second_encoding, gated=False](
+                        rows, second, group - second_group
+                    )
+                else:
+                    _multiply[third_encoding, gated=False](
+                        rows, third, group - third_group
+                    )
+
+        sync_parallelize(some, tasks)
+        rows.records.unsafe_free()
+
+
+@extensibility.register("mllama_gated_block_product")
+struct GatedBlockProduct:
+    """`silu(x @ gate.T) * (x @ up.T)`."""
+
+    @staticmethod
+    def execute[
+        target: StaticString,
+        gate_encoding: StaticString,
+        up_encoding: StaticString,
+    ](
+        result: OutputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        gate_weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+        up_weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var gate = _matrix[gate_encoding](result, x, gate_weights, 0)
+        var up = _matrix[up_encoding](result, x, up_weights, 0)
+        _check_columns(result, gate.columns)
+        _check_columns(result, up.columns)
+        var rows = _quantised(x)
+        var groups = gate.groups()
+        var tasks = _tasks(groups)
+
+        def some(task: Int) {imm}:
+            for group in range(task * groups // tasks, (task + 1) * groups // tasks):
+                _multiply[gate_encoding, gated=False](rows, gate, group)
+                _multiply[up_encoding, gated=True](rows, up, group)
+
+        sync_parallelize(some, tasks)
+        rows.records.unsafe_free()
+
+
+def _quantised(x: InputTensor[dtype=DType.float32, rank=2, ...]) -> Activations:
+    return quantised(
+        rebind[Floats](x.unsafe_ptr()), x.dim_size(0), x.dim_size(1), x.dim_size(1)
+    )
+
+
+def _matrix[
+    encoding: StaticString
+](
+    result: OutputTensor[dtype=DType.float32, rank=2, ...],
+    x: InputTensor[dtype=DType.float32, rank=2, ...],
+    weights: InputTensor[dtype=DType.uint8, rank=2, ...],
+    first_column: Int,
+) raises -> Matrix:
+    """A matrix whose products begin in a column of the result."""
+    comptime assert (
+        encoding == "q4_0" or encoding == "q4_k" or encoding == "q6_k"
+    ), "the encoding must be q4_0, q4_k or q6_k"
+    comptime size = Q6_K.SIZE if encoding == "q6_k" else Q4_K.SIZE
+    if (
+        x.dim_size(1) % SPAN != 0
+        or weights.dim_size(1) != x.dim_size(1) // SPAN * size
+        or result.dim_size(0) != x.dim_size(0)
+    ):
+        raise Error("the shapes of activations, blocks and result contradict each other")
+    return Matrix(
+        rebind[Bytes](weights.unsafe_ptr()),
+        weights.dim_size(0),
+        weights.dim_size(1),
+        rebind[Floats](result.unsafe_ptr()).unsafe_offset(first_column),
+        result.dim_size(1),
+    )
+
+
+def _check_columns(
+    result: OutputTensor[dtype=DType.float32, rank=2, ...], columns: Int
+) raises:
+    if result.dim_size(1) != columns:
+        raise Error("the result has another number of columns than the matrices")
+
+
+def _tasks(groups: Int) -> Int:
+    return min(groups, parallelism_level(None) * _TASKS_PER_CORE)
+
+
+def _multiply[
+    encoding: StaticString, gated: Bool
+](rows: Activations, matrix: Matrix, group: Int):
+    comptime if encoding == "q4_0":
+        multiply_group[Q4_0, gated](rows, matrix, group)
+    elif encoding == "q4_k":
+        multiply_group[Q4_K, gated](rows, matrix, group)
+    else:
+        multiply_group[Q6_K, gated](rows, matrix, group)

@@ -1,0 +1,68 @@
+"""Rows of floats as bytes, with a scale for every 256 of them.
+
+A record holds 256 bytes of a row, then what its products with blocks need besides.
+"""
+
+from std.math import ceildiv, round
+from std.memory import bitcast
+
+from .lanes import Bytes, SPAN
+
+comptime SUMS_OF_16 = 256
+"""Place of the sums of sixteen values, int16."""
+comptime SUMS_OF_32 = 288
+"""Place of the sums of thirty-two values, int16."""
+comptime SCALE = 304
+"""Place of the scale, float32."""
+comptime EIGHTFOLD_SUMS = 320
+"""Place of eight times the sums of thirty-two values, float32."""
+
+comptime _NOT_FINITE = UInt32(0x7F800000)
+comptime _SMALLEST = Float32(1e-30)
+"""Values below it are zeros: the inverse of their scale might overflow."""
+
+
+@always_inline
+def quantise(values: Pointer[Float32, MutUntrackedOrigin], record: Bytes):
+    """Quantises 256 values to the nearest of -127 to 127 times a scale.
+
+    A scale of NaN stands for values that hold NaN or infinity.
+    """
+    var largest = SIMD[DType.uint32, 8](0)
+    for i in range(0, SPAN, 8):
+        var some = values.unsafe_load[width=8, alignment=4](i)
+        largest = max(largest, bitcast[DType.uint32, 8](some) & 0x7FFFFFFF)
+    var top = largest.reduce_max()
+    var extreme = Float32(from_bits=top)
+    var scale = extreme / 127
+    var inverse = Float32(0)
+    if top >= _NOT_FINITE:
+        scale = Float32(from_bits=UInt32(0x7FC00000))
+    elif extreme < _SMALLEST:
+        scale = 0
+    else:
+        inverse = 127 / extreme
+    record.unsafe_offset(SCALE).unsafe_bitcast[Float32]().unsafe_store(0, scale)
+    var small = record.unsafe_bitcast[Int8]()
+    var sums_of_16 = record.unsafe_offset(SUMS_OF_16).unsafe_bitcast[Int16]()
+    var sums_of_32 = record.unsafe_offset(SUMS_OF_32).unsafe_bitcast[Int16]()
+    var eightfold_sums = record.unsafe_offset(EIGHTFOLD_SUMS).unsafe_bitcast[Float32]()
+    if inverse == 0:
+        for i in range(0, SPAN, 32):
+            small.unsafe_store(i, SIMD[DType.int8, 32](0))
+        sums_of_16.unsafe_store(0, SIMD[DType.int16, 16](0))
+        sums_of_32.unsafe_store(0, SIMD[DType.int16, 8](0))
+        eightfold_sums.unsafe_store(0, SIMD[DType.float32, 8](0))
+        return
+    for i in range(SPAN // 32):
+        var pair = Int16(0)
+        comptime for half in range(2):
+            var place = i * 32 + half * 16
+            var some = values.unsafe_load[width=16, alignment=4](place)
+            var levels = round(some * inverse).cast[DType.int32]().cast[DType.int16]()
+            small.unsafe_store(place, levels.cast[DType.int8]())
+            var sum = levels.reduce_add()
+            sums_of_16.unsafe_store(i * 2 + half, sum)
+            pair += sum
+        sums_of_32.unsafe_store(i, pair)
+        eightfold_sums.unsafe_store(i, 8 * Float32(pair))

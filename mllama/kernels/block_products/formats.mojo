@@ -1,0 +1,53 @@
+"""What a format of blocks has to say."""
+
+from .lanes import Bytes, Floats
+
+comptime TILE = 8192
+"""Bytes for what is unpacked of 256 weights of sixteen columns."""
+comptime FACTORS = 4096
+"""Place in a tile of what follows the levels."""
+
+
+trait BlockFormat:
+    """A format of blocks of GGUF files."""
+
+    comptime SIZE: Int
+    """Bytes of 256 weights."""
+
+    @staticmethod
+    def multiply_packed[
+        rows: Int
+    ](column: Bytes, stride: Int, ahead: Bytes, records: Bytes, totals: Floats):
+        """Adds products of 256 values of few rows with eight columns.
+
+        Args:
+            column: Where the weights of the first column are.
+            stride: Bytes from a column to the next.
+            ahead: What is to be read next, of as many columns.
+            records: The rows' values, one record after the other.
+            totals: Sums of the products, a row of eight in every sixteen.
+        """
+        ...
+
+    @staticmethod
+    def unpack(column: Bytes, stride: Int, tile: Bytes, half: Int):
+        """Unpacks 256 weights of eight columns.
+
+        Args:
+            column: Where those of the first column are.
+            stride: Bytes from a column to the next.
+            tile: Where levels and their factors go.
+            half: Which eight of the tile's columns they are.
+        """
+        ...
+
+    @staticmethod
+    def multiply[rows: Int](tile: Bytes, records: Bytes, totals: Floats):
+        """Adds products of 256 values of some rows with a tile's columns.
+
+        Args:
+            tile: What `unpack` made of the columns.
+            records: The rows' values, one record after the other.
+            totals: Sums of the products, `[rows, 16]`.
+        """
+        ...

@@ -1,0 +1,222 @@
+"""Rows of activations times matrices of blocks, columns shared out among the cores."""
+
+from max.algorithm import sync_parallelize
+from std.math import ceildiv, exp
+from std.memory import unsafe_stack_allocation
+from std.memory.alloc import unsafe_alloc
+
+from .activations import quantise
+from .formats import TILE, BlockFormat
+from .lanes import COLUMNS, HALVES, RECORD, SPAN, Bytes, Floats, Lanes, fetch
+
+comptime _ROWS = 256
+"""Rows for which a tile is unpacked: 256 values of each, and their totals, fit L2."""
+comptime _FEW = 2
+"""Rows that are multiplied with levels as they are unpacked."""
+comptime _AHEAD = 2
+"""Spans from the one being read to the one being fetched."""
+comptime _ROWS_PER_TASK = 8
+"""Rows that one task quantises."""
+
+
+@fieldwise_init
+struct Activations(Copyable, ImplicitlyCopyable, Movable):
+    """Quantised rows, see `activations.mojo`."""
+
+    var rows: Int
+    var spans: Int
+    """How many times 256 values a row has."""
+    var records: Bytes
+    """`[spans, rows]` records."""
+
+
+def quantised(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
+    """Quantises rows; the caller frees the records.
+
+    Args:
+        x: The first.
+        rows: How many there are.
+        width: Values of a row, a multiple of 256.
+        stride: Values from a row to the next.
+    """
+    var spans = width // SPAN
+    var records = rebind[Bytes](
+        unsafe_alloc[UInt8](max(1, rows * spans) * RECORD, alignment=64)
+    )
+
+    def some(task: Int) {imm}:
+        var first = task * _ROWS_PER_TASK
+        for row in range(first, min(rows, first + _ROWS_PER_TASK)):
+            for span in range(spans):
+                quantise(
+                    x.unsafe_offset(row * stride + span * SPAN),
+                    records.unsafe_offset((span * rows + row) * RECORD),
+                )
+
+    if rows <= _ROWS_PER_TASK:
+        some(0)
+    else:
+        sync_parallelize(some, ceildiv(rows, _ROWS_PER_TASK))
+    return Activations(rows, spans, records)
+
+
+@fieldwise_init
+struct Matrix(Copyable, ImplicitlyCopyable, Movable):
+    """A matrix of blocks, and where its products go."""
+
+    var blocks: Bytes
+    var columns: Int
+    """Results of a row: the rows of the file's matrix."""
+    var stride: Int
+    """Bytes from a column's blocks to those of the next."""
+    var result: Floats
+    """The first row's."""
+    var result_stride: Int
+
+    def groups(self) -> Int:
+        """Groups of sixteen columns, the last perhaps with fewer."""
+        return ceildiv(self.columns, COLUMNS)
+
+
+def multiply_group[
+    Format: BlockFormat, gated: Bool = False
+](activations: Activations, matrix: Matrix, group: Int):
+    """Products of all rows with sixteen columns.
+
+    Parameters:
+        Format: The matrix's.
+        gated: Whether `silu(result) * product` replaces the result, else the product.
+
+    Args:
+        activations: The rows.
+        matrix: The matrix.
+        group: Which columns.
+    """
+    var tile = rebind[Bytes](unsafe_stack_allocation[TILE, UInt8, alignment=64]())
+    var totals = rebind[Floats](
+        unsafe_stack_allocation[_ROWS * COLUMNS, Float32, alignment=64]()
+    )
+    var first_column = group * COLUMNS
+    var valid = min(COLUMNS, matrix.columns - first_column)
+    var column = matrix.blocks.unsafe_offset(first_column * matrix.stride)
+    var is_last = first_column + 2 * COLUMNS > matrix.columns
+    for first_row in range(0, activations.rows, _ROWS):
+        var rows = min(_ROWS, activations.rows - first_row)
+        for i in range(0, rows * COLUMNS, 8):
+            totals.unsafe_store(i, Lanes(0))
+        for span in range(activations.spans):
+            var blocks = column.unsafe_offset(span * Format.SIZE)
+            var ahead = blocks
+            if span + _AHEAD < activations.spans:
+                ahead = blocks.unsafe_offset(_AHEAD * Format.SIZE)
+            elif not is_last:
+                # Columns lie one after the other: those of the next group.
+                ahead = blocks.unsafe_offset(
+                    (activations.spans * (COLUMNS - 1) + _AHEAD) * Format.SIZE
+                )
+            var records = activations.records.unsafe_offset(
+                (span * activations.rows + first_row) * RECORD
+            )
+            if valid == COLUMNS and activations.rows <= _FEW:
+                _multiply_packed[Format](
+                    blocks, matrix.stride, ahead, records, totals, rows
+                )
+                continue
+            if valid == COLUMNS:
+                comptime for half in range(HALVES):
+                    Format.unpack(
+                        blocks.unsafe_offset(half * 8 * matrix.stride),
+                        matrix.stride,
+                        tile,
+                        half,
+                    )
+                for i in range(COLUMNS):
+                    fetch[Format.SIZE](ahead.unsafe_offset(i * matrix.stride))
+            else:
+                _unpack_some[Format](blocks, matrix.stride, tile, valid)
+            _multiply_rows[Format](tile, records, totals, rows)
+        for row in range(rows):
+            var result = matrix.result.unsafe_offset(
+                (first_row + row) * matrix.result_stride + first_column
+            )
+            var products = totals.unsafe_offset(row * COLUMNS)
+            if valid == COLUMNS:
+                comptime for half in range(HALVES):
+                    _store[8, gated](
+                        result.unsafe_offset(half * 8),
+                        products.unsafe_load[width=8](half * 8),
+                    )
+            else:
+                for i in range(valid):
+                    _store[1, gated](
+                        result.unsafe_offset(i), products.unsafe_load(i)
+                    )
+
+
+def _unpack_some[
+    Format: BlockFormat
+](blocks: Bytes, stride: Int, tile: Bytes, valid: Int):
+    """Unpacks 256 weights of fewer than sixteen columns, and of the last again."""
+    var copies = rebind[Bytes](
+        unsafe_stack_allocation[COLUMNS * Format.SIZE, UInt8, alignment=64]()
+    )
+    for i in range(COLUMNS):
+        var source = blocks.unsafe_offset(min(i, valid - 1) * stride)
+        for byte in range(Format.SIZE):
+            copies.unsafe_store(i * Format.SIZE + byte, source.unsafe_load(byte))
+    comptime for half in range(HALVES):
+        Format.unpack(
+            copies.unsafe_offset(half * 8 * Format.SIZE), Format.SIZE, tile, half
+        )
+
+
+@always_inline
+def _multiply_packed[
+    Format: BlockFormat
+](
+    blocks: Bytes,
+    stride: Int,
+    ahead: Bytes,
+    records: Bytes,
+    totals: Floats,
+    rows: Int,
+):
+    comptime for half in range(HALVES):
+        var column = blocks.unsafe_offset(half * 8 * stride)
+        var next = ahead.unsafe_offset(half * 8 * stride)
+        var sums = totals.unsafe_offset(half * 8)
+        if rows == 1:
+            Format.multiply_packed[1](column, stride, next, records, sums)
+        else:
+            Format.multiply_packed[2](column, stride, next, records, sums)
+
+
+@always_inline
+def _multiply_rows[
+    Format: BlockFormat
+](tile: Bytes, records: Bytes, totals: Floats, rows: Int):
+    var row = 0
+    while row + 4 <= rows:
+        Format.multiply[4](
+            tile,
+            records.unsafe_offset(row * RECORD),
+            totals.unsafe_offset(row * COLUMNS),
+        )
+        row += 4
+    var records_left = records.unsafe_offset(row * RECORD)
+    var totals_left = totals.unsafe_offset(row * COLUMNS)
+    if rows - row == 1:
+        Format.multiply[1](tile, records_left, totals_left)
+    elif rows - row == 2:
+        Format.multiply[2](tile, records_left, totals_left)
+    elif rows - row == 3:
+        Format.multiply[3](tile, records_left, totals_left)
+
+
+@always_inline
+def _store[width: Int, gated: Bool](result: Floats, product: SIMD[DType.float32, width]):
+    comptime if gated:
+        var gate = result.unsafe_load[width=width, alignment=4](0)
+        result.unsafe_store[alignment=4](0, gate / (1 + exp(-gate)) * product)
+    else:
+        result.unsafe_store[alignment=4](0, product)
