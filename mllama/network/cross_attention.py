@@ -23,6 +23,7 @@ from max.nn.layer import Module
 from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
+from mllama.network.dense import linear
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
 from mllama.network.projections import Encodings, feed_forward, projection
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
@@ -90,8 +91,11 @@ class MllamaCrossAttentionKeysValues(Sharded):
         """One device's part: the keys and values of its heads."""
         rows, _ = cross_attention_states.shape
         shape = [rows, self.num_key_value_heads, self.head_dim]
-        key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
-        value = ops.reshape(self.v_proj(cross_attention_states), shape)
+        key, value = (
+            ops.reshape(linear(layer, cross_attention_states), shape)
+            for layer in (self.k_proj, self.v_proj)
+        )
+        key = self.k_norm(key)
         store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
         store_v_cache_ragged(write.pages, value, write.row_offsets, layer_idx)
 

@@ -19,6 +19,7 @@ from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
+from mllama.network.dense import OPERATIONS, linear
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
 from mllama.network.projections import Encodings
@@ -34,6 +35,8 @@ class MllamaImageEncoder(GraphRoot):
     graph writes, so nothing of an image is projected twice.  Over several devices the
     projector, a few percent of the work, runs on the first.
     """
+
+    operations = (OPERATIONS,)
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class MllamaImageEncoder(GraphRoot):
             signals,
             path="vision_model",
         )
-        return self.shards[0].multi_modal_projector(vision_states)
+        return linear(self.shards[0].multi_modal_projector, vision_states)
 
     def __call__(
         self,
