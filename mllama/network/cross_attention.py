@@ -91,11 +91,9 @@ class MllamaCrossAttentionKeysValues(Sharded):
         """One device's part: the keys and values of its heads."""
         rows, _ = cross_attention_states.shape
         shape = [rows, self.num_key_value_heads, self.head_dim]
-        key, value = (
-            ops.reshape(linear(layer, cross_attention_states), shape)
-            for layer in (self.k_proj, self.v_proj)
-        )
-        key = self.k_norm(key)
+        states = cross_attention_states
+        key = self.k_norm(ops.reshape(linear(self.k_proj, states), shape))
+        value = ops.reshape(linear(self.v_proj, states), shape)
         store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
         store_v_cache_ragged(write.pages, value, write.row_offsets, layer_idx)
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from max import tree
-from max.graph import DeviceRef, Graph, Type, Value
+from max.graph import (
+    DeviceRef,
+    Graph,
+    Type,
+    Value,
+    default_custom_extensions_scope,
+)
 from max.graph import Module as GraphModule
 
 from mllama.kernels.choice import operations, uses_own
@@ -49,18 +55,14 @@ class GraphRoot(Sharded):
         def forward(*inputs: Value[Any]) -> Any:
             return self(*tree.unflatten(structure, iter(inputs)))
 
-        return Graph(
-            name or type(self).__qualname__,
-            forward,
-            input_types=input_types,
-            custom_extensions=[
-                *custom_extensions,
-                *(
-                    operations(name)
-                    for name in self.operations
-                    if uses_own(self.device)
-                ),
-            ],
-            module=module,
-            is_device_graph=is_device_graph,
-        )
+        own = [operations(name) for name in self.operations if uses_own(self.device)]
+        # Subgraphs don't see what is given to their graph, but they see this.
+        with default_custom_extensions_scope(*own):
+            return Graph(
+                name or type(self).__qualname__,
+                forward,
+                input_types=input_types,
+                custom_extensions=custom_extensions,
+                module=module,
+                is_device_graph=is_device_graph,
+            )

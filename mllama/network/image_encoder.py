@@ -18,8 +18,8 @@ from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
+from mllama.network import dense
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
-from mllama.network.dense import OPERATIONS, linear
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
 from mllama.network.projections import Encodings
@@ -36,7 +36,7 @@ class MllamaImageEncoder(GraphRoot):
     projector, a few percent of the work, runs on the first.
     """
 
-    operations = (OPERATIONS,)
+    operations = (dense.OPERATIONS,)
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class MllamaImageEncoder(GraphRoot):
             signals,
             path="vision_model",
         )
-        return linear(self.shards[0].multi_modal_projector, vision_states)
+        return dense.linear(self.shards[0].multi_modal_projector, vision_states)
 
     def __call__(
         self,
