@@ -110,11 +110,8 @@ def padded_attention(
     width = int(query.shape[-1])
     if width % head_dim:
         raise ValueError(f"{width} is no multiple of a head of {head_dim}")
-    scale = head_dim**-0.5
     if not _is_own(query) or head_dim % _MULTIPLE:
-        return _attention_of_max(
-            query, key, value, real_rows, padding_rows, width // head_dim, scale
-        )
+        return attention_of_max(query, key, value, real_rows, padding_rows, head_dim)
     (result,) = ops.custom(
         "mllama_padded_attention",
         query.device,
@@ -123,7 +120,7 @@ def padded_attention(
             key,
             value,
             real_rows,
-            ops.constant(scale, DType.float32, DeviceRef.CPU()),
+            ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
         ],
         [query.type],
         parameters={"head_dim": head_dim},
@@ -131,20 +128,21 @@ def padded_attention(
     return result.tensor
 
 
-def _attention_of_max(
+def attention_of_max(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
     real_rows: TensorValue,
     padding_rows: TensorValue,
-    heads: int,
-    scale: float,
+    head_dim: int,
 ) -> TensorValue:
-    """Two plain attention calls, which MAX fuses into flash attention."""
+    """As :func:`padded_attention`: two attention calls that MAX fuses into flash
+    attention."""
     images, rows, width = query.shape
+    heads, scale = int(width) // head_dim, head_dim**-0.5
 
     def split(states: TensorValue) -> TensorValue:
-        shape = [images, rows, heads, int(width) // heads]
+        shape = [images, rows, heads, head_dim]
         return ops.transpose(ops.reshape(states, shape), 1, 2)
 
     def attention(
@@ -165,7 +163,5 @@ def _attention_of_max(
         ],
         axis=2,
     )
-    attended = ops.transpose(attended, 1, 2).rebind(
-        [images, rows, heads, int(width) // heads]
-    )
+    attended = ops.transpose(attended, 1, 2).rebind([images, rows, heads, head_dim])
     return ops.reshape(attended, [images, rows, width])
