@@ -4,8 +4,7 @@ Source: transformers' ``modeling_mllama.py`` (MllamaVisionEncoderLayer and below
 
 The reference masks attention with ``m @ m^T * min`` where m marks padding, so only
 padding-to-padding pairs are blocked: real patches attend to everything, padding
-attends to the real patches.  With the real rows ordered first this needs no mask:
-two plain attention calls, which MAX fuses into flash attention.
+attends to the real patches.  With the real rows ordered first this needs no mask.
 """
 
 from __future__ import annotations
@@ -19,15 +18,8 @@ from max.nn.linear import Linear
 from max.nn.norm import LayerNorm
 
 from mllama.config import MllamaVisionConfig
+from mllama.network.dense import linear, padded_attention
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
-
-
-def _attention(
-    query: TensorValue, key: TensorValue, value: TensorValue, scale: float
-) -> TensorValue:
-    """Unmasked attention over ``[images, heads, rows, head dim]``."""
-    scores = query @ ops.transpose(key, -1, -2)
-    return ops.softmax(scores * scale) @ value
 
 
 class MllamaVisionAttention(Module):
@@ -41,9 +33,8 @@ class MllamaVisionAttention(Module):
         num_shards: int,
     ) -> None:
         super().__init__()
-        self.num_heads = config.attention_heads // num_shards
         self.head_dim = config.hidden_size // config.attention_heads
-        width, inner = config.hidden_size, self.num_heads * self.head_dim
+        width, inner = config.hidden_size, config.hidden_size // num_shards
         self.q_proj = Linear(width, inner, dtype, device)
         self.k_proj = Linear(width, inner, dtype, device)
         self.v_proj = Linear(width, inner, dtype, device)
@@ -62,36 +53,15 @@ class MllamaVisionAttention(Module):
             real_rows: Any tensor ``[real rows]``; only its length counts.
             padding_rows: Any tensor ``[padding rows]``; only its length counts.
         """
-        images, rows, _ = hidden_state.shape
-
-        def heads(states: TensorValue) -> TensorValue:
-            split = ops.reshape(states, [images, rows, self.num_heads, self.head_dim])
-            return ops.transpose(split, 1, 2)
-
-        query = heads(self.q_proj(hidden_state))
-        key = heads(self.k_proj(hidden_state))
-        value = heads(self.v_proj(hidden_state))
-
-        real, padding = real_rows.shape[0], padding_rows.shape[0]
-        count = TensorValue(real)
-        first = (slice(0, count), real)
-        last = (slice(count, None), padding)
-        scale = self.head_dim**-0.5
-        attended = ops.concat(
-            [
-                _attention(query[:, :, first], key, value, scale),
-                _attention(
-                    query[:, :, last], key[:, :, first], value[:, :, first], scale
-                ),
-            ],
-            axis=2,
+        attended = padded_attention(
+            linear(self.q_proj, hidden_state),
+            linear(self.k_proj, hidden_state),
+            linear(self.v_proj, hidden_state),
+            real_rows,
+            padding_rows,
+            self.head_dim,
         )
-        attended = ops.transpose(attended, 1, 2).rebind(
-            [images, rows, self.num_heads, self.head_dim]
-        )
-        return self.o_proj(
-            ops.reshape(attended, [images, rows, self.num_heads * self.head_dim])
-        )
+        return linear(self.o_proj, attended)
 
 
 class MllamaVisionMLP(Module):
@@ -111,7 +81,7 @@ class MllamaVisionMLP(Module):
 
     def __call__(self, hidden_state: TensorValue) -> TensorValue:
         """``[..., hidden]`` to the device's share of the same shape."""
-        return self.fc2(ops.gelu(self.fc1(hidden_state)))
+        return linear(self.fc2, linear(self.fc1, hidden_state, gelu=True))
 
 
 class MllamaVisionEncoderLayer(Sharded):

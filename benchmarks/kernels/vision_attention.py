@@ -1,0 +1,78 @@
+"""How fast patches attend to each other, own operation and MAX's.
+
+``python -m benchmarks.kernels.vision_attention`` times both in turn, at the published
+16 heads of 80 dimensions, for an image of four tiles and for one of one tile.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from max.driver import CPU
+from max.dtype import DType
+from max.engine import InferenceSession, Model
+from max.graph import DeviceRef, Graph, TensorType, TensorValue
+
+from benchmarks.kernels.interleaved import HEADER, report
+from mllama.kernels.choice import operations
+from mllama.network.dense import OPERATIONS, attention_of_max, padded_attention
+
+ROWS, HEADS, HEAD_DIM = 6432, 16, 80
+REAL = {"four tiles": 6404, "one tile": 1601}
+
+
+def compiled(session: InferenceSession, *, own: bool) -> Model:
+    """The operation alone."""
+    cpu = DeviceRef.CPU()
+
+    def forward(*inputs: Any) -> TensorValue:
+        values = [value.tensor for value in inputs]
+        if own:
+            return padded_attention(*values, HEAD_DIM)
+        return attention_of_max(*values, HEAD_DIM)
+
+    states = TensorType(DType.float32, ["images", ROWS, HEADS * HEAD_DIM], cpu)
+    graph = Graph(
+        f"attention_{'own' if own else 'max'}",
+        forward,
+        input_types=[
+            *[states] * 3,
+            TensorType(DType.int64, ["real"], cpu),
+            TensorType(DType.int64, ["padding"], cpu),
+        ],
+        custom_extensions=[operations(OPERATIONS)] if own else [],
+    )
+    return session.load(graph)
+
+
+def main() -> None:
+    """Prints two lines for each image."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    session = InferenceSession(devices=[CPU()])
+    models = {
+        "MAX's": compiled(session, own=False),
+        "own": compiled(session, own=True),
+    }
+    chance = np.random.default_rng(0)
+    states = [
+        chance.normal(0, 1, (1, ROWS, HEADS * HEAD_DIM)).astype(np.float32)
+        for _ in range(3)
+    ]
+    print(HEADER)
+    for title, real in REAL.items():
+        padding = ROWS - real
+        lengths = [np.zeros(real, np.int64), np.zeros(padding, np.int64)]
+        calls = {
+            name: lambda m=model, i=(*states, *lengths): m.execute(*i)
+            for name, model in models.items()
+        }
+        pairs = real * ROWS + padding * real
+        report(title, calls, 4e-9 * pairs * HEADS * HEAD_DIM, rounds)
+
+
+if __name__ == "__main__":
+    main()
