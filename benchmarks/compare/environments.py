@@ -1,7 +1,7 @@
 """The alternatives, pinned, each in a virtual environment of its own under `.bench`.
 
-An environment that can't be made here (no wheel, no compiler) doesn't end a run: what it
-would have measured says why instead.
+An environment that can't be made here (no wheel, no compiler) doesn't end a run: what
+it would have measured says why instead.
 """
 
 from __future__ import annotations

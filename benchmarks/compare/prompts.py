@@ -41,13 +41,13 @@ class Prompts:
         Raises:
             ValueError: If the chat template alone has more.
         """
-        short = tokens - self._length("", images)
+        short = tokens - self.length("", images)
         if short < 0:
             raise ValueError(f"a prompt has at least {tokens - short} tokens")
         while True:
             words = self._random.choice(self._words, short)
             text = "".join(words)
-            if self._length(text, images) == tokens:
+            if self.length(text, images) == tokens:
                 return text
 
     def picture(self, tiles: int) -> str:
@@ -57,7 +57,8 @@ class Prompts:
         picture(self._random, *SIDES[tiles]).save(path)
         return str(path)
 
-    def _length(self, text: str, images: int) -> int:
+    def length(self, text: str, images: int) -> int:
+        """Tokens of a question's whole prompt, each image counting as one."""
         content: Any = text
         if images:
             content = [{"type": "image"}] * images + [{"type": "text", "text": text}]

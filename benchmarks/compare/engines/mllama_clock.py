@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 VISION, TEXT, SAMPLING, PREPARING = "vision", "text", "sampling", "preparing"
@@ -56,9 +57,7 @@ class Clock:
         ]
         steps = [
             later - started
-            for (started, rows), (later, rows_later) in zip(
-                starts, starts[1:], strict=False
-            )
+            for (started, rows), (later, rows_later) in pairwise(starts)
             if rows == rows_later == requests
         ]
         if not steps:
@@ -103,6 +102,7 @@ class TimedGraph:
         return getattr(self._graph, name)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Runs it, with named inputs too."""
         return self._timed(self._graph, *arguments, **named)
 
     def execute(self, *arguments: Any) -> Any:
