@@ -28,7 +28,13 @@ test: check  ## All checks and tests
 check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
 	$(BIN)/python -m benchmarks.gpu_targets
 
+bench: setup  ## Measure against the alternatives, which it installs; 40 minutes
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-growth: setup  ## Also how costs grow with images, context, batch and layers
+	$(BIN)/python -m benchmarks.compare --growth $(ARGS)
+
 demo: setup  ## Serve the demo model and ask it about a picture
 	$(BIN)/python -m mllama.demo.show
 
-.PHONY: help setup check test check-gpu demo
+.PHONY: help setup check test check-gpu bench bench-growth demo

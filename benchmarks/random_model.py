@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,29 @@ def full_size_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_small_files(folder: Path) -> MllamaConfig:
-    """Configuration, tokenizer and image processor of 11B's shape."""
+@dataclass(frozen=True)
+class Depth:
+    """How many layers a model has, and which of them are special; 11B's as it is."""
+
+    vision_layers: int = 32
+    global_layers: int = 8
+    text_layers: int = 40
+    cross: tuple[int, ...] = (3, 8, 13, 18, 23, 28, 33, 38)
+    intermediate_layers: tuple[int, ...] = (3, 7, 15, 23, 30)
+
+
+FULL_DEPTH = Depth()
+
+
+def write_small_files(folder: Path, depth: Depth = FULL_DEPTH) -> MllamaConfig:
+    """Configuration, tokenizer and image processor of 11B's widths."""
     tokenizer = full_size_tokenizer()
     config = published_widths_config(
-        vision_layers=32,
-        global_layers=8,
-        text_layers=40,
-        cross=[3, 8, 13, 18, 23, 28, 33, 38],
-        intermediate_layers=[3, 7, 15, 23, 30],
+        vision_layers=depth.vision_layers,
+        global_layers=depth.global_layers,
+        text_layers=depth.text_layers,
+        cross=list(depth.cross),
+        intermediate_layers=list(depth.intermediate_layers),
         vocab_size=VOCAB_SIZE,
     )
     token_id = tokenizer.token_to_id
@@ -123,11 +138,11 @@ def random_values(
     return blocks.reshape(rows, width // length * size)
 
 
-def write_random_gguf(target: Path) -> None:
-    """Writes the file, about 8 GB."""
+def write_random_gguf(target: Path, depth: Depth = FULL_DEPTH) -> None:
+    """Writes the file, about 8 GB in full depth."""
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        config = write_small_files(Path(folder))
+        config = write_small_files(Path(folder), depth)
         with tqdm(desc=f"writing {target.name}", unit="B", unit_scale=True) as bar:
 
             def show(_: str, written: int, total: int) -> None:

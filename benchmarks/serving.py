@@ -27,10 +27,13 @@ STREAMS = (1, 4, 8)
 QUESTIONS = ("What is in the picture?", "Which colours are there?")
 
 
-def picture(generator: np.random.Generator, side: int) -> Image.Image:
-    """Coarse noise that fills all four tiles."""
+def picture(
+    generator: np.random.Generator, width: int, height: int | None = None
+) -> Image.Image:
+    """Coarse noise, square unless a height is given."""
     grains = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    return Image.fromarray(grains).resize((side, side), Image.Resampling.NEAREST)
+    size = (width, height or width)
+    return Image.fromarray(grains).resize(size, Image.Resampling.NEAREST)
 
 
 def seconds_to_first_token(llm: LLM, question: str, image: Image.Image) -> float:

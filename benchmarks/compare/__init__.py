@@ -1,0 +1,1 @@
+"""This project beside its alternatives, in one run on one machine: `make bench`."""

@@ -1,0 +1,203 @@
+"""Measures this project, its alternatives and the machine: `make bench`.
+
+    python -m benchmarks.compare                      # everything, about 40 minutes
+    python -m benchmarks.compare --quick --only a,c   # two rounds of two workloads
+    python -m benchmarks.compare --growth             # also how costs grow
+    python -m benchmarks.compare --full-shape         # also 11B's whole shape
+    python -m benchmarks.compare --write-docs RUN     # puts a run into the documents
+
+The first run installs and compiles.  Runs are kept under `.bench/runs`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmarks.compare.byte_counts import read_per_token, tensors_of
+from benchmarks.compare.ceilings import CompilerFailure, ceilings, compiled, machine
+from benchmarks.compare.documents import write_document, write_run
+from benchmarks.compare.environments import FOLDER
+from benchmarks.compare.figures import OURS
+from benchmarks.compare.growth import measure_growth
+from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
+from benchmarks.compare.process import EngineFailure
+from benchmarks.compare.prompts import Prompts
+from benchmarks.compare.report import described
+from benchmarks.compare.request_parts import measure_operations
+from benchmarks.compare.results import Results
+from benchmarks.compare.session import Session
+from benchmarks.compare.workloads import (
+    IMAGE_TOKENS,
+    WORKLOADS,
+    mistralrs_decode,
+    play,
+)
+
+ROUNDS, QUICK_ROUNDS = 5, 2
+
+
+def main() -> None:
+    """Measures, or writes a run into the documents."""
+    options = _options()
+    letters = options.only
+    if options.write_docs:
+        write_document(options.write_docs, letters)
+        return
+    now = datetime.now(timezone.utc)
+    results = Results(
+        date=now.isoformat(timespec="seconds"),
+        command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
+        machine=machine() | {"threads": options.threads},
+    )
+    files = model_files()
+    with tempfile.TemporaryDirectory() as pictures:
+        session = Session(
+            files,
+            Prompts(files.checkpoint, Path(pictures)),
+            results,
+            options.threads,
+            options.also,
+        )
+        try:
+            _measure(session, options, letters)
+        finally:
+            session.close()
+        if not options.quick or options.profile:
+            measure_operations(session)
+    folder = FOLDER / "runs" / now.strftime("%Y-%m-%d-%H%M%S")
+    write_run(results, letters, folder)
+    print(described(results, letters))
+    print(f"kept in {folder}", file=sys.stderr)
+    if options.full_shape:
+        command = [sys.executable, "-m", "benchmarks.full_shape"]
+        report = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        (folder / "full-shape.json").write_text(report.stdout)
+        print(report.stdout)
+
+
+def _measure(session: Session, options: argparse.Namespace, letters: str) -> None:
+    """All rounds; the machine's ceilings before each and after the last."""
+    results = session.results
+    rounds = QUICK_ROUNDS if options.quick else options.rounds
+    try:
+        program = compiled("ceilings")
+    except CompilerFailure as error:
+        print(f"no ceilings: {error}", file=sys.stderr)
+        program = None
+
+    def measure_ceilings() -> None:
+        if program is not None:
+            for metric, value in ceilings(program, session.threads).items():
+                results.add(metric, "machine", value)
+
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        measure_ceilings()
+        play(session, letters, number)
+    measure_ceilings()
+    if "c" in letters:
+        mistralrs_decode(session)
+    if options.growth:
+        try:
+            measure_growth(session, 1 if options.quick else 3)
+        except EngineFailure as error:
+            results.fail("growth", OURS, str(error))
+    results.model = described_model(session.files, results)
+
+
+def described_model(files: ModelFiles, results: Results) -> dict[str, float]:
+    """Numbers of the model that figures are made of."""
+    config = json.loads((files.checkpoint / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    tensors, theirs = tensors_of(files.gguf), tensors_of(files.text_gguf)
+    read, read_by_llama_cpp = read_per_token(tensors), read_per_token(theirs)
+    head = next(t.parameters for t in tensors if t.name == "output.weight")
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    return {
+        "parameters_per_token": read.parameters,
+        "bytes_per_token": read.nbytes,
+        "layer_parameters": read.parameters - head,
+        "llama_cpp_parameters_per_token": read_by_llama_cpp.parameters,
+        "llama_cpp_layer_parameters": read_by_llama_cpp.parameters - head,
+        "vocabulary": text["vocab_size"],
+        "rows_per_tile": patches,
+        "cross_layers": len(CROSS_LAYERS),
+        "self_layers": TEXT_LAYERS - len(CROSS_LAYERS),
+        "kv_heads": text["num_key_value_heads"],
+        "head_dim": text["hidden_size"] // text["num_attention_heads"],
+        "prompt_tokens": IMAGE_TOKENS,
+        "pool_item_bytes": results.engines.get(OURS, {}).get("pool_item_bytes", 4),
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no profile")
+    parser.add_argument(
+        "--only",
+        type=_letters,
+        default="".join(WORKLOADS),
+        metavar="a,c",
+        help="; ".join(f"{letter}: {what}" for letter, what in WORKLOADS.items()),
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="of each engine",
+    )
+    parser.add_argument("--profile", action="store_true", help="with --quick too")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--full-shape", action="store_true")
+    parser.add_argument(
+        "--also",
+        type=_variant,
+        action=_Collect,
+        default={},
+        metavar="NAME:VARIABLE=VALUE",
+        help="this project again with an environment variable, in a column of its own; "
+        "the name 8bit is that of the 8-bit vision path's target",
+    )
+    parser.add_argument("--write-docs", type=Path, metavar="RUN", help="a run's folder")
+    return parser.parse_args()
+
+
+class _Collect(argparse.Action):
+    """Variants by name."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: object, *_: object
+    ) -> None:
+        assert isinstance(values, dict)
+        setattr(namespace, self.dest, getattr(namespace, self.dest) | values)
+
+
+def _variant(text: str) -> dict[str, dict[str, str]]:
+    name, colon, setting = text.partition(":")
+    variable, equals, value = setting.partition("=")
+    if not (name and colon and variable and equals):
+        raise argparse.ArgumentTypeError("must be NAME:VARIABLE=VALUE")
+    return {name: {variable: value}}
+
+
+def _letters(text: str) -> str:
+    letters = text.replace(",", "")
+    unknown = set(letters) - set(WORKLOADS)
+    if unknown or not letters:
+        raise argparse.ArgumentTypeError(f"must be of {','.join(WORKLOADS)}")
+    return letters
+
+
+if __name__ == "__main__":
+    main()

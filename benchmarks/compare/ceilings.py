@@ -1,0 +1,75 @@
+"""What the machine can do at most, by `ceilings.c`, compiled here and now."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from benchmarks.compare.environments import FOLDER
+
+METRICS = ("read_bandwidth", "float32_peak", "int8_peak")
+"""GB/s, GFLOP/s and Gop/s, with all threads."""
+
+_SOURCES = Path(__file__).parent
+_MIB = 1024
+"""Memory that is read: far more than any cache holds."""
+
+
+class CompilerFailure(Exception):
+    """A C file can't be compiled here; the message is one line."""
+
+
+def compiled(name: str, *options: str, suffix: str = "") -> Path:
+    """A C file of this folder, compiled for this processor.
+
+    Raises:
+        CompilerFailure: If there is no compiler, or it fails.
+    """
+    source, target = _SOURCES / f"{name}.c", FOLDER / f"{name}{suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = ["gcc", "-O3", "-march=native", "-pthread", *options]
+    try:
+        subprocess.run(
+            [*command, str(source), "-o", str(target)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError as error:
+        raise CompilerFailure("there is no gcc") from error
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in error.stderr.splitlines() if "error" in line]
+        raise CompilerFailure(
+            f"{source.name}: {(lines or ['gcc failed'])[0]}"
+        ) from error
+    return target
+
+
+def ceilings(program: Path, threads: int) -> dict[str, float]:
+    """One measurement, about a second on a quiet machine, by its metrics."""
+    done = subprocess.run(
+        [str(program), str(threads), str(_MIB)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(zip(METRICS, map(float, done.stdout.split()), strict=True))
+
+
+def machine() -> dict[str, str | int | float]:
+    """What a reader must know of this machine."""
+    name = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return {
+        "cpu": name,
+        "cores": psutil.cpu_count(logical=True) or 0,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_average": round(psutil.getloadavg()[0], 2),
+    }

@@ -1,0 +1,78 @@
+"""The run's files, and the measured part of `docs/performance.md`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.compare.environments import EnvironmentFailure, prepare
+from benchmarks.compare.report import described
+from benchmarks.compare.request_parts import request_parts
+from benchmarks.compare.results import Results
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCUMENT = REPOSITORY / "docs" / "performance.md"
+PLOTS = {
+    "request.svg": "Where the time of one request goes",
+    "growth.svg": "What a request costs as its parts grow",
+}
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def write_run(results: Results, letters: str, folder: Path) -> None:
+    """Writes JSON, Markdown and plots of a run into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write(folder / "results.json")
+    (folder / "results.md").write_text(described(results, letters), encoding="utf-8")
+    draw(results, folder)
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Draws what a run's results have for plots."""
+    parts = folder / "parts.json"
+    parts.write_text(json.dumps(request_parts(results), indent=1) + "\n")
+    if not (results.operations or results.growth):
+        return
+    try:
+        python = prepare("plot")
+    except EnvironmentFailure as error:
+        print(f"no plots: {error}", file=sys.stderr)
+        return
+    script = Path(__file__).with_name("plots.py")
+    arguments = [folder / "results.json", parts, folder]
+    subprocess.run([str(python), str(script), *map(str, arguments)], check=True)
+
+
+def with_measured(document: str, measured: str) -> str:
+    """A document with what stands between its two marks replaced.
+
+    Raises:
+        ValueError: If it hasn't both marks, once, in this order.
+    """
+    before, found, rest = document.partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if not found or not found_end or BEGIN in rest or END in after:
+        raise ValueError(f"the document needs {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{measured.strip()}\n\n{END}{after}"
+
+
+def write_document(run: Path, letters: str) -> None:
+    """Puts a run's table and plots into `docs/performance.md`.
+
+    Args:
+        run: The folder that :func:`write_run` has written.
+        letters: The workloads.
+    """
+    measured = described(Results.read(run / "results.json"), letters)
+    folder = DOCUMENT.with_suffix("")
+    for name, title in PLOTS.items():
+        if (run / name).is_file():
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(run / name, folder / name)
+            measured += f"\n![{title}]({folder.name}/{name})\n"
+    document = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(with_measured(document, measured), encoding="utf-8")

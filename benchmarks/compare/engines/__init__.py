@@ -1,0 +1,1 @@
+"""One script an engine, run by the Python of that engine's environment."""

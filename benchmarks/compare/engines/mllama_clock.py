@@ -1,0 +1,148 @@
+"""Where the time of a request goes in this project's process.
+
+The pipeline is left as it is: its compiled graphs are replaced by objects that run them
+and note how long that took.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+VISION, TEXT, SAMPLING, PREPARING = "vision", "text", "sampling", "preparing"
+
+
+class Clock:
+    """Spans of the current request: what ran, from when, for how long."""
+
+    def __init__(self) -> None:
+        self._pipeline: Any = None
+        self.after: dict[str, Callable[[], Any]] = {}
+        """Called once, by the name of the span after which."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the spans."""
+        self.spans: list[tuple[str, float, float, int]] = []
+
+    def note(self, name: str, started: float, rows: int = 0) -> None:
+        """Adds a span that ends now."""
+        self.spans.append((name, started, time.perf_counter() - started, rows))
+        if name in self.after:
+            self.after.pop(name)()
+
+    def report(self) -> dict[str, float | None]:
+        """Seconds of one request by part; those of decoding are sums of all steps."""
+        texts = [took for name, _, took, _ in self.spans if name == TEXT]
+        return {
+            "preparing": self._total(PREPARING),
+            "vision": self._total(VISION),
+            "prefill_graph": texts[0] if texts else None,
+            "decode_graphs": sum(texts[1:]),
+            "decode_graph": statistics.median(texts[1:]) if texts[1:] else None,
+            "sampling": self._total(SAMPLING),
+        }
+
+    def step_of(self, requests: int) -> float:
+        """Median seconds of a decode step of that many requests, graph and around it.
+
+        Raises:
+            RuntimeError: If there were no two such steps.
+        """
+        starts = [
+            (started, rows) for name, started, _, rows in self.spans if name == TEXT
+        ]
+        steps = [
+            later - started
+            for (started, rows), (later, rows_later) in pairwise(starts)
+            if rows == rows_later == requests
+        ]
+        if not steps:
+            raise RuntimeError(f"no step decoded {requests} requests together")
+        return statistics.median(steps)
+
+    def about(self) -> dict[str, Any]:
+        """What the byte counts need to know of the loaded model."""
+        from mllama.kernels.choice import described_kernels
+
+        pool = self._pipeline._pipeline_model.images.store.params
+        return {
+            "kernels": described_kernels(),
+            "pool_item_bytes": pool.dtype.size_in_bytes,
+        }
+
+    def _total(self, wanted: str) -> float:
+        return sum(took for name, _, took, _ in self.spans if name == wanted)
+
+    def attach(self, pipeline: Any) -> None:
+        """Times a pipeline's graphs from now on."""
+        self._pipeline = pipeline
+        model = pipeline._pipeline_model
+        model._text_decoder = TimedGraph(TEXT, model._text_decoder, self)
+        encoding = model.images._encoding
+        encoding._encoder = TimedGraph(VISION, encoding._encoder, self)
+        pipeline._sampler_without_bitmask = TimedGraph(
+            SAMPLING, pipeline._sampler_without_bitmask, self
+        )
+
+
+class TimedGraph:
+    """A compiled graph that notes how long its runs take.
+
+    On a CPU a run has ended when it returns.
+    """
+
+    def __init__(self, name: str, graph: Any, clock: Clock) -> None:
+        self._name, self._graph, self._clock = name, graph, clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._graph, name)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Runs it, with named inputs too."""
+        return self._timed(self._graph, *arguments, **named)
+
+    def execute(self, *arguments: Any) -> Any:
+        """Runs it."""
+        return self._timed(self._graph.execute, *arguments)
+
+    def _timed(self, run: Any, *arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        result = run(*arguments, **named)
+        rows = int(arguments[0].shape[0]) if self._name == TEXT else 0
+        self._clock.note(self._name, started, rows)
+        return result
+
+
+def watch(clock: Clock) -> None:
+    """Has every engine that is made from now on timed, and answers of full length."""
+    from mllama.engine.engine import Engine
+
+    load, prepare = Engine._load, Engine._context
+    sampling = Engine.sampling_params
+
+    def timed_load(self: Engine) -> tuple[Any, Any]:
+        scheduler, pipeline = load(self)
+        clock.attach(pipeline)
+        return scheduler, pipeline
+
+    def timed_context(self: Engine, request: Any) -> Any:
+        started = time.perf_counter()
+        context = prepare(self, request)
+        clock.note(PREPARING, started)
+        return context
+
+    def endless(self: Engine, settings: Any) -> Any:
+        parameters = sampling(self, settings)
+        parameters.ignore_eos = True
+        return parameters
+
+    for name, function in (
+        ("_load", timed_load),
+        ("_context", timed_context),
+        ("sampling_params", endless),
+    ):
+        setattr(Engine, name, function)

@@ -1,0 +1,108 @@
+"""This project: `run_mllama.py MODEL N MAX_LENGTH`; MODEL may be `demo`.
+
+N is the number of threads.  Requests go through `mllama.LLM`, as a user's do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from benchmarks.compare.engines.mllama_clock import SAMPLING, VISION, Clock, watch
+from benchmarks.compare.engines.protocol import answer_requests
+
+BATCH = 8
+
+
+def load() -> dict[str, Any]:
+    """Loads the model; the functions that can be asked."""
+    from mllama import LLM
+
+    model, threads, max_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    clock = Clock()
+    watch(clock)
+    llm = LLM(
+        None if model == "demo" else model,
+        num_threads=threads,
+        max_batch_size=BATCH,
+        max_length=max_length,
+        image_cache_size="3GiB",
+        quiet=True,
+    )
+
+    def ask(prompt: str, images: list[str], new_tokens: int) -> dict[str, Any]:
+        from PIL import Image
+
+        pictures = [Image.open(path).convert("RGB") for path in images]
+        clock.reset()
+        output = llm.generate(prompt, pictures, max_new_tokens=new_tokens)
+        if output.completion_tokens != new_tokens:
+            raise RuntimeError(f"{output.completion_tokens} tokens, not {new_tokens}")
+        rate = output.tokens_per_second
+        return {
+            "first": output.time_to_first_token_seconds,
+            "per_token": 1 / rate if rate else None,
+            "prompt_tokens": output.prompt_tokens - output.image_tokens,
+            **clock.report(),
+        }
+
+    def batch(prompts: list[str], images: list[str], new_tokens: int) -> dict[str, Any]:
+        """Requests that run together: median seconds of a step that decodes all."""
+        from PIL import Image
+
+        pictures = [Image.open(path).convert("RGB") for path in images]
+        clock.reset()
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            list(
+                pool.map(
+                    lambda prompt: llm.generate(
+                        prompt, pictures, max_new_tokens=new_tokens
+                    ),
+                    prompts,
+                )
+            )
+        return {"step": clock.step_of(len(prompts))}
+
+    def streams(number: int, asked: int, image: str) -> float:
+        """Tokens per second of users who each ask one question after the other."""
+        from PIL import Image
+
+        from benchmarks.serving import tokens_per_second
+
+        return tokens_per_second(llm, number, asked, Image.open(image).convert("RGB"))
+
+    def operations(path: str, **question: Any) -> dict[str, Any]:
+        """A question, and what MAX's operations have taken so far at three points:
+        after the vision graph, the first token and the last."""
+        spans = ctypes.CDLL(os.environ["MODULAR_PROFILER_SHIM"])
+        spans.spans_reset()
+        for name in (VISION, SAMPLING):
+            clock.after[name] = partial(spans.spans_write, f"{path}.{name}".encode())
+        answer = ask(**question)
+        spans.spans_write(f"{path}.all".encode())
+        return answer
+
+    def about() -> dict[str, Any]:
+        from importlib.metadata import version
+
+        import mllama
+
+        return {
+            "mllama": mllama.__version__,
+            "max": version("max"),
+            "threads": threads,
+            **clock.about(),
+        }
+
+    return {each.__name__: each for each in (ask, batch, streams, operations, about)}
+
+
+if __name__ == "__main__":
+    answer_requests(load)

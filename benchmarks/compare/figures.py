@@ -1,0 +1,95 @@
+"""What follows from the samples: ratios, shares of the machine's ceilings."""
+
+from __future__ import annotations
+
+from benchmarks.compare.byte_counts import attention_bytes
+from benchmarks.compare.results import Results
+
+OURS, EIGHT_BIT, DEMO = "mllama", "8bit", "demo"
+"""Engines: this project, the same with its 8-bit vision path, its demo model."""
+
+
+def figures(results: Results) -> dict[str, float]:
+    """Every figure that the samples suffice for, by name.
+
+    Names ending in ``_over_ENGINE`` are how many times as fast as that engine this
+    project is; shares are from 0 to 1.
+    """
+    median, model = results.median, results.model
+    found: dict[str, float | None] = {}
+
+    def ratio(above: float | None, below: float | None) -> float | None:
+        return above / below if above is not None and below else None
+
+    for metric, by_engine in results.samples.items():
+        for engine in by_engine:
+            if engine != OURS:
+                found[f"{metric}_over_{engine}"] = ratio(
+                    median(metric, engine), median(metric, OURS)
+                )
+    found["vision_4_tiles_8bit_over_transformers"] = ratio(
+        median("vision_4_tiles", "transformers"), median("vision_4_tiles", EIGHT_BIT)
+    )
+    found["follow_up_over_transformers"] = ratio(
+        median("first_token_image", "transformers"), median("follow_up", OURS)
+    )
+    bandwidth = median("read_bandwidth", "machine")
+    decode = median("decode_image", OURS)
+    theirs = median("decode_text", "llama_cpp")
+    if model and decode:
+        read = model["bytes_per_token"] + self_attention_bytes(model)
+        read += image_bytes(model, 4)
+        if bandwidth:
+            found["decode_image_share_of_bandwidth"] = read / bandwidth / 1e9 / decode
+        found["decode_image_parameters_per_second"] = (
+            model["parameters_per_token"] / decode
+        )
+        if theirs:
+            found["decode_image_parameters_over_llama_cpp"] = (
+                model["parameters_per_token"] / decode
+            ) / (model["llama_cpp_parameters_per_token"] / theirs)
+    prompt, theirs = (
+        median("first_token_text", OURS),
+        median("first_token_text", "llama_cpp"),
+    )
+    if model and prompt and theirs:
+        # The head sees one row only on both sides, so it doesn't count.
+        found["prompt_parameters_over_llama_cpp"] = (
+            model["layer_parameters"] / prompt
+        ) / (model["llama_cpp_layer_parameters"] / theirs)
+    four, one = median("step_4_tiles", OURS), median("step_1_tile", OURS)
+    if model and bandwidth and four and one and four > one:
+        more = image_bytes(model, 4) - image_bytes(model, 1)
+        found["cross_attention_share_of_bandwidth"] = (
+            more / bandwidth / 1e9 / (four - one)
+        )
+    found["streams_8_over_1"] = ratio(
+        median("streams_8", OURS), median("streams_1", OURS)
+    )
+    found["streams_4_over_1"] = ratio(
+        median("streams_4", OURS), median("streams_1", OURS)
+    )
+    found["around_the_model"] = median("around_the_model", DEMO)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def image_bytes(model: dict[str, float], tiles: int) -> int:
+    """Keys and values of an image of so many tiles that a decode step reads."""
+    return attention_bytes(
+        int(model["rows_per_tile"]) * tiles,
+        int(model["cross_layers"]),
+        int(model["kv_heads"]),
+        int(model["head_dim"]),
+        int(model["pool_item_bytes"]),
+    )
+
+
+def self_attention_bytes(model: dict[str, float]) -> int:
+    """Keys and values of the prompt's text, float32, that a decode step reads."""
+    return attention_bytes(
+        int(model["prompt_tokens"]),
+        int(model["self_layers"]),
+        int(model["kv_heads"]),
+        int(model["head_dim"]),
+        4,
+    )

@@ -1,0 +1,70 @@
+"""Questions of an exact length, and pictures of a number of tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from benchmarks.serving import picture
+
+SIDES = {1: (500, 500), 2: (1100, 500), 3: (1600, 500), 4: (1100, 1100)}
+"""Width and height of pictures that fill so many tiles of 560 pixels."""
+
+
+class Prompts:
+    """Random questions in a checkpoint's own tokens; no two are alike.
+
+    Args:
+        checkpoint: Where tokenizer and chat template are.
+        folder: Where pictures are written.
+    """
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
+        self._random = np.random.default_rng(0)
+        self.folder = folder
+        self._pictures = 0
+        self._words = [
+            " " + token[1:]
+            for token in sorted(self._tokenizer.get_vocab())
+            if token.startswith("Ġ") and token[1:].isalpha() and token[1:].isascii()
+        ]
+
+    def question(self, tokens: int, images: int = 0) -> str:
+        """A question whose whole prompt, chat template included, has ``tokens``.
+
+        Each image counts as one.
+
+        Raises:
+            ValueError: If the chat template alone has more.
+        """
+        short = tokens - self.length("", images)
+        if short < 0:
+            raise ValueError(f"a prompt has at least {tokens - short} tokens")
+        while True:
+            words = self._random.choice(self._words, short)
+            text = "".join(words)
+            if self.length(text, images) == tokens:
+                return text
+
+    def picture(self, tiles: int) -> str:
+        """The path of a new picture that fills so many tiles."""
+        self._pictures += 1
+        path = self.folder / f"{self._pictures}.png"
+        picture(self._random, *SIDES[tiles]).save(path)
+        return str(path)
+
+    def length(self, text: str, images: int) -> int:
+        """Tokens of a question's whole prompt, each image counting as one."""
+        content: Any = text
+        if images:
+            content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
+        rendered = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return len(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])

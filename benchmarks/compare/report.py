@@ -1,0 +1,166 @@
+"""A run as tables, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.compare.figures import figures
+from benchmarks.compare.results import Results
+from benchmarks.compare.targets import verdicts
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row: the workload's letter, what a reader calls it, factor and unit."""
+
+    letter: str
+    title: str
+    unit: str = "s"
+    factor: float = 1.0
+    digits: int = 2
+
+
+METRICS = {
+    "vision_4_tiles": Metric("a", "pixels to cross-attention K/V, 4 valid tiles"),
+    "vision_1_tile": Metric("a", "pixels to cross-attention K/V, 1 valid tile"),
+    "first_token_image": Metric("b", "first token, 4 tiles, 176 tokens of text"),
+    "decode_image": Metric("c", "a token after a 4-tile image", "ms", 1e3, 1),
+    "decode_image_1_tile": Metric("c", "a token after a 1-tile image", "ms", 1e3, 1),
+    "step_4_tiles": Metric("c", "its text graph alone, 4 tiles", "ms", 1e3, 1),
+    "step_1_tile": Metric("c", "its text graph alone, 1 tile", "ms", 1e3, 1),
+    "first_token_text": Metric("d", "first token, text of 512"),
+    "decode_text": Metric("d", "a token after text of 512", "ms", 1e3, 1),
+    "follow_up": Metric("e", "first token, another question on that image", digits=3),
+    "streams_1": Metric("f", "1 stream", "tokens/s", digits=1),
+    "streams_4": Metric("f", "4 streams", "tokens/s", digits=1),
+    "streams_8": Metric("f", "8 streams", "tokens/s", digits=1),
+    "demo_token": Metric("g", "demo model, a token", "ms", 1e3, 2),
+    "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
+    "sampling": Metric("g", "of that in the sampler's graph", "ms", 1e3, 2),
+    "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
+    "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
+    "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),
+}
+"""In the order of the table."""
+
+_FIRST_ENGINES = ("mllama", "demo", "transformers", "llama_cpp", "mistralrs")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown whose columns are aligned, so that it reads in a terminal."""
+    cells = [list(map(str, row)) for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+
+
+def measured_table(results: Results) -> str:
+    """Medians by metric and engine; in brackets how many and their range."""
+    named = [m for m in METRICS if m in results.samples or m in results.failures]
+    seen = {
+        engine
+        for metric in named
+        for engine in [
+            *results.samples.get(metric, {}),
+            *results.failures.get(metric, {}),
+        ]
+    } - {"machine"}
+    engines = [name for name in _FIRST_ENGINES if name in seen]
+    engines += sorted(seen - set(engines))
+
+    def cell(name: str, engine: str) -> str:
+        values = results.samples.get(name, {}).get(engine)
+        if not values:
+            failed = results.failures.get(name, {}).get(engine)
+            return f"failed: {failed[:60]}" if failed else ""
+        metric, median = METRICS[name], results.median(name, engine)
+        assert median is not None
+        low, middle, high = (
+            f"{metric.factor * v:.{metric.digits}f}"
+            for v in (min(values), median, max(values))
+        )
+        return f"{middle} ({low}-{high}, {len(values)})"
+
+    rows = [
+        [
+            METRICS[name].letter,
+            METRICS[name].title,
+            METRICS[name].unit,
+            *(cell(name, engine) for engine in engines),
+        ]
+        for name in named
+        if METRICS[name].letter
+    ]
+    return table(["", "workload", "unit", *engines], rows)
+
+
+def ceilings_table(results: Results) -> str:
+    """The machine's ceilings in the order they were measured."""
+    rows = []
+    for name in ("read_bandwidth", "float32_peak", "int8_peak"):
+        metric, values = METRICS[name], results.samples.get(name, {}).get("machine", [])
+        median = results.median(name, "machine")
+        if median is None:
+            continue
+        rows.append(
+            [
+                f"{metric.title}, {metric.unit}",
+                f"{median:.{metric.digits}f}",
+                ", ".join(f"{value:.{metric.digits}f}" for value in values),
+            ]
+        )
+    return table(["ceiling", "median", "in the order of measuring"], rows)
+
+
+def targets_table(results: Results, letters: str) -> str:
+    """The targets, what came out, and PASS or what is missing."""
+    rows = []
+    for verdict in verdicts(figures(results), letters):
+        target, value = verdict.target, verdict.value
+        limit = "at most" if target.is_most else "at least"
+        rows.append(
+            [
+                target.letter,
+                target.workload,
+                f"{limit} {target.described(target.limit)} {target.of}",
+                "-" if value is None else target.described(value),
+                verdict.text,
+            ]
+        )
+    return table(["", "workload", "target", "measured", ""], rows)
+
+
+def described(results: Results, letters: str) -> str:
+    """A whole run in Markdown."""
+    machine = results.machine
+    versions = ", ".join(
+        f"{key} {value}"
+        for about in results.engines.values()
+        for key, value in about.items()
+        if key in ("mllama", "max", "transformers", "torch", "llama-cpp-python",
+                   "mistralrs", "kernels")
+    )  # fmt: skip
+    parts = [
+        f"{results.date[:16].replace('T', ' ')} UTC, `{results.command}`: "
+        f"{machine.get('cores')} cores of {machine.get('cpu')}, "
+        f"{machine.get('memory_gib')} GiB, load {machine.get('load_average')} at the "
+        f"start, {machine.get('threads')} threads for every engine. {versions}.",
+        "Medians, with range and number of samples in brackets:",
+        measured_table(results),
+        ceilings_table(results),
+        targets_table(results, letters),
+    ]
+    failures = [
+        f"- {METRICS[metric].title}, {engine}: {reason}"
+        for metric, by_engine in results.failures.items()
+        for engine, reason in by_engine.items()
+    ]
+    if failures:
+        parts.append("What failed:\n\n" + "\n".join(failures))
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,137 @@
+"""Where the time of one request goes, down to the operations inside the graphs.
+
+MAX annotates every operation for profilers.  `spans.c` stands for one, so that the
+times are those of the graphs that users run, not of pieces of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.compare.ceilings import CompilerFailure, compiled
+from benchmarks.compare.environments import EnvironmentFailure
+from benchmarks.compare.figures import OURS
+from benchmarks.compare.process import EngineFailure
+from benchmarks.compare.results import Results
+from benchmarks.compare.session import Session
+from benchmarks.compare.workloads import IMAGE_TOKENS, OUR_TOKENS
+
+ATTENTION = "vision attention"
+MATMULS = "vision matmuls"
+KEYS_VALUES = "K/V projection"
+OTHER_VISION = "vision, other"
+
+_KINDS = (
+    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "vroom", "store", "rms_norm",
+                   "kv_cache", "keys_values")),
+    (ATTENTION, ("attention", "softmax", "flash", "mha")),
+    (MATMULS, ("matmul", "linear", "gemm", "product")),
+)  # fmt: skip
+"""Words in the names of the vision graph's operations; the first that fits counts.
+
+Blocks, RMS norm and stores occur there for keys and values only."""
+
+
+def kind_of(operation: str) -> str:
+    """The part of the vision graph that an operation belongs to."""
+    name = operation.lower()
+    for kind, words in _KINDS:
+        if any(word in name for word in words):
+            return kind
+    return OTHER_VISION
+
+
+def read_spans(text: str) -> dict[str, float]:
+    """Own seconds by operation of what ``spans.c`` has written."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        own, _, _, name = line.split("\t", 3)
+        found[name] = found.get(name, 0.0) + float(own)
+    return found
+
+
+def _since(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    differences = {name: value - before.get(name, 0.0) for name, value in now.items()}
+    return {name: value for name, value in differences.items() if value > 1e-6}
+
+
+def measure_operations(session: Session) -> None:
+    """One image question in a process of its own that tells of its operations."""
+    results = session.results
+    try:
+        shim = compiled("spans", "-shared", "-fPIC", suffix=".so")
+        process = session.start(
+            OURS,
+            {"MODULAR_ENABLE_PROFILING": "on", "MODULAR_PROFILER_SHIM": str(shim)},
+        )
+    except (CompilerFailure, EngineFailure, EnvironmentFailure) as error:
+        results.fail("operations", OURS, str(error))
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            answer = {}
+            for name in ("warm", "counted"):
+                answer = process.ask(
+                    "operations",
+                    path=f"{folder}/{name}",
+                    prompt=session.prompts.question(IMAGE_TOKENS, 1),
+                    images=[session.prompts.picture(4)],
+                    new_tokens=OUR_TOKENS,
+                )
+            vision, first, whole = (
+                read_spans((Path(folder) / f"counted.{end}").read_text())
+                for end in ("vision", "sampling", "all")
+            )
+    except (EngineFailure, OSError) as error:
+        results.fail("operations", OURS, str(error))
+        return
+    finally:
+        process.close()
+    later = OUR_TOKENS - 1
+    total = answer["first"] + answer["per_token"] * later
+    results.operations = {
+        "vision graph": vision,
+        "prefill": _since(first, vision),
+        "decode": _since(whole, first),
+        "request": {
+            "whole": total,
+            **{
+                name: answer[name]
+                for name in ("preparing", "vision", "prefill_graph", "decode_graphs",
+                             "sampling")
+            },
+        },
+    }  # fmt: skip
+
+
+def request_parts(results: Results) -> dict[str, float]:
+    """Seconds of one request by part, in the order of time; they add up to the whole.
+
+    The vision graph's time is divided as its operations' own times are.
+    """
+    if not results.operations:
+        return {}
+    request = results.operations["request"]
+    kinds = dict.fromkeys((ATTENTION, MATMULS, OTHER_VISION, KEYS_VALUES), 0.0)
+    for name, seconds in results.operations["vision graph"].items():
+        if _is_operation(name):
+            kinds[kind_of(name)] += seconds
+    annotated = sum(kinds.values())
+    scale = request["vision"] / annotated if annotated else 0.0
+    parts = {"preprocess": request["preparing"]}
+    parts |= {kind: seconds * scale for kind, seconds in kinds.items()}
+    parts |= {
+        "prefill": request["prefill_graph"],
+        "decode": request["decode_graphs"],
+        "sampling": request["sampling"],
+    }
+    return parts | {"scheduler": request["whole"] - sum(parts.values())}
+
+
+def _is_operation(name: str) -> bool:
+    """Whether a span is a graph's operation, and not a call of MAX's Python API."""
+    return (
+        not name.startswith(("max.", "_Model", "mllama", "Text")) and "._" not in name
+    )

@@ -1,0 +1,81 @@
+"""What a run has measured, raw, and its file."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+Samples = dict[str, dict[str, list[float]]]
+"""By metric and engine."""
+
+
+@dataclass
+class Results:
+    """A run.
+
+    Attributes:
+        date: When it began, UTC, ISO 8601.
+        command: What was typed.
+        machine: Processor, cores, memory, load when it began.
+        engines: What each engine says of itself: versions, threads.
+        model: Of the measured model: tokens, layers, bytes and parameters read.
+        samples: Every measurement; seconds unless the metric says otherwise.
+        failures: Why an engine has no samples of a metric.
+        operations: Seconds of MAX's operations in one request: by phase, name.
+        growth: By axis, then metric: points of what grew and what it took.
+        schema: Version of this form.
+    """
+
+    date: str
+    command: str
+    machine: dict[str, Any]
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    samples: Samples = field(default_factory=dict)
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)
+    operations: dict[str, dict[str, float]] = field(default_factory=dict)
+    growth: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def add(self, metric: str, engine: str, value: float) -> None:
+        """Keeps a measurement."""
+        self.samples.setdefault(metric, {}).setdefault(engine, []).append(float(value))
+
+    def fail(self, metric: str, engine: str, reason: str) -> None:
+        """Keeps why there is none."""
+        self.failures.setdefault(metric, {})[engine] = reason
+
+    def median(self, metric: str, engine: str) -> float | None:
+        """Of all samples; None if there are none."""
+        samples = self.samples.get(metric, {}).get(engine)
+        return statistics.median(samples) if samples else None
+
+    def write(self, path: Path) -> None:
+        """Writes all of it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Reads what :meth:`write` has written.
+
+        Raises:
+            ValueError: If it is no such file, or of another schema.
+        """
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is not of schema {SCHEMA}")
+        known = {each.name for each in fields(cls)}
+        if set(content) != known:
+            raise ValueError(f"{path}: {sorted(set(content) ^ known)} don't fit")
+        for metric, by_engine in content["samples"].items():
+            for engine, values in by_engine.items():
+                if not values or not all(isinstance(v, (int, float)) for v in values):
+                    raise ValueError(
+                        f"{path}: {metric} of {engine} is no list of numbers"
+                    )
+        return cls(**content)

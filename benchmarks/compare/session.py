@@ -1,0 +1,138 @@
+"""The engines of a run, started when first asked, and what they were measured at."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare.environments import EnvironmentFailure, prepare
+from benchmarks.compare.model import MAX_LENGTH, ModelFiles
+from benchmarks.compare.process import EngineFailure, EngineProcess
+from benchmarks.compare.prompts import Prompts
+from benchmarks.compare.results import Results
+
+
+class Session:
+    """Running engines.
+
+    An engine that can't be installed, started or asked leaves its reason in the
+    results, and the run goes on without it.
+
+    Args:
+        files: The model in every form.
+        prompts: Where questions come from.
+        results: Where measurements go.
+        threads: For every engine.
+        variants: Environment variables of further processes of this project, by name.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        prompts: Prompts,
+        results: Results,
+        threads: int,
+        variants: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        self.files, self.prompts, self.results = files, prompts, results
+        self.threads, self.variants = threads, variants or {}
+        self._running: dict[str, EngineProcess] = {}
+        self._broken: dict[str, str] = {}
+
+    def measure(
+        self,
+        engine: str,
+        metrics: dict[str, str],
+        do: str,
+        *,
+        checked: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Asks an engine and keeps what it measured.
+
+        Args:
+            engine: Its name.
+            metrics: Which field of the answer is a sample of which metric.
+            do: The function.
+            checked: Fields that must have these values, or the samples don't count.
+            arguments: Of the function.
+
+        Returns:
+            The answer, or None if it failed.
+        """
+        wanted = [
+            metric
+            for metric in metrics
+            if engine not in self.results.failures.get(metric, {})
+        ]
+        if not wanted:
+            return None
+        try:
+            answer = self.engine(engine).ask(do, **arguments)
+            for name, value in (checked or {}).items():
+                if answer[name] != value:
+                    raise EngineFailure(f"{name} is {answer[name]}, not {value}")
+        except EngineFailure as error:
+            print(f"{engine}: {error}", file=sys.stderr, flush=True)
+            for metric in wanted:
+                self.results.fail(metric, engine, str(error))
+            return None
+        for metric in wanted:
+            value = answer if metrics[metric] == "" else answer[metrics[metric]]
+            if value is not None:
+                self.results.add(metric, engine, value)
+        return answer
+
+    def engine(self, name: str) -> EngineProcess:
+        """An engine's process, started if need be, anew if it has ended.
+
+        Raises:
+            EngineFailure: If it doesn't start.
+        """
+        if name in self._broken:
+            raise EngineFailure(self._broken[name])
+        running = self._running.get(name)
+        if running is not None and running.is_alive:
+            return running
+        print(f"starting {name}", file=sys.stderr, flush=True)
+        try:
+            self._running[name] = self.start(name)
+            self.results.engines[name] = self._running[name].ask("about")
+        except (EngineFailure, EnvironmentFailure) as error:
+            self._broken[name] = str(error)
+            raise EngineFailure(str(error)) from error
+        return self._running[name]
+
+    def start(
+        self, name: str, variables: dict[str, str] | None = None
+    ) -> EngineProcess:
+        """A process of an engine, apart from those of the session.
+
+        Raises:
+            EngineFailure: If it doesn't start.
+            EnvironmentFailure: If its environment can't be made.
+        """
+        arguments = [str(self.threads)]
+        if name in ("transformers", "mistralrs"):
+            model = self.files.checkpoint
+        elif name == "llama_cpp":
+            model = self.files.text_gguf
+        else:
+            path = "demo" if name == "demo" else str(self.files.gguf)
+            return EngineProcess(
+                name,
+                Path(sys.executable),
+                "run_mllama",
+                [path, *arguments, str(MAX_LENGTH)],
+                self.threads,
+                self.variants.get(name, {}) | (variables or {}),
+            )
+        return EngineProcess(
+            name, prepare(name), f"run_{name}", [str(model), *arguments], self.threads
+        )
+
+    def close(self) -> None:
+        """Ends all engines."""
+        for process in self._running.values():
+            process.close()

@@ -1,0 +1,103 @@
+"""What is to be reached, as data, and whether it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure with a limit.
+
+    Attributes:
+        letter: Of the workload that measures it.
+        workload: What a reader calls it.
+        figure: Its name in :func:`~benchmarks.compare.figures.figures`.
+        limit: At least this, or at most if ``is_most``.
+        unit: "x", "%" (of a share), or "ms" (of seconds).
+        of: What it is a multiple or a share of.
+    """
+
+    letter: str
+    workload: str
+    figure: str
+    limit: float
+    unit: str
+    of: str
+    is_most: bool = False
+
+    def described(self, value: float) -> str:
+        """A value of this figure with its unit."""
+        if self.unit == "%":
+            return f"{100 * value:.0f} %"
+        if self.unit == "ms":
+            return f"{1000 * value:.2f} ms"
+        return f"{value:.2f} x"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and what came out; ``value`` is None if it wasn't measured."""
+
+    target: Target
+    value: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was measured and reached."""
+        if self.value is None:
+            return False
+        if self.target.is_most:
+            return self.value <= self.target.limit
+        return self.value >= self.target.limit
+
+    @property
+    def text(self) -> str:
+        """PASS, or by how much it falls short."""
+        if self.value is None:
+            return "not measured"
+        if self.passed:
+            return "PASS"
+        short = self.value / self.target.limit - 1
+        word = "over" if self.target.is_most else "short"
+        return f"{abs(100 * short):.0f} % {word}"
+
+
+TARGETS = (
+    Target("a", "vision encoder, 4 valid tiles, float32-exact",
+           "vision_4_tiles_over_transformers", 1.5, "x", "transformers"),
+    Target("a", "vision encoder, 4 valid tiles, 8-bit path",
+           "vision_4_tiles_8bit_over_transformers", 2.5, "x", "transformers"),
+    Target("a", "vision encoder, 1 valid tile, float32-exact",
+           "vision_1_tile_over_transformers", 2.5, "x", "transformers"),
+    Target("b", "first token of an image question",
+           "first_token_image_over_transformers", 2, "x", "transformers"),
+    Target("b", "first token of an image question",
+           "first_token_image_over_mistralrs", 4, "x", "mistral.rs"),
+    Target("c", "decode with an image in context",
+           "decode_image_share_of_bandwidth", 0.8, "%", "bytes over read bandwidth"),
+    Target("c", "decode with an image in context",
+           "decode_image_parameters_over_llama_cpp", 1.4, "x",
+           "llama.cpp's parameters per second"),
+    Target("c", "cross-attention decode",
+           "cross_attention_share_of_bandwidth", 0.6, "%", "read bandwidth"),
+    Target("d", "prompt of 512",
+           "prompt_parameters_over_llama_cpp", 1.2, "x",
+           "llama.cpp's parameters per second"),
+    Target("e", "follow-up on the same image",
+           "follow_up_over_transformers", 20, "x", "transformers' first token"),
+    Target("f", "8 streams", "streams_8_over_1", 2.5, "x", "tokens per second of one"),
+    Target("g", "everything around the model, one stream",
+           "around_the_model", 0.003, "ms", "a token", is_most=True),
+)  # fmt: skip
+"""The issue's table."""
+
+
+def verdicts(figures: Mapping[str, float], letters: str) -> list[Verdict]:
+    """What became of the targets of some workloads."""
+    return [
+        Verdict(target, figures.get(target.figure))
+        for target in TARGETS
+        if target.letter in letters
+    ]

@@ -1,0 +1,189 @@
+"""What the engines are asked, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from benchmarks.compare.figures import DEMO, OURS
+from benchmarks.compare.session import Session
+
+WORKLOADS = {
+    "a": "vision encoder, 4 valid tiles and 1",
+    "b": "first token of an image question",
+    "c": "decode with an image in the context",
+    "d": "text of 512, and decode",
+    "e": "follow-up on the same image",
+    "f": "1, 4 and 8 streams",
+    "g": "the demo model: everything around the model",
+}
+
+IMAGE_TOKENS, TEXT_TOKENS = 176, 512
+"""Of prompts, chat template included, an image counting as one."""
+
+OUR_TOKENS, THEIR_TOKENS, DEMO_TOKENS = 49, 17, 129
+"""Answers' lengths, the first token included: theirs is shorter, since slower."""
+
+SLOW_ROUNDS = 3
+"""Rounds of an engine whose first token takes a minute."""
+
+STREAMS = (1, 4, 8)
+QUESTIONS_A_STREAM = 2
+
+
+def _ours(session: Session) -> list[str]:
+    return [OURS, *session.variants]
+
+
+def image_questions(session: Session, letters: str, number: int) -> None:
+    """Workloads a, b, c and e: a picture that was never shown, and again."""
+    _image_round(session, letters, number, 4)
+    if set(letters) & set("ac"):
+        _image_round(session, letters, number, 1)
+
+
+def _image_round(session: Session, letters: str, number: int, tiles: int) -> None:
+    """One question to every engine, about a new picture of so many tiles."""
+    suffix = "" if tiles == 4 else "_1_tile"
+    name = "4_tiles" if tiles == 4 else "1_tile"
+    decodes = "c" in letters
+    first = {f"vision_{name}": "vision", f"first_token_image{suffix}": "first"}
+    later = {f"decode_image{suffix}": "per_token"} if decodes else {}
+
+    def ask(engine: str, metrics: dict[str, str], tokens: int, picture: str) -> None:
+        session.measure(
+            engine,
+            metrics,
+            "ask",
+            checked={"prompt_tokens": IMAGE_TOKENS},
+            prompt=session.prompts.question(IMAGE_TOKENS, 1),
+            images=[picture],
+            new_tokens=tokens,
+        )
+
+    def ours(engine: str) -> None:
+        picture = session.prompts.picture(tiles)
+        steps = {f"step_{name}": "decode_graph"} if decodes else {}
+        ask(engine, first | later | steps, OUR_TOKENS if decodes else 1, picture)
+        if "e" in letters and tiles == 4:
+            ask(engine, {"follow_up": "first"}, 1, picture)
+
+    def transformers() -> None:
+        answers = decodes and tiles == 4
+        metrics = first | later if answers else first
+        tokens = THEIR_TOKENS if answers else 1
+        ask("transformers", metrics, tokens, session.prompts.picture(tiles))
+
+    def mistralrs() -> None:
+        picture = session.prompts.picture(tiles)
+        ask("mistralrs", {"first_token_image": "first"}, 1, picture)
+
+    calls: list[Callable[[], None]] = [partial(ours, e) for e in _ours(session)]
+    calls.append(transformers)
+    if "b" in letters and tiles == 4 and number < SLOW_ROUNDS:
+        calls.append(mistralrs)
+    _rotated(calls, number)
+
+
+def mistralrs_decode(session: Session) -> None:
+    """Workload c of mistral.rs, once and last, as 0.9.5 ends at its second token."""
+    session.measure(
+        "mistralrs",
+        {"decode_image": "per_token"},
+        "ask",
+        prompt=session.prompts.question(IMAGE_TOKENS, 1),
+        images=[session.prompts.picture(1)],
+        new_tokens=THEIR_TOKENS,
+    )
+
+
+def text(session: Session, letters: str, number: int) -> None:
+    """Workload d; of llama.cpp also what workload c is compared with."""
+    metrics = {"first_token_text": "first", "decode_text": "per_token"}
+
+    def asked(engine: str, tokens: int) -> None:
+        session.measure(
+            engine,
+            metrics,
+            "ask",
+            checked={"prompt_tokens": TEXT_TOKENS},
+            prompt=session.prompts.question(TEXT_TOKENS),
+            images=[],
+            new_tokens=tokens,
+        )
+
+    def llama_cpp() -> None:
+        session.measure(
+            "llama_cpp",
+            metrics,
+            "ask_tokens",
+            tokens=TEXT_TOKENS,
+            new_tokens=OUR_TOKENS,
+        )
+
+    calls: list[Callable[[], None]] = [llama_cpp]
+    if "d" in letters:
+        calls += [partial(asked, engine, OUR_TOKENS) for engine in _ours(session)]
+        calls += [
+            partial(asked, engine, THEIR_TOKENS)
+            for engine in ("transformers", "mistralrs")
+        ]
+    _rotated(calls, number)
+
+
+def streams(session: Session, letters: str, number: int) -> None:
+    """Workload f: users who each ask one question after the other, about one image."""
+    picture = session.prompts.picture(1)
+    # Encoded before the clock runs.
+    session.measure(OURS, {"streams_warm": "first"}, "ask",
+                    prompt="Hello", images=[picture], new_tokens=1)  # fmt: skip
+    session.results.samples.pop("streams_warm", None)
+    for count in STREAMS:
+        session.measure(
+            OURS,
+            {f"streams_{count}": ""},
+            "streams",
+            number=count,
+            asked=QUESTIONS_A_STREAM,
+            image=picture,
+        )
+
+
+def demo(session: Session, letters: str, number: int) -> None:
+    """Workload g: what a token of the demo model takes outside the text graph."""
+    answer = session.measure(
+        DEMO,
+        {"demo_token": "per_token"},
+        "ask",
+        prompt="Describe everything that you see.",
+        images=[session.prompts.picture(1)],
+        new_tokens=DEMO_TOKENS,
+    )
+    if answer:
+        later = DEMO_TOKENS - 1
+        session.results.add(
+            "around_the_model",
+            DEMO,
+            answer["per_token"] - answer["decode_graphs"] / later,
+        )
+        session.results.add("sampling", DEMO, answer["sampling"] / DEMO_TOKENS)
+
+
+def play(session: Session, letters: str, number: int) -> None:
+    """One round of the workloads."""
+    chosen = set(letters)
+    if chosen & set("abce"):
+        image_questions(session, letters, number)
+    if chosen & set("cd"):
+        text(session, letters, number)
+    if "f" in chosen:
+        streams(session, letters, number)
+    if "g" in chosen:
+        demo(session, letters, number)
+
+
+def _rotated(calls: Sequence[Callable[[], None]], number: int) -> None:
+    """Makes the calls, each round beginning with another one."""
+    first = number % len(calls)
+    for call in [*calls[first:], *calls[:first]]:
+        call()

@@ -1,0 +1,88 @@
+"""Tables show medians, ranges, failures and verdicts."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.compare.documents import BEGIN, END, with_measured
+from benchmarks.compare.report import (
+    ceilings_table,
+    described,
+    measured_table,
+    table,
+    targets_table,
+)
+from benchmarks.compare.results import Results
+
+
+def results() -> Results:
+    found = Results(
+        date="2026-11-25T01:02:03+00:00",
+        command="python -m benchmarks.compare",
+        machine={"cores": 2, "cpu": "a CPU", "memory_gib": 24, "threads": 2},
+        engines={"mllama": {"mllama": "0.1.0", "max": "26.7.0", "threads": 2}},
+    )
+    for value in (2.0, 1.0, 4.0):
+        found.add("vision_4_tiles", "mllama", value)
+        found.add("vision_4_tiles", "transformers", 2 * value)
+        found.add("read_bandwidth", "machine", 10 * value)
+    found.add("decode_image", "mllama", 0.0125)
+    found.fail("decode_image", "mistralrs", "max_image_tiles must be set!")
+    return found
+
+
+def test_tables_are_aligned_markdown() -> None:
+    assert table(["a", "bb"], [["ccc", "d"]]).splitlines() == [
+        "| a   | bb |",
+        "|-----|----|",
+        "| ccc | d  |",
+    ]
+
+
+def test_cells_hold_median_range_and_number() -> None:
+    text = measured_table(results())
+    assert "2.00 (1.00-4.00, 3)" in text
+    assert "4.00 (2.00-8.00, 3)" in text
+    assert "12.5 (12.5-12.5, 1)" in text
+    assert "failed: max_image_tiles must be set!" in text
+
+
+def test_ceilings_come_in_the_order_of_measuring() -> None:
+    assert "20.0, 10.0, 40.0" in ceilings_table(results())
+
+
+def test_targets_say_pass_or_the_shortfall() -> None:
+    text = targets_table(results(), "ac")
+    passed = next(
+        line for line in text.splitlines() if "4 valid tiles, float32" in line
+    )
+    assert "2.00 x" in passed
+    assert "PASS" in passed
+    assert text.count("PASS") == 1
+    assert "not measured" in text
+    assert "8 streams" not in text
+
+
+def test_a_run_names_machine_versions_command_and_failures() -> None:
+    text = described(results(), "abcdefg")
+    for part in (
+        "2026-11-25 01:02 UTC",
+        "2 cores of a CPU",
+        "max 26.7.0",
+        "`python -m benchmarks.compare`",
+        "What failed:",
+    ):
+        assert part in text
+
+
+def test_the_measured_part_of_a_document_is_replaced() -> None:
+    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = with_measured(document, "new\n")
+    assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert with_measured(once, "new") == once
+
+
+@pytest.mark.parametrize("document", ["", BEGIN, END, f"{END}{BEGIN}"])
+def test_a_document_without_both_marks_is_refused(document: str) -> None:
+    with pytest.raises(ValueError, match="measured"):
+        with_measured(document, "new")
