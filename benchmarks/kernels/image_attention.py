@@ -151,7 +151,8 @@ def main() -> None:
                 print(
                     f"{keys} keys, {batch:9} {name:14}{least * 1e3:8.2f}"
                     f"{median * 1e3:8.2f}{size / least / 1e9:7.1f}"
-                    f"{work / least / 1e9:9.0f}{base / least:7.1f}"
+                    f"{work / least / 1e9:9.0f}{base / least:7.1f}",
+                    flush=True,
                 )
 
 

@@ -18,6 +18,7 @@ from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValu
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.config import MllamaConfig
+from mllama.kernels.pool_attention import suits
 from mllama.max_api import KVCacheInputsPerDevice, tree_dataclass
 
 _Tensor = TypeVar("_Tensor")
@@ -66,6 +67,27 @@ class ImageReadInputs(Generic[_Tensor, _Buffer]):
 
 ImageWriteValues = ImageWriteInputs[TensorValue, BufferValue]
 ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
+
+
+def pool_dtype(
+    config: MllamaConfig, dtype: DType, device: DeviceRef, *, is_blocks: bool
+) -> DType:
+    """Element type of keys and values in the pool.
+
+    Weights in blocks err far more than keys and values that are rounded to bfloat16,
+    which take half the memory and half the time to read.  MAX's kernels want the
+    activations' type.
+
+    Args:
+        config: The model.
+        dtype: Element type of the activations.
+        device: Where the pool lives.
+        is_blocks: Whether the weights are in blocks.
+    """
+    head_dim = config.text_config.head_dim
+    if is_blocks and suits(head_dim, dtype, DType.bfloat16, device):
+        return DType.bfloat16
+    return dtype
 
 
 def pool_params(

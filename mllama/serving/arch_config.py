@@ -17,7 +17,6 @@ from typing_extensions import Self
 from mllama.config import MllamaConfig
 from mllama.config.shards import check_shards
 from mllama.errors import ConfigError
-from mllama.kernels.pool_attention import suits
 from mllama.max_api import (
     ArchConfigWithKVCache,
     ArchConfigWithStoredKVParams,
@@ -25,7 +24,7 @@ from mllama.max_api import (
     select_quantization_encoding,
     supported_encoding_dtype,
 )
-from mllama.network.image_pool import pool_params
+from mllama.network.image_pool import pool_dtype, pool_params
 from mllama.weights.encodings import BFLOAT16_ON_CPU
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
@@ -108,7 +107,9 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                 ),
             ),
             pool=pool_params(
-                model, _pool_dtype(model, dtype, devices[0], is_blocks), devices
+                model,
+                pool_dtype(model, dtype, devices[0], is_blocks=is_blocks),
+                devices,
             ),
         )
 
@@ -191,20 +192,6 @@ def _kv_params(
         devices=devices,
         **options,
     )
-
-
-def _pool_dtype(
-    model: MllamaConfig, dtype: DType, device: DeviceRef, is_blocks: bool
-) -> DType:
-    """Element type of the image pool.
-
-    Weights in blocks err far more than keys and values that are rounded to bfloat16,
-    which take half the memory and half the time to read.
-    """
-    head_dim = model.text_config.head_dim
-    if is_blocks and suits(head_dim, dtype, DType.bfloat16, device):
-        return DType.bfloat16
-    return dtype
 
 
 def _is_bfloat16_on_cpu(model_config: MAXModelConfig) -> bool:
