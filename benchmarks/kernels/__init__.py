@@ -1,0 +1,1 @@
+"""Single operations beside MAX's, with the speed that each reaches."""
