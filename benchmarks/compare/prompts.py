@@ -59,12 +59,17 @@ class Prompts:
 
     def length(self, text: str, images: int) -> int:
         """Tokens of a question's whole prompt, each image counting as one."""
+        rendered = self.rendered(text, images)
+        return len(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def rendered(self, text: str, images: int) -> str:
+        """A question in the chat template."""
         content: Any = text
         if images:
             content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
-        rendered = self._tokenizer.apply_chat_template(
+        rendered: str = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             tokenize=False,
             add_generation_prompt=True,
         )
-        return len(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return rendered

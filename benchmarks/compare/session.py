@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.environments import EnvironmentFailure, prepare
-from benchmarks.compare.model import MAX_LENGTH, ModelFiles
+from benchmarks.compare.model import DEMO_LENGTH, MAX_LENGTH, ModelFiles
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
@@ -119,12 +119,14 @@ class Session:
         elif name == "llama_cpp":
             model = self.files.text_gguf
         else:
-            path = "demo" if name == "demo" else str(self.files.gguf)
+            is_demo = name == "demo"
+            path = "demo" if is_demo else str(self.files.gguf)
+            length = DEMO_LENGTH if is_demo else MAX_LENGTH
             return EngineProcess(
                 name,
                 Path(sys.executable),
                 "run_mllama",
-                [path, *arguments, str(MAX_LENGTH)],
+                [path, *arguments, str(length)],
                 self.threads,
                 self.variants.get(name, {}) | (variables or {}),
             )
