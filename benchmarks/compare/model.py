@@ -24,6 +24,9 @@ SEED = 0
 MAX_LENGTH = 4_608
 """Of the context: the longest prompt of the growth curves and its answer."""
 
+DEMO_LENGTH = 2_048
+"""Of the demo model's context."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:

@@ -13,6 +13,8 @@ from benchmarks.serving import picture
 SIDES = {1: (500, 500), 2: (1100, 500), 3: (1600, 500), 4: (1100, 1100)}
 """Width and height of pictures that fill so many tiles of 560 pixels."""
 
+_TRIES = 20
+
 
 class Prompts:
     """Random questions in a checkpoint's own tokens; no two are alike.
@@ -39,16 +41,18 @@ class Prompts:
         Each image counts as one.
 
         Raises:
-            ValueError: If the chat template alone has more.
+            ValueError: If the chat template alone has more, or no words fit.
         """
-        short = tokens - self.length("", images)
-        if short < 0:
-            raise ValueError(f"a prompt has at least {tokens - short} tokens")
-        while True:
-            words = self._random.choice(self._words, short)
-            text = "".join(words)
-            if self.length(text, images) == tokens:
+        words = tokens - self.length("", images)
+        if words < 0:
+            raise ValueError(f"a prompt has at least {tokens - words} tokens")
+        for _ in range(_TRIES):
+            text = "".join(self._random.choice(self._words, words))
+            missing = tokens - self.length(text, images)
+            if not missing:
                 return text
+            words = max(0, words + missing)
+        raise ValueError(f"no question of {tokens} tokens was found")
 
     def picture(self, tiles: int) -> str:
         """The path of a new picture that fills so many tiles."""
@@ -59,12 +63,17 @@ class Prompts:
 
     def length(self, text: str, images: int) -> int:
         """Tokens of a question's whole prompt, each image counting as one."""
+        rendered = self.rendered(text, images)
+        return len(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def rendered(self, text: str, images: int) -> str:
+        """A question in the chat template."""
         content: Any = text
         if images:
             content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
-        rendered = self._tokenizer.apply_chat_template(
+        rendered: str = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             tokenize=False,
             add_generation_prompt=True,
         )
-        return len(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return rendered

@@ -25,6 +25,7 @@ METRICS = {
     "vision_4_tiles": Metric("a", "pixels to cross-attention K/V, 4 valid tiles"),
     "vision_1_tile": Metric("a", "pixels to cross-attention K/V, 1 valid tile"),
     "first_token_image": Metric("b", "first token, 4 tiles, 176 tokens of text"),
+    "first_token_image_1_tile": Metric("b", "first token, 1 tile, 176 tokens of text"),
     "decode_image": Metric("c", "a token after a 4-tile image", "ms", 1e3, 1),
     "decode_image_1_tile": Metric("c", "a token after a 1-tile image", "ms", 1e3, 1),
     "step_4_tiles": Metric("c", "its text graph alone, 4 tiles", "ms", 1e3, 1),
@@ -157,7 +158,8 @@ def described(results: Results, letters: str) -> str:
         targets_table(results, letters),
     ]
     failures = [
-        f"- {METRICS[metric].title}, {engine}: {reason}"
+        f"- {METRICS[metric].title if metric in METRICS else metric}, "
+        f"{engine}: {reason}"
         for metric, by_engine in results.failures.items()
         for engine, reason in by_engine.items()
     ]

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare.environments import EnvironmentFailure, prepare
-from benchmarks.compare.model import MAX_LENGTH, ModelFiles
+from benchmarks.compare.model import DEMO_LENGTH, MAX_LENGTH, ModelFiles
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
+
+WARM_TOKENS = 128
+"""Of the prompt that an engine answers before it is measured."""
 
 
 class Session:
@@ -99,6 +102,7 @@ class Session:
         try:
             self._running[name] = self.start(name)
             self.results.engines[name] = self._running[name].ask("about")
+            self._warm(name)
         except (EngineFailure, EnvironmentFailure) as error:
             self._broken[name] = str(error)
             raise EngineFailure(str(error)) from error
@@ -119,18 +123,30 @@ class Session:
         elif name == "llama_cpp":
             model = self.files.text_gguf
         else:
-            path = "demo" if name == "demo" else str(self.files.gguf)
+            is_demo = name == "demo"
+            path = "demo" if is_demo else str(self.files.gguf)
+            length = DEMO_LENGTH if is_demo else MAX_LENGTH
             return EngineProcess(
                 name,
                 Path(sys.executable),
                 "run_mllama",
-                [path, *arguments, str(MAX_LENGTH)],
+                [path, *arguments, str(length)],
                 self.threads,
                 self.variants.get(name, {}) | (variables or {}),
             )
         return EngineProcess(
             name, prepare(name), f"run_{name}", [str(model), *arguments], self.threads
         )
+
+    def _warm(self, name: str) -> None:
+        """Has an engine answer once, unmeasured, so that its weights are in memory."""
+        if name == "llama_cpp":
+            self._running[name].ask("ask_tokens", tokens=WARM_TOKENS, new_tokens=2)
+            return
+        question = self.prompts.question(WARM_TOKENS)
+        if name == "mistralrs":
+            question = self.prompts.rendered(question, 0)
+        self._running[name].ask("ask", prompt=question, images=[], new_tokens=2)
 
     def close(self) -> None:
         """Ends all engines."""

@@ -35,6 +35,14 @@ def _ours(session: Session) -> list[str]:
     return [OURS, *session.variants]
 
 
+def _question(session: Session, engine: str, tokens: int, images: int) -> str:
+    """A question as an engine takes it: mistral.rs in the chat template already."""
+    question = session.prompts.question(tokens, images)
+    if engine != "mistralrs":
+        return question
+    return session.prompts.rendered(question, images)
+
+
 def image_questions(session: Session, letters: str, number: int) -> None:
     """Workloads a, b, c and e: a picture that was never shown, and again."""
     _image_round(session, letters, number, 4)
@@ -56,7 +64,7 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
             metrics,
             "ask",
             checked={"prompt_tokens": IMAGE_TOKENS},
-            prompt=session.prompts.question(IMAGE_TOKENS, 1),
+            prompt=_question(session, engine, IMAGE_TOKENS, 1),
             images=[picture],
             new_tokens=tokens,
         )
@@ -91,7 +99,7 @@ def mistralrs_decode(session: Session) -> None:
         "mistralrs",
         {"decode_image": "per_token"},
         "ask",
-        prompt=session.prompts.question(IMAGE_TOKENS, 1),
+        prompt=_question(session, "mistralrs", IMAGE_TOKENS, 1),
         images=[session.prompts.picture(1)],
         new_tokens=THEIR_TOKENS,
     )
@@ -107,7 +115,7 @@ def text(session: Session, letters: str, number: int) -> None:
             metrics,
             "ask",
             checked={"prompt_tokens": TEXT_TOKENS},
-            prompt=session.prompts.question(TEXT_TOKENS),
+            prompt=_question(session, engine, TEXT_TOKENS, 0),
             images=[],
             new_tokens=tokens,
         )

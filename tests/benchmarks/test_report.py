@@ -28,6 +28,7 @@ def results() -> Results:
         found.add("read_bandwidth", "machine", 10 * value)
     found.add("decode_image", "mllama", 0.0125)
     found.fail("decode_image", "mistralrs", "max_image_tiles must be set!")
+    found.fail("growth of layers", "mllama", "no room")
     return found
 
 
@@ -71,6 +72,7 @@ def test_a_run_names_machine_versions_command_and_failures() -> None:
         "max 26.7.0",
         "`python -m benchmarks.compare`",
         "What failed:",
+        "- growth of layers, mllama: no room",
     ):
         assert part in text
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 
@@ -29,7 +30,7 @@ def answer_requests(load: Callable[[], Mapping[str, Callable[..., Any]]]) -> Non
             return
         request = json.loads(line)
         function = functions[request.pop("do")]
-        _answered(answers, lambda f=function, r=request: f(**r))
+        _answered(answers, partial(function, **request))
 
 
 def _answered(answers: Any, function: Callable[[], Any]) -> Any:

@@ -9,18 +9,37 @@ import random
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 from protocol import answer_requests
 
 NEEDED = ("AVX2", "FMA", "F16C")
-"""Without these the library wasn't compiled for the processor."""
+"""A library that lacks one of these that the processor has isn't worth comparing."""
+
+
+def check_build(system: str, features: str) -> None:
+    """Refuses a library that wasn't compiled for this processor.
+
+    Args:
+        system: What llama.cpp says of itself.
+        features: The processor's flags.
+
+    Raises:
+        RuntimeError: If it lacks what the processor has.
+    """
+    has = features.upper().split()
+    lacks = [name for name in NEEDED if name in has and f"{name} = 1" not in system]
+    if lacks:
+        raise RuntimeError(f"llama.cpp was built without {', '.join(lacks)}")
 
 
 def load() -> dict[str, Any]:
     """Loads the file; the functions that can be asked."""
     threads = int(sys.argv[2])
+    system = llama_cpp.llama_print_system_info().decode()
+    check_build(system, Path("/proc/cpuinfo").read_text())
     llm = llama_cpp.Llama(
         sys.argv[1],
         n_ctx=4608,
@@ -30,7 +49,6 @@ def load() -> dict[str, Any]:
         verbose=False,
     )
     draw = random.Random(0)
-    system = llama_cpp.llama_print_system_info().decode()
 
     def token() -> int:
         return draw.randrange(256)
@@ -57,7 +75,6 @@ def load() -> dict[str, Any]:
             "llama-cpp-python": version("llama-cpp-python"),
             "threads": threads,
             "system": system,
-            "lacks": [name for name in NEEDED if f"{name} = 1" not in system],
         }
 
     return {"ask_tokens": ask_tokens, "about": about}

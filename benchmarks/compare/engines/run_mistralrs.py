@@ -1,13 +1,17 @@
 """mistral.rs, quantised to Q4K as it loads: `run_mistralrs.py CHECKPOINT N`.
 
-N is the number of threads, which its thread pool takes from RAYON_NUM_THREADS.
+Prompts are rendered ones.  N is the number of threads, which its thread pool takes from
+RAYON_NUM_THREADS.
 """
 
 from __future__ import annotations
 
+import atexit
 import base64
 import os
+import shutil
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +20,32 @@ from typing import Any
 import mistralrs
 from protocol import answer_requests
 
+_AS_IT_IS = """\
+{%- for message in messages -%}
+  {%- if message.content is string -%}{{- message.content -}}
+  {%- else -%}
+    {%- for part in message.content if part.type == "text" -%}
+      {{- part.text -}}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endfor -%}"""
+"""A chat template that adds nothing: questions come rendered, so that their length is
+the same as for the other engines."""
+
 
 def load() -> dict[str, Any]:
     """Loads the checkpoint; the functions that can be asked."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    template = Path(folder) / "template.jinja"
+    template.write_text(_AS_IT_IS)
     runner = mistralrs.Runner(
         which=mistralrs.Which.MultimodalPlain(
             model_id=sys.argv[1], arch=mistralrs.MultimodalArchitecture.VLlama
         ),
         in_situ_quant="Q4K",
         prefix_cache_n=0,
+        jinja_explicit=str(template),
     )
 
     def ask(prompt: str, images: list[str], new_tokens: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def load() -> dict[str, Any]:
         num_threads=threads,
         max_batch_size=BATCH,
         max_length=max_length,
-        image_cache_size="3GiB",
+        image_cache_size="1GiB",
         quiet=True,
     )
 

@@ -1,0 +1,152 @@
+"""What is asked of whom, with engines that answer at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.compare.model import ModelFiles
+from benchmarks.compare.process import EngineFailure
+from benchmarks.compare.report import METRICS, described
+from benchmarks.compare.results import Results
+from benchmarks.compare.session import Session
+from benchmarks.compare.workloads import (
+    IMAGE_TOKENS,
+    SLOW_ROUNDS,
+    TEXT_TOKENS,
+    WORKLOADS,
+    mistralrs_decode,
+    play,
+)
+
+ALL = "".join(WORKLOADS)
+
+
+class Prompts:
+    """Questions and pictures that only have a name."""
+
+    def question(self, tokens: int, images: int = 0) -> str:
+        return f"{tokens} {images}"
+
+    def rendered(self, text: str, images: int) -> str:
+        return f"<{text}>"
+
+    def picture(self, tiles: int) -> str:
+        return f"{tiles}.png"
+
+
+class Engine:
+    """Answers with fixed times; ``broken`` engines fail at what they are asked."""
+
+    is_alive = True
+
+    def __init__(self, name: str, asked: list[tuple[str, str, dict[str, Any]]]) -> None:
+        self.name, self.asked = name, asked
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        self.asked.append((self.name, do, arguments))
+        if do == "streams":
+            return 10.0 * arguments["number"]
+        if self.name == "mistralrs" and arguments.get("images"):
+            raise EngineFailure("it panicked")
+        tokens = IMAGE_TOKENS if arguments.get("images") else TEXT_TOKENS
+        later = arguments["new_tokens"] > 1
+        return {
+            "first": 2.0,
+            "per_token": 0.5 if later else None,
+            "prompt_tokens": tokens,
+            "vision": 1.0 if arguments.get("images") else None,
+            "decode_graph": 0.25 if later else None,
+            "decode_graphs": 0.25 * (arguments["new_tokens"] - 1),
+            "sampling": 0.1,
+        }
+
+
+Asked = list[tuple[str, str, dict[str, Any]]]
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return []
+
+
+@pytest.fixture
+def session(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Session:
+    files = ModelFiles(*map(Path, "abc"))
+    results = Results(date="2026-11-25T00:00:00", command="x", machine={})
+    prompts: Any = Prompts()
+    made = Session(files, prompts, results, 2, {"8bit": {"A": "B"}})
+    engines: dict[str, Engine] = {}
+
+    def engine(_: Session, name: str) -> Engine:
+        return engines.setdefault(name, Engine(name, asked))
+
+    monkeypatch.setattr(Session, "engine", engine)
+    return made
+
+
+def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> None:
+    for number in range(5):
+        play(session, ALL, number)
+    samples = session.results.samples
+    assert {m for m, metric in METRICS.items() if metric.letter} == set(samples)
+    assert len(samples["vision_4_tiles"]["transformers"]) == 5
+    assert samples["around_the_model"]["demo"] == [0.25] * 5
+    assert samples["streams_8"]["mllama"] == [80.0] * 5
+    assert set(samples["decode_text"]) >= {"mllama", "llama_cpp", "mistralrs", "8bit"}
+    assert "panicked" in session.results.failures["first_token_image"]["mistralrs"]
+    assert "failed: it panicked" in described(session.results, ALL)
+
+
+@pytest.mark.parametrize(
+    ("letters", "engines"),
+    [
+        ("a", {"mllama", "8bit", "transformers"}),
+        ("b", {"mllama", "8bit", "transformers", "mistralrs"}),
+        ("c", {"mllama", "8bit", "transformers", "llama_cpp"}),
+        ("d", {"mllama", "8bit", "transformers", "llama_cpp", "mistralrs"}),
+        ("e", {"mllama", "8bit", "transformers"}),
+        ("f", {"mllama"}),
+        ("g", {"demo"}),
+    ],
+)
+def test_only_what_is_needed_is_asked(
+    session: Session, asked: Asked, letters: str, engines: set[str]
+) -> None:
+    play(session, letters, 0)
+    assert {name for name, _, _ in asked} == engines
+
+
+def test_what_failed_is_not_asked_again(session: Session, asked: Asked) -> None:
+    for number in range(SLOW_ROUNDS):
+        play(session, "b", number)
+    assert Counter(name for name, _, _ in asked)["mistralrs"] == 1
+
+
+def test_the_follow_up_is_about_the_picture_just_shown(
+    session: Session, asked: Asked
+) -> None:
+    play(session, "e", 0)
+    ours = [arguments for name, _, arguments in asked if name == "mllama"]
+    assert [each["images"] for each in ours] == [["4.png"], ["4.png"]]
+    assert session.results.samples["follow_up"] == {"mllama": [2.0], "8bit": [2.0]}
+
+
+def test_prompts_of_another_length_do_not_count(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.compare.workloads.TEXT_TOKENS", 511)
+    play(session, "d", 0)
+    assert "mllama" not in session.results.samples["first_token_text"]
+    reason = session.results.failures["first_token_text"]["mllama"]
+    assert reason == "prompt_tokens is 512, not 511"
+
+
+def test_mistralrs_takes_rendered_prompts(session: Session, asked: Asked) -> None:
+    play(session, "d", 0)
+    mistralrs_decode(session)
+    prompts = [a["prompt"] for name, _, a in asked if name == "mistralrs"]
+    assert prompts == [f"<{TEXT_TOKENS} 0>", f"<{IMAGE_TOKENS} 1>"]
