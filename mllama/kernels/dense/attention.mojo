@@ -62,7 +62,6 @@ def attend(
     var padding_rows = _task_rows(rows - real)
     var real_tasks = ceildiv(real, real_rows)
     var tasks = real_tasks + ceildiv(rows - real, padding_rows)
-    # Padding attends to the real rows alone, so their last block may be shorter.
     for image in range(images):
         for head in range(heads):
             var start = image * rows * stride + head * head_dim
@@ -207,7 +206,9 @@ def _attend_block(
                     start + row, fma(sums.unsafe_load(start + row), factor, sum)
                 )
                 if factor != 1:
-                    _scale(result.unsafe_offset((start + row) * stride), head_dim, factor)
+                    _scale(
+                        result.unsafe_offset((start + row) * stride), head_dim, factor
+                    )
             for panel in range(panels):
                 multiply[True](
                     scores,

@@ -56,9 +56,7 @@ def _tile[
                 sums[i * vectors + j] = fma(value, right[j], sums[i * vectors + j])
     comptime for i in range(rows):
         comptime for j in range(vectors):
-            result.unsafe_store(
-                i * result_stride + j * 8, sums[i * vectors + j]
-            )
+            result.unsafe_store(i * result_stride + j * 8, sums[i * vectors + j])
 
 
 @no_inline
@@ -73,6 +71,7 @@ def _strip[
     result: Floats,
     result_stride: Int,
 ):
+    """As `multiply`, for the columns of so many vectors."""
     comptime tall = STRIP // vectors
     var row = 0
     while row + tall <= rows:
@@ -124,17 +123,11 @@ def multiply[
         result_stride: Values from one row to the next.
     """
     if columns > 16:
-        _strip[3, adds](
-            left, left_stride, rows, panel, depth, result, result_stride
-        )
+        _strip[3, adds](left, left_stride, rows, panel, depth, result, result_stride)
     elif columns > 8:
-        _strip[2, adds](
-            left, left_stride, rows, panel, depth, result, result_stride
-        )
+        _strip[2, adds](left, left_stride, rows, panel, depth, result, result_stride)
     else:
-        _strip[1, adds](
-            left, left_stride, rows, panel, depth, result, result_stride
-        )
+        _strip[1, adds](left, left_stride, rows, panel, depth, result, result_stride)
 
 
 @always_inline
@@ -160,7 +153,13 @@ def pack_columns[
     """
     var row = 0
     while row + 8 <= count:
-        _pack_eight(rows.unsafe_offset(row * stride), stride, depth, scale, panel.unsafe_offset(row))
+        _pack_eight(
+            rows.unsafe_offset(row * stride),
+            stride,
+            depth,
+            scale,
+            panel.unsafe_offset(row),
+        )
         row += 8
     while row < count:
         for p in range(depth):
