@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 from max import tree
+from max.driver import CPU as Processor
 from max.dtype import DType
+from max.engine import InferenceSession
 from max.graph import BufferValue, DeviceRef, Graph, TensorType, ops
 
 from mllama.config import MllamaConfig
 from mllama.kernels import choice
+from mllama.kernels.choice import operations
 from mllama.kernels.pool_attention import OPERATIONS, suits
 from mllama.network.cross_attention import (
     MllamaCrossAttentionKeysValues,
@@ -22,6 +27,7 @@ from mllama.network.image_pool import (
     pool_dtype,
     pool_params,
 )
+from mllama.serving.image_store import ImageStore, ReadSegment
 from tests.reference.configs import tiny_config
 
 CPU = DeviceRef.CPU()
@@ -57,7 +63,7 @@ def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
     read_leaves, read_form = tree.flatten(reads)
     write_leaves, write_form = tree.flatten(writes)
 
-    own = [choice.operations(OPERATIONS)] if choice.uses_own(CPU) else []
+    own = [operations(OPERATIONS)] if choice.uses_own(CPU) else []
     with Graph(
         "layer",
         input_types=[
@@ -76,6 +82,113 @@ def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
         images.store(layer_idx, states.tensor, write)
         graph.output(layer(layer_idx, rows.tensor, read))
     return str(graph)
+
+
+KINDS = {"max": DType.float32, "own": DType.float32, "bfloat16": DType.bfloat16}
+"""Of the pool."""
+
+
+class Variants:
+    """One graph that stores the same images and attends to them by MAX's operations,
+    by own ones, and by own ones with a pool in bfloat16."""
+
+    def __init__(self, config: MllamaConfig) -> None:
+        text = config.text_config
+        self.width = text.hidden_size
+        self.params = {
+            kind: pool_params(config, pool, [CPU]) for kind, pool in KINDS.items()
+        }
+        layer = MllamaTextCrossAttention(
+            text, self.params["max"], DType.float32, CPU, 1, {}, "layer"
+        )
+        images = MllamaCrossAttentionKeysValues(
+            text, DType.float32, CPU, 1, {}, "layer"
+        )
+        chance = np.random.default_rng(0)
+        registry = {}
+        for number, module in enumerate((layer, images)):
+            for name, weight in module.raw_state_dict().items():
+                weight.name = f"{number}.{name}"
+                shape = [int(dim) for dim in weight.shape]
+                spread = 0.3 if len(shape) == 1 else 2 * shape[1] ** -0.5
+                registry[weight.name] = chance.normal(0, spread, shape).astype("f4")
+        types: list[Any] = [
+            TensorType(DType.float32, ["total_seq_len", self.width], CPU),
+            TensorType(DType.float32, ["image_rows", self.width], CPU),
+        ]
+        forms = {}
+        for kind, params in self.params.items():
+            both = (image_write_types(params)[0], image_read_types(params)[0])
+            leaves, forms[kind] = tree.flatten(both)
+            types += leaves
+        with Graph(
+            "variants", input_types=types, custom_extensions=[operations(OPERATIONS)]
+        ) as graph:
+            rows, states, *others = graph.inputs
+            layer_idx = ops.constant(0, DType.uint32, CPU)
+            outputs = []
+            size = len(others) // len(forms)
+            for kind, form in forms.items():
+                mine, others = others[:size], others[size:]
+                write, read = tree.unflatten(form, iter(mine))
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv(choice.VARIABLE, "max" if kind == "max" else "auto")
+                    images.store(layer_idx, states.tensor, write)
+                    outputs.append(layer(layer_idx, rows.tensor, read))
+            graph.output(*outputs)
+        self.model = InferenceSession(devices=[Processor()]).load(
+            graph, weights_registry=registry
+        )
+
+    def __call__(
+        self, rows: np.ndarray, states: np.ndarray, lengths: list[int]
+    ) -> dict[str, np.ndarray]:
+        """Attended rows of each kind: of two images of equal size, the first segment
+        sees none, the second the first, the third both."""
+        inputs: list[Any] = []
+        count = len(states) // 2
+        for params in self.params.values():
+            store = ImageStore(params, [Processor()], 20)
+            keys = ((1,), (2, 3))
+            store.pool.reserve("request", {keys[0]: (count,), keys[1]: (count, count)})
+            one, two = (store.pool.pinned("request", key) for key in keys)
+            (write,) = store.write_inputs([(one, 0), (two, 1)], count)
+            (read,) = store.read_inputs(
+                [
+                    ReadSegment(lengths[0], None, 0),
+                    ReadSegment(lengths[1], one, count),
+                    ReadSegment(lengths[2], two, 2 * count),
+                ]
+            )
+            inputs += tree.leaves((write, read))
+        outputs = self.model.execute(rows, states, *inputs)
+        return {
+            kind: output.to_numpy() for kind, output in zip(KINDS, outputs, strict=True)
+        }
+
+
+@pytest.fixture(scope="module")
+def variants() -> Variants:
+    return Variants(model())
+
+
+@needs_own
+@pytest.mark.parametrize("lengths", [[1, 1, 1], [3, 1, 70], [2, 200, 2]])
+@pytest.mark.parametrize("count", [5, 300])
+def test_own_operations_give_what_maxs_give(
+    variants: Variants, lengths: list[int], count: int
+) -> None:
+    chance = np.random.default_rng(count)
+    rows, states = (
+        chance.normal(0, 1, (number, variants.width)).astype(np.float32)
+        for number in (sum(lengths), 2 * count)
+    )
+    found = variants(rows, states, lengths)
+    wanted = found["max"]
+    assert wanted.std() > 0.05
+    np.testing.assert_allclose(found["own"], wanted, rtol=0, atol=2e-5)
+    error = np.abs(found["bfloat16"] - wanted).max() / wanted.std()
+    assert 1e-4 < error < 0.05
 
 
 def used(text: str) -> set[str]:
