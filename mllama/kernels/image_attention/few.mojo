@@ -8,6 +8,8 @@ Source: Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html)
 
 from std.math import fma
 from std.memory.alloc import unsafe_alloc
+from std.sys import size_of
+from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from .lanes import (
     Floats,
@@ -23,6 +25,7 @@ from .lanes import (
 )
 from .pages import PAGE, Pages, Queries
 
+comptime _READ = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime _KEYS = 32
 """Keys of a block."""
 
@@ -98,10 +101,23 @@ def attend_few[
         var page = Int(table.unsafe_load(start // PAGE))
         var offset = start % PAGE * width
         var keys = pages.keys(page).unsafe_offset(offset)
+        var values = pages.values(page).unsafe_offset(offset)
+        var next = start + _KEYS
+        var next_keys = keys
+        if next < end:
+            next_keys = pages.keys(
+                Int(table.unsafe_load(next // PAGE))
+            ).unsafe_offset(next % PAGE * width)
         for index in range(0, count, 2):
             # An odd last key is its own partner.
             var second = min(index + 1, count - 1)
             for head in range(kv_heads):
+                _fetch[dtype, head_dim](
+                    values.unsafe_offset(index * width + head * head_dim)
+                )
+                _fetch[dtype, head_dim](
+                    values.unsafe_offset(second * width + head * head_dim)
+                )
                 for four in range(fours):
                     var block = head * fours + four
                     scores.unsafe_store(
@@ -120,9 +136,13 @@ def attend_few[
                 sums.unsafe_offset(block * 4),
                 partial.unsafe_offset(block * 4 * head_dim),
             )
-        var values = pages.values(page).unsafe_offset(offset)
         for index in range(0, count, 4):
             for head in range(kv_heads):
+                if next < end:
+                    comptime for j in range(4):
+                        _fetch[dtype, head_dim](
+                            next_keys.unsafe_offset((index + j) * width + head * head_dim)
+                        )
                 var source = values.unsafe_offset(head * head_dim)
                 for four in range(fours):
                     var block = head * fours + four
@@ -136,6 +156,17 @@ def attend_few[
                     )
     query.unsafe_free()
     scores.unsafe_free()
+
+
+@always_inline
+def _fetch[
+    dtype: DType, head_dim: Int
+](vector: Pointer[Scalar[dtype], MutUntrackedOrigin]):
+    """Asks for a vector that is needed soon: the next phase's, while this one computes.
+    """
+    comptime line = 64 // size_of[dtype]()
+    comptime for i in range(0, head_dim, line):
+        prefetch[_READ](vector.unsafe_offset(i))
 
 
 @always_inline
