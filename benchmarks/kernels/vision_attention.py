@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,17 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
-from benchmarks.kernels.interleaved import HEADER, report
 from mllama.kernels.choice import operations
-from mllama.network.dense import OPERATIONS, attention_of_max, padded_attention
+from mllama.network.vision_attention import (
+    OPERATIONS,
+    attention_of_max,
+    padded_attention,
+)
 
 ROWS, HEADS, HEAD_DIM = 6432, 16, 80
 REAL = {"four tiles": 6404, "one tile": 1601}
+
+HEADER = f"{'':44}{'min ms':>9}{'median':>9}{'GFLOP/s':>9}{'ratio':>7}"
 
 
 def compiled(session: InferenceSession, *, own: bool) -> Model:
@@ -45,6 +52,33 @@ def compiled(session: InferenceSession, *, own: bool) -> Model:
         custom_extensions=[operations(OPERATIONS)] if own else [],
     )
     return session.load(graph)
+
+
+def report(
+    title: str, calls: Mapping[str, Callable[[], object]], work: float, rounds: int
+) -> None:
+    """Prints a line for each call; ratios are to the first, of the least times.
+
+    Args:
+        title: What the calls do.
+        calls: By name.
+        work: Floating point operations of a call, in thousands of millions.
+        rounds: How often each is called.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    base = min(next(iter(times.values())))
+    for name, taken in times.items():
+        least, median = min(taken), float(np.median(taken))
+        print(
+            f"{title + ', ' + name:44}{least * 1e3:9.1f}{median * 1e3:9.1f}"
+            f"{work / least:9.1f}{base / least:7.2f}",
+            flush=True,
+        )
 
 
 def main() -> None:

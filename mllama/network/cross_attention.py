@@ -24,7 +24,6 @@ from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
 from mllama.kernels.pool_attention import attend_to_images, store_images, suits
-from mllama.network.dense import linear
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
 from mllama.network.projections import Encodings, feed_forward, projection
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
@@ -92,9 +91,8 @@ class MllamaCrossAttentionKeysValues(Sharded):
         """One device's part: the keys and values of its heads."""
         rows, _ = cross_attention_states.shape
         shape = [rows, self.num_key_value_heads, self.head_dim]
-        states = cross_attention_states
-        key = self.k_norm(ops.reshape(linear(self.k_proj, states), shape))
-        value = ops.reshape(linear(self.v_proj, states), shape)
+        key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
+        value = ops.reshape(self.v_proj(cross_attention_states), shape)
         pool = write.pages.kv_blocks
         if suits(self.head_dim, key.dtype, pool.dtype, key.device):
             store_images(

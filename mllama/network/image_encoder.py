@@ -19,7 +19,7 @@ from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
 from mllama.kernels import block_products, pool_attention
-from mllama.network import dense
+from mllama.network import vision_attention
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
@@ -39,8 +39,8 @@ class MllamaImageEncoder(GraphRoot):
 
     operations = (
         block_products.OPERATIONS,
-        dense.OPERATIONS,
         pool_attention.OPERATIONS,
+        vision_attention.OPERATIONS,
     )
 
     def __init__(
@@ -107,7 +107,7 @@ class MllamaImageEncoder(GraphRoot):
             signals,
             path="vision_model",
         )
-        return dense.linear(self.shards[0].multi_modal_projector, vision_states)
+        return self.shards[0].multi_modal_projector(vision_states)
 
     def __call__(
         self,

@@ -18,8 +18,8 @@ from max.nn.linear import Linear
 from max.nn.norm import LayerNorm
 
 from mllama.config import MllamaVisionConfig
-from mllama.network.dense import linear, padded_attention
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
+from mllama.network.vision_attention import padded_attention
 
 
 class MllamaVisionAttention(Module):
@@ -54,14 +54,14 @@ class MllamaVisionAttention(Module):
             padding_rows: Any tensor ``[padding rows]``; only its length counts.
         """
         attended = padded_attention(
-            linear(self.q_proj, hidden_state),
-            linear(self.k_proj, hidden_state),
-            linear(self.v_proj, hidden_state),
+            self.q_proj(hidden_state),
+            self.k_proj(hidden_state),
+            self.v_proj(hidden_state),
             real_rows,
             padding_rows,
             self.head_dim,
         )
-        return linear(self.o_proj, attended)
+        return self.o_proj(attended)
 
 
 class MllamaVisionMLP(Module):
@@ -81,7 +81,7 @@ class MllamaVisionMLP(Module):
 
     def __call__(self, hidden_state: TensorValue) -> TensorValue:
         """``[..., hidden]`` to the device's share of the same shape."""
-        return linear(self.fc2, linear(self.fc1, hidden_state, gelu=True))
+        return self.fc2(ops.gelu(self.fc1(hidden_state)))
 
 
 class MllamaVisionEncoderLayer(Sharded):

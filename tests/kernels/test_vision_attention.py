@@ -13,7 +13,7 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from mllama.kernels import choice
 from mllama.kernels.choice import chosen_kernels, operations
-from mllama.network.dense import OPERATIONS, padded_attention
+from mllama.network.vision_attention import OPERATIONS, padded_attention
 
 Array = np.ndarray
 CPU_REF = DeviceRef.CPU()

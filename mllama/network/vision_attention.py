@@ -1,84 +1,23 @@
-"""Linear layers of floats and padded attention: own operations where they run.
+"""Attention among an image's patches: an own operation where it runs.
 
-The operations are in ``mllama/kernels/dense``; a graph that calls what is here names
-that folder among its ``operations``.  Elsewhere (a GPU, bfloat16, another CPU) MAX's
-operations do the same.
+The operation is in ``mllama/kernels/vision_attention``; elsewhere (a GPU, bfloat16,
+another CPU) MAX's operations do the same.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from max.dtype import DType
-from max.graph import DeviceRef, TensorType, TensorValue, ops
-from max.nn.layer import Module
-from max.nn.linear import Linear
+from max.graph import DeviceRef, TensorValue, ops
 
 from mllama.kernels.choice import uses_own
 
-OPERATIONS = "dense"
-"""The folder of ``mllama/kernels`` with the operations."""
+OPERATIONS: Final = "vision_attention"
+"""The folder of ``mllama/kernels`` with the operation."""
 
 _MULTIPLE = 8
 """Heads of other widths are left to MAX."""
-
-_WEIGHTS = (DType.float32, DType.float16, DType.bfloat16)
-
-
-def linear(layer: Module, x: TensorValue, *, gelu: bool = False) -> TensorValue:
-    """Applies a linear layer and, if asked, the exact GELU.
-
-    Args:
-        layer: A layer of floats, or one that is simply called.
-        x: ``[..., in]``.
-        gelu: Whether the activation follows.
-
-    Returns:
-        ``[..., out]``.
-    """
-    if isinstance(layer, Linear) and _is_own(x):
-        bias = None if layer.bias is None else TensorValue(layer.bias)
-        return dense_product(x, TensorValue(layer.weight), bias, gelu=gelu)
-    product: TensorValue = layer(x)
-    return ops.gelu(product) if gelu else product
-
-
-def dense_product(
-    x: TensorValue, weight: TensorValue, bias: TensorValue | None, *, gelu: bool = False
-) -> TensorValue:
-    """``x @ weight.T``, plus a bias, through an activation, by the own operation.
-
-    Args:
-        x: float32 ``[..., in]``, on a CPU.
-        weight: ``[out, in]``, float32, float16 or bfloat16.
-        bias: float32 ``[out]``, or none.
-        gelu: Whether the exact GELU follows.
-
-    Returns:
-        float32 ``[..., out]``.
-
-    Raises:
-        ValueError: If types or shapes don't fit.
-    """
-    columns, depth = weight.shape
-    if x.dtype != DType.float32 or weight.dtype not in _WEIGHTS:
-        raise ValueError(f"no product of {x.dtype} and {weight.dtype}")
-    if x.shape[-1] != depth:
-        raise ValueError(f"{x.shape} doesn't fit a weight of {weight.shape}")
-    if bias is None:
-        bias = ops.broadcast_to(ops.constant(0, x.dtype, x.device), [0])
-    elif bias.dtype != x.dtype or list(bias.shape) != [columns]:
-        raise ValueError(f"a bias of {bias.type} for {columns} columns")
-    (result,) = ops.custom(
-        "mllama_dense_product",
-        x.device,
-        [x, weight, bias],
-        [TensorType(x.dtype, [*x.shape[:-1], columns], x.device)],
-        parameters={"gelu": gelu},
-    )
-    return result.tensor
-
-
-def _is_own(x: TensorValue) -> bool:
-    return uses_own(x.device) and x.dtype == DType.float32
 
 
 def padded_attention(
@@ -110,7 +49,11 @@ def padded_attention(
     width = int(query.shape[-1])
     if width % head_dim:
         raise ValueError(f"{width} is no multiple of a head of {head_dim}")
-    if not _is_own(query) or head_dim % _MULTIPLE:
+    if (
+        not uses_own(query.device)
+        or query.dtype != DType.float32
+        or head_dim % _MULTIPLE
+    ):
         return attention_of_max(query, key, value, real_rows, padding_rows, head_dim)
     (result,) = ops.custom(
         "mllama_padded_attention",

@@ -1,4 +1,4 @@
-"""The inner loop of both operations: a tile of a product kept in registers.
+"""The inner loop of both products: a tile kept in registers.
 
 A tile has 12 accumulators of 8 lanes, which leaves registers for three of the right
 factor and one of the left; twelve chains of additions keep both FMA units of an AVX2
@@ -131,20 +131,13 @@ def multiply[
 
 
 @always_inline
-def pack_columns[
-    dtype: DType
-](
-    rows: Pointer[Scalar[dtype], MutAnyOrigin],
-    stride: Int,
-    count: Int,
-    depth: Int,
-    scale: Float32,
-    panel: Floats,
+def pack_columns(
+    rows: Floats, stride: Int, count: Int, depth: Int, scale: Float32, panel: Floats
 ):
     """Rows of a matrix as columns of a panel `[depth, PANEL]`, the rest zeros.
 
     Args:
-        rows: The first row; it may be unaligned.
+        rows: The first row.
         stride: Values from one row to the next.
         count: How many rows there are, at most `PANEL`.
         depth: How much of each row is taken.
@@ -165,8 +158,7 @@ def pack_columns[
         for p in range(depth):
             panel.unsafe_store(
                 p * PANEL + row,
-                rows.unsafe_load[alignment=1](row * stride + p).cast[DType.float32]()
-                * scale,
+                rows.unsafe_load(row * stride + p) * scale,
             )
         row += 1
     while row < PANEL:
@@ -176,26 +168,15 @@ def pack_columns[
 
 
 @always_inline
-def _pack_eight[
-    dtype: DType
-](
-    rows: Pointer[Scalar[dtype], MutAnyOrigin],
-    stride: Int,
-    depth: Int,
-    scale: Float32,
-    panel: Floats,
+def _pack_eight(
+    rows: Floats, stride: Int, depth: Int, scale: Float32, panel: Floats
 ):
     """Eight rows as columns, 8 x 8 values at a time."""
     var p = 0
     while p + 8 <= depth:
         var r = Array[Lanes, 8](uninitialized=True)
         comptime for i in range(8):
-            r[i] = (
-                rows.unsafe_load[width=8, alignment=1](i * stride + p).cast[
-                    DType.float32
-                ]()
-                * scale
-            )
+            r[i] = rows.unsafe_load[width=8](i * stride + p) * scale
         # Pairs of rows, of pairs, of halves.
         var pairs = Array[Lanes, 8](uninitialized=True)
         comptime for i in range(4):
@@ -222,7 +203,6 @@ def _pack_eight[
         comptime for i in range(8):
             panel.unsafe_store(
                 p * PANEL + i,
-                rows.unsafe_load[alignment=1](i * stride + p).cast[DType.float32]()
-                * scale,
+                rows.unsafe_load(i * stride + p) * scale,
             )
         p += 1
