@@ -75,7 +75,7 @@ def pool_dtype(
     """Element type of keys and values in the pool.
 
     Weights in blocks err far more than keys and values that are rounded to bfloat16,
-    which take half the memory and half the time to read.  MAX's kernels want the
+    which take half the memory.  MAX's kernels want the
     activations' type.
 
     Args:
