@@ -101,7 +101,7 @@ def _versions() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _machine() -> Iterator[tuple[str, Callable[[], str]]]:
-    yield "CPU", _cpu_name
+    yield "CPU", cpu_name
     yield (
         "CPU features",
         lambda: " ".join(name for name in cpu_features() if _TELLING.fullmatch(name)),
@@ -112,7 +112,8 @@ def _machine() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "GPUs", _gpus
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the CPU's maker calls it, and its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.compare.environments import FOLDER
+from mllama.diagnosis import cpu_name
 
 METRICS = ("read_bandwidth", "float32_peak", "int8_peak")
 """GB/s, GFLOP/s and Gop/s, with all threads."""
@@ -61,13 +62,8 @@ def ceilings(program: Path, threads: int) -> dict[str, float]:
 
 def machine() -> dict[str, str | int | float]:
     """What a reader must know of this machine."""
-    name = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
     return {
-        "cpu": name,
+        "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=True) or 0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",

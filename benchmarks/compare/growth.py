@@ -9,8 +9,7 @@ from pathlib import Path
 
 from benchmarks.compare.environments import FOLDER
 from benchmarks.compare.figures import OURS
-from benchmarks.compare.model import MAX_LENGTH
-from benchmarks.compare.process import EngineFailure, EngineProcess
+from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.session import Session
 from benchmarks.random_model import Depth, write_random_gguf, write_small_files
@@ -103,13 +102,7 @@ def _grow_layers(session: Session, rounds: int) -> None:
             write_random_gguf(gguf, depth)
         prompts = Prompts(folder, Path(session.prompts.folder))
         try:
-            engine = EngineProcess(
-                f"mllama-{times}-times",
-                Path(sys.executable),
-                "run_mllama",
-                [str(gguf), str(session.threads), str(MAX_LENGTH)],
-                session.threads,
-            )
+            engine = session.start_mllama(f"mllama-{times}-times", str(gguf))
         except EngineFailure as error:
             session.results.fail("growth of layers", OURS, str(error))
             return

@@ -38,7 +38,7 @@ METRICS = {
     "streams_8": Metric("f", "8 streams", "tokens/s", digits=1),
     "demo_token": Metric("g", "demo model, a token", "ms", 1e3, 2),
     "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
-    "sampling": Metric("g", "of that in the sampler's graph", "ms", 1e3, 2),
+    "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
     "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
     "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),

@@ -24,7 +24,7 @@ KEYS_VALUES = "K/V projection"
 OTHER_VISION = "vision, other"
 
 _KINDS = (
-    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "vroom", "store", "rms_norm",
+    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "block_product", "vroom", "store", "rms_norm",
                    "kv_cache", "keys_values")),
     (ATTENTION, ("attention", "softmax", "flash", "mha")),
     (MATMULS, ("matmul", "linear", "gemm", "product")),
@@ -133,5 +133,5 @@ def request_parts(results: Results) -> dict[str, float]:
 def _is_operation(name: str) -> bool:
     """Whether a span is a graph's operation, and not a call of MAX's Python API."""
     return (
-        not name.startswith(("max.", "_Model", "mllama", "Text")) and "._" not in name
+        not name.startswith(("max.", "_Model", "mllama.", "Text")) and "._" not in name
     )

@@ -124,18 +124,35 @@ class Session:
             model = self.files.text_gguf
         else:
             is_demo = name == "demo"
-            path = "demo" if is_demo else str(self.files.gguf)
-            length = DEMO_LENGTH if is_demo else MAX_LENGTH
-            return EngineProcess(
+            return self.start_mllama(
                 name,
-                Path(sys.executable),
-                "run_mllama",
-                [path, *arguments, str(length)],
-                self.threads,
+                "demo" if is_demo else str(self.files.gguf),
+                DEMO_LENGTH if is_demo else MAX_LENGTH,
                 self.variants.get(name, {}) | (variables or {}),
             )
         return EngineProcess(
             name, prepare(name), f"run_{name}", [str(model), *arguments], self.threads
+        )
+
+    def start_mllama(
+        self,
+        name: str,
+        model: str,
+        max_length: int = MAX_LENGTH,
+        variables: dict[str, str] | None = None,
+    ) -> EngineProcess:
+        """A process of this project with any model, apart from those of the session.
+
+        Raises:
+            EngineFailure: If it doesn't start.
+        """
+        return EngineProcess(
+            name,
+            Path(sys.executable),
+            "run_mllama",
+            [model, str(self.threads), str(max_length)],
+            self.threads,
+            variables,
         )
 
     def _warm(self, name: str) -> None:

@@ -26,6 +26,9 @@ from benchmarks.compare.results import Results
     ("operation", "kind"),
     [
         ("mo.matmul", MATMULS),
+        ("mllama_padded_attention", ATTENTION),
+        ("mllama_three_block_products", KEYS_VALUES),
+        ("mllama_image_store", KEYS_VALUES),
         ("Epilogue(matmul, gelu, operandIndices=[0])", MATMULS),
         ("reduce.softmax", ATTENTION),
         ("flash_attention_cpu", ATTENTION),

@@ -84,9 +84,6 @@ class Clock:
         model._text_decoder = TimedGraph(TEXT, model._text_decoder, self)
         encoding = model.images._encoding
         encoding._encoder = TimedGraph(VISION, encoding._encoder, self)
-        pipeline._sampler_without_bitmask = TimedGraph(
-            SAMPLING, pipeline._sampler_without_bitmask, self
-        )
 
 
 class TimedGraph:
@@ -101,17 +98,10 @@ class TimedGraph:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._graph, name)
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Runs it, with named inputs too."""
-        return self._timed(self._graph, *arguments, **named)
-
     def execute(self, *arguments: Any) -> Any:
         """Runs it."""
-        return self._timed(self._graph.execute, *arguments)
-
-    def _timed(self, run: Any, *arguments: Any, **named: Any) -> Any:
         started = time.perf_counter()
-        result = run(*arguments, **named)
+        result = self._graph.execute(*arguments)
         rows = int(arguments[0].shape[0]) if self._name == TEXT else 0
         self._clock.note(self._name, started, rows)
         return result
@@ -120,9 +110,11 @@ class TimedGraph:
 def watch(clock: Clock) -> None:
     """Has every engine that is made from now on timed, and answers of full length."""
     from mllama.engine.engine import Engine
+    from mllama.serving.greedy import GreedyOrSampling
 
     load, prepare = Engine._load, Engine._context
     sampling = Engine.sampling_params
+    choose = GreedyOrSampling.__call__
 
     def timed_load(self: Engine) -> tuple[Any, Any]:
         scheduler, pipeline = load(self)
@@ -140,9 +132,15 @@ def watch(clock: Clock) -> None:
         parameters.ignore_eos = True
         return parameters
 
-    for name, function in (
-        ("_load", timed_load),
-        ("_context", timed_context),
-        ("sampling_params", endless),
+    def timed_choice(self: GreedyOrSampling, inputs: Any) -> None:
+        started = time.perf_counter()
+        choose(self, inputs)
+        clock.note(SAMPLING, started)
+
+    for owner, name, function in (
+        (Engine, "_load", timed_load),
+        (Engine, "_context", timed_context),
+        (Engine, "sampling_params", endless),
+        (GreedyOrSampling, "__call__", timed_choice),
     ):
-        setattr(Engine, name, function)
+        setattr(owner, name, function)
