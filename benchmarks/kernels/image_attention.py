@@ -8,7 +8,6 @@ those of keys and values, read once; MAX's time lacks the norm of the queries.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +21,9 @@ from max.nn.attention.mask_config import MHAMaskVariant
 from max.nn.kernels import cross_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
+from benchmarks.kernels.interleaved import timed
+from mllama.kernels.attention import OPERATIONS, attend_to_images
 from mllama.kernels.choice import operations
-from mllama.kernels.pool_attention import OPERATIONS, attend_to_images
 from mllama.network.image_pool import PAGE_SIZE, ImageReadValues, image_read_types
 from mllama.serving.image_store import ImageStore, ReadSegment
 
@@ -137,12 +137,7 @@ def main() -> None:
                 name: caller(models[name], dtype, keys, lengths)
                 for name, (dtype, _) in variants.items()
             }
-            times: dict[str, list[float]] = {name: [] for name in calls}
-            for _ in range(rounds):
-                for name, call in calls.items():
-                    started = time.perf_counter()
-                    call()
-                    times[name].append(time.perf_counter() - started)
+            times = timed(calls, rounds)
             base = min(times["MAX's, float32"])
             for name, (dtype, _) in variants.items():
                 least, median = min(times[name]), float(np.median(times[name]))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,9 +16,10 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
+from benchmarks.kernels.interleaved import timed
+from mllama.kernels.attention import OPERATIONS
 from mllama.kernels.choice import operations
 from mllama.network.vision_attention import (
-    OPERATIONS,
     attention_of_max,
     padded_attention,
 )
@@ -65,12 +65,7 @@ def report(
         work: Floating point operations of a call, in thousands of millions.
         rounds: How often each is called.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - started)
+    times = timed(calls, rounds)
     base = min(next(iter(times.values())))
     for name, taken in times.items():
         least, median = min(taken), float(np.median(taken))

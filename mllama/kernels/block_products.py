@@ -104,11 +104,12 @@ def _columns(x: TensorValue, weight: Weight) -> int:
     """The number of columns of a product, if it can be made."""
     if x.dtype != DType.float32 or x.rank != 2:
         raise ValueError(f"activations must be float32 [rows, width], not {x.type}")
-    name = _encoding(weight)
+    name, encoding = _encoding(weight), weight.quantization_encoding
+    assert encoding is not None
     columns, row_bytes = (int(dim) for dim in weight.shape)
     width = int(x.shape[1])
-    size = 210 if name == "q6_k" else 144
-    if width % SPAN or row_bytes != width // SPAN * size:
+    wanted = width // encoding.elements_per_block * encoding.block_size
+    if width % SPAN or row_bytes != wanted:
         raise ValueError(
             f"{weight.name}: {row_bytes} bytes are no row of {width} weights in {name}"
         )

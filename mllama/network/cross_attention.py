@@ -23,7 +23,7 @@ from max.nn.layer import Module
 from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
-from mllama.kernels.pool_attention import attend_to_images, store_images, suits
+from mllama.kernels.attention import attend_to_images, store_images, suits
 from mllama.network.image_pool import ImageReadValues, ImageWriteValues
 from mllama.network.projections import Encodings, feed_forward, projection
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum

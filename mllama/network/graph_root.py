@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +42,12 @@ class GraphRoot(Sharded):
         """The graph's inputs: the leaves of :meth:`argument_types`, in order."""
         return tuple(tree.leaves(self.argument_types()))
 
+    def own_operations(self) -> AbstractContextManager[None]:
+        """Lets graphs that are made within it use :attr:`operations`."""
+        own = [operations(name) for name in self.operations if uses_own(self.device)]
+        # Subgraphs don't see what is given to their graph, but they see this.
+        return default_custom_extensions_scope(*own)
+
     def trace(
         self,
         *input_types: Type[Any],
@@ -55,9 +62,7 @@ class GraphRoot(Sharded):
         def forward(*inputs: Value[Any]) -> Any:
             return self(*tree.unflatten(structure, iter(inputs)))
 
-        own = [operations(name) for name in self.operations if uses_own(self.device)]
-        # Subgraphs don't see what is given to their graph, but they see this.
-        with default_custom_extensions_scope(*own):
+        with self.own_operations():
             return Graph(
                 name or type(self).__qualname__,
                 forward,

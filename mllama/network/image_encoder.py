@@ -18,8 +18,7 @@ from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
-from mllama.kernels import block_products, pool_attention
-from mllama.network import vision_attention
+from mllama.kernels import attention, block_products
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
@@ -37,11 +36,7 @@ class MllamaImageEncoder(GraphRoot):
     projector, a few percent of the work, runs on the first.
     """
 
-    operations = (
-        block_products.OPERATIONS,
-        pool_attention.OPERATIONS,
-        vision_attention.OPERATIONS,
-    )
+    operations = (attention.OPERATIONS, block_products.OPERATIONS)
 
     def __init__(
         self,

@@ -2,10 +2,10 @@
 
 The pool is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
 head dim]`` in the layout of MAX's paged KV cache, so that MAX's paged kernels can
-store into it and attend over it where own ones (:mod:`mllama.kernels.pool_attention`)
-can't.  Of several devices each has such a buffer with its
-own kv heads, and the same pages hold the same images on all.  What lies in it is
-decided on the host (:mod:`mllama.images.pool`).
+store into it and attend over it where own ones (:mod:`mllama.kernels.attention`) can't.
+Of several devices each has such a buffer with its own kv heads, and the same pages hold
+the same images on all.  What lies in it is decided on the host
+(:mod:`mllama.images.pool`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValu
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.config import MllamaConfig
-from mllama.kernels.pool_attention import suits
+from mllama.kernels.attention import suits
 from mllama.max_api import KVCacheInputsPerDevice, tree_dataclass
 
 _Tensor = TypeVar("_Tensor")
@@ -75,8 +75,7 @@ def pool_dtype(
     """Element type of keys and values in the pool.
 
     Weights in blocks err far more than keys and values that are rounded to bfloat16,
-    which take half the memory.  MAX's kernels want the
-    activations' type.
+    which take half the memory.  MAX's kernels want the activations' type.
 
     Args:
         config: The model.

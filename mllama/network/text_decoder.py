@@ -23,7 +23,7 @@ from max.nn.layer import LayerList
 from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig, MllamaTextConfig
-from mllama.kernels import block_products, pool_attention
+from mllama.kernels import attention, block_products
 from mllama.max_api import PagedCacheValues, distributed_logits_postprocess
 from mllama.network.cross_attention import (
     MllamaCrossAttentionDecoderLayer,
@@ -162,7 +162,7 @@ class MllamaTextModel(Sharded):
 class MllamaTextDecoder(GraphRoot):
     """Language model and head; one graph serves prefill and decode."""
 
-    operations = (block_products.OPERATIONS, pool_attention.OPERATIONS)
+    operations = (attention.OPERATIONS, block_products.OPERATIONS)
 
     def __init__(
         self,

@@ -1,23 +1,13 @@
 """Attention among an image's patches: an own operation where it runs.
 
-The operation is in ``mllama/kernels/vision_attention``; elsewhere (a GPU, bfloat16,
-another CPU) MAX's operations do the same.
+Elsewhere (a GPU, bfloat16, another CPU) MAX's operations do the same.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from max.graph import TensorValue, ops
 
-from max.dtype import DType
-from max.graph import DeviceRef, TensorValue, ops
-
-from mllama.kernels.choice import uses_own
-
-OPERATIONS: Final = "vision_attention"
-"""The folder of ``mllama/kernels`` with the operation."""
-
-_MULTIPLE = 8
-"""Heads of other widths are left to MAX."""
+from mllama.kernels.attention import attend_to_patches, suits_heads
 
 
 def padded_attention(
@@ -49,26 +39,9 @@ def padded_attention(
     width = int(query.shape[-1])
     if width % head_dim:
         raise ValueError(f"{width} is no multiple of a head of {head_dim}")
-    if (
-        not uses_own(query.device)
-        or query.dtype != DType.float32
-        or head_dim % _MULTIPLE
-    ):
-        return attention_of_max(query, key, value, real_rows, padding_rows, head_dim)
-    (result,) = ops.custom(
-        "mllama_padded_attention",
-        query.device,
-        [
-            query,
-            key,
-            value,
-            real_rows,
-            ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
-        ],
-        [query.type],
-        parameters={"head_dim": head_dim},
-    )
-    return result.tensor
+    if suits_heads(head_dim, query.dtype, query.device):
+        return attend_to_patches(query, key, value, real_rows, head_dim)
+    return attention_of_max(query, key, value, real_rows, padding_rows, head_dim)
 
 
 def attention_of_max(

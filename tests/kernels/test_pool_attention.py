@@ -15,8 +15,8 @@ from max.graph import BufferValue, DeviceRef, Graph, TensorType, ops
 
 from mllama.config import MllamaConfig
 from mllama.kernels import choice
+from mllama.kernels.attention import OPERATIONS, suits
 from mllama.kernels.choice import operations
-from mllama.kernels.pool_attention import OPERATIONS, suits
 from mllama.network.cross_attention import (
     MllamaCrossAttentionKeysValues,
     MllamaTextCrossAttention,
@@ -131,6 +131,8 @@ class Variants:
             for kind, form in forms.items():
                 mine, others = others[:size], others[size:]
                 write, read = tree.unflatten(form, iter(mine))
+                # One value for both: MAX orders operations by the buffer they name.
+                read.pages.kv_blocks = write.pages.kv_blocks
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv(choice.VARIABLE, "max" if kind == "max" else "auto")
                     images.store(layer_idx, states.tensor, write)

@@ -12,8 +12,9 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from mllama.kernels import choice
+from mllama.kernels.attention import OPERATIONS
 from mllama.kernels.choice import chosen_kernels, operations
-from mllama.network.vision_attention import OPERATIONS, padded_attention
+from mllama.network.vision_attention import padded_attention
 
 Array = np.ndarray
 CPU_REF = DeviceRef.CPU()

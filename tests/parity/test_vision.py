@@ -9,17 +9,11 @@ import pytest
 from max.driver import CPU
 from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import (
-    DeviceRef,
-    Graph,
-    TensorValue,
-    default_custom_extensions_scope,
-)
+from max.graph import DeviceRef, Graph, TensorValue
 from safetensors.numpy import load_file
 
 from mllama.config import MllamaConfig
 from mllama.images.tiles import ImageProcessor
-from mllama.kernels.choice import operations, uses_own
 from mllama.network.image_encoder import MllamaImageEncoder
 from mllama.network.image_pool import pool_params
 from mllama.weights.names import canonical_name
@@ -70,8 +64,7 @@ class Stages:
                 encoder.multi_modal_projector(output),
             )
 
-        own = [operations(name) for name in encoder.operations if uses_own(CPU_REF)]
-        with default_custom_extensions_scope(*own):
+        with encoder.own_operations():
             graph = Graph("stages", forward, input_types=encoder.input_types()[:4])
         self.model = InferenceSession(devices=[CPU()]).load(
             graph, weights_registry=encoder.state_dict()

@@ -1,4 +1,4 @@
-"""The own operations on the image pool, as graphs call them."""
+"""The own attention operations, among patches and on the image pool, in graphs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
 
 from mllama.kernels.choice import uses_own
 
-OPERATIONS: Final = "image_attention"
+OPERATIONS: Final = "attention"
 """The folder of ``mllama/kernels`` with them."""
+
+
+def suits_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
+    """Whether they can attend with heads of a width; else it is left to MAX's.
+
+    Args:
+        head_dim: Width of a head.
+        dtype: Element type of queries, keys and values.
+        device: Where it is done.
+    """
+    return uses_own(device) and dtype is DType.float32 and head_dim % 8 == 0
 
 
 def suits(head_dim: int, dtype: DType, pool: DType, device: DeviceRef) -> bool:
@@ -22,12 +33,43 @@ def suits(head_dim: int, dtype: DType, pool: DType, device: DeviceRef) -> bool:
         pool: Element type of the pool.
         device: Where it is done.
     """
-    return (
-        uses_own(device)
-        and dtype is DType.float32
-        and pool in (DType.float32, DType.bfloat16)
-        and head_dim % 8 == 0
-    )
+    is_known = pool in (DType.float32, DType.bfloat16)
+    return is_known and suits_heads(head_dim, dtype, device)
+
+
+def attend_to_patches(
+    query: TensorValue,
+    key: TensorValue,
+    value: TensorValue,
+    real_rows: TensorValue,
+    head_dim: int,
+) -> TensorValue:
+    """Attention among patches, of which padding comes last and is seen by real ones
+    alone.
+
+    Args:
+        query: float32 ``[images, rows, heads * head dim]``.
+        key: As ``query``.
+        value: As ``query``.
+        real_rows: Any tensor ``[real rows]``; only its length counts.
+        head_dim: Width of a head; scores are divided by its root.
+
+    Returns:
+        As ``query``.
+    """
+    return ops.custom(
+        "mllama_padded_attention",
+        query.device,
+        [
+            query,
+            key,
+            value,
+            real_rows,
+            ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
+        ],
+        [query.type],
+        parameters={"head_dim": head_dim},
+    )[0].tensor
 
 
 def attend_to_images(

@@ -66,6 +66,29 @@ def pair_sums(a: Lanes, b: Lanes) -> Lanes:
 
 
 @always_inline
+def transpose(mut rows: Array[Lanes, 8]):
+    """Eight rows of eight to columns."""
+    var pairs = Array[Lanes, 8](uninitialized=True)
+    comptime for i in range(4):
+        var a = rows[2 * i]
+        var b = rows[2 * i + 1]
+        pairs[2 * i] = a.shuffle[0, 8, 1, 9, 4, 12, 5, 13](b)
+        pairs[2 * i + 1] = a.shuffle[2, 10, 3, 11, 6, 14, 7, 15](b)
+    var fours = Array[Lanes, 8](uninitialized=True)
+    comptime for i in range(2):
+        comptime for j in range(2):
+            var a = pairs[4 * i + j]
+            var b = pairs[4 * i + 2 + j]
+            fours[4 * i + 2 * j] = a.shuffle[0, 1, 8, 9, 4, 5, 12, 13](b)
+            fours[4 * i + 2 * j + 1] = a.shuffle[2, 3, 10, 11, 6, 7, 14, 15](b)
+    comptime for i in range(4):
+        var a = fours[i]
+        var b = fours[4 + i]
+        rows[i] = a.shuffle[0, 1, 2, 3, 8, 9, 10, 11](b)
+        rows[4 + i] = a.shuffle[4, 5, 6, 7, 12, 13, 14, 15](b)
+
+
+@always_inline
 def scale_row(values: Floats, count: Int, factor: Float32):
     """Multiplies a row, of a multiple of 8, by a factor."""
     for i in range(0, count, 8):

@@ -8,20 +8,21 @@ Source: FlashAttention (https://arxiv.org/abs/2205.14135), algorithm 1.
 """
 
 from max.algorithm import sync_parallelize
-from std.math import ceildiv, fma
+from std.math import ceildiv
 from std.memory.alloc import unsafe_alloc
 from std.runtime import parallelism_level
 
-from .tiles import PANEL, STRIP, Floats, Lanes, multiply, pack_columns
+from .lanes import LOG2_E, LOWEST, Floats, Lanes, fill_row, scale_row
+from .softmax import weigh
+from .tiles import PANEL, STRIP, multiply, pack_columns
 
 comptime _KEYS = 10 * PANEL
 """Keys of a block: packed with their values, they leave half of the second cache."""
 comptime _QUERIES = 96
 """Queries of a task, about."""
-comptime _LOG2_E = Float32(1.4426950408889634)
 
 
-def attend(
+def attend_patches(
     query: Floats,
     key: Floats,
     value: Floats,
@@ -53,10 +54,10 @@ def attend(
     var value_width = value_panels * PANEL
     var packed_keys = unsafe_alloc[Float32](
         blocks * _KEYS * head_dim, alignment=64
-    ).as_unsafe_any_origin()
+    )
     var packed_values = unsafe_alloc[Float32](
         blocks * _KEYS * value_width, alignment=64
-    ).as_unsafe_any_origin()
+    )
 
     var real_rows = _task_rows(real)
     var padding_rows = _task_rows(rows - real)
@@ -76,7 +77,7 @@ def attend(
                         stride,
                         min(PANEL, count - panel * PANEL),
                         head_dim,
-                        scale * _LOG2_E,
+                        scale * LOG2_E,
                         packed_keys.unsafe_offset(
                             (first + panel * PANEL) * head_dim
                         ),
@@ -169,14 +170,13 @@ def _attend_block(
     var width = panels * PANEL
     var scores = unsafe_alloc[Float32](
         STRIP * _KEYS, alignment=64
-    ).as_unsafe_any_origin()
-    var tops = unsafe_alloc[Float32](rows).as_unsafe_any_origin()
-    var sums = unsafe_alloc[Float32](rows).as_unsafe_any_origin()
+    )
+    var tops = unsafe_alloc[Float32](rows)
+    var sums = unsafe_alloc[Float32](rows)
+    fill_row(tops, rows, LOWEST)
+    fill_row(sums, rows, 0)
     for row in range(rows):
-        tops.unsafe_store(row, Float32.MIN)
-        sums.unsafe_store(row, Float32(0))
-        for column in range(0, head_dim, 8):
-            result.unsafe_store(row * stride + column, Lanes(0))
+        fill_row(result.unsafe_offset(row * stride), head_dim, 0)
 
     for first in range(0, keys, _KEYS):
         var count = min(_KEYS, keys - first)
@@ -196,19 +196,14 @@ def _attend_block(
                     _KEYS,
                 )
             for row in range(strip):
-                var old = tops.unsafe_load(start + row)
-                var weights = scores.unsafe_offset(row * _KEYS)
-                var top = _largest(weights, count, old)
-                var factor = _power_of_2(Lanes(old - top))[0]
-                var sum = _exponentials(weights, count, top)
-                tops.unsafe_store(start + row, top)
-                sums.unsafe_store(
-                    start + row, fma(sums.unsafe_load(start + row), factor, sum)
+                weigh(
+                    scores.unsafe_offset(row * _KEYS),
+                    count,
+                    tops.unsafe_offset(start + row),
+                    sums.unsafe_offset(start + row),
+                    result.unsafe_offset((start + row) * stride),
+                    head_dim,
                 )
-                if factor != 1:
-                    _scale(
-                        result.unsafe_offset((start + row) * stride), head_dim, factor
-                    )
             for panel in range(panels):
                 multiply[True](
                     scores,
@@ -222,7 +217,7 @@ def _attend_block(
                 )
     for row in range(rows):
         if keys > 0:
-            _scale(
+            scale_row(
                 result.unsafe_offset(row * stride),
                 head_dim,
                 1 / sums.unsafe_load(row),
@@ -230,78 +225,3 @@ def _attend_block(
     scores.unsafe_free()
     tops.unsafe_free()
     sums.unsafe_free()
-
-
-@always_inline
-def _scale(values: Floats, count: Int, factor: Float32):
-    for i in range(0, count, 8):
-        values.unsafe_store(i, values.unsafe_load[width=8](i) * factor)
-
-
-@always_inline
-def _larger(a: SIMD[DType.float32, _], b: type_of(a)) -> type_of(a):
-    """The larger of two, `b` if one is no number."""
-    return a.gt(b).select(a, b)
-
-
-@always_inline
-def _largest(values: Floats, count: Int, least: Float32) -> Float32:
-    """The largest of the values and `least`."""
-    var tops = Array[Lanes, 4](fill=Lanes(least))
-    var i = 0
-    while i + 32 <= count:
-        comptime for j in range(4):
-            tops[j] = _larger(values.unsafe_load[width=8](i + j * 8), tops[j])
-        i += 32
-    while i + 8 <= count:
-        tops[0] = _larger(values.unsafe_load[width=8](i), tops[0])
-        i += 8
-    var top = _larger(
-        _larger(tops[0], tops[1]), _larger(tops[2], tops[3])
-    ).reduce_max()
-    while i < count:
-        top = max(top, values.unsafe_load(i))
-        i += 1
-    return top
-
-
-@always_inline
-def _exponentials(values: Floats, count: Int, top: Float32) -> Float32:
-    """Replaces values by powers of 2, `top` subtracted.
-
-    Returns:
-        Their sum.
-    """
-    var sums = Array[Lanes, 2](fill=Lanes(0))
-    var i = 0
-    while i + 16 <= count:
-        comptime for j in range(2):
-            var power = _power_of_2(values.unsafe_load[width=8](i + j * 8) - top)
-            values.unsafe_store(i + j * 8, power)
-            sums[j] += power
-        i += 16
-    var sum = (sums[0] + sums[1]).reduce_add()
-    while i < count:
-        var power = _power_of_2(Lanes(values.unsafe_load(i) - top))[0]
-        values.unsafe_store(i, power)
-        sum += power
-        i += 1
-    return sum
-
-
-@always_inline
-def _power_of_2(exponent: Lanes) -> Lanes:
-    """2 to the power of numbers that aren't positive, to 1e-7; no number stays none."""
-    comptime least = Lanes(-126)
-    comptime shift = Lanes(12582912)  # 1.5 * 2 to the 23rd: adding it rounds.
-    var clamped = exponent.lt(least).select(least, exponent)
-    var shifted = clamped + shift
-    var rest = clamped - (shifted - shift)
-    var power = fma(rest, Lanes(0.00015345812), Lanes(0.0013399931))
-    power = fma(rest, power, Lanes(0.009618489))
-    power = fma(rest, power, Lanes(0.055503288))
-    power = fma(rest, power, Lanes(0.24022647))
-    power = fma(rest, power, Lanes(0.6931472))
-    power = fma(rest, power, Lanes(1))
-    var bits = shifted.to_bits[DType.uint32]() << 23
-    return Lanes(from_bits=power.to_bits[DType.uint32]() + bits)

@@ -1,4 +1,4 @@
-"""The inner loop of both products: a tile kept in registers.
+"""The inner loop of matrix products: a tile kept in registers.
 
 A tile has 12 accumulators of 8 lanes, which leaves registers for three of the right
 factor and one of the left; twelve chains of additions keep both FMA units of an AVX2
@@ -7,8 +7,7 @@ core busy.  The left factor is read as it lies, the right one from packed panels
 
 from std.math import fma
 
-comptime Floats = Pointer[Float32, MutAnyOrigin]
-comptime Lanes = SIMD[DType.float32, 8]
+from .lanes import Floats, Lanes, transpose
 
 comptime PANEL = 24
 """Columns of a panel: what a tile of 4 rows takes."""
@@ -18,7 +17,7 @@ comptime STRIP = 12
 
 @always_inline
 def _tile[
-    rows: Int, vectors: Int, adds: Bool
+    rows: Int, vectors: Int, adds: Bool, width: Int
 ](
     left: Floats,
     left_stride: Int,
@@ -32,7 +31,7 @@ def _tile[
     Args:
         left: The first row of the left factor.
         left_stride: Values from one row to the next.
-        panel: `[depth, PANEL]`; only the first columns are read.
+        panel: `[depth, width]`; only the first columns are read.
         depth: Terms of each sum.
         result: The first value, added to if `adds`, else overwritten.
         result_stride: Values from one row to the next.
@@ -49,7 +48,7 @@ def _tile[
     for p in range(depth):
         var right = Array[Lanes, vectors](uninitialized=True)
         comptime for j in range(vectors):
-            right[j] = panel.unsafe_load[width=8](p * PANEL + j * 8)
+            right[j] = panel.unsafe_load[width=8](p * width + j * 8)
         comptime for i in range(rows):
             var value = Lanes(left.unsafe_load(i * left_stride + p))
             comptime for j in range(vectors):
@@ -60,8 +59,8 @@ def _tile[
 
 
 @no_inline
-def _strip[
-    vectors: Int, adds: Bool
+def strip[
+    vectors: Int, adds: Bool, width: Int
 ](
     left: Floats,
     left_stride: Int,
@@ -71,11 +70,11 @@ def _strip[
     result: Floats,
     result_stride: Int,
 ):
-    """As `multiply`, for the columns of so many vectors."""
+    """Rows times so many vectors of a panel `[depth, width]`; see `multiply`."""
     comptime tall = STRIP // vectors
     var row = 0
     while row + tall <= rows:
-        _tile[tall, vectors, adds](
+        _tile[tall, vectors, adds, width](
             left.unsafe_offset(row * left_stride),
             left_stride,
             panel,
@@ -85,7 +84,7 @@ def _strip[
         )
         row += tall
     while row < rows:
-        _tile[1, vectors, adds](
+        _tile[1, vectors, adds, width](
             left.unsafe_offset(row * left_stride),
             left_stride,
             panel,
@@ -123,11 +122,17 @@ def multiply[
         result_stride: Values from one row to the next.
     """
     if columns > 16:
-        _strip[3, adds](left, left_stride, rows, panel, depth, result, result_stride)
+        strip[3, adds, PANEL](
+            left, left_stride, rows, panel, depth, result, result_stride
+        )
     elif columns > 8:
-        _strip[2, adds](left, left_stride, rows, panel, depth, result, result_stride)
+        strip[2, adds, PANEL](
+            left, left_stride, rows, panel, depth, result, result_stride
+        )
     else:
-        _strip[1, adds](left, left_stride, rows, panel, depth, result, result_stride)
+        strip[1, adds, PANEL](
+            left, left_stride, rows, panel, depth, result, result_stride
+        )
 
 
 @always_inline
@@ -140,7 +145,7 @@ def pack_columns(
         rows: The first row.
         stride: Values from one row to the next.
         count: How many rows there are, at most `PANEL`.
-        depth: How much of each row is taken.
+        depth: How much of each row is taken, a multiple of 8.
         scale: What they are multiplied by.
         panel: Where they go.
     """
@@ -171,38 +176,11 @@ def pack_columns(
 def _pack_eight(
     rows: Floats, stride: Int, depth: Int, scale: Float32, panel: Floats
 ):
-    """Eight rows as columns, 8 x 8 values at a time."""
-    var p = 0
-    while p + 8 <= depth:
-        var r = Array[Lanes, 8](uninitialized=True)
+    """Eight rows as columns, 8 x 8 values at a time; the depth is a multiple of 8."""
+    for p in range(0, depth, 8):
+        var block = Array[Lanes, 8](uninitialized=True)
         comptime for i in range(8):
-            r[i] = rows.unsafe_load[width=8](i * stride + p) * scale
-        # Pairs of rows, of pairs, of halves.
-        var pairs = Array[Lanes, 8](uninitialized=True)
-        comptime for i in range(4):
-            pairs[2 * i] = r[2 * i].shuffle[0, 8, 1, 9, 4, 12, 5, 13](r[2 * i + 1])
-            pairs[2 * i + 1] = r[2 * i].shuffle[2, 10, 3, 11, 6, 14, 7, 15](
-                r[2 * i + 1]
-            )
-        comptime for i in range(2):
-            comptime for j in range(2):
-                var low = pairs[4 * i + j]
-                var high = pairs[4 * i + 2 + j]
-                r[4 * i + 2 * j] = low.shuffle[0, 1, 8, 9, 4, 5, 12, 13](high)
-                r[4 * i + 2 * j + 1] = low.shuffle[2, 3, 10, 11, 6, 7, 14, 15](high)
-        comptime for i in range(4):
-            panel.unsafe_store(
-                (p + i) * PANEL, r[i].shuffle[0, 1, 2, 3, 8, 9, 10, 11](r[4 + i])
-            )
-            panel.unsafe_store(
-                (p + 4 + i) * PANEL,
-                r[i].shuffle[4, 5, 6, 7, 12, 13, 14, 15](r[4 + i]),
-            )
-        p += 8
-    while p < depth:
+            block[i] = rows.unsafe_load[width=8](i * stride + p) * scale
+        transpose(block)
         comptime for i in range(8):
-            panel.unsafe_store(
-                p * PANEL + i,
-                rows.unsafe_load(i * stride + p) * scale,
-            )
-        p += 1
+            panel.unsafe_store((p + i) * PANEL, block[i])

@@ -1,4 +1,4 @@
-"""Attention over the image pool and stores into it, as operations of MAX graphs.
+"""Attention among patches and over the image pool, as operations of MAX graphs.
 
 Written for AVX2 with FMA: vectors of 8 float32, 16 of them.
 """
@@ -13,9 +13,10 @@ from extensibility import (
 from max.gpu.host import DeviceContext
 
 from .attend import attend
-from .lanes import LOG2_E
+from .lanes import LOG2_E, Floats
 from .pages import PAGE, Pages, Queries
-from .plan import Segments
+from .patches import attend_patches
+from .plan import Integers, Segments
 from .store import Images, store
 
 
@@ -88,18 +89,18 @@ struct ImageAttention:
             raise Error("the segments' offsets and pages differ in number")
         var segments = Segments(
             count,
-            row_offsets.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-            key_offsets.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-            table.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
+            rebind[Integers](row_offsets.unsafe_ptr()),
+            rebind[Integers](key_offsets.unsafe_ptr()),
+            rebind[Integers](table.unsafe_ptr()),
             table.dim_size(1),
         )
         segments.check(rows, pool.dim_size(0))
         attend[pool.dtype, head_dim](
             pages,
             Queries(
-                query.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-                attended.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-                norm_weight.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
+                rebind[Floats](query.unsafe_ptr()),
+                rebind[Floats](attended.unsafe_ptr()),
+                rebind[Floats](norm_weight.unsafe_ptr()),
                 epsilon,
                 # Weights are powers of 2.
                 scale * LOG2_E,
@@ -139,15 +140,57 @@ struct ImageStore:
             raise Error("the images' offsets and pages differ in number")
         var images = Images(
             count,
-            row_offsets.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-            starts.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-            table.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
+            rebind[Integers](row_offsets.unsafe_ptr()),
+            rebind[Integers](starts.unsafe_ptr()),
+            rebind[Integers](table.unsafe_ptr()),
             table.dim_size(1),
         )
         images.check(keys.dim_size(0), pool.dim_size(0))
         store[pool.dtype](
             pages,
             images,
-            keys.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-            values.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
+            rebind[Floats](keys.unsafe_ptr()),
+            rebind[Floats](values.unsafe_ptr()),
+        )
+
+
+@extensibility.register("mllama_padded_attention")
+struct PaddedAttention:
+    """Attention without a mask, real rows first; padding attends to these alone."""
+
+    @staticmethod
+    def execute[
+        target: StaticString, head_dim: Int
+    ](
+        result: OutputTensor[dtype=DType.float32, rank=3, ...],
+        query: InputTensor[dtype=DType.float32, rank=3, ...],
+        key: InputTensor[dtype=DType.float32, rank=3, ...],
+        value: InputTensor[dtype=DType.float32, rank=3, ...],
+        real_rows: InputTensor[rank=1, ...],
+        scale: Float32,
+        ctx: DeviceContext,
+    ) raises:
+        comptime assert head_dim > 0 and head_dim % 8 == 0, "no multiple of 8"
+        comptime for axis in range(3):
+            var size = query.dim_size(axis)
+            if (
+                key.dim_size(axis) != size
+                or value.dim_size(axis) != size
+                or result.dim_size(axis) != size
+            ):
+                raise Error("queries, keys and values differ in shape")
+        var real = real_rows.dim_size(0)
+        if real > query.dim_size(1) or query.dim_size(2) % head_dim != 0:
+            raise Error("the shapes of an attention contradict each other")
+        attend_patches(
+            rebind[Floats](query.unsafe_ptr()),
+            rebind[Floats](key.unsafe_ptr()),
+            rebind[Floats](value.unsafe_ptr()),
+            rebind[Floats](result.unsafe_ptr()),
+            query.dim_size(0),
+            query.dim_size(1),
+            real,
+            query.dim_size(2) // head_dim,
+            head_dim,
+            scale,
         )

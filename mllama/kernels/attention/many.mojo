@@ -1,0 +1,189 @@
+"""Attention of many query vectors: blocks of keys are packed once for all of them.
+
+A task takes rows and one kv head, whose query heads share keys and values.
+
+Source: FlashAttention (https://arxiv.org/abs/2205.14135), algorithm 1.
+"""
+
+from std.math import ceildiv
+from std.memory.alloc import unsafe_alloc
+
+from .lanes import LOWEST, Floats, Lanes, fill_row, load, transpose
+from .pages import PAGE, Pages, Queries
+from .softmax import weigh
+from .tiles import PANEL, STRIP, strip
+
+comptime _VALUE_PANEL = 16
+"""Dimensions of a panel: two vectors, with six queries twelve sums in registers."""
+comptime _KEYS = 10 * PANEL
+"""Keys of a block: packed, they and their values take half of the second cache."""
+
+
+def attend_many[
+    dtype: DType, head_dim: Int
+](
+    pages: Pages[dtype],
+    queries: Queries,
+    rows: Pointer[Int, MutUntrackedOrigin],
+    num_rows: Int,
+    table: Pointer[UInt32, MutUntrackedOrigin],
+    num_keys: Int,
+    head: Int,
+):
+    """The attention of rows to all keys of a head.
+
+    Args:
+        pages: Keys and values.
+        queries: The queries, and where the outcome goes.
+        rows: Which of them.
+        num_rows: How many.
+        table: The pages that the rows read.
+        num_keys: How many keys they hold.
+        head: The kv head.
+    """
+    comptime value_panels = ceildiv(head_dim, _VALUE_PANEL)
+    comptime width = value_panels * _VALUE_PANEL
+    var group = queries.heads // pages.kv_heads
+    var vectors = num_rows * group
+    var padded = ceildiv(vectors, STRIP) * STRIP
+    var query = _floats(padded * head_dim)
+    var result = _floats(padded * width)
+    var tops = _floats(padded)
+    var sums = _floats(padded)
+    var keys = _floats(_KEYS * head_dim)
+    var values = _floats(_KEYS * width)
+    var scores = _floats(STRIP * _KEYS)
+    for index in range(padded):
+        var target = query.unsafe_offset(index * head_dim)
+        if index < vectors:
+            queries.normed(
+                rows.unsafe_load(index // group),
+                head * group + index % group,
+                target,
+            )
+        else:
+            fill_row(target, head_dim, 0)
+    fill_row(result, padded * width, 0)
+    fill_row(tops, padded, LOWEST)
+    fill_row(sums, padded, 0)
+
+    for first in range(0, num_keys, _KEYS):
+        var count = min(_KEYS, num_keys - first)
+        _pack_keys[dtype, head_dim](pages, table, head, first, count, keys)
+        _pack_values[dtype, head_dim](pages, table, head, first, count, values)
+        for start in range(0, padded, STRIP):
+            for panel in range(ceildiv(count, PANEL)):
+                strip[3, False, PANEL](
+                    query.unsafe_offset(start * head_dim),
+                    head_dim,
+                    STRIP,
+                    keys.unsafe_offset(panel * PANEL * head_dim),
+                    head_dim,
+                    scores.unsafe_offset(panel * PANEL),
+                    _KEYS,
+                )
+            for row in range(STRIP):
+                weigh(
+                    scores.unsafe_offset(row * _KEYS),
+                    count,
+                    tops.unsafe_offset(start + row),
+                    sums.unsafe_offset(start + row),
+                    result.unsafe_offset((start + row) * width),
+                    width,
+                )
+            for panel in range(value_panels):
+                strip[2, True, _VALUE_PANEL](
+                    scores,
+                    _KEYS,
+                    STRIP,
+                    values.unsafe_offset(panel * _VALUE_PANEL * _KEYS),
+                    count,
+                    result.unsafe_offset(start * width + panel * _VALUE_PANEL),
+                    width,
+                )
+    for index in range(vectors):
+        var factor = 1 / sums.unsafe_load(index)
+        var source = result.unsafe_offset(index * width)
+        var target = queries.result.unsafe_offset(
+            queries.place(
+                rows.unsafe_load(index // group), head * group + index % group
+            )
+        )
+        for i in range(0, head_dim, 8):
+            target.unsafe_store(i, source.unsafe_load[width=8](i) * factor)
+    query.unsafe_free()
+    result.unsafe_free()
+    tops.unsafe_free()
+    sums.unsafe_free()
+    keys.unsafe_free()
+    values.unsafe_free()
+    scores.unsafe_free()
+
+
+def _floats(count: Int) -> Floats:
+    return unsafe_alloc[Float32](count, alignment=64)
+
+
+def _pack_keys[
+    dtype: DType, head_dim: Int
+](
+    pages: Pages[dtype],
+    table: Pointer[UInt32, MutUntrackedOrigin],
+    head: Int,
+    first: Int,
+    count: Int,
+    panels: Floats,
+):
+    """Keys as panels `[head dim, PANEL]`, filled up with zeros."""
+    var width = pages.row_width()
+    for start in range(0, ceildiv(count, PANEL) * PANEL, 8):
+        var panel = panels.unsafe_offset(
+            start // PANEL * PANEL * head_dim + start % PANEL
+        )
+        var key = first + start
+        var present = min(8, count - start)
+        if present <= 0:
+            for i in range(head_dim):
+                panel.unsafe_store(i * PANEL, Lanes(0))
+            continue
+        # A page holds a multiple of eight keys, so that these lie in one.
+        var page = Int(table.unsafe_load(key // PAGE))
+        var source = pages.keys(page).unsafe_offset(
+            key % PAGE * width + head * head_dim
+        )
+        for i in range(0, head_dim, 8):
+            var rows = Array[Lanes, 8](uninitialized=True)
+            comptime for j in range(8):
+                rows[j] = load(
+                    source, j * width + i
+                ) if j < present else Lanes(0)
+            transpose(rows)
+            comptime for j in range(8):
+                panel.unsafe_store((i + j) * PANEL, rows[j])
+
+
+def _pack_values[
+    dtype: DType, head_dim: Int
+](
+    pages: Pages[dtype],
+    table: Pointer[UInt32, MutUntrackedOrigin],
+    head: Int,
+    first: Int,
+    count: Int,
+    panels: Floats,
+):
+    """Values as panels `[_KEYS, _VALUE_PANEL]`, filled up with zeros."""
+    comptime filled = ceildiv(head_dim, _VALUE_PANEL) * _VALUE_PANEL
+    var width = pages.row_width()
+    for index in range(count):
+        var key = first + index
+        var page = Int(table.unsafe_load(key // PAGE))
+        var source = pages.values(page).unsafe_offset(
+            key % PAGE * width + head * head_dim
+        )
+        comptime for i in range(0, filled, 8):
+            comptime panel = i // _VALUE_PANEL * _VALUE_PANEL * _KEYS + i % 16
+            panels.unsafe_store(
+                panel + index * _VALUE_PANEL,
+                load(source, i) if i < head_dim else Lanes(0),
+            )
