@@ -24,8 +24,8 @@ KEYS_VALUES = "K/V projection"
 OTHER_VISION = "vision, other"
 
 _KINDS = (
-    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "block_product", "vroom", "store", "rms_norm",
-                   "kv_cache", "keys_values")),
+    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "block_product", "vroom", "store",
+                   "rms_norm", "kv_cache", "keys_values")),
     (ATTENTION, ("attention", "softmax", "flash", "mha")),
     (MATMULS, ("matmul", "linear", "gemm", "product")),
 )  # fmt: skip

@@ -22,9 +22,9 @@ from max.nn.kernels import cross_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import timed
-from mllama.kernels.attention import OPERATIONS, attend_to_images
+from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_to_images
 from mllama.kernels.choice import operations
-from mllama.network.image_pool import PAGE_SIZE, ImageReadValues, image_read_types
+from mllama.network.image_pool import ImageReadValues, image_read_types
 from mllama.serving.image_store import ImageStore, ReadSegment
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128

@@ -1,4 +1,5 @@
-"""The own attention operations, among patches and on the image pool, in graphs."""
+"""The own attention operations in graphs: among patches, on the image pool and on the
+KV cache."""
 
 from __future__ import annotations
 
@@ -12,6 +13,9 @@ from mllama.kernels.choice import uses_own
 OPERATIONS: Final = "attention"
 """The folder of ``mllama/kernels`` with them."""
 
+PAGE_SIZE: Final = 128
+"""Rows of a page that they read, the size that MAX's paged kernels are tuned for."""
+
 
 def suits_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
     """Whether they can attend with heads of a width; else it is left to MAX's.
@@ -24,16 +28,16 @@ def suits_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
     return uses_own(device) and dtype is DType.float32 and head_dim % 8 == 0
 
 
-def suits(head_dim: int, dtype: DType, pool: DType, device: DeviceRef) -> bool:
-    """Whether they can do a model's cross-attention; else it is left to MAX's.
+def suits(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
+    """Whether they can attend to keys and values in pages; else it is left to MAX's.
 
     Args:
         head_dim: Width of a head.
         dtype: Element type of queries, keys and values.
-        pool: Element type of the pool.
+        pages: Element type of the pages.
         device: Where it is done.
     """
-    is_known = pool in (DType.float32, DType.bfloat16)
+    is_known = pages in (DType.float32, DType.bfloat16)
     return is_known and suits_heads(head_dim, dtype, device)
 
 
@@ -116,6 +120,47 @@ def attend_to_images(
             ops.constant(head_dim**-0.5, DType.float32, cpu),
         ],
         out_types=[TensorType(DType.float32, query.shape, query.device)],
+        parameters={"head_dim": head_dim},
+    )[0].tensor
+
+
+def attend_causally(
+    query: TensorValue,
+    cache: BufferValue,
+    layer_idx: TensorValue,
+    *,
+    table: TensorValue,
+    row_offsets: TensorValue,
+    cache_lengths: TensorValue,
+) -> TensorValue:
+    """Attention of each request's new rows to the rows up to their own.
+
+    Args:
+        query: float32 ``[rows, heads, head dim]``, rotated.
+        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``, the
+            new rows' keys and values among them.
+        layer_idx: uint32 scalar on the host.
+        table: uint32 ``[requests, columns]``, the pages of a request.
+        row_offsets: uint32 ``[requests + 1]``, where requests begin in the rows.
+        cache_lengths: uint32 ``[requests]``, rows of each before the new ones.
+
+    Returns:
+        float32 of the queries' shape.
+    """
+    head_dim = int(query.shape[2])
+    return ops.inplace_custom(
+        "mllama_causal_attention",
+        device=query.device,
+        values=[
+            cache,
+            query,
+            row_offsets,
+            cache_lengths,
+            table,
+            layer_idx,
+            ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
+        ],
+        out_types=[query.type],
         parameters={"head_dim": head_dim},
     )[0].tensor
 

@@ -18,14 +18,11 @@ from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValu
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.config import MllamaConfig
-from mllama.kernels.attention import suits
+from mllama.kernels.attention import PAGE_SIZE, suits
 from mllama.max_api import KVCacheInputsPerDevice, tree_dataclass
 
 _Tensor = TypeVar("_Tensor")
 _Buffer = TypeVar("_Buffer")
-
-PAGE_SIZE = 128
-"""Rows of one page, the size that MAX's paged kernels are tuned for."""
 
 
 @tree_dataclass(frozen=True)

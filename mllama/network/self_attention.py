@@ -1,4 +1,7 @@
-"""Self-attention layers: MAX's own for Llama, over floats or over GGUF blocks."""
+"""Self-attention layers: MAX's for Llama, over floats or over GGUF blocks.
+
+On a CPU the attention itself is an own operation where that suits.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.rotary_embedding import RotaryEmbedding
 
 from mllama.config import MllamaTextConfig
+from mllama.kernels.attention import PAGE_SIZE, attend_causally, suits
 from mllama.kernels.block_products import three_products
 from mllama.max_api import PagedCacheValues
 from mllama.network.cross_attention import text_norm
@@ -23,6 +27,98 @@ from mllama.network.projections import (
     projection,
 )
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
+
+
+def suits_cache(params: MHAKVCacheParams, dtype: DType, device: DeviceRef) -> bool:
+    """Whether the own operation can attend to a KV cache.
+
+    Args:
+        params: The cache.
+        dtype: Element type of the queries.
+        device: Where it is done.
+    """
+    return (
+        params.page_size == PAGE_SIZE
+        and not params.per_layer_buffers
+        and suits(params.head_dim, dtype, params.dtype, device)
+    )
+
+
+def attended(
+    layer: AttentionWithRope,
+    layer_idx: TensorValue,
+    qkv: TensorValue,
+    kv_collection: PagedCacheValues,
+    freqs_cis: TensorValue,
+    input_row_offsets: TensorValue,
+) -> TensorValue:
+    """Rotation, store and attention, as in MAX's layer.
+
+    Args:
+        layer: Says how.
+        layer_idx: uint32 index among the self-attention layers.
+        qkv: ``[rows, (heads + 2 * kv heads) * head dim]``.
+        kv_collection: Where keys and values are stored.
+        freqs_cis: The rotation table.
+        input_row_offsets: uint32 ``[requests + 1]``.
+
+    Returns:
+        ``[rows, heads * head dim]``.
+    """
+    params = layer.kv_params
+    query = rope_split_store_ragged(
+        params,
+        qkv,
+        input_row_offsets,
+        freqs_cis,
+        kv_collection,
+        layer_idx,
+        layer.n_heads,
+        interleaved=layer.rope.interleaved,
+    )
+    heads = ops.reshape(query, [qkv.shape[0], layer.n_heads, params.head_dim])
+    if suits_cache(params, query.dtype, query.device):
+        result = attend_causally(
+            heads,
+            kv_collection.kv_blocks,
+            layer_idx,
+            table=kv_collection.lookup_table,
+            row_offsets=input_row_offsets,
+            cache_lengths=kv_collection.cache_lengths,
+        )
+    else:
+        result = flash_attention_ragged(
+            params,
+            input=heads,
+            kv_collection=kv_collection,
+            layer_idx=layer_idx,
+            input_row_offsets=input_row_offsets,
+            mask_variant=layer.mask_variant,
+            scale=layer.scale,
+        )
+    return ops.reshape(result, query.shape)
+
+
+class FloatSelfAttention(AttentionWithRope):
+    """MAX's attention over floats."""
+
+    def __call__(
+        self,
+        layer_idx: TensorValue,
+        x: TensorValue,
+        kv_collection: PagedCacheValues,
+        freqs_cis: TensorValue,
+        input_row_offsets: TensorValue,
+    ) -> TensorValue:
+        """As MAX's, but for the attention itself."""
+        if not suits_cache(self.kv_params, x.dtype, x.device):
+            return super().__call__(
+                layer_idx, x, kv_collection, freqs_cis, input_row_offsets
+            )
+        qkv = self.qkv_proj(x)
+        return self.o_proj(
+            attended(self, layer_idx, qkv, kv_collection, freqs_cis, input_row_offsets)
+        )
 
 
 class QuantisedSelfAttention(GGUFQAttentionWithRope):
@@ -76,29 +172,12 @@ class QuantisedSelfAttention(GGUFQAttentionWithRope):
             return super().__call__(
                 layer_idx, x, kv_collection, freqs_cis, input_row_offsets
             )
-        query = rope_split_store_ragged(
-            self.kv_params,
-            three_products(
-                x, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
-            ),
-            input_row_offsets,
-            freqs_cis,
-            kv_collection,
-            layer_idx,
-            self.n_heads,
-            interleaved=self.rope.interleaved,
+        qkv = three_products(
+            x, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         )
-        heads = [x.shape[0], self.n_heads, self.kv_params.head_dim]
-        attended = flash_attention_ragged(
-            self.kv_params,
-            input=ops.reshape(query, heads),
-            kv_collection=kv_collection,
-            layer_idx=layer_idx,
-            input_row_offsets=input_row_offsets,
-            mask_variant=self.mask_variant,
-            scale=self.scale,
+        return self.o_proj(
+            attended(self, layer_idx, qkv, kv_collection, freqs_cis, input_row_offsets)
         )
-        return self.o_proj(ops.reshape(attended, query.shape))
 
 
 def rotary_embedding(config: MllamaTextConfig) -> RotaryEmbedding:
@@ -142,7 +221,7 @@ class MllamaSelfAttentionDecoderLayer(Sharded):
             )
         else:
             num_heads = config.num_attention_heads // num_shards
-            self.self_attn = AttentionWithRope(
+            self.self_attn = FloatSelfAttention(
                 rope=rope,
                 num_attention_heads=num_heads,
                 num_key_value_heads=config.num_key_value_heads // num_shards,

@@ -17,7 +17,7 @@ from mllama.images.settings import (
     parse_size,
     readable,
 )
-from mllama.network.image_pool import PAGE_SIZE
+from mllama.kernels.attention import PAGE_SIZE
 from mllama.serving.arch_config import MllamaArchConfig
 from mllama.weights.gguf_checkpoint import open_gguf, served_formats
 from mllama.weights.served_size import served_bytes

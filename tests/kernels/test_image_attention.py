@@ -15,9 +15,13 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.attention import OPERATIONS, attend_to_images, store_images
+from mllama.kernels.attention import (
+    OPERATIONS,
+    PAGE_SIZE,
+    attend_to_images,
+    store_images,
+)
 from mllama.kernels.choice import operations, uses_own
-from mllama.network.image_pool import PAGE_SIZE
 from mllama.weights.bfloat16 import to_bfloat16
 
 Array = np.ndarray

@@ -28,13 +28,17 @@ def attend[
         var table = segments.pages(group.segment)
         var first = rows.unsafe_offset(group.first_row)
         if task.kind == Kind.MANY:
+            var seen = group.num_keys
+            if segments.causal:
+                seen += task.first + 1 - group.num_rows
             attend_many[dtype, head_dim](
                 pages,
                 queries,
                 first.unsafe_offset(task.first),
                 task.end - task.first,
                 table,
-                group.num_keys,
+                seen,
+                segments.causal,
                 task.head,
             )
         elif task.kind == Kind.FEW:

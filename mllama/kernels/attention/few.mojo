@@ -85,7 +85,7 @@ def attend_few[
         for index in range(padded):
             var target = query.unsafe_offset((head * padded + index) * head_dim)
             if index < vectors:
-                queries.normed(
+                queries.prepared(
                     rows.unsafe_load(index // group),
                     head * group + index % group,
                     target,

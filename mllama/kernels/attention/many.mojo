@@ -27,10 +27,11 @@ def attend_many[
     rows: Pointer[Int, MutUntrackedOrigin],
     num_rows: Int,
     table: Pointer[UInt32, MutUntrackedOrigin],
-    num_keys: Int,
+    seen: Int,
+    causal: Bool,
     head: Int,
 ):
-    """The attention of rows to all keys of a head.
+    """The attention of rows to the keys of a head.
 
     Args:
         pages: Keys and values.
@@ -38,7 +39,8 @@ def attend_many[
         rows: Which of them.
         num_rows: How many.
         table: The pages that the rows read.
-        num_keys: How many keys they hold.
+        seen: How many keys the first row sees.
+        causal: Whether each further row sees one more, else they see the same.
         head: The kv head.
     """
     comptime value_panels = ceildiv(head_dim, _VALUE_PANEL)
@@ -46,6 +48,9 @@ def attend_many[
     var group = queries.heads // pages.kv_heads
     var vectors = num_rows * group
     var padded = ceildiv(vectors, STRIP) * STRIP
+    # A vector sees `seen + index // vectors_a_key` keys.
+    var vectors_a_key = group if causal else padded
+    var num_keys = seen + (vectors - 1) // vectors_a_key
     var query = _floats(padded * head_dim)
     var result = _floats(padded * width)
     var tops = _floats(padded)
@@ -56,7 +61,7 @@ def attend_many[
     for index in range(padded):
         var target = query.unsafe_offset(index * head_dim)
         if index < vectors:
-            queries.normed(
+            queries.prepared(
                 rows.unsafe_load(index // group),
                 head * group + index % group,
                 target,
@@ -72,7 +77,11 @@ def attend_many[
         _pack_keys[dtype, head_dim](pages, table, head, first, count, keys)
         _pack_values[dtype, head_dim](pages, table, head, first, count, values)
         for start in range(0, padded, STRIP):
-            for panel in range(ceildiv(count, PANEL)):
+            var last = min(start + STRIP, vectors) - 1
+            var used = min(count, seen + last // vectors_a_key - first)
+            if used <= 0:
+                continue
+            for panel in range(ceildiv(used, PANEL)):
                 strip[3, False, PANEL](
                     query.unsafe_offset(start * head_dim),
                     head_dim,
@@ -83,21 +92,28 @@ def attend_many[
                     _KEYS,
                 )
             for row in range(STRIP):
-                weigh(
-                    scores.unsafe_offset(row * _KEYS),
-                    count,
-                    tops.unsafe_offset(start + row),
-                    sums.unsafe_offset(start + row),
-                    result.unsafe_offset((start + row) * width),
-                    width,
+                var index = start + row
+                var weights = scores.unsafe_offset(row * _KEYS)
+                var own = max(
+                    0, min(used, seen + index // vectors_a_key - first)
                 )
+                if own > 0:
+                    weigh(
+                        weights,
+                        own,
+                        tops.unsafe_offset(index),
+                        sums.unsafe_offset(index),
+                        result.unsafe_offset(index * width),
+                        width,
+                    )
+                fill_row(weights.unsafe_offset(own), used - own, 0)
             for panel in range(value_panels):
                 strip[2, True, _VALUE_PANEL](
                     scores,
                     _KEYS,
                     STRIP,
                     values.unsafe_offset(panel * _VALUE_PANEL * _KEYS),
-                    count,
+                    used,
                     result.unsafe_offset(start * width + panel * _VALUE_PANEL),
                     width,
                 )

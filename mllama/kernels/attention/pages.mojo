@@ -1,4 +1,4 @@
-"""The image pool as the operations see it, and the queries that read it."""
+"""Paged keys and values as the operations see them, and the queries that read them."""
 
 from std.math import fma, sqrt
 
@@ -10,7 +10,10 @@ comptime PAGE = 128
 
 @fieldwise_init
 struct Pages[dtype: DType](Copyable, Movable):
-    """One layer of the pool `[pages, 2, layers, PAGE, kv heads, head dim]`."""
+    """One layer of an image pool or KV cache.
+
+    Both are `[pages, 2, layers, PAGE, kv heads, head dim]`.
+    """
 
     var start: Pointer[Scalar[Self.dtype], MutUntrackedOrigin]
     var layers: Int
@@ -39,18 +42,26 @@ struct Pages[dtype: DType](Copyable, Movable):
 
 
 @fieldwise_init
+struct Norm(Copyable, Movable):
+    """RMSNorm of a head's vector."""
+
+    var weight: Floats
+    """`[head dim]`."""
+    var epsilon: Float32
+
+
+@fieldwise_init
 struct Queries(Copyable, Movable):
-    """Query rows before their norm, and where the attended rows go."""
+    """Query rows, and where the attended rows go."""
 
     var start: Floats
     """`[rows, heads, head dim]`."""
     var result: Floats
     """Of the same shape."""
-    var norm_weight: Floats
-    """`[head dim]`."""
-    var epsilon: Float32
+    var norm: Optional[Norm]
+    """What is done to them first."""
     var scale: Float32
-    """Multiplies the normed queries."""
+    """Multiplies them then."""
     var heads: Int
     var head_dim: Int
 
@@ -59,19 +70,24 @@ struct Queries(Copyable, Movable):
         """Where a head's vector begins, in the queries and in the result."""
         return (row * self.heads + head) * self.head_dim
 
-    def normed(self, row: Int, head: Int, target: Floats):
-        """Writes a head's vector, normed (RMSNorm) and scaled."""
+    def prepared(self, row: Int, head: Int, target: Floats):
+        """Writes a head's vector, normed and scaled."""
         var source = self.start.unsafe_offset(self.place(row, head))
+        if not self.norm:
+            for i in range(0, self.head_dim, 8):
+                target.unsafe_store(i, source.unsafe_load[width=8](i) * self.scale)
+            return
+        ref norm = self.norm.value()
         var squares = Lanes(0)
         for i in range(0, self.head_dim, 8):
             var some = source.unsafe_load[width=8](i)
             squares = fma(some, some, squares)
         var mean = squares.reduce_add() / Float32(self.head_dim)
-        var factor = self.scale / sqrt(mean + self.epsilon)
+        var factor = self.scale / sqrt(mean + norm.epsilon)
         for i in range(0, self.head_dim, 8):
             target.unsafe_store(
                 i,
                 source.unsafe_load[width=8](i)
                 * factor
-                * self.norm_weight.unsafe_load[width=8, alignment=1](i),
+                * norm.weight.unsafe_load[width=8, alignment=1](i),
             )

@@ -27,11 +27,20 @@ struct Segments(Copyable, Movable):
     var table: Integers
     """`[count, columns]`, the pages of each segment."""
     var columns: Int
+    var causal: Bool
+    """Whether a segment's last row sees all its keys and each row before it one less;
+    else all see all."""
 
     def num_keys(self, index: Int) -> Int:
         """Keys that a segment reads."""
         return Int(self.key_offsets.unsafe_load(index + 1)) - Int(
             self.key_offsets.unsafe_load(index)
+        )
+
+    def num_rows(self, index: Int) -> Int:
+        """Query rows of a segment."""
+        return Int(self.row_offsets.unsafe_load(index + 1)) - Int(
+            self.row_offsets.unsafe_load(index)
         )
 
     def pages(self, index: Int) -> Integers:
@@ -52,12 +61,16 @@ struct Segments(Copyable, Movable):
             var used = ceildiv(self.num_keys(index), PAGE)
             if self.num_keys(index) < 0 or used > self.columns:
                 raise Error("a segment reads more keys than its pages hold")
+            if self.causal and self.num_keys(index) < self.num_rows(index):
+                raise Error("a segment has more rows than keys")
             for column in range(used):
                 if Int(self.pages(index).unsafe_load(column)) >= num_pages:
                     raise Error("a segment reads a page that the pool lacks")
 
     def read_the_same(self, a: Int, b: Int) -> Bool:
-        """Whether two segments read the same keys."""
+        """Whether all rows of two segments read the same keys."""
+        if self.causal and a != b:
+            return False
         if self.num_keys(a) != self.num_keys(b):
             return False
         for column in range(ceildiv(self.num_keys(a), PAGE)):
@@ -109,6 +122,13 @@ struct Group(Copyable, Movable):
     var num_partials: Int
 
 
+def _are_few(segments: Segments, group: Group, share: Int) -> Bool:
+    """Whether a group's keys are streamed, which takes rows that see the same."""
+    if segments.causal and group.num_rows > 1:
+        return False
+    return group.num_rows * share <= FEW_VECTORS
+
+
 struct Plan(Movable):
     """The groups of a batch, and their tasks."""
 
@@ -130,7 +150,7 @@ struct Plan(Movable):
         var workers = parallelism_level()
         var few_pages = 0
         for group in self.groups:
-            if group.num_rows * share <= FEW_VECTORS and group.num_keys > 1:
+            if _are_few(segments, group, share) and group.num_keys > 1:
                 few_pages += ceildiv(group.num_keys, PAGE)
         var pages_per_task = max(
             1, ceildiv(few_pages, workers * _TASKS_PER_CORE)
@@ -143,7 +163,7 @@ struct Plan(Movable):
             if keys <= 1:
                 var kind = Kind.NO_KEYS if keys == 0 else Kind.ONE_KEY
                 self._share(kind, index, rows, ceildiv(rows, 64), 1, 0)
-            elif rows * share <= FEW_VECTORS:
+            elif _are_few(segments, self.groups[index], share):
                 var size = partial_size(kv_heads, rows * share, head_dim)
                 var pages = ceildiv(keys, PAGE)
                 var count = ceildiv(pages, pages_per_task)

@@ -1,4 +1,4 @@
-"""Which products with blocks the text graph is made of, without compiling it."""
+"""Which operations the text graph is made of, without compiling it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig
 from mllama.kernels import choice
+from mllama.kernels.attention import PAGE_SIZE
 from mllama.max_compiler_api import ensure_default_mlir_context
-from mllama.network.image_pool import PAGE_SIZE
 from mllama.network.text_decoder import MllamaTextDecoder
 from mllama.weights.quantisation_plan import quantisation_plan
 from tests.reference.checkpoints import checkpoint
@@ -21,11 +21,17 @@ OWN = (
     "mllama_block_product",
     "mllama_three_block_products",
     "mllama_gated_block_product",
+    "mllama_causal_attention",
 )
+MAXS = ("vroom", "mo.mha.ragged.paged")
 
 
-def traced() -> str:
-    """The text graph of a small model in q4_k, with its subgraphs."""
+def traced(page_size: int = PAGE_SIZE) -> str:
+    """The text graph of a small model in q4_k, with its subgraphs.
+
+    Args:
+        page_size: Rows of a page of its KV cache.
+    """
     config = MllamaConfig.from_path(checkpoint())
     text = config.text_config
     encodings = {
@@ -34,21 +40,21 @@ def traced() -> str:
         if kind.name in QuantizationEncoding.__members__
     }
 
-    def cache(layers: int) -> MHAKVCacheParams:
+    def cache(layers: int, page_size: int) -> MHAKVCacheParams:
         return MHAKVCacheParams(
             dtype=DType.float32,
             n_kv_heads=text.num_key_value_heads,
             head_dim=text.head_dim,
             num_layers=layers,
-            page_size=PAGE_SIZE,
+            page_size=page_size,
             devices=[DeviceRef.CPU()],
         )
 
     crossing = len(text.cross_attention_layers)
     decoder = MllamaTextDecoder(
         config,
-        cache(text.num_hidden_layers - crossing),
-        cache(crossing),
+        cache(text.num_hidden_layers - crossing, page_size),
+        cache(crossing, PAGE_SIZE),
         DType.float32,
         DeviceRef.CPU(),
         return_logits=ReturnLogits.LAST_TOKEN,
@@ -61,17 +67,26 @@ def traced() -> str:
         return str(graph._module)
 
 
-def test_own_products_are_used_where_they_can_be(
+def test_own_operations_are_used_where_they_can_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(choice, "cpu_features", lambda: choice._NEEDED)
     graph = traced()
     assert all(name in graph for name in OWN)
-    assert "vroom" not in graph
+    assert not any(name in graph for name in MAXS)
 
 
-def test_products_are_max_s_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pages_of_the_kv_cache_are_left_to_max(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "cpu_features", lambda: choice._NEEDED)
+    graph = traced(page_size=256)
+    assert "mllama_causal_attention" not in graph
+    assert "mo.mha.ragged.paged" in graph
+
+
+def test_operations_are_max_s_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(choice.VARIABLE, choice.MAX)
     graph = traced()
     assert not any(name in graph for name in OWN)
-    assert "vroom" in graph
+    assert all(name in graph for name in MAXS)
