@@ -183,8 +183,9 @@ def find_model_files(
     fetched = fetch_model(
         model, weight_path, hub, check=check, check_files=check_files, quiet=quiet
     )
-    directory = Path(fetched.model)
-    weights = tuple(named_gguf(Path(path)) for path in fetched.weight_path)
+    # MAX looks for relative paths of weights in the model's directory.
+    directory = Path(fetched.model).absolute()
+    weights = tuple(named_gguf(Path(path).absolute()) for path in fetched.weight_path)
     if is_file(directory):
         weights = weights or (named_gguf(directory),)
         directory = unpack_small_files(directory)

@@ -48,6 +48,20 @@ def test_a_checkpoint_of_float32_stays_so_on_a_cpu() -> None:
     assert files.weights_bytes == open_checkpoint(MODEL_PATH).nbytes
 
 
+@pytest.mark.parametrize("name", ["model.gguf", "a/model.gguf", ".a/b/model.gguf"])
+def test_relative_paths_are_seen_from_here(
+    gguf: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MAX would look for them in the model's directory."""
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.symlink_to(gguf)
+    monkeypatch.chdir(tmp_path)
+    for files in (find(name), find(weight_path=[name])):
+        assert files.weight_path == (file,)
+        assert files.model.is_absolute()
+
+
 def test_a_checkpoint_of_bfloat16_is_q4_k_on_a_cpu_and_itself_on_a_gpu() -> None:
     model = str(checkpoint(dtype="bfloat16"))
     files = find(model)
