@@ -47,7 +47,8 @@ class Manifest:
         max_batch_size: Rows of a decode batch.
         max_ce_batch_size: Rows of a context-encoding batch.
         devices: ``cpu``, or API and architecture of each GPU, ``cuda:sm_90``.
-        kernels: ``own`` or ``max``, see :func:`~mllama.kernels.choice.chosen_kernels`.
+        kernels: ``avx512``, ``avx2`` or ``max``, see
+            :func:`~mllama.kernels.choice.chosen_kernels`.
         cpu: Features of the CPU, see :func:`cpu_features`.
         max: Version of MAX.
         mllama: Version of this package.

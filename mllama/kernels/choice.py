@@ -13,39 +13,53 @@ if TYPE_CHECKING:
     from max.graph import DeviceRef
 
 VARIABLE: Final = "MLLAMA_KERNELS"
-"""Environment variable: ``auto``, or ``max`` for MAX's operations alone."""
+"""Environment variable: ``auto``, ``avx2`` for own operations without AVX-512, or
+``max`` for MAX's operations alone."""
 
-OWN: Final = "own"
+AVX512: Final = "avx512"
+AVX2: Final = "avx2"
 MAX: Final = "max"
 
 _NEEDED: Final = ("x86_64", "avx2", "fma", "f16c")
 """What own operations are written for; other CPUs get MAX's."""
 
+_WIDE: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+"""What their wide form needs beside it."""
+
 _FOLDER = Path(__file__).parent
 
 
 def chosen_kernels() -> str:
-    """``OWN`` or ``MAX``, for graphs on this CPU.
+    """``AVX512`` or ``AVX2``, own operations of either width, or ``MAX``, for graphs on
+    this CPU.
 
     Raises:
         MllamaError: If the environment asks for something else.
     """
     asked = os.environ.get(VARIABLE) or "auto"
-    if asked not in ("auto", MAX):
-        raise MllamaError(f"{VARIABLE} must be auto or max, not {asked!r}")
-    has_all = set(_NEEDED) <= set(cpu_features())
-    return OWN if asked == "auto" and has_all else MAX
+    if asked not in ("auto", AVX2, MAX):
+        raise MllamaError(f"{VARIABLE} must be auto, avx2 or max, not {asked!r}")
+    features = set(cpu_features())
+    if asked == MAX or not features.issuperset(_NEEDED):
+        return MAX
+    return AVX512 if asked == "auto" and features.issuperset(_WIDE) else AVX2
 
 
 def uses_own(device: DeviceRef) -> bool:
     """Whether graphs on a device are made of own operations."""
-    return device.is_cpu() and chosen_kernels() == OWN
+    return device.is_cpu() and chosen_kernels() != MAX
+
+
+def vector_width() -> int:
+    """float32 values of a vector of the own operations that were chosen."""
+    return 16 if chosen_kernels() == AVX512 else 8
 
 
 def described_kernels() -> str:
     """A line about the choice for the log."""
-    if chosen_kernels() == OWN:
-        return "own kernels (AVX2)"
+    chosen = chosen_kernels()
+    if chosen != MAX:
+        return f"own kernels ({'AVX-512' if chosen == AVX512 else 'AVX2'})"
     lacking = [name for name in _NEEDED if name not in cpu_features()]
     if lacking:
         return f"MAX's kernels, as this CPU lacks {', '.join(lacking)}"

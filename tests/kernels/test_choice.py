@@ -9,18 +9,25 @@ from mllama.errors import MllamaError
 from mllama.kernels import choice
 
 AVX2 = ("x86_64", "avx", "avx2", "f16c", "fma")
+WIDE = (*AVX2, "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512_vnni")
 ARM = ("aarch64", "asimd", "bf16")
 
 
 @pytest.mark.parametrize(
     ("features", "asked", "kernels"),
     [
-        (AVX2, None, "own"),
-        (AVX2, "auto", "own"),
-        (AVX2, "", "own"),
+        (AVX2, None, "avx2"),
+        (AVX2, "auto", "avx2"),
+        (AVX2, "", "avx2"),
         (AVX2, "max", "max"),
         (AVX2[:2], None, "max"),
+        (WIDE, None, "avx512"),
+        (WIDE, "avx2", "avx2"),
+        (WIDE, "max", "max"),
+        (WIDE[:-1], None, "avx2"),
+        (WIDE[5:], None, "max"),
         (ARM, "auto", "max"),
+        (ARM, "avx2", "max"),
     ],
 )
 def test_the_choice(
@@ -35,14 +42,16 @@ def test_the_choice(
     else:
         monkeypatch.setenv(choice.VARIABLE, asked)
     assert choice.chosen_kernels() == kernels
-    assert choice.uses_own(DeviceRef.CPU()) == (kernels == "own")
+    assert choice.uses_own(DeviceRef.CPU()) == (kernels != "max")
+    assert choice.vector_width() == (16 if kernels == "avx512" else 8)
     assert not choice.uses_own(DeviceRef.GPU(0))
     described = choice.described_kernels()
-    assert described.startswith("own" if kernels == "own" else "MAX's")
+    beginnings = {"avx512": "own kernels (AVX-512)", "avx2": "own kernels (AVX2)"}
+    assert described.startswith(beginnings.get(kernels, "MAX's"))
     assert ("lacks" in described) == ("avx2" not in features)
 
 
 def test_a_wrong_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(choice.VARIABLE, "fast")
-    with pytest.raises(MllamaError, match="MLLAMA_KERNELS must be auto or max"):
+    with pytest.raises(MllamaError, match="MLLAMA_KERNELS must be auto, avx2 or max"):
         choice.chosen_kernels()
