@@ -36,6 +36,7 @@ from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
 from benchmarks.compare.workloads import (
     IMAGE_TOKENS,
+    OUR_TOKENS,
     WORKLOADS,
     mistralrs_decode,
     play,
@@ -134,6 +135,7 @@ def described_model(files: ModelFiles, results: Results) -> dict[str, float]:
         "kv_heads": text["num_key_value_heads"],
         "head_dim": text["hidden_size"] // text["num_attention_heads"],
         "prompt_tokens": IMAGE_TOKENS,
+        "decode_steps": OUR_TOKENS - 1,
         "pool_item_bytes": results.engines.get(OURS, {}).get("pool_item_bytes", 4),
     }
 

@@ -57,11 +57,10 @@ def figures(results: Results) -> dict[str, float]:
         found["prompt_parameters_over_llama_cpp"] = (
             model["layer_parameters"] / prompt
         ) / (model["llama_cpp_layer_parameters"] / theirs)
-    four, one = median("step_4_tiles", OURS), median("step_1_tile", OURS)
-    if model and bandwidth and four and one and four > one:
-        more = image_bytes(model, 4) - image_bytes(model, 1)
+    attending = _attending_to_images(results)
+    if model and bandwidth and attending:
         found["cross_attention_share_of_bandwidth"] = (
-            more / bandwidth / 1e9 / (four - one)
+            image_bytes(model, 4) * model["decode_steps"] / bandwidth / 1e9 / attending
         )
     found["streams_8_over_1"] = ratio(
         median("streams_8", OURS), median("streams_1", OURS)
@@ -71,6 +70,15 @@ def figures(results: Results) -> dict[str, float]:
     )
     found["around_the_model"] = median("around_the_model", DEMO)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _attending_to_images(results: Results) -> float:
+    """Seconds of the operations that attend to a picture of 4 tiles, of all steps."""
+    return sum(
+        seconds
+        for name, seconds in results.operations.get("decode", {}).items()
+        if any(word in name for word in ("image_attention", "cross_attention"))
+    )
 
 
 def image_bytes(model: dict[str, float], tiles: int) -> int:
