@@ -1,0 +1,157 @@
+"""Rows times tiles of columns, rows shared out among the cores."""
+
+from max.algorithm import sync_parallelize
+from std.math import ceildiv
+from std.memory.alloc import unsafe_alloc
+
+from .activations import quantise
+from .lanes import COLUMNS, QUAD, Bytes, Floats, add_products, four_bytes
+
+comptime _ROWS = 96
+"""Rows of a task: their bytes fit the second cache."""
+
+
+@fieldwise_init
+struct Matrix(Copyable, ImplicitlyCopyable, Movable):
+    """A matrix of bytes and what its products are multiplied with and added to."""
+
+    var bytes: Bytes
+    """Tiles of sixteen columns, `[columns / 16, width / 4, 16, 4]`."""
+    var scales: Floats
+    """`[columns]`."""
+    var bias: Floats
+    """`[columns]`, if there is one."""
+    var width: Int
+    """A multiple of 16."""
+    var columns: Int
+    """A multiple of 16."""
+
+
+@fieldwise_init
+struct _Rows(Copyable, ImplicitlyCopyable, Movable):
+    """Some rows as bytes."""
+
+    var bytes: Bytes
+    """`[rows, width]`."""
+    var scales: Floats
+    """`[rows]`."""
+    var result: Floats
+    """The first row's."""
+
+    def after(self, rows: Int, matrix: Matrix) -> Self:
+        """Those that come so many rows later."""
+        return Self(
+            self.bytes.unsafe_offset(rows * matrix.width),
+            self.scales.unsafe_offset(rows),
+            self.result.unsafe_offset(rows * matrix.columns),
+        )
+
+
+def multiply[
+    lanes: Int, has_bias: Bool
+](x: Floats, rows: Int, matrix: Matrix, result: Floats):
+    """All products.
+
+    Args:
+        x: `[rows, width]`.
+        rows: How many there are.
+        matrix: Their other factor.
+        result: `[rows, columns]`.
+    """
+    # Rows that a tile of accumulators takes.
+    comptime tall = 12 if lanes == 16 else 4
+
+    def some(task: Int) {imm}:
+        var first = task * _ROWS
+        var count = min(_ROWS, rows - first)
+        var start = _Rows(
+            rebind[Bytes](unsafe_alloc[Int8](_ROWS * matrix.width, alignment=64)),
+            rebind[Floats](unsafe_alloc[Float32](_ROWS, alignment=64)),
+            result.unsafe_offset(first * matrix.columns),
+        )
+        for row in range(count):
+            start.scales.unsafe_store(
+                row,
+                quantise[lanes](
+                    x.unsafe_offset((first + row) * matrix.width),
+                    matrix.width,
+                    start.bytes.unsafe_offset(row * matrix.width),
+                ),
+            )
+        # Two tiles of columns stay in the first caches while all rows pass.
+        var column = 0
+        while column < matrix.columns:
+            if lanes == 16 and column + 2 * COLUMNS <= matrix.columns:
+                _multiply_rows[lanes, tall, 2, has_bias](start, count, matrix, column)
+                column += 2 * COLUMNS
+            else:
+                _multiply_rows[lanes, tall, 1, has_bias](start, count, matrix, column)
+                column += COLUMNS
+        start.bytes.unsafe_free()
+        start.scales.unsafe_free()
+
+    sync_parallelize(some, ceildiv(rows, _ROWS))
+
+
+@always_inline
+def _multiply_rows[
+    lanes: Int, tall: Int, tiles: Int, has_bias: Bool
+](start: _Rows, count: Int, matrix: Matrix, column: Int):
+    """Products of rows with so many tiles of columns."""
+    var row = 0
+    while row + tall <= count:
+        _multiply_tile[lanes, tall, tiles, has_bias](
+            start.after(row, matrix), matrix, column
+        )
+        row += tall
+    while row < count:
+        _multiply_tile[lanes, 1, tiles, has_bias](
+            start.after(row, matrix), matrix, column
+        )
+        row += 1
+
+
+@no_inline
+def _multiply_tile[
+    lanes: Int, rows: Int, tiles: Int, has_bias: Bool
+](some: _Rows, matrix: Matrix, column: Int):
+    """Products of a few rows with so many tiles of columns, sums in registers."""
+    comptime vectors = tiles * COLUMNS // lanes
+    comptime Sums = SIMD[DType.int32, lanes]
+    var bytes = matrix.bytes.unsafe_offset(column * matrix.width)
+    var sums = Array[Sums, rows * vectors](fill=Sums(0))
+    # What each sum is too large by, see `add_products`.
+    var excess = Array[Sums, vectors](fill=Sums(0))
+    for quad in range(matrix.width // 4):
+        var four = Array[SIMD[DType.int8, 4 * lanes], vectors](uninitialized=True)
+        comptime for vector in range(vectors):
+            comptime tile = vector * lanes // COLUMNS
+            comptime place = vector * lanes % COLUMNS * 4
+            four[vector] = bytes.unsafe_load[width = 4 * lanes](
+                tile * COLUMNS * matrix.width + quad * QUAD + place
+            )
+            comptime if lanes == 16:
+                excess[vector] = add_products[lanes](
+                    excess[vector], Int32(0x01010101), four[vector]
+                )
+        comptime for row in range(rows):
+            var values = four_bytes(
+                some.bytes.unsafe_offset(row * matrix.width + quad * 4)
+            )
+            comptime for vector in range(vectors):
+                sums[row * vectors + vector] = add_products[lanes](
+                    sums[row * vectors + vector], values, four[vector]
+                )
+    comptime for vector in range(vectors):
+        var place = column + vector * lanes
+        var scales = matrix.scales.unsafe_load[width=lanes, alignment=4](place)
+        comptime for row in range(rows):
+            var sum = sums[row * vectors + vector] - (excess[vector] << 7)
+            var value = sum.cast[DType.float32]() * (
+                scales * some.scales.unsafe_load(row)
+            )
+            comptime if has_bias:
+                value += matrix.bias.unsafe_load[width=lanes, alignment=4](place)
+            some.result.unsafe_store[alignment=4](
+                row * matrix.columns + place, value
+            )
