@@ -50,6 +50,8 @@ class LLM:
         quantization_encoding: Element type or block format of the weights; None takes
             bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
             bfloat16, float32 for one of float32.
+        vision_encoding: ``int8`` has the vision encoder multiply in bytes; None leaves
+            it in floats.
         weight_path: Files to read the weights from instead of the checkpoint's own:
             paths, names of files in the model's repository, or ``owner/name/FILE``.
         lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
@@ -81,6 +83,7 @@ class LLM:
         devices: str | None = None,
         num_threads: int | None = None,
         quantization_encoding: str | None = None,
+        vision_encoding: str | None = None,
         weight_path: str | Path | Sequence[str | Path] = (),
         lora_path: str | Path | None = None,
         image_cache_size: str | int | None = None,
@@ -100,6 +103,7 @@ class LLM:
             weight_path=weight_path,
             lora_path=lora_path,
             quantization_encoding=quantization_encoding,
+            vision_encoding=vision_encoding,
             devices=devices,
             num_threads=num_threads,
             max_batch_size=max_batch_size,

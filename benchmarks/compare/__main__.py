@@ -25,7 +25,7 @@ from benchmarks.compare.byte_counts import read_per_token, tensors_of
 from benchmarks.compare.ceilings import CompilerFailure, ceilings, compiled, machine
 from benchmarks.compare.documents import write_document, write_run
 from benchmarks.compare.environments import FOLDER
-from benchmarks.compare.figures import OURS
+from benchmarks.compare.figures import EIGHT_BIT, OURS
 from benchmarks.compare.growth import measure_growth
 from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
 from benchmarks.compare.process import EngineFailure
@@ -168,10 +168,10 @@ def _options() -> argparse.Namespace:
         "--also",
         type=_variant,
         action=_Collect,
-        default={},
+        default={EIGHT_BIT: {"VISION_ENCODING": "int8"}},
         metavar="NAME:VARIABLE=VALUE",
-        help="this project again with an environment variable, in a column of its own; "
-        "the name 8bit is that of the 8-bit vision path's target",
+        help="this project again with an environment variable, in a column of its own, "
+        "as it is with its vision side in bytes",
     )
     parser.add_argument("--write-docs", type=Path, metavar="RUN", help="a run's folder")
     return parser.parse_args()

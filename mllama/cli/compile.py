@@ -77,6 +77,8 @@ def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> N
         raise MllamaError(
             f"--target compiles in bfloat16, not {options['quantization_encoding']}"
         )
+    if options["vision_encoding"] is not None:
+        raise MllamaError("--vision-encoding is for CPUs; leave it out with --target")
     config = fetch_config(
         options["model_path"],
         HubOptions(

@@ -267,6 +267,7 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, An
         options["model_path"],
         weight_path=options["weight_path"],
         encoding=options["quantization_encoding"],
+        vision_encoding=options.pop("vision_encoding"),
         lora_path=options.pop("lora_path"),
         device_type=options["device_specs"][0].device_type,
         max_length=options["max_length"],

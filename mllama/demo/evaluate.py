@@ -127,6 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--model-path", type=Path, default=None)
     parser.add_argument("--quantization-encoding")
+    parser.add_argument("--vision-encoding")
     parser.add_argument("--max-batch-size", type=int, default=8)
     options = parser.parse_args(arguments)
     if options.count < 1:
@@ -136,6 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.count,
         model_path=options.model_path,
         quantization_encoding=options.quantization_encoding,
+        vision_encoding=options.vision_encoding,
         max_batch_size=options.max_batch_size,
     )
     if options.format == "text":

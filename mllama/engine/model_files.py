@@ -21,7 +21,12 @@ from mllama.hub.options import HubOptions
 from mllama.images.settings import readable
 from mllama.weights.adapter import Adapter, adapter_settings, check_values, open_adapter
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
-from mllama.weights.encodings import Encoding, check_runnable, choose_encoding
+from mllama.weights.encodings import (
+    Encoding,
+    check_runnable,
+    choose_encoding,
+    with_vision,
+)
 from mllama.weights.gguf_checkpoint import (
     check_tensors,
     main_format,
@@ -32,7 +37,11 @@ from mllama.weights.gguf_links import is_file, named_gguf
 from mllama.weights.gguf_small_files import unpack_small_files
 from mllama.weights.ollama_store import PREFIX, find_blob
 from mllama.weights.own_code import check_own_code
-from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
+from mllama.weights.quantisation_plan import (
+    BLOCK_ENCODINGS,
+    quantisation_plan,
+    vision_formats,
+)
 from mllama.weights.served_size import served_bytes
 
 if TYPE_CHECKING:
@@ -67,7 +76,10 @@ class ModelFiles:
     @cached_property
     def weights_bytes(self) -> int:
         """Memory that the weights take as they are served."""
-        return served_bytes(self.config, self.formats, self.encoding.item_bytes)
+        formats = dict(self.formats)
+        if self.encoding.vision_in_bytes:
+            formats |= vision_formats(self.config)
+        return served_bytes(self.config, formats, self.encoding.item_bytes)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -81,9 +93,10 @@ class ModelFiles:
     def described(self) -> str:
         """A line about the choice and its memory."""
         reason = f" ({self.encoding.reason})" if self.encoding.reason else ""
+        vision = ", vision in int8" if self.encoding.vision_in_bytes else ""
         return (
-            f"weights in {self.encoding.name}{reason}: {readable(self.weights_bytes)} "
-            f"of memory"
+            f"weights in {self.encoding.name}{reason}{vision}: "
+            f"{readable(self.weights_bytes)} of memory"
         )
 
     def compiled_for(
@@ -113,7 +126,7 @@ class ModelFiles:
         limit = self.config.text_config.max_position_embeddings
         manifest = Manifest.of_this_machine(
             self.config,
-            encoding=self.encoding.name,
+            encoding=self.encoding.whole_name,
             formats={name: kind.name for name, kind in self.formats.items()},
             max_length=max_length or limit,
             max_batch_size=max_batch_size,
@@ -142,6 +155,7 @@ def find_model_files(
     *,
     weight_path: Sequence[Any] = (),
     encoding: str | None = None,
+    vision_encoding: str | None = None,
     lora_path: str | Path | None = None,
     device_type: str,
     max_length: int | None = None,
@@ -158,6 +172,7 @@ def find_model_files(
             Ollama's store, or a repository of the hub.
         weight_path: Files to read the weights from instead, or such of the hub.
         encoding: The encoding asked for.
+        vision_encoding: That of the vision side, if it isn't floats.
         lora_path: A LoRA adapter in PEFT's files to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: The context asked for.
@@ -204,6 +219,9 @@ def find_model_files(
     else:
         checkpoint = open_checkpoint(directory, weights)
         found = _float_files(checkpoint, adapter, encoding, device_type)
+    found = replace(
+        found, encoding=with_vision(found.encoding, vision_encoding, config)
+    )
     _check_memory(found)
     return found
 

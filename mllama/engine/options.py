@@ -44,6 +44,8 @@ class EngineOptions:
         quantization_encoding: Element type or block format of the weights; None takes
             bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
             bfloat16, float32 for one of float32.
+        vision_encoding: ``int8`` has the vision encoder multiply in bytes; None leaves
+            it in floats.
         devices: "cpu", "gpu" or "gpu:N", see :func:`find_devices`; None takes the
             first GPU, or the CPU.
         max_batch_size: Requests worked on together; None chooses by device.
@@ -66,6 +68,7 @@ class EngineOptions:
     weight_path: Sequence[str | Path] = ()
     lora_path: str | Path | None = None
     quantization_encoding: str | None = None
+    vision_encoding: str | None = None
     devices: str | None = None
     max_batch_size: int | None = None
     max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE
@@ -111,6 +114,7 @@ class EngineOptions:
             self.model,
             weight_path=self.weight_path,
             encoding=self.quantization_encoding,
+            vision_encoding=self.vision_encoding,
             lora_path=self.lora_path,
             device_type=devices[0].device_type,
             max_length=self.max_length,

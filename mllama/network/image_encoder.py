@@ -18,7 +18,7 @@ from max.nn.layer import LayerList
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
-from mllama.kernels import attention, block_products
+from mllama.kernels import attention, block_products, byte_products
 from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
@@ -36,7 +36,11 @@ class MllamaImageEncoder(GraphRoot):
     projector, a few percent of the work, runs on the first.
     """
 
-    operations = (attention.OPERATIONS, block_products.OPERATIONS)
+    operations = (
+        attention.OPERATIONS,
+        block_products.OPERATIONS,
+        byte_products.OPERATIONS,
+    )
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class MllamaImageEncoder(GraphRoot):
         num_shards: int = 1,
         *,
         encodings: Encodings,
+        vision_in_bytes: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -54,7 +59,7 @@ class MllamaImageEncoder(GraphRoot):
         self.device = device
         self.dtype = dtype
         self.vision_model = MllamaVisionModel(
-            config.vision_config, dtype, device, num_shards
+            config.vision_config, dtype, device, num_shards, in_bytes=vision_in_bytes
         )
         self.multi_modal_projector = Linear(
             config.vision_config.vision_output_dim,

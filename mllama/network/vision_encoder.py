@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, TensorValue, Weight, ops
 from max.nn.layer import Module
-from max.nn.linear import Linear
 from max.nn.norm import LayerNorm
 
 from mllama.config import MllamaVisionConfig
 from mllama.network.tensor_parallel import Sharded, all_reduce, feed_forward_sum
 from mllama.network.vision_attention import padded_attention
+from mllama.network.vision_linear import vision_linear
 
 
 class MllamaVisionAttention(Module):
@@ -31,14 +31,17 @@ class MllamaVisionAttention(Module):
         dtype: DType,
         device: DeviceRef,
         num_shards: int,
+        *,
+        in_bytes: bool,
     ) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.attention_heads
         width, inner = config.hidden_size, config.hidden_size // num_shards
-        self.q_proj = Linear(width, inner, dtype, device)
-        self.k_proj = Linear(width, inner, dtype, device)
-        self.v_proj = Linear(width, inner, dtype, device)
-        self.o_proj = Linear(inner, width, dtype, device)
+        self.q_proj, self.k_proj, self.v_proj = (
+            vision_linear(width, inner, dtype, device, in_bytes=in_bytes)
+            for _ in range(3)
+        )
+        self.o_proj = vision_linear(inner, width, dtype, device, in_bytes=in_bytes)
 
     def __call__(
         self,
@@ -73,11 +76,15 @@ class MllamaVisionMLP(Module):
         dtype: DType,
         device: DeviceRef,
         num_shards: int,
+        *,
+        in_bytes: bool,
     ) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size // num_shards
-        self.fc1 = Linear(width, inner, dtype, device, has_bias=True)
-        self.fc2 = Linear(inner, width, dtype, device, has_bias=True)
+        self.fc1, self.fc2 = (
+            vision_linear(*widths, dtype, device, in_bytes=in_bytes, has_bias=True)
+            for widths in ((width, inner), (inner, width))
+        )
 
     def __call__(self, hidden_state: TensorValue) -> TensorValue:
         """``[..., hidden]`` to the device's share of the same shape."""
@@ -95,11 +102,14 @@ class MllamaVisionEncoderLayer(Sharded):
         num_shards: int,
         *,
         is_gated: bool,
+        in_bytes: bool,
     ) -> None:
         super().__init__()
         self.is_gated = is_gated
-        self.self_attn = MllamaVisionAttention(config, dtype, device, num_shards)
-        self.mlp = MllamaVisionMLP(config, dtype, device, num_shards)
+        self.self_attn = MllamaVisionAttention(
+            config, dtype, device, num_shards, in_bytes=in_bytes
+        )
+        self.mlp = MllamaVisionMLP(config, dtype, device, num_shards, in_bytes=in_bytes)
         self.input_layernorm = LayerNorm(
             config.hidden_size, [device], dtype, config.norm_eps
         )

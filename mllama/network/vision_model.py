@@ -38,12 +38,18 @@ class MllamaVisionEncoder(Sharded):
         num_shards: int,
         *,
         is_gated: bool,
+        in_bytes: bool,
     ) -> None:
         super().__init__()
         self.layers = LayerList(
             [
                 MllamaVisionEncoderLayer(
-                    config, dtype, device, num_shards, is_gated=is_gated
+                    config,
+                    dtype,
+                    device,
+                    num_shards,
+                    is_gated=is_gated,
+                    in_bytes=in_bytes,
                 )
                 for _ in range(num_layers)
             ]
@@ -96,6 +102,8 @@ class MllamaVisionModel(Sharded):
         dtype: DType,
         device: DeviceRef,
         num_shards: int,
+        *,
+        in_bytes: bool,
     ) -> None:
         super().__init__()
         self.config = config
@@ -114,11 +122,20 @@ class MllamaVisionModel(Sharded):
         )
         self.layernorm_pre = LayerNorm(config.hidden_size, [device], dtype)
         self.layernorm_post = LayerNorm(config.hidden_size, [device], dtype)
-        self.transformer = MllamaVisionEncoder(
-            config, config.num_hidden_layers, dtype, device, num_shards, is_gated=False
-        )
-        self.global_transformer = MllamaVisionEncoder(
-            config, config.num_global_layers, dtype, device, num_shards, is_gated=True
+        self.transformer, self.global_transformer = (
+            MllamaVisionEncoder(
+                config,
+                layers,
+                dtype,
+                device,
+                num_shards,
+                is_gated=is_gated,
+                in_bytes=in_bytes,
+            )
+            for layers, is_gated in (
+                (config.num_hidden_layers, False),
+                (config.num_global_layers, True),
+            )
         )
 
     def embed(

@@ -25,7 +25,7 @@ from mllama.max_api import (
     supported_encoding_dtype,
 )
 from mllama.network.image_pool import pool_dtype, pool_params
-from mllama.weights.encodings import BFLOAT16_ON_CPU
+from mllama.weights.encodings import BFLOAT16_ON_CPU, VISION_IN_BYTES
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 
@@ -41,6 +41,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         kv_params: The paged KV cache, one layer per self-attention layer.
         pool: The image pool, one layer per cross-attention layer.
         return_logits: Which rows' logits the text graph returns.
+        vision_in_bytes: Whether the matrices of the vision encoder are bytes.
     """
 
     DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"
@@ -57,6 +58,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     kv_params: KVCacheParamInterface
     pool: MHAKVCacheParams
     return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN
+    vision_in_bytes: bool = False
 
     @classmethod
     def initialize(
@@ -110,6 +112,9 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                 model,
                 pool_dtype(model, dtype, devices[0], is_blocks=is_blocks),
                 devices,
+            ),
+            vision_in_bytes=bool(
+                model_config.vision_config_overrides.get(VISION_IN_BYTES)
             ),
         )
 

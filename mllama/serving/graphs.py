@@ -66,6 +66,7 @@ def networks(
             device,
             num_shards,
             encodings=encodings,
+            vision_in_bytes=config.vision_in_bytes,
         )
 
     def text_decoder(device: DeviceRef, num_shards: int) -> MllamaTextDecoder:
@@ -133,7 +134,7 @@ def graph_specs(
             IMAGE_ENCODER,
             image_encoder.input_types(),
             weights=image_encoder.state_dict(),
-            description=description,
+            description=f"{description}, in bytes: {config.vision_in_bytes}",
         ),
     }
     compiler.compile_apart(specs[GraphRole.VISION], config, encodings)

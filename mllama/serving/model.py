@@ -40,7 +40,11 @@ from mllama.serving.graphs import graph_specs, log_probabilities, rotary_buffers
 from mllama.serving.image_cache import described, pool_pages
 from mllama.serving.image_encoding import PendingImage
 from mllama.serving.image_store import ImageStore, ReadSegment
-from mllama.serving.model_weights import merged_state_dict, served_state_dict
+from mllama.serving.model_weights import (
+    merged_state_dict,
+    served_state_dict,
+    with_vision_in_bytes,
+)
 from mllama.serving.progress import stage
 from mllama.serving.request_images import RequestImages
 from mllama.weights.adapter import LORA_PATH
@@ -126,6 +130,9 @@ class MllamaModel(
             self._state_dict = merged_state_dict(
                 self._state_dict, Path(adapter), config.model, config.dtype
             )
+        if config.vision_in_bytes:
+            stage("rounding the vision encoder")
+            self._state_dict = with_vision_in_bytes(self._state_dict, config.model)
         config.return_logits = self.return_logits
         return config
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from max.pipelines.lib import MAXModelConfig
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
+from mllama.kernels.byte_products import as_bytes
 from mllama.network.projections import Encodings
 from mllama.weights.adapter import open_adapter
 from mllama.weights.gguf_checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.names import canonical_name, expected_tensors
+from mllama.weights.quantisation_plan import vision_formats
 
 logger = logging.getLogger("mllama")
 
@@ -160,6 +164,34 @@ def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> Wei
     return WeightData(buffer, name, dtype, Shape(values.shape))
 
 
+def with_vision_in_bytes(
+    state_dict: Mapping[str, WeightData], config: MllamaConfig
+) -> dict[str, WeightData]:
+    """Tensors with the vision encoder's matrices as bytes, their scales beside them.
+
+    Args:
+        state_dict: Canonical tensors.
+        config: The model's.
+    """
+    result = dict(state_dict)
+    # Those that are missing are named with all else that is.
+    names = [name for name in vision_formats(config) if name in state_dict]
+
+    def rounded(name: str) -> list[WeightData]:
+        floats = state_dict[name].astype(DType.float32).to_buffer().to_numpy()
+        levels, scales = as_bytes(floats)
+        scale = f"{name.removesuffix('weight')}scale"
+        return [
+            WeightData(levels, name, DType.int8, Shape(levels.shape)),
+            WeightData(scales, scale, DType.float32, Shape(scales.shape)),
+        ]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for pair in pool.map(rounded, names):
+            result.update((data.name, data) for data in pair)
+    return result
+
+
 def _taken(
     state_dict: Mapping[str, WeightData], sources: Mapping[str, str], dtype: DType
 ) -> dict[str, WeightData]:
@@ -183,6 +215,7 @@ def _taken(
     return {
         name: data
         if (data := state_dict[source]).quantization_encoding is not None
+        or data.dtype is DType.int8
         else data.astype(dtype)
         for name, source in sources.items()
     }

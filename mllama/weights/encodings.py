@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
+from mllama.kernels.choice import MAX, chosen_kernels
 from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
 
 RUNNABLE: Final = {
@@ -22,6 +23,14 @@ BFLOAT16_ON_CPU: Final = "bfloat16_on_cpu"
 but its options allow it on GPUs alone: it is told float32, and the model this."""
 
 
+VISION_IN_BYTES: Final = "vision_in_bytes"
+"""Another key of theirs: whether the vision encoder's matrices are bytes."""
+
+_BYTES: Final = "int8"
+_TILE = 16
+"""What the widths of matrices of bytes must be multiples of."""
+
+
 @dataclass(frozen=True)
 class Encoding:
     """A choice.
@@ -30,11 +39,18 @@ class Encoding:
         name: ``float32``, ``bfloat16`` or one of ``BLOCK_ENCODINGS``.
         device_type: ``cpu`` or ``gpu``.
         reason: Why it is not the user's, or None if it is.
+        vision_in_bytes: Whether the vision encoder's matrices are bytes.
     """
 
     name: str
     device_type: str
     reason: str | None = None
+    vision_in_bytes: bool = False
+
+    @property
+    def whole_name(self) -> str:
+        """With the vision side's."""
+        return f"{self.name}, vision in {_BYTES}" if self.vision_in_bytes else self.name
 
     @property
     def item_bytes(self) -> int:
@@ -49,7 +65,11 @@ class Encoding:
     @property
     def settings(self) -> dict[str, Any]:
         """What the model is told beside it, as ``vision_config_overrides``."""
-        return {BFLOAT16_ON_CPU: True} if self._is_bfloat16_on_cpu else {}
+        settings = {
+            BFLOAT16_ON_CPU: self._is_bfloat16_on_cpu,
+            VISION_IN_BYTES: self.vision_in_bytes,
+        }
+        return {name: True for name, is_set in settings.items() if is_set}
 
     @property
     def _is_bfloat16_on_cpu(self) -> bool:
@@ -96,6 +116,41 @@ def check_runnable(name: str, device_type: str) -> None:
             f"the {device_type} can't run the encoding {name!r}; "
             f"it runs {', '.join(runnable)}"
         )
+
+
+def with_vision(
+    encoding: Encoding, asked: str | None, config: MllamaConfig
+) -> Encoding:
+    """An encoding with the vision side's.
+
+    Args:
+        encoding: Of the weights.
+        asked: ``int8``, or None to leave the vision side in floats.
+        config: The checkpoint's.
+
+    Raises:
+        MllamaError: If it is something else, or bytes can't be had.
+    """
+    if asked is None:
+        return encoding
+    if asked != _BYTES:
+        raise MllamaError(
+            f"the vision side is to be had in {_BYTES}, not {asked!r}; leave "
+            "--vision-encoding out for floats"
+        )
+    vision = config.vision_config
+    lacking = None
+    if encoding.device_type != "cpu":
+        lacking = "runs on a CPU only"
+    elif encoding.name == "bfloat16":
+        lacking = "goes with float32 or blocks, not with bfloat16"
+    elif chosen_kernels() == MAX:
+        lacking = "needs this package's own kernels, which don't run here"
+    elif vision.hidden_size % _TILE or vision.intermediate_size % _TILE:
+        lacking = f"needs widths that are multiples of {_TILE}"
+    if lacking is not None:
+        raise MllamaError(f"--vision-encoding {_BYTES} {lacking}; leave it out")
+    return replace(encoding, vision_in_bytes=True)
 
 
 def suits_blocks(config: MllamaConfig, encoding: str) -> bool:

@@ -56,6 +56,29 @@ def quantisation_plan(
     return plan
 
 
+def vision_formats(config: MllamaConfig) -> dict[str, GGMLQuantizationType]:
+    """What is bytes, by canonical name, if the vision side is asked for in them: the
+    matrices of the encoder's layers.
+
+    The projector after them isn't one: each of its rows joins states of six layers,
+    whose sizes differ too much for one scale.
+    """
+    layers = (
+        ("transformer", config.vision_config.num_hidden_layers),
+        ("global_transformer", config.vision_config.num_global_layers),
+    )
+    return {
+        f"vision_model.{stack}.layers.{index}.{name}.weight": GGMLQuantizationType.I8
+        for stack, count in layers
+        for index in range(count)
+        for name in (
+            *(f"self_attn.{p}_proj" for p in "qkvo"),
+            "mlp.fc1",
+            "mlp.fc2",
+        )
+    }
+
+
 def _needs_more_bits(index: int, layers: int) -> bool:
     eighth = layers // 8
     return index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2

@@ -19,9 +19,16 @@ from mllama.cli.serve import serve
 from mllama.demo import MODEL_PATH
 from mllama.engine.options import EngineOptions
 from mllama.errors import MllamaError
+from mllama.kernels import choice
+from mllama.weights.encodings import VISION_IN_BYTES
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
+
+needs_own = pytest.mark.skipif(
+    choice.chosen_kernels() == choice.MAX,
+    reason="this CPU lacks what own operations need",
+)
 
 
 @pytest.fixture
@@ -105,6 +112,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
             "q4_0",
             None,
         ),
+        (["--vision-encoding", "int8"], "vision_encoding", "int8", None),
         (["--max-length", "99"], "max_length", 99, None),
         (["--max-batch-size", "3"], "max_batch_size", 3, 1),
         (["--max-ce-batch-size", "2"], "max_ce_batch_size", 2, 32),
@@ -192,6 +200,17 @@ def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
     assert [spec.device_type for spec in args.device_specs] == ["cpu"]
     assert (started["max_ce_batch_size"], started["max_new_tokens"]) == (2, 7)
     assert started["settings"].port == 8123
+
+
+@needs_own
+def test_both_hand_on_the_vision_sides_encoding(served: Started) -> None:
+    args = served("--devices", "cpu", "--vision-encoding", "int8")["args"]
+    assert args.vision_config_overrides[VISION_IN_BYTES]
+    options = EngineOptions(devices="cpu", vision_encoding="int8")
+    told = options.pipeline_args(options.check()).vision_config_overrides
+    assert told[VISION_IN_BYTES]
+    with pytest.raises(MllamaError, match="in int8, not 'int4'"):
+        served("--devices", "cpu", "--vision-encoding", "int4")
 
 
 def test_a_file_of_options_is_checked_and_the_command_line_wins(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from mllama.demo import MODEL_PATH
 from mllama.engine.model_files import ModelFiles, find_model_files
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
+from mllama.kernels import choice
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.encodings import RUNNABLE, Encoding
+from mllama.weights.names import expected_tensors
+from mllama.weights.quantisation_plan import vision_formats
 from tests.reference.checkpoints import checkpoint, tiny_config, write_checkpoint
 
 DEMO = str(MODEL_PATH)
@@ -46,6 +50,42 @@ def test_a_checkpoint_of_float32_stays_so_on_a_cpu() -> None:
     assert files.settings == {}
     # Norms, biases and all: four bytes each.
     assert files.weights_bytes == open_checkpoint(MODEL_PATH).nbytes
+
+
+def test_the_vision_side_in_bytes_takes_a_quarter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "cpu_features", lambda: choice._NEEDED)
+    floats, files = find(), find(vision_encoding="int8")
+    config = floats.config
+    matrices = sum(
+        math.prod(expected_tensors(config)[name]) for name in vision_formats(config)
+    )
+    assert floats.weights_bytes - files.weights_bytes == 3 * matrices > 1e6
+    assert ", vision in int8: " in files.described()
+    assert files.settings == {"vision_in_bytes": True}
+    quantised = find(encoding="q4_k", vision_encoding="int8")
+    assert quantised.encoding.whole_name == "q4_k, vision in int8"
+
+
+@pytest.mark.parametrize(
+    ("asked", "features", "message"),
+    [
+        ({"device_type": "gpu"}, choice._NEEDED, "runs on a CPU only"),
+        ({"encoding": "bfloat16"}, choice._NEEDED, "not with bfloat16"),
+        ({}, ("aarch64",), "which don't run here"),
+        ({"vision_encoding": "q8_0"}, choice._NEEDED, "in int8, not 'q8_0'"),
+    ],
+)
+def test_where_the_vision_side_is_not_to_be_had_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, str],
+    features: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(choice, "cpu_features", lambda: features)
+    with pytest.raises(MllamaError, match=message):
+        find(**{"vision_encoding": "int8", **asked})
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "a/model.gguf", ".a/b/model.gguf"])

@@ -1,6 +1,7 @@
 """This project: `run_mllama.py MODEL N MAX_LENGTH`; MODEL may be `demo`.
 
 N is the number of threads.  Requests go through `mllama.LLM`, as a user's do.
+VISION_ENCODING in the environment is its option of that name.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def load() -> dict[str, Any]:
         num_threads=threads,
         max_batch_size=BATCH,
         max_length=max_length,
+        vision_encoding=os.environ.get("VISION_ENCODING"),
         image_cache_size="1GiB",
         quiet=True,
     )
