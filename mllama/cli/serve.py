@@ -255,7 +255,7 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, An
         What the model is told beside them.
     """
     from mllama.engine.devices import find_devices
-    from mllama.engine.model_files import find_model_files
+    from mllama.engine.finding import find_model_files
     from mllama.engine.options import DEMO_MODEL_NAME
 
     if not options["model_path"]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from mllama.demo import MODEL_PATH
 from mllama.engine.devices import find_devices
+from mllama.engine.finding import find_model_files
 from mllama.engine.limits import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
-from mllama.engine.model_files import ModelFiles, find_model_files
+from mllama.engine.model_files import ModelFiles
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.images.settings import image_settings

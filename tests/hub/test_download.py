@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mllama.engine.model_files import ModelFiles, find_model_files
+from mllama.engine.finding import find_model_files
+from mllama.engine.model_files import ModelFiles
 from mllama.hub.content import content_key
 from tests.hub.conftest import DEMO, NAME, UNNEEDED, Machine
 from tests.hub.stand_in import TOKEN, StandInHub

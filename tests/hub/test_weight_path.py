@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mllama.demo import MODEL_PATH
-from mllama.engine.model_files import find_model_files
+from mllama.engine.finding import find_model_files
 from tests.hub.conftest import DEMO, NAME, Machine
 from tests.hub.stand_in import StandInHub
 

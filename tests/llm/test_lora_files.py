@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 
 from mllama.cli.main import group
 from mllama.config import MllamaConfig
-from mllama.engine.model_files import find_model_files
+from mllama.engine.finding import find_model_files
 from mllama.engine.options import EngineOptions
 from mllama.errors import MllamaError
 from mllama.weights.gguf_checkpoint import open_gguf, read_tensors

@@ -11,7 +11,8 @@ import pytest
 from max.pipelines import supported_encoding_supported_devices
 
 from mllama.demo import MODEL_PATH
-from mllama.engine.model_files import ModelFiles, find_model_files
+from mllama.engine.finding import find_model_files
+from mllama.engine.model_files import ModelFiles
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.kernels import choice

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mllama.engine.model_files import ModelFiles, find_model_files
+from mllama.engine.finding import find_model_files
+from mllama.engine.model_files import ModelFiles
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint

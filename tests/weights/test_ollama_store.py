@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mllama.engine.model_files import find_model_files
+from mllama.engine.finding import find_model_files
 from mllama.errors import MllamaError
 from mllama.weights import ollama_store
 from mllama.weights.ollama_store import find_blob, parse_name
