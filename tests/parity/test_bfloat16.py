@@ -13,6 +13,7 @@ from mllama.weights.encodings import BFLOAT16_ON_CPU
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
+from tests.reference.compare import spread_error
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.05
@@ -51,6 +52,5 @@ def test_answers_are_those_of_float32(
     (answer,) = pipeline.decode([one])
     expected = oracle.decode(one.messages, STEPS)
     assert answer.token_ids == expected.token_ids
-    found, wanted = np.stack(answer.logits), expected.logits
-    error = np.sqrt(((found - wanted) ** 2).mean(axis=1)) / wanted.std(axis=1)
+    error = spread_error(np.stack(answer.logits), expected.logits)
     assert error.max() < TOLERANCE, error

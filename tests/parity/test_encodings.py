@@ -21,6 +21,7 @@ from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
+from tests.reference.compare import spread_error
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.06
@@ -108,7 +109,5 @@ def test_blocks_answer_as_their_floats(
         same += 1
     compared = min(same + 1, len(answer.logits))
     assert compared >= 1
-    found = np.stack(answer.logits[:compared])
-    wanted = expected.logits[:compared]
-    error = np.sqrt(((found - wanted) ** 2).mean(axis=1)) / wanted.std(axis=1)
+    error = spread_error(np.stack(answer.logits[:compared]), expected.logits[:compared])
     assert error.max() < TOLERANCE, error

@@ -70,6 +70,16 @@ def assert_close(
     )
 
 
+def spread_error(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of each row the root of the mean squared error, over the row's spread.
+
+    What rounding costs: it errs everywhere a little, and most where values are large.
+    """
+    error = np.sqrt(((actual - expected) ** 2).mean(axis=-1))
+    shares: np.ndarray = error / expected.std(axis=-1)
+    return shares
+
+
 def argmax_margin(logits: np.ndarray) -> float:
     """The smallest lead of the best over the second best token, in any row."""
     top = np.partition(logits.reshape(-1, logits.shape[-1]), -2, axis=-1)[:, -2:]
