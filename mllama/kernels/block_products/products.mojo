@@ -11,9 +11,7 @@ from .lanes import COLUMNS, RECORD, SPAN, Bytes, Floats, fetch
 
 comptime _ROWS = 256
 """Rows for which a tile is unpacked: 256 values of each, and their totals, fit L2."""
-comptime _FEW = 2
-"""Rows that are multiplied with levels as they are unpacked."""
-comptime _AHEAD = 2
+comptime _AHEAD = 4
 """Spans from the one being read to the one being fetched."""
 comptime _MOST_ROWS = 12
 """Rows that are multiplied with a tile at once, at most."""
@@ -120,7 +118,7 @@ def multiply_group[
             var records = activations.records.unsafe_offset(
                 (span * activations.rows + first_row) * RECORD
             )
-            if valid == COLUMNS and activations.rows <= _FEW:
+            if valid == COLUMNS and activations.rows <= _few_rows(lanes):
                 _multiply_packed[Format, lanes](
                     blocks, matrix.stride, ahead, records, totals, rows
                 )
@@ -172,6 +170,11 @@ def _unpack_some[
     _unpack[Format, lanes](copies, Format.SIZE, tile)
 
 
+def _few_rows(lanes: Int) -> Int:
+    """How many rows at most are multiplied with levels as they are unpacked."""
+    return 2 if lanes == 8 else 4
+
+
 @always_inline
 def _multiply_packed[
     Format: BlockFormat, lanes: Int
@@ -187,10 +190,9 @@ def _multiply_packed[
         var column = blocks.unsafe_offset(part * lanes * stride)
         var next = ahead.unsafe_offset(part * lanes * stride)
         var sums = totals.unsafe_offset(part * lanes)
-        if rows == 1:
-            Format.multiply_packed[1, lanes](column, stride, next, records, sums)
-        else:
-            Format.multiply_packed[2, lanes](column, stride, next, records, sums)
+        comptime for few in range(1, _few_rows(lanes) + 1):
+            if rows == few:
+                Format.multiply_packed[few, lanes](column, stride, next, records, sums)
 
 
 @always_inline
