@@ -1,6 +1,6 @@
-"""How fast activations meet GGUF blocks, own operation and MAX's.
+"""How fast activations meet GGUF blocks, own operations of either width and MAX's.
 
-``python -m benchmarks.kernels.block_products`` times both, one after the other in each
+``python -m benchmarks.kernels.block_products`` times them, one after the other in each
 round, for the matrices of a text layer at its published widths.  Bytes are those of the
 blocks, read once; no matrix is met twice in a row, so that none is still in a cache.
 """
@@ -8,6 +8,7 @@ blocks, read once; no matrix is met twice in a row, so that none is still in a c
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 from max.graph.quantization import QuantizationEncoding
 
 from mllama.kernels.block_products import OPERATIONS, product
-from mllama.kernels.choice import operations
+from mllama.kernels.choice import AVX2, AVX512, MAX, VARIABLE, operations, vector_width
 from mllama.network.projections import block_weight
 
 SHAPES = ((4096, 14336), (14336, 4096), (4096, 4096))
@@ -49,17 +50,24 @@ def compiled(
     session: InferenceSession,
     encoding: QuantizationEncoding,
     weights: dict[str, np.ndarray],
-    *,
-    own: bool,
+    kernels: str,
 ) -> Model:
-    """Products with a matrix of each shape, each with rows of its own."""
+    """Products with a matrix of each shape, each with rows of its own.
+
+    Args:
+        session: Compiles the graph.
+        encoding: What the matrices are made of.
+        weights: The matrices.
+        kernels: Whose operations make the products, AVX512's, AVX2's or MAX's.
+    """
+    os.environ[VARIABLE] = "auto" if kernels == AVX512 else kernels
     cpu = DeviceRef.CPU()
 
     def forward(*inputs: TensorValue) -> tuple[TensorValue, ...]:
         results = []
         for index, (x, (width, columns)) in enumerate(zip(inputs, SHAPES, strict=True)):
             weight = block_weight(f"weight_{index}", columns, width, encoding, cpu)
-            if own:
+            if kernels != MAX:
                 results.append(product(x.tensor, weight))
             else:
                 results.append(
@@ -68,13 +76,13 @@ def compiled(
         return tuple(results)
 
     graph = Graph(
-        f"block_products_{'own' if own else 'max'}_{encoding.name}",
+        f"block_products_{kernels}_{encoding.name}",
         forward,
         input_types=[
             TensorType(DType.float32, (f"rows_{index}", width), cpu)
             for index, (width, _) in enumerate(SHAPES)
         ],
-        custom_extensions=[operations(OPERATIONS)] if own else [],
+        custom_extensions=[operations(OPERATIONS)] if kernels != MAX else [],
     )
     return session.load(graph, weights_registry=weights)
 
@@ -94,20 +102,23 @@ def seconds(model: Model, shape: int, rows: int) -> float:
 
 
 def described(
-    name: str, times: dict[bool, list[float]], size: int, operations: int
+    name: str, times: dict[str, list[float]], size: int, operations: int
 ) -> str:
-    """A line: the best and the median of both, and how many times faster ours is."""
-    best = {own: min(values) for own, values in times.items()}
-    middle = {own: statistics.median(values) for own, values in times.items()}
+    """A line: the best of all, and how many times faster than others the first is."""
+    best = {kernels: min(values) for kernels, values in times.items()}
+    middle = {kernels: statistics.median(values) for kernels, values in times.items()}
+    first, *others = times
     speeds = "   ".join(
-        f"{label} {best[own] * 1e3:8.2f} ms {size / best[own] / 1e9:5.1f} GB/s "
-        f"{operations / best[own] / 1e9:5.0f} GFLOP/s"
-        for label, own in (("own", True), ("max", False))
+        f"{kernels} {least * 1e3:8.2f} ms {size / least / 1e9:5.1f} GB/s "
+        f"{operations / least / 1e9:5.0f} GFLOP/s"
+        for kernels, least in best.items()
     )
-    return (
-        f"{name}   {speeds}   ratio {best[False] / best[True]:.2f}, "
-        f"of medians {middle[False] / middle[True]:.2f}"
+    ratios = ", ".join(
+        f"{best[other] / best[first]:.2f} of {other} "
+        f"({middle[other] / middle[first]:.2f} of medians)"
+        for other in others
     )
+    return f"{name}   {speeds}   speed {ratios}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -119,28 +130,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     options = parser.parse_args(arguments)
+    contenders = [AVX512, AVX2, MAX] if vector_width() == 16 else [AVX2, MAX]
     session = InferenceSession(devices=[CPU()])
     for encoding in ENCODINGS:
         if options.encoding not in (None, encoding.name.lower()):
             continue
         weights = random_weights(encoding)
         models = {
-            own: compiled(session, encoding, weights, own=own) for own in (True, False)
+            kernels: compiled(session, encoding, weights, kernels)
+            for kernels in contenders
         }
-        times: dict[tuple[int, int], dict[bool, list[float]]] = {}
+        times: dict[tuple[int, int], dict[str, list[float]]] = {}
         for _ in range(options.rounds + 1):
             for rows in options.rows:
                 for shape in range(len(SHAPES)):
-                    both = times.setdefault((shape, rows), {True: [], False: []})
-                    for own, model in models.items():
-                        both[own].append(seconds(model, shape, rows))
-        for (shape, rows), both in times.items():
+                    each = times.setdefault(
+                        (shape, rows), {kernels: [] for kernels in models}
+                    )
+                    for kernels, model in models.items():
+                        each[kernels].append(seconds(model, shape, rows))
+        for (shape, rows), each in times.items():
             width, columns = SHAPES[shape]
             print(
                 described(
                     f"{encoding.name.lower()} {width:5} -> {columns:5} {rows:4} rows",
                     # The first round warms up.
-                    {own: values[1:] for own, values in both.items()},
+                    {kernels: values[1:] for kernels, values in each.items()},
                     weights[f"weight_{shape}"].nbytes,
                     2 * rows * width * columns,
                 ),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from max.dtype import DType
 from max.graph import TensorType, TensorValue, Weight, ops
 from max.graph.quantization import QuantizationEncoding
+
+from mllama.kernels.choice import vector_width
 
 OPERATIONS: Final = "block_products"
 """The folder of the operations, for a graph that uses them."""
@@ -86,10 +88,14 @@ def _call(
     x: TensorValue,
     weights: Sequence[Weight],
     columns: int,
-    parameters: dict[str, bool | int | str | DType],
+    encodings: Mapping[str, str],
 ) -> TensorValue:
     result = TensorType(DType.float32, [x.shape[0], columns], x.device)
     values = [x, *(TensorValue(weight) for weight in weights)]
+    parameters: dict[str, bool | int | str | DType] = {
+        **encodings,
+        "lanes": vector_width(),
+    }
     return ops.custom(name, x.device, values, [result], parameters)[0].tensor
 
 

@@ -17,7 +17,7 @@ from max.graph import DeviceRef, Graph, TensorType, Weight, ops
 from max.graph.quantization import QuantizationEncoding
 
 from mllama.kernels import block_products as own
-from mllama.kernels.choice import operations
+from mllama.kernels.choice import operations, vector_width
 from mllama.max_compiler_api import ensure_default_mlir_context
 from tests.kernels import reference
 from tests.kernels.block_products import (
@@ -35,13 +35,15 @@ FORMATS = (Kind.Q4_0, Kind.Q4_K, Kind.Q6_K)
 MIXED = (Kind.Q4_K, Kind.Q6_K, Kind.Q4_0)
 """The three of one call."""
 GATED = (Kind.Q4_K, Kind.Q6_K)
+LANES = (8, 16) if vector_width() == 16 else (8,)
+"""The vectors that this machine has."""
 CPU_DEVICE = DeviceRef.CPU()
 
 every_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
 
 
-@pytest.fixture(scope="module")
-def run() -> Run:
+@pytest.fixture(scope="module", params=LANES, ids=lambda lanes: f"{lanes} lanes")
+def run(request: pytest.FixtureRequest) -> Run:
     """Calls all operations: activations and blocks of each of them, results of each.
 
     One after the other: the products of FORMATS, of MIXED, and of GATED.
@@ -71,6 +73,7 @@ def run() -> Run:
         def call(name: str, place: int, given: list, columns: object, **encodings):
             kind = TensorType(DType.float32, (x[place].shape[0], columns), CPU_DEVICE)
             named = {key: kind.name.lower() for key, kind in encodings.items()}
+            named["lanes"] = request.param
             return ops.custom(name, CPU_DEVICE, [x[place], *given], [kind], named)[0]
 
         results = [

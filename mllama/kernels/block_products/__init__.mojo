@@ -2,7 +2,7 @@
 
 The blocks are read where they are, in ggml's layout.  Activations become bytes first,
 as in ggml, with a scale for every 256 values.  NumPy's form of all this, which the tests
-compare with, is `tests/kernels/block_products.py`.
+compare with, is `tests/kernels/block_products.py`.  `lanes` are the columns of a vector.
 """
 
 import extensibility
@@ -28,7 +28,7 @@ struct BlockProduct:
 
     @staticmethod
     def execute[
-        target: StaticString, encoding: StaticString
+        target: StaticString, encoding: StaticString, lanes: Int
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -43,7 +43,7 @@ struct BlockProduct:
 
         def some(task: Int) {imm}:
             for group in range(task * groups // tasks, (task + 1) * groups // tasks):
-                _multiply[encoding, gated=False](rows, matrix, group)
+                _multiply[encoding, lanes, gated=False](rows, matrix, group)
 
         sync_parallelize(some, tasks)
         rows.records.unsafe_free()
@@ -59,6 +59,7 @@ struct ThreeBlockProducts:
         first_encoding: StaticString,
         second_encoding: StaticString,
         third_encoding: StaticString,
+        lanes: Int,
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -84,13 +85,13 @@ struct ThreeBlockProducts:
         def some(task: Int) {imm}:
             for group in range(task * groups // tasks, (task + 1) * groups // tasks):
                 if group < second_group:
-                    _multiply[first_encoding, gated=False](rows, first, group)
+                    _multiply[first_encoding, lanes, gated=False](rows, first, group)
                 elif group < third_group:
-                    _multiply[second_encoding, gated=False](
+                    _multiply[second_encoding, lanes, gated=False](
                         rows, second, group - second_group
                     )
                 else:
-                    _multiply[third_encoding, gated=False](
+                    _multiply[third_encoding, lanes, gated=False](
                         rows, third, group - third_group
                     )
 
@@ -107,6 +108,7 @@ struct GatedBlockProduct:
         target: StaticString,
         gate_encoding: StaticString,
         up_encoding: StaticString,
+        lanes: Int,
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -124,8 +126,8 @@ struct GatedBlockProduct:
 
         def some(task: Int) {imm}:
             for group in range(task * groups // tasks, (task + 1) * groups // tasks):
-                _multiply[gate_encoding, gated=False](rows, gate, group)
-                _multiply[up_encoding, gated=True](rows, up, group)
+                _multiply[gate_encoding, lanes, gated=False](rows, gate, group)
+                _multiply[up_encoding, lanes, gated=True](rows, up, group)
 
         sync_parallelize(some, tasks)
         rows.records.unsafe_free()
@@ -177,11 +179,11 @@ def _tasks(groups: Int) -> Int:
 
 
 def _multiply[
-    encoding: StaticString, gated: Bool
+    encoding: StaticString, lanes: Int, gated: Bool
 ](rows: Activations, matrix: Matrix, group: Int):
     comptime if encoding == "q4_0":
-        multiply_group[Q4_0, gated](rows, matrix, group)
+        multiply_group[Q4_0, lanes, gated](rows, matrix, group)
     elif encoding == "q4_k":
-        multiply_group[Q4_K, gated](rows, matrix, group)
+        multiply_group[Q4_K, lanes, gated](rows, matrix, group)
     else:
-        multiply_group[Q6_K, gated](rows, matrix, group)
+        multiply_group[Q6_K, lanes, gated](rows, matrix, group)

@@ -9,40 +9,43 @@ comptime FACTORS = 4096
 
 
 trait BlockFormat:
-    """A format of blocks of GGUF files."""
+    """A format of blocks of GGUF files.
+
+    Its functions know the `rows` and the columns of a vector, `lanes`, from parameters.
+    """
 
     comptime SIZE: Int
     """Bytes of 256 weights."""
 
     @staticmethod
     def multiply_packed[
-        rows: Int
+        rows: Int, lanes: Int
     ](column: Bytes, stride: Int, ahead: Bytes, records: Bytes, totals: Floats):
-        """Adds products of 256 values of few rows with eight columns.
+        """Adds products of 256 values of few rows with columns.
 
         Args:
             column: Where the weights of the first column are.
             stride: Bytes from a column to the next.
             ahead: What is to be read next, of as many columns.
             records: The rows' values, one record after the other.
-            totals: Sums of the products, a row of eight in every sixteen.
+            totals: Sums of the products, a row of them in every sixteen.
         """
         ...
 
     @staticmethod
-    def unpack(column: Bytes, stride: Int, tile: Bytes, half: Int):
-        """Unpacks 256 weights of eight columns.
+    def unpack[lanes: Int](column: Bytes, stride: Int, tile: Bytes, part: Int):
+        """Unpacks 256 weights of columns.
 
         Args:
             column: Where those of the first column are.
             stride: Bytes from a column to the next.
             tile: Where levels and their factors go.
-            half: Which eight of the tile's columns they are.
+            part: Which of the tile's parts of so many columns they are.
         """
         ...
 
     @staticmethod
-    def multiply[rows: Int](tile: Bytes, records: Bytes, totals: Floats):
+    def multiply[rows: Int, lanes: Int](tile: Bytes, records: Bytes, totals: Floats):
         """Adds products of 256 values of some rows with a tile's columns.
 
         Args:

@@ -7,14 +7,14 @@ from std.memory.alloc import unsafe_alloc
 
 from .activations import quantise
 from .formats import TILE, BlockFormat
-from .lanes import COLUMNS, HALVES, RECORD, SPAN, Bytes, Floats, Lanes, fetch
+from .lanes import COLUMNS, RECORD, SPAN, Bytes, Floats, fetch
 
 comptime _ROWS = 256
 """Rows for which a tile is unpacked: 256 values of each, and their totals, fit L2."""
-comptime _FEW = 2
-"""Rows that are multiplied with levels as they are unpacked."""
-comptime _AHEAD = 2
+comptime _AHEAD = 4
 """Spans from the one being read to the one being fetched."""
+comptime _MOST_ROWS = 12
+"""Rows that are multiplied with a tile at once, at most."""
 comptime _ROWS_PER_TASK = 8
 """Rows that one task quantises."""
 
@@ -79,12 +79,13 @@ struct Matrix(Copyable, ImplicitlyCopyable, Movable):
 
 
 def multiply_group[
-    Format: BlockFormat, gated: Bool = False
+    Format: BlockFormat, lanes: Int, gated: Bool = False
 ](activations: Activations, matrix: Matrix, group: Int):
     """Products of all rows with sixteen columns.
 
     Parameters:
         Format: The matrix's.
+        lanes: Columns of a vector.
         gated: Whether `silu(result) * product` replaces the result, else the product.
 
     Args:
@@ -102,8 +103,8 @@ def multiply_group[
     var is_last = first_column + 2 * COLUMNS > matrix.columns
     for first_row in range(0, activations.rows, _ROWS):
         var rows = min(_ROWS, activations.rows - first_row)
-        for i in range(0, rows * COLUMNS, 8):
-            totals.unsafe_store(i, Lanes(0))
+        for i in range(0, rows * COLUMNS, lanes):
+            totals.unsafe_store(i, SIMD[DType.float32, lanes](0))
         for span in range(activations.spans):
             var blocks = column.unsafe_offset(span * Format.SIZE)
             var ahead = blocks
@@ -117,34 +118,27 @@ def multiply_group[
             var records = activations.records.unsafe_offset(
                 (span * activations.rows + first_row) * RECORD
             )
-            if valid == COLUMNS and activations.rows <= _FEW:
-                _multiply_packed[Format](
+            if valid == COLUMNS and activations.rows <= _few_rows(lanes):
+                _multiply_packed[Format, lanes](
                     blocks, matrix.stride, ahead, records, totals, rows
                 )
                 continue
             if valid == COLUMNS:
-                comptime for half in range(HALVES):
-                    Format.unpack(
-                        blocks.unsafe_offset(half * 8 * matrix.stride),
-                        matrix.stride,
-                        tile,
-                        half,
-                    )
+                _unpack[Format, lanes](blocks, matrix.stride, tile)
                 for i in range(COLUMNS):
                     fetch[Format.SIZE](ahead.unsafe_offset(i * matrix.stride))
             else:
-                _unpack_some[Format](blocks, matrix.stride, tile, valid)
-            _multiply_rows[Format](tile, records, totals, rows)
+                _unpack_some[Format, lanes](blocks, matrix.stride, tile, valid)
+            _multiply_rows[Format, lanes](tile, records, totals, rows)
         for row in range(rows):
             var result = matrix.result.unsafe_offset(
                 (first_row + row) * matrix.result_stride + first_column
             )
             var products = totals.unsafe_offset(row * COLUMNS)
             if valid == COLUMNS:
-                comptime for half in range(HALVES):
-                    _store[8, gated](
-                        result.unsafe_offset(half * 8),
-                        products.unsafe_load[width=8](half * 8),
+                comptime for i in range(0, COLUMNS, lanes):
+                    _store[lanes, gated](
+                        result.unsafe_offset(i), products.unsafe_load[width=lanes](i)
                     )
             else:
                 for i in range(valid):
@@ -153,8 +147,17 @@ def multiply_group[
                     )
 
 
+@always_inline
+def _unpack[
+    Format: BlockFormat, lanes: Int
+](blocks: Bytes, stride: Int, tile: Bytes):
+    comptime for part in range(COLUMNS // lanes):
+        var column = blocks.unsafe_offset(part * lanes * stride)
+        Format.unpack[lanes](column, stride, tile, part)
+
+
 def _unpack_some[
-    Format: BlockFormat
+    Format: BlockFormat, lanes: Int
 ](blocks: Bytes, stride: Int, tile: Bytes, valid: Int):
     """Unpacks 256 weights of fewer than sixteen columns, and of the last again."""
     var copies = rebind[Bytes](
@@ -164,15 +167,17 @@ def _unpack_some[
         var source = blocks.unsafe_offset(min(i, valid - 1) * stride)
         for byte in range(Format.SIZE):
             copies.unsafe_store(i * Format.SIZE + byte, source.unsafe_load(byte))
-    comptime for half in range(HALVES):
-        Format.unpack(
-            copies.unsafe_offset(half * 8 * Format.SIZE), Format.SIZE, tile, half
-        )
+    _unpack[Format, lanes](copies, Format.SIZE, tile)
+
+
+def _few_rows(lanes: Int) -> Int:
+    """How many rows at most are multiplied with levels as they are unpacked."""
+    return 2 if lanes == 8 else 4
 
 
 @always_inline
 def _multiply_packed[
-    Format: BlockFormat
+    Format: BlockFormat, lanes: Int
 ](
     blocks: Bytes,
     stride: Int,
@@ -181,36 +186,34 @@ def _multiply_packed[
     totals: Floats,
     rows: Int,
 ):
-    comptime for half in range(HALVES):
-        var column = blocks.unsafe_offset(half * 8 * stride)
-        var next = ahead.unsafe_offset(half * 8 * stride)
-        var sums = totals.unsafe_offset(half * 8)
-        if rows == 1:
-            Format.multiply_packed[1](column, stride, next, records, sums)
-        else:
-            Format.multiply_packed[2](column, stride, next, records, sums)
+    comptime for part in range(COLUMNS // lanes):
+        var column = blocks.unsafe_offset(part * lanes * stride)
+        var next = ahead.unsafe_offset(part * lanes * stride)
+        var sums = totals.unsafe_offset(part * lanes)
+        comptime for few in range(1, _few_rows(lanes) + 1):
+            if rows == few:
+                Format.multiply_packed[few, lanes](column, stride, next, records, sums)
 
 
 @always_inline
 def _multiply_rows[
-    Format: BlockFormat
+    Format: BlockFormat, lanes: Int
 ](tile: Bytes, records: Bytes, totals: Floats, rows: Int):
     var row = 0
-    while row + 4 <= rows:
-        Format.multiply[4](
-            tile,
-            records.unsafe_offset(row * RECORD),
-            totals.unsafe_offset(row * COLUMNS),
-        )
-        row += 4
-    var records_left = records.unsafe_offset(row * RECORD)
-    var totals_left = totals.unsafe_offset(row * COLUMNS)
-    if rows - row == 1:
-        Format.multiply[1](tile, records_left, totals_left)
-    elif rows - row == 2:
-        Format.multiply[2](tile, records_left, totals_left)
-    elif rows - row == 3:
-        Format.multiply[3](tile, records_left, totals_left)
+    comptime for block in range(_MOST_ROWS, 0, -1):
+        comptime if _is_block(block, lanes):
+            while row + block <= rows:
+                Format.multiply[block, lanes](
+                    tile,
+                    records.unsafe_offset(row * RECORD),
+                    totals.unsafe_offset(row * COLUMNS),
+                )
+                row += block
+
+
+def _is_block(rows: Int, lanes: Int) -> Bool:
+    """Whether so many rows are multiplied at once: their sums must fit the registers."""
+    return rows <= 4 or (lanes == 16 and (rows == 6 or rows == 8 or rows == 12))
 
 
 @always_inline
