@@ -11,7 +11,7 @@ from .plan import Kind, Plan, Segments
 
 
 def attend[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, lanes: Int
 ](pages: Pages[dtype], queries: Queries, segments: Segments):
     """Writes the attended rows of a batch that has been checked."""
     var kv_heads = pages.kv_heads
@@ -31,7 +31,7 @@ def attend[
             var seen = group.num_keys
             if segments.causal:
                 seen += task.first + 1 - group.num_rows
-            attend_many[dtype, head_dim](
+            attend_many[dtype, head_dim, lanes](
                 pages,
                 queries,
                 first.unsafe_offset(task.first),
@@ -66,7 +66,7 @@ def attend[
                         head // share * head_dim
                     )
                     for d in range(0, head_dim, 8):
-                        target.unsafe_store(d, load(source, d))
+                        target.unsafe_store(d, load[8](source, d))
 
     def finish(index: Int) {imm}:
         ref group = plan.groups[index]

@@ -13,7 +13,6 @@ from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from .lanes import (
     Floats,
-    Four,
     LOWEST,
     Lanes,
     fill_row,
@@ -176,12 +175,12 @@ def _scores[
     first: Pointer[Scalar[dtype], MutUntrackedOrigin],
     second: Pointer[Scalar[dtype], MutUntrackedOrigin],
     query: Floats,
-) -> Lanes:
+) -> Lanes[8]:
     """Products of two keys with four queries: the first key's, then the second's."""
-    var products = Array[Lanes, 8](fill=Lanes(0))
+    var products = Array[Lanes[8], 8](fill=Lanes[8](0))
     for i in range(0, head_dim, 8):
-        var key = load(first, i)
-        var other = load(second, i)
+        var key = load[8](first, i)
+        var other = load[8](second, i)
         comptime for j in range(4):
             var some = query.unsafe_load[width=8](j * head_dim + i)
             products[j] = fma(some, key, products[j])
@@ -206,20 +205,20 @@ def _weights[
     Up to a multiple of four keys, those beyond the last become zeros.
     """
     if count % 2 == 1:
-        scores.unsafe_store(count * 4, Four(LOWEST))
-    var most = Lanes(LOWEST)
+        scores.unsafe_store(count * 4, Lanes[4](LOWEST))
+    var most = Lanes[8](LOWEST)
     for i in range(0, count * 4, 8):
         most = larger(scores.unsafe_load[width=8](i), most)
     var old = tops.unsafe_load[width=4](0)
     var top = larger(larger(most.slice[4](), most.slice[4, offset=4]()), old)
     var both = top.join(top)
-    var sum = Lanes(0)
+    var sum = Lanes[8](0)
     for i in range(0, count * 4, 8):
         var power = power_of_2(scores.unsafe_load[width=8](i) - both)
         scores.unsafe_store(i, power)
         sum += power
     for i in range(count, (count + 3) // 4 * 4):
-        scores.unsafe_store(i * 4, Four(0))
+        scores.unsafe_store(i * 4, Lanes[4](0))
     var factor = power_of_2(old - top)
     tops.unsafe_store(0, top)
     sums.unsafe_store(
@@ -232,7 +231,7 @@ def _weights[
     )
     comptime for j in range(4):
         if factor[j] != 1:
-            scale_row(result.unsafe_offset(j * head_dim), head_dim, factor[j])
+            scale_row[8](result.unsafe_offset(j * head_dim), head_dim, factor[j])
 
 
 @always_inline
@@ -255,16 +254,16 @@ def _add_values[
     var third = values.unsafe_offset(min(index + 2, last) * width)
     var fourth = values.unsafe_offset(min(index + 3, last) * width)
     comptime for pair in range(0, 4, 2):
-        var weight = Array[Lanes, 8](uninitialized=True)
+        var weight = Array[Lanes[8], 8](uninitialized=True)
         comptime for i in range(4):
             comptime for j in range(2):
-                weight[2 * i + j] = Lanes(weights.unsafe_load(i * 4 + pair + j))
+                weight[2 * i + j] = Lanes[8](weights.unsafe_load(i * 4 + pair + j))
         var row = result.unsafe_offset(pair * head_dim)
         for i in range(0, head_dim, 8):
-            var a = load(first, i)
-            var b = load(second, i)
-            var c = load(third, i)
-            var d = load(fourth, i)
+            var a = load[8](first, i)
+            var b = load[8](second, i)
+            var c = load[8](third, i)
+            var d = load[8](fourth, i)
             comptime for j in range(2):
                 var sum = row.unsafe_load[width=8](j * head_dim + i)
                 sum = fma(weight[j], a, sum)
@@ -317,8 +316,8 @@ def merge(
                     d,
                     fma(
                         source.unsafe_load[width=8](d),
-                        Lanes(weight),
+                        Lanes[8](weight),
                         target.unsafe_load[width=8](d),
                     ),
                 )
-        scale_row(target, head_dim, 1 / sum)
+        scale_row[8](target, head_dim, 1 / sum)
