@@ -3,10 +3,11 @@
 from max.algorithm import sync_parallelize
 from std.memory.alloc import unsafe_alloc
 
-from .few import attend_few, merge
+from .few import attend_few
 from .lanes import fill_row, load
 from .many import attend_many
 from .pages import Pages, Queries
+from .partials import merge
 from .plan import Kind, Plan, Segments
 
 
@@ -42,7 +43,7 @@ def attend[
                 task.head,
             )
         elif task.kind == Kind.FEW:
-            attend_few[dtype, head_dim](
+            attend_few[dtype, head_dim, lanes](
                 pages,
                 queries,
                 first,

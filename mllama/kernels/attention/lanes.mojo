@@ -60,6 +60,15 @@ def power_of_2(exponent: SIMD[DType.float32, _]) -> type_of(exponent):
 
 
 @always_inline
+def half_sums[lanes: Int](values: Lanes[lanes]) -> Lanes[8]:
+    """Sums of the halves of 16, or 8 as they are."""
+    comptime if lanes == 16:
+        return values.slice[8]() + values.slice[8, offset=8]()
+    else:
+        return rebind[Lanes[8]](values)
+
+
+@always_inline
 def pair_sums(a: Lanes[8], b: Lanes[8]) -> Lanes[8]:
     """Sums of neighbours, those of both vectors alternating by halves."""
     return a.shuffle[0, 2, 8, 10, 4, 6, 12, 14](b) + a.shuffle[
