@@ -1,6 +1,6 @@
 """How fast text rows attend to the KV cache, own operation and MAX's.
 
-``python -m benchmarks.kernels.causal_attention`` times both in turn, at the published
+``python -m benchmarks.kernels.causal_attention`` times them in turn, at the published
 heads (32 of 128 dimensions, 8 of keys and values).  Bytes are those of keys and values,
 read once; operations those of the pairs that the mask leaves.
 """
@@ -21,9 +21,9 @@ from max.nn.attention.mask_config import MHAMaskVariant
 from max.nn.kernels import flash_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
-from benchmarks.kernels.interleaved import timed
+from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_causally
-from mllama.kernels.choice import operations
+from mllama.kernels.choice import MAX, operations
 from mllama.max_api import KVCacheInputsPerDevice
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
@@ -48,7 +48,7 @@ PARAMS = MHAKVCacheParams(
 )
 
 
-def compiled(session: InferenceSession, *, own: bool) -> Model:
+def compiled(session: InferenceSession, kernels: str) -> Model:
     """The operation alone: queries, where requests begin and the cache to rows."""
     cpu = DeviceRef.CPU()
     (cache,) = PARAMS.get_symbolic_inputs()
@@ -56,7 +56,7 @@ def compiled(session: InferenceSession, *, own: bool) -> Model:
 
     def forward(query: Any, offsets: Any, layer: Any, *inputs: Any) -> TensorValue:
         collection = tree.unflatten(structure, iter(inputs))
-        if own:
+        if kernels != MAX:
             return attend_causally(
                 query.tensor,
                 collection.kv_blocks,
@@ -75,17 +75,18 @@ def compiled(session: InferenceSession, *, own: bool) -> Model:
             scale=HEAD_DIM**-0.5,
         )
 
-    graph = Graph(
-        f"causal_attention_{'own' if own else 'max'}",
-        forward,
-        input_types=[
-            TensorType(DType.float32, ["total_seq_len", HEADS, HEAD_DIM], cpu),
-            TensorType(DType.uint32, ["input_row_offsets_len"], cpu),
-            TensorType(DType.uint32, [], cpu),
-            *leaves,
-        ],
-        custom_extensions=[operations(OPERATIONS)] if own else [],
-    )
+    with made_of(kernels):
+        graph = Graph(
+            f"causal_attention_{kernels}",
+            forward,
+            input_types=[
+                TensorType(DType.float32, ["total_seq_len", HEADS, HEAD_DIM], cpu),
+                TensorType(DType.uint32, ["input_row_offsets_len"], cpu),
+                TensorType(DType.uint32, [], cpu),
+                *leaves,
+            ],
+            custom_extensions=[] if kernels == MAX else [operations(OPERATIONS)],
+        )
     return session.load(graph)
 
 
@@ -121,16 +122,13 @@ def caller(model: Model, rows: int, cached: list[int]) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Prints two lines for each case; ratios are of the least times."""
+    """Prints a line for each case and form; ratios are of the least times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
-    models = {
-        "MAX's": compiled(session, own=False),
-        "own": compiled(session, own=True),
-    }
-    print(f"{'':30}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
+    models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
+    print(f"{'':35}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
     for title, (new, cached) in CASES.items():
         calls = {name: caller(model, new, cached) for name, model in models.items()}
         times = timed(calls, rounds)
@@ -140,7 +138,7 @@ def main() -> None:
         for name, taken in times.items():
             least, median = min(taken), float(np.median(taken))
             print(
-                f"{title:22}{name:8}{least * 1e3:8.2f}{median * 1e3:8.2f}"
+                f"{title:22}{name:13}{least * 1e3:8.2f}{median * 1e3:8.2f}"
                 f"{size / least / 1e9:7.1f}"
                 f"{4 * pairs * HEADS * HEAD_DIM / least / 1e9:9.0f}"
                 f"{base / least:7.1f}",

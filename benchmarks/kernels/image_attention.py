@@ -1,14 +1,16 @@
 """How fast text rows attend to an image in the pool, own operation and MAX's.
 
-``python -m benchmarks.kernels.image_attention`` times both, one after the other in each
-round, at the published heads (32 of 128 dimensions, 8 of keys and values).  Bytes are
-those of keys and values, read once; MAX's time lacks the norm of the queries.
+``python -m benchmarks.kernels.image_attention`` times them in turn, at the published
+heads (32 of 128 dimensions, 8 of keys and values).  Each round reads another of several
+layers, as a model does, so that no cache holds what it reads.  Bytes are those of keys
+and values, read once; MAX's time lacks the norm of the queries.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,31 +23,32 @@ from max.nn.attention.mask_config import MHAMaskVariant
 from max.nn.kernels import cross_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
-from benchmarks.kernels.interleaved import timed
+from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_to_images
-from mllama.kernels.choice import operations
+from mllama.kernels.choice import MAX, operations
 from mllama.network.image_pool import ImageReadValues, image_read_types
 from mllama.serving.image_store import ImageStore, ReadSegment
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+LAYERS = 4
 KEYS = (1601, 6404)
 BATCHES = {"1 row": [1], "8 streams": [1] * 8, "176 rows": [176]}
 """Query rows of each segment."""
 
 
 def pool_of(dtype: DType) -> MHAKVCacheParams:
-    """A pool of one layer."""
+    """A pool of some layers."""
     return MHAKVCacheParams(
         dtype=dtype,
         n_kv_heads=KV_HEADS,
         head_dim=HEAD_DIM,
-        num_layers=1,
+        num_layers=LAYERS,
         page_size=PAGE_SIZE,
         devices=[DeviceRef.CPU()],
     )
 
 
-def compiled(session: InferenceSession, dtype: DType, *, own: bool) -> Model:
+def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
     """The operation alone: queries, layer and what they read to attended rows."""
     cpu = DeviceRef.CPU()
     pool = pool_of(dtype)
@@ -54,7 +57,7 @@ def compiled(session: InferenceSession, dtype: DType, *, own: bool) -> Model:
 
     def forward(query: Any, norm: Any, layer: Any, *inputs: Any) -> TensorValue:
         read: ImageReadValues = tree.unflatten(structure, iter(inputs))
-        if own:
+        if kernels != MAX:
             return attend_to_images(
                 query.tensor,
                 norm.tensor,
@@ -77,17 +80,18 @@ def compiled(session: InferenceSession, dtype: DType, *, own: bool) -> Model:
             scale=HEAD_DIM**-0.5,
         )
 
-    graph = Graph(
-        f"attention_{'own' if own else 'max'}_{dtype.name}",
-        forward,
-        input_types=[
-            TensorType(DType.float32, ["total_seq_len", HEADS, HEAD_DIM], cpu),
-            TensorType(DType.float32, [HEAD_DIM], cpu),
-            TensorType(DType.uint32, [], cpu),
-            *tree.leaves(reads),
-        ],
-        custom_extensions=[operations(OPERATIONS)] if own else [],
-    )
+    with made_of(kernels):
+        graph = Graph(
+            f"attention_{kernels}_{dtype.name}",
+            forward,
+            input_types=[
+                TensorType(DType.float32, ["total_seq_len", HEADS, HEAD_DIM], cpu),
+                TensorType(DType.float32, [HEAD_DIM], cpu),
+                TensorType(DType.uint32, [], cpu),
+                *tree.leaves(reads),
+            ],
+            custom_extensions=[] if kernels == MAX else [operations(OPERATIONS)],
+        )
     return session.load(graph)
 
 
@@ -106,13 +110,16 @@ def caller(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callabl
     else:
         blocks.view(DType.uint32, blocks.shape).to_numpy()[...] = noise
     query = chance.normal(0, 1, (sum(lengths), HEADS, HEAD_DIM)).astype(np.float32)
-    inputs = [
-        Buffer.from_numpy(query),
-        Buffer.from_numpy(np.ones(HEAD_DIM, np.float32)),
-        Buffer.scalar(0, DType.uint32),
-        *tree.leaves(read),
-    ]
-    return lambda: model.execute(*inputs)
+    inputs = cycle(
+        [
+            Buffer.from_numpy(query),
+            Buffer.from_numpy(np.ones(HEAD_DIM, np.float32)),
+            Buffer.scalar(layer, DType.uint32),
+            *tree.leaves(read),
+        ]
+        for layer in range(LAYERS)
+    )
+    return lambda: model.execute(*next(inputs))
 
 
 def main() -> None:
@@ -122,15 +129,16 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
     variants = {
-        "MAX's, float32": (DType.float32, False),
-        "own, float32": (DType.float32, True),
-        "own, bfloat16": (DType.bfloat16, True),
+        f"{name}, {dtype.name}": (dtype, kernels)
+        for name, kernels in KERNELS.items()
+        for dtype in (DType.float32, DType.bfloat16)
+        if kernels != MAX or dtype is DType.float32
     }
     models = {
-        name: compiled(session, dtype, own=own)
-        for name, (dtype, own) in variants.items()
+        name: compiled(session, dtype, kernels)
+        for name, (dtype, kernels) in variants.items()
     }
-    print(f"{'':34}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
+    print(f"{'':43}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
     for keys in KEYS:
         for batch, lengths in BATCHES.items():
             calls = {
@@ -144,7 +152,7 @@ def main() -> None:
                 size = 2 * keys * KV_HEADS * HEAD_DIM * dtype.size_in_bytes
                 work = 4 * sum(lengths) * HEADS * HEAD_DIM * keys
                 print(
-                    f"{keys} keys, {batch:9} {name:14}{least * 1e3:8.2f}"
+                    f"{keys} keys, {batch:9} {name:23}{least * 1e3:8.2f}"
                     f"{median * 1e3:8.2f}{size / least / 1e9:7.1f}"
                     f"{work / least / 1e9:9.0f}{base / least:7.1f}",
                     flush=True,

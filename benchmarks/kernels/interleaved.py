@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from mllama.kernels.choice import AVX2, AVX512, MAX, VARIABLE, chosen_kernels
+
+KERNELS: Final = {"MAX's": MAX, "own, AVX2": AVX2} | (
+    {"own, AVX-512": "auto"} if chosen_kernels() == AVX512 else {}
+)
+"""What graphs can be made of on this CPU, as the environment variable says it."""
+
+
+@contextmanager
+def made_of(kernels: str) -> Iterator[None]:
+    """Graphs that are built meanwhile are made of these operations."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = kernels
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def timed(

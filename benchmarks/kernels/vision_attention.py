@@ -1,6 +1,6 @@
 """How fast patches attend to each other, own operation and MAX's.
 
-``python -m benchmarks.kernels.vision_attention`` times both in turn, at the published
+``python -m benchmarks.kernels.vision_attention`` times them in turn, at the published
 16 heads of 80 dimensions, for an image of four tiles and for one of one tile.
 """
 
@@ -16,13 +16,10 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
-from benchmarks.kernels.interleaved import timed
+from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.attention import OPERATIONS
-from mllama.kernels.choice import operations
-from mllama.network.vision_attention import (
-    attention_of_max,
-    padded_attention,
-)
+from mllama.kernels.choice import MAX, operations
+from mllama.network.vision_attention import padded_attention
 
 ROWS, HEADS, HEAD_DIM = 6432, 16, 80
 REAL = {"four tiles": 6404, "one tile": 1601}
@@ -30,27 +27,26 @@ REAL = {"four tiles": 6404, "one tile": 1601}
 HEADER = f"{'':44}{'min ms':>9}{'median':>9}{'GFLOP/s':>9}{'ratio':>7}"
 
 
-def compiled(session: InferenceSession, *, own: bool) -> Model:
+def compiled(session: InferenceSession, kernels: str) -> Model:
     """The operation alone."""
     cpu = DeviceRef.CPU()
 
     def forward(*inputs: Any) -> TensorValue:
         values = [value.tensor for value in inputs]
-        if own:
-            return padded_attention(*values, HEAD_DIM)
-        return attention_of_max(*values, HEAD_DIM)
+        return padded_attention(*values, HEAD_DIM)
 
     states = TensorType(DType.float32, ["images", ROWS, HEADS * HEAD_DIM], cpu)
-    graph = Graph(
-        f"attention_{'own' if own else 'max'}",
-        forward,
-        input_types=[
-            *[states] * 3,
-            TensorType(DType.int64, ["real"], cpu),
-            TensorType(DType.int64, ["padding"], cpu),
-        ],
-        custom_extensions=[operations(OPERATIONS)] if own else [],
-    )
+    with made_of(kernels):
+        graph = Graph(
+            f"attention_{kernels}",
+            forward,
+            input_types=[
+                *[states] * 3,
+                TensorType(DType.int64, ["real"], cpu),
+                TensorType(DType.int64, ["padding"], cpu),
+            ],
+            custom_extensions=[] if kernels == MAX else [operations(OPERATIONS)],
+        )
     return session.load(graph)
 
 
@@ -77,15 +73,12 @@ def report(
 
 
 def main() -> None:
-    """Prints two lines for each image."""
+    """Prints a line for each image and form of the operation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
-    models = {
-        "MAX's": compiled(session, own=False),
-        "own": compiled(session, own=True),
-    }
+    models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
     chance = np.random.default_rng(0)
     states = [
         chance.normal(0, 1, (1, ROWS, HEADS * HEAD_DIM)).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Final
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.choice import uses_own
+from mllama.kernels.choice import uses_own, vector_width
 
 OPERATIONS: Final = "attention"
 """The folder of ``mllama/kernels`` with them."""
@@ -39,6 +39,15 @@ def suits(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
     """
     is_known = pages in (DType.float32, DType.bfloat16)
     return is_known and suits_heads(head_dim, dtype, device)
+
+
+def _parameters(head_dim: int) -> dict[str, int]:
+    """Of an operation that attends.
+
+    Heads that are no whole vectors of AVX-512 are left to those of AVX2.
+    """
+    lanes = vector_width()
+    return {"head_dim": head_dim, "lanes": 8 if head_dim % lanes else lanes}
 
 
 def attend_to_patches(
@@ -72,7 +81,7 @@ def attend_to_patches(
             ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
         ],
         [query.type],
-        parameters={"head_dim": head_dim},
+        parameters=_parameters(head_dim),
     )[0].tensor
 
 
@@ -120,7 +129,7 @@ def attend_to_images(
             ops.constant(head_dim**-0.5, DType.float32, cpu),
         ],
         out_types=[TensorType(DType.float32, query.shape, query.device)],
-        parameters={"head_dim": head_dim},
+        parameters=_parameters(head_dim),
     )[0].tensor
 
 
@@ -161,7 +170,7 @@ def attend_causally(
             ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
         ],
         out_types=[query.type],
-        parameters={"head_dim": head_dim},
+        parameters=_parameters(head_dim),
     )[0].tensor
 
 

@@ -17,6 +17,7 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType
 
 from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_causally
 from mllama.kernels.choice import operations, uses_own
+from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray
 
@@ -143,9 +144,10 @@ class Operation:
         return self.model.execute(*inputs)[place].to_numpy()
 
 
-@pytest.fixture(scope="module")
-def operation() -> Operation:
-    return Operation()
+@pytest.fixture(scope="module", params=KERNELS)
+def operation(request: pytest.FixtureRequest) -> Operation:
+    with made_of(request.param):
+        return Operation()
 
 
 def random_batch(

@@ -23,6 +23,7 @@ from mllama.kernels.attention import (
 )
 from mllama.kernels.choice import operations, uses_own
 from mllama.weights.bfloat16 import to_bfloat16
+from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray
 
@@ -256,9 +257,10 @@ class Operations:
         return from_pool(buffer)
 
 
-@pytest.fixture(scope="module")
-def ops() -> Operations:
-    return Operations()
+@pytest.fixture(scope="module", params=KERNELS)
+def ops(request: pytest.FixtureRequest) -> Operations:
+    with made_of(request.param):
+        return Operations()
 
 
 def random_batch(
@@ -458,7 +460,7 @@ def test_rows_that_read_nothing_are_zeros(
         ({"counts": [2**31]}, "more keys than its pages hold"),
         ({"lengths": [3]}, "don't cover the query rows"),
         ({"lengths": [1]}, "don't cover the query rows"),
-        ({"layer": 3}, "lacks the layer"),
+        ({"layer": 3}, "lack the layer"),
         ({"counts": [1, 1]}, "differ in number"),
         ({"query": np.zeros((2, 3, 1), np.float32)}, "contradict"),
     ],
@@ -521,7 +523,7 @@ def test_bfloat16_is_rounded_to_the_nearest(ops: Operations) -> None:
         ([4], [126], [[0]], 0, "more rows than its pages hold"),
         ([4], [2**32 - 1], [[0]], 0, "more rows than its pages hold"),
         ([3], [0], [[0]], 0, "don't cover"),
-        ([4], [0], [[0]], 1, "lacks the layer"),
+        ([4], [0], [[0]], 1, "lack the layer"),
         ([4], [0, 0], [[0]], 0, "differ in number"),
     ],
 )

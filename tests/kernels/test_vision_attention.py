@@ -15,6 +15,7 @@ from mllama.kernels import choice
 from mllama.kernels.attention import OPERATIONS
 from mllama.kernels.choice import chosen_kernels, operations
 from mllama.network.vision_attention import padded_attention
+from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray
 CPU_REF = DeviceRef.CPU()
@@ -79,9 +80,10 @@ class Attention:
         return np.array(outputs[place].to_numpy())
 
 
-@pytest.fixture(scope="module")
-def attention() -> Attention:
-    return Attention()
+@pytest.fixture(scope="module", params=KERNELS)
+def attention(request: pytest.FixtureRequest) -> Attention:
+    with made_of(request.param):
+        return Attention()
 
 
 def reference(

@@ -1,7 +1,7 @@
 """Attention among patches, over the image pool and over the KV cache, as operations of
 MAX graphs.
 
-Written for AVX2 with FMA: vectors of 8 float32, 16 of them.
+Written for AVX2 with FMA (8 lanes) and for AVX-512 (16 lanes).
 """
 
 import extensibility
@@ -54,7 +54,7 @@ struct ImageAttention:
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int
+        target: StaticString, head_dim: Int, lanes: Int
     ](
         attended: OutputTensor[dtype=DType.float32, rank=3, ...],
         pool: MutableInputTensor[rank=6, ...],
@@ -68,7 +68,6 @@ struct ImageAttention:
         scale: Float32,
         ctx: DeviceContext,
     ) raises:
-        comptime assert head_dim > 0 and head_dim % 8 == 0, "no multiple of 8"
         var count = table.dim_size(0)
         if norm_weight.dim_size(0) != head_dim:
             raise Error("the norm has another width")
@@ -77,7 +76,7 @@ struct ImageAttention:
             or key_offsets.dim_size(0) != count + 1
         ):
             raise Error("the segments' offsets and pages differ in number")
-        _attend[head_dim](
+        _attend[head_dim, lanes](
             attended,
             pool,
             query,
@@ -101,7 +100,7 @@ struct CausalAttention:
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int
+        target: StaticString, head_dim: Int, lanes: Int
     ](
         attended: OutputTensor[dtype=DType.float32, rank=3, ...],
         cache: MutableInputTensor[rank=6, ...],
@@ -127,7 +126,7 @@ struct CausalAttention:
         for i in range(count):
             seen += Int(cache_lengths.unsafe_ptr().unsafe_load(i))
             key_offsets.append(UInt32(seen + Int(offsets.unsafe_load(i + 1))))
-        _attend[head_dim](
+        _attend[head_dim, lanes](
             attended,
             cache,
             query,
@@ -147,7 +146,7 @@ struct CausalAttention:
 
 
 def _attend[
-    dtype: DType, //, head_dim: Int
+    dtype: DType, //, head_dim: Int, lanes: Int
 ](
     attended: OutputTensor[dtype=DType.float32, rank=3, ...],
     pool: MutableInputTensor[dtype=dtype, rank=6, ...],
@@ -162,7 +161,7 @@ def _attend[
     Raises:
         Error: If the arguments contradict each other.
     """
-    comptime assert head_dim > 0 and head_dim % 8 == 0, "no multiple of 8"
+    comptime assert head_dim > 0 and head_dim % lanes == 0, "no whole vectors"
     var pages = _pages(pool, layer, head_dim)
     var heads = query.dim_size(1)
     comptime for axis in range(3):
@@ -175,7 +174,7 @@ def _attend[
     ):
         raise Error("queries and pages contradict each other")
     segments.check(query.dim_size(0), pool.dim_size(0))
-    attend[dtype, head_dim](
+    attend[dtype, head_dim, lanes](
         pages,
         Queries(
             rebind[Floats](query.unsafe_ptr()),
@@ -239,7 +238,7 @@ struct PaddedAttention:
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int
+        target: StaticString, head_dim: Int, lanes: Int
     ](
         result: OutputTensor[dtype=DType.float32, rank=3, ...],
         query: InputTensor[dtype=DType.float32, rank=3, ...],
@@ -249,7 +248,7 @@ struct PaddedAttention:
         scale: Float32,
         ctx: DeviceContext,
     ) raises:
-        comptime assert head_dim > 0 and head_dim % 8 == 0, "no multiple of 8"
+        comptime assert head_dim > 0 and head_dim % lanes == 0, "no whole vectors"
         comptime for axis in range(3):
             var size = query.dim_size(axis)
             if (
@@ -261,7 +260,7 @@ struct PaddedAttention:
         var real = real_rows.dim_size(0)
         if real > query.dim_size(1) or query.dim_size(2) % head_dim != 0:
             raise Error("the shapes of an attention contradict each other")
-        attend_patches(
+        attend_patches[lanes](
             rebind[Floats](query.unsafe_ptr()),
             rebind[Floats](key.unsafe_ptr()),
             rebind[Floats](value.unsafe_ptr()),

@@ -3,15 +3,16 @@
 from max.algorithm import sync_parallelize
 from std.memory.alloc import unsafe_alloc
 
-from .few import attend_few, merge
+from .few import attend_few
 from .lanes import fill_row, load
 from .many import attend_many
 from .pages import Pages, Queries
+from .partials import merge
 from .plan import Kind, Plan, Segments
 
 
 def attend[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, lanes: Int
 ](pages: Pages[dtype], queries: Queries, segments: Segments):
     """Writes the attended rows of a batch that has been checked."""
     var kv_heads = pages.kv_heads
@@ -31,7 +32,7 @@ def attend[
             var seen = group.num_keys
             if segments.causal:
                 seen += task.first + 1 - group.num_rows
-            attend_many[dtype, head_dim](
+            attend_many[dtype, head_dim, lanes](
                 pages,
                 queries,
                 first.unsafe_offset(task.first),
@@ -42,7 +43,7 @@ def attend[
                 task.head,
             )
         elif task.kind == Kind.FEW:
-            attend_few[dtype, head_dim](
+            attend_few[dtype, head_dim, lanes](
                 pages,
                 queries,
                 first,
@@ -66,7 +67,7 @@ def attend[
                         head // share * head_dim
                     )
                     for d in range(0, head_dim, 8):
-                        target.unsafe_store(d, load(source, d))
+                        target.unsafe_store(d, load[8](source, d))
 
     def finish(index: Int) {imm}:
         ref group = plan.groups[index]

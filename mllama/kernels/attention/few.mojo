@@ -13,10 +13,10 @@ from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from .lanes import (
     Floats,
-    Four,
     LOWEST,
     Lanes,
     fill_row,
+    half_sums,
     larger,
     load,
     pair_sums,
@@ -24,27 +24,15 @@ from .lanes import (
     scale_row,
 )
 from .pages import PAGE, Pages, Queries
+from .partials import blocks_of_four
 
 comptime _READ = PrefetchOptions().for_read().high_locality().to_data_cache()
 comptime _KEYS = 32
 """Keys of a block."""
 
 
-@always_inline
-def blocks_of_four(vectors: Int) -> Int:
-    """Query vectors are taken four at a time."""
-    return (vectors + 3) // 4
-
-
-@always_inline
-def partial_size(kv_heads: Int, vectors: Int, head_dim: Int) -> Int:
-    """Floats of a task's outcome: weighted sums of values, then for each vector the
-    largest score and the sum of the weights."""
-    return kv_heads * blocks_of_four(vectors) * 4 * (head_dim + 2)
-
-
 def attend_few[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, lanes: Int
 ](
     pages: Pages[dtype],
     queries: Queries,
@@ -122,7 +110,7 @@ def attend_few[
                     var block = head * fours + four
                     scores.unsafe_store(
                         (block * _KEYS + index) * 4,
-                        _scores[dtype, head_dim](
+                        _scores[dtype, head_dim, lanes](
                             keys.unsafe_offset(index * width + head * head_dim),
                             keys.unsafe_offset(second * width + head * head_dim),
                             query.unsafe_offset(block * 4 * head_dim),
@@ -146,7 +134,7 @@ def attend_few[
                 var source = values.unsafe_offset(head * head_dim)
                 for four in range(fours):
                     var block = head * fours + four
-                    _add_values[dtype, head_dim](
+                    _add_values[dtype, head_dim, lanes](
                         source,
                         width,
                         index,
@@ -171,21 +159,24 @@ def _fetch[
 
 @always_inline
 def _scores[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, lanes: Int
 ](
     first: Pointer[Scalar[dtype], MutUntrackedOrigin],
     second: Pointer[Scalar[dtype], MutUntrackedOrigin],
     query: Floats,
-) -> Lanes:
+) -> Lanes[8]:
     """Products of two keys with four queries: the first key's, then the second's."""
-    var products = Array[Lanes, 8](fill=Lanes(0))
-    for i in range(0, head_dim, 8):
-        var key = load(first, i)
-        var other = load(second, i)
+    var sums = Array[Lanes[lanes], 8](fill=Lanes[lanes](0))
+    for i in range(0, head_dim, lanes):
+        var key = load[lanes](first, i)
+        var other = load[lanes](second, i)
         comptime for j in range(4):
-            var some = query.unsafe_load[width=8](j * head_dim + i)
-            products[j] = fma(some, key, products[j])
-            products[4 + j] = fma(some, other, products[4 + j])
+            var some = query.unsafe_load[width=lanes](j * head_dim + i)
+            sums[j] = fma(some, key, sums[j])
+            sums[4 + j] = fma(some, other, sums[4 + j])
+    var products = Array[Lanes[8], 8](uninitialized=True)
+    comptime for j in range(8):
+        products[j] = half_sums(sums[j])
     var low = pair_sums(
         pair_sums(products[0], products[1]), pair_sums(products[2], products[3])
     )
@@ -206,20 +197,20 @@ def _weights[
     Up to a multiple of four keys, those beyond the last become zeros.
     """
     if count % 2 == 1:
-        scores.unsafe_store(count * 4, Four(LOWEST))
-    var most = Lanes(LOWEST)
+        scores.unsafe_store(count * 4, Lanes[4](LOWEST))
+    var most = Lanes[8](LOWEST)
     for i in range(0, count * 4, 8):
         most = larger(scores.unsafe_load[width=8](i), most)
     var old = tops.unsafe_load[width=4](0)
     var top = larger(larger(most.slice[4](), most.slice[4, offset=4]()), old)
     var both = top.join(top)
-    var sum = Lanes(0)
+    var sum = Lanes[8](0)
     for i in range(0, count * 4, 8):
         var power = power_of_2(scores.unsafe_load[width=8](i) - both)
         scores.unsafe_store(i, power)
         sum += power
     for i in range(count, (count + 3) // 4 * 4):
-        scores.unsafe_store(i * 4, Four(0))
+        scores.unsafe_store(i * 4, Lanes[4](0))
     var factor = power_of_2(old - top)
     tops.unsafe_store(0, top)
     sums.unsafe_store(
@@ -232,12 +223,12 @@ def _weights[
     )
     comptime for j in range(4):
         if factor[j] != 1:
-            scale_row(result.unsafe_offset(j * head_dim), head_dim, factor[j])
+            scale_row[8](result.unsafe_offset(j * head_dim), head_dim, factor[j])
 
 
 @always_inline
 def _add_values[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, lanes: Int
 ](
     values: Pointer[Scalar[dtype], MutUntrackedOrigin],
     width: Int,
@@ -254,71 +245,25 @@ def _add_values[
     var second = values.unsafe_offset(min(index + 1, last) * width)
     var third = values.unsafe_offset(min(index + 2, last) * width)
     var fourth = values.unsafe_offset(min(index + 3, last) * width)
-    comptime for pair in range(0, 4, 2):
-        var weight = Array[Lanes, 8](uninitialized=True)
+    # As many queries at a time as there are registers for the weights.
+    comptime together = lanes // 4
+    comptime for start in range(0, 4, together):
+        var weight = Array[Lanes[lanes], 4 * together](uninitialized=True)
         comptime for i in range(4):
-            comptime for j in range(2):
-                weight[2 * i + j] = Lanes(weights.unsafe_load(i * 4 + pair + j))
-        var row = result.unsafe_offset(pair * head_dim)
-        for i in range(0, head_dim, 8):
-            var a = load(first, i)
-            var b = load(second, i)
-            var c = load(third, i)
-            var d = load(fourth, i)
-            comptime for j in range(2):
-                var sum = row.unsafe_load[width=8](j * head_dim + i)
-                sum = fma(weight[j], a, sum)
-                sum = fma(weight[2 + j], b, sum)
-                sum = fma(weight[4 + j], c, sum)
-                row.unsafe_store(j * head_dim + i, fma(weight[6 + j], d, sum))
-
-
-def merge(
-    queries: Queries,
-    kv_heads: Int,
-    vectors: Int,
-    partials: Floats,
-    count: Int,
-    index: Int,
-    row: Int,
-):
-    """Writes a row from the outcomes of the tasks that its keys were shared among.
-
-    Args:
-        queries: Where the row goes.
-        kv_heads: Of keys and values.
-        vectors: Query vectors of each of them.
-        partials: The outcomes.
-        count: How many there are.
-        index: The row among those that the tasks have taken.
-        row: The row among the queries.
-    """
-    var head_dim = queries.head_dim
-    var group = queries.heads // kv_heads
-    var padded = blocks_of_four(vectors) * 4
-    var size = partial_size(kv_heads, vectors, head_dim)
-    var all = kv_heads * padded
-    for head in range(queries.heads):
-        var place = head // group * padded + index * group + head % group
-        var tops = partials.unsafe_offset(all * head_dim + place)
-        var sums = tops.unsafe_offset(all)
-        var top = tops.unsafe_load(0)
-        for i in range(1, count):
-            top = larger(tops.unsafe_load(i * size), top)
-        var target = queries.result.unsafe_offset(queries.place(row, head))
-        fill_row(target, head_dim, 0)
-        var sum = Float32(0)
-        for i in range(count):
-            var weight = power_of_2(tops.unsafe_load(i * size) - top)
-            sum = fma(sums.unsafe_load(i * size), weight, sum)
-            var source = partials.unsafe_offset(i * size + place * head_dim)
-            for d in range(0, head_dim, 8):
-                target.unsafe_store(
-                    d,
-                    fma(
-                        source.unsafe_load[width=8](d),
-                        Lanes(weight),
-                        target.unsafe_load[width=8](d),
-                    ),
+            comptime for j in range(together):
+                weight[i * together + j] = Lanes[lanes](
+                    weights.unsafe_load(i * 4 + start + j)
                 )
-        scale_row(target, head_dim, 1 / sum)
+        var row = result.unsafe_offset(start * head_dim)
+        for i in range(0, head_dim, lanes):
+            var a = load[lanes](first, i)
+            var b = load[lanes](second, i)
+            var c = load[lanes](third, i)
+            var d = load[lanes](fourth, i)
+            comptime for j in range(together):
+                var sum = row.unsafe_load[width=lanes](j * head_dim + i)
+                sum = fma(weight[j], a, sum)
+                sum = fma(weight[together + j], b, sum)
+                sum = fma(weight[2 * together + j], c, sum)
+                sum = fma(weight[3 * together + j], d, sum)
+                row.unsafe_store(j * head_dim + i, sum)

@@ -1,10 +1,12 @@
-"""Vectors of eight float32, and what is done to them."""
+"""Vectors of float32, and what is done to them.
+
+AVX2 has 8 lanes and 16 registers, AVX-512 16 lanes and 32 registers.
+"""
 
 from std.math import fma
 
 comptime Floats = Pointer[Float32, MutUntrackedOrigin]
-comptime Lanes = SIMD[DType.float32, 8]
-comptime Four = SIMD[DType.float32, 4]
+comptime Lanes[count: Int] = SIMD[DType.float32, count]
 
 comptime LOG2_E = Float32(1.4426950408889634)
 comptime LOWEST = Float32(-3.0e38)
@@ -13,17 +15,17 @@ comptime LOWEST = Float32(-3.0e38)
 
 @always_inline
 def load[
-    dtype: DType
-](values: Pointer[Scalar[dtype], MutUntrackedOrigin], index: Int) -> Lanes:
-    """Eight values of float32 or bfloat16, as float32."""
+    dtype: DType, //, lanes: Int
+](values: Pointer[Scalar[dtype], MutUntrackedOrigin], index: Int) -> Lanes[lanes]:
+    """Values of float32 or bfloat16, as float32."""
     comptime if dtype == DType.bfloat16:
         # The upper half of a float32's bits.
         var bits = values.unsafe_bitcast[UInt16]().unsafe_load[
-            width=8, alignment=2
+            width=lanes, alignment=2
         ](index)
-        return Lanes(from_bits=bits.cast[DType.uint32]() << 16)
+        return Lanes[lanes](from_bits=bits.cast[DType.uint32]() << 16)
     else:
-        return values.unsafe_load[width=8, alignment=2](index).cast[
+        return values.unsafe_load[width=lanes, alignment=2](index).cast[
             DType.float32
         ]()
 
@@ -58,7 +60,16 @@ def power_of_2(exponent: SIMD[DType.float32, _]) -> type_of(exponent):
 
 
 @always_inline
-def pair_sums(a: Lanes, b: Lanes) -> Lanes:
+def half_sums[lanes: Int](values: Lanes[lanes]) -> Lanes[8]:
+    """Sums of the halves of 16, or 8 as they are."""
+    comptime if lanes == 16:
+        return values.slice[8]() + values.slice[8, offset=8]()
+    else:
+        return rebind[Lanes[8]](values)
+
+
+@always_inline
+def pair_sums(a: Lanes[8], b: Lanes[8]) -> Lanes[8]:
     """Sums of neighbours, those of both vectors alternating by halves."""
     return a.shuffle[0, 2, 8, 10, 4, 6, 12, 14](b) + a.shuffle[
         1, 3, 9, 11, 5, 7, 13, 15
@@ -66,15 +77,15 @@ def pair_sums(a: Lanes, b: Lanes) -> Lanes:
 
 
 @always_inline
-def transpose(mut rows: Array[Lanes, 8]):
+def transpose(mut rows: Array[Lanes[8], 8]):
     """Eight rows of eight to columns."""
-    var pairs = Array[Lanes, 8](uninitialized=True)
+    var pairs = Array[Lanes[8], 8](uninitialized=True)
     comptime for i in range(4):
         var a = rows[2 * i]
         var b = rows[2 * i + 1]
         pairs[2 * i] = a.shuffle[0, 8, 1, 9, 4, 12, 5, 13](b)
         pairs[2 * i + 1] = a.shuffle[2, 10, 3, 11, 6, 14, 7, 15](b)
-    var fours = Array[Lanes, 8](uninitialized=True)
+    var fours = Array[Lanes[8], 8](uninitialized=True)
     comptime for i in range(2):
         comptime for j in range(2):
             var a = pairs[4 * i + j]
@@ -89,10 +100,10 @@ def transpose(mut rows: Array[Lanes, 8]):
 
 
 @always_inline
-def scale_row(values: Floats, count: Int, factor: Float32):
-    """Multiplies a row, of a multiple of 8, by a factor."""
-    for i in range(0, count, 8):
-        values.unsafe_store(i, values.unsafe_load[width=8](i) * factor)
+def scale_row[lanes: Int](values: Floats, count: Int, factor: Float32):
+    """Multiplies a row, of whole vectors, by a factor."""
+    for i in range(0, count, lanes):
+        values.unsafe_store(i, values.unsafe_load[width=lanes](i) * factor)
 
 
 @always_inline

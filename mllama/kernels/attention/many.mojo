@@ -13,14 +13,14 @@ from .pages import PAGE, Pages, Queries
 from .softmax import weigh
 from .tiles import PANEL, STRIP, strip
 
-comptime _VALUE_PANEL = 16
-"""Dimensions of a panel: two vectors, with six queries twelve sums in registers."""
-comptime _KEYS = 10 * PANEL
+comptime _VALUE_PANEL[lanes: Int] = 2 * lanes
+"""Dimensions of a panel: two vectors, of which common widths of heads are multiples."""
+comptime _KEYS = 240
 """Keys of a block: packed, they and their values take half of the second cache."""
 
 
 def attend_many[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, lanes: Int
 ](
     pages: Pages[dtype],
     queries: Queries,
@@ -43,11 +43,14 @@ def attend_many[
         causal: Whether each further row sees one more, else they see the same.
         head: The kv head.
     """
-    comptime value_panels = ceildiv(head_dim, _VALUE_PANEL)
-    comptime width = value_panels * _VALUE_PANEL
+    comptime height = STRIP[lanes]
+    comptime key_panel = PANEL[lanes]
+    comptime value_panel = _VALUE_PANEL[lanes]
+    comptime value_panels = ceildiv(head_dim, value_panel)
+    comptime width = value_panels * value_panel
     var group = queries.heads // pages.kv_heads
     var vectors = num_rows * group
-    var padded = ceildiv(vectors, STRIP) * STRIP
+    var padded = ceildiv(vectors, height) * height
     # A vector sees `seen + index // vectors_a_key` keys.
     var vectors_a_key = group if causal else padded
     var num_keys = seen + (vectors - 1) // vectors_a_key
@@ -57,7 +60,7 @@ def attend_many[
     var sums = _floats(padded)
     var keys = _floats(_KEYS * head_dim)
     var values = _floats(_KEYS * width)
-    var scores = _floats(STRIP * _KEYS)
+    var scores = _floats(height * _KEYS)
     for index in range(padded):
         var target = query.unsafe_offset(index * head_dim)
         if index < vectors:
@@ -74,31 +77,31 @@ def attend_many[
 
     for first in range(0, num_keys, _KEYS):
         var count = min(_KEYS, num_keys - first)
-        _pack_keys[dtype, head_dim](pages, table, head, first, count, keys)
-        _pack_values[dtype, head_dim](pages, table, head, first, count, values)
-        for start in range(0, padded, STRIP):
-            var last = min(start + STRIP, vectors) - 1
+        _pack_keys[dtype, head_dim, key_panel](pages, table, head, first, count, keys)
+        _pack_values[dtype, head_dim, value_panel](pages, table, head, first, count, values)
+        for start in range(0, padded, height):
+            var last = min(start + height, vectors) - 1
             var used = min(count, seen + last // vectors_a_key - first)
             if used <= 0:
                 continue
-            for panel in range(ceildiv(used, PANEL)):
-                strip[3, False, PANEL](
+            for panel in range(ceildiv(used, key_panel)):
+                strip[lanes, 3, False, key_panel](
                     query.unsafe_offset(start * head_dim),
                     head_dim,
-                    STRIP,
-                    keys.unsafe_offset(panel * PANEL * head_dim),
+                    height,
+                    keys.unsafe_offset(panel * key_panel * head_dim),
                     head_dim,
-                    scores.unsafe_offset(panel * PANEL),
+                    scores.unsafe_offset(panel * key_panel),
                     _KEYS,
                 )
-            for row in range(STRIP):
+            for row in range(height):
                 var index = start + row
                 var weights = scores.unsafe_offset(row * _KEYS)
                 var own = max(
                     0, min(used, seen + index // vectors_a_key - first)
                 )
                 if own > 0:
-                    weigh(
+                    weigh[lanes](
                         weights,
                         own,
                         tops.unsafe_offset(index),
@@ -108,13 +111,13 @@ def attend_many[
                     )
                 fill_row(weights.unsafe_offset(own), used - own, 0)
             for panel in range(value_panels):
-                strip[2, True, _VALUE_PANEL](
+                strip[lanes, 2, True, value_panel](
                     scores,
                     _KEYS,
-                    STRIP,
-                    values.unsafe_offset(panel * _VALUE_PANEL * _KEYS),
+                    height,
+                    values.unsafe_offset(panel * value_panel * _KEYS),
                     used,
-                    result.unsafe_offset(start * width + panel * _VALUE_PANEL),
+                    result.unsafe_offset(start * width + panel * value_panel),
                     width,
                 )
     for index in range(vectors):
@@ -141,7 +144,7 @@ def _floats(count: Int) -> Floats:
 
 
 def _pack_keys[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, panel_width: Int
 ](
     pages: Pages[dtype],
     table: Pointer[UInt32, MutUntrackedOrigin],
@@ -150,17 +153,17 @@ def _pack_keys[
     count: Int,
     panels: Floats,
 ):
-    """Keys as panels `[head dim, PANEL]`, filled up with zeros."""
+    """Keys as panels `[head dim, panel_width]`, filled up with zeros."""
     var width = pages.row_width()
-    for start in range(0, ceildiv(count, PANEL) * PANEL, 8):
+    for start in range(0, ceildiv(count, panel_width) * panel_width, 8):
         var panel = panels.unsafe_offset(
-            start // PANEL * PANEL * head_dim + start % PANEL
+            start // panel_width * panel_width * head_dim + start % panel_width
         )
         var key = first + start
         var present = min(8, count - start)
         if present <= 0:
             for i in range(head_dim):
-                panel.unsafe_store(i * PANEL, Lanes(0))
+                panel.unsafe_store(i * panel_width, Lanes[8](0))
             continue
         # A page holds a multiple of eight keys, so that these lie in one.
         var page = Int(table.unsafe_load(key // PAGE))
@@ -168,18 +171,18 @@ def _pack_keys[
             key % PAGE * width + head * head_dim
         )
         for i in range(0, head_dim, 8):
-            var rows = Array[Lanes, 8](uninitialized=True)
+            var rows = Array[Lanes[8], 8](uninitialized=True)
             comptime for j in range(8):
-                rows[j] = load(
+                rows[j] = load[8](
                     source, j * width + i
-                ) if j < present else Lanes(0)
+                ) if j < present else Lanes[8](0)
             transpose(rows)
             comptime for j in range(8):
-                panel.unsafe_store((i + j) * PANEL, rows[j])
+                panel.unsafe_store((i + j) * panel_width, rows[j])
 
 
 def _pack_values[
-    dtype: DType, head_dim: Int
+    dtype: DType, head_dim: Int, panel_width: Int
 ](
     pages: Pages[dtype],
     table: Pointer[UInt32, MutUntrackedOrigin],
@@ -188,8 +191,8 @@ def _pack_values[
     count: Int,
     panels: Floats,
 ):
-    """Values as panels `[_KEYS, _VALUE_PANEL]`, filled up with zeros."""
-    comptime filled = ceildiv(head_dim, _VALUE_PANEL) * _VALUE_PANEL
+    """Values as panels `[_KEYS, panel_width]`, filled up with zeros."""
+    comptime filled = ceildiv(head_dim, panel_width) * panel_width
     var width = pages.row_width()
     for index in range(count):
         var key = first + index
@@ -198,8 +201,8 @@ def _pack_values[
             key % PAGE * width + head * head_dim
         )
         comptime for i in range(0, filled, 8):
-            comptime panel = i // _VALUE_PANEL * _VALUE_PANEL * _KEYS + i % 16
+            comptime panel = i // panel_width * panel_width * _KEYS + i % panel_width
             panels.unsafe_store(
-                panel + index * _VALUE_PANEL,
-                load(source, i) if i < head_dim else Lanes(0),
+                panel + index * panel_width,
+                load[8](source, i) if i < head_dim else Lanes[8](0),
             )

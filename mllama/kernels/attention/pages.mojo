@@ -78,7 +78,7 @@ struct Queries(Copyable, Movable):
                 target.unsafe_store(i, source.unsafe_load[width=8](i) * self.scale)
             return
         ref norm = self.norm.value()
-        var squares = Lanes(0)
+        var squares = Lanes[8](0)
         for i in range(0, self.head_dim, 8):
             var some = source.unsafe_load[width=8](i)
             squares = fma(some, some, squares)

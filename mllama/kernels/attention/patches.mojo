@@ -16,13 +16,15 @@ from .lanes import LOG2_E, LOWEST, Floats, Lanes, fill_row, scale_row
 from .softmax import weigh
 from .tiles import PANEL, STRIP, multiply, pack_columns
 
-comptime _KEYS = 10 * PANEL
+comptime _KEYS = 240
 """Keys of a block: packed with their values, they leave half of the second cache."""
 comptime _QUERIES = 96
 """Queries of a task, about."""
 
 
-def attend_patches(
+def attend_patches[
+    lanes: Int
+](
     query: Floats,
     key: Floats,
     value: Floats,
@@ -48,10 +50,11 @@ def attend_patches(
         head_dim: Of each.
         scale: Of the scores.
     """
+    comptime width = PANEL[lanes]
     var stride = heads * head_dim
     var blocks = ceildiv(rows, _KEYS)
-    var value_panels = ceildiv(head_dim, PANEL)
-    var value_width = value_panels * PANEL
+    var value_panels = ceildiv(head_dim, width)
+    var value_width = value_panels * width
     var packed_keys = unsafe_alloc[Float32](
         blocks * _KEYS * head_dim, alignment=64
     )
@@ -59,8 +62,8 @@ def attend_patches(
         blocks * _KEYS * value_width, alignment=64
     )
 
-    var real_rows = _task_rows(real)
-    var padding_rows = _task_rows(rows - real)
+    var real_rows = _task_rows[lanes](real)
+    var padding_rows = _task_rows[lanes](rows - real)
     var real_tasks = ceildiv(real, real_rows)
     var tasks = real_tasks + ceildiv(rows - real, padding_rows)
     for image in range(images):
@@ -71,24 +74,24 @@ def attend_patches(
                 var first = block * _KEYS
                 var count = min(_KEYS, rows - first)
                 var place = start + first * stride
-                for panel in range(ceildiv(count, PANEL)):
-                    pack_columns(
-                        key.unsafe_offset(place + panel * PANEL * stride),
+                for panel in range(ceildiv(count, width)):
+                    pack_columns[width](
+                        key.unsafe_offset(place + panel * width * stride),
                         stride,
-                        min(PANEL, count - panel * PANEL),
+                        min(width, count - panel * width),
                         head_dim,
                         scale * LOG2_E,
                         packed_keys.unsafe_offset(
-                            (first + panel * PANEL) * head_dim
+                            (first + panel * width) * head_dim
                         ),
                     )
                 for panel in range(value_panels):
-                    var column = panel * PANEL
-                    _pack_values(
+                    var column = panel * width
+                    _pack_values[width](
                         value.unsafe_offset(place + column),
                         stride,
                         count,
-                        min(PANEL, head_dim - column),
+                        min(width, head_dim - column),
                         packed_values.unsafe_offset(
                             first * value_width + column * _KEYS
                         ),
@@ -105,7 +108,7 @@ def attend_patches(
                         rows, first + padding_rows
                     )
                 )
-                _attend_block(
+                _attend_block[lanes](
                     query.unsafe_offset(start + first * stride),
                     packed_keys,
                     packed_values,
@@ -122,29 +125,32 @@ def attend_patches(
     packed_values.unsafe_free()
 
 
-def _task_rows(rows: Int) -> Int:
+def _task_rows[lanes: Int](rows: Int) -> Int:
     """Rows of a task, of which every core gets as many."""
     var workers = parallelism_level()
     var tasks = max(1, ceildiv(ceildiv(rows, _QUERIES), workers) * workers)
-    return max(1, ceildiv(ceildiv(rows, tasks), STRIP)) * STRIP
+    comptime strip = STRIP[lanes]
+    return max(1, ceildiv(ceildiv(rows, tasks), strip)) * strip
 
 
 @always_inline
-def _pack_values(
-    rows: Floats, stride: Int, count: Int, width: Int, panel: Floats
-):
-    """Columns of rows as a panel `[count, PANEL]`, the rest zeros."""
+def _pack_values[
+    width: Int
+](rows: Floats, stride: Int, count: Int, columns: Int, panel: Floats):
+    """Columns of rows as a panel `[count, width]`, the rest zeros."""
     for row in range(count):
-        for column in range(0, PANEL, 8):
+        for column in range(0, width, 8):
             panel.unsafe_store(
-                row * PANEL + column,
+                row * width + column,
                 rows.unsafe_load[width=8](row * stride + column) if column
-                < width else Lanes(0),
+                < columns else Lanes[8](0),
             )
 
 
 @no_inline
-def _attend_block(
+def _attend_block[
+    lanes: Int
+](
     query: Floats,
     packed_keys: Floats,
     packed_values: Floats,
@@ -158,18 +164,19 @@ def _attend_block(
 
     Args:
         query: The first; the next are `stride` apart.
-        packed_keys: Of the head, block by block, panel by panel `[head_dim, PANEL]`.
-        packed_values: Of the head, block by block, panel by panel `[_KEYS, PANEL]`.
+        packed_keys: Of the head, block by block, panel by panel `[head_dim, width]`.
+        packed_values: Of the head, block by block, panel by panel `[_KEYS, width]`.
         result: As `query`.
         stride: Values from one row to the next.
         rows: How many queries there are.
         keys: How many there are.
-        head_dim: A multiple of 8.
+        head_dim: A multiple of the lanes.
     """
-    var panels = ceildiv(head_dim, PANEL)
-    var width = panels * PANEL
+    comptime height = STRIP[lanes]
+    comptime width = PANEL[lanes]
+    var panels = ceildiv(head_dim, width)
     var scores = unsafe_alloc[Float32](
-        STRIP * _KEYS, alignment=64
+        height * _KEYS, alignment=64
     )
     var tops = unsafe_alloc[Float32](rows)
     var sums = unsafe_alloc[Float32](rows)
@@ -181,22 +188,22 @@ def _attend_block(
     for first in range(0, keys, _KEYS):
         var count = min(_KEYS, keys - first)
         var block_keys = packed_keys.unsafe_offset(first * head_dim)
-        var block_values = packed_values.unsafe_offset(first * width)
-        for start in range(0, rows, STRIP):
-            var strip = min(STRIP, rows - start)
-            for panel in range(ceildiv(count, PANEL)):
-                multiply[False](
+        var block_values = packed_values.unsafe_offset(first * panels * width)
+        for start in range(0, rows, height):
+            var strip = min(height, rows - start)
+            for panel in range(ceildiv(count, width)):
+                multiply[lanes, False](
                     query.unsafe_offset(start * stride),
                     stride,
                     strip,
-                    block_keys.unsafe_offset(panel * PANEL * head_dim),
+                    block_keys.unsafe_offset(panel * width * head_dim),
                     head_dim,
-                    min(PANEL, count - panel * PANEL),
-                    scores.unsafe_offset(panel * PANEL),
+                    min(width, count - panel * width),
+                    scores.unsafe_offset(panel * width),
                     _KEYS,
                 )
             for row in range(strip):
-                weigh(
+                weigh[lanes](
                     scores.unsafe_offset(row * _KEYS),
                     count,
                     tops.unsafe_offset(start + row),
@@ -205,19 +212,19 @@ def _attend_block(
                     head_dim,
                 )
             for panel in range(panels):
-                multiply[True](
+                multiply[lanes, True](
                     scores,
                     _KEYS,
                     strip,
-                    block_values.unsafe_offset(panel * PANEL * _KEYS),
+                    block_values.unsafe_offset(panel * width * _KEYS),
                     count,
-                    min(PANEL, head_dim - panel * PANEL),
-                    result.unsafe_offset(start * stride + panel * PANEL),
+                    min(width, head_dim - panel * width),
+                    result.unsafe_offset(start * stride + panel * width),
                     stride,
                 )
     for row in range(rows):
         if keys > 0:
-            scale_row(
+            scale_row[lanes](
                 result.unsafe_offset(row * stride),
                 head_dim,
                 1 / sums.unsafe_load(row),

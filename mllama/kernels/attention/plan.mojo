@@ -3,8 +3,8 @@
 from std.math import ceildiv
 from std.runtime import parallelism_level
 
-from .few import partial_size
 from .pages import PAGE
+from .partials import partial_size
 
 comptime FEW_VECTORS = 16
 """Query vectors of a kv head up to which keys are streamed and not packed."""

@@ -9,7 +9,9 @@ from .lanes import LOWEST, Floats, Lanes, larger, power_of_2, scale_row
 
 
 @always_inline
-def weigh(
+def weigh[
+    lanes: Int
+](
     scores: Floats,
     count: Int,
     top: Floats,
@@ -20,36 +22,36 @@ def weigh(
     """A row of scores to powers of 2, relative to the largest so far.
 
     Args:
-        scores: Of the keys of a block, with room up to a multiple of 8.
+        scores: Of the keys of a block, with room up to whole vectors.
         count: How many there are.
         top: The largest so far.
         sum: The sum of the powers so far.
         result: The weighted sum of values so far.
-        width: Of the result, a multiple of 8.
+        width: Of the result, of whole vectors.
     """
-    for i in range(count, ceildiv(count, 8) * 8):
+    for i in range(count, ceildiv(count, lanes) * lanes):
         scores.unsafe_store(i, LOWEST)
     var old = top.unsafe_load(0)
-    var most = Array[Lanes, 2](fill=Lanes(old))
-    var whole = ceildiv(count, 8) * 8
+    var most = Array[Lanes[lanes], 2](fill=Lanes[lanes](old))
+    var whole = ceildiv(count, lanes) * lanes
     var i = 0
-    while i + 16 <= whole:
+    while i + 2 * lanes <= whole:
         comptime for j in range(2):
-            most[j] = larger(scores.unsafe_load[width=8](i + j * 8), most[j])
-        i += 16
+            most[j] = larger(scores.unsafe_load[width=lanes](i + j * lanes), most[j])
+        i += 2 * lanes
     if i < whole:
-        most[0] = larger(scores.unsafe_load[width=8](i), most[0])
+        most[0] = larger(scores.unsafe_load[width=lanes](i), most[0])
     var new = larger(most[0], most[1]).reduce_max()
-    var total = Array[Lanes, 2](fill=Lanes(0))
+    var total = Array[Lanes[lanes], 2](fill=Lanes[lanes](0))
     i = 0
-    while i + 16 <= whole:
+    while i + 2 * lanes <= whole:
         comptime for j in range(2):
-            var power = power_of_2(scores.unsafe_load[width=8](i + j * 8) - new)
-            scores.unsafe_store(i + j * 8, power)
+            var power = power_of_2(scores.unsafe_load[width=lanes](i + j * lanes) - new)
+            scores.unsafe_store(i + j * lanes, power)
             total[j] += power
-        i += 16
+        i += 2 * lanes
     if i < whole:
-        var power = power_of_2(scores.unsafe_load[width=8](i) - new)
+        var power = power_of_2(scores.unsafe_load[width=lanes](i) - new)
         scores.unsafe_store(i, power)
         total[0] += power
     var factor = power_of_2(old - new)
@@ -58,4 +60,4 @@ def weigh(
         0, fma(sum.unsafe_load(0), factor, (total[0] + total[1]).reduce_add())
     )
     if factor != 1:
-        scale_row(result, width, factor)
+        scale_row[lanes](result, width, factor)

@@ -1,23 +1,23 @@
 """The inner loop of matrix products: a tile kept in registers.
 
-A tile has 12 accumulators of 8 lanes, which leaves registers for three of the right
-factor and one of the left; twelve chains of additions keep both FMA units of an AVX2
-core busy.  The left factor is read as it lies, the right one from packed panels.
+A tile has 12 accumulators of 8 lanes or 24 of 16, which leaves registers for three of
+the right factor and one of the left; so many chains of additions keep both FMA units of
+a core busy.  The left factor is read as it lies, the right one from packed panels.
 """
 
 from std.math import fma
 
 from .lanes import Floats, Lanes, transpose
 
-comptime PANEL = 24
-"""Columns of a panel: what a tile of 4 rows takes."""
-comptime STRIP = 12
-"""Rows that go together: three tiles of a full panel, one of 8 columns."""
+comptime PANEL[lanes: Int] = 3 * lanes
+"""Columns of a panel."""
+comptime STRIP[lanes: Int] = 12 if lanes == 8 else 24
+"""Rows that go together: three tiles of a full panel, one of a vector's columns."""
 
 
 @always_inline
 def _tile[
-    rows: Int, vectors: Int, adds: Bool, width: Int
+    lanes: Int, rows: Int, vectors: Int, adds: Bool, width: Int
 ](
     left: Floats,
     left_stride: Int,
@@ -26,7 +26,7 @@ def _tile[
     result: Floats,
     result_stride: Int,
 ):
-    """`rows` x `8 * vectors` values of a product, over the depth of a panel.
+    """`rows` x `lanes * vectors` values of a product, over the depth of a panel.
 
     Args:
         left: The first row of the left factor.
@@ -36,31 +36,31 @@ def _tile[
         result: The first value, added to if `adds`, else overwritten.
         result_stride: Values from one row to the next.
     """
-    var sums = Array[Lanes, rows * vectors](uninitialized=True)
+    var sums = Array[Lanes[lanes], rows * vectors](uninitialized=True)
     comptime for i in range(rows):
         comptime for j in range(vectors):
             comptime if adds:
-                sums[i * vectors + j] = result.unsafe_load[width=8](
-                    i * result_stride + j * 8
+                sums[i * vectors + j] = result.unsafe_load[width=lanes](
+                    i * result_stride + j * lanes
                 )
             else:
-                sums[i * vectors + j] = Lanes(0)
+                sums[i * vectors + j] = Lanes[lanes](0)
     for p in range(depth):
-        var right = Array[Lanes, vectors](uninitialized=True)
+        var right = Array[Lanes[lanes], vectors](uninitialized=True)
         comptime for j in range(vectors):
-            right[j] = panel.unsafe_load[width=8](p * width + j * 8)
+            right[j] = panel.unsafe_load[width=lanes](p * width + j * lanes)
         comptime for i in range(rows):
-            var value = Lanes(left.unsafe_load(i * left_stride + p))
+            var value = Lanes[lanes](left.unsafe_load(i * left_stride + p))
             comptime for j in range(vectors):
                 sums[i * vectors + j] = fma(value, right[j], sums[i * vectors + j])
     comptime for i in range(rows):
         comptime for j in range(vectors):
-            result.unsafe_store(i * result_stride + j * 8, sums[i * vectors + j])
+            result.unsafe_store(i * result_stride + j * lanes, sums[i * vectors + j])
 
 
 @no_inline
 def strip[
-    vectors: Int, adds: Bool, width: Int
+    lanes: Int, vectors: Int, adds: Bool, width: Int
 ](
     left: Floats,
     left_stride: Int,
@@ -71,10 +71,10 @@ def strip[
     result_stride: Int,
 ):
     """Rows times so many vectors of a panel `[depth, width]`; see `multiply`."""
-    comptime tall = STRIP // vectors
+    comptime tall = STRIP[lanes] // vectors
     var row = 0
     while row + tall <= rows:
-        _tile[tall, vectors, adds, width](
+        _tile[lanes, tall, vectors, adds, width](
             left.unsafe_offset(row * left_stride),
             left_stride,
             panel,
@@ -84,7 +84,7 @@ def strip[
         )
         row += tall
     while row < rows:
-        _tile[1, vectors, adds, width](
+        _tile[lanes, 1, vectors, adds, width](
             left.unsafe_offset(row * left_stride),
             left_stride,
             panel,
@@ -97,7 +97,7 @@ def strip[
 
 @always_inline
 def multiply[
-    adds: Bool
+    lanes: Int, adds: Bool
 ](
     left: Floats,
     left_stride: Int,
@@ -117,41 +117,43 @@ def multiply[
         panel: `[depth, PANEL]`.
         depth: Terms of each sum.
         columns: Of the panel that count, at most `PANEL`.  The result is written in
-            whole vectors of 8, with what the panel holds beyond them.
+            whole vectors, with what the panel holds beyond them.
         result: The first value, added to if `adds`, else overwritten.
         result_stride: Values from one row to the next.
     """
-    if columns > 16:
-        strip[3, adds, PANEL](
+    if columns > 2 * lanes:
+        strip[lanes, 3, adds, PANEL[lanes]](
             left, left_stride, rows, panel, depth, result, result_stride
         )
-    elif columns > 8:
-        strip[2, adds, PANEL](
+    elif columns > lanes:
+        strip[lanes, 2, adds, PANEL[lanes]](
             left, left_stride, rows, panel, depth, result, result_stride
         )
     else:
-        strip[1, adds, PANEL](
+        strip[lanes, 1, adds, PANEL[lanes]](
             left, left_stride, rows, panel, depth, result, result_stride
         )
 
 
 @always_inline
-def pack_columns(
+def pack_columns[
+    width: Int
+](
     rows: Floats, stride: Int, count: Int, depth: Int, scale: Float32, panel: Floats
 ):
-    """Rows of a matrix as columns of a panel `[depth, PANEL]`, the rest zeros.
+    """Rows of a matrix as columns of a panel `[depth, width]`, the rest zeros.
 
     Args:
         rows: The first row.
         stride: Values from one row to the next.
-        count: How many rows there are, at most `PANEL`.
+        count: How many rows there are, at most `width`.
         depth: How much of each row is taken, a multiple of 8.
         scale: What they are multiplied by.
         panel: Where they go.
     """
     var row = 0
     while row + 8 <= count:
-        _pack_eight(
+        _pack_eight[width](
             rows.unsafe_offset(row * stride),
             stride,
             depth,
@@ -162,25 +164,27 @@ def pack_columns(
     while row < count:
         for p in range(depth):
             panel.unsafe_store(
-                p * PANEL + row,
+                p * width + row,
                 rows.unsafe_load(row * stride + p) * scale,
             )
         row += 1
-    while row < PANEL:
+    while row < width:
         for p in range(depth):
-            panel.unsafe_store(p * PANEL + row, Float32(0))
+            panel.unsafe_store(p * width + row, Float32(0))
         row += 1
 
 
 @always_inline
-def _pack_eight(
+def _pack_eight[
+    width: Int
+](
     rows: Floats, stride: Int, depth: Int, scale: Float32, panel: Floats
 ):
     """Eight rows as columns, 8 x 8 values at a time; the depth is a multiple of 8."""
     for p in range(0, depth, 8):
-        var block = Array[Lanes, 8](uninitialized=True)
+        var block = Array[Lanes[8], 8](uninitialized=True)
         comptime for i in range(8):
             block[i] = rows.unsafe_load[width=8](i * stride + p) * scale
         transpose(block)
         comptime for i in range(8):
-            panel.unsafe_store((p + i) * PANEL, block[i])
+            panel.unsafe_store((p + i) * width, block[i])
