@@ -172,7 +172,7 @@ def _unpack_some[
 
 def _few_rows(lanes: Int) -> Int:
     """How many rows at most are multiplied with levels as they are unpacked."""
-    return 2 if lanes == 8 else 4
+    return 2 if lanes == 8 else 8
 
 
 @always_inline
