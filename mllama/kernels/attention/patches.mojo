@@ -12,7 +12,7 @@ from std.math import ceildiv
 from std.memory.alloc import unsafe_alloc
 from std.runtime import parallelism_level
 
-from .lanes import LOG2_E, LOWEST, Floats, Lanes, fill_row, scale_row
+from .lanes import LOG2_E, LOWEST, Floats, Lanes, fill_row
 from .softmax import weigh
 from .tiles import PANEL, STRIP, multiply, pack_columns
 
@@ -180,10 +180,18 @@ def _attend_block[
     )
     var tops = unsafe_alloc[Float32](rows)
     var sums = unsafe_alloc[Float32](rows)
+    # Rows of the states lie pages apart; these are side by side.
+    var own = unsafe_alloc[Float32](rows * head_dim, alignment=64)
+    var attended = unsafe_alloc[Float32](rows * head_dim, alignment=64)
+    for row in range(rows):
+        for d in range(0, head_dim, lanes):
+            own.unsafe_store(
+                row * head_dim + d,
+                query.unsafe_load[width=lanes](row * stride + d),
+            )
+    fill_row(attended, rows * head_dim, 0)
     fill_row(tops, rows, LOWEST)
     fill_row(sums, rows, 0)
-    for row in range(rows):
-        fill_row(result.unsafe_offset(row * stride), head_dim, 0)
 
     for first in range(0, keys, _KEYS):
         var count = min(_KEYS, keys - first)
@@ -193,8 +201,8 @@ def _attend_block[
             var strip = min(height, rows - start)
             for panel in range(ceildiv(count, width)):
                 multiply[lanes, False](
-                    query.unsafe_offset(start * stride),
-                    stride,
+                    own.unsafe_offset(start * head_dim),
+                    head_dim,
                     strip,
                     block_keys.unsafe_offset(panel * width * head_dim),
                     head_dim,
@@ -208,7 +216,7 @@ def _attend_block[
                     count,
                     tops.unsafe_offset(start + row),
                     sums.unsafe_offset(start + row),
-                    result.unsafe_offset((start + row) * stride),
+                    attended.unsafe_offset((start + row) * head_dim),
                     head_dim,
                 )
             for panel in range(panels):
@@ -219,16 +227,16 @@ def _attend_block[
                     block_values.unsafe_offset(panel * width * _KEYS),
                     count,
                     min(width, head_dim - panel * width),
-                    result.unsafe_offset(start * stride + panel * width),
-                    stride,
+                    attended.unsafe_offset(start * head_dim + panel * width),
+                    head_dim,
                 )
     for row in range(rows):
-        if keys > 0:
-            scale_row[lanes](
-                result.unsafe_offset(row * stride),
-                head_dim,
-                1 / sums.unsafe_load(row),
-            )
+        var factor = 1 / sums.unsafe_load(row) if keys > 0 else Float32(0)
+        for d in range(0, head_dim, lanes):
+            var some = attended.unsafe_load[width=lanes](row * head_dim + d)
+            result.unsafe_store(row * stride + d, some * factor)
+    own.unsafe_free()
+    attended.unsafe_free()
     scores.unsafe_free()
     tops.unsafe_free()
     sums.unsafe_free()

@@ -5,7 +5,7 @@ the right factor and one of the left; so many chains of additions keep both FMA 
 a core busy.  The left factor is read as it lies, the right one from packed panels.
 """
 
-from std.math import fma
+from std.math import ceildiv, fma
 
 from .lanes import Floats, Lanes, transpose
 
@@ -121,18 +121,12 @@ def multiply[
         result: The first value, added to if `adds`, else overwritten.
         result_stride: Values from one row to the next.
     """
-    if columns > 2 * lanes:
-        strip[lanes, 3, adds, PANEL[lanes]](
-            left, left_stride, rows, panel, depth, result, result_stride
-        )
-    elif columns > lanes:
-        strip[lanes, 2, adds, PANEL[lanes]](
-            left, left_stride, rows, panel, depth, result, result_stride
-        )
-    else:
-        strip[lanes, 1, adds, PANEL[lanes]](
-            left, left_stride, rows, panel, depth, result, result_stride
-        )
+    var needed = ceildiv(columns, lanes)
+    comptime for vectors in range(1, PANEL[lanes] // lanes + 1):
+        if needed == vectors:
+            strip[lanes, vectors, adds, PANEL[lanes]](
+                left, left_stride, rows, panel, depth, result, result_stride
+            )
 
 
 @always_inline
