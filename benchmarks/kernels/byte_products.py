@@ -14,9 +14,9 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 
-from benchmarks.kernels.interleaved import timed
+from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.byte_products import OPERATIONS, as_bytes, product, tiled_shape
-from mllama.kernels.choice import operations
+from mllama.kernels.choice import MAX, operations
 
 SHAPES = ((1280, 1280), (1280, 5120), (5120, 1280))
 """Widths of inputs and outputs."""
@@ -24,24 +24,25 @@ ROWS = 6432
 HOST = DeviceRef.CPU()
 
 
-def compiled(session: InferenceSession, *, own: bool) -> Model:
+def compiled(session: InferenceSession, kernels: str) -> Model:
     """A product; its matrix is an input."""
-    if own:
+    if kernels != MAX:
         types = [
             TensorType(DType.float32, ["rows", "width"], HOST),
             TensorType(DType.int8, ["tiles", "bytes"], HOST),
             TensorType(DType.float32, ["columns"], HOST),
         ]
-        return session.load(
-            Graph(
-                "bytes",
-                lambda x, weights, scales: product(
-                    x.tensor, weights.tensor, scales.tensor
-                ),
-                input_types=types,
-                custom_extensions=[operations(OPERATIONS)],
+        with made_of(kernels):
+            return session.load(
+                Graph(
+                    f"bytes_{kernels}",
+                    lambda x, weights, scales: product(
+                        x.tensor, weights.tensor, scales.tensor
+                    ),
+                    input_types=types,
+                    custom_extensions=[operations(OPERATIONS)],
+                )
             )
-        )
 
     def forward(x: TensorValue, weights: TensorValue) -> TensorValue:
         return x @ ops.transpose(weights, 0, 1)
@@ -59,26 +60,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
-    floats, own = compiled(session, own=False), compiled(session, own=True)
+    models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
     chance = np.random.default_rng(0)
-    print(f"{'':22}{'min ms':>8}{'median':>8}{'Gop/s':>8}{'ratio':>7}")
+    print(f"{'':28}{'min ms':>8}{'median':>8}{'Gop/s':>8}{'ratio':>7}")
     for width, columns in SHAPES:
         x = chance.normal(0, 1, (ROWS, width)).astype(np.float32)
         weights = chance.normal(0, 1, (columns, width)).astype(np.float32)
         levels, scales = as_bytes(weights)
         assert levels.shape == tiled_shape(columns, width)
-        times = timed(
-            {
-                "floats": lambda x=x, w=weights: floats.execute(x, w),
-                "bytes": lambda x=x, w=levels, s=scales: own.execute(x, w, s),
-            },
-            rounds,
-        )
-        base = min(times["floats"])
+        floats, in_bytes = (x, weights), (x, levels, scales)
+        calls = {
+            name: lambda m=model, i=floats if KERNELS[name] == MAX else in_bytes: (
+                m.execute(*i)
+            )
+            for name, model in models.items()
+        }
+        times = timed(calls, rounds)
+        base = min(times["MAX's"])
         for name, taken in times.items():
             least, median = min(taken), float(np.median(taken))
             print(
-                f"{width:6} x {columns:5} {name:7}{least * 1e3:8.1f}{median * 1e3:8.1f}"
+                f"{width:6} x {columns:5} {name:13}"
+                f"{least * 1e3:8.1f}{median * 1e3:8.1f}"
                 f"{2 * ROWS * width * columns / least / 1e9:8.0f}{base / least:7.1f}",
                 flush=True,
             )

@@ -17,19 +17,17 @@ from mllama.kernels import byte_products, choice
 from mllama.kernels.byte_products import OPERATIONS, as_bytes, suits
 from mllama.kernels.choice import operations
 from tests.kernels import byte_products as plain
+from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray
 HOST = DeviceRef.CPU()
-
-WIDTHS = [8, 16] if choice.chosen_kernels() == choice.AVX512 else [8]
-"""Of vectors, as far as this CPU has them."""
 
 needs_own = pytest.mark.skipif(
     not choice.uses_own(HOST), reason="this CPU lacks what own operations need"
 )
 
 
-KINDS = [(lanes, has_bias) for lanes in WIDTHS for has_bias in (False, True)]
+KINDS = [(kernels, has_bias) for kernels in KERNELS for has_bias in (False, True)]
 
 
 class Products:
@@ -38,8 +36,8 @@ class Products:
 
     def __init__(self) -> None:
         types: list[Any] = []
-        for lanes, has_bias in KINDS:
-            name = f"_{lanes}_{has_bias}"
+        for kernels, has_bias in KINDS:
+            name = f"_{kernels}_{has_bias}"
             types += [
                 TensorType(DType.float32, [f"rows{name}", f"width{name}"], HOST),
                 TensorType(DType.int8, [f"tiles{name}", f"bytes{name}"], HOST),
@@ -52,14 +50,11 @@ class Products:
             custom_extensions=[operations(OPERATIONS)],
         ) as graph:
             outputs = []
-            for index, (lanes, has_bias) in enumerate(KINDS):
+            for index, (kernels, has_bias) in enumerate(KINDS):
                 x, weights, scales, bias = (
                     value.tensor for value in graph.inputs[4 * index : 4 * index + 4]
                 )
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(
-                        byte_products, "vector_width", lambda lanes=lanes: lanes
-                    )
+                with made_of(kernels):
                     outputs.append(
                         byte_products.product(
                             x, weights, scales, bias if has_bias else None
@@ -69,16 +64,16 @@ class Products:
         self.model: Model = InferenceSession(devices=[CPU()]).load(graph)
 
     def __call__(
-        self, lanes: int, x: Array, weights: Array, bias: Array | None = None
+        self, kernels: str, x: Array, weights: Array, bias: Array | None = None
     ) -> Array:
         """``x @ weights.T + bias`` with vectors of a width."""
-        return self.of_bytes(lanes, x, *as_bytes(weights), bias)
+        return self.of_bytes(kernels, x, *as_bytes(weights), bias)
 
     def of_bytes(
-        self, lanes: int, x: Array, levels: Array, scales: Array, bias: Array | None
+        self, kernels: str, x: Array, levels: Array, scales: Array, bias: Array | None
     ) -> Array:
         """The same with a matrix of bytes."""
-        wanted = (lanes, bias is not None)
+        wanted = (kernels, bias is not None)
         inputs: list[Array] = []
         for kind in KINDS:
             if kind == wanted:
@@ -116,21 +111,21 @@ def check(found: Array, wanted: Array, x: Array) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * spread)
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 11, 12, 13, 95, 96, 97, 230])
 def test_any_number_of_rows(
-    products: Products, lanes: int, has_bias: bool, rows: int
+    products: Products, kernels: str, has_bias: bool, rows: int
 ) -> None:
     x, weights, bias = matrices(rows, rows, 48, 80)
     given = bias if has_bias else None
-    found = products(lanes, x, weights, given)
+    found = products(kernels, x, weights, given)
     assert found.shape == (rows, 80)
     if rows:
         check(found, plain.product(x, weights, given), x)
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize("kernels", KERNELS)
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -139,45 +134,45 @@ def test_any_number_of_rows(
     columns=st.integers(1, 8),
 )
 def test_random_shapes(
-    products: Products, lanes: int, seed: int, rows: int, width: int, columns: int
+    products: Products, kernels: str, seed: int, rows: int, width: int, columns: int
 ) -> None:
     x, weights, bias = matrices(seed, rows, 16 * width, 16 * columns)
-    check(products(lanes, x, weights, bias), plain.product(x, weights, bias), x)
+    check(products(kernels, x, weights, bias), plain.product(x, weights, bias), x)
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
-def test_the_largest_bytes_do_not_saturate(products: Products, lanes: int) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_largest_bytes_do_not_saturate(products: Products, kernels: str) -> None:
     x = np.full((13, 7680), -2.0, np.float32)
     weights = np.full((48, 7680), -0.5, np.float32)
     x[:, ::2] = 2
     weights[:, ::2] = 0.5
-    np.testing.assert_allclose(products(lanes, x, weights), 7680, rtol=1e-6)
+    np.testing.assert_allclose(products(kernels, x, weights), 7680, rtol=1e-6)
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_stays_in_its_row(
-    products: Products, lanes: int, value: float
+    products: Products, kernels: str, value: float
 ) -> None:
     x, weights, _ = matrices(1, 30, 64, 32)
     wanted = plain.product(x, weights)
     x[5, 17] = value
-    found = products(lanes, x, weights)
+    found = products(kernels, x, weights)
     assert np.isnan(found[5]).all()
     others = np.arange(30) != 5
     check(found[others], wanted[others], x[others])
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
-def test_zeros_and_tiny_values(products: Products, lanes: int) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_zeros_and_tiny_values(products: Products, kernels: str) -> None:
     x, weights, bias = matrices(2, 3, 32, 16)
     x[0], x[1], weights[4] = 0, 1e-38, 0
-    found = products(lanes, x, weights, bias)
+    found = products(kernels, x, weights, bias)
     np.testing.assert_array_equal(found[:2], np.broadcast_to(bias, (2, 16)))
     assert found[2, 4] == bias[4]
 
 
-@pytest.mark.parametrize("lanes", WIDTHS)
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(
     ("shape", "levels", "scales", "message"),
     [
@@ -188,7 +183,7 @@ def test_zeros_and_tiny_values(products: Products, lanes: int) -> None:
 )
 def test_contradictions_are_refused(
     products: Products,
-    lanes: int,
+    kernels: str,
     shape: tuple[int, int],
     levels: tuple[int, int],
     scales: int,
@@ -197,7 +192,7 @@ def test_contradictions_are_refused(
     x = np.zeros(shape, np.float32)
     with pytest.raises(Exception, match=message):
         products.of_bytes(
-            lanes, x, np.zeros(levels, np.int8), np.ones(scales, np.float32), None
+            kernels, x, np.zeros(levels, np.int8), np.ones(scales, np.float32), None
         )
 
 
