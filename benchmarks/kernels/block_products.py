@@ -137,18 +137,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         weights = random_weights(encoding)
         models = {
-            kernels: compiled(session, encoding, weights, kernels)
+            # Matrices of their own: the one before leaves none in a cache.
+            kernels: compiled(
+                session,
+                encoding,
+                {name: blocks.copy() for name, blocks in weights.items()},
+                kernels,
+            )
             for kernels in contenders
         }
         times: dict[tuple[int, int], dict[str, list[float]]] = {}
-        for _ in range(options.rounds + 1):
+        for turn in range(options.rounds + 1):
             for rows in options.rows:
                 for shape in range(len(SHAPES)):
                     each = times.setdefault(
                         (shape, rows), {kernels: [] for kernels in models}
                     )
-                    for kernels, model in models.items():
-                        each[kernels].append(seconds(model, shape, rows))
+                    # Whoever runs first follows others' work: all of them in turn.
+                    for place in range(len(contenders)):
+                        kernels = contenders[(turn + place) % len(contenders)]
+                        each[kernels].append(seconds(models[kernels], shape, rows))
         for (shape, rows), each in times.items():
             width, columns = SHAPES[shape]
             print(

@@ -118,6 +118,13 @@ def multiply_group[
             var records = activations.records.unsafe_offset(
                 (span * activations.rows + first_row) * RECORD
             )
+            if valid == COLUMNS and activations.rows == 1:
+                # It waits for memory, which answers sooner if eight columns are read at
+                # a time; the sums are the same.
+                _multiply_packed[Format, 8](
+                    blocks, matrix.stride, ahead, records, totals, rows
+                )
+                continue
             if valid == COLUMNS and activations.rows <= _few_rows(lanes):
                 _multiply_packed[Format, lanes](
                     blocks, matrix.stride, ahead, records, totals, rows
