@@ -60,6 +60,7 @@ def test_generate_has_the_documented_options() -> None:
         "--save-to-serialized-model-path",
         "--devices",
         "--quantization-encoding",
+        "--vision-encoding",
         "--image-cache-size",
         "--max-images-per-request",
         "--huggingface-model-revision",
