@@ -33,10 +33,7 @@ from mllama.weights.gguf_links import is_file, named_gguf
 from mllama.weights.gguf_small_files import unpack_small_files
 from mllama.weights.ollama_store import PREFIX, find_blob
 from mllama.weights.own_code import check_own_code
-from mllama.weights.quantisation_plan import (
-    BLOCK_ENCODINGS,
-    quantisation_plan,
-)
+from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
 
 
 def find_model_files(

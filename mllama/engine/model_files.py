@@ -18,7 +18,6 @@ from mllama.images.settings import readable
 from mllama.weights.adapter import adapter_settings
 from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.encodings import Encoding
-from mllama.weights.quantisation_plan import vision_formats
 from mllama.weights.served_size import served_bytes
 
 if TYPE_CHECKING:
@@ -53,10 +52,12 @@ class ModelFiles:
     @cached_property
     def weights_bytes(self) -> int:
         """Memory that the weights take as they are served."""
-        formats = dict(self.formats)
-        if self.encoding.vision_in_bytes:
-            formats |= vision_formats(self.config)
-        return served_bytes(self.config, formats, self.encoding.item_bytes)
+        return served_bytes(
+            self.config,
+            self.formats,
+            self.encoding.item_bytes,
+            vision_in_bytes=self.encoding.vision_in_bytes,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,9 +71,9 @@ class ModelFiles:
     def described(self) -> str:
         """A line about the choice and its memory."""
         reason = f" ({self.encoding.reason})" if self.encoding.reason else ""
-        vision = ", vision in int8" if self.encoding.vision_in_bytes else ""
         return (
-            f"weights in {self.encoding.name}{reason}{vision}: "
+            f"weights in {self.encoding.name}{reason}"
+            f"{self.encoding.vision_part}: "
             f"{readable(self.weights_bytes)} of memory"
         )
 

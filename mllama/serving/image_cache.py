@@ -20,7 +20,6 @@ from mllama.images.settings import (
 from mllama.kernels.attention import PAGE_SIZE
 from mllama.serving.arch_config import MllamaArchConfig
 from mllama.weights.gguf_checkpoint import open_gguf, served_formats
-from mllama.weights.quantisation_plan import vision_formats
 from mllama.weights.served_size import served_bytes
 
 _DEFAULT_SHARE = 0.1
@@ -91,9 +90,12 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
         formats = {}
         if file.suffix == ".gguf":
             formats = served_formats(open_gguf(file), config.model)
-        if config.vision_in_bytes:
-            formats = {**formats, **vision_formats(config.model)}
-        return served_bytes(config.model, formats, config.dtype.size_in_bytes)
+        return served_bytes(
+            config.model,
+            formats,
+            config.dtype.size_in_bytes,
+            vision_in_bytes=config.vision_in_bytes,
+        )
 
     def estimate_activation_memory(
         self, pipeline_config: Any, huggingface_config: Any

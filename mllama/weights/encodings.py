@@ -50,7 +50,12 @@ class Encoding:
     @property
     def whole_name(self) -> str:
         """With the vision side's."""
-        return f"{self.name}, vision in {_BYTES}" if self.vision_in_bytes else self.name
+        return self.name + self.vision_part
+
+    @property
+    def vision_part(self) -> str:
+        """What is said of the vision side, if it isn't what the rest is."""
+        return f", vision in {_BYTES}" if self.vision_in_bytes else ""
 
     @property
     def item_bytes(self) -> int:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-import pytest
+from benchmarks.kernels.interleaved import made_of
+from mllama.kernels.choice import AVX2, AVX512, chosen_kernels
 
-from mllama.kernels.choice import AVX2, AVX512, VARIABLE, chosen_kernels
+__all__ = ["KERNELS", "made_of"]
 
 KERNELS: Final = (AVX2, "auto") if chosen_kernels() == AVX512 else (AVX2,)
-"""What the environment variable is set to for each."""
-
-
-@contextmanager
-def made_of(kernels: str) -> Iterator[None]:
-    """Graphs that are built meanwhile are made of these operations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, kernels)
-        yield
+"""What :func:`made_of` is told for each."""

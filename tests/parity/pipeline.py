@@ -17,7 +17,9 @@ from max.pipelines.lib.generate import GenerateIterator
 from max.pipelines.modeling.types import RequestID, TextGenerationRequest
 
 from mllama.engine.options import ARCHITECTURES
-from tests.reference.cases import Case
+from tests.reference.cases import Case, case
+from tests.reference.compare import spread_error
+from tests.reference.oracle import Reference
 
 STEPS = 8
 """Decode steps after prefill."""
@@ -90,6 +92,15 @@ class Pipeline:
             for answer, row in zip(answers, logits, strict=True):
                 answer.logits.append(row)
         return answers
+
+
+def rounding_error(pipeline: Pipeline, oracle: Reference, name: str) -> np.ndarray:
+    """Of a case's logits, token by token, after its tokens were found to be equal."""
+    one = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
+    (answer,) = pipeline.decode([one])
+    expected = oracle.decode(one.messages, STEPS)
+    assert answer.token_ids == expected.token_ids
+    return spread_error(np.stack(answer.logits), expected.logits)
 
 
 def _placeholders(message: dict[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,12 @@ On a CPU, since the graphs are those of a GPU.
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from max.dtype import DType
 
 from mllama.weights.encodings import BFLOAT16_ON_CPU
-from tests.parity.pipeline import STEPS, Pipeline
-from tests.reference.cases import case
+from tests.parity.pipeline import Pipeline, rounding_error
 from tests.reference.checkpoints import checkpoint
-from tests.reference.compare import spread_error
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.05
@@ -48,9 +45,5 @@ def test_everything_is_kept_in_bfloat16(pipeline: Pipeline) -> None:
 def test_answers_are_those_of_float32(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
-    one = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
-    (answer,) = pipeline.decode([one])
-    expected = oracle.decode(one.messages, STEPS)
-    assert answer.token_ids == expected.token_ids
-    error = spread_error(np.stack(answer.logits), expected.logits)
+    error = rounding_error(pipeline, oracle, name)
     assert error.max() < TOLERANCE, error

@@ -3,17 +3,14 @@ eight bits lose."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from max.dtype import DType
 from max.graph import DeviceRef
 
 from mllama.kernels.choice import uses_own
 from mllama.weights.encodings import VISION_IN_BYTES
-from tests.parity.pipeline import STEPS, Pipeline
-from tests.reference.cases import case
+from tests.parity.pipeline import Pipeline, rounding_error
 from tests.reference.checkpoints import checkpoint
-from tests.reference.compare import spread_error
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.05
@@ -54,10 +51,6 @@ def test_the_matrices_are_bytes(pipeline: Pipeline) -> None:
 def test_answers_are_those_of_floats(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
-    one = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
-    (answer,) = pipeline.decode([one])
-    expected = oracle.decode(one.messages, STEPS)
-    assert answer.token_ids == expected.token_ids
-    error = spread_error(np.stack(answer.logits), expected.logits)
+    error = rounding_error(pipeline, oracle, name)
     assert error.max() < TOLERANCE, error
     assert (error.max() > LEAST) == (name != "text_only"), error

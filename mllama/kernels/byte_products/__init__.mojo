@@ -18,7 +18,7 @@ from .products import Matrix, multiply
 struct ByteProduct:
     """`x @ (bytes * scales).T`, with a bias if there is one.
 
-    `bytes` are tiles of sixteen columns, see `tiled` in `byte_products.py`.
+    `bytes` are tiles of sixteen columns, see `as_bytes` in `byte_products.py`.
     """
 
     @staticmethod
