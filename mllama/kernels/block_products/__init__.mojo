@@ -12,6 +12,8 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from max.runtime.asyncrt import parallelism_level
 
+from .columns import is_read_by_column, multiply_columns
+from .formats import SpanFormat
 from .lanes import SPAN, Bytes, Floats
 from .products import Activations, Matrix, multiply_group, quantised
 from .q4_0 import Q4_0
@@ -184,6 +186,15 @@ def _multiply[
     comptime if encoding == "q4_0":
         multiply_group[Q4_0, lanes, gated](rows, matrix, group)
     elif encoding == "q4_k":
-        multiply_group[Q4_K, lanes, gated](rows, matrix, group)
+        _multiply_faster[Q4_K, lanes, gated](rows, matrix, group)
     else:
-        multiply_group[Q6_K, lanes, gated](rows, matrix, group)
+        _multiply_faster[Q6_K, lanes, gated](rows, matrix, group)
+
+
+def _multiply_faster[
+    Format: SpanFormat, lanes: Int, gated: Bool
+](rows: Activations, matrix: Matrix, group: Int):
+    if is_read_by_column(rows):
+        multiply_columns[Format, lanes, gated](rows, matrix, group)
+    else:
+        multiply_group[Format, lanes, gated](rows, matrix, group)

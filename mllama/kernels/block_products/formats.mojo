@@ -1,6 +1,7 @@
 """What a format of blocks has to say."""
 
-from .lanes import Bytes, Floats
+from .lanes import Bytes, Floats, Lanes
+from .spans import SPANS
 
 comptime TILE = 8192
 """Bytes for what is unpacked of 256 weights of sixteen columns."""
@@ -52,5 +53,25 @@ trait BlockFormat:
             tile: What `unpack` made of the columns.
             records: The rows' values, one record after the other.
             totals: Sums of the products, `[rows, 16]`.
+        """
+        ...
+
+
+trait SpanFormat(BlockFormat):
+    """A format that is fast to multiply with one row, column by column."""
+
+    @staticmethod
+    def multiply_spans[
+        count: Int, lanes: Int
+    ](blocks: Bytes, records: Bytes) -> Lanes[SPANS]:
+        """Products of a column's spans with values of a row, but for these' scales.
+
+        Parameters:
+            count: How many spans, at most four; the lanes of others hold anything.
+            lanes: Of a vector.
+
+        Args:
+            blocks: Where the first span's weights are.
+            records: The values of the first span, then those of the others.
         """
         ...

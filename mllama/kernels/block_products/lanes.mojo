@@ -99,16 +99,7 @@ def pairs_at[
 ](bytes: Levels[lanes]) -> Pairs[lanes]:
     """Two of the four bytes of each column."""
     comptime places = _places[lanes](first, second, Int(signed))
-    var moved: Levels[lanes]
-    comptime if lanes == 8:
-        moved = llvm_intrinsic[
-            "llvm.x86.avx2.pshuf.b", Levels[lanes], has_side_effect=False
-        ](bytes, places)
-    else:
-        moved = llvm_intrinsic[
-            "llvm.x86.avx512.pshuf.b.512", Levels[lanes], has_side_effect=False
-        ](bytes, places)
-    var pairs = bitcast[DType.int16, 2 * lanes](moved)
+    var pairs = bitcast[DType.int16, 2 * lanes](picked[lanes](bytes, places))
     # A signed byte is the high half of its int16 first, so that its sign spreads.
     comptime if signed:
         return pairs >> 8
@@ -124,6 +115,21 @@ def _places[lanes: Int](first: Int, second: Int, high: Int) -> Levels[lanes]:
         places[lane * 4 + high] = UInt8(lane % 4 * 4 + first)
         places[lane * 4 + 2 + high] = UInt8(lane % 4 * 4 + second)
     return places
+
+
+@always_inline
+def picked[
+    lanes: Int
+](bytes: Levels[lanes], places: Levels[lanes]) -> Levels[lanes]:
+    """Bytes of each sixteen by their places among them; 128 stands for zero."""
+    comptime if lanes == 8:
+        return llvm_intrinsic[
+            "llvm.x86.avx2.pshuf.b", Levels[lanes], has_side_effect=False
+        ](bytes, places)
+    else:
+        return llvm_intrinsic[
+            "llvm.x86.avx512.pshuf.b.512", Levels[lanes], has_side_effect=False
+        ](bytes, places)
 
 
 @always_inline
@@ -232,10 +238,10 @@ def transposed[lanes: Int](column: Bytes, stride: Int) -> Array[Levels[lanes], 4
     var b = every_fourth(1)
     var c = every_fourth(2)
     var d = every_fourth(3)
-    comptime low = _interleaving[lanes, 1](0)
-    comptime high = _interleaving[lanes, 1](2)
-    comptime low_pairs = _interleaving[lanes, 2](0)
-    comptime high_pairs = _interleaving[lanes, 2](2)
+    comptime low = interleaving[lanes, 1](0)
+    comptime high = interleaving[lanes, 1](2)
+    comptime low_pairs = interleaving[lanes, 2](0)
+    comptime high_pairs = interleaving[lanes, 2](2)
     var ab_low = a.shuffle[low](b)
     var ab_high = a.shuffle[high](b)
     var cd_low = c.shuffle[low](d)
@@ -248,7 +254,7 @@ def transposed[lanes: Int](column: Bytes, stride: Int) -> Array[Levels[lanes], 4
     ]
 
 
-def _interleaving[lanes: Int, run: Int](first: Int) -> IndexList[lanes]:
+def interleaving[lanes: Int, run: Int](first: Int) -> IndexList[lanes]:
     """Runs of two vectors in turn, two values of either within each four lanes.
 
     Parameters:

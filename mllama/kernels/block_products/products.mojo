@@ -119,8 +119,8 @@ def multiply_group[
                 (span * activations.rows + first_row) * RECORD
             )
             if valid == COLUMNS and activations.rows == 1:
-                # It waits for memory, which answers sooner if eight columns are read at
-                # a time; the sums are the same.
+                # It waits for memory, which answers sooner the fewer columns are read side
+                # by side; the sums are the same.
                 _multiply_packed[Format, 8](
                     blocks, matrix.stride, ahead, records, totals, rows
                 )
@@ -138,20 +138,41 @@ def multiply_group[
                 _unpack_some[Format, lanes](blocks, matrix.stride, tile, valid)
             _multiply_rows[Format, lanes](tile, records, totals, rows)
         for row in range(rows):
-            var result = matrix.result.unsafe_offset(
-                (first_row + row) * matrix.result_stride + first_column
+            store[lanes, gated](
+                matrix,
+                first_row + row,
+                first_column,
+                valid,
+                totals.unsafe_offset(row * COLUMNS),
             )
-            var products = totals.unsafe_offset(row * COLUMNS)
-            if valid == COLUMNS:
-                comptime for i in range(0, COLUMNS, lanes):
-                    _store[lanes, gated](
-                        result.unsafe_offset(i), products.unsafe_load[width=lanes](i)
-                    )
-            else:
-                for i in range(valid):
-                    _store[1, gated](
-                        result.unsafe_offset(i), products.unsafe_load(i)
-                    )
+
+
+@always_inline
+def store[
+    lanes: Int, gated: Bool
+](matrix: Matrix, row: Int, first_column: Int, count: Int, products: Floats):
+    """Puts a row's products with up to sixteen columns where they go.
+
+    Parameters:
+        lanes: Of a vector.
+        gated: As for `multiply_group`.
+
+    Args:
+        matrix: Whose columns they are.
+        row: The row.
+        first_column: The first one's place.
+        count: How many columns.
+        products: One for each of them.
+    """
+    var result = matrix.result.unsafe_offset(row * matrix.result_stride + first_column)
+    if count == COLUMNS:
+        comptime for i in range(0, COLUMNS, lanes):
+            _store[lanes, gated](
+                result.unsafe_offset(i), products.unsafe_load[width=lanes](i)
+            )
+    else:
+        for i in range(count):
+            _store[1, gated](result.unsafe_offset(i), products.unsafe_load(i))
 
 
 @always_inline

@@ -4,7 +4,23 @@ from std.math import fma
 from std.memory import bitcast
 
 from .activations import SCALE, SUMS_OF_32
-from .formats import FACTORS, BlockFormat
+from .formats import FACTORS, SpanFormat
+from .spans import (
+    SPANS,
+    Heads,
+    first_words,
+    last_words,
+    low_sums,
+    pair_products,
+    repeated,
+    scales_of,
+    shifted,
+    sixteen_of,
+    third_words,
+    totals,
+    twice,
+    values_at,
+)
 from .lanes import (
     COLUMNS,
     RECORD,
@@ -36,6 +52,9 @@ comptime _MINIMA = FACTORS + 8 * VECTOR
 """Place of the minima, those of two sub-blocks in a vector."""
 comptime _UNITS = _MINIMA + 4 * VECTOR
 """Place of the unit of the scales, then that of the minima."""
+
+comptime _LAST_SHIFTS = Heads(0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 4, 0)
+"""In a span's last word low halves of bytes belong to scales, high ones to minima."""
 
 
 @fieldwise_init
@@ -90,7 +109,7 @@ def _head[lanes: Int](column: Bytes, stride: Int) -> _Head[lanes]:
     )
 
 
-struct Q4_K(BlockFormat):
+struct Q4_K(SpanFormat):
     """A weight is a level times its scale less its minimum.
 
     Eight products of a level (to 15) and a value (to 127) fit int16, in which AVX2 sums a
@@ -98,6 +117,44 @@ struct Q4_K(BlockFormat):
     """
 
     comptime SIZE = 144
+
+    @staticmethod
+    def multiply_spans[
+        count: Int, lanes: Int
+    ](blocks: Bytes, records: Bytes) -> Lanes[SPANS]:
+        # Of each span: two units, two words with low bits, one with the others.
+        var words = sixteen_of[count](blocks, Self.SIZE)
+        var last = last_words(words) >> _LAST_SHIFTS
+        # Words 1 and 2 hold scales and minima of the first four sub-blocks, of the others.
+        var first_four = words & 0x3F3F3F3F
+        var last_four = (last & 0x0F0F0F0F) | ((words >> 2) & 0x30303030)
+        var sums = Array[Sums[lanes], SPANS](fill=Sums[lanes](0))
+        comptime for span in range(count):
+            var some = blocks.unsafe_offset(span * Self.SIZE + 16)
+            var scales: Array[Levels[lanes], 2] = [
+                repeated[lanes, span](first_four),
+                repeated[lanes, span](last_four),
+            ]
+            comptime for part in range(64 // lanes):
+                comptime sub = part * lanes // 8
+                var bytes = twice[lanes](some.unsafe_offset(sub // 2 * 32))
+                var levels = shifted[lanes, 32, sub % 2 * 4, 4](bytes) & 15
+                var scale = scales_of[lanes, 4 + sub % 4, 32, False](scales[sub // 4])
+                var products = pair_products[lanes](
+                    levels,
+                    values_at[lanes](records.unsafe_offset(span * RECORD + sub * 32)),
+                )
+                sums[span] += pair_sums[lanes](products, scale)
+        var minima = third_words(first_four).interleave(third_words(last_four))
+        var lows = low_sums[lanes](
+            sixteen_of[count](records.unsafe_offset(SUMS_OF_32), RECORD),
+            bitcast[DType.uint8, 8 * SPANS](minima),
+        )
+        var units = first_words(words)
+        var unit = halves_as_floats[SPANS](units & 0xFFFF)
+        var low_unit = halves_as_floats[SPANS](units >> 16)
+        var sum = totals[lanes](sums).cast[DType.float32]() * unit
+        return fma(lows.cast[DType.float32](), -low_unit, sum)
 
     @staticmethod
     def multiply_packed[

@@ -3,13 +3,26 @@
 from std.memory import bitcast
 
 from .activations import SCALE, SUMS_OF_16
-from .formats import FACTORS, BlockFormat
+from .formats import FACTORS, SpanFormat
+from .spans import (
+    SPANS,
+    halves_of,
+    pair_products,
+    repeated,
+    scales_of,
+    shifted,
+    sixteen_of,
+    totals,
+    twice,
+    values_at,
+)
 from .lanes import (
     COLUMNS,
     RECORD,
     VECTOR,
     Bytes,
     Floats,
+    Lanes,
     Levels,
     Pairs,
     Products,
@@ -39,7 +52,7 @@ comptime _SCALES = 192
 comptime _HALF = 208
 
 
-struct Q6_K(BlockFormat):
+struct Q6_K(SpanFormat):
     """A weight is its level less 32, times its scale.
 
     Four products of a level (to 63) and a value (to 127) fit int16, in which AVX2 sums a
@@ -47,6 +60,28 @@ struct Q6_K(BlockFormat):
     """
 
     comptime SIZE = 210
+
+    @staticmethod
+    def multiply_spans[
+        count: Int, lanes: Int
+    ](blocks: Bytes, records: Bytes) -> Lanes[SPANS]:
+        var heads = sixteen_of[count](blocks.unsafe_offset(_SCALES), Self.SIZE)
+        var sums = Array[Sums[lanes], SPANS](fill=Sums[lanes](0))
+        comptime for span in range(count):
+            var some = blocks.unsafe_offset(span * Self.SIZE)
+            var scales = repeated[lanes, span](heads)
+            var record = records.unsafe_offset(span * RECORD)
+            sums[span] -= _all_offsets[lanes](record, scales.slice[16]())
+            comptime for part in range(64 // lanes):
+                comptime sub = part * lanes // 4
+                var products = pair_products[lanes](
+                    _levels_of_part[part, lanes](some),
+                    values_at[lanes](record.unsafe_offset(sub * 16)),
+                )
+                var scale = scales_of[lanes, sub, 16, True](scales)
+                sums[span] += pair_sums[lanes](products, scale)
+        var unit = halves_of[count](blocks.unsafe_offset(_HALF), Self.SIZE)
+        return totals[lanes](sums).cast[DType.float32]() * unit
 
     @staticmethod
     def multiply_packed[
@@ -197,3 +232,39 @@ def _levels[
         levels[8 + i] = (near[i] >> 4) | (high[i] & 48)
         levels[12 + i] = (far[i] >> 4) | ((high[i] & 192) >> 2)
     return levels^
+
+
+@always_inline
+def _all_offsets[
+    lanes: Int
+](record: Bytes, scales: SIMD[DType.uint8, 16]) -> Sums[lanes]:
+    """In some lanes, what a column's products with a row are too large by."""
+    var sums = record.unsafe_offset(SUMS_OF_16).unsafe_bitcast[Int16]()
+    var signed = bitcast[DType.int8, 16](scales).cast[DType.int16]()
+    var offsets = pair_sums[8](sums.unsafe_load[width=16, alignment=1](0), signed) << 5
+    comptime if lanes == 8:
+        return rebind[Sums[lanes]](offsets)
+    else:
+        return rebind[Sums[lanes]](offsets.join(Sums[8](0)))
+
+
+@always_inline
+def _levels_of_part[part: Int, lanes: Int](block: Bytes) -> Levels[lanes]:
+    """Levels of successive weights, four for each lane.
+
+    In each half of 128 weights the low halves of 64 bytes belong to the first 64, the
+    high halves to the others, and pairs of bits of 32 bytes to four times 32.
+    """
+    comptime first = part * 4 * lanes
+    comptime half = first // 128
+    comptime quarter = first % 128 // 32
+    var low = block.unsafe_offset(half * 64 + quarter % 2 * 32).unsafe_load[
+        width=4 * lanes, alignment=1
+    ](0)
+    var high = twice[lanes](block.unsafe_offset(_HIGH_BITS + half * 32))
+    comptime if quarter < 2:
+        var top = shifted[lanes, 32, -4 + 2 * quarter, -2](high)
+        return (low & 15) | (top & 48)
+    else:
+        var top = shifted[lanes, 32, 2 * quarter - 4, 2](high)
+        return (low >> 4) | (top & 48)
