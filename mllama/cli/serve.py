@@ -15,6 +15,7 @@ from mllama.cli.options import model_options, model_or_demo
 from mllama.cli.sections import ANSWER, MODEL, SERVER, SectionedCommand, option
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
+from mllama.idle_threads import spin_briefly
 from mllama.imports import leave_torch_out
 from mllama.max_cli_api import WithLazyPipelineOptions
 from mllama.privacy import turn_telemetry_off
@@ -112,6 +113,7 @@ def _is_given(options: tuple[str, ...], args: list[str]) -> bool:
 def _prepare_environment() -> None:
     """Sets what MAX reads from the environment, in this process and the model's."""
     turn_telemetry_off(server=True)
+    spin_briefly()
     # Lines of the log that are this package's own.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mllama.errors import MllamaError
+from mllama.idle_threads import spin_briefly
 
 _made: list[int | None] = []
 """What MAX's threads were limited to, once they are made."""
@@ -63,6 +64,7 @@ def make_threads(number: int | None) -> None:
                 "model: give that one the num_threads"
             )
         return
+    spin_briefly()
     with cores_limited(number):
         from max.driver import CPU
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mllama.idle_threads import run_first_patiently
 from mllama.serving.admission import Admission
 from mllama.serving.compiling import untraced_sampler
 from mllama.serving.greedy import choose_greedily
@@ -24,4 +25,5 @@ def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
     pipeline._pipeline_model.compiler.finish()
     Admission(pipeline, max_ce_batch_size)
     isolate_failures(pipeline)
+    run_first_patiently(pipeline)
     return pipeline

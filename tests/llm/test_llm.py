@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -148,6 +149,32 @@ def test_a_closed_model_says_so_and_ends_its_threads() -> None:
         model.generate(QUESTION)
     left = {thread.name for thread in threading.enumerate()} - before
     assert not [name for name in left if name.startswith("mllama")]
+
+
+def test_a_model_that_waits_leaves_the_cores_alone() -> None:
+    """Whoever sets one of the two variables of how long threads spin sets both."""
+    script = (
+        "import pathlib, time\n"
+        "from mllama import LLM\n"
+        "def switches():\n"
+        "    files = pathlib.Path('/proc/self/task').glob('*/schedstat')\n"
+        "    return sum(int(file.read_text().split()[2]) for file in files)\n"
+        f"with LLM(devices='cpu', max_batch_size={BATCH}, quiet=True) as llm:\n"
+        f"    llm.generate({QUESTION!r}, max_new_tokens=2)\n"
+        "    before = switches()\n"
+        "    time.sleep(1)\n"
+        "    print(switches() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MODULAR_THREAD_BUSY_WAIT_US": "70"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    # MAX alone: 5,000.
+    assert int(done.stdout) < 1000
 
 
 def test_a_program_and_its_children_keep_their_python() -> None:
