@@ -127,8 +127,12 @@ struct GatedBlockProduct:
         var tasks = _tasks(groups)
 
         def some(task: Int) {imm}:
-            for group in range(task * groups // tasks, (task + 1) * groups // tasks):
+            var first = task * groups // tasks
+            var last = (task + 1) * groups // tasks
+            # One matrix after the other: each is read in one stretch.
+            for group in range(first, last):
                 _multiply[gate_encoding, lanes, gated=False](rows, gate, group)
+            for group in range(first, last):
                 _multiply[up_encoding, lanes, gated=True](rows, up, group)
 
         sync_parallelize(some, tasks)
