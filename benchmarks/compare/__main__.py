@@ -18,11 +18,19 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from benchmarks.compare.byte_counts import read_per_token, tensors_of
-from benchmarks.compare.ceilings import CompilerFailure, ceilings, compiled, machine
+from benchmarks.compare.ceilings import (
+    METRICS,
+    CompilerFailure,
+    ceilings,
+    compiled,
+    machine,
+)
 from benchmarks.compare.documents import write_document, write_run
 from benchmarks.compare.environments import FOLDER
 from benchmarks.compare.figures import EIGHT_BIT, OURS
@@ -66,6 +74,7 @@ def main() -> None:
             results,
             options.threads,
             options.also,
+            _ceilings(options.threads),
         )
         try:
             _measure(session, options, letters)
@@ -88,22 +97,12 @@ def _measure(session: Session, options: argparse.Namespace, letters: str) -> Non
     """All rounds; the machine's ceilings before each and after the last."""
     results = session.results
     rounds = QUICK_ROUNDS if options.quick else options.rounds
-    try:
-        program = compiled("ceilings")
-    except CompilerFailure as error:
-        print(f"no ceilings: {error}", file=sys.stderr)
-        program = None
-
-    def measure_ceilings() -> None:
-        if program is not None:
-            for metric, value in ceilings(program, session.threads).items():
-                results.add(metric, "machine", value)
-
+    of_itself = {name: name for name in METRICS}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-        measure_ceilings()
+        session.measure_machine(of_itself)
         play(session, letters, number)
-    measure_ceilings()
+    session.measure_machine(of_itself)
     if "c" in letters:
         mistralrs_decode(session)
     if options.growth:
@@ -112,6 +111,16 @@ def _measure(session: Session, options: argparse.Namespace, letters: str) -> Non
         except EngineFailure as error:
             results.fail("growth", OURS, str(error))
     results.model = described_model(session.files, results)
+
+
+def _ceilings(threads: int) -> Callable[[], dict[str, float]] | None:
+    """Measures the machine's ceilings, if there is a compiler."""
+    try:
+        program = compiled("ceilings")
+    except CompilerFailure as error:
+        print(f"no ceilings: {error}", file=sys.stderr)
+        return None
+    return partial(ceilings, program, threads)
 
 
 def described_model(files: ModelFiles, results: Results) -> dict[str, float]:

@@ -40,6 +40,7 @@ METRICS = {
     "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
     "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
+    "bandwidth_after_decode": Metric("", "the same just after c", "GB/s", digits=1),
     "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
     "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),
 }
@@ -104,7 +105,7 @@ def measured_table(results: Results) -> str:
 def ceilings_table(results: Results) -> str:
     """The machine's ceilings in the order they were measured."""
     rows = []
-    for name in ("read_bandwidth", "float32_peak", "int8_peak"):
+    for name in (name for name, metric in METRICS.items() if not metric.letter):
         metric, values = METRICS[name], results.samples.get(name, {}).get("machine", [])
         median = results.median(name, "machine")
         if median is None:

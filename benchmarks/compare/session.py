@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Session:
         results: Where measurements go.
         threads: For every engine.
         variants: Environment variables of further processes of this project, by name.
+        ceilings: Measures what the machine can do, by name, if it can be measured.
     """
 
     def __init__(
@@ -37,11 +39,25 @@ class Session:
         results: Results,
         threads: int,
         variants: dict[str, dict[str, str]] | None = None,
+        ceilings: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         self.files, self.prompts, self.results = files, prompts, results
         self.threads, self.variants = threads, variants or {}
+        self._ceilings = ceilings
         self._running: dict[str, EngineProcess] = {}
         self._broken: dict[str, str] = {}
+
+    def measure_machine(self, metrics: Mapping[str, str]) -> None:
+        """Keeps what the machine can do at the moment.
+
+        Args:
+            metrics: Which ceiling is a sample of which metric.
+        """
+        if self._ceilings is None:
+            return
+        measured = self._ceilings()
+        for metric, name in metrics.items():
+            self.results.add(metric, "machine", measured[name])
 
     def measure(
         self,

@@ -73,6 +73,9 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
         picture = session.prompts.picture(tiles)
         steps = {f"step_{name}": "decode_graph"} if decodes else {}
         ask(engine, first | later | steps, OUR_TOKENS if decodes else 1, picture)
+        if decodes and tiles == 4 and engine == OURS:
+            # A neighbour's work halves it for seconds, so it is measured here and now.
+            session.measure_machine({"bandwidth_after_decode": "read_bandwidth"})
         if "e" in letters and tiles == 4:
             ask(engine, {"follow_up": "first"}, 1, picture)
 
