@@ -1,8 +1,8 @@
 """MAX's threads leave the cores to others while they have nothing to do.
 
 Seen in MAX 26.7 with a profiler: between two steps of a model its workers, which spin
-after every small call, took the cores that Python needed, and a thread that looks every
-0.1 ms for something to log took a tenth of a core, even of an idle server's.
+after every small call, took the cores that Python needed, and a thread that empties a
+buffer every 0.1 ms took a tenth of a core, of an idle server as well.
 """
 
 from __future__ import annotations

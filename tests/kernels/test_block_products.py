@@ -166,7 +166,7 @@ def normal(rng: np.random.Generator, rows: int, width: int) -> Array:
 SIZES = {
     "rows": st.integers(0, 9) | st.sampled_from([31, 257]),
     "columns": st.integers(1, 50),
-    "spans": st.integers(1, 4),
+    "spans": st.integers(1, 9),
     "seed": st.integers(0, 2**32 - 1),
 }
 
@@ -180,6 +180,17 @@ def test_products(
     rng = np.random.default_rng(seed)
     x = normal(rng, rows, 256 * spans)
     blocks = random_blocks(rng, columns, 256 * spans, kind)
+    size = np.abs(weights(blocks, kind)).max()
+    check(one(run, x, blocks, kind), product(x, blocks, kind), x, size)
+
+
+@every_format
+@pytest.mark.parametrize("spans", [64, 65])
+def test_one_row_of_any_width(run: Run, kind: Kind, spans: int) -> None:
+    """Up to 64 spans stay in the first cache, and columns come one after the other."""
+    rng = np.random.default_rng(7)
+    x = normal(rng, 1, 256 * spans)
+    blocks = random_blocks(rng, 19, 256 * spans, kind)
     size = np.abs(weights(blocks, kind)).max()
     check(one(run, x, blocks, kind), product(x, blocks, kind), x, size)
 
@@ -219,8 +230,9 @@ def test_gated_products(
 @every_format
 @pytest.mark.parametrize("level", [0, 0x77, 0xFF])
 @pytest.mark.parametrize("sign", [1, -1, 0])
+@pytest.mark.parametrize("rows", [1, 5, 9])
 def test_extreme_sums_do_not_overflow(
-    run: Run, kind: Kind, level: int, sign: int
+    run: Run, kind: Kind, level: int, sign: int, rows: int
 ) -> None:
     """All levels, scales and activations are the largest at once, of either sign."""
     rng = np.random.default_rng(0)
@@ -231,9 +243,10 @@ def test_extreme_sums_do_not_overflow(
     others = np.setdiff1d(np.arange(per_block.shape[2]), keep)
     per_block[:, :, others] = level
     if sign:
-        x = np.full((5, 512), sign * 3.0, np.float32)
+        x = np.full((rows, 512), sign * 3.0, np.float32)
     else:
-        x = np.where(np.arange(512) % 2, 3.0, -3.0).astype(np.float32)[None]
+        x = np.where(np.arange(512) % 2, 3.0, -3.0).astype(np.float32)
+        x = np.tile(x, (rows, 1))
     size = np.abs(weights(blocks, kind)).max()
     check(one(run, x, blocks, kind), product(x, blocks, kind), x, size * 4)
 
@@ -280,7 +293,8 @@ def test_activations_of_any_size(run: Run, size: float) -> None:
 
 @every_format
 @pytest.mark.parametrize("offset", [1, 2, 31])
-def test_blocks_at_any_address(run: Run, kind: Kind, offset: int) -> None:
+@pytest.mark.parametrize("rows", [1, 3])
+def test_blocks_at_any_address(run: Run, kind: Kind, offset: int, rows: int) -> None:
     rng = np.random.default_rng(4)
     blocks = random_blocks(rng, 33, 512, kind)
     memory = np.empty(blocks.size + 64, np.uint8)
@@ -288,7 +302,7 @@ def test_blocks_at_any_address(run: Run, kind: Kind, offset: int) -> None:
     moved = memory[start : start + blocks.size].reshape(blocks.shape)
     moved[:] = blocks
     assert moved.ctypes.data % 32 == offset
-    x = normal(rng, 3, 512)
+    x = normal(rng, rows, 512)
     np.testing.assert_array_equal(one(run, x, moved, kind), one(run, x, blocks, kind))
 
 

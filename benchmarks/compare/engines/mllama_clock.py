@@ -108,15 +108,26 @@ class TimedGraph:
 
 
 def watch(clock: Clock) -> None:
-    """Has every engine that is made from now on timed, and answers of full length."""
+    """Has the engine that is made next timed, and answers of full length.
+
+    It loads nothing of MAX, as what the engine does before that is measured with it.
+    """
     from mllama.engine.engine import Engine
-    from mllama.serving.greedy import GreedyOrSampling
 
     load, prepare = Engine._load, Engine._context
     sampling = Engine.sampling_params
-    choose = GreedyOrSampling.__call__
 
     def timed_load(self: Engine) -> tuple[Any, Any]:
+        from mllama.serving.greedy import GreedyOrSampling
+
+        choose = GreedyOrSampling.__call__
+
+        def timed_choice(self: GreedyOrSampling, inputs: Any) -> None:
+            started = time.perf_counter()
+            choose(self, inputs)
+            clock.note(SAMPLING, started)
+
+        setattr(GreedyOrSampling, "__call__", timed_choice)  # noqa: B010
         scheduler, pipeline = load(self)
         clock.attach(pipeline)
         return scheduler, pipeline
@@ -132,15 +143,9 @@ def watch(clock: Clock) -> None:
         parameters.ignore_eos = True
         return parameters
 
-    def timed_choice(self: GreedyOrSampling, inputs: Any) -> None:
-        started = time.perf_counter()
-        choose(self, inputs)
-        clock.note(SAMPLING, started)
-
-    for owner, name, function in (
-        (Engine, "_load", timed_load),
-        (Engine, "_context", timed_context),
-        (Engine, "sampling_params", endless),
-        (GreedyOrSampling, "__call__", timed_choice),
+    for name, function in (
+        ("_load", timed_load),
+        ("_context", timed_context),
+        ("sampling_params", endless),
     ):
-        setattr(owner, name, function)
+        setattr(Engine, name, function)
