@@ -1,6 +1,6 @@
 """Measures this project, its alternatives and the machine: `make bench`.
 
-    python -m benchmarks.compare                      # everything, about 40 minutes
+    python -m benchmarks.compare                      # everything, 12 to 40 minutes
     python -m benchmarks.compare --quick --only a,c   # two rounds of two workloads
     python -m benchmarks.compare --growth             # also how costs grow
     python -m benchmarks.compare --full-shape         # also 11B's whole shape

@@ -35,7 +35,6 @@ def figures(results: Results) -> dict[str, float]:
     found["follow_up_over_transformers"] = ratio(
         median("first_token_image", "transformers"), median("follow_up", OURS)
     )
-    bandwidth = median("read_bandwidth", "machine")
     decode = median("decode_image", OURS)
     theirs = median("decode_text", "llama_cpp")
     if model and decode:
@@ -67,6 +66,9 @@ def figures(results: Results) -> dict[str, float]:
         found["prompt_parameters_over_llama_cpp"] = (
             model["layer_parameters"] / prompt
         ) / (model["llama_cpp_layer_parameters"] / theirs)
+    bandwidth = median("bandwidth_after_operations", "machine") or median(
+        "read_bandwidth", "machine"
+    )
     attending = _attending_to_images(results)
     if model and bandwidth and attending:
         found["cross_attention_share_of_bandwidth"] = (

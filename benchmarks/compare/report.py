@@ -41,6 +41,9 @@ METRICS = {
     "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
     "bandwidth_after_decode": Metric("", "the same just after c", "GB/s", digits=1),
+    "bandwidth_after_operations": Metric(
+        "", "the same just after its operations were timed", "GB/s", digits=1
+    ),
     "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
     "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),
 }

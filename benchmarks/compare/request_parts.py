@@ -80,6 +80,7 @@ def measure_operations(session: Session) -> None:
                     images=[session.prompts.picture(4)],
                     new_tokens=OUR_TOKENS,
                 )
+            session.measure_machine({"bandwidth_after_operations": "read_bandwidth"})
             vision, first, whole = (
                 read_spans((Path(folder) / f"counted.{end}").read_text())
                 for end in ("vision", "sampling", "all")
