@@ -10,6 +10,7 @@ import click
 from mllama.cli.options import graph_options, model_or_demo
 from mllama.cli.sections import COMPUTE, OUTPUT, SectionedCommand, option
 from mllama.errors import MllamaError
+from mllama.idle_threads import spin_briefly
 from mllama.imports import leave_torch_out
 from mllama.privacy import turn_telemetry_off
 
@@ -45,6 +46,7 @@ def compile(output: Path, target: str | None, **options: Any) -> None:
     mllama serve --model-path DIR --serialized-model-path compiled
     mllama compile --model-path DIR --target cuda:sm_90 --output compiled
     """
+    spin_briefly()
     turn_telemetry_off()
     if not options["trust_remote_code"]:
         leave_torch_out()

@@ -47,6 +47,7 @@ def quantize(
     from mllama.errors import MllamaError
     from mllama.hub.fetch import fetch_model
     from mllama.hub.options import HubOptions
+    from mllama.idle_threads import spin_briefly
     from mllama.privacy import turn_telemetry_off
     from mllama.weights.adapter import check_values, open_adapter
     from mllama.weights.checkpoint import open_checkpoint
@@ -56,6 +57,7 @@ def quantize(
         raise MllamaError(f"{target} must be named *.gguf")
     if not target.parent.is_dir():
         raise MllamaError(f"there is no directory {target.parent}")
+    spin_briefly()
     turn_telemetry_off()  # MAX and the hub's client read the environment at import.
     fetched = fetch_model(
         source,
