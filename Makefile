@@ -28,7 +28,7 @@ test: check  ## All checks and tests
 check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
 	$(BIN)/python -m benchmarks.gpu_targets
 
-bench: setup  ## Measure against the alternatives, which it installs; 40 minutes
+bench: setup  ## Measure against the alternatives, which it installs; 12 to 40 minutes
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 bench-growth: setup  ## Also how costs grow with images, context, batch and layers

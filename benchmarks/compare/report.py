@@ -108,10 +108,10 @@ def measured_table(results: Results) -> str:
 def ceilings_table(results: Results) -> str:
     """The machine's ceilings in the order they were measured."""
     rows = []
-    for name in (name for name, metric in METRICS.items() if not metric.letter):
-        metric, values = METRICS[name], results.samples.get(name, {}).get("machine", [])
+    for name, metric in METRICS.items():
+        values = results.samples.get(name, {}).get("machine", [])
         median = results.median(name, "machine")
-        if median is None:
+        if metric.letter or median is None:
             continue
         rows.append(
             [

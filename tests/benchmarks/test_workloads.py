@@ -78,9 +78,9 @@ def session(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Session:
     files = ModelFiles(*map(Path, "abc"))
     results = Results(date="2026-11-25T00:00:00", command="x", machine={})
     prompts: Any = Prompts()
-    ceilings = {"read_bandwidth": 3.0}
+    variants = {"8bit": {"A": "B"}}
     made = Session(
-        files, prompts, results, 2, {"8bit": {"A": "B"}}, lambda: dict(ceilings)
+        files, prompts, results, 2, variants, lambda: {"read_bandwidth": 3.0}
     )
     engines: dict[str, Engine] = {}
 

@@ -282,10 +282,12 @@ def halves_as_floats[
 
 
 @always_inline
-def half_floats[lanes: Int](column: Bytes, stride: Int) -> Lanes[lanes]:
-    """A float16 of each column."""
+def half_floats[
+    lanes: Int, count: Int = lanes
+](column: Bytes, stride: Int) -> Lanes[lanes]:
+    """A float16 of each column, of `count` of them; the others' are zeros."""
     var halves = SIMD[DType.float16, lanes](0)
-    comptime for i in range(lanes):
+    comptime for i in range(count):
         halves[i] = (
             column.unsafe_offset(i * stride)
             .unsafe_bitcast[Float16]()

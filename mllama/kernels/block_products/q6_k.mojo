@@ -6,7 +6,6 @@ from .activations import SCALE, SUMS_OF_16
 from .formats import FACTORS, SpanFormat
 from .spans import (
     SPANS,
-    halves_of,
     pair_products,
     repeated,
     scales_of,
@@ -80,7 +79,7 @@ struct Q6_K(SpanFormat):
                 )
                 var scale = scales_of[lanes, sub, 16, True](scales)
                 sums[span] += pair_sums[lanes](products, scale)
-        var unit = halves_of[count](blocks.unsafe_offset(_HALF), Self.SIZE)
+        var unit = half_floats[SPANS, count](blocks.unsafe_offset(_HALF), Self.SIZE)
         return totals[lanes](sums).cast[DType.float32]() * unit
 
     @staticmethod

@@ -9,7 +9,6 @@ from std.utils.index import IndexList
 
 from .lanes import (
     Bytes,
-    Lanes,
     Levels,
     Pairs,
     Sums,
@@ -52,19 +51,6 @@ def sixteen_of[count: Int](first: Bytes, size: Int) -> Heads:
     var lower = those_of(0).join(those_of(1))
     var upper = those_of(2).join(those_of(3))
     return bitcast[DType.uint32, 4 * SPANS](lower.join(upper))
-
-
-@always_inline
-def halves_of[count: Int](first: Bytes, size: Int) -> Lanes[SPANS]:
-    """A float16 of each span; arguments as those of `sixteen_of`."""
-    var halves = OfSpans[DType.float16](0)
-    comptime for span in range(count):
-        halves[span] = (
-            first.unsafe_offset(span * size)
-            .unsafe_bitcast[Float16]()
-            .unsafe_load[alignment=1](0)
-        )
-    return halves.cast[DType.float32]()
 
 
 @always_inline
