@@ -19,6 +19,45 @@ _INSTRUCTION_SETS = re.compile(
 """Of the kernel's list of features, those that a compiler generates code for."""
 
 
+_X86_64_V3 = (
+    "abm",
+    "avx",
+    "avx2",
+    "bmi1",
+    "bmi2",
+    "f16c",
+    "fma",
+    "movbe",
+    "popcnt",
+    "sse",
+    "sse2",
+    "sse4_1",
+    "sse4_2",
+    "ssse3",
+)
+"""What every CPU of that level has, in the kernel's names."""
+
+
+def host_of_gpus() -> tuple[str, tuple[str, ...]]:
+    """The CPU that graphs for another machine's GPUs are compiled for.
+
+    Returns:
+        LLVM's name of it, and its features as :func:`cpu_features` has them: a level
+        that machines with GPUs have.  Without one, an empty name and this machine's.
+    """
+    if platform.machine() == "x86_64":
+        return "x86-64-v3", ("x86_64", *_X86_64_V3)
+    return "", cpu_features()
+
+
+def gpu_name(api: str, architecture: str) -> str:
+    """A kind of GPU in a manifest: ``cuda:sm_90``.
+
+    MAX finds an ``sm_90a`` on a machine, and makes code for it if asked for ``sm_90``.
+    """
+    return f"{api}:{architecture.removesuffix('a') if api == 'cuda' else architecture}"
+
+
 @functools.cache
 def cpu_features() -> tuple[str, ...]:
     """Architecture of this machine's CPU, then the instruction sets that it has.

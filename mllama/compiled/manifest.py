@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mllama.compiled.host import cpu_features, versions
+from mllama.compiled.host import cpu_features, host_of_gpus, versions
 from mllama.config import MllamaConfig
 from mllama.errors import CompiledModelError
 from mllama.kernels.choice import MAX, chosen_kernels
@@ -49,7 +49,8 @@ class Manifest:
         devices: ``cpu``, or API and architecture of each GPU, ``cuda:sm_90``.
         kernels: ``avx512``, ``avx2`` or ``max``, see
             :func:`~mllama.kernels.choice.chosen_kernels`.
-        cpu: Features of the CPU, see :func:`cpu_features`.
+        cpu: Features of the CPU, see :func:`cpu_features`.  Graphs for GPUs need them
+            on the host, and run where there are more.
         max: Version of MAX.
         mllama: Version of this package.
         sources: Hash of this package's sources.
@@ -104,6 +105,10 @@ class Manifest:
             **versions(),
         )
 
+    def for_host_of_gpus(self) -> Manifest:
+        """The same of graphs that were compiled for :func:`host_of_gpus`."""
+        return replace(self, cpu=host_of_gpus()[1])
+
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:
         """The manifest that :meth:`to_dict` gave.
@@ -146,6 +151,8 @@ class Manifest:
             if saved == wanted:
                 continue
             if name == "cpu":
+                if "cpu" not in self.devices and set(saved) <= set(wanted):
+                    continue
                 lines.append(f"{label} ({_change(saved, wanted)})")
             else:
                 lines.append(f"{label} {_shown(saved)} (asked for: {_shown(wanted)})")

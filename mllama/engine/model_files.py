@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGMLQuantizationType
 
+from mllama.compiled.host import gpu_name
 from mllama.compiled.manifest import Manifest
 from mllama.compiled.settings import CompiledSettings
 from mllama.config import MllamaConfig
@@ -135,4 +136,4 @@ def _device_name(device: DeviceSpec) -> str:
     from max.driver import Accelerator
 
     gpu = Accelerator(device.id)
-    return f"{gpu.api}:{gpu.architecture_name}"
+    return gpu_name(gpu.api, gpu.architecture_name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllama.child_environment import restore_child_environment
+from mllama.compiled.host import gpu_name
 from mllama.compiled.manifest import Manifest
 from mllama.compiled.store import CompiledStore, check_target
 from mllama.config import MllamaConfig
@@ -127,8 +128,8 @@ def compile_for_target(
             max_length=max_length or config.text_config.max_position_embeddings,
             max_batch_size=max_batch_size,
             max_ce_batch_size=max_ce_batch_size,
-            devices=(str(target),) * devices,
-        )
+            devices=(gpu_name(target.api, target.architecture),) * devices,
+        ).for_host_of_gpus()
     )
     store.remove_others()
     return graphs

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from max.driver import (
     Accelerator,
+    set_virtual_cpu_target,
     set_virtual_device_api,
     set_virtual_device_count,
     set_virtual_device_target_arch,
@@ -20,12 +21,13 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef
 
+from mllama.compiled.host import host_of_gpus
 from mllama.compiled.store import CompiledStore
 from mllama.config import MllamaConfig
 from mllama.engine.target import CompiledGraph, Target
 from mllama.errors import MllamaError
 from mllama.serving.arch_config import MllamaArchConfig
-from mllama.serving.compiling import UntracedSpec, how_by_default
+from mllama.serving.compiling import UntracedGraph, UntracedSpec, how_by_default
 from mllama.serving.graphs import (
     IMAGE_ENCODER,
     TEXT_DECODER,
@@ -58,37 +60,54 @@ def compile_graphs(
     # If memory runs out, Linux is to end this process and no other.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    make_devices_virtual(target, devices)
+    store = CompiledStore(directory)
+    session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
+    graphs = []
+    with StartProgress():
+        for untraced in planned_graphs(model, devices):
+            stage(f"{untraced.name} for {target}")
+            started = time.perf_counter()
+            try:
+                compiled = session.compile(untraced.traced())
+                path = store.add(untraced.key(how_by_default()), compiled.export_mef)
+            except RuntimeError as error:
+                raise MllamaError(
+                    f"MAX can't compile {untraced.name} for {target}: {_cause(error)}"
+                ) from error
+            seconds = time.perf_counter() - started
+            graphs.append(CompiledGraph(untraced.name, path, seconds))
+    return graphs
+
+
+def make_devices_virtual(target: Target, devices: int) -> None:
+    """Has MAX compile for so many GPUs, and a CPU, that need not be here."""
+    set_virtual_cpu_target(host_of_gpus()[0])
     set_virtual_device_api(target.api)
     set_virtual_device_target_arch(target.architecture)
     set_virtual_device_count(devices)
+
+
+def planned_graphs(model: MllamaConfig, devices: int) -> list[UntracedGraph]:
+    """What a start on so many GPUs will look for: vision and text, in bfloat16."""
     config = MllamaArchConfig.for_graphs(
         model,
         DType.bfloat16,
         [DeviceRef.GPU(index) for index in range(devices)],
         model.text_config.max_position_embeddings,
     )
-    store = CompiledStore(directory)
-    session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
     graphs = []
-    with StartProgress():
-        for name, network in zip(
-            (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
-        ):
-            stage(f"{name} for {target}")
-            name_weights(network)
-            started = time.perf_counter()
-            spec = UntracedSpec(
-                network, name, network.input_types(), description=described(config, {})
-            )
-            untraced = spec.trace()
-            try:
-                compiled = session.compile(untraced.traced())
-                path = store.add(untraced.key(how_by_default()), compiled.export_mef)
-            except RuntimeError as error:
-                raise MllamaError(
-                    f"MAX can't compile {name} for {target}: {_cause(error)}"
-                ) from error
-            graphs.append(CompiledGraph(name, path, time.perf_counter() - started))
+    for name, network in zip(
+        (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
+    ):
+        name_weights(network)
+        spec = UntracedSpec(
+            network,
+            name,
+            network.input_types(),
+            description=described(config, {})[name],
+        )
+        graphs.append(spec.trace())
     return graphs
 
 

@@ -242,20 +242,29 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
             signals,
         )
         seen = [
-            states + ops.tanh(shard.cross_attn_attn_gate) * attention
-            for shard, states, attention in zip(
-                self.shards, hidden_states, attended, strict=True
+            states + _for_rows(read, ops.tanh(shard.cross_attn_attn_gate) * attention)
+            for shard, states, attention, read in zip(
+                self.shards, hidden_states, attended, reads, strict=True
             )
         ]
         mixed = feed_forward_sum(self.shards, seen, signals)
-        # A selection, not a product: zero times a non-finite value is not zero.
-        return [
-            ops.where(
-                read.sees_image,
-                states + ops.tanh(shard.cross_attn_mlp_gate) * mlp,
-                entered,
-            )
-            for shard, states, mlp, entered, read in zip(
-                self.shards, seen, mixed, hidden_states, reads, strict=True
+        changed = [
+            states + _for_rows(read, ops.tanh(shard.cross_attn_mlp_gate) * mlp)
+            for shard, states, mlp, read in zip(
+                self.shards, seen, mixed, reads, strict=True
             )
         ]
+        # A selection, not a product: zero times a non-finite value is not zero.
+        return [
+            ops.where(read.sees_image, states, entered)
+            if read.sees_image.dtype is DType.bool
+            else states
+            for states, entered, read in zip(changed, hidden_states, reads, strict=True)
+        ]
+
+
+def _for_rows(read: ImageReadValues, change: TensorValue) -> TensorValue:
+    """A change that is none to rows without an image, where these aren't selected."""
+    if read.sees_image.dtype is DType.bool:
+        return change
+    return change * read.sees_image.cast(change.dtype)

@@ -59,7 +59,8 @@ class ImageReadInputs(Generic[_Tensor, _Buffer]):
     """uint32 ``[1]`` on the host: text rows of the longest segment."""
 
     sees_image: _Tensor
-    """bool ``[text rows, 1]``: false for rows that precede every image."""
+    """``[text rows, 1]`` of :func:`sees_dtype`: false for rows that precede every
+    image."""
 
 
 ImageWriteValues = ImageWriteInputs[TensorValue, BufferValue]
@@ -136,6 +137,15 @@ def image_write_types(
     ]
 
 
+def sees_dtype(*, is_host: bool) -> DType:
+    """How rows that see an image are told from others: a condition, or on a GPU a
+    factor of one or zero.
+
+    There MAX 26.7's selection made zeros of the rows that were to stay as they were.
+    """
+    return DType.bool if is_host else DType.float32
+
+
 def image_read_types(
     params: MHAKVCacheParams,
 ) -> list[ImageReadInputs[TensorType, BufferType]]:
@@ -146,7 +156,9 @@ def image_read_types(
             segment_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
             image_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
             max_segment_length=TensorType(DType.uint32, [1], DeviceRef.CPU()),
-            sees_image=TensorType(DType.bool, ["total_seq_len", 1], device),
+            sees_image=TensorType(
+                sees_dtype(is_host=device.is_cpu()), ["total_seq_len", 1], device
+            ),
         )
         for device in params.devices
     ]

@@ -119,7 +119,7 @@ def graph_specs(
         ),
         weight_alignment=1,
     )
-    description = described(config, encodings)
+    descriptions = described(config, encodings)
     specs = {
         # In this order: another process may be compiling the vision graph.
         GraphRole.DECODER: UntracedSpec(
@@ -127,14 +127,14 @@ def graph_specs(
             TEXT_DECODER,
             text_decoder.input_types(),
             weights=text_decoder.state_dict(),
-            description=description,
+            description=descriptions[TEXT_DECODER],
         ),
         GraphRole.VISION: UntracedSpec(
             image_encoder,
             IMAGE_ENCODER,
             image_encoder.input_types(),
             weights=image_encoder.state_dict(),
-            description=f"{description}, in bytes: {config.vision_in_bytes}",
+            description=descriptions[IMAGE_ENCODER],
         ),
     }
     compiler.compile_apart(specs[GraphRole.VISION], config, encodings)
@@ -157,9 +157,9 @@ def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[
     return [host.to(device) for device in devices]
 
 
-def described(config: MllamaArchConfig, encodings: Encodings) -> str:
-    """All that both graphs depend on beside the types of their inputs."""
-    return str(
+def described(config: MllamaArchConfig, encodings: Encodings) -> dict[str, str]:
+    """All that each graph depends on beside the types of its inputs, by its name."""
+    both = str(
         {
             "config": config_hash(config.model),
             "dtype": config.dtype,
@@ -170,3 +170,7 @@ def described(config: MllamaArchConfig, encodings: Encodings) -> str:
             "return_logits": config.return_logits,
         }
     )
+    return {
+        TEXT_DECODER: both,
+        IMAGE_ENCODER: f"{both}, in bytes: {config.vision_in_bytes}",
+    }

@@ -12,7 +12,11 @@ from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.images.pool import ZERO_PAGE, Entry, ImagePool
 from mllama.max_api import KVCacheInputsPerDevice, padded_lut_cols, page_stride_of
-from mllama.network.image_pool import ImageReadInputs, ImageWriteInputs
+from mllama.network.image_pool import (
+    ImageReadInputs,
+    ImageWriteInputs,
+    sees_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,9 @@ class ImageStore:
         image_rows = [read.image_rows if read.entry else 1 for read in reads]
         lengths = np.array([read.length for read in reads], dtype=np.uint32)
         longest = max(read.length for read in reads)
-        sees_image = np.repeat([read.entry is not None for read in reads], lengths)
+        sees_image = np.repeat(
+            [read.entry is not None for read in reads], lengths
+        ).astype(sees_dtype(is_host=self.devices[0].is_host).to_numpy())
         return [
             ImageReadInputs(
                 pages=pages,

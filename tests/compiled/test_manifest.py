@@ -58,6 +58,20 @@ def test_a_saved_model_is_refused_if_one_field_differs(
             assert (value[-1] if isinstance(value, tuple) else str(value)) in message
 
 
+def test_graphs_for_gpus_run_where_the_host_has_what_they_need() -> None:
+    here = replace(
+        MANIFEST, devices=("cuda:sm_90",), cpu=(*host.host_of_gpus()[1], "amx")
+    )
+    saved = here.for_host_of_gpus()
+    assert saved.differences(here) == []
+    lacking = replace(here, cpu=tuple(set(here.cpu) - {"fma"}))
+    (line,) = saved.differences(lacking)
+    assert "this machine lacks fma" in line
+    # Graphs for the CPU itself would be others where it has more.
+    on_cpu = replace(saved, devices=("cpu",))
+    assert on_cpu.differences(replace(here, devices=("cpu",)))
+
+
 def test_a_manifest_survives_json() -> None:
     told = json.loads(json.dumps(MANIFEST.to_dict()))
     assert Manifest.from_dict(told) == MANIFEST

@@ -1,10 +1,15 @@
 """GPU targets are named as MAX names them, and refused before anything is compiled.
 
-That the graphs compile for them is checked by `make check-gpu`: it takes minutes.
+What is compiled for them is what a start on them looks for.  That it compiles is
+checked by `make check-gpu`: it takes minutes.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +61,48 @@ def test_devices_that_cannot_share_the_model_are_refused_at_once(
 def test_what_is_checked_on_demand_has_known_targets() -> None:
     for name, _ in CHECKED:
         find_target(name)
+
+
+_START_ON_A_GPU = """
+import json, sys
+from pathlib import Path
+import max.driver
+from mllama.config import MllamaConfig
+from mllama.demo import MODEL_PATH
+from mllama.engine.compile import compile_model
+from mllama.engine.options import EngineOptions
+from mllama.engine.target import find_target
+from mllama.engine.target_graphs import make_devices_virtual, planned_graphs
+from mllama.serving.compiling import GraphCompiler, how_by_default
+
+make_devices_virtual(find_target("cuda:sm_90"), 1)
+max.driver.scan_available_devices = lambda: [max.driver.DeviceSpec.accelerator(0)]
+config = MllamaConfig.from_path(MODEL_PATH)
+graphs = planned_graphs(config, 1)
+planned = [graph.key(how_by_default()).stem for graph in graphs]
+for graph in graphs:
+    graph.traced()
+asked = []
+
+def note(compiler, graph, **options):
+    if not getattr(graph, "is_ours", False):
+        print(json.dumps([planned, asked]))
+        sys.exit()
+    asked.append(graph.key(compiler._how).stem)
+
+GraphCompiler._compile = note
+compile_model(EngineOptions(devices="gpu"), Path(sys.argv[1]))
+"""
+
+
+def test_a_start_on_a_gpu_looks_for_what_was_compiled(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", _START_ON_A_GPU, str(tmp_path / "graphs")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MLLAMA_CACHE": str(tmp_path / "cache")},
+    )
+    assert child.returncode == 0, child.stderr
+    planned, asked = json.loads(child.stdout)
+    assert len(planned) == 2
+    assert sorted(asked) == sorted(planned)

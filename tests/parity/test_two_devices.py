@@ -1,12 +1,14 @@
 """A model that two devices share gives the reference's answers.
 
 Both devices are this machine's CPU.  Each has half of the heads, of the inner widths,
-of the vocabulary, of the KV cache and of the image pool, as on two GPUs; only that sums
-stand where MAX's collectives are on GPUs.
+of the vocabulary, of the KV cache and of the image pool, as on two GPUs, and rows that
+see no image are taken out as there; only that sums stand where MAX's collectives are on
+GPUs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import pytest
 from max.driver import DeviceSpec
 
 from mllama.errors import ConfigError
+from mllama.network import image_pool
+from mllama.network.image_pool import sees_dtype
+from mllama.serving import image_store
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf_writing import write_gguf
 from tests.parity.pipeline import Pipeline
@@ -25,8 +30,13 @@ from tests.reference.oracle import reference
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return Pipeline(checkpoint(), max_batch_size=4, device_specs=[DeviceSpec.cpu()] * 2)
+def pipeline() -> Iterator[Pipeline]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (image_pool, image_store):
+            patch.setattr(module, "sees_dtype", lambda **_: sees_dtype(is_host=False))
+        yield Pipeline(
+            checkpoint(), max_batch_size=4, device_specs=[DeviceSpec.cpu()] * 2
+        )
 
 
 def test_requests_of_all_kinds_in_one_batch_equal_the_reference(

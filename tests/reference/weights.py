@@ -49,7 +49,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def _is_gate(name: str) -> bool:
+def is_gate(name: str) -> bool:
     return name.split(".")[-1] in {
         "gate",
         "gate_attn",
@@ -59,11 +59,11 @@ def _is_gate(name: str) -> bool:
     }
 
 
-def _is_norm(name: str) -> bool:
+def is_norm(name: str) -> bool:
     return "norm" in name.split(".")[-2]
 
 
-def _scale(name: str, shape: tuple[int, ...]) -> float:
+def spread(name: str, shape: tuple[int, ...]) -> float:
     """Standard deviation of a tensor that is neither a gate nor a norm."""
     fan_in = int(np.prod(shape[1:]))
     if name.endswith("bias"):
@@ -87,15 +87,15 @@ def _scale(name: str, shape: tuple[int, ...]) -> float:
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """The float32 values of one tensor; they depend on nothing but the arguments."""
     generator = _generator(seed, name)
-    if _is_gate(name):
+    if is_gate(name):
         sign = generator.choice([-1.0, 1.0])
         return np.full(shape, sign * generator.uniform(0.4, 1.0), dtype=np.float32)
     values = generator.standard_normal(shape, dtype=np.float32)
-    if _is_norm(name):
+    if is_norm(name):
         if name.endswith("bias"):
             return values * np.float32(0.1)
         return np.float32(1.0) + values * np.float32(0.2)
-    values *= np.float32(_scale(name, shape))
+    values *= np.float32(spread(name, shape))
     return values
 
 

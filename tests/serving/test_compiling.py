@@ -164,16 +164,20 @@ def test_a_graph_is_described_by_all_that_it_is_built_from() -> None:
     def arch(dtype: DType = DType.float32, devices: int = 1, length: int = 99) -> Any:
         return MllamaArchConfig.for_graphs(config, dtype, [cpu] * devices, length)
 
-    plain = described(arch(), {})
-    assert described(arch(length=100), {}) == plain
+    def texts(config: Any, **encodings: QuantizationEncoding) -> tuple[str, ...]:
+        return tuple(described(config, encodings).values())
+
+    plain = texts(arch())
+    assert texts(arch(length=100)) == plain
     echoing = replace(arch(), return_logits=ReturnLogits.ALL)
     deeper = replace(config.text_config, num_hidden_layers=9)
     others = [
-        described(arch(DType.bfloat16), {}),
-        described(arch(devices=2), {}),
-        described(arch(), {"lm_head.weight": QuantizationEncoding.Q6_K}),
-        described(arch(), {"lm_head.weight": QuantizationEncoding.Q4_K}),
-        described(echoing, {}),
-        described(replace(arch(), model=replace(config, text_config=deeper)), {}),
+        texts(arch(DType.bfloat16)),
+        texts(arch(devices=2)),
+        texts(arch(), lm_head=QuantizationEncoding.Q6_K),
+        texts(arch(), lm_head=QuantizationEncoding.Q4_K),
+        texts(echoing),
+        texts(replace(arch(), model=replace(config, text_config=deeper))),
+        texts(replace(arch(), vision_in_bytes=True)),
     ]
     assert len({plain, *others}) == 1 + len(others)
