@@ -46,7 +46,11 @@ def serving() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "mllama", "serve", "--port", str(port)],
+        [
+            *(sys.executable, "-m", "mllama", "serve", "--port", str(port)),
+            # Images come out wrong on a GPU.
+            *("--devices", "cpu"),
+        ],
         stdout=sys.stderr,
         # Lines of the log would stand in the middle of the answers.
         env={"MAX_SERVE_LOGS_CONSOLE_LEVEL": "WARNING", **os.environ},

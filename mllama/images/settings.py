@@ -15,6 +15,10 @@ MAX_IMAGES_PER_REQUEST = "max_images_per_request"
 
 DEFAULT_MAX_IMAGES = 32
 
+GPU_IMAGES = "MLLAMA_GPU_IMAGES"
+"""Environment variable: ``1`` lets images through on a GPU, for whoever looks for what
+is wrong there (``docs/gpu.md``)."""
+
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", 1):
     _UNITS |= {f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}

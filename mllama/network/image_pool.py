@@ -141,7 +141,8 @@ def sees_dtype(*, is_host: bool) -> DType:
     """How rows that see an image are told from others: a condition, or on a GPU a
     factor of one or zero.
 
-    There MAX 26.7's selection made zeros of the rows that were to stay as they were.
+    There, in this graph and MAX 26.7, a selection made zeros of the rows that were to
+    stay as they were (``docs/gpu.md``).
     """
     return DType.bool if is_host else DType.float32
 

@@ -16,8 +16,8 @@ from max.nn.kernels import flash_attention_gpu
 from mllama.kernels.attention import attend_to_patches, suits_heads
 
 _FLASH_WIDTHS = (64, 128, 256)
-"""Widths of a head that MAX's flash attention is made for.  On a H200 it gave wrong
-results for others, such as the 80 of the published checkpoints."""
+"""Widths of a head that MAX's flash attention is made for.  On a H200 it was wrong for
+the 80 of the published checkpoints and right for 128."""
 
 
 def padded_attention(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from max.pipelines.lib import PipelineConfig
 
 from mllama.images.settings import (
     DEFAULT_MAX_IMAGES,
+    GPU_IMAGES,
     MAX_IMAGES_PER_REQUEST,
     readable,
 )
@@ -29,13 +31,22 @@ class ImageLimits:
         self._pipeline_config = pipeline_config
         settings = pipeline_config.model.vision_config_overrides
         self._count = int(settings.get(MAX_IMAGES_PER_REQUEST, DEFAULT_MAX_IMAGES))
+        self._is_on_gpu = any(
+            spec.device_type != "cpu" for spec in pipeline_config.model.device_specs
+        )
 
     def check_count(self, images: int) -> None:
         """Checks a request's number of images.
 
         Raises:
-            InputError: If it is too large.
+            InputError: If it is too large, or the model is on a GPU, where images don't
+                come out right.
         """
+        if images and self._is_on_gpu and os.environ.get(GPU_IMAGES) != "1":
+            raise InputError(
+                "images come out wrong on a GPU with MAX 26.7: start with "
+                f"--devices cpu, or with {GPU_IMAGES}=1 in the environment to try it"
+            )
         if images > self._count:
             raise InputError(
                 f"the request has {images} images, but at most {self._count} are "
