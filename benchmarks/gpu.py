@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --demo DIR --full DIR    # compiled models, ready
     python -m benchmarks.gpu --parts demo,logits
 
-DIR is what ``mllama compile --target ... --max-batch-size 16`` wrote on another machine,
-with ``--max-length 8192`` for 11B's shape.
+DIR is what ``mllama compile --target ... --max-batch-size 16`` wrote on another
+machine, with ``--max-length 8192`` for 11B's shape.
 
 Each part is a process of its own, so that one that fails costs no other:
 
