@@ -170,7 +170,7 @@ def full(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def recording(self: Any, model_inputs: Any) -> Any:
         outputs = execute(self, model_inputs)
-        if len(steps) < 1:
+        if not steps:
             steps.append(outputs.logits.to_numpy().copy())
         return outputs
 

@@ -96,16 +96,14 @@ def planned_graphs(model: MllamaConfig, devices: int) -> list[UntracedGraph]:
         [DeviceRef.GPU(index) for index in range(devices)],
         model.text_config.max_position_embeddings,
     )
+    descriptions = described(config, {})
     graphs = []
     for name, network in zip(
         (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
     ):
         name_weights(network)
         spec = UntracedSpec(
-            network,
-            name,
-            network.input_types(),
-            description=described(config, {})[name],
+            network, name, network.input_types(), description=descriptions[name]
         )
         graphs.append(spec.trace())
     return graphs

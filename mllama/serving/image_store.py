@@ -133,9 +133,10 @@ class ImageStore:
         image_rows = [read.image_rows if read.entry else 1 for read in reads]
         lengths = np.array([read.length for read in reads], dtype=np.uint32)
         longest = max(read.length for read in reads)
+        dtype = sees_dtype(is_host=self.devices[0].is_host).to_numpy()
         sees_image = np.repeat(
-            [read.entry is not None for read in reads], lengths
-        ).astype(sees_dtype(is_host=self.devices[0].is_host).to_numpy())
+            np.array([read.entry is not None for read in reads], dtype), lengths
+        )
         return [
             ImageReadInputs(
                 pages=pages,
