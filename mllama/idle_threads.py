@@ -44,13 +44,17 @@ def run_first_patiently(pipeline: Any) -> None:
         pipeline: MAX's ``TextGenerationPipeline``, before its first ``execute``.
     """
     execute = pipeline.execute
+    is_first = True
 
-    def first(inputs: Any) -> Any:
-        pipeline.execute = execute
+    def patient(inputs: Any) -> Any:
+        nonlocal is_first
+        if not is_first:
+            return execute(inputs)
+        is_first = False
         with _patient_timers():
             return execute(inputs)
 
-    pipeline.execute = first
+    pipeline.execute = patient
 
 
 @contextmanager

@@ -239,6 +239,8 @@ class Engine:
             WorkerQueues(self._incoming, _Results(self._deliver), self._cancelled),
             retrieved.memory_plan,
         )
+        # What it counts in every step is for a server's metrics.
+        scheduler.scheduler_logger.log_metrics = _ignore
         return scheduler, pipeline
 
     def _serve(self, scheduler: Any) -> None:
@@ -272,6 +274,10 @@ class _Results:
 
     def __init__(self, deliver: Any) -> None:
         self.put_nowait = deliver
+
+
+def _ignore(**_: Any) -> None:
+    pass
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from max import tree
 from max.driver import Buffer, Device
 from max.engine import InferenceSession, Model
 from max.graph.weights import WeightData, Weights, WeightsAdapter
@@ -33,7 +31,6 @@ from mllama.max_api import (
     MemoryPlan,
     process_ragged_kv_outputs,
 )
-from mllama.network.image_pool import ImageReadInputs
 from mllama.serving.arch_config import MllamaArchConfig
 from mllama.serving.compiling import GraphCompiler
 from mllama.serving.graphs import graph_specs, log_probabilities, rotary_buffers
@@ -47,20 +44,10 @@ from mllama.serving.model_weights import (
 )
 from mllama.serving.progress import stage
 from mllama.serving.request_images import RequestImages
+from mllama.serving.step_inputs import MllamaInputs
 from mllama.weights.adapter import LORA_PATH
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class MllamaInputs(ModelInputs):
-    """One step's inputs."""
-
-    tokens: Buffer
-    input_row_offsets: Buffer
-    return_n_logits: Buffer
-    reads: list[ImageReadInputs[Buffer, Buffer]]
-    pending: list[PendingImage]
 
 
 class MllamaModel(
@@ -179,13 +166,7 @@ class MllamaModel(
         assert isinstance(model_inputs, MllamaInputs)
         self.images.encode(model_inputs.pending)
         outputs = self._text_decoder.execute(
-            model_inputs.tokens,
-            model_inputs.input_row_offsets,
-            model_inputs.return_n_logits,
-            *tree.leaves(model_inputs.reads),
-            *tree.leaves(model_inputs.kv_cache_inputs),
-            *self._freqs_cis,
-            *self.signal_buffers,
+            *model_inputs.buffers, *self._freqs_cis, *self.signal_buffers
         )
         return process_ragged_kv_outputs(
             outputs,

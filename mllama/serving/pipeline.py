@@ -10,6 +10,7 @@ from mllama.serving.admission import Admission
 from mllama.serving.compiling import untraced_sampler
 from mllama.serving.greedy import choose_greedily
 from mllama.serving.isolation import isolate_failures
+from mllama.serving.look_ahead import LookAhead
 
 
 def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
@@ -23,7 +24,9 @@ def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
     with untraced_sampler():
         pipeline = factory()
     pipeline._pipeline_model.compiler.finish()
+    run_first_patiently(pipeline)
+    if pipeline._devices[0].is_host:
+        LookAhead(pipeline)
     Admission(pipeline, max_ce_batch_size)
     isolate_failures(pipeline)
-    run_first_patiently(pipeline)
     return pipeline

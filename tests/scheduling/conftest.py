@@ -1,4 +1,7 @@
-"""A roomy scheduler that says what is right, and one with little room for images."""
+"""A roomy scheduler that says what is right, and one with little room for images.
+
+What is right is computed when it is asked for, in the other also before.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ PICTURES = 12
 @pytest.fixture(scope="session")
 def roomy() -> Scheduled:
     """With room for every image of the tests."""
-    return Scheduled(max_batch_size=BATCH, image_cache_size="16MiB")
+    return Scheduled(max_batch_size=BATCH, image_cache_size="16MiB", looks_ahead=False)
 
 
 @pytest.fixture(scope="session")

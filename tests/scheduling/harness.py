@@ -25,6 +25,7 @@ from mllama.engine.options import EngineOptions
 from mllama.max_api import Settings, WorkerQueues, load_scheduler
 from mllama.serving.admission import Admission
 from mllama.serving.isolation import has_failed, isolate_failures
+from mllama.serving.look_ahead import LookAhead
 
 NEW_TOKENS = 6
 WHOLE = 8192
@@ -52,9 +53,12 @@ class Scheduled:
     Args:
         options: Those of ``EngineOptions``.
         prefix_caching: Whether equal beginnings of prompts are computed once.
+        looks_ahead: Whether steps are computed before they are asked for.
     """
 
-    def __init__(self, *, prefix_caching: bool = True, **options: Any) -> None:
+    def __init__(
+        self, *, prefix_caching: bool = True, looks_ahead: bool = True, **options: Any
+    ) -> None:
         engine_options = EngineOptions(devices="cpu", **options)
         arguments = engine_options.pipeline_args(engine_options.check())
         config = PipelineConfig.from_args(
@@ -64,6 +68,7 @@ class Scheduled:
         self.tokenizer: Any = retrieved.tokenizer
         self.pipeline: Any = retrieved.factory()
         self.images: Any = self.pipeline._pipeline_model.images
+        self.look_ahead = LookAhead(self.pipeline) if looks_ahead else None
         self.admission = Admission(self.pipeline, engine_options.max_ce_batch_size)
         isolate_failures(self.pipeline)
         self._arrivals: queue.Queue[Any] = queue.Queue()
@@ -91,7 +96,7 @@ class Scheduled:
         """Reads prompts in steps of at most so many tokens."""
         self.scheduler.scheduler_config.target_tokens_per_batch_ce = tokens
 
-    def submit(self, messages: Sequence[Any]) -> Request:
+    def submit(self, messages: Sequence[Any], new_tokens: int = NEW_TOKENS) -> Request:
         """Adds a request to those that wait.
 
         Raises:
@@ -105,7 +110,7 @@ class Scheduled:
             images=[b""] * len(conversation.images),
             decoded_images=list(conversation.images),
             sampling_params=SamplingParams(
-                max_new_tokens=NEW_TOKENS, top_k=1, ignore_eos=True
+                max_new_tokens=new_tokens, top_k=1, ignore_eos=True
             ),
         )
         submitted = Request(asyncio.run(self.tokenizer.new_context(request)))

@@ -1,0 +1,193 @@
+"""Steps that run before they are asked for; the other tests see what comes of it."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllama.serving import look_ahead
+from mllama.serving.look_ahead import LookAhead
+
+from .conftest import ask
+from .harness import NEW_TOKENS, Request, Scheduled
+
+Pictures = list[Image.Image]
+Inputs = list[np.ndarray]
+MANY = 140
+"""Tokens of answers that outgrow a block of the KV cache, which holds 128."""
+
+
+@pytest.fixture
+def ahead(tight: Scheduled) -> LookAhead:
+    assert tight.look_ahead is not None
+    return tight.look_ahead
+
+
+def runs(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each run of the text graph had, from now on."""
+    model = scheduled.pipeline._pipeline_model
+    execute, rows = model.execute, []
+
+    def counting(model_inputs: Any) -> Any:
+        rows.append(model_inputs.tokens.num_elements)
+        return execute(model_inputs=model_inputs)
+
+    monkeypatch.setattr(model, "execute", counting)
+    return rows
+
+
+def answered(scheduled: Scheduled, conversations: list[Any]) -> list[list[int]]:
+    """Long answers to conversations that come together."""
+    scheduled.forget()
+    requests: list[Request] = [scheduled.submit(each, MANY) for each in conversations]
+    scheduled.run()
+    assert [len(request.token_ids) for request in requests] == [MANY] * len(requests)
+    return [request.token_ids for request in requests]
+
+
+def test_a_step_runs_before_it_is_asked_for(
+    tight: Scheduled, ahead: LookAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight.forget()
+    rows = runs(tight, monkeypatch)
+    request = tight.submit(ask("Hello"))
+    for _ in range(NEW_TOKENS - 1):
+        tight.step()
+    ahead._thread.submit(int).result()
+    assert len(request.token_ids) == NEW_TOKENS - 1
+    assert rows[1:] == [1] * (NEW_TOKENS - 1)
+    tight.run()
+    assert len(rows) == NEW_TOKENS
+
+
+def test_none_runs_after_the_last_token(
+    tight: Scheduled, ahead: LookAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = runs(tight, monkeypatch)
+    tight.answers([ask("Hello"), ask("Good day to you")])
+    ahead._thread.submit(int).result()
+    assert rows[1:] == [2] * (NEW_TOKENS - 1)
+
+
+def test_its_inputs_are_those_that_would_be_prepared(
+    tight: Scheduled,
+    ahead: LookAhead,
+    pictures: Pictures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At every step of answers that outgrow their blocks at different steps."""
+    prepare, find_next = ahead._prepare_batch, ahead._next
+    prepared: list[Any] = []
+    steps: list[tuple[Inputs, Inputs]] = []
+
+    def copies(inputs: Any) -> Inputs:
+        # The caches themselves are no inputs of a step's own.
+        arrays = [buffer.to_numpy() for buffer in inputs.buffers]
+        return [array.copy() for array in arrays if array.ndim < 3]
+
+    def preparing(batches: Any) -> Any:
+        prepared.append(prepare(batches))
+        return prepared[-1]
+
+    def comparing(inputs: Any, outputs: Any) -> Any:
+        count = len(prepared)
+        step = find_next(inputs, outputs)
+        if step is not None and len(prepared) == count:
+            # Preparing writes into memory that both share.
+            advanced = copies(step.prepared[0])
+            steps.append((advanced, copies(prepare(inputs.batches)[0])))
+        return step
+
+    monkeypatch.setattr(ahead, "_prepare_batch", preparing)
+    monkeypatch.setattr(ahead, "_next", comparing)
+    answered(tight, [ask("Hello"), ask(pictures[0], "What is in the picture?")])
+    assert MANY - 10 < len(steps) < MANY
+    for advanced, fresh in steps:
+        assert len(advanced) == len(fresh)
+        for one, other in zip(advanced, fresh, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_long_answers_together_are_those_of_one_by_one(
+    tight: Scheduled, roomy: Scheduled, pictures: Pictures
+) -> None:
+    messages = [ask(pictures[1], "Tell me more"), ask("Hello"), ask("A word " * 20)]
+    right = [answered(roomy, [each])[0] for each in messages]
+    assert answered(tight, messages) == right
+
+
+def test_a_step_that_fails_is_tried_again_when_it_is_asked_for(
+    tight: Scheduled,
+    roomy: Scheduled,
+    ahead: LookAhead,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launch, failures = ahead._launch, []
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if not failures:
+            failures.append(1)
+            raise RuntimeError("out of luck")
+        return launch(*arguments, **options)
+
+    run = ahead._run
+
+    def failing_run(step: Any) -> None:
+        monkeypatch.setattr(ahead, "_launch", failing)
+        run(step)
+        monkeypatch.setattr(ahead, "_launch", launch)
+
+    monkeypatch.setattr(ahead, "_run", failing_run)
+    tight.forget()
+    assert tight.answers([ask("Hello")]) == [roomy.alone(ask("Hello"))]
+    assert failures
+
+
+def test_a_lack_of_room_is_left_to_the_scheduler(
+    tight: Scheduled,
+    roomy: Scheduled,
+    ahead: LookAhead,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(context: Any) -> None:
+        raise RuntimeError("no block is free")
+
+    monkeypatch.setattr(ahead, "_kv_manager", SimpleNamespace(alloc=full))
+    tight.forget()
+    with caplog.at_level(logging.WARNING):
+        assert tight.answers([ask("Hello")]) == [roomy.alone(ask("Hello"))]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("context", "output", "expected"),
+    [
+        ({}, {}, True),
+        ({"json_schema": "{}"}, {}, False),
+        ({"grammar": "start: /a/"}, {}, False),
+        ({}, {"is_done": True}, False),
+        ({}, {"tokens": []}, False),
+        ({}, None, False),
+    ],
+)
+def test_which_requests_are_expected_to_go_on(
+    context: dict[str, Any], output: dict[str, Any] | None, expected: bool
+) -> None:
+    batch = [
+        SimpleNamespace(
+            **{"request_id": 1, "json_schema": None, "grammar": None} | context
+        )
+    ]
+    outputs = (
+        {}
+        if output is None
+        else {1: SimpleNamespace(**{"tokens": [5], "is_done": False} | output)}
+    )
+    inputs: Any = SimpleNamespace(flat_batch=batch)
+    assert bool(look_ahead._go_on(inputs, outputs)) is expected
