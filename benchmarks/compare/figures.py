@@ -32,6 +32,9 @@ def figures(results: Results) -> dict[str, float]:
     found["vision_4_tiles_8bit_over_transformers"] = ratio(
         median("vision_4_tiles", "transformers"), median("vision_4_tiles", EIGHT_BIT)
     )
+    found["first_token_image_8bit_over_mistralrs"] = ratio(
+        median("first_token_image", "mistralrs"), median("first_token_image", EIGHT_BIT)
+    )
     found["follow_up_over_transformers"] = ratio(
         median("first_token_image", "transformers"), median("follow_up", OURS)
     )

@@ -68,6 +68,7 @@ def measured() -> Results:
         ("first_token_image", "mllama", 3.0),
         ("first_token_image", "transformers", 9.0),
         ("first_token_image", "mistralrs", 12.0),
+        ("first_token_image", "8bit", 2.0),
         ("follow_up", "mllama", 0.3),
         ("decode_image", "mllama", 2e-6),
         ("decode_text", "llama_cpp", 1.5e-6),
@@ -96,6 +97,7 @@ def measured() -> Results:
         ("vision_1_tile_over_transformers", 4.0),
         ("first_token_image_over_transformers", 3.0),
         ("first_token_image_over_mistralrs", 4.0),
+        ("first_token_image_8bit_over_mistralrs", 6.0),
         ("follow_up_over_transformers", 30.0),
         # 600 of weights, 2*5*3*2*4*4 of text, 2*40*2*4*2 of the image: 2840 bytes.
         ("decode_image_share_of_bandwidth", 2840 / 4e9 / 2e-6),
