@@ -14,8 +14,9 @@ from typing import Any
 
 from max.pipelines.modeling.types import TextGenerationInputs
 
-Progress = list[tuple[Any, int]]
-"""Of each request of a batch, in its order: its name, and how many tokens it has."""
+Progress = list[tuple[Any, int, int]]
+"""Of each request of a batch, in its order: its name, how many of its tokens were
+computed, and how many are to be."""
 
 
 @dataclass
@@ -53,14 +54,17 @@ class LookAhead:
         self._last: list[Any] = []
         self._prepared: tuple[Any, ...] | None = None
         self._ahead: _Step | None = None
+        self._has_released = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mllama-steps")
         self._execute = pipeline.execute
         self._prepare_batch = pipeline.prepare_batch
         self._launch = pipeline._launch_forward_pass
+        self._release = pipeline.release
         self._shutdown = pipeline.kv_manager.shutdown
         pipeline.execute = self.execute
         pipeline.prepare_batch = self.prepare_batch
         pipeline._launch_forward_pass = self.launch_forward_pass
+        pipeline.release = self.release
         pipeline.kv_manager.shutdown = self.shutdown
 
     def execute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
@@ -68,6 +72,11 @@ class LookAhead:
         outputs: Future[dict[Any, Any]] = Future()
         self._thread.submit(self._step, inputs, outputs)
         return outputs.result()
+
+    def release(self, request_id: Any) -> None:
+        """In place of the pipeline's, while a step may be under way."""
+        self._has_released = True
+        self._release(request_id)
 
     def shutdown(self) -> None:
         """Waits for a step that is under way, so that its memory can be freed."""
@@ -90,9 +99,13 @@ class LookAhead:
 
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         """In place of the pipeline's: what a step that has run was prepared with."""
-        if self._ahead is not None and self._ahead.progress == _progress(batches):
+        if (
+            self._ahead is not None
+            and not self._has_released
+            and self._ahead.progress == _progress(batches)
+        ):
             return self._ahead.prepared
-        self._ahead = None
+        self._ahead, self._has_released = None, False
         self._prepared = self._prepare_batch(batches)
         return self._prepared
 
@@ -111,7 +124,7 @@ class LookAhead:
             return None
         progress = _progress(inputs.batches)
         if prepared is not None and self._is_alike(prepared, progress):
-            prepared[0].advance([outputs[request].tokens[-1] for request in before])
+            prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
             self._prepared = prepared
             return _Step(progress, prepared)
         try:
@@ -127,7 +140,9 @@ class LookAhead:
         """Whether a step differs from the last one in tokens and lengths only."""
         was_decoding = prepared[0].tokens.num_elements == len(progress)
         return was_decoding and all(
-            length % self._page_size != 1 for _, length in progress
+            # The first token of a block needs the block.
+            new == 1 and computed % self._page_size
+            for _, computed, new in progress
         )
 
     def _run(self, step: _Step) -> None:
@@ -142,7 +157,11 @@ class LookAhead:
 
 def _progress(batches: Sequence[Sequence[Any]]) -> Progress:
     return [
-        (context.request_id, len(context.tokens))
+        (
+            context.request_id,
+            context.tokens.processed_length,
+            context.tokens.active_length,
+        )
         for batch in batches
         for context in batch
     ]

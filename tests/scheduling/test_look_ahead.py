@@ -18,8 +18,10 @@ from .harness import NEW_TOKENS, Request, Scheduled
 
 Pictures = list[Image.Image]
 Inputs = list[np.ndarray]
-MANY = 140
-"""Tokens of answers that outgrow a block of the KV cache, which holds 128."""
+BLOCK = 128
+"""Tokens that a block of the KV cache holds."""
+MANY = BLOCK + 12
+"""Tokens of answers that outgrow a block."""
 
 
 @pytest.fixture
@@ -119,6 +121,44 @@ def test_long_answers_together_are_those_of_one_by_one(
     messages = [ask(pictures[1], "Tell me more"), ask("Hello"), ask("A word " * 20)]
     right = [answered(roomy, [each])[0] for each in messages]
     assert answered(tight, messages) == right
+
+
+def test_what_was_computed_is_forgotten_when_something_is_released(
+    tight: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks that it wrote may be others' from then on."""
+    tight.forget()
+    rows = runs(tight, monkeypatch)
+    tight.submit(ask("Hello"))
+    for _ in range(3):
+        tight.step()
+    tight.pipeline.release("another")
+    tight.run()
+    assert rows[1:] == [1] * NEW_TOKENS
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_a_request_that_begins_anew_is_read_anew(
+    tight: Scheduled, roomy: Scheduled, caching: bool
+) -> None:
+    """After each of its tokens, one of which is the first of a block."""
+    messages = ask("A word " * 26)
+    length = len(tight.submit(messages, 1).context.tokens)
+    tight.run()
+    new_tokens = BLOCK + 6 - length
+    assert new_tokens > 8
+    right = roomy.submit(messages, new_tokens)
+    roomy.run()
+    for stage in range(2, new_tokens):
+        tight.forget()
+        request = tight.submit(messages, new_tokens)
+        for _ in range(stage):
+            tight.step()
+        tight.preempt(request)
+        if not caching:
+            tight.forget()
+        tight.run()
+        assert request.token_ids == right.token_ids
 
 
 def test_a_step_that_fails_is_tried_again_when_it_is_asked_for(
