@@ -22,8 +22,9 @@ check: setup  ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# MAX compiles on one core: two processes of tests, each file's in one of them.
 test: check  ## All checks and tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
 	$(BIN)/python -m benchmarks.gpu_targets
