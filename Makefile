@@ -22,7 +22,7 @@ check: setup  ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# MAX compiles on one core: two processes of tests, each file's in one of them.
+# MAX compiles one graph at a time in a process: two of them share the files out.
 test: check  ## All checks and tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 

@@ -52,7 +52,7 @@ class LookAhead:
         self._kv_manager = pipeline.kv_manager
         self._page_size = pipeline._pipeline_model.kv_params.page_size
         self._last: list[Any] = []
-        self._prepared: tuple[Any, ...] | None = None
+        self._prepared: tuple[Any, ...] = ()
         self._ahead: _Step | None = None
         self._has_released = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mllama-steps")
@@ -119,14 +119,13 @@ class LookAhead:
     ) -> _Step | None:
         """What is expected to be asked for next, prepared."""
         before, self._last = self._last, [c.request_id for c in inputs.flat_batch]
-        prepared, self._prepared = self._prepared, None
         if not self._last or self._last != before or not _go_on(inputs, outputs):
+            self._prepared = ()  # It may hold pictures.
             return None
         progress = _progress(inputs.batches)
-        if prepared is not None and self._is_alike(prepared, progress):
-            prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
-            self._prepared = prepared
-            return _Step(progress, prepared)
+        if self._is_alike(progress):
+            self._prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
+            return _Step(progress, self._prepared)
         try:
             for context in inputs.flat_batch:
                 self._kv_manager.alloc(context)
@@ -136,9 +135,9 @@ class LookAhead:
             return None
         return _Step(progress, self._prepared)
 
-    def _is_alike(self, prepared: tuple[Any, ...], progress: Progress) -> bool:
+    def _is_alike(self, progress: Progress) -> bool:
         """Whether a step differs from the last one in tokens and lengths only."""
-        was_decoding = prepared[0].tokens.num_elements == len(progress)
+        was_decoding = self._prepared[0].tokens.num_elements == len(progress)
         return was_decoding and all(
             # The first token of a block needs the block.
             new == 1 and computed % self._page_size

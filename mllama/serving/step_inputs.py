@@ -50,13 +50,9 @@ class MllamaInputs(ModelInputs):
         Args:
             tokens: The requests' new ones.
         """
-        self._token_array[:] = tokens
+        self.tokens.to_numpy()[:] = tokens
         for length in self._lengths:
             length += 1
-
-    @cached_property
-    def _token_array(self) -> npt.NDArray[np.int64]:
-        return np.asarray(self.tokens.to_numpy())
 
     @cached_property
     def _lengths(self) -> list[npt.NDArray[np.integer]]:

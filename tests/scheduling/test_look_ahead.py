@@ -167,20 +167,16 @@ def test_a_step_that_fails_is_tried_again_when_it_is_asked_for(
     ahead: LookAhead,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    launch, failures = ahead._launch, []
+    run, failures = ahead._run, []
 
-    def failing(*arguments: Any, **options: Any) -> Any:
-        if not failures:
-            failures.append(1)
-            raise RuntimeError("out of luck")
-        return launch(*arguments, **options)
-
-    run = ahead._run
+    def failing(*_: Any, **__: Any) -> Any:
+        failures.append(1)
+        raise RuntimeError("out of luck")
 
     def failing_run(step: Any) -> None:
-        monkeypatch.setattr(ahead, "_launch", failing)
-        run(step)
-        monkeypatch.setattr(ahead, "_launch", launch)
+        with monkeypatch.context() as patched:
+            patched.setattr(ahead, "_launch", failing)
+            run(step)
 
     monkeypatch.setattr(ahead, "_run", failing_run)
     tight.forget()
