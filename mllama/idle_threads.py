@@ -41,20 +41,20 @@ def run_first_patiently(pipeline: Any) -> None:
     """Has the thread that MAX starts when it first executes a graph wake rarely.
 
     Args:
-        pipeline: MAX's ``TextGenerationPipeline``, before its first ``execute``.
+        pipeline: MAX's ``TextGenerationPipeline``, before its first step.
     """
-    execute = pipeline.execute
+    launch = pipeline._launch_forward_pass
     is_first = True
 
-    def patient(inputs: Any) -> Any:
+    def patient(*arguments: Any, **options: Any) -> Any:
         nonlocal is_first
         if not is_first:
-            return execute(inputs)
+            return launch(*arguments, **options)
         is_first = False
         with _patient_timers():
-            return execute(inputs)
+            return launch(*arguments, **options)
 
-    pipeline.execute = patient
+    pipeline._launch_forward_pass = patient
 
 
 @contextmanager

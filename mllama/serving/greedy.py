@@ -36,13 +36,10 @@ class GreedyOrSampling(FusedSamplingProcessor):
         identity_logit_offsets: Buffer | None = None,
         **options: Any,
     ) -> None:
-        sampling = pipeline_config.sampling
         self.is_greedy = (
             device.is_host
             and bitmask is None
-            and not sampling.enable_penalties
-            and not sampling.enable_min_tokens
-            and _all_greedy(context_batch)
+            and is_greedy(context_batch, pipeline_config.sampling)
         )
         if self.is_greedy:
             self.batch_size = len(context_batch)
@@ -59,23 +56,43 @@ class GreedyOrSampling(FusedSamplingProcessor):
             )
 
     def __call__(self, inputs: BatchProcessorInputs) -> None:
-        """Chooses a token for each request, the first of equally likely ones."""
+        """Chooses a token for each request."""
         if not self.is_greedy:
             super().__call__(inputs)
             return
-        logits = inputs.logits.to_numpy()
-        if inputs.logit_offsets is not None:
-            logits = logits[inputs.logit_offsets.to_numpy()[1:].astype(np.int64) - 1]
-        tokens = logits.argmax(axis=-1)
+        tokens = likeliest(inputs.logits, inputs.logit_offsets)
         self.new_tokens = Buffer.from_numpy(tokens)
         self.generated_tokens = Buffer.from_numpy(tokens[:, None])
 
 
-def _all_greedy(contexts: Sequence[Any]) -> bool:
-    """Whether no request samples, or asks for what MAX would warn of."""
-    return all(
-        context.sampling_params.top_k == 1
-        and not context.sampling_params.needs_penalties
-        and not context.min_tokens
-        for context in contexts
+def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
+    """Whether no request samples, or asks for what MAX would warn of.
+
+    Args:
+        contexts: The requests.
+        sampling: MAX's settings for all of them.
+    """
+    return (
+        not sampling.enable_penalties
+        and not sampling.enable_min_tokens
+        and all(
+            context.sampling_params.top_k == 1
+            and not context.sampling_params.needs_penalties
+            and not context.min_tokens
+            for context in contexts
+        )
     )
+
+
+def likeliest(logits: Buffer, offsets: Buffer | None = None) -> npt.NDArray[np.int64]:
+    """The likeliest token of each request, the first of equally likely ones.
+
+    Args:
+        logits: ``[rows, vocabulary]``.
+        offsets: Where the rows of each request begin, and where the last one's end, if
+            a request may have several.
+    """
+    rows = logits.to_numpy()
+    if offsets is not None:
+        rows = rows[offsets.to_numpy()[1:].astype(np.int64) - 1]
+    return rows.argmax(axis=-1)

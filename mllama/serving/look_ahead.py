@@ -8,41 +8,34 @@ would do little else meanwhile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Lock
 from typing import Any
 
 from max.pipelines.modeling.types import TextGenerationInputs
 
-Progress = list[tuple[Any, int, int]]
-"""Of each request of a batch, in its order: its name, how many of its tokens were
-computed, and how many are to be."""
-
-
-@dataclass
-class _Step:
-    """A step that nobody has asked for yet.
-
-    Attributes:
-        progress: The batch that it computes.
-        prepared: What MAX's ``prepare_batch`` makes of it.
-        outputs: The model's, once it has run.
-    """
-
-    progress: Progress
-    prepared: tuple[Any, ...]
-    outputs: Any = None
+from mllama.serving.foreseen import (
+    Ends,
+    Step,
+    ends_of,
+    go_on,
+    keeps_blocks,
+    progress_of,
+)
 
 
 class LookAhead:
-    """Takes the place of a pipeline's ``execute``, which runs in a thread from now on.
+    """Has a pipeline's steps run in a thread, also before they are asked for.
 
     If a batch has the requests of the one before, and all of them go on, the next is
-    expected to have them too.  The thread hands over the tokens and runs that step at
-    once.  If another batch is asked for, because a request was cancelled or a new one
-    is to be read first, it waits for the thread, and what that has computed is
-    forgotten.  Nothing else has to be undone: keys and values of the last tokens were
-    written, and will be again.
+    expected to have them too.  Where the likeliest tokens are chosen the thread can
+    tell by itself, and begins that step before it hands over the last one's outputs;
+    else it begins when MAX has noted the tokens.  If another batch is asked for, for a
+    request was cancelled or a new one is to be read first, that waits for the thread,
+    and what was computed ahead is forgotten.  Nothing else has to be undone: keys and
+    values of the last tokens were written, and will be again.
+
+    The thread is never more than one step ahead of what was asked for.
 
     Args:
         pipeline: MAX's ``TextGenerationPipeline`` of an ``MllamaModel`` on a CPU.
@@ -51,10 +44,13 @@ class LookAhead:
     def __init__(self, pipeline: Any) -> None:
         self._kv_manager = pipeline.kv_manager
         self._page_size = pipeline._pipeline_model.kv_params.page_size
+        self._sampling = pipeline.pipeline_config.sampling
+        self._inputs: TextGenerationInputs[Any] | None = None
         self._last: list[Any] = []
-        self._prepared: tuple[Any, ...] = ()
-        self._ahead: _Step | None = None
+        self._asked: Step | None = None
+        self._ahead: Step | None = None
         self._has_released = False
+        self._lock = Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mllama-steps")
         self._execute = pipeline.execute
         self._prepare_batch = pipeline.prepare_batch
@@ -68,10 +64,18 @@ class LookAhead:
         pipeline.kv_manager.shutdown = self.shutdown
 
     def execute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
-        """Computes a batch, or waits for it while it is computed already."""
-        outputs: Future[dict[Any, Any]] = Future()
-        self._thread.submit(self._step, inputs, outputs)
-        return outputs.result()
+        """In place of the pipeline's; begins the next step if the thread has not."""
+        self._inputs = inputs
+        try:
+            outputs = self._execute(inputs)
+            self._foresee(inputs, outputs)
+        except BaseException:
+            self._last = []
+            self._forget()
+            raise
+        finally:
+            self._inputs = self._asked = None  # They may hold pictures.
+        return outputs
 
     def release(self, request_id: Any) -> None:
         """In place of the pipeline's, while a step may be under way."""
@@ -83,97 +87,92 @@ class LookAhead:
         self._thread.shutdown()
         self._shutdown()
 
-    def _step(
-        self, inputs: TextGenerationInputs[Any], result: Future[dict[Any, Any]]
-    ) -> None:
-        try:
-            outputs = self._execute(inputs)
-            step = self._next(inputs, outputs)
-        except BaseException as error:
-            self._last, self._ahead = [], None
-            result.set_exception(error)
-            return
-        result.set_result(outputs)
-        if step is not None:
-            self._run(step)
-
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-        """In place of the pipeline's: what a step that has run was prepared with."""
-        if (
-            self._ahead is not None
-            and not self._has_released
-            and self._ahead.progress == _progress(batches)
-        ):
-            return self._ahead.prepared
-        self._ahead, self._has_released = None, False
-        self._prepared = self._prepare_batch(batches)
-        return self._prepared
+        """In place of the pipeline's: what a step under way was prepared with."""
+        progress = progress_of(batches)
+        step = self._ahead
+        if step is None or self._has_released or step.progress != progress:
+            self._forget()
+            self._has_released = False
+            prepared = self._prepare_batch(batches)
+            is_same = [name for name, _, _ in progress] == self._last
+            step = Step(progress, prepared, self._ends() if is_same else None)
+        self._asked = step
+        return step.prepared
 
-    def launch_forward_pass(self, *arguments: Any, **options: Any) -> Any:
-        """In place of the pipeline's: the outputs of a step that has run."""
-        step, self._ahead = self._ahead, None
-        return self._launch(*arguments, **options) if step is None else step.outputs
+    def launch_forward_pass(self, *_: Any, **__: Any) -> Any:
+        """In place of the pipeline's: the outputs of the step that was prepared."""
+        step = self._asked
+        assert step is not None
+        if step is self._ahead:
+            self._ahead = None
+            with self._lock:
+                step.is_asked_for = True
+                has_run = step.outputs.done()
+            if has_run and step.outputs.exception() is None:
+                self._begin(step.next(step.outputs.result(), self._page_size))
+        else:
+            step.is_asked_for = True
+            self._thread.submit(self._run, step)
+        return step.outputs.result()
 
-    def _next(
+    def _run(self, step: Step) -> None:
+        """In the thread: a step, and those after it if they are asked for in time."""
+        following: Step | None = step
+        while following is not None:
+            step, following = following, None
+            inputs, _, batch = step.prepared
+            try:
+                outputs = self._launch(inputs, batch, step=0)
+                with self._lock:
+                    if not step.is_asked_for:
+                        step.outputs.set_result(outputs)
+                        return
+                following = self._ahead = step.next(outputs, self._page_size)
+            except BaseException as error:
+                step.outputs.set_exception(error)
+                return
+            # The scheduler goes on from here, for whose work this thread would wait.
+            step.outputs.set_result(outputs)
+
+    def _foresee(
         self, inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]
-    ) -> _Step | None:
-        """What is expected to be asked for next, prepared."""
+    ) -> None:
+        """Begins the step that is expected to be asked for next."""
         before, self._last = self._last, [c.request_id for c in inputs.flat_batch]
-        if not self._last or self._last != before or not _go_on(inputs, outputs):
-            self._prepared = ()  # It may hold pictures.
-            return None
-        progress = _progress(inputs.batches)
-        if self._is_alike(progress):
-            self._prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
-            return _Step(progress, self._prepared)
-        try:
-            for context in inputs.flat_batch:
-                self._kv_manager.alloc(context)
-            self._prepared = self._prepare_batch(inputs.batches)
-        except Exception:
-            # It happens again when the scheduler asks, who knows what to do.
-            return None
-        return _Step(progress, self._prepared)
-
-    def _is_alike(self, progress: Progress) -> bool:
-        """Whether a step differs from the last one in tokens and lengths only."""
-        was_decoding = self._prepared[0].tokens.num_elements == len(progress)
-        return was_decoding and all(
-            # The first token of a block needs the block.
-            new == 1 and computed % self._page_size
-            for _, computed, new in progress
-        )
-
-    def _run(self, step: _Step) -> None:
-        inputs, _, batch = step.prepared
-        try:
-            step.outputs = self._launch(inputs, batch, step=0)
-        except Exception:
-            # As above.
+        if (
+            self._asked is None
+            or self._ahead is not None
+            or self._last != before
+            or not go_on(inputs, outputs)
+        ):
             return
+        progress = progress_of(inputs.batches)
+        prepared = self._asked.prepared
+        if self._asked.is_decoding and keeps_blocks(progress, self._page_size):
+            prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
+        else:
+            try:
+                for context in inputs.flat_batch:
+                    self._kv_manager.alloc(context)
+                prepared = self._prepare_batch(inputs.batches)
+            except Exception:
+                # It happens again when the scheduler asks, who knows what to do.
+                return
+        self._begin(Step(progress, prepared, self._ends()))
+
+    def _begin(self, step: Step | None) -> None:
+        """Has the thread run a step that nobody has asked for."""
         self._ahead = step
+        if step is not None:
+            self._thread.submit(self._run, step)
 
+    def _forget(self) -> None:
+        """Waits for the step that nobody has asked for, and drops it."""
+        step, self._ahead = self._ahead, None
+        if step is not None:
+            wait([step.outputs])
 
-def _progress(batches: Sequence[Sequence[Any]]) -> Progress:
-    return [
-        (
-            context.request_id,
-            context.tokens.processed_length,
-            context.tokens.active_length,
-        )
-        for batch in batches
-        for context in batch
-    ]
-
-
-def _go_on(inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]) -> bool:
-    """Whether each request of a batch has got a token and wants another."""
-    return all(
-        (output := outputs.get(context.request_id)) is not None
-        and output.tokens
-        and not output.is_done
-        # What a grammar allows is worked out while a step is prepared, only once.
-        and not context.json_schema
-        and not context.grammar
-        for context in inputs.flat_batch
-    )
+    def _ends(self) -> Ends | None:
+        assert self._inputs is not None
+        return ends_of(self._inputs, self._sampling)

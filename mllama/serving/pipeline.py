@@ -24,7 +24,7 @@ def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
     with untraced_sampler():
         pipeline = factory()
     pipeline._pipeline_model.compiler.finish()
-    # Inside of what follows, for it matters in which thread a graph first runs.
+    # Inside of what follows: it matters in which thread a graph first runs.
     run_first_patiently(pipeline)
     if pipeline._devices[0].is_host:
         LookAhead(pipeline)

@@ -24,6 +24,7 @@ from mllama.engine.conversation import read_conversation
 from mllama.engine.options import EngineOptions
 from mllama.max_api import Settings, WorkerQueues, load_scheduler
 from mllama.serving.admission import Admission
+from mllama.serving.greedy import choose_greedily
 from mllama.serving.isolation import has_failed, isolate_failures
 from mllama.serving.look_ahead import LookAhead
 
@@ -64,6 +65,7 @@ class Scheduled:
         config = PipelineConfig.from_args(
             arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
         )
+        choose_greedily()
         retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
         self.tokenizer: Any = retrieved.tokenizer
         self.pipeline: Any = retrieved.factory()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllama.serving import look_ahead
 from mllama.serving.look_ahead import LookAhead
 
 from .conftest import ask
@@ -76,15 +75,15 @@ def test_none_runs_after_the_last_token(
     assert rows[1:] == [2] * (NEW_TOKENS - 1)
 
 
+@pytest.mark.parametrize("asked_late", [True, False])
 def test_its_inputs_are_those_that_would_be_prepared(
     tight: Scheduled,
     ahead: LookAhead,
     pictures: Pictures,
     monkeypatch: pytest.MonkeyPatch,
+    asked_late: bool,
 ) -> None:
     """At every step of answers that outgrow their blocks at different steps."""
-    prepare, find_next = ahead._prepare_batch, ahead._next
-    prepared: list[Any] = []
     steps: list[tuple[Inputs, Inputs]] = []
 
     def copies(inputs: Any) -> Inputs:
@@ -92,26 +91,22 @@ def test_its_inputs_are_those_that_would_be_prepared(
         arrays = [buffer.to_numpy() for buffer in inputs.buffers]
         return [array.copy() for array in arrays if array.ndim < 3]
 
-    def preparing(batches: Any) -> Any:
-        prepared.append(prepare(batches))
-        return prepared[-1]
-
-    def comparing(inputs: Any, outputs: Any) -> Any:
-        count = len(prepared)
-        step = find_next(inputs, outputs)
-        if step is not None and len(prepared) == count:
+    def comparing(batches: Any) -> Any:
+        if asked_late:
+            ahead._thread.submit(int).result()
+        prepared = ahead.prepare_batch(batches)
+        if ahead._asked is ahead._ahead:
             # Preparing writes into memory that both share.
-            advanced = copies(step.prepared[0])
-            steps.append((advanced, copies(prepare(inputs.batches)[0])))
-        return step
+            used = copies(prepared[0])
+            steps.append((used, copies(ahead._prepare_batch(batches)[0])))
+        return prepared
 
-    monkeypatch.setattr(ahead, "_prepare_batch", preparing)
-    monkeypatch.setattr(ahead, "_next", comparing)
+    monkeypatch.setattr(tight.pipeline, "prepare_batch", comparing)
     answered(tight, [ask("Hello"), ask(pictures[0], "What is in the picture?")])
     assert MANY - 10 < len(steps) < MANY
-    for advanced, fresh in steps:
-        assert len(advanced) == len(fresh)
-        for one, other in zip(advanced, fresh, strict=True):
+    for used, fresh in steps:
+        assert len(used) == len(fresh)
+        for one, other in zip(used, fresh, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -161,27 +156,57 @@ def test_a_request_that_begins_anew_is_read_anew(
         assert request.token_ids == right.token_ids
 
 
-def test_a_step_that_fails_is_tried_again_when_it_is_asked_for(
+@pytest.mark.parametrize("asked_late", [True, False])
+def test_a_step_that_fails_ends_the_request_that_wants_it(
+    tight: Scheduled,
+    roomy: Scheduled,
+    ahead: LookAhead,
+    monkeypatch: pytest.MonkeyPatch,
+    asked_late: bool,
+) -> None:
+    launch, launched = ahead._launch, 0
+
+    def failing_fourth(*arguments: Any, **options: Any) -> Any:
+        nonlocal launched
+        launched += 1
+        if launched == 4:
+            raise RuntimeError("out of luck")
+        return launch(*arguments, **options)
+
+    tight.forget()
+    with monkeypatch.context() as patched:
+        patched.setattr(ahead, "_launch", failing_fourth)
+        request = tight.submit(ask("Hello"))
+        while request.status is None:
+            tight.step()
+            if asked_late:
+                ahead._thread.submit(int).result()
+    assert request.status == "failed"
+    assert request.token_ids == roomy.alone(ask("Hello"))[:3]
+    assert tight.alone(ask("Hello")) == roomy.alone(ask("Hello"))
+
+
+def test_a_failure_that_nobody_meets_is_none(
     tight: Scheduled,
     roomy: Scheduled,
     ahead: LookAhead,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, failures = ahead._run, []
-
-    def failing(*_: Any, **__: Any) -> Any:
-        failures.append(1)
-        raise RuntimeError("out of luck")
-
-    def failing_run(step: Any) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(ahead, "_launch", failing)
-            run(step)
-
-    monkeypatch.setattr(ahead, "_run", failing_run)
+    """Of a step that isn't asked for, since a new request is read first."""
+    right = [roomy.alone(ask(text)) for text in ("Hello", "Good day")]
     tight.forget()
-    assert tight.answers([ask("Hello")]) == [roomy.alone(ask("Hello"))]
-    assert failures
+    request = tight.submit(ask("Hello"))
+    for _ in range(2):
+        tight.step()
+    ahead._thread.submit(int).result()
+    with monkeypatch.context() as patched:
+        patched.setattr(ahead, "_launch", None)
+        tight.step()
+        assert ahead._ahead is not None
+        assert ahead._ahead.outputs.exception() is not None
+    other = tight.submit(ask("Good day"))
+    tight.run()
+    assert [request.token_ids, other.token_ids] == right
 
 
 def test_a_lack_of_room_is_left_to_the_scheduler(
@@ -199,31 +224,3 @@ def test_a_lack_of_room_is_left_to_the_scheduler(
     with caplog.at_level(logging.WARNING):
         assert tight.answers([ask("Hello")]) == [roomy.alone(ask("Hello"))]
     assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("context", "output", "expected"),
-    [
-        ({}, {}, True),
-        ({"json_schema": "{}"}, {}, False),
-        ({"grammar": "start: /a/"}, {}, False),
-        ({}, {"is_done": True}, False),
-        ({}, {"tokens": []}, False),
-        ({}, None, False),
-    ],
-)
-def test_which_requests_are_expected_to_go_on(
-    context: dict[str, Any], output: dict[str, Any] | None, expected: bool
-) -> None:
-    batch = [
-        SimpleNamespace(
-            **{"request_id": 1, "json_schema": None, "grammar": None} | context
-        )
-    ]
-    outputs = (
-        {}
-        if output is None
-        else {1: SimpleNamespace(**{"tokens": [5], "is_done": False} | output)}
-    )
-    inputs: Any = SimpleNamespace(flat_batch=batch)
-    assert bool(look_ahead._go_on(inputs, outputs)) is expected
