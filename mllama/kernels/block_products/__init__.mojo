@@ -48,7 +48,7 @@ struct BlockProduct:
                 _multiply[encoding, lanes, gated=False](rows, matrix, group)
 
         sync_parallelize(some, tasks)
-        rows.records.unsafe_free()
+        rows.free()
 
 
 @extensibility.register("mllama_three_block_products")
@@ -98,7 +98,7 @@ struct ThreeBlockProducts:
                     )
 
         sync_parallelize(some, tasks)
-        rows.records.unsafe_free()
+        rows.free()
 
 
 @extensibility.register("mllama_gated_block_product")
@@ -136,7 +136,7 @@ struct GatedBlockProduct:
                 _multiply[up_encoding, lanes, gated=True](rows, up, group)
 
         sync_parallelize(some, tasks)
-        rows.records.unsafe_free()
+        rows.free()
 
 
 def _quantised(x: InputTensor[dtype=DType.float32, rank=2, ...]) -> Activations:

@@ -1,12 +1,13 @@
 """Rows of floats as bytes, with a scale for every 256 of them.
 
 A record holds 256 bytes of a row, then what its products with blocks need besides.
+Those of a single row are laid out once more, four at a time, as q4_k needs them.
 """
 
 from std.math import ceildiv, round
 from std.memory import bitcast
 
-from .lanes import Bytes, SPAN
+from .lanes import RECORD, SPAN, SPANS, Bytes
 
 comptime SUMS_OF_16 = 256
 """Place of the sums of sixteen values, int16."""
@@ -16,6 +17,11 @@ comptime SCALE = 304
 """Place of the scale, float32."""
 comptime EIGHTFOLD_SUMS = 320
 """Place of eight times the sums of thirty-two values, float32."""
+
+comptime CROSSED = SPANS * SPAN + 64
+"""Bytes for four records as `cross` lays them out."""
+comptime CROSSED_SUMS = SPANS * SPAN
+"""Place of their sums there."""
 
 comptime _NOT_FINITE = UInt32(0x7F800000)
 comptime _SMALLEST = Float32(1e-30)
@@ -66,3 +72,32 @@ def quantise(values: Pointer[Float32, MutUntrackedOrigin], record: Bytes):
             pair += sum
         sums_of_32.unsafe_store(i, pair)
         eightfold_sums.unsafe_store(i, 8 * Float32(pair))
+
+
+def cross(records: Bytes, count: Int, crossed: Bytes):
+    """Lays values and sums of up to four records out as blocks of q4_k have levels.
+
+    Where 64 bytes have the levels of 128 weights, the first and the third 32 are in the
+    low halves: the second and the third 32 values change places.  Sums of 64 successive
+    values, two int16, follow those of the same values of the other records.
+
+    Args:
+        records: The first.
+        count: How many there are; the sums of others are zeros.
+        crossed: Where they go.
+    """
+    var sums = crossed.unsafe_offset(CROSSED_SUMS).unsafe_bitcast[UInt32]()
+    sums.unsafe_store(0, SIMD[DType.uint32, 4 * SPANS](0))
+    for i in range(count):
+        var record = records.unsafe_offset(i * RECORD)
+        var values = crossed.unsafe_offset(i * SPAN)
+        for first in range(0, SPAN, 128):
+            comptime for quarter in range(4):
+                comptime place = quarter // 2 + quarter % 2 * 2
+                values.unsafe_store(
+                    first + place * 32,
+                    record.unsafe_load[width=32](first + quarter * 32),
+                )
+        var pairs = record.unsafe_offset(SUMS_OF_32).unsafe_bitcast[UInt32]()
+        for pair in range(4):
+            sums.unsafe_store(pair * SPANS + i, pairs.unsafe_load(pair))

@@ -7,14 +7,11 @@ than one that reads sixteen columns side by side.
 from std.math import fma
 from std.memory import unsafe_stack_allocation
 
-from .activations import SCALE
+from .activations import CROSSED, SCALE
 from .formats import SpanFormat
-from .lanes import COLUMNS, RECORD, Bytes, Floats, fetch, float_at
+from .lanes import COLUMNS, RECORD, SPANS, Bytes, Floats, fetch, float_at
 from .products import Activations, Matrix, store
-from .spans import SPANS
 
-comptime _AHEAD = 8192
-"""Bytes from what is being read to what is being fetched."""
 comptime _MOST_SPANS = 64
 """Spans of a row that stay in the first cache while columns stream past it."""
 
@@ -46,22 +43,29 @@ def _product[
     var total = Float32(0)
     var together = activations.spans // SPANS * SPANS
     for span in range(0, together, SPANS):
-        var blocks = column.unsafe_offset(span * Format.SIZE)
-        fetch[SPANS * Format.SIZE](blocks.unsafe_offset(_AHEAD))
-        total = _with_spans[Format, SPANS, lanes](total, activations, blocks, span)
-    for span in range(together, activations.spans):
-        var blocks = column.unsafe_offset(span * Format.SIZE)
-        total = _with_spans[Format, 1, lanes](total, activations, blocks, span)
+        fetch[SPANS * Format.SIZE](
+            column.unsafe_offset(span * Format.SIZE + Format.AHEAD)
+        )
+        total = _with_spans[Format, SPANS, lanes](total, activations, column, span)
+    comptime for rest in range(1, SPANS):
+        if activations.spans - together == rest:
+            total = _with_spans[Format, rest, lanes](
+                total, activations, column, together
+            )
     return total
 
 
 @always_inline
 def _with_spans[
     Format: SpanFormat, count: Int, lanes: Int
-](before: Float32, activations: Activations, blocks: Bytes, span: Int) -> Float32:
+](before: Float32, activations: Activations, column: Bytes, span: Int) -> Float32:
     """A sum, and products of some spans in the order in which all ways add them."""
     var records = activations.records.unsafe_offset(span * RECORD)
-    var products = Format.multiply_spans[count, lanes](blocks, records)
+    var products = Format.multiply_spans[count, lanes](
+        column.unsafe_offset(span * Format.SIZE),
+        records,
+        activations.crossed.unsafe_offset(span // SPANS * CROSSED),
+    )
     var total = before
     comptime for i in range(count):
         var scale = float_at(records.unsafe_offset(i * RECORD + SCALE))

@@ -1,7 +1,6 @@
 """What a format of blocks has to say."""
 
-from .lanes import Bytes, Floats, Lanes
-from .spans import SPANS
+from .lanes import SPANS, Bytes, Floats, Lanes
 
 comptime TILE = 8192
 """Bytes for what is unpacked of 256 weights of sixteen columns."""
@@ -60,10 +59,13 @@ trait BlockFormat:
 trait SpanFormat(BlockFormat):
     """A format that is fast to multiply with one row, column by column."""
 
+    comptime AHEAD: Int
+    """Bytes from what is being read to what is being fetched, as measured."""
+
     @staticmethod
     def multiply_spans[
         count: Int, lanes: Int
-    ](blocks: Bytes, records: Bytes) -> Lanes[SPANS]:
+    ](blocks: Bytes, records: Bytes, crossed: Bytes) -> Lanes[SPANS]:
         """Products of a column's spans with values of a row, but for these' scales.
 
         Parameters:
@@ -73,5 +75,6 @@ trait SpanFormat(BlockFormat):
         Args:
             blocks: Where the first span's weights are.
             records: The values of the first span, then those of the others.
+            crossed: The same once more, as `cross` lays them out.
         """
         ...

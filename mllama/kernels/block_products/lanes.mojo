@@ -32,6 +32,8 @@ comptime VECTOR = 4 * COLUMNS
 """Bytes of a tile for four weights, or one value, of all columns."""
 comptime RECORD = 352
 """Bytes for 256 values of a row, see `activations.mojo`."""
+comptime SPANS = 4
+"""Spans of one column that are read together, whose sums are the lanes of one vector."""
 
 
 @always_inline

@@ -5,9 +5,9 @@ from std.math import ceildiv, exp
 from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 
-from .activations import quantise
+from .activations import CROSSED, cross, quantise
 from .formats import TILE, BlockFormat
-from .lanes import COLUMNS, RECORD, SPAN, Bytes, Floats, fetch
+from .lanes import COLUMNS, RECORD, SPAN, SPANS, Bytes, Floats, fetch
 
 comptime _ROWS = 256
 """Rows for which a tile is unpacked: 256 values of each, and their totals, fit L2."""
@@ -28,10 +28,16 @@ struct Activations(Copyable, ImplicitlyCopyable, Movable):
     """How many times 256 values a row has."""
     var records: Bytes
     """`[spans, rows]` records."""
+    var crossed: Bytes
+    """Those of a single row once more, four after four, as `cross` lays them out."""
+
+    def free(self):
+        """Gives the memory of the records back."""
+        self.records.unsafe_free()
 
 
 def quantised(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
-    """Quantises rows; the caller frees the records.
+    """Quantises rows; the caller frees them.
 
     Args:
         x: The first.
@@ -40,9 +46,12 @@ def quantised(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
         stride: Values from a row to the next.
     """
     var spans = width // SPAN
+    var size = ceildiv(max(1, rows * spans) * RECORD, 64) * 64
+    var groups = ceildiv(spans, SPANS) if rows == 1 else 0
     var records = rebind[Bytes](
-        unsafe_alloc[UInt8](max(1, rows * spans) * RECORD, alignment=64)
+        unsafe_alloc[UInt8](size + groups * CROSSED, alignment=64)
     )
+    var crossed = records.unsafe_offset(size)
 
     def some(task: Int) {imm}:
         var first = task * _ROWS_PER_TASK
@@ -57,7 +66,14 @@ def quantised(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
         some(0)
     else:
         sync_parallelize(some, ceildiv(rows, _ROWS_PER_TASK))
-    return Activations(rows, spans, records)
+    for group in range(groups):
+        var first = group * SPANS
+        cross(
+            records.unsafe_offset(first * RECORD),
+            min(SPANS, spans - first),
+            crossed.unsafe_offset(group * CROSSED),
+        )
+    return Activations(rows, spans, records, crossed)
 
 
 @fieldwise_init

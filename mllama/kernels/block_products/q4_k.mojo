@@ -2,28 +2,28 @@
 
 from std.math import fma
 from std.memory import bitcast
+from std.utils.index import IndexList
 
-from .activations import SCALE, SUMS_OF_32
+from .activations import CROSSED_SUMS, SCALE, SUMS_OF_32
 from .formats import FACTORS, SpanFormat
 from .spans import (
-    SPANS,
     Heads,
+    both_totals,
     first_words,
     last_words,
+    levels_at,
     low_sums,
     pair_products,
     repeated,
     scales_of,
-    shifted,
     sixteen_of,
-    third_words,
-    totals,
-    twice,
     values_at,
 )
 from .lanes import (
     COLUMNS,
     RECORD,
+    SPAN,
+    SPANS,
     VECTOR,
     Bytes,
     Floats,
@@ -117,11 +117,12 @@ struct Q4_K(SpanFormat):
     """
 
     comptime SIZE = 144
+    comptime AHEAD = 16384
 
     @staticmethod
     def multiply_spans[
         count: Int, lanes: Int
-    ](blocks: Bytes, records: Bytes) -> Lanes[SPANS]:
+    ](blocks: Bytes, records: Bytes, crossed: Bytes) -> Lanes[SPANS]:
         # Of each span: two units, two words with low bits, one with the others.
         var words = sixteen_of[count](blocks, Self.SIZE)
         var last = last_words(words) >> _LAST_SHIFTS
@@ -135,26 +136,30 @@ struct Q4_K(SpanFormat):
                 repeated[lanes, span](first_four),
                 repeated[lanes, span](last_four),
             ]
-            comptime for part in range(64 // lanes):
-                comptime sub = part * lanes // 8
-                var bytes = twice[lanes](some.unsafe_offset(sub // 2 * 32))
-                var levels = shifted[lanes, 32, sub % 2 * 4, 4](bytes) & 15
-                var scale = scales_of[lanes, 4 + sub % 4, 32, False](scales[sub // 4])
-                var products = pair_products[lanes](
-                    levels,
-                    values_at[lanes](records.unsafe_offset(span * RECORD + sub * 32)),
+            comptime for part in range(32 // lanes):
+                comptime byte = part * 4 * lanes
+                comptime sub = byte // 16
+                var levels = levels_at[lanes](some.unsafe_offset(byte))
+                var values = crossed.unsafe_offset(
+                    span * SPAN + byte // 64 * 128 + byte % 64
                 )
-                sums[span] += pair_sums[lanes](products, scale)
-        var minima = third_words(first_four).interleave(third_words(last_four))
+                comptime for high in range(2):
+                    var products = pair_products[lanes](
+                        _half[lanes, high](levels),
+                        values_at[lanes](values.unsafe_offset(high * 64)),
+                    )
+                    comptime first = 4 + sub % 4 + high
+                    var scale = scales_of[lanes, first, 32, 2](scales[sub // 4])
+                    sums[span] += pair_sums[lanes](products, scale)
         var lows = low_sums[lanes](
-            sixteen_of[count](records.unsafe_offset(SUMS_OF_32), RECORD),
-            bitcast[DType.uint8, 8 * SPANS](minima),
+            crossed.unsafe_offset(CROSSED_SUMS), _minima(first_four, last_four)
         )
+        var both = both_totals[lanes](sums, lows).cast[DType.float32]()
         var units = first_words(words)
         var unit = halves_as_floats[SPANS](units & 0xFFFF)
         var low_unit = halves_as_floats[SPANS](units >> 16)
-        var sum = totals[lanes](sums).cast[DType.float32]() * unit
-        return fma(lows.cast[DType.float32](), -low_unit, sum)
+        var sum = both.slice[SPANS]() * unit
+        return fma(both.slice[SPANS, offset=SPANS](), -low_unit, sum)
 
     @staticmethod
     def multiply_packed[
@@ -254,6 +259,37 @@ struct Q4_K(SpanFormat):
                 sum = fma(lows[row].cast[DType.float32](), -low_unit, sum)
                 var scale = float_at(records.unsafe_offset(row * RECORD + SCALE))
                 add_to[lanes](totals.unsafe_offset(at * lanes), sum, scale)
+
+
+@always_inline
+def _half[lanes: Int, high: Int](levels: Levels[lanes]) -> Levels[lanes]:
+    """The low or the high half of each byte."""
+    comptime if high == 0:
+        return levels & 15
+    else:
+        var words = bitcast[DType.uint32, lanes](levels) >> 4
+        return bitcast[DType.uint8, 4 * lanes](words) & 15
+
+
+@always_inline
+def _minima(first_four: Heads, last_four: Heads) -> SIMD[DType.uint8, 8 * SPANS]:
+    """Two of each span, then the next two: each word's first two, then its last two."""
+    comptime pairs = 8 * SPANS
+    var first = bitcast[DType.uint16, pairs](first_four)
+    var last = bitcast[DType.uint16, pairs](last_four)
+    var minima = first.shuffle[_minima_places()](last).slice[pairs // 2]()
+    return bitcast[DType.uint8, pairs](minima)
+
+
+def _minima_places() -> IndexList[8 * SPANS]:
+    """Where each pair of minima comes from; no more than the first half is used."""
+    var places = IndexList[8 * SPANS]()
+    for pair in range(4):
+        for span in range(SPANS):
+            places[pair * SPANS + span] = (
+                pair // 2 * 8 * SPANS + span * 8 + 4 + pair % 2
+            )
+    return places
 
 
 @always_inline

@@ -1,14 +1,12 @@
 """Blocks of 256 in sixteen of 16: low and high bits, 8-bit scales, one float16."""
 
 from std.memory import bitcast
+from std.utils.index import IndexList
 
 from .activations import SCALE, SUMS_OF_16
 from .formats import FACTORS, SpanFormat
 from .spans import (
-    SPANS,
     pair_products,
-    repeated,
-    scales_of,
     shifted,
     sixteen_of,
     totals,
@@ -18,6 +16,7 @@ from .spans import (
 from .lanes import (
     COLUMNS,
     RECORD,
+    SPANS,
     VECTOR,
     Bytes,
     Floats,
@@ -46,6 +45,8 @@ comptime _PAIRS = FACTORS + 16 * VECTOR
 """Place of the scales once more, those of two sub-blocks in a vector."""
 comptime _UNIT = _PAIRS + 8 * VECTOR
 """Place of the unit of the scales."""
+comptime _MIDDLE = 32
+"""What is taken from a level."""
 comptime _HIGH_BITS = 128
 comptime _SCALES = 192
 comptime _HALF = 208
@@ -59,25 +60,37 @@ struct Q6_K(SpanFormat):
     """
 
     comptime SIZE = 210
+    comptime AHEAD = 12288
 
     @staticmethod
     def multiply_spans[
         count: Int, lanes: Int
-    ](blocks: Bytes, records: Bytes) -> Lanes[SPANS]:
+    ](blocks: Bytes, records: Bytes, crossed: Bytes) -> Lanes[SPANS]:
         var heads = sixteen_of[count](blocks.unsafe_offset(_SCALES), Self.SIZE)
+        var bytes = bitcast[DType.int8, 16 * SPANS](heads)
+        # Those of two spans each.
+        var scales: Array[SIMD[DType.int16, 8 * SPANS], 2] = [
+            bytes.slice[8 * SPANS]().cast[DType.int16](),
+            bytes.slice[8 * SPANS, offset=8 * SPANS]().cast[DType.int16](),
+        ]
+        var offsets: Array[SIMD[DType.int16, 8 * SPANS], 2] = [
+            scales[0] * -_MIDDLE, scales[1] * -_MIDDLE
+        ]
         var sums = Array[Sums[lanes], SPANS](fill=Sums[lanes](0))
         comptime for span in range(count):
             var some = blocks.unsafe_offset(span * Self.SIZE)
-            var scales = repeated[lanes, span](heads)
             var record = records.unsafe_offset(span * RECORD)
-            sums[span] -= _all_offsets[lanes](record, scales.slice[16]())
+            sums[span] = _offset_sums[lanes](
+                record, offsets[span // 2].slice[16, offset=span % 2 * 16]()
+            )
             comptime for part in range(64 // lanes):
                 comptime sub = part * lanes // 4
                 var products = pair_products[lanes](
                     _levels_of_part[part, lanes](some),
                     values_at[lanes](record.unsafe_offset(sub * 16)),
                 )
-                var scale = scales_of[lanes, sub, 16, True](scales)
+                comptime places = _places_of_scales[lanes](span % 2 * 16 + sub)
+                var scale = scales[span // 2].shuffle[places]().slice[2 * lanes]()
                 sums[span] += pair_sums[lanes](products, scale)
         var unit = half_floats[SPANS, count](blocks.unsafe_offset(_HALF), Self.SIZE)
         return totals[lanes](sums).cast[DType.float32]() * unit
@@ -234,17 +247,24 @@ def _levels[
 
 
 @always_inline
-def _all_offsets[
+def _offset_sums[
     lanes: Int
-](record: Bytes, scales: SIMD[DType.uint8, 16]) -> Sums[lanes]:
-    """In some lanes, what a column's products with a row are too large by."""
+](record: Bytes, offsets: SIMD[DType.int16, 16]) -> Sums[lanes]:
+    """In some lanes, what a column's products with a row are too small by."""
     var sums = record.unsafe_offset(SUMS_OF_16).unsafe_bitcast[Int16]()
-    var signed = bitcast[DType.int8, 16](scales).cast[DType.int16]()
-    var offsets = pair_sums[8](sums.unsafe_load[width=16, alignment=1](0), signed) << 5
+    var some = pair_sums[8](sums.unsafe_load[width=16, alignment=1](0), offsets)
     comptime if lanes == 8:
-        return rebind[Sums[lanes]](offsets)
+        return rebind[Sums[lanes]](some)
     else:
-        return rebind[Sums[lanes]](offsets.join(Sums[8](0)))
+        return rebind[Sums[lanes]](some.join(Sums[8](0)))
+
+
+def _places_of_scales[lanes: Int](first: Int) -> IndexList[8 * SPANS]:
+    """Where the scale of each pair of successive weights is; sixteen share one."""
+    var places = IndexList[8 * SPANS]()
+    for pair in range(2 * lanes):
+        places[pair] = first + pair // 8
+    return places
 
 
 @always_inline

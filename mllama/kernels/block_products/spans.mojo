@@ -8,6 +8,7 @@ from std.sys.intrinsics import llvm_intrinsic
 from std.utils.index import IndexList
 
 from .lanes import (
+    SPANS,
     Bytes,
     Levels,
     Pairs,
@@ -18,8 +19,6 @@ from .lanes import (
     picked,
 )
 
-comptime SPANS = 4
-"""Spans whose sums are the lanes of one vector."""
 comptime OfSpans[dtype: DType] = SIMD[dtype, SPANS]
 """A value of each span."""
 comptime Sixteen = SIMD[DType.uint8, 16]
@@ -60,40 +59,30 @@ def first_words(heads: Heads) -> OfSpans[DType.uint32]:
 
 
 @always_inline
-def third_words(heads: Heads) -> OfSpans[DType.uint32]:
-    """The third word of each span."""
-    return heads.deinterleave()[0].deinterleave()[1]
-
-
-@always_inline
 def last_words(heads: Heads) -> Heads:
     """The last word of each span, four times."""
     return heads.shuffle[_LAST_WORDS]()
 
 
 @always_inline
-def sums_of_four(values: SIMD[_, 4 * SPANS]) -> OfSpans[values.dtype]:
-    """The sum of the four values that each span has."""
-    var halves = values.deinterleave()
-    var quarters = (halves[0] + halves[1]).deinterleave()
-    return quarters[0] + quarters[1]
-
-
-@always_inline
 def low_sums[
     lanes: Int
-](sums: Heads, minima: SIMD[DType.uint8, 8 * SPANS]) -> OfSpans[DType.int32]:
-    """Eight int16 of each span times as many minima, summed."""
-    var some = bitcast[DType.int16, 8 * SPANS](sums)
+](sums: Bytes, minima: SIMD[DType.uint8, 8 * SPANS]) -> Sums[lanes]:
+    """Products of int16 with minima, two of each span and then the next two, summed in
+    every fourth lane."""
+    comptime count = 8 * SPANS
+    var some = sums.unsafe_bitcast[Int16]().unsafe_load[width=count](0)
     var others = minima.cast[DType.int16]()
     comptime if lanes == 8:
         var lower = pair_sums[8](some.slice[16](), others.slice[16]())
         var upper = pair_sums[8](
             some.slice[16, offset=16](), others.slice[16, offset=16]()
         )
-        return sums_of_four(lower.join(upper))
+        return rebind[Sums[lanes]](lower + upper)
     else:
-        return sums_of_four(pair_sums[16](some, others))
+        return rebind[Sums[lanes]](
+            pair_sums[16](rebind[Pairs[16]](some), rebind[Pairs[16]](others))
+        )
 
 
 @always_inline
@@ -109,7 +98,7 @@ def repeated[lanes: Int, span: Int](heads: Heads) -> Levels[lanes]:
 
 @always_inline
 def scales_of[
-    lanes: Int, first: Int, run: Int, signed: Bool
+    lanes: Int, first: Int, run: Int, step: Int
 ](bytes: Levels[lanes]) -> Pairs[lanes]:
     """Scales of successive weights, one for each pair of them.
 
@@ -117,24 +106,20 @@ def scales_of[
         lanes: A quarter of the number of weights.
         first: The first weight's scale among sixteen.
         run: How many weights share one.
-        signed: Whether scales are int8.
+        step: From the scale of a run to that of the next.
 
     Args:
         bytes: The scales, repeated.
     """
-    comptime places = _scale_places[lanes](first, run, Int(signed))
-    var pairs = bitcast[DType.int16, 2 * lanes](picked[lanes](bytes, places))
-    comptime if signed:
-        return pairs >> 8
-    else:
-        return pairs
+    comptime places = _scale_places[lanes](first, run, step)
+    return bitcast[DType.int16, 2 * lanes](picked[lanes](bytes, places))
 
 
-def _scale_places[lanes: Int](first: Int, run: Int, high: Int) -> Levels[lanes]:
+def _scale_places[lanes: Int](first: Int, run: Int, step: Int) -> Levels[lanes]:
     """Where each byte of the scales comes from; 128 stands for zero."""
     var places = Levels[lanes](128)
     for pair in range(2 * lanes):
-        places[2 * pair + high] = UInt8(first + 2 * pair // run)
+        places[2 * pair] = UInt8(first + 2 * pair // run * step)
     return places
 
 
@@ -159,6 +144,12 @@ def values_at[lanes: Int](place: Bytes) -> Values[lanes]:
     return bitcast[DType.int8, 4 * lanes](
         place.unsafe_load[width=4 * lanes, alignment=1](0)
     )
+
+
+@always_inline
+def levels_at[lanes: Int](place: Bytes) -> Levels[lanes]:
+    """Successive bytes."""
+    return place.unsafe_load[width=4 * lanes, alignment=1](0)
 
 
 @always_inline
@@ -206,6 +197,14 @@ def _distances[lanes: Int](run: Int, even: Int, odd: Int) -> SIMD[DType.uint32, 
 @always_inline
 def totals[lanes: Int](sums: Array[Sums[lanes], SPANS]) -> OfSpans[DType.int32]:
     """The sum of all lanes of each span's."""
+    return both_totals[lanes](sums, Sums[lanes](0)).slice[SPANS]()
+
+
+@always_inline
+def both_totals[
+    lanes: Int
+](sums: Array[Sums[lanes], SPANS], others: Sums[lanes]) -> SIMD[DType.int32, 2 * SPANS]:
+    """The sum of all lanes of each span's, then those of every fourth lane of others."""
     comptime low = interleaving[lanes, 1](0)
     comptime high = interleaving[lanes, 1](2)
     comptime low_pairs = interleaving[lanes, 2](0)
@@ -214,15 +213,30 @@ def totals[lanes: Int](sums: Array[Sums[lanes], SPANS]) -> OfSpans[DType.int32]:
     var upper = sums[2].shuffle[low](sums[3]) + sums[2].shuffle[high](sums[3])
     # One sum of each span, then another of each.
     var mixed = lower.shuffle[low_pairs](upper) + lower.shuffle[high_pairs](upper)
-    return _folded[lanes](mixed)
+    return _folded[lanes](mixed, others)
 
 
 @always_inline
-def _folded[lanes: Int](sums: Sums[lanes]) -> OfSpans[DType.int32]:
-    """The sum of every fourth lane from each of the first four."""
-    comptime if lanes == SPANS:
-        return rebind[OfSpans[DType.int32]](sums)
+def _folded[
+    lanes: Int
+](sums: Sums[lanes], others: Sums[lanes]) -> SIMD[DType.int32, 2 * SPANS]:
+    """The sums of every fourth lane from each of the first four, of both."""
+    comptime half = lanes // 2
+    comptime lower = _halves[lanes](0)
+    comptime upper = _halves[lanes](half)
+    var both = sums.shuffle[lower](others) + sums.shuffle[upper](others)
+    comptime if lanes == 2 * SPANS:
+        return rebind[SIMD[DType.int32, 2 * SPANS]](both)
     else:
-        comptime half = lanes // 2
-        var lower = rebind[Sums[half]](sums.slice[half]())
-        return _folded[half](lower + rebind[Sums[half]](sums.slice[half, offset=half]()))
+        return _folded[half](
+            rebind[Sums[half]](both.slice[half]()),
+            rebind[Sums[half]](both.slice[half, offset=half]()),
+        )
+
+
+def _halves[lanes: Int](first: Int) -> IndexList[lanes]:
+    """Half of the lanes of a vector from one on, then the same ones of another."""
+    var places = IndexList[lanes]()
+    for i in range(lanes):
+        places[i] = first + i % (lanes // 2) + i // (lanes // 2) * lanes
+    return places
