@@ -54,6 +54,11 @@ from max.pipelines.lib.log_probabilities import (
 # What the memory planner resolved: maximum length, batch size.
 from max.pipelines.lib.memory_estimation import MemoryPlan
 
+# Notes new tokens in their requests, and answers what the scheduler wants to know.
+from max.pipelines.lib.pipeline_variants.utils import (
+    update_context_and_prepare_responses,
+)
+
 # Work that would block the server's event loop goes to its thread pool.
 from max.pipelines.lib.tokenizer import run_with_default_executor
 
@@ -126,4 +131,5 @@ __all__ = [
     "supported_encoding_dtype",
     "text_generation",
     "tree_dataclass",
+    "update_context_and_prepare_responses",
 ]

@@ -7,9 +7,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from max.pipelines.modeling.types import TextGenerationInputs
 
-from mllama.serving.greedy import is_greedy, likeliest
+from mllama.serving import greedy
 
 Progress = list[tuple[Any, int, int]]
 """Of each request of a batch, in its order: its name, how many of its tokens were
@@ -30,6 +32,7 @@ class Step:
             MAX to say.
         is_asked_for: Whether the scheduler waits for it.
         outputs: The model's, once it has run.
+        tokens: Those that are chosen, once they are; if ``ends`` is given.
     """
 
     progress: Progress
@@ -37,6 +40,14 @@ class Step:
     ends: Ends | None
     is_asked_for: bool = False
     outputs: Future[Any] = field(default_factory=Future)
+    tokens: npt.NDArray[np.int64] | None = None
+
+    def choose(self, outputs: Any) -> npt.NDArray[np.int64]:
+        """The requests' new tokens, given the model's outputs of this step."""
+        if self.tokens is None:
+            logits = outputs.next_token_logits
+            self.tokens = greedy.likeliest(outputs.logits if logits is None else logits)
+        return self.tokens
 
     def next(self, outputs: Any, page_size: int) -> Step | None:
         """The same requests' next step, if its inputs are this one's, a token further.
@@ -50,13 +61,12 @@ class Step:
         Returns:
             None if MAX has to say what comes next.
         """
-        if self.ends is None or outputs.logit_offsets is not None:
+        if self.ends is None:
             return None
         progress = advanced(self.progress)
         if not (self.is_decoding and keeps_blocks(progress, page_size)):
             return None
-        logits = outputs.next_token_logits
-        tokens = likeliest(outputs.logits if logits is None else logits).tolist()
+        tokens = self.choose(outputs).tolist()
         for token, (_, computed, new), (end_tokens, length) in zip(
             tokens, progress, self.ends, strict=True
         ):
@@ -102,7 +112,9 @@ def ends_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Ends | None:
         sampling: MAX's settings for all requests.
     """
     contexts = inputs.flat_batch
-    if inputs.enable_log_probs or not is_greedy(contexts, sampling):
+    if inputs.enable_log_probs or sampling.enable_variable_logits:
+        return None
+    if not greedy.is_greedy(contexts, sampling):
         return None
     if any(_has_conditions(context) for context in contexts):
         return None

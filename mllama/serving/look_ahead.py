@@ -14,6 +14,7 @@ from typing import Any
 
 from max.pipelines.modeling.types import TextGenerationInputs
 
+from mllama.max_api import update_context_and_prepare_responses
 from mllama.serving.foreseen import (
     Ends,
     Step,
@@ -67,7 +68,7 @@ class LookAhead:
         """In place of the pipeline's; begins the next step if the thread has not."""
         self._inputs = inputs
         try:
-            outputs = self._execute(inputs)
+            outputs = self._noted(inputs) or self._execute(inputs)
             self._foresee(inputs, outputs)
         except BaseException:
             self._last = []
@@ -89,11 +90,11 @@ class LookAhead:
 
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         """In place of the pipeline's: what a step under way was prepared with."""
-        progress = progress_of(batches)
-        step = self._ahead
-        if step is None or self._has_released or step.progress != progress:
+        step = self._expected(batches)
+        if step is None:
             self._forget()
             self._has_released = False
+            progress = progress_of(batches)
             prepared = self._prepare_batch(batches)
             is_same = [name for name, _, _ in progress] == self._last
             step = Step(progress, prepared, self._ends() if is_same else None)
@@ -105,15 +106,39 @@ class LookAhead:
         step = self._asked
         assert step is not None
         if step is self._ahead:
-            self._ahead = None
-            with self._lock:
-                step.is_asked_for = True
-                has_run = step.outputs.done()
-            if has_run and step.outputs.exception() is None:
-                self._begin(step.next(step.outputs.result(), self._page_size))
-        else:
+            return self._awaited(step)
+        step.is_asked_for = True
+        self._thread.submit(self._run, step)
+        return step.outputs.result()
+
+    def _noted(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any] | None:
+        """What MAX makes of a step under way, if it is the one that is asked for and
+        nothing but its tokens matters."""
+        step = self._expected(inputs.batches)
+        if step is None or step.ends is None:
+            return None
+        self._asked = step
+        tokens = step.choose(self._awaited(step))
+        noted = update_context_and_prepare_responses(tokens[:, None], inputs.flat_batch)
+        for context in inputs.flat_batch:
+            self._kv_manager.step(context)
+        return noted
+
+    def _expected(self, batches: Sequence[Sequence[Any]]) -> Step | None:
+        """The step under way, if it computes a batch."""
+        step = self._ahead
+        if step is None or self._has_released:
+            return None
+        return step if step.progress == progress_of(batches) else None
+
+    def _awaited(self, step: Step) -> Any:
+        """The model's outputs of the step under way, which is asked for now."""
+        self._ahead = None
+        with self._lock:
             step.is_asked_for = True
-            self._thread.submit(self._run, step)
+            has_run = step.outputs.done()
+        if has_run and step.outputs.exception() is None:
+            self._begin(step.next(step.outputs.result(), self._page_size))
         return step.outputs.result()
 
     def _run(self, step: Step) -> None:

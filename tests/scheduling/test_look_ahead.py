@@ -84,6 +84,7 @@ def test_its_inputs_are_those_that_would_be_prepared(
     asked_late: bool,
 ) -> None:
     """At every step of answers that outgrow their blocks at different steps."""
+    awaited = ahead._awaited
     steps: list[tuple[Inputs, Inputs]] = []
 
     def copies(inputs: Any) -> Inputs:
@@ -91,17 +92,17 @@ def test_its_inputs_are_those_that_would_be_prepared(
         arrays = [buffer.to_numpy() for buffer in inputs.buffers]
         return [array.copy() for array in arrays if array.ndim < 3]
 
-    def comparing(batches: Any) -> Any:
+    def comparing(step: Any) -> Any:
         if asked_late:
             ahead._thread.submit(int).result()
-        prepared = ahead.prepare_batch(batches)
-        if ahead._asked is ahead._ahead:
-            # Preparing writes into memory that both share.
-            used = copies(prepared[0])
-            steps.append((used, copies(ahead._prepare_batch(batches)[0])))
-        return prepared
+        assert ahead._inputs is not None
+        # Preparing writes into memory that both share.
+        used = copies(step.prepared[0])
+        fresh = ahead._prepare_batch(ahead._inputs.batches)
+        steps.append((used, copies(fresh[0])))
+        return awaited(step)
 
-    monkeypatch.setattr(tight.pipeline, "prepare_batch", comparing)
+    monkeypatch.setattr(ahead, "_awaited", comparing)
     answered(tight, [ask("Hello"), ask(pictures[0], "What is in the picture?")])
     assert MANY - 10 < len(steps) < MANY
     for used, fresh in steps:
@@ -219,7 +220,8 @@ def test_a_lack_of_room_is_left_to_the_scheduler(
     def full(context: Any) -> None:
         raise RuntimeError("no block is free")
 
-    monkeypatch.setattr(ahead, "_kv_manager", SimpleNamespace(alloc=full))
+    manager = SimpleNamespace(alloc=full, step=ahead._kv_manager.step)
+    monkeypatch.setattr(ahead, "_kv_manager", manager)
     tight.forget()
     with caplog.at_level(logging.WARNING):
         assert tight.answers([ask("Hello")]) == [roomy.alone(ask("Hello"))]

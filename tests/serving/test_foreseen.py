@@ -36,7 +36,9 @@ def batch(*contexts: Any, log_probs: bool = False) -> Any:
     return SimpleNamespace(flat_batch=list(contexts), enable_log_probs=log_probs)
 
 
-SETTINGS = SimpleNamespace(enable_penalties=False, enable_min_tokens=False)
+SETTINGS = SimpleNamespace(
+    enable_penalties=False, enable_min_tokens=False, enable_variable_logits=False
+)
 
 
 class Inputs:
@@ -50,10 +52,9 @@ class Inputs:
         self.given = tokens
 
 
-def outputs(*tokens: int, **others: Any) -> Any:
+def outputs(*tokens: int, next_token_logits: Any = None) -> Any:
     logits = Buffer.from_numpy(np.eye(10, dtype=np.float32)[list(tokens)])
-    plain = {"logits": logits, "next_token_logits": None, "logit_offsets": None}
-    return SimpleNamespace(**plain | others)
+    return SimpleNamespace(logits=logits, next_token_logits=next_token_logits)
 
 
 def step(*computed: int, ends: Any = ..., rows: int | None = None) -> Step:
@@ -89,9 +90,8 @@ def test_logits_of_the_next_tokens_come_before_others() -> None:
         (step(3, LENGTH - 2), outputs(5, 5)),
         (step(3, 4, rows=9), outputs(5, 5)),
         (step(3, 4, ends=None), outputs(5, 5)),
-        (step(3, 4), outputs(5, 5, logit_offsets="some")),
     ],
-    ids=["ends", "wants a block", "is long enough", "is read", "unclear", "all logits"],
+    ids=["ends", "wants a block", "is long enough", "is read", "unclear"],
 )
 def test_max_says_what_comes_next(one: Step, made: Any) -> None:
     assert one.next(made, PAGE) is None
@@ -127,8 +127,10 @@ def test_more_than_tokens_decides(settings: dict[str, Any]) -> None:
     assert foreseen.ends_of(batch(context(), context(**settings)), SETTINGS) is None
 
 
-def test_log_probabilities_are_of_a_steps_own_inputs() -> None:
+def test_more_than_the_next_tokens_is_wanted() -> None:
     assert foreseen.ends_of(batch(context(), log_probs=True), SETTINGS) is None
+    settings = SimpleNamespace(**vars(SETTINGS) | {"enable_variable_logits": True})
+    assert foreseen.ends_of(batch(context()), settings) is None
 
 
 @pytest.mark.parametrize(

@@ -118,16 +118,17 @@ def watch(clock: Clock) -> None:
     sampling = Engine.sampling_params
 
     def timed_load(self: Engine) -> tuple[Any, Any]:
-        from mllama.serving.greedy import GreedyOrSampling
+        from mllama.serving import greedy
 
-        choose = GreedyOrSampling.__call__
+        choose = greedy.likeliest
 
-        def timed_choice(self: GreedyOrSampling, inputs: Any) -> None:
+        def timed_choice(*arguments: Any) -> Any:
             started = time.perf_counter()
-            choose(self, inputs)
+            tokens = choose(*arguments)
             clock.note(SAMPLING, started)
+            return tokens
 
-        setattr(GreedyOrSampling, "__call__", timed_choice)  # noqa: B010
+        greedy.likeliest = timed_choice
         scheduler, pipeline = load(self)
         clock.attach(pipeline)
         return scheduler, pipeline
