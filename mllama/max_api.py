@@ -25,6 +25,9 @@ from max.nn.transformer.distributed_transformer import distributed_logits_postpr
 # A request's image, as the scheduler and the prefix cache know it.
 from max.pipelines.context import ImageMetadata
 
+# Makes the memory of KV caches.
+from max.pipelines.kv_cache.paged_kv_cache import jenga_cache_manager
+
 # Which encoding a model runs with, given its files, the device and the user's wish.
 from max.pipelines.lib.config.model_config import (
     _select_quantization_encoding as select_quantization_encoding,
@@ -120,6 +123,7 @@ __all__ = [
     "distributed_logits_postprocess",
     "ensure_default_mlir_context",
     "hash_image",
+    "jenga_cache_manager",
     "load_sampler_graphs",
     "load_scheduler",
     "log_probabilities_ragged_graph",

@@ -17,6 +17,7 @@ from mllama.network.image_pool import (
     ImageWriteInputs,
     sees_dtype,
 )
+from mllama.serving.zeroed import Zeroed
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ImageStore:
         self._pages = [self._zeros(num_pages, device) for device in devices]
 
     def _zeros(self, num_pages: int, device: Device) -> Buffer:
-        pages = Buffer.zeros(
+        pages = Zeroed.zeros(
             (num_pages, *self.params.shape_per_block), self.params.dtype, device
         )
         # The fill may still be under way when the first image is stored, and would

@@ -11,6 +11,7 @@ from mllama.serving.compiling import untraced_sampler
 from mllama.serving.greedy import choose_greedily
 from mllama.serving.isolation import isolate_failures
 from mllama.serving.look_ahead import LookAhead
+from mllama.serving.zeroed import zero_lazily
 
 
 def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
@@ -21,6 +22,7 @@ def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
         max_ce_batch_size: Most requests whose prompts are read in one step.
     """
     choose_greedily()
+    zero_lazily()
     with untraced_sampler():
         pipeline = factory()
     pipeline._pipeline_model.compiler.finish()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from max.driver import Device
+from max.dtype import DType
 from PIL import Image
 
 from mllama import LLM
 from mllama.errors import MllamaError
 from mllama.llm import Chunk, Output
+from mllama.serving.zeroed import Zeroed
 
 from .conftest import BATCH
 
@@ -149,6 +155,27 @@ def test_a_closed_model_says_so_and_ends_its_threads() -> None:
         model.generate(QUESTION)
     left = {thread.name for thread in threading.enumerate()} - before
     assert not [name for name in left if name.startswith("mllama")]
+
+
+def test_caches_take_no_memory_before_they_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of keys and values of tokens, and of images."""
+    zeros, made = Zeroed.zeros, []
+
+    def noting(shape: Sequence[int], dtype: DType, device: Device) -> Any:
+        made.append(math.prod(shape) * dtype.size_in_bytes)
+        return zeros(shape, dtype, device)
+
+    monkeypatch.setattr(Zeroed, "zeros", noting)
+    before = psutil.Process().memory_info().rss
+    with LLM(
+        devices="cpu", max_batch_size=BATCH, image_cache_size="2GiB", quiet=True
+    ) as model:
+        model.generate(QUESTION, max_new_tokens=2)
+        assert psutil.Process().memory_info().rss - before < 2**30
+    assert len(made) == 2
+    assert max(made) > 1.9 * 2**30
 
 
 def test_a_model_that_waits_leaves_the_cores_alone() -> None:
