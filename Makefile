@@ -9,10 +9,13 @@ help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
 # pip from before 2024 can't resolve max's dependencies, so it is brought up first.
+# MAX compiles a module of its own at the first import: another process that imports it
+# meanwhile, as one of two that share the tests, would read half a file.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'pip==26.3'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -c 'import max._kv_cache_ops'
 	@touch $@
 
 setup: $(VENV)/.ready  ## Make .venv with everything pinned

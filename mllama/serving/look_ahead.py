@@ -8,8 +8,9 @@ would do little else meanwhile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from threading import Lock
+from concurrent.futures import wait
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 from max.pipelines.modeling.types import TextGenerationInputs
@@ -52,7 +53,9 @@ class LookAhead:
         self._ahead: Step | None = None
         self._has_released = False
         self._lock = Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mllama-steps")
+        self._steps: SimpleQueue[Step | None] = SimpleQueue()
+        # No executor's: Python ends those before whoever would close the model.
+        self._thread = Thread(target=self._work, name="mllama-steps", daemon=True)
         self._execute = pipeline.execute
         self._prepare_batch = pipeline.prepare_batch
         self._launch = pipeline._launch_forward_pass
@@ -63,12 +66,15 @@ class LookAhead:
         pipeline._launch_forward_pass = self.launch_forward_pass
         pipeline.release = self.release
         pipeline.kv_manager.shutdown = self.shutdown
+        self._thread.start()
 
     def execute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
         """In place of the pipeline's; begins the next step if the thread has not."""
         self._inputs = inputs
         try:
-            outputs = self._noted(inputs) or self._execute(inputs)
+            outputs = self._noted(inputs)
+            if outputs is None:
+                outputs = self._execute(inputs)
             self._foresee(inputs, outputs)
         except BaseException:
             self._last = []
@@ -85,7 +91,8 @@ class LookAhead:
 
     def shutdown(self) -> None:
         """Waits for a step that is under way, so that its memory can be freed."""
-        self._thread.shutdown()
+        self._steps.put(None)
+        self._thread.join()
         self._shutdown()
 
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
@@ -108,7 +115,7 @@ class LookAhead:
         if step is self._ahead:
             return self._awaited(step)
         step.is_asked_for = True
-        self._thread.submit(self._run, step)
+        self._steps.put(step)
         return step.outputs.result()
 
     def _noted(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any] | None:
@@ -140,6 +147,11 @@ class LookAhead:
         if has_run and step.outputs.exception() is None:
             self._begin(step.next(step.outputs.result(), self._page_size))
         return step.outputs.result()
+
+    def _work(self) -> None:
+        """The thread: runs steps until there are no more."""
+        while (step := self._steps.get()) is not None:
+            self._run(step)
 
     def _run(self, step: Step) -> None:
         """In the thread: a step, and those after it if they are asked for in time."""
@@ -190,7 +202,7 @@ class LookAhead:
         """Has the thread run a step that nobody has asked for."""
         self._ahead = step
         if step is not None:
-            self._thread.submit(self._run, step)
+            self._steps.put(step)
 
     def _forget(self) -> None:
         """Waits for the step that nobody has asked for, and drops it."""

@@ -157,6 +157,23 @@ def test_a_closed_model_says_so_and_ends_its_threads() -> None:
     assert not [name for name in left if name.startswith("mllama")]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_program_may_end_in_the_middle_of_an_answer(temperature: float) -> None:
+    script = (
+        "from mllama import LLM\n"
+        f"model = LLM(devices='cpu', max_batch_size={BATCH}, quiet=True)\n"
+        f"stream = model.generate({QUESTION!r}, stream=True,\n"
+        f"    max_new_tokens=500, temperature={temperature})\n"
+        "print(len([next(stream) for _ in range(3)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "3"
+    assert done.stderr == ""
+
+
 def test_caches_take_no_memory_before_they_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
