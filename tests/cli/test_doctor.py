@@ -32,7 +32,11 @@ def run(*args: str, **settings: str) -> str:
     return done.stdout
 
 
-def test_a_report_has_what_matters_and_no_secrets(tmp_path: Path) -> None:
+def test_a_report_has_what_matters_and_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tests that ran before in this process may have left it.
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
     store = CompiledStore(tmp_path / "compiled" / MANIFEST.key())
     store.add(KEY, lambda part: part.write_bytes(b"x" * 5000))
     store.write_manifest(MANIFEST)
