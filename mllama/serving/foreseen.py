@@ -129,10 +129,13 @@ def _has_conditions(context: Any) -> bool:
         # A piece of a prompt, after which the prompt goes on.
         context.tokens.actively_chunked
         or context.eos_tracker.eos_sequences
-        or context.json_schema
-        or context.grammar
+        or _has_grammar(context)
         or context.sampling_params.logits_processors
     )
+
+
+def _has_grammar(context: Any) -> bool:
+    return bool(context.json_schema or context.grammar)
 
 
 def go_on(inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]) -> bool:
@@ -142,7 +145,6 @@ def go_on(inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]) -> bool:
         and output.tokens
         and not output.is_done
         # What a grammar allows is worked out while a step is prepared, only once.
-        and not context.json_schema
-        and not context.grammar
+        and not _has_grammar(context)
         for context in inputs.flat_batch
     )

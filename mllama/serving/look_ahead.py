@@ -71,6 +71,7 @@ class LookAhead:
     def execute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
         """In place of the pipeline's; begins the next step if the thread has not."""
         self._inputs = inputs
+        self._asked = self._expected(inputs.batches)
         try:
             outputs = self._noted(inputs)
             if outputs is None:
@@ -97,16 +98,15 @@ class LookAhead:
 
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         """In place of the pipeline's: what a step under way was prepared with."""
-        step = self._expected(batches)
-        if step is None:
+        if self._asked is None:
             self._forget()
             self._has_released = False
             progress = progress_of(batches)
             prepared = self._prepare_batch(batches)
             is_same = [name for name, _, _ in progress] == self._last
-            step = Step(progress, prepared, self._ends() if is_same else None)
-        self._asked = step
-        return step.prepared
+            ends = self._ends() if is_same else None
+            self._asked = Step(progress, prepared, ends)
+        return self._asked.prepared
 
     def launch_forward_pass(self, *_: Any, **__: Any) -> Any:
         """In place of the pipeline's: the outputs of the step that was prepared."""
@@ -121,10 +121,9 @@ class LookAhead:
     def _noted(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any] | None:
         """What MAX makes of a step under way, if it is the one that is asked for and
         nothing but its tokens matters."""
-        step = self._expected(inputs.batches)
+        step = self._asked
         if step is None or step.ends is None:
             return None
-        self._asked = step
         tokens = step.choose(self._awaited(step))
         noted = update_context_and_prepare_responses(tokens[:, None], inputs.flat_batch)
         for context in inputs.flat_batch:

@@ -6,6 +6,7 @@ from std.utils.index import IndexList
 from .activations import SCALE, SUMS_OF_16
 from .formats import FACTORS, SpanFormat
 from .spans import (
+    levels_at,
     pair_products,
     shifted,
     sixteen_of,
@@ -277,9 +278,7 @@ def _levels_of_part[part: Int, lanes: Int](block: Bytes) -> Levels[lanes]:
     comptime first = part * 4 * lanes
     comptime half = first // 128
     comptime quarter = first % 128 // 32
-    var low = block.unsafe_offset(half * 64 + quarter % 2 * 32).unsafe_load[
-        width=4 * lanes, alignment=1
-    ](0)
+    var low = levels_at[lanes](block.unsafe_offset(half * 64 + quarter % 2 * 32))
     var high = twice[lanes](block.unsafe_offset(_HIGH_BITS + half * 32))
     comptime if quarter < 2:
         var top = shifted[lanes, 32, -4 + 2 * quarter, -2](high)

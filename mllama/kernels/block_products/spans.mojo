@@ -139,17 +139,15 @@ def pair_products[
 
 
 @always_inline
-def values_at[lanes: Int](place: Bytes) -> Values[lanes]:
-    """Successive values of a row."""
-    return bitcast[DType.int8, 4 * lanes](
-        place.unsafe_load[width=4 * lanes, alignment=1](0)
-    )
-
-
-@always_inline
 def levels_at[lanes: Int](place: Bytes) -> Levels[lanes]:
     """Successive bytes."""
     return place.unsafe_load[width=4 * lanes, alignment=1](0)
+
+
+@always_inline
+def values_at[lanes: Int](place: Bytes) -> Values[lanes]:
+    """Successive values of a row."""
+    return bitcast[DType.int8, 4 * lanes](levels_at[lanes](place))
 
 
 @always_inline
