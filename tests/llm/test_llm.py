@@ -200,14 +200,16 @@ def test_a_model_that_waits_leaves_the_cores_alone() -> None:
     script = (
         "import pathlib, time\n"
         "from mllama import LLM\n"
-        "def switches():\n"
+        "def wakes():\n"
         "    files = pathlib.Path('/proc/self/task').glob('*/schedstat')\n"
-        "    return sum(int(file.read_text().split()[2]) for file in files)\n"
+        "    return {f.parent.name: int(f.read_text().split()[2]) for f in files}\n"
         f"with LLM(devices='cpu', max_batch_size={BATCH}, quiet=True) as llm:\n"
         f"    llm.generate({QUESTION!r}, max_new_tokens=2)\n"
-        "    before = switches()\n"
+        "    before = wakes()\n"
         "    time.sleep(1)\n"
-        "    print(switches() - before)\n"
+        "    for thread, count in wakes().items():\n"
+        "        slack = pathlib.Path(f'/proc/{thread}/timerslack_ns').read_text()\n"
+        "        print(count - before.get(thread, 0), int(slack))\n"
     )
     # This process has set both for itself.
     environment = {
@@ -222,8 +224,12 @@ def test_a_model_that_waits_leaves_the_cores_alone() -> None:
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    # MAX alone: 5,000.
-    assert int(done.stdout) < 1000
+    threads = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    # The one that MAX has empty a buffer is among them, and may be late by 10 ms.
+    assert max(threads)[1] >= 10_000_000
+    # It wakes with the timers of others: beside a test whose MAX has impatient ones,
+    # 4,000 times.  By itself 100 times, and 5,000 if it had no time to spare.
+    assert all(count < 1000 for count, slack in threads if slack < 10_000_000)
 
 
 def test_a_program_and_its_children_keep_their_python() -> None:
