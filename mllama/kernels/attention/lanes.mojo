@@ -31,6 +31,46 @@ def load[
 
 
 @always_inline
+def load_two[
+    dtype: DType, //, lanes: Int
+](values: Pointer[Scalar[dtype], MutUntrackedOrigin], index: Int) -> Tuple[
+    Lanes[lanes], Lanes[lanes]
+]:
+    """Two vectors of values from an index on, as `cross` orders them."""
+    comptime if dtype == DType.bfloat16:
+        var bits = values.unsafe_offset(index).unsafe_bitcast[UInt32]().unsafe_load[
+            width=lanes, alignment=2
+        ](0)
+        return (
+            Lanes[lanes](from_bits=bits << 16),
+            Lanes[lanes](from_bits=bits & 0xFFFF0000),
+        )
+    else:
+        return (load[lanes](values, index), load[lanes](values, index + lanes))
+
+
+@always_inline
+def cross[dtype: DType, lanes: Int](row: Floats, count: Int):
+    """Orders a row as `load_two` gives values: two vectors of bfloat16 are taken apart
+    fastest by even and odd places.  What is no two vectors stays as it is."""
+    comptime if dtype == DType.bfloat16:
+        for i in range(0, count - 2 * lanes + 1, 2 * lanes):
+            var halves = row.unsafe_load[width=2 * lanes](i).deinterleave()
+            row.unsafe_store(i, halves[0])
+            row.unsafe_store(i + lanes, halves[1])
+
+
+@always_inline
+def uncross[dtype: DType, lanes: Int](row: Floats, count: Int):
+    """Undoes `cross`."""
+    comptime if dtype == DType.bfloat16:
+        for i in range(0, count - 2 * lanes + 1, 2 * lanes):
+            var even = row.unsafe_load[width=lanes](i)
+            var odd = row.unsafe_load[width=lanes](i + lanes)
+            row.unsafe_store(i, even.interleave(odd))
+
+
+@always_inline
 def larger(a: SIMD[DType.float32, _], b: type_of(a)) -> type_of(a):
     """The larger of two, `b` if one is no number."""
     return a.gt(b).select(a, b)
@@ -57,23 +97,6 @@ def power_of_2(exponent: SIMD[DType.float32, _]) -> type_of(exponent):
     power = fma(rest, power, T(1))
     var whole = shifted.to_bits[DType.uint32]() << 23
     return T(from_bits=power.to_bits[DType.uint32]() + whole)
-
-
-@always_inline
-def half_sums[lanes: Int](values: Lanes[lanes]) -> Lanes[8]:
-    """Sums of the halves of 16, or 8 as they are."""
-    comptime if lanes == 16:
-        return values.slice[8]() + values.slice[8, offset=8]()
-    else:
-        return rebind[Lanes[8]](values)
-
-
-@always_inline
-def pair_sums(a: Lanes[8], b: Lanes[8]) -> Lanes[8]:
-    """Sums of neighbours, those of both vectors alternating by halves."""
-    return a.shuffle[0, 2, 8, 10, 4, 6, 12, 14](b) + a.shuffle[
-        1, 3, 9, 11, 5, 7, 13, 15
-    ](b)
 
 
 @always_inline

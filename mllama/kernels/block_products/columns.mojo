@@ -8,8 +8,9 @@ from std.math import fma
 from std.memory import unsafe_stack_allocation
 
 from .activations import CROSSED, SCALE
+from .fetching import fetch, fetch_next
 from .formats import SpanFormat
-from .lanes import COLUMNS, RECORD, SPANS, Bytes, Floats, fetch, float_at
+from .lanes import COLUMNS, RECORD, SPANS, Bytes, Floats, float_at
 from .products import Activations, Matrix, store
 
 comptime _MOST_SPANS = 64
@@ -45,6 +46,9 @@ def _product[
     for span in range(0, together, SPANS):
         fetch[SPANS * Format.SIZE](
             column.unsafe_offset(span * Format.SIZE + Format.AHEAD)
+        )
+        fetch_next[SPANS * Format.SIZE](
+            column.unsafe_offset((span + SPANS) * Format.SIZE)
         )
         total = _with_spans[Format, SPANS, lanes](total, activations, column, span)
     comptime for rest in range(1, SPANS):

@@ -4,10 +4,10 @@ There are `16 // lanes` vectors for all columns: `lanes` is 8 with AVX2's instru
 16 with those of AVX-512, of which VNNI's sum four byte products as int32.
 """
 
-from std.math import ceildiv, fma
+from std.math import fma
 from std.memory import bitcast
 from std.sys import size_of
-from std.sys.intrinsics import PrefetchOptions, llvm_intrinsic, prefetch
+from std.sys.intrinsics import llvm_intrinsic
 from std.utils.index import IndexList
 
 comptime Bytes = Pointer[UInt8, MutUntrackedOrigin]
@@ -177,21 +177,6 @@ def tile_products[
                 comptime at = row * parts + part
                 products[at] = with_products[lanes](products[at], some[part], four)
     return products^
-
-
-@always_inline
-def fetch[size: Int](place: Bytes):
-    """Begins to read some bytes into the cache."""
-    comptime options = PrefetchOptions().for_read().high_locality().to_data_cache()
-    comptime for line in range(ceildiv(size, 64)):
-        prefetch[options](place.unsafe_offset(line * 64))
-
-
-@always_inline
-def fetch_columns[size: Int, count: Int](first: Bytes, step: Int, stride: Int):
-    """Begins to read some bytes of the columns that a step takes, `count` of them."""
-    comptime for i in range(count):
-        fetch[size](first.unsafe_offset((step * count + i) * stride))
 
 
 @always_inline

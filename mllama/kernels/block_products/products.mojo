@@ -6,13 +6,14 @@ from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 
 from .activations import CROSSED, cross, quantise
+from .fetching import INTO_FIRST, fetch
 from .formats import TILE, BlockFormat
-from .lanes import COLUMNS, RECORD, SPAN, SPANS, Bytes, Floats, fetch
+from .lanes import COLUMNS, RECORD, SPAN, SPANS, Bytes, Floats
 
 comptime _ROWS = 256
 """Rows for which a tile is unpacked: 256 values of each, and their totals, fit L2."""
-comptime _AHEAD = 4
-"""Spans from the one being read to the one being fetched."""
+comptime _AHEAD = 4 if INTO_FIRST else 8
+"""Spans from the one being read to the one being fetched, as measured."""
 comptime _MOST_ROWS = 12
 """Rows that are multiplied with a tile at once, at most."""
 comptime _ROWS_PER_TASK = 8

@@ -3,6 +3,7 @@
 from std.math import fma
 
 from .activations import EIGHTFOLD_SUMS, SCALE
+from .fetching import fetch_columns
 from .formats import FACTORS, BlockFormat
 from .lanes import (
     COLUMNS,
@@ -13,7 +14,6 @@ from .lanes import (
     Lanes,
     Products,
     add_to,
-    fetch_columns,
     float_at,
     four_bytes,
     half_floats,

@@ -5,6 +5,7 @@ from std.memory import bitcast
 from std.utils.index import IndexList
 
 from .activations import CROSSED_SUMS, SCALE, SUMS_OF_32
+from .fetching import fetch_columns
 from .formats import FACTORS, SpanFormat
 from .spans import (
     Heads,
@@ -33,7 +34,6 @@ from .lanes import (
     Products,
     Sums,
     add_to,
-    fetch_columns,
     float_at,
     four_bytes,
     halves_as_floats,

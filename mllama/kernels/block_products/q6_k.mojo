@@ -4,6 +4,7 @@ from std.memory import bitcast
 from std.utils.index import IndexList
 
 from .activations import SCALE, SUMS_OF_16
+from .fetching import fetch_columns
 from .formats import FACTORS, SpanFormat
 from .spans import (
     levels_at,
@@ -27,7 +28,6 @@ from .lanes import (
     Products,
     Sums,
     add_to,
-    fetch_columns,
     float_at,
     four_bytes,
     half_floats,
