@@ -11,7 +11,7 @@ from std.memory.alloc import unsafe_alloc
 from .lanes import Floats, LOWEST, cross, fill_row, uncross
 from .pages import PAGE, Pages, Queries
 from .partials import blocks_of_four
-from .streamed import TOGETHER, add_values, fetch, scores, weigh
+from .streamed import TOGETHER, add_values, fetch, scores, weigh_four
 
 comptime _KEYS = 32
 """Keys of a block."""
@@ -107,7 +107,7 @@ def attend_few[
                 var block = head * fours + four
                 var weights = found.unsafe_offset(block * _KEYS * 4)
                 var result = partial.unsafe_offset(block * 4 * head_dim)
-                weigh[head_dim, lanes](
+                weigh_four[head_dim, lanes](
                     weights,
                     count,
                     tops.unsafe_offset(block * 4),

@@ -122,7 +122,7 @@ def _pair_sums[lanes: Int](a: Lanes[lanes], b: Lanes[lanes]) -> Lanes[lanes]:
 
 
 @always_inline
-def weigh[
+def weigh_four[
     head_dim: Int, lanes: Int
 ](scores: Floats, count: Int, tops: Floats, sums: Floats, result: Floats):
     """Scores `[keys, 4]` to powers of 2, relative to the largest so far.
