@@ -18,7 +18,7 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.attention import OPERATIONS
-from mllama.kernels.choice import MAX, operations
+from mllama.kernels.choice import MAX, has_bfloat16_products, operations
 from mllama.network.vision_attention import padded_attention
 
 ROWS, HEADS, HEAD_DIM = 6432, 16, 80
@@ -27,18 +27,18 @@ REAL = {"four tiles": 6404, "one tile": 1601}
 HEADER = f"{'':44}{'min ms':>9}{'median':>9}{'GFLOP/s':>9}{'ratio':>7}"
 
 
-def compiled(session: InferenceSession, kernels: str) -> Model:
+def compiled(session: InferenceSession, kernels: str, *, rounds: bool = False) -> Model:
     """The operation alone."""
     cpu = DeviceRef.CPU()
 
     def forward(*inputs: Any) -> TensorValue:
         values = [value.tensor for value in inputs]
-        return padded_attention(*values, HEAD_DIM)
+        return padded_attention(*values, HEAD_DIM, rounds=rounds)
 
     states = TensorType(DType.float32, ["images", ROWS, HEADS * HEAD_DIM], cpu)
     with made_of(kernels):
         graph = Graph(
-            f"attention_{kernels}",
+            f"attention_{kernels}_{rounds}",
             forward,
             input_types=[
                 *[states] * 3,
@@ -79,6 +79,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
     models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
+    if has_bfloat16_products():
+        models["own, bfloat16"] = compiled(session, "auto", rounds=True)
     chance = np.random.default_rng(0)
     states = [
         chance.normal(0, 1, (1, ROWS, HEADS * HEAD_DIM)).astype(np.float32)

@@ -114,7 +114,8 @@ _COMPUTE: tuple[_Decorator, ...] = (
         section=COMPUTE,
         metavar="ENCODING",
         help="int8: the vision encoder's matrices are bytes, which CPUs with AVX-512 "
-        "VNNI multiply faster.  Default: floats.",
+        "VNNI multiply faster, and with AVX512-BF16 its attention is rounded too.  "
+        "Default: floats.",
     ),
     option(
         "--max-length",

@@ -8,7 +8,7 @@ from typing import Final
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.choice import uses_own, vector_width
+from mllama.kernels.choice import has_bfloat16_products, uses_own, vector_width
 
 OPERATIONS: Final = "attention"
 """The folder of ``mllama/kernels`` with them."""
@@ -41,7 +41,7 @@ def suits(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
     return is_known and suits_heads(head_dim, dtype, device)
 
 
-def _parameters(head_dim: int) -> dict[str, int]:
+def _parameters(head_dim: int) -> dict[str, bool | int | str | DType]:
     """Of an operation that attends.
 
     Heads that are no whole vectors of AVX-512 are left to those of AVX2.
@@ -56,6 +56,8 @@ def attend_to_patches(
     value: TensorValue,
     real_rows: TensorValue,
     head_dim: int,
+    *,
+    rounds: bool = False,
 ) -> TensorValue:
     """Attention among patches, of which padding comes last and is seen by real ones
     alone.
@@ -66,10 +68,14 @@ def attend_to_patches(
         value: As ``query``.
         real_rows: Any tensor ``[real rows]``; only its length counts.
         head_dim: Width of a head; scores are divided by its root.
+        rounds: Whether queries, keys, values and weights may be rounded to bfloat16.
+            They are where that is faster; sums are of float32.
 
     Returns:
         As ``query``.
     """
+    parameters = _parameters(head_dim)
+    pairs = rounds and parameters["lanes"] == 16 and has_bfloat16_products()
     return ops.custom(
         "mllama_padded_attention",
         query.device,
@@ -81,7 +87,7 @@ def attend_to_patches(
             ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
         ],
         [query.type],
-        parameters=_parameters(head_dim),
+        parameters={**parameters, "pairs": pairs},
     )[0].tensor
 
 

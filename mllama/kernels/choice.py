@@ -66,6 +66,11 @@ def described_kernels() -> str:
     return f"MAX's kernels, as {VARIABLE} says"
 
 
+def has_bfloat16_products() -> bool:
+    """Whether own operations can multiply in bfloat16, twice as many values at once."""
+    return chosen_kernels() == AVX512 and "avx512_bf16" in cpu_features()
+
+
 def operations(name: str) -> Path:
     """The Mojo package of own operations in a folder beside this file."""
     return _FOLDER / name

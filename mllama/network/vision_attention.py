@@ -27,6 +27,8 @@ def padded_attention(
     real_rows: TensorValue,
     padding_rows: TensorValue,
     head_dim: int,
+    *,
+    rounds: bool = False,
 ) -> TensorValue:
     """Attends: real rows to all rows, padding rows, which come last, to the real ones.
 
@@ -37,6 +39,8 @@ def padded_attention(
         real_rows: Any tensor ``[real rows]``; only its length counts.
         padding_rows: Any tensor ``[padding rows]``; only its length counts.
         head_dim: Width of a head; scores are divided by its root.
+        rounds: Whether factors may be rounded to bfloat16, see
+            :func:`~mllama.kernels.attention.attend_to_patches`.
 
     Returns:
         As ``query``.
@@ -50,7 +54,7 @@ def padded_attention(
     if width % head_dim:
         raise ValueError(f"{width} is no multiple of a head of {head_dim}")
     if suits_heads(head_dim, query.dtype, query.device):
-        return attend_to_patches(query, key, value, real_rows, head_dim)
+        return attend_to_patches(query, key, value, real_rows, head_dim, rounds=rounds)
     rows = (real_rows, padding_rows)
     has_flash = query.device.is_gpu() and query.dtype is DType.bfloat16
     if has_flash and head_dim <= _FLASH_WIDTHS[-1]:

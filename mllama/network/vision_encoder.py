@@ -36,6 +36,7 @@ class MllamaVisionAttention(Module):
     ) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.attention_heads
+        self.rounds = in_bytes
         width, inner = config.hidden_size, config.hidden_size // num_shards
         self.q_proj, self.k_proj, self.v_proj = (
             vision_linear(width, inner, dtype, device, in_bytes=in_bytes)
@@ -63,6 +64,7 @@ class MllamaVisionAttention(Module):
             real_rows,
             padding_rows,
             self.head_dim,
+            rounds=self.rounds,
         )
         return self.o_proj(attended)
 

@@ -13,7 +13,7 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from mllama.kernels import choice
 from mllama.kernels.attention import OPERATIONS
-from mllama.kernels.choice import chosen_kernels, operations
+from mllama.kernels.choice import chosen_kernels, has_bfloat16_products, operations
 from mllama.network.vision_attention import padded_attention
 from tests.kernels.widths import KERNELS, made_of
 
@@ -39,7 +39,10 @@ def _types(head_dim: int, heads: int) -> list[TensorType]:
 
 
 def attention_graph(
-    heads: tuple[tuple[int, int], ...] = HEADS, dtype: DType = FLOATS
+    heads: tuple[tuple[int, int], ...] = HEADS,
+    dtype: DType = FLOATS,
+    *,
+    rounds: bool = False,
 ) -> Graph:
     def forward(*inputs: Any) -> tuple[TensorValue, ...]:
         values = [value.tensor for value in inputs]
@@ -47,7 +50,9 @@ def attention_graph(
         for index, (head_dim, _) in enumerate(heads):
             query, key, value, real, padding = values[5 * index : 5 * index + 5]
             states = [given.cast(dtype) for given in (query, key, value)]
-            outputs.append(padded_attention(*states, real, padding, head_dim))
+            outputs.append(
+                padded_attention(*states, real, padding, head_dim, rounds=rounds)
+            )
         return tuple(outputs)
 
     return Graph(
@@ -61,8 +66,9 @@ def attention_graph(
 class Attention:
     """One graph of all widths; those that aren't asked for get one row."""
 
-    def __init__(self) -> None:
-        self.model = InferenceSession(devices=[CPU()]).load(attention_graph())
+    def __init__(self, *, rounds: bool = False) -> None:
+        graph = attention_graph(rounds=rounds)
+        self.model = InferenceSession(devices=[CPU()]).load(graph)
 
     def __call__(
         self, head_dim: int, query: Array, key: Array, value: Array, real: int
@@ -84,6 +90,14 @@ class Attention:
 def attention(request: pytest.FixtureRequest) -> Attention:
     with made_of(request.param):
         return Attention()
+
+
+@pytest.fixture(scope="module")
+def rounding() -> Attention:
+    """One whose factors may be rounded to bfloat16."""
+    if not has_bfloat16_products():
+        pytest.skip("this CPU doesn't multiply in bfloat16")
+    return Attention(rounds=True)
 
 
 def reference(
@@ -118,21 +132,24 @@ def check(attention: Attention, head_dim: int, given: Any, real: int) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6)
 
 
-@pytest.mark.parametrize("head_dim", [head_dim for head_dim, _ in HEADS])
-@pytest.mark.parametrize(
-    ("images", "rows", "real"),
-    [
-        (1, 1, 1),
-        (1, 2, 1),
-        (1, 13, 13),
-        (3, 25, 1),
-        (1, 240, 239),
-        (2, 241, 240),
-        (1, 500, 7),
-        (2, 399, 250),
-        (1, 1300, 777),
-    ],
+NUMBERS = (
+    (1, 1, 1),
+    (1, 2, 1),
+    (1, 13, 13),
+    (3, 25, 1),
+    (1, 240, 239),
+    (2, 241, 240),
+    (1, 500, 7),
+    (2, 399, 250),
+    (1, 1300, 777),
 )
+"""Images, rows, and how many of these are real."""
+
+any_number = pytest.mark.parametrize(("images", "rows", "real"), NUMBERS)
+
+
+@pytest.mark.parametrize("head_dim", [head_dim for head_dim, _ in HEADS])
+@any_number
 def test_any_number_of_rows(
     attention: Attention, head_dim: int, images: int, rows: int, real: int
 ) -> None:
@@ -208,6 +225,49 @@ def test_a_padding_row_that_is_not_finite_reaches_no_padding(
 
 def test_without_real_rows_there_is_nothing_to_see(attention: Attention) -> None:
     assert not attention(8, *states(8, 2, 30), 0).any()
+
+
+@any_number
+def test_rounded_factors_change_little(
+    rounding: Attention, images: int, rows: int, real: int
+) -> None:
+    """bfloat16 has 8 bits: factors are off by at most 2^-9 of themselves."""
+    given = states(80, images, rows)
+    off = rounding(80, *given, real) - reference(80, *given, real)
+    assert np.abs(off).max() < 2**-9 * 5 * np.abs(given[2]).max()
+    assert np.sqrt(np.square(off).mean()) < 2**-8
+    # They are rounded, which a sum of float32 products isn't.
+    assert np.abs(off).max() > 1e-4
+
+
+def test_where_factors_are_rounded_padding_sees_real_rows_alone(
+    rounding: Attention,
+) -> None:
+    """Also the padding row that makes up a pair with the last real one."""
+    given = states(80, 1, 300)
+    wanted = rounding(80, *given, 201)
+    given[1][0, 201:] = np.nan
+    given[2][0, 201:] = np.inf
+    found = rounding(80, *given, 201)
+    assert np.isnan(found[0, :201]).all()
+    np.testing.assert_array_equal(found[0, 201:], wanted[0, 201:])
+
+
+def test_a_query_that_is_not_finite_stays_alone_where_factors_are_rounded(
+    rounding: Attention,
+) -> None:
+    given = states(80, 1, 300)
+    wanted = rounding(80, *given, 280)
+    given[0][0, 17, 3] = np.nan
+    found = rounding(80, *given, 280)
+    assert np.isnan(found[0, 17, :80]).all()
+    others = np.arange(300) != 17
+    np.testing.assert_array_equal(found[:, others], wanted[:, others])
+    np.testing.assert_array_equal(found[0, 17, 80:], wanted[0, 17, 80:])
+
+
+def test_heads_without_whole_vectors_are_not_rounded(rounding: Attention) -> None:
+    check(rounding, 24, states(24, 2, 250), 200)
 
 
 def test_wrong_shapes_are_refused() -> None:

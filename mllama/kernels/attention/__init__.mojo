@@ -238,7 +238,7 @@ struct PaddedAttention:
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int, lanes: Int
+        target: StaticString, head_dim: Int, lanes: Int, pairs: Bool
     ](
         result: OutputTensor[dtype=DType.float32, rank=3, ...],
         query: InputTensor[dtype=DType.float32, rank=3, ...],
@@ -249,6 +249,7 @@ struct PaddedAttention:
         ctx: DeviceContext,
     ) raises:
         comptime assert head_dim > 0 and head_dim % lanes == 0, "no whole vectors"
+        comptime assert lanes == 16 or not pairs, "pairs are for AVX-512"
         comptime for axis in range(3):
             var size = query.dim_size(axis)
             if (
@@ -260,7 +261,7 @@ struct PaddedAttention:
         var real = real_rows.dim_size(0)
         if real > query.dim_size(1) or query.dim_size(2) % head_dim != 0:
             raise Error("the shapes of an attention contradict each other")
-        attend_patches[lanes](
+        attend_patches[lanes, pairs](
             rebind[Floats](query.unsafe_ptr()),
             rebind[Floats](key.unsafe_ptr()),
             rebind[Floats](value.unsafe_ptr()),

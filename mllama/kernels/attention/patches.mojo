@@ -9,12 +9,20 @@ Source: FlashAttention (https://arxiv.org/abs/2205.14135), algorithm 1.
 
 from max.algorithm import sync_parallelize
 from std.math import ceildiv
+from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 from std.runtime import parallelism_level
 
 from .lanes import LOG2_E, LOWEST, Floats, Lanes, fill_row
 from .softmax import weigh
-from .tiles import PANEL, STRIP, multiply, pack_columns
+from .tiles import (
+    PANEL,
+    STRIP,
+    multiply,
+    pack_columns,
+    pair_rows,
+    pair_values,
+)
 
 comptime _KEYS = 240
 """Keys of a block: packed with their values, they leave half of the second cache."""
@@ -23,7 +31,7 @@ comptime _QUERIES = 96
 
 
 def attend_patches[
-    lanes: Int
+    lanes: Int, pairs: Bool
 ](
     query: Floats,
     key: Floats,
@@ -37,6 +45,10 @@ def attend_patches[
     scale: Float32,
 ):
     """Attention of all heads of all images.
+
+    Parameters:
+        lanes: Of a vector.
+        pairs: Whether factors are rounded to bfloat16 and multiplied in pairs.
 
     Args:
         query: `[images, rows, heads * head_dim]`.
@@ -75,27 +87,33 @@ def attend_patches[
                 var count = min(_KEYS, rows - first)
                 var place = start + first * stride
                 for panel in range(ceildiv(count, width)):
+                    var target = packed_keys.unsafe_offset(
+                        (first + panel * width) * head_dim
+                    )
                     pack_columns[width](
                         key.unsafe_offset(place + panel * width * stride),
                         stride,
                         min(width, count - panel * width),
                         head_dim,
                         scale * LOG2_E,
-                        packed_keys.unsafe_offset(
-                            (first + panel * width) * head_dim
-                        ),
+                        target,
                     )
+                    comptime if pairs:
+                        pair_rows[width](target, head_dim)
                 for panel in range(value_panels):
                     var column = panel * width
+                    var target = packed_values.unsafe_offset(
+                        first * value_width + column * _KEYS
+                    )
                     _pack_values[width](
                         value.unsafe_offset(place + column),
                         stride,
                         count,
                         min(width, head_dim - column),
-                        packed_values.unsafe_offset(
-                            first * value_width + column * _KEYS
-                        ),
+                        target,
                     )
+                    comptime if pairs:
+                        pair_rows[width](target, count)
 
             def work(task: Int) {imm}:
                 var is_real = task < real_tasks
@@ -108,7 +126,7 @@ def attend_patches[
                         rows, first + padding_rows
                     )
                 )
-                _attend_block[lanes](
+                _attend_block[lanes, pairs](
                     query.unsafe_offset(start + first * stride),
                     packed_keys,
                     packed_values,
@@ -149,7 +167,7 @@ def _pack_values[
 
 @no_inline
 def _attend_block[
-    lanes: Int
+    lanes: Int, pairs: Bool
 ](
     query: Floats,
     packed_keys: Floats,
@@ -180,6 +198,9 @@ def _attend_block[
     )
     var tops = unsafe_alloc[Float32](rows)
     var sums = unsafe_alloc[Float32](rows)
+    var last = rebind[Floats](
+        unsafe_stack_allocation[PANEL[lanes], Float32, alignment=64]()
+    )
     # Rows of the states lie pages apart; these are side by side.
     var own = unsafe_alloc[Float32](rows * head_dim, alignment=64)
     var attended = unsafe_alloc[Float32](rows * head_dim, alignment=64)
@@ -189,6 +210,8 @@ def _attend_block[
                 row * head_dim + d,
                 query.unsafe_load[width=lanes](row * stride + d),
             )
+        comptime if pairs:
+            pair_values[lanes](own.unsafe_offset(row * head_dim), head_dim)
     fill_row(attended, rows * head_dim, 0)
     fill_row(tops, rows, LOWEST)
     fill_row(sums, rows, 0)
@@ -200,12 +223,12 @@ def _attend_block[
         for start in range(0, rows, height):
             var strip = min(height, rows - start)
             for panel in range(ceildiv(count, width)):
-                multiply[lanes, False](
+                multiply[lanes, False, pairs](
                     own.unsafe_offset(start * head_dim),
                     head_dim,
                     strip,
                     block_keys.unsafe_offset(panel * width * head_dim),
-                    head_dim,
+                    head_dim // 2 if pairs else head_dim,
                     min(width, count - panel * width),
                     scores.unsafe_offset(panel * width),
                     _KEYS,
@@ -219,17 +242,37 @@ def _attend_block[
                     attended.unsafe_offset((start + row) * head_dim),
                     head_dim,
                 )
+                comptime if pairs:
+                    pair_values[lanes](scores.unsafe_offset(row * _KEYS), count)
             for panel in range(panels):
-                multiply[lanes, True](
+                var some = block_values.unsafe_offset(panel * width * _KEYS)
+                var columns = min(width, head_dim - panel * width)
+                var target = attended.unsafe_offset(start * head_dim + panel * width)
+                multiply[lanes, True, pairs](
                     scores,
                     _KEYS,
                     strip,
-                    block_values.unsafe_offset(panel * width * _KEYS),
-                    count,
-                    min(width, head_dim - panel * width),
-                    attended.unsafe_offset(start * head_dim + panel * width),
+                    some,
+                    count // 2 if pairs else count,
+                    columns,
+                    target,
                     head_dim,
                 )
+                comptime if pairs:
+                    if count % 2 == 1:
+                        _without_partners[lanes](
+                            some.unsafe_offset(count // 2 * width), last
+                        )
+                        multiply[lanes, True, pairs](
+                            scores.unsafe_offset(count // 2),
+                            _KEYS,
+                            strip,
+                            last,
+                            1,
+                            columns,
+                            target,
+                            head_dim,
+                        )
     for row in range(rows):
         var factor = 1 / sums.unsafe_load(row) if keys > 0 else Float32(0)
         for d in range(0, head_dim, lanes):
@@ -240,3 +283,14 @@ def _attend_block[
     scores.unsafe_free()
     tops.unsafe_free()
     sums.unsafe_free()
+
+
+@always_inline
+def _without_partners[lanes: Int](pairs: Floats, target: Floats):
+    """A row of a panel of pairs with zeros for the second of each.
+
+    A last key that is odd lies beside one that isn't attended to, and may not be finite.
+    """
+    for column in range(0, PANEL[lanes], lanes):
+        var bits = pairs.unsafe_load[width=lanes](column).to_bits[DType.uint32]()
+        target.unsafe_store(column, Lanes[lanes](from_bits=bits & 0xFFFF))

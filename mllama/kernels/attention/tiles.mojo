@@ -3,9 +3,14 @@
 A tile has 12 accumulators of 8 lanes or 24 of 16, which leaves registers for three of
 the right factor and one of the left; so many chains of additions keep both FMA units of
 a core busy.  The left factor is read as it lies, the right one from packed panels.
+
+Factors are float32, or pairs of terms in bfloat16, which take the place of one float32:
+AVX-512's BF16 adds both products of a pair at once, in float32.
 """
 
 from std.math import ceildiv, fma
+from std.memory import bitcast
+from std.sys.intrinsics import llvm_intrinsic
 
 from .lanes import Floats, Lanes, transpose
 
@@ -17,7 +22,7 @@ comptime STRIP[lanes: Int] = 12 if lanes == 8 else 24
 
 @always_inline
 def _tile[
-    lanes: Int, rows: Int, vectors: Int, adds: Bool, width: Int
+    lanes: Int, rows: Int, vectors: Int, adds: Bool, width: Int, pairs: Bool
 ](
     left: Floats,
     left_stride: Int,
@@ -52,15 +57,34 @@ def _tile[
         comptime for i in range(rows):
             var value = Lanes[lanes](left.unsafe_load(i * left_stride + p))
             comptime for j in range(vectors):
-                sums[i * vectors + j] = fma(value, right[j], sums[i * vectors + j])
+                sums[i * vectors + j] = _added[lanes, pairs](
+                    value, right[j], sums[i * vectors + j]
+                )
     comptime for i in range(rows):
         comptime for j in range(vectors):
             result.unsafe_store(i * result_stride + j * lanes, sums[i * vectors + j])
 
 
+@always_inline
+def _added[
+    lanes: Int, pairs: Bool
+](a: Lanes[lanes], b: Lanes[lanes], sum: Lanes[lanes]) -> Lanes[lanes]:
+    """A sum and one product, or the two of a pair."""
+    comptime if pairs:
+        return llvm_intrinsic[
+            "llvm.x86.avx512bf16.dpbf16ps.512", Lanes[lanes], has_side_effect=False
+        ](
+            sum,
+            bitcast[DType.bfloat16, 2 * lanes](a),
+            bitcast[DType.bfloat16, 2 * lanes](b),
+        )
+    else:
+        return fma(a, b, sum)
+
+
 @no_inline
 def strip[
-    lanes: Int, vectors: Int, adds: Bool, width: Int
+    lanes: Int, vectors: Int, adds: Bool, width: Int, pairs: Bool = False
 ](
     left: Floats,
     left_stride: Int,
@@ -74,7 +98,7 @@ def strip[
     comptime tall = STRIP[lanes] // vectors
     var row = 0
     while row + tall <= rows:
-        _tile[lanes, tall, vectors, adds, width](
+        _tile[lanes, tall, vectors, adds, width, pairs](
             left.unsafe_offset(row * left_stride),
             left_stride,
             panel,
@@ -84,7 +108,7 @@ def strip[
         )
         row += tall
     while row < rows:
-        _tile[lanes, 1, vectors, adds, width](
+        _tile[lanes, 1, vectors, adds, width, pairs](
             left.unsafe_offset(row * left_stride),
             left_stride,
             panel,
@@ -97,7 +121,7 @@ def strip[
 
 @always_inline
 def multiply[
-    lanes: Int, adds: Bool
+    lanes: Int, adds: Bool, pairs: Bool = False
 ](
     left: Floats,
     left_stride: Int,
@@ -108,14 +132,14 @@ def multiply[
     result: Floats,
     result_stride: Int,
 ):
-    """Rows times a panel.
+    """Rows times a panel, both of float32 or both of pairs.
 
     Args:
         left: The first row of the left factor.
         left_stride: Values from one row to the next.
         rows: How many there are.
         panel: `[depth, PANEL]`.
-        depth: Terms of each sum.
+        depth: Terms of each sum, or pairs of them.
         columns: Of the panel that count, at most `PANEL`.  The result is written in
             whole vectors, with what the panel holds beyond them.
         result: The first value, added to if `adds`, else overwritten.
@@ -124,7 +148,7 @@ def multiply[
     var needed = ceildiv(columns, lanes)
     comptime for vectors in range(1, PANEL[lanes] // lanes + 1):
         if needed == vectors:
-            strip[lanes, vectors, adds, PANEL[lanes]](
+            strip[lanes, vectors, adds, PANEL[lanes], pairs](
                 left, left_stride, rows, panel, depth, result, result_stride
             )
 
@@ -182,3 +206,28 @@ def _pack_eight[
         transpose(block)
         comptime for i in range(8):
             panel.unsafe_store((p + i) * width, block[i])
+
+
+@always_inline
+def pair_rows[width: Int](panel: Floats, count: Int):
+    """Rows of a panel, in place, to half as many of pairs; an odd last one's partner is
+    what lies there."""
+    for row in range(0, count, 2):
+        for column in range(0, width, 8):
+            var place = panel.unsafe_offset(row * width + column)
+            var even = place.unsafe_load[width=8](0).cast[DType.bfloat16]()
+            var odd = place.unsafe_load[width=8](width).cast[DType.bfloat16]()
+            panel.unsafe_store(
+                row // 2 * width + column,
+                bitcast[DType.float32, 8](even.interleave(odd)),
+            )
+
+
+@always_inline
+def pair_values[lanes: Int](row: Floats, count: Int):
+    """Values of a row, in place, to half as many pairs, in whole vectors."""
+    var target = row.unsafe_bitcast[BFloat16]()
+    for i in range(0, count, lanes):
+        target.unsafe_store(
+            i, row.unsafe_load[width=lanes](i).cast[DType.bfloat16]()
+        )
