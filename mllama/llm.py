@@ -50,7 +50,7 @@ class LLM:
         quantization_encoding: Element type or block format of the weights; None takes
             bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
             bfloat16, float32 for one of float32.
-        vision_encoding: ``int8`` has the vision encoder multiply in bytes and, on a CPU
+        vision_encoding: ``int8`` has the vision side multiply in bytes and, on a CPU
             with AVX512-BF16, attend in bfloat16; None leaves it in floats.
         weight_path: Files to read the weights from instead of the checkpoint's own:
             paths, names of files in the model's repository, or ``owner/name/FILE``.

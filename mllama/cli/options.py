@@ -113,7 +113,7 @@ _COMPUTE: tuple[_Decorator, ...] = (
         "--vision-encoding",
         section=COMPUTE,
         metavar="ENCODING",
-        help="int8: the vision encoder's matrices are bytes, which CPUs with AVX-512 "
+        help="int8: the vision side's matrices are bytes, which CPUs with AVX-512 "
         "VNNI multiply faster, and with AVX512-BF16 its attention is rounded too.  "
         "Default: floats.",
     ),

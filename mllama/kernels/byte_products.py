@@ -61,23 +61,24 @@ def product(
     x: TensorValue,
     weights: TensorValue,
     scales: TensorValue,
-    bias: TensorValue | None = None,
+    added: TensorValue | None = None,
 ) -> TensorValue:
-    """``x @ (weights * scales).T + bias``, ``x`` rounded to bytes row by row.
+    """``x @ (weights * scales).T + added``, ``x`` rounded to bytes row by row.
 
     Args:
         x: float32 ``[rows, width]``.
         weights: int8, as of :func:`as_bytes`.
         scales: float32 ``[columns]``.
-        bias: float32 ``[columns]``.
+        added: float32 ``[columns]`` or ``[rows, columns]``.
 
     Returns:
         float32 ``[rows, columns]``.  A row that holds NaN or infinity is NaN.
     """
+    addend = scales if added is None else added
     return ops.custom(
         "mllama_byte_product",
         x.device,
-        [x, weights, scales, scales if bias is None else bias],
+        [x, weights, scales, ops.reshape(addend, [-1, addend.shape[-1]])],
         [TensorType(DType.float32, [x.shape[0], scales.shape[0]], x.device)],
-        {"lanes": vector_width(), "has_bias": bias is not None},
+        {"lanes": vector_width(), "adds": added is not None},
     )[0].tensor

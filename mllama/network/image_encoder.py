@@ -15,7 +15,6 @@ from max.graph import (
 )
 from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.layer import LayerList
-from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
 from mllama.kernels import attention, block_products, byte_products
@@ -23,6 +22,7 @@ from mllama.network.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.network.graph_root import GraphRoot
 from mllama.network.image_pool import ImageWriteValues, image_write_types
 from mllama.network.projections import Encodings
+from mllama.network.projector import ByteProjector, FloatProjector
 from mllama.network.subgraphs import RepeatedLayers
 from mllama.network.tensor_parallel import broadcast, signal_types
 from mllama.network.vision_model import MllamaVisionModel
@@ -61,12 +61,10 @@ class MllamaImageEncoder(GraphRoot):
         self.vision_model = MllamaVisionModel(
             config.vision_config, dtype, device, num_shards, in_bytes=vision_in_bytes
         )
-        self.multi_modal_projector = Linear(
-            config.vision_config.vision_output_dim,
-            config.text_config.hidden_size,
-            dtype,
-            device,
-            has_bias=True,
+        self.multi_modal_projector = (
+            ByteProjector(config, device)
+            if vision_in_bytes
+            else FloatProjector(config, dtype, device)
         )
         self.cross_attn = LayerList(
             [

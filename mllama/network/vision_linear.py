@@ -1,4 +1,4 @@
-"""Linear layers of the vision encoder, over floats or over bytes."""
+"""Linear layers of the vision side, over floats or over bytes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ class ByteLinear(Module):
             Weight("bias", DType.float32, (out_dim,), device) if has_bias else None
         )
 
-    def __call__(self, x: TensorValue) -> TensorValue:
-        """``[..., in]`` to ``[..., out]``."""
+    def __call__(self, x: TensorValue, added: TensorValue | None = None) -> TensorValue:
+        """``[..., in]`` to ``[..., out]``.
+
+        Args:
+            x: What is multiplied.
+            added: What is added to it if there is no bias: ``[..., out]`` or ``[out]``.
+        """
         *leading, width = x.shape
         result = product(
             ops.reshape(x, [-1, width]),
             TensorValue(self.weight),
             TensorValue(self.scale),
-            None if self.bias is None else TensorValue(self.bias),
+            added if self.bias is None else TensorValue(self.bias),
         )
         return ops.reshape(result, [*leading, self.out_dim])
 

@@ -91,7 +91,7 @@ class MllamaVisionEncoder(Sharded):
 
 
 class MllamaVisionModel(Sharded):
-    """Pixels of tiles to patch states, local and global layers concatenated.
+    """Pixels of tiles to states of patches, of local and global layers.
 
     The layers run on all devices, everything else on the first.
     """
@@ -179,7 +179,7 @@ class MllamaVisionModel(Sharded):
         signals: Sequence[BufferValue],
         *,
         path: str,
-    ) -> TensorValue:
+    ) -> list[TensorValue]:
         """Encodes images of one number of valid tiles; all tensors are on the first
         device.
 
@@ -194,10 +194,10 @@ class MllamaVisionModel(Sharded):
             path: Where this module stands in the root module.
 
         Returns:
-            ``[images, real rows, vision output dim]``.
+            The global layers' output, then the states of the intermediate layers:
+            each ``[images, real rows, hidden]``.
         """
         config = self.config
-        images, width = pixel_values.shape[0], config.hidden_size
         rows = config.max_num_tiles * config.padded_patches
         order = ops.concat([real_rows, padding_rows]).rebind([rows])
 
@@ -221,12 +221,5 @@ class MllamaVisionModel(Sharded):
 
         real = real_rows.shape[0]
         first = (slice(0, TensorValue(real)), real)
-        intermediate = ops.stack(
-            [states[i][:, first] for i in config.intermediate_layers_indices], axis=-2
-        )
-        # Stacked along the last dimension at once they would take twice the time.
-        intermediate = ops.reshape(
-            ops.transpose(intermediate, -1, -2),
-            [images, real, width * len(config.intermediate_layers_indices)],
-        )
-        return ops.concat([global_states[-1][:, first], intermediate], axis=-1)
+        intermediate = (states[index] for index in config.intermediate_layers_indices)
+        return [state[:, first] for state in (global_states[-1], *intermediate)]

@@ -41,7 +41,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         kv_params: The paged KV cache, one layer per self-attention layer.
         pool: The image pool, one layer per cross-attention layer.
         return_logits: Which rows' logits the text graph returns.
-        vision_in_bytes: Whether the matrices of the vision encoder are bytes.
+        vision_in_bytes: Whether the matrices of the vision side are bytes.
     """
 
     DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"

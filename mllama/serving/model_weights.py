@@ -20,14 +20,14 @@ from max.graph.quantization import QuantizationEncoding
 from max.graph.weights import WeightData
 from max.pipelines.lib import MAXModelConfig
 
-from mllama.config import MllamaConfig
+from mllama.config import MllamaConfig, MllamaVisionConfig
 from mllama.errors import CheckpointError
 from mllama.kernels.byte_products import as_bytes
 from mllama.network.projections import Encodings
 from mllama.weights.adapter import open_adapter
 from mllama.weights.gguf_checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.names import canonical_name, expected_tensors
-from mllama.weights.quantisation_plan import vision_formats
+from mllama.weights.quantisation_plan import PROJECTOR, vision_formats
 
 logger = logging.getLogger("mllama")
 
@@ -167,7 +167,7 @@ def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> Wei
 def with_vision_in_bytes(
     state_dict: Mapping[str, WeightData], config: MllamaConfig
 ) -> dict[str, WeightData]:
-    """Tensors with the vision encoder's matrices as bytes, their scales beside them.
+    """Tensors with the vision side's matrices as bytes, their scales beside them.
 
     Args:
         state_dict: Canonical tensors.
@@ -179,17 +179,36 @@ def with_vision_in_bytes(
 
     def rounded(name: str) -> list[WeightData]:
         floats = state_dict[name].astype(DType.float32).to_buffer().to_numpy()
-        levels, scales = as_bytes(floats)
-        scale = f"{name.removesuffix('weight')}scale"
-        return [
-            WeightData(levels, name, DType.int8, Shape(levels.shape)),
-            WeightData(scales, scale, DType.float32, Shape(scales.shape)),
-        ]
+        parts = {name: floats}
+        if name == PROJECTOR:
+            parts = _projector_parts(floats, config.vision_config)
+        return [data for part in parts.items() for data in _in_bytes(*part)]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair in pool.map(rounded, names):
-            result.update((data.name, data) for data in pair)
+        for some in pool.map(rounded, names):
+            result.update((data.name, data) for data in some)
     return result
+
+
+def _in_bytes(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
+    levels, scales = as_bytes(floats)
+    scale = f"{name.removesuffix('weight')}scale"
+    return [
+        WeightData(levels, name, DType.int8, Shape(levels.shape)),
+        WeightData(scales, scale, DType.float32, Shape(scales.shape)),
+    ]
+
+
+def _projector_parts(
+    weight: npt.NDArray[np.float32], config: MllamaVisionConfig
+) -> dict[str, npt.NDArray[np.float32]]:
+    """What of the projector meets the states of each layer, under the names of
+    :class:`~mllama.network.projector.ByteProjector`."""
+    width = config.hidden_size
+    joined = weight[:, width:].reshape(len(weight), width, -1)
+    parts = [weight[:, :width], *np.moveaxis(joined, -1, 0)]
+    stem = PROJECTOR.removesuffix("weight")
+    return {f"{stem}parts.{index}.weight": part for index, part in enumerate(parts)}
 
 
 def _taken(

@@ -24,7 +24,7 @@ but its options allow it on GPUs alone: it is told float32, and the model this."
 
 
 VISION_IN_BYTES: Final = "vision_in_bytes"
-"""Another key of theirs: whether the vision encoder's matrices are bytes."""
+"""Another key of theirs: whether the vision side's matrices are bytes."""
 
 _BYTES: Final = "int8"
 _TILE = 16
@@ -39,7 +39,7 @@ class Encoding:
         name: ``float32``, ``bfloat16`` or one of ``BLOCK_ENCODINGS``.
         device_type: ``cpu`` or ``gpu``.
         reason: Why it is not the user's, or None if it is.
-        vision_in_bytes: Whether the vision encoder's matrices are bytes.
+        vision_in_bytes: Whether the vision side's matrices are bytes.
     """
 
     name: str
@@ -144,6 +144,11 @@ def with_vision(
             "--vision-encoding out for floats"
         )
     vision = config.vision_config
+    widths = (
+        vision.hidden_size,
+        vision.intermediate_size,
+        config.text_config.hidden_size,
+    )
     lacking = None
     if encoding.device_type != "cpu":
         lacking = "runs on a CPU only"
@@ -151,7 +156,7 @@ def with_vision(
         lacking = "goes with float32 or blocks, not with bfloat16"
     elif chosen_kernels() == MAX:
         lacking = "needs this package's own kernels, which don't run here"
-    elif vision.hidden_size % _TILE or vision.intermediate_size % _TILE:
+    elif any(width % _TILE for width in widths):
         lacking = f"needs widths that are multiples of {_TILE}"
     if lacking is not None:
         raise MllamaError(f"--vision-encoding {_BYTES} {lacking}; leave it out")

@@ -13,6 +13,8 @@ BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
 
 EMBEDDING: Final = "language_model.embed_tokens.weight"
 
+PROJECTOR: Final = "multi_modal_projector.weight"
+
 _SENSITIVE = GGMLQuantizationType.Q6_K
 """The format of the sensitive tensors, whatever was asked for."""
 
@@ -58,17 +60,13 @@ def quantisation_plan(
 
 def vision_formats(config: MllamaConfig) -> dict[str, GGMLQuantizationType]:
     """What is bytes, by canonical name, if the vision side is asked for in them: the
-    matrices of the encoder's layers.
-
-    The projector after them isn't one: each of its rows joins states of six layers,
-    whose sizes differ too much for one scale.
-    """
+    matrices of the encoder's layers, and the projector."""
     layers = (
         ("transformer", config.vision_config.num_hidden_layers),
         ("global_transformer", config.vision_config.num_global_layers),
     )
-    return {
-        f"vision_model.{stack}.layers.{index}.{name}.weight": GGMLQuantizationType.I8
+    names = [
+        f"vision_model.{stack}.layers.{index}.{name}.weight"
         for stack, count in layers
         for index in range(count)
         for name in (
@@ -76,7 +74,8 @@ def vision_formats(config: MllamaConfig) -> dict[str, GGMLQuantizationType]:
             "mlp.fc1",
             "mlp.fc2",
         )
-    }
+    ]
+    return dict.fromkeys([*names, PROJECTOR], GGMLQuantizationType.I8)
 
 
 def _needs_more_bits(index: int, layers: int) -> bool:

@@ -26,7 +26,7 @@ def served_bytes(
         config: The model's.
         formats: Format of every tensor that is served in blocks, by canonical name.
         float_item_bytes: Bytes of a weight of the others.
-        vision_in_bytes: Whether the vision encoder's matrices are bytes.
+        vision_in_bytes: Whether the vision side's matrices are bytes.
     """
     if vision_in_bytes:
         formats = {**formats, **vision_formats(config)}

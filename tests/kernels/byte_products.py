@@ -22,7 +22,7 @@ def quantised(values: Array) -> Array:
     return levels * np.where(np.isfinite(top), np.where(used, scale, 0), np.nan)
 
 
-def product(x: Array, weights: Array, bias: Array | None = None) -> Array:
-    """``x @ weights.T + bias`` in float64, both factors quantised."""
+def product(x: Array, weights: Array, added: Array | None = None) -> Array:
+    """``x @ weights.T + added`` in float64, both factors quantised."""
     result: Array = quantised(x) @ quantised(weights).T
-    return result if bias is None else result + bias
+    return result if added is None else result + added

@@ -27,22 +27,22 @@ needs_own = pytest.mark.skipif(
 )
 
 
-KINDS = [(kernels, has_bias) for kernels in KERNELS for has_bias in (False, True)]
+KINDS = [(kernels, adds) for kernels in KERNELS for adds in (False, True)]
 
 
 class Products:
-    """One graph with the operation for every width of vectors, with a bias and without;
-    those that aren't asked for get no rows."""
+    """One graph with the operation for every width of vectors, with something added and
+    without; those that aren't asked for get no rows."""
 
     def __init__(self) -> None:
         types: list[Any] = []
-        for kernels, has_bias in KINDS:
-            name = f"_{kernels}_{has_bias}"
+        for kernels, adds in KINDS:
+            name = f"_{kernels}_{adds}"
             types += [
                 TensorType(DType.float32, [f"rows{name}", f"width{name}"], HOST),
                 TensorType(DType.int8, [f"tiles{name}", f"bytes{name}"], HOST),
                 TensorType(DType.float32, [f"columns{name}"], HOST),
-                TensorType(DType.float32, [f"biases{name}"], HOST),
+                TensorType(DType.float32, [f"added{name}", f"sums{name}"], HOST),
             ]
         with Graph(
             "byte_products",
@@ -50,38 +50,44 @@ class Products:
             custom_extensions=[operations(OPERATIONS)],
         ) as graph:
             outputs = []
-            for index, (kernels, has_bias) in enumerate(KINDS):
-                x, weights, scales, bias = (
+            for index, (kernels, adds) in enumerate(KINDS):
+                x, weights, scales, added = (
                     value.tensor for value in graph.inputs[4 * index : 4 * index + 4]
                 )
                 with made_of(kernels):
                     outputs.append(
                         byte_products.product(
-                            x, weights, scales, bias if has_bias else None
+                            x, weights, scales, added if adds else None
                         )
                     )
             graph.output(*outputs)
         self.model: Model = InferenceSession(devices=[CPU()]).load(graph)
 
     def __call__(
-        self, kernels: str, x: Array, weights: Array, bias: Array | None = None
+        self, kernels: str, x: Array, weights: Array, added: Array | None = None
     ) -> Array:
-        """``x @ weights.T + bias`` with vectors of a width."""
-        return self.of_bytes(kernels, x, *as_bytes(weights), bias)
+        """``x @ weights.T + added`` with vectors of a width."""
+        return self.of_bytes(kernels, x, *as_bytes(weights), added)
 
     def of_bytes(
-        self, kernels: str, x: Array, levels: Array, scales: Array, bias: Array | None
+        self,
+        kernels: str,
+        x: Array,
+        levels: Array,
+        scales: Array,
+        added: Array | None = None,
     ) -> Array:
-        """The same with a matrix of bytes."""
-        wanted = (kernels, bias is not None)
+        """The same with a matrix of bytes; one row is added to all."""
+        wanted = (kernels, added is not None)
         inputs: list[Array] = []
         for kind in KINDS:
             if kind == wanted:
-                inputs += [x, levels, scales, scales if bias is None else bias]
+                addend = scales[None] if added is None else np.atleast_2d(added)
+                inputs += [x, levels, scales, addend]
             else:
-                nothing = np.zeros(16, np.float32)
+                nothing = np.zeros((1, 16), np.float32)
                 some = np.zeros((1, 256), np.int8)
-                inputs += [np.zeros((0, 16), np.float32), some, nothing, nothing]
+                inputs += [nothing[:0], some, nothing[0], nothing]
         return self.model.execute(*inputs)[KINDS.index(wanted)].to_numpy()
 
 
@@ -112,13 +118,14 @@ def check(found: Array, wanted: Array, x: Array) -> None:
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("added", ["nothing", "a row", "rows"])
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 11, 12, 13, 95, 96, 97, 230])
 def test_any_number_of_rows(
-    products: Products, kernels: str, has_bias: bool, rows: int
+    products: Products, kernels: str, added: str, rows: int
 ) -> None:
     x, weights, bias = matrices(rows, rows, 48, 80)
-    given = bias if has_bias else None
+    sums = np.random.default_rng(rows).normal(0, 9, (rows, 80)).astype(np.float32)
+    given = {"nothing": None, "a row": bias, "rows": sums}[added]
     found = products(kernels, x, weights, given)
     assert found.shape == (rows, 80)
     if rows:
@@ -192,8 +199,18 @@ def test_contradictions_are_refused(
     x = np.zeros(shape, np.float32)
     with pytest.raises(Exception, match=message):
         products.of_bytes(
-            kernels, x, np.zeros(levels, np.int8), np.ones(scales, np.float32), None
+            kernels, x, np.zeros(levels, np.int8), np.ones(scales, np.float32)
         )
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("shape", [(2, 32), (4, 32), (0, 32), (3, 16), (1, 16)])
+def test_what_is_added_must_fit(
+    products: Products, kernels: str, shape: tuple[int, int]
+) -> None:
+    x, weights, _ = matrices(4, 3, 16, 32)
+    with pytest.raises(Exception, match="what is added differ"):
+        products(kernels, x, weights, np.zeros(shape, np.float32))
 
 
 def test_bytes_are_the_nearest() -> None:

@@ -16,6 +16,7 @@ from mllama.config import MllamaConfig
 from mllama.images.tiles import ImageProcessor
 from mllama.network.image_encoder import MllamaImageEncoder
 from mllama.network.image_pool import pool_params
+from mllama.network.projector import joined
 from mllama.weights.names import canonical_name
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
@@ -57,11 +58,11 @@ class Stages:
         def forward(*inputs: Any) -> tuple[TensorValue, ...]:
             pixels, ids, real, padding = (value.tensor for value in inputs)
             vision = encoder.vision_model
-            output = vision(pixels, ids, real, padding, [], path="vision_model")
+            states = vision(pixels, ids, real, padding, [], path="vision_model")
             return (
                 vision.embed(pixels, ids),
-                output,
-                encoder.multi_modal_projector(output),
+                joined(states),
+                encoder.multi_modal_projector(states),
             )
 
         with encoder.own_operations():

@@ -1,4 +1,4 @@
-"""With the vision encoder's matrices in bytes answers are those of floats, but for what
+"""With the vision side's matrices in bytes answers are those of floats, but for what
 eight bits lose."""
 
 from __future__ import annotations
@@ -37,13 +37,11 @@ def oracle() -> Reference:
 
 
 def test_the_matrices_are_bytes(pipeline: Pipeline) -> None:
-    kinds = {
-        name: data.dtype
-        for name, data in pipeline.model._state_dict.items()
-        if name.startswith("vision_model.")
-    }
+    kinds = {name: data.dtype for name, data in pipeline.model._state_dict.items()}
     assert kinds["vision_model.transformer.layers.0.mlp.fc1.weight"] is DType.int8
     assert kinds["vision_model.transformer.layers.0.mlp.fc1.scale"] is DType.float32
+    assert kinds["multi_modal_projector.parts.1.weight"] is DType.int8
+    assert kinds["multi_modal_projector.bias"] is DType.float32
     assert kinds["vision_model.patch_embedding.weight"] is DType.float32
 
 

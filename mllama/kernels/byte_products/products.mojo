@@ -13,18 +13,38 @@ comptime _ROWS = 96
 
 @fieldwise_init
 struct Matrix(Copyable, ImplicitlyCopyable, Movable):
-    """A matrix of bytes and what its products are multiplied with and added to."""
+    """A matrix of bytes and what its products are multiplied with."""
 
     var bytes: Bytes
     """Tiles of sixteen columns, `[columns / 16, width / 4, 16, 4]`."""
     var scales: Floats
     """`[columns]`."""
-    var bias: Floats
-    """`[columns]`, if there is one."""
     var width: Int
     """A multiple of 16."""
     var columns: Int
     """A multiple of 16."""
+
+
+@fieldwise_init
+struct Sums(Copyable, ImplicitlyCopyable, Movable):
+    """Where rows of products go, and what is added to them."""
+
+    var result: Floats
+    """`[rows, columns]`."""
+    var columns: Int
+    var added: Floats
+    """Its first row, if something is added."""
+    var stride: Int
+    """From one row of it to the next; 0 if there is one for all."""
+
+    def after(self, rows: Int) -> Self:
+        """Those of the rows that come so many later."""
+        return Self(
+            self.result.unsafe_offset(rows * self.columns),
+            self.columns,
+            self.added.unsafe_offset(rows * self.stride),
+            self.stride,
+        )
 
 
 @fieldwise_init
@@ -35,28 +55,28 @@ struct _Rows(Copyable, ImplicitlyCopyable, Movable):
     """`[rows, width]`."""
     var scales: Floats
     """`[rows]`."""
-    var result: Floats
+    var sums: Sums
     """The first row's."""
 
-    def after(self, rows: Int, matrix: Matrix) -> Self:
+    def after(self, rows: Int, width: Int) -> Self:
         """Those that come so many rows later."""
         return Self(
-            self.bytes.unsafe_offset(rows * matrix.width),
+            self.bytes.unsafe_offset(rows * width),
             self.scales.unsafe_offset(rows),
-            self.result.unsafe_offset(rows * matrix.columns),
+            self.sums.after(rows),
         )
 
 
 def multiply[
-    lanes: Int, has_bias: Bool
-](x: Floats, rows: Int, matrix: Matrix, result: Floats):
+    lanes: Int, adds: Bool
+](x: Floats, rows: Int, matrix: Matrix, sums: Sums):
     """All products.
 
     Args:
         x: `[rows, width]`.
         rows: How many there are.
         matrix: Their other factor.
-        result: `[rows, columns]`.
+        sums: Where they go.
     """
     # Rows that a tile of accumulators takes.
     comptime tall = 12 if lanes == 16 else 4
@@ -67,7 +87,7 @@ def multiply[
         var start = _Rows(
             rebind[Bytes](unsafe_alloc[Int8](_ROWS * matrix.width, alignment=64)),
             rebind[Floats](unsafe_alloc[Float32](_ROWS, alignment=64)),
-            result.unsafe_offset(first * matrix.columns),
+            sums.after(first),
         )
         for row in range(count):
             start.scales.unsafe_store(
@@ -82,10 +102,10 @@ def multiply[
         var column = 0
         while column < matrix.columns:
             if lanes == 16 and column + 2 * COLUMNS <= matrix.columns:
-                _multiply_rows[lanes, tall, 2, has_bias](start, count, matrix, column)
+                _multiply_rows[lanes, tall, 2, adds](start, count, matrix, column)
                 column += 2 * COLUMNS
             else:
-                _multiply_rows[lanes, tall, 1, has_bias](start, count, matrix, column)
+                _multiply_rows[lanes, tall, 1, adds](start, count, matrix, column)
                 column += COLUMNS
         start.bytes.unsafe_free()
         start.scales.unsafe_free()
@@ -95,33 +115,33 @@ def multiply[
 
 @always_inline
 def _multiply_rows[
-    lanes: Int, tall: Int, tiles: Int, has_bias: Bool
+    lanes: Int, tall: Int, tiles: Int, adds: Bool
 ](start: _Rows, count: Int, matrix: Matrix, column: Int):
     """Products of rows with so many tiles of columns."""
     var row = 0
     while row + tall <= count:
-        _multiply_tile[lanes, tall, tiles, has_bias](
-            start.after(row, matrix), matrix, column
+        _multiply_tile[lanes, tall, tiles, adds](
+            start.after(row, matrix.width), matrix, column
         )
         row += tall
     while row < count:
-        _multiply_tile[lanes, 1, tiles, has_bias](
-            start.after(row, matrix), matrix, column
+        _multiply_tile[lanes, 1, tiles, adds](
+            start.after(row, matrix.width), matrix, column
         )
         row += 1
 
 
 @no_inline
 def _multiply_tile[
-    lanes: Int, rows: Int, tiles: Int, has_bias: Bool
+    lanes: Int, rows: Int, tiles: Int, adds: Bool
 ](some: _Rows, matrix: Matrix, column: Int):
     """Products of a few rows with so many tiles of columns, sums in registers."""
     comptime vectors = tiles * COLUMNS // lanes
-    comptime Sums = SIMD[DType.int32, lanes]
+    comptime Levels = SIMD[DType.int32, lanes]
     var bytes = matrix.bytes.unsafe_offset(column * matrix.width)
-    var sums = Array[Sums, rows * vectors](fill=Sums(0))
+    var sums = Array[Levels, rows * vectors](fill=Levels(0))
     # What each sum is too large by, see `add_products`.
-    var excess = Array[Sums, vectors](fill=Sums(0))
+    var excess = Array[Levels, vectors](fill=Levels(0))
     for quad in range(matrix.width // 4):
         var four = Array[SIMD[DType.int8, 4 * lanes], vectors](uninitialized=True)
         comptime for vector in range(vectors):
@@ -150,8 +170,10 @@ def _multiply_tile[
             var value = sum.cast[DType.float32]() * (
                 scales * some.scales.unsafe_load(row)
             )
-            comptime if has_bias:
-                value += matrix.bias.unsafe_load[width=lanes, alignment=4](place)
-            some.result.unsafe_store[alignment=4](
+            comptime if adds:
+                value += some.sums.added.unsafe_load[width=lanes, alignment=4](
+                    row * some.sums.stride + place
+                )
+            some.sums.result.unsafe_store[alignment=4](
                 row * matrix.columns + place, value
             )
