@@ -44,8 +44,13 @@ struct BlockProduct:
         var tasks = _tasks(groups)
 
         def some(task: Int) {imm}:
-            for group in range(task * groups // tasks, (task + 1) * groups // tasks):
-                _multiply[encoding, lanes, gated=False](rows, matrix, group)
+            var first = task * groups // tasks
+            var last = (task + 1) * groups // tasks
+            for block in range(rows.blocks()):
+                for group in range(first, last):
+                    _multiply[encoding, lanes, gated=False](
+                        rows, matrix, group, block
+                    )
 
         sync_parallelize(some, tasks)
         rows.free()
@@ -85,17 +90,22 @@ struct ThreeBlockProducts:
         var tasks = _tasks(groups)
 
         def some(task: Int) {imm}:
-            for group in range(task * groups // tasks, (task + 1) * groups // tasks):
-                if group < second_group:
-                    _multiply[first_encoding, lanes, gated=False](rows, first, group)
-                elif group < third_group:
-                    _multiply[second_encoding, lanes, gated=False](
-                        rows, second, group - second_group
-                    )
-                else:
-                    _multiply[third_encoding, lanes, gated=False](
-                        rows, third, group - third_group
-                    )
+            var first_group = task * groups // tasks
+            var last_group = (task + 1) * groups // tasks
+            for block in range(rows.blocks()):
+                for group in range(first_group, last_group):
+                    if group < second_group:
+                        _multiply[first_encoding, lanes, gated=False](
+                            rows, first, group, block
+                        )
+                    elif group < third_group:
+                        _multiply[second_encoding, lanes, gated=False](
+                            rows, second, group - second_group, block
+                        )
+                    else:
+                        _multiply[third_encoding, lanes, gated=False](
+                            rows, third, group - third_group, block
+                        )
 
         sync_parallelize(some, tasks)
         rows.free()
@@ -129,11 +139,14 @@ struct GatedBlockProduct:
         def some(task: Int) {imm}:
             var first = task * groups // tasks
             var last = (task + 1) * groups // tasks
-            # One matrix after the other: each is read in one stretch.
-            for group in range(first, last):
-                _multiply[gate_encoding, lanes, gated=False](rows, gate, group)
-            for group in range(first, last):
-                _multiply[up_encoding, lanes, gated=True](rows, up, group)
+            for block in range(rows.blocks()):
+                # One matrix after the other: each is read in one stretch.
+                for group in range(first, last):
+                    _multiply[gate_encoding, lanes, gated=False](
+                        rows, gate, group, block
+                    )
+                for group in range(first, last):
+                    _multiply[up_encoding, lanes, gated=True](rows, up, group, block)
 
         sync_parallelize(some, tasks)
         rows.free()
@@ -186,19 +199,19 @@ def _tasks(groups: Int) -> Int:
 
 def _multiply[
     encoding: StaticString, lanes: Int, gated: Bool
-](rows: Activations, matrix: Matrix, group: Int):
+](rows: Activations, matrix: Matrix, group: Int, block: Int):
     comptime if encoding == "q4_0":
-        multiply_group[Q4_0, lanes, gated](rows, matrix, group)
+        multiply_group[Q4_0, lanes, gated](rows, matrix, group, block)
     elif encoding == "q4_k":
-        _multiply_faster[Q4_K, lanes, gated](rows, matrix, group)
+        _multiply_faster[Q4_K, lanes, gated](rows, matrix, group, block)
     else:
-        _multiply_faster[Q6_K, lanes, gated](rows, matrix, group)
+        _multiply_faster[Q6_K, lanes, gated](rows, matrix, group, block)
 
 
 def _multiply_faster[
     Format: SpanFormat, lanes: Int, gated: Bool
-](rows: Activations, matrix: Matrix, group: Int):
+](rows: Activations, matrix: Matrix, group: Int, block: Int):
     if is_read_by_column(rows):
         multiply_columns[Format, lanes, gated](rows, matrix, group)
     else:
-        multiply_group[Format, lanes, gated](rows, matrix, group)
+        multiply_group[Format, lanes, gated](rows, matrix, group, block)

@@ -32,6 +32,10 @@ struct Activations(Copyable, ImplicitlyCopyable, Movable):
     var crossed: Bytes
     """Those of a single row once more, four after four, as `cross` lays them out."""
 
+    def blocks(self) -> Int:
+        """Groups of rows that a tile is unpacked for."""
+        return ceildiv(self.rows, _ROWS)
+
     def free(self):
         """Gives the memory of the records back."""
         self.records.unsafe_free()
@@ -97,8 +101,8 @@ struct Matrix(Copyable, ImplicitlyCopyable, Movable):
 
 def multiply_group[
     Format: BlockFormat, lanes: Int, gated: Bool = False
-](activations: Activations, matrix: Matrix, group: Int):
-    """Products of all rows with sixteen columns.
+](activations: Activations, matrix: Matrix, group: Int, block: Int):
+    """Products of a block of rows with sixteen columns.
 
     Parameters:
         Format: The matrix's.
@@ -109,6 +113,7 @@ def multiply_group[
         activations: The rows.
         matrix: The matrix.
         group: Which columns.
+        block: Which rows.
     """
     var tile = rebind[Bytes](unsafe_stack_allocation[TILE, UInt8, alignment=64]())
     var totals = rebind[Floats](
@@ -118,50 +123,50 @@ def multiply_group[
     var valid = min(COLUMNS, matrix.columns - first_column)
     var column = matrix.blocks.unsafe_offset(first_column * matrix.stride)
     var is_last = first_column + 2 * COLUMNS > matrix.columns
-    for first_row in range(0, activations.rows, _ROWS):
-        var rows = min(_ROWS, activations.rows - first_row)
-        for i in range(0, rows * COLUMNS, lanes):
-            totals.unsafe_store(i, SIMD[DType.float32, lanes](0))
-        for span in range(activations.spans):
-            var blocks = column.unsafe_offset(span * Format.SIZE)
-            var ahead = blocks
-            if span + _AHEAD < activations.spans:
-                ahead = blocks.unsafe_offset(_AHEAD * Format.SIZE)
-            elif not is_last:
-                # Columns lie one after the other: those of the next group.
-                ahead = blocks.unsafe_offset(
-                    (activations.spans * (COLUMNS - 1) + _AHEAD) * Format.SIZE
-                )
-            var records = activations.records.unsafe_offset(
-                (span * activations.rows + first_row) * RECORD
+    var first_row = block * _ROWS
+    var rows = min(_ROWS, activations.rows - first_row)
+    for i in range(0, rows * COLUMNS, lanes):
+        totals.unsafe_store(i, SIMD[DType.float32, lanes](0))
+    for span in range(activations.spans):
+        var blocks = column.unsafe_offset(span * Format.SIZE)
+        var ahead = blocks
+        if span + _AHEAD < activations.spans:
+            ahead = blocks.unsafe_offset(_AHEAD * Format.SIZE)
+        elif not is_last:
+            # Columns lie one after the other: those of the next group.
+            ahead = blocks.unsafe_offset(
+                (activations.spans * (COLUMNS - 1) + _AHEAD) * Format.SIZE
             )
-            if valid == COLUMNS and activations.rows == 1:
-                # It waits for memory, which answers sooner the fewer columns are read side
-                # by side; the sums are the same.
-                _multiply_packed[Format, 8](
-                    blocks, matrix.stride, ahead, records, totals, rows
-                )
-                continue
-            if valid == COLUMNS and activations.rows <= _few_rows(lanes):
-                _multiply_packed[Format, lanes](
-                    blocks, matrix.stride, ahead, records, totals, rows
-                )
-                continue
-            if valid == COLUMNS:
-                _unpack[Format, lanes](blocks, matrix.stride, tile)
-                for i in range(COLUMNS):
-                    fetch[Format.SIZE](ahead.unsafe_offset(i * matrix.stride))
-            else:
-                _unpack_some[Format, lanes](blocks, matrix.stride, tile, valid)
-            _multiply_rows[Format, lanes](tile, records, totals, rows)
-        for row in range(rows):
-            store[lanes, gated](
-                matrix,
-                first_row + row,
-                first_column,
-                valid,
-                totals.unsafe_offset(row * COLUMNS),
+        var records = activations.records.unsafe_offset(
+            (span * activations.rows + first_row) * RECORD
+        )
+        if valid == COLUMNS and activations.rows == 1:
+            # It waits for memory, which answers sooner the fewer columns are read side
+            # by side; the sums are the same.
+            _multiply_packed[Format, 8](
+                blocks, matrix.stride, ahead, records, totals, rows
             )
+            continue
+        if valid == COLUMNS and activations.rows <= _few_rows(lanes):
+            _multiply_packed[Format, lanes](
+                blocks, matrix.stride, ahead, records, totals, rows
+            )
+            continue
+        if valid == COLUMNS:
+            _unpack[Format, lanes](blocks, matrix.stride, tile)
+            for i in range(COLUMNS):
+                fetch[Format.SIZE](ahead.unsafe_offset(i * matrix.stride))
+        else:
+            _unpack_some[Format, lanes](blocks, matrix.stride, tile, valid)
+        _multiply_rows[Format, lanes](tile, records, totals, rows)
+    for row in range(rows):
+        store[lanes, gated](
+            matrix,
+            first_row + row,
+            first_column,
+            valid,
+            totals.unsafe_offset(row * COLUMNS),
+        )
 
 
 @always_inline
