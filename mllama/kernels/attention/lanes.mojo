@@ -77,10 +77,18 @@ def larger(a: SIMD[DType.float32, _], b: type_of(a)) -> type_of(a):
 
 
 @always_inline
-def power_of_2(exponent: SIMD[DType.float32, _]) -> type_of(exponent):
+def power_of_2[
+    coarse: Bool = False
+](exponent: SIMD[DType.float32, _]) -> type_of(exponent):
     """2 to the power of numbers that aren't positive, to 1e-7; no number stays none.
 
     Powers below the least normal number become that.
+
+    Parameters:
+        coarse: Whether 1e-4 is enough, for what is then rounded to bfloat16.
+
+    Args:
+        exponent: The numbers.
     """
     comptime T = type_of(exponent)
     # Adding 1.5 * 2^23 rounds to a whole number, which the low bits then hold.
@@ -89,12 +97,18 @@ def power_of_2(exponent: SIMD[DType.float32, _]) -> type_of(exponent):
     var shifted = clamped + shift
     var rest = clamped - (shifted - shift)
     # Interpolates 2^rest at Chebyshev's points, |rest| <= 1/2.
-    var power = fma(rest, T(1.54614475e-4), T(1.33908674e-3))
-    power = fma(rest, power, T(9.61805667e-3))
-    power = fma(rest, power, T(5.5503571e-2))
-    power = fma(rest, power, T(2.40226509e-1))
-    power = fma(rest, power, T(6.93147188e-1))
-    power = fma(rest, power, T(1))
+    var power: T
+    comptime if coarse:
+        power = fma(rest, T(5.58382829e-2), T(2.42639479e-1))
+        power = fma(rest, power, T(6.93136734e-1))
+        power = fma(rest, power, T(9.99924557e-1))
+    else:
+        power = fma(rest, T(1.54614475e-4), T(1.33908674e-3))
+        power = fma(rest, power, T(9.61805667e-3))
+        power = fma(rest, power, T(5.5503571e-2))
+        power = fma(rest, power, T(2.40226509e-1))
+        power = fma(rest, power, T(6.93147188e-1))
+        power = fma(rest, power, T(1))
     var whole = shifted.to_bits[DType.uint32]() << 23
     return T(from_bits=power.to_bits[DType.uint32]() + whole)
 

@@ -234,7 +234,7 @@ def _attend_block[
                     _KEYS,
                 )
             for row in range(strip):
-                weigh[lanes](
+                weigh[lanes, pairs](
                     scores.unsafe_offset(row * _KEYS),
                     count,
                     tops.unsafe_offset(start + row),
@@ -242,8 +242,6 @@ def _attend_block[
                     attended.unsafe_offset((start + row) * head_dim),
                     head_dim,
                 )
-                comptime if pairs:
-                    pair_values[lanes](scores.unsafe_offset(row * _KEYS), count)
             for panel in range(panels):
                 var some = block_values.unsafe_offset(panel * width * _KEYS)
                 var columns = min(width, head_dim - panel * width)

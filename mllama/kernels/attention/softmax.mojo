@@ -10,7 +10,7 @@ from .lanes import LOWEST, Floats, Lanes, larger, power_of_2, scale_row
 
 @always_inline
 def weigh[
-    lanes: Int
+    lanes: Int, pairs: Bool = False
 ](
     scores: Floats,
     count: Int,
@@ -20,6 +20,10 @@ def weigh[
     width: Int,
 ):
     """A row of scores to powers of 2, relative to the largest so far.
+
+    Parameters:
+        lanes: Of a vector.
+        pairs: Whether the powers are left as half as many pairs of bfloat16.
 
     Args:
         scores: Of the keys of a block, with room up to whole vectors.
@@ -46,14 +50,10 @@ def weigh[
     i = 0
     while i + 2 * lanes <= whole:
         comptime for j in range(2):
-            var power = power_of_2(scores.unsafe_load[width=lanes](i + j * lanes) - new)
-            scores.unsafe_store(i + j * lanes, power)
-            total[j] += power
+            total[j] += _weights[lanes, pairs](scores, i + j * lanes, new)
         i += 2 * lanes
     if i < whole:
-        var power = power_of_2(scores.unsafe_load[width=lanes](i) - new)
-        scores.unsafe_store(i, power)
-        total[0] += power
+        total[0] += _weights[lanes, pairs](scores, i, new)
     var factor = power_of_2(old - new)
     top.unsafe_store(0, new)
     sum.unsafe_store(
@@ -61,3 +61,21 @@ def weigh[
     )
     if factor != 1:
         scale_row[lanes](result, width, factor)
+
+
+@always_inline
+def _weights[
+    lanes: Int, pairs: Bool
+](scores: Floats, place: Int, top: Float32) -> Lanes[lanes]:
+    """Powers of a vector's scores; they take its place in the row."""
+    var power = power_of_2[coarse=pairs](
+        scores.unsafe_load[width=lanes](place) - top
+    )
+    comptime if pairs:
+        # Half as wide: what lies before is already read.
+        scores.unsafe_bitcast[BFloat16]().unsafe_store(
+            place, power.cast[DType.bfloat16]()
+        )
+    else:
+        scores.unsafe_store(place, power)
+    return power

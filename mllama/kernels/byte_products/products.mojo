@@ -118,42 +118,78 @@ def _multiply_rows[
     lanes: Int, tall: Int, tiles: Int, adds: Bool
 ](start: _Rows, count: Int, matrix: Matrix, column: Int):
     """Products of rows with so many tiles of columns."""
+    comptime vectors = tiles * COLUMNS // lanes
+    var excess = _excess[lanes, vectors](matrix, column)
     var row = 0
     while row + tall <= count:
-        _multiply_tile[lanes, tall, tiles, adds](
-            start.after(row, matrix.width), matrix, column
+        _multiply_tile[lanes, tall, vectors, adds](
+            start.after(row, matrix.width), matrix, column, excess
         )
         row += tall
     while row < count:
-        _multiply_tile[lanes, 1, tiles, adds](
-            start.after(row, matrix.width), matrix, column
+        _multiply_tile[lanes, 1, vectors, adds](
+            start.after(row, matrix.width), matrix, column, excess
         )
         row += 1
 
 
+def _excess[
+    lanes: Int, vectors: Int
+](matrix: Matrix, column: Int) -> Array[SIMD[DType.int32, lanes], vectors]:
+    """What sums of products with columns are too large by, see `add_products`."""
+    comptime Sums = SIMD[DType.int32, lanes]
+    var excess = Array[Sums, vectors](fill=Sums(0))
+    comptime if lanes == 16:
+        for quad in range(matrix.width // 4):
+            comptime for vector in range(vectors):
+                excess[vector] = add_products[lanes](
+                    excess[vector],
+                    Int32(0x01010101),
+                    _four[lanes, vector](matrix, column, quad),
+                )
+    comptime for vector in range(vectors):
+        excess[vector] <<= 7
+    return excess^
+
+
+@always_inline
+def _four[
+    lanes: Int, vector: Int
+](matrix: Matrix, column: Int, quad: Int) -> SIMD[DType.int8, 4 * lanes]:
+    """Four successive values of some columns.
+
+    Parameters:
+        lanes: How many columns.
+        vector: Which ones from the first on.
+
+    Args:
+        matrix: The matrix.
+        column: The first.
+        quad: Which values.
+    """
+    comptime tile = vector * lanes // COLUMNS
+    comptime place = vector * lanes % COLUMNS * 4
+    return matrix.bytes.unsafe_load[width = 4 * lanes](
+        (column + tile * COLUMNS) * matrix.width + quad * QUAD + place
+    )
+
+
 @no_inline
 def _multiply_tile[
-    lanes: Int, rows: Int, tiles: Int, adds: Bool
-](some: _Rows, matrix: Matrix, column: Int):
-    """Products of a few rows with so many tiles of columns, sums in registers."""
-    comptime vectors = tiles * COLUMNS // lanes
+    lanes: Int, rows: Int, vectors: Int, adds: Bool
+](
+    some: _Rows,
+    matrix: Matrix,
+    column: Int,
+    excess: Array[SIMD[DType.int32, lanes], vectors],
+):
+    """Products of a few rows with some vectors of columns, sums in registers."""
     comptime Levels = SIMD[DType.int32, lanes]
-    var bytes = matrix.bytes.unsafe_offset(column * matrix.width)
     var sums = Array[Levels, rows * vectors](fill=Levels(0))
-    # What each sum is too large by, see `add_products`.
-    var excess = Array[Levels, vectors](fill=Levels(0))
     for quad in range(matrix.width // 4):
         var four = Array[SIMD[DType.int8, 4 * lanes], vectors](uninitialized=True)
         comptime for vector in range(vectors):
-            comptime tile = vector * lanes // COLUMNS
-            comptime place = vector * lanes % COLUMNS * 4
-            four[vector] = bytes.unsafe_load[width = 4 * lanes](
-                tile * COLUMNS * matrix.width + quad * QUAD + place
-            )
-            comptime if lanes == 16:
-                excess[vector] = add_products[lanes](
-                    excess[vector], Int32(0x01010101), four[vector]
-                )
+            four[vector] = _four[lanes, vector](matrix, column, quad)
         comptime for row in range(rows):
             var values = four_bytes(
                 some.bytes.unsafe_offset(row * matrix.width + quad * 4)
@@ -166,7 +202,7 @@ def _multiply_tile[
         var place = column + vector * lanes
         var scales = matrix.scales.unsafe_load[width=lanes, alignment=4](place)
         comptime for row in range(rows):
-            var sum = sums[row * vectors + vector] - (excess[vector] << 7)
+            var sum = sums[row * vectors + vector] - excess[vector]
             var value = sum.cast[DType.float32]() * (
                 scales * some.scales.unsafe_load(row)
             )
