@@ -44,12 +44,18 @@ def kind_of(operation: str) -> str:
 
 
 def read_spans(text: str) -> dict[str, float]:
-    """Own seconds by operation of what ``spans.c`` has written."""
-    found: dict[str, float] = {}
-    for line in text.splitlines():
-        own, _, _, name = line.split("\t", 3)
-        found[name] = found.get(name, 0.0) + float(own)
-    return found
+    """Own seconds by span of what ``spans.c`` has written."""
+    return _read(text, 0)
+
+
+def read_shares(text: str) -> dict[str, float]:
+    """Seconds by operation of a graph, which add up to the time in which any ran."""
+    return {name: share for name, share in _read(text, 1).items() if share}
+
+
+def _read(text: str, column: int) -> dict[str, float]:
+    lines = (line.split("\t", 3) for line in text.splitlines())
+    return {fields[-1]: float(fields[column]) for fields in lines}
 
 
 def _since(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
@@ -81,10 +87,11 @@ def measure_operations(session: Session) -> None:
                     new_tokens=OUR_TOKENS,
                 )
             session.measure_machine({"bandwidth_after_operations": "read_bandwidth"})
-            vision, first, whole = (
-                read_spans((Path(folder) / f"counted.{end}").read_text())
+            written = {
+                end: (Path(folder) / f"counted.{end}").read_text()
                 for end in ("vision", "sampling", "all")
-            )
+            }
+            vision, first, whole = map(read_spans, written.values())
     except (EngineFailure, OSError) as error:
         results.fail("operations", OURS, str(error))
         return
@@ -93,7 +100,7 @@ def measure_operations(session: Session) -> None:
     later = OUR_TOKENS - 1
     total = answer["first"] + answer["per_token"] * later
     results.operations = {
-        "vision graph": vision,
+        "vision graph": read_shares(written["vision"]),
         "prefill": _since(first, vision),
         "decode": _since(whole, first),
         "request": {
@@ -110,15 +117,14 @@ def measure_operations(session: Session) -> None:
 def request_parts(results: Results) -> dict[str, float]:
     """Seconds of one request by part, in the order of time; they add up to the whole.
 
-    The vision graph's time is divided as its operations' own times are.
+    The vision graph's time is divided as its operations' shares of it are.
     """
     if not results.operations:
         return {}
     request = results.operations["request"]
     kinds = dict.fromkeys((ATTENTION, MATMULS, OTHER_VISION, KEYS_VALUES), 0.0)
     for name, seconds in results.operations["vision graph"].items():
-        if _is_operation(name):
-            kinds[kind_of(name)] += seconds
+        kinds[kind_of(name)] += seconds
     annotated = sum(kinds.values())
     scale = request["vision"] / annotated if annotated else 0.0
     parts = {"preprocess": request["preparing"]}
@@ -129,10 +135,3 @@ def request_parts(results: Results) -> dict[str, float]:
         "sampling": request["sampling"],
     }
     return parts | {"scheduler": request["whole"] - sum(parts.values())}
-
-
-def _is_operation(name: str) -> bool:
-    """Whether a span is a graph's operation, and not a call of MAX's Python API."""
-    return (
-        not name.startswith(("max.", "_Model", "mllama.", "Text")) and "._" not in name
-    )

@@ -2,11 +2,14 @@
 
    MAX calls the functions below for every operation if it is started with
    MODULAR_ENABLE_PROFILING=on and MODULAR_PROFILER_SHIM naming this library.  Times
-   are added up by name and thread, the children's taken out of their parent's. */
+   are added up by name, the children's taken out of their parent's.  Operations that
+   don't need each other run side by side on the same cores: a moment is shared out
+   among those that are under way. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -14,19 +17,27 @@ enum { NAMES = 4096, LENGTH = 120, DEPTH = 256 };
 
 struct total {
   char name[LENGTH];
-  double own, whole;
+  int is_operation;
+  double own, share;
   long count;
 };
 struct open_span {
   int which;
   double started, children;
 };
+/* What a thread is in, innermost last; kept when the thread ends. */
+struct thread {
+  struct open_span stack[DEPTH];
+  int depth;
+  struct thread *next;
+};
 
 static struct total totals[NAMES];
 static int used;
+static struct thread *threads;
+static double shared_until;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static __thread struct open_span stack[DEPTH];
-static __thread int depth;
+static __thread struct thread *this_thread;
 
 static double now(void) {
   struct timespec t;
@@ -34,13 +45,42 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Whether a span is a graph's operation, and not a call of MAX's Python API. */
+static int is_operation(const char *name) {
+  static const char *const others[] = {"max.", "_Model", "mllama.", "Text"};
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+    if (!strncmp(name, others[i], strlen(others[i]))) return 0;
+  return !strstr(name, "._");
+}
+
 /* The entry of a name; the last one takes all that are too many. */
 static int entry(const char *name) {
   int i = 0;
   while (i < used && strncmp(totals[i].name, name, LENGTH - 1)) i++;
-  if (i == used && used < NAMES - 1)
-    strncpy(totals[used++].name, name, LENGTH - 1);
+  if (i == used && used < NAMES - 1) {
+    strncpy(totals[used].name, name, LENGTH - 1);
+    totals[used++].is_operation = is_operation(name);
+  }
   return i;
+}
+
+/* What a thread is in, if that is an operation. */
+static struct total *under_way(const struct thread *thread) {
+  if (!thread->depth) return NULL;
+  struct total *total = &totals[thread->stack[thread->depth - 1].which];
+  return total->is_operation ? total : NULL;
+}
+
+/* Shares out the time since something last began or ended. */
+static void share_out(double time) {
+  int several = 0;
+  for (struct thread *each = threads; each; each = each->next)
+    several += under_way(each) != NULL;
+  for (struct thread *each = threads; each; each = each->next) {
+    struct total *total = under_way(each);
+    if (total) total->share += (time - shared_until) / several;
+  }
+  shared_until = time;
 }
 
 void m_ext_profiler_set_enabled(int enabled) { (void)enabled; }
@@ -51,21 +91,30 @@ void m_ext_profiler_mark(const char *name, uint32_t colour) {
 
 int m_ext_profiler_range_push(const char *name, uint32_t colour) {
   (void)colour;
-  if (!name || depth == DEPTH) return 0;
+  struct thread *thread = this_thread;
+  if (!name || (thread && thread->depth == DEPTH)) return 0;
+  if (!thread && !(thread = calloc(1, sizeof *thread))) return 0;
   pthread_mutex_lock(&lock);
-  int which = entry(name);
+  if (!this_thread) {
+    thread->next = threads;
+    threads = this_thread = thread;
+  }
+  double time = now();
+  share_out(time);
+  thread->stack[thread->depth++] = (struct open_span){entry(name), time, 0};
   pthread_mutex_unlock(&lock);
-  stack[depth++] = (struct open_span){which, now(), 0};
   return 1;
 }
 
 int m_ext_profiler_range_pop(void) {
-  if (!depth) return 0;
-  struct open_span span = stack[--depth];
-  double took = now() - span.started;
-  if (depth) stack[depth - 1].children += took;
+  struct thread *thread = this_thread;
+  if (!thread || !thread->depth) return 0;
   pthread_mutex_lock(&lock);
-  totals[span.which].whole += took;
+  double time = now();
+  share_out(time);
+  struct open_span span = thread->stack[--thread->depth];
+  double took = time - span.started;
+  if (thread->depth) thread->stack[thread->depth - 1].children += took;
   totals[span.which].own += took - span.children;
   totals[span.which].count++;
   pthread_mutex_unlock(&lock);
@@ -81,7 +130,8 @@ void m_ext_profiler_range_end(uint64_t id) { (void)id; }
 /* For the benchmark, through ctypes. */
 void spans_reset(void) {
   pthread_mutex_lock(&lock);
-  for (int i = 0; i < used; i++) totals[i].own = totals[i].whole = 0, totals[i].count = 0;
+  for (int i = 0; i < used; i++) totals[i].own = totals[i].share = 0, totals[i].count = 0;
+  shared_until = now();
   pthread_mutex_unlock(&lock);
 }
 int spans_write(const char *path) {
@@ -90,7 +140,7 @@ int spans_write(const char *path) {
   pthread_mutex_lock(&lock);
   for (int i = 0; i < used; i++)
     if (totals[i].count)
-      fprintf(file, "%.9f\t%.9f\t%ld\t%s\n", totals[i].own, totals[i].whole,
+      fprintf(file, "%.9f\t%.9f\t%ld\t%s\n", totals[i].own, totals[i].share,
               totals[i].count, totals[i].name);
   pthread_mutex_unlock(&lock);
   fclose(file);

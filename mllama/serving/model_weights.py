@@ -185,7 +185,8 @@ def with_vision_in_bytes(
         return [data for part in parts.items() for data in _in_bytes(*part)]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for some in pool.map(rounded, names):
+        for name, some in zip(names, pool.map(rounded, names), strict=True):
+            del result[name]
             result.update((data.name, data) for data in some)
     return result
 

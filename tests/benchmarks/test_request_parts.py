@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from benchmarks.compare.request_parts import (
     MATMULS,
     OTHER_VISION,
     kind_of,
+    read_shares,
     read_spans,
     request_parts,
 )
@@ -50,7 +53,6 @@ def test_parts_add_up_to_the_request() -> None:
             "softmax": 1.0,
             "qmatmul": 0.5,
             "gather": 0.5,
-            "max._core.engine.Model._execute_device_tensors": 9.0,
         },
         "request": {
             "whole": 20.0,
@@ -69,13 +71,24 @@ def test_parts_add_up_to_the_request() -> None:
     assert parts["scheduler"] == pytest.approx(2)
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_spans_lose_what_their_children_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
     monkeypatch.setattr(ceilings, "FOLDER", tmp_path)
     library = ceilings.compiled("spans", "-shared", "-fPIC", suffix=".so")
-    spans = ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(library))
+
+
+def written(spans: ctypes.CDLL, folder: Path) -> str:
+    path = folder / "spans"
+    assert spans.spans_write(str(path).encode())
+    return path.read_text()
+
+
+def test_spans_lose_what_their_children_take(
+    spans: ctypes.CDLL, tmp_path: Path
+) -> None:
     spans.m_ext_profiler_range_push(b"outer", 0)
     time.sleep(0.02)
     spans.m_ext_profiler_range_push(b"inner\tname", 0)
@@ -83,12 +96,37 @@ def test_spans_lose_what_their_children_take(
     spans.m_ext_profiler_range_pop()
     spans.m_ext_profiler_range_pop()
     assert spans.m_ext_profiler_range_pop() == 0
-    path = tmp_path / "spans"
-    assert spans.spans_write(str(path).encode())
-    found = read_spans(path.read_text())
+    found = read_spans(written(spans, tmp_path))
     assert set(found) == {"outer", "inner\tname"}
     assert found["inner\tname"] >= 0.05
     assert 0.02 <= found["outer"] < found["inner\tname"]
     spans.spans_reset()
-    spans.spans_write(str(path).encode())
-    assert read_spans(path.read_text()) == {}
+    assert read_spans(written(spans, tmp_path)) == {}
+
+
+def test_operations_that_run_side_by_side_share_the_time(
+    spans: ctypes.CDLL, tmp_path: Path
+) -> None:
+    together = threading.Barrier(2)
+
+    def run(name: bytes) -> None:
+        spans.m_ext_profiler_range_push(name, 0)
+        together.wait()
+        time.sleep(0.05)
+        together.wait()
+        spans.m_ext_profiler_range_pop()
+
+    spans.spans_reset()
+    spans.m_ext_profiler_range_push(b"max.waits", 0)
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (b"q", b"k")))
+    took = time.perf_counter() - started
+    spans.m_ext_profiler_range_pop()
+    text = written(spans, tmp_path)
+    own, shares = read_spans(text), read_shares(text)
+    assert set(own) == {"q", "k", "max.waits"}
+    assert min(own["q"], own["k"]) >= 0.05
+    assert set(shares) == {"q", "k"}
+    assert 0.05 <= sum(shares.values()) <= took
+    assert min(shares.values()) >= 0.025

@@ -41,6 +41,7 @@ def test_the_matrices_are_bytes(pipeline: Pipeline) -> None:
     assert kinds["vision_model.transformer.layers.0.mlp.fc1.weight"] is DType.int8
     assert kinds["vision_model.transformer.layers.0.mlp.fc1.scale"] is DType.float32
     assert kinds["multi_modal_projector.parts.1.weight"] is DType.int8
+    assert "multi_modal_projector.weight" not in kinds
     assert kinds["multi_modal_projector.bias"] is DType.float32
     assert kinds["vision_model.patch_embedding.weight"] is DType.float32
 

@@ -137,8 +137,8 @@ def _excess[
     lanes: Int, vectors: Int
 ](matrix: Matrix, column: Int) -> Array[SIMD[DType.int32, lanes], vectors]:
     """What sums of products with columns are too large by, see `add_products`."""
-    comptime Sums = SIMD[DType.int32, lanes]
-    var excess = Array[Sums, vectors](fill=Sums(0))
+    comptime Totals = SIMD[DType.int32, lanes]
+    var excess = Array[Totals, vectors](fill=Totals(0))
     comptime if lanes == 16:
         for quad in range(matrix.width // 4):
             comptime for vector in range(vectors):
@@ -184,8 +184,8 @@ def _multiply_tile[
     excess: Array[SIMD[DType.int32, lanes], vectors],
 ):
     """Products of a few rows with some vectors of columns, sums in registers."""
-    comptime Levels = SIMD[DType.int32, lanes]
-    var sums = Array[Levels, rows * vectors](fill=Levels(0))
+    comptime Totals = SIMD[DType.int32, lanes]
+    var sums = Array[Totals, rows * vectors](fill=Totals(0))
     for quad in range(matrix.width // 4):
         var four = Array[SIMD[DType.int8, 4 * lanes], vectors](uninitialized=True)
         comptime for vector in range(vectors):
