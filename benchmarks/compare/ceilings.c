@@ -69,30 +69,49 @@ static void *read_memory(void *number) {
   return 0;
 }
 
+/* Seconds of one repetition. */
+static double once(void *(*work)(void *), long threads) {
+  pthread_t started[MOST_THREADS];
+  double from = now();
+  for (long i = 0; i < threads; i++)
+    if (pthread_create(&started[i], 0, work, (void *)i)) exit(1);
+  for (long i = 0; i < threads; i++) pthread_join(started[i], 0);
+  return now() - from;
+}
+
 /* Seconds of the fastest repetition. */
 static double fastest(void *(*work)(void *), long threads) {
   double best = 1e9;
   for (int repeat = 0; repeat < REPEATS; repeat++) {
-    pthread_t started[MOST_THREADS];
-    double from = now();
-    for (long i = 0; i < threads; i++)
-      if (pthread_create(&started[i], 0, work, (void *)i)) exit(1);
-    for (long i = 0; i < threads; i++) pthread_join(started[i], 0);
-    double took = now() - from;
+    double took = once(work, threads);
     if (took < best) best = took;
   }
   return best;
+}
+
+/* Bytes that are read from now on, 0 if there is no memory for them. */
+static double prepare(long threads, long mib) {
+  floats_each = (mib << 18) / threads / 32 * 32;
+  memory = malloc((size_t)threads * (size_t)floats_each * sizeof *memory);
+  if (!memory) return 0;
+  for (long i = 0; i < threads * floats_each; i++) memory[i] = (float)i;
+  return (double)threads * (double)floats_each * sizeof *memory;
+}
+
+/* For the benchmark, through ctypes: GB/s of reading some memory once, 0 if there is
+   none. */
+double read_once(long threads, long mib) {
+  static double bytes;
+  if (!memory) bytes = prepare(threads, mib);
+  return bytes ? bytes / once(read_memory, threads) / 1e9 : 0;
 }
 
 int main(int count, char **arguments) {
   if (count != 3) return 2;
   long threads = atol(arguments[1]), mib = atol(arguments[2]);
   if (threads < 1 || threads > MOST_THREADS || mib < 1) return 2;
-  floats_each = (mib << 18) / threads / 32 * 32;
-  memory = malloc((size_t)threads * (size_t)floats_each * sizeof *memory);
-  if (!memory) return 1;
-  for (long i = 0; i < threads * floats_each; i++) memory[i] = (float)i;
-  double bytes = (double)threads * (double)floats_each * sizeof *memory;
+  double bytes = prepare(threads, mib);
+  if (!bytes) return 1;
   double work = (double)threads * LOOPS * CHAINS;
   printf("%.3f %.3f %.3f\n", bytes / fastest(read_memory, threads) / 1e9,
          work * 8 * 2 / fastest(multiply_floats, threads) / 1e9,

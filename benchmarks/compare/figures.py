@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-
 from benchmarks.compare.byte_counts import attention_bytes
 from benchmarks.compare.results import Results
 
@@ -43,16 +41,15 @@ def figures(results: Results) -> dict[str, float]:
     if model and decode:
         read = model["bytes_per_token"] + self_attention_bytes(model)
         read += image_bytes(model, 4)
-        shares = [
-            read / at_once / 1e9 / seconds
-            for at_once, seconds in zip(
-                results.samples.get("bandwidth_after_decode", {}).get("machine", ()),
-                results.samples["decode_image"][OURS],
-                strict=False,  # The last answer may have failed.
+        readable, step = (
+            median("readable_in_a_step", OURS),
+            median("step_4_tiles", OURS),
+        )
+        if readable and step:
+            # Measured between the runs of the graph, which are not all of a token.
+            found["decode_image_share_of_bandwidth"] = (
+                read / 1e9 / readable * step / decode
             )
-        ]
-        if shares:
-            found["decode_image_share_of_bandwidth"] = statistics.median(shares)
         found["decode_image_parameters_per_second"] = (
             model["parameters_per_token"] / decode
         )

@@ -30,6 +30,7 @@ METRICS = {
     "decode_image_1_tile": Metric("c", "a token after a 1-tile image", "ms", 1e3, 1),
     "step_4_tiles": Metric("c", "its text graph alone, 4 tiles", "ms", 1e3, 1),
     "step_1_tile": Metric("c", "its text graph alone, 1 tile", "ms", 1e3, 1),
+    "readable_in_a_step": Metric("c", "what can be read in its time", "GB", digits=3),
     "first_token_text": Metric("d", "first token, text of 512"),
     "decode_text": Metric("d", "a token after text of 512", "ms", 1e3, 1),
     "follow_up": Metric("e", "first token, another question on that image", digits=3),
@@ -40,7 +41,9 @@ METRICS = {
     "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
     "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
-    "bandwidth_after_decode": Metric("", "the same just after c", "GB/s", digits=1),
+    "bandwidth_between_steps": Metric(
+        "", "the same between c's steps", "GB/s", digits=1
+    ),
     "bandwidth_after_operations": Metric(
         "", "the same just after its operations were timed", "GB/s", digits=1
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from benchmarks.compare.ceilings import CompilerFailure, compiled
 from benchmarks.compare.figures import DEMO, OURS
 from benchmarks.compare.session import Session
 
@@ -74,8 +75,7 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
         steps = {f"step_{name}": "decode_graph"} if decodes else {}
         ask(engine, first | later | steps, OUR_TOKENS if decodes else 1, picture)
         if decodes and tiles == 4 and engine == OURS:
-            # A neighbour's work halves it for seconds, so it is measured here and now.
-            session.measure_machine({"bandwidth_after_decode": "read_bandwidth"})
+            _between_reads(session, picture)
         if "e" in letters and tiles == 4:
             ask(engine, {"follow_up": "first"}, 1, picture)
 
@@ -94,6 +94,26 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
     if "b" in letters and tiles == 4 and number < SLOW_ROUNDS:
         calls.append(mistralrs)
     _rotated(calls, number)
+
+
+def _between_reads(session: Session, picture: str) -> None:
+    """What could be read in the time of a step, measured between steps: a neighbour's
+    work halves the bandwidth for a second or for minutes."""
+    try:
+        library = compiled("ceilings", "-shared", "-fPIC", suffix=".so")
+    except CompilerFailure:
+        return
+    answer = session.measure(
+        OURS,
+        {"readable_in_a_step": "readable"},
+        "ask_between_reads",
+        library=str(library),
+        prompt=_question(session, OURS, IMAGE_TOKENS, 1),
+        images=[picture],
+        new_tokens=OUR_TOKENS,
+    )
+    if answer is not None:
+        session.results.add("bandwidth_between_steps", "machine", answer["bandwidth"])
 
 
 def mistralrs_decode(session: Session) -> None:

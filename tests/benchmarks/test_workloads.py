@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.compare import workloads
+from benchmarks.compare.ceilings import CompilerFailure
 from benchmarks.compare.model import ModelFiles
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.report import METRICS, described
@@ -60,6 +62,8 @@ class Engine:
             "prompt_tokens": tokens,
             "vision": 1.0 if arguments.get("images") else None,
             "decode_graph": 0.25 if later else None,
+            "readable": 0.7,
+            "bandwidth": 35.0,
             "decode_graphs": 0.25 * (arguments["new_tokens"] - 1),
             "sampling": 0.1,
         }
@@ -88,6 +92,7 @@ def session(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Session:
         return engines.setdefault(name, Engine(name, asked))
 
     monkeypatch.setattr(Session, "engine", engine)
+    monkeypatch.setattr(workloads, "compiled", lambda *_, **__: Path("reads.so"))
     return made
 
 
@@ -96,7 +101,8 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
         play(session, ALL, number)
     samples = session.results.samples
     of_engines = {m for m, metric in METRICS.items() if metric.letter}
-    assert of_engines | {"bandwidth_after_decode"} == set(samples)
+    assert of_engines | {"bandwidth_between_steps"} == set(samples)
+    assert samples["bandwidth_between_steps"]["machine"] == [35.0] * 5
     assert len(samples["vision_4_tiles"]["transformers"]) == 5
     assert samples["around_the_model"]["demo"] == [0.25] * 5
     assert samples["streams_8"]["mllama"] == [80.0] * 5
@@ -122,6 +128,18 @@ def test_only_what_is_needed_is_asked(
 ) -> None:
     play(session, letters, 0)
     assert {name for name, _, _ in asked} == engines
+
+
+def test_without_a_compiler_nothing_is_read_between_steps(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(*_: str, **__: str) -> Path:
+        raise CompilerFailure("there is no gcc")
+
+    monkeypatch.setattr(workloads, "compiled", compiled)
+    play(session, "c", 0)
+    assert "decode_image" in session.results.samples
+    assert "readable_in_a_step" not in session.results.samples
 
 
 def test_what_failed_is_not_asked_again(session: Session, asked: Asked) -> None:

@@ -22,17 +22,22 @@ class Clock:
         self._pipeline: Any = None
         self.after: dict[str, Callable[[], Any]] = {}
         """Called once, by the name of the span after which."""
+        self.between: Callable[[], float] | None = None
+        """Called after each step; what it returns is kept."""
         self.reset()
 
     def reset(self) -> None:
         """Forgets the spans."""
         self.spans: list[tuple[str, float, float, int]] = []
+        self.measured_between: list[float] = []
 
     def note(self, name: str, started: float, rows: int = 0) -> None:
         """Adds a span that ends now."""
         self.spans.append((name, started, time.perf_counter() - started, rows))
         if name in self.after:
             self.after.pop(name)()
+        if name == TEXT and self.between is not None:
+            self.measured_between.append(self.between())
 
     def report(self) -> dict[str, float | None]:
         """Seconds of one request by part; those of decoding are sums of all steps."""
@@ -44,6 +49,18 @@ class Clock:
             "decode_graphs": sum(texts[1:]),
             "decode_graph": statistics.median(texts[1:]) if texts[1:] else None,
             "sampling": self._total(SAMPLING),
+        }
+
+    def readable(self) -> dict[str, float]:
+        """Medians of the bandwidth between steps, in GB/s, and of the GB that it makes
+        in a step's time, where ``between`` has measured it."""
+        _, *steps = [took for name, _, took, _ in self.spans if name == TEXT]
+        around = [sum(pair) / 2 for pair in pairwise(self.measured_between)]
+        return {
+            "bandwidth": statistics.median(around),
+            "readable": statistics.median(
+                took * bandwidth for took, bandwidth in zip(steps, around, strict=True)
+            ),
         }
 
     def step_of(self, requests: int) -> float:

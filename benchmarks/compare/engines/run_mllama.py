@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from benchmarks.compare.engines.mllama_clock import SAMPLING, VISION, Clock, wat
 from benchmarks.compare.engines.protocol import answer_requests
 
 BATCH = 8
+READ_MIB = 256
+"""Memory that is read between steps: a few milliseconds' worth, not a cache's."""
 
 
 def load() -> dict[str, Any]:
@@ -54,6 +57,23 @@ def load() -> dict[str, Any]:
             "prompt_tokens": output.prompt_tokens - output.image_tokens,
             **clock.report(),
         }
+
+    def ask_between_reads(library: str, **question: Any) -> dict[str, Any]:
+        """A question; memory is read after each of its steps, see `ceilings.c`."""
+        read_once = ctypes.CDLL(library).read_once
+        read_once.restype = ctypes.c_double
+
+        def read() -> float:
+            # First let the scheduler hand out the step's token.
+            time.sleep(0.003)
+            return float(read_once(threads, READ_MIB))
+
+        clock.between = read
+        try:
+            answer = ask(**question)
+        finally:
+            clock.between = None
+        return answer | clock.readable()
 
     def batch(prompts: list[str], images: list[str], new_tokens: int) -> dict[str, Any]:
         """Requests that run together: median seconds of a step that decodes all."""
@@ -103,7 +123,8 @@ def load() -> dict[str, Any]:
             **clock.about(),
         }
 
-    return {each.__name__: each for each in (ask, batch, streams, operations, about)}
+    functions = (ask, ask_between_reads, batch, streams, operations, about)
+    return {each.__name__: each for each in functions}
 
 
 if __name__ == "__main__":
