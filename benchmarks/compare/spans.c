@@ -17,7 +17,6 @@ enum { NAMES = 4096, LENGTH = 120, DEPTH = 256 };
 
 struct total {
   char name[LENGTH];
-  int is_operation;
   double own, share;
   long count;
 };
@@ -28,7 +27,7 @@ struct open_span {
 /* What a thread is in, innermost last; kept when the thread ends. */
 struct thread {
   struct open_span stack[DEPTH];
-  int depth;
+  int depth, is_worker;
   struct thread *next;
 };
 
@@ -45,30 +44,27 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Whether a span is a graph's operation, and not a call of MAX's Python API. */
-static int is_operation(const char *name) {
-  static const char *const others[] = {"max.", "_Model", "mllama.", "Text"};
-  for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-    if (!strncmp(name, others[i], strlen(others[i]))) return 0;
-  return !strstr(name, "._");
+/* Whether this is one of MAX's threads, named after a fire and "Thread0" and so on, which
+   run a graph's operations; the others' spans are calls of MAX's Python API. */
+static int is_worker(void) {
+  char name[16] = "";
+  pthread_getname_np(pthread_self(), name, sizeof name);
+  return strstr(name, "Thread") != NULL;
 }
 
 /* The entry of a name; the last one takes all that are too many. */
 static int entry(const char *name) {
   int i = 0;
   while (i < used && strncmp(totals[i].name, name, LENGTH - 1)) i++;
-  if (i == used && used < NAMES - 1) {
-    strncpy(totals[used].name, name, LENGTH - 1);
-    totals[used++].is_operation = is_operation(name);
-  }
+  if (i == used && used < NAMES - 1)
+    strncpy(totals[used++].name, name, LENGTH - 1);
   return i;
 }
 
-/* What a thread is in, if that is an operation. */
+/* The operation that a thread runs. */
 static struct total *under_way(const struct thread *thread) {
-  if (!thread->depth) return NULL;
-  struct total *total = &totals[thread->stack[thread->depth - 1].which];
-  return total->is_operation ? total : NULL;
+  if (!thread->is_worker || !thread->depth) return NULL;
+  return &totals[thread->stack[thread->depth - 1].which];
 }
 
 /* Shares out the time since something last began or ended. */
@@ -96,6 +92,7 @@ int m_ext_profiler_range_push(const char *name, uint32_t colour) {
   if (!thread && !(thread = calloc(1, sizeof *thread))) return 0;
   pthread_mutex_lock(&lock);
   if (!this_thread) {
+    thread->is_worker = is_worker();
     thread->next = threads;
     threads = this_thread = thread;
   }

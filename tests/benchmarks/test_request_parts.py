@@ -110,6 +110,8 @@ def test_operations_that_run_side_by_side_share_the_time(
     together = threading.Barrier(2)
 
     def run(name: bytes) -> None:
+        named = ctypes.CDLL(None).pthread_setname_np
+        named(ctypes.c_ulong(threading.get_ident()), b"Thread" + name)
         spans.m_ext_profiler_range_push(name, 0)
         together.wait()
         time.sleep(0.05)
