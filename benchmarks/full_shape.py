@@ -2,6 +2,7 @@
 
     python -m benchmarks.full_shape                # 40 text and 40 vision layers
     python -m benchmarks.full_shape --keep FILE    # keeps the file, or takes it again
+    python -m benchmarks.full_shape --vision-encoding int8
 
 Published weights are not needed: the file's q4_k blocks are random, of the size that
 weights have.  Its tokenizer has as many tokens as the real one.  ``mllama serve`` is
@@ -180,8 +181,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FILE")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--max-length", type=int, default=8192)
+    parser.add_argument("--vision-encoding", metavar="ENCODING")
     options = parser.parse_args()
     arguments = ["--max-length", str(options.max_length)]
+    if options.vision_encoding:
+        arguments += ["--vision-encoding", options.vision_encoding]
     build: Callable[[Path], None] = write_random_gguf
     if options.keep:
         if not options.keep.exists():
