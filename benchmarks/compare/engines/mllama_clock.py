@@ -41,7 +41,7 @@ class Clock:
 
     def report(self) -> dict[str, float | None]:
         """Seconds of one request by part; those of decoding are sums of all steps."""
-        texts = [took for name, _, took, _ in self.spans if name == TEXT]
+        texts = self._all(TEXT)
         return {
             "preparing": self._total(PREPARING),
             "vision": self._total(VISION),
@@ -54,7 +54,7 @@ class Clock:
     def readable(self) -> dict[str, float]:
         """Medians of the bandwidth between steps, in GB/s, and of the GB that it makes
         in a step's time, where ``between`` has measured it."""
-        _, *steps = [took for name, _, took, _ in self.spans if name == TEXT]
+        _, *steps = self._all(TEXT)
         around = [sum(pair) / 2 for pair in pairwise(self.measured_between)]
         return {
             "bandwidth": statistics.median(around),
@@ -91,8 +91,11 @@ class Clock:
             "pool_item_bytes": pool.dtype.size_in_bytes,
         }
 
+    def _all(self, wanted: str) -> list[float]:
+        return [took for name, _, took, _ in self.spans if name == wanted]
+
     def _total(self, wanted: str) -> float:
-        return sum(took for name, _, took, _ in self.spans if name == wanted)
+        return sum(self._all(wanted))
 
     def attach(self, pipeline: Any) -> None:
         """Times a pipeline's graphs from now on."""
