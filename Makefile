@@ -20,10 +20,11 @@ $(VENV)/.ready: pyproject.toml
 
 setup: $(VENV)/.ready  ## Make .venv with everything pinned
 
-check: setup  ## Lint, format and types
+check: setup  ## Lint, format, types and the floors of packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # MAX compiles one graph at a time in a process: two of them share the files out.
 test: check  ## All checks and tests
@@ -39,6 +40,6 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 	$(BIN)/python -m benchmarks.compare --growth $(ARGS)
 
 demo: setup  ## Serve the demo model and ask it about a picture
-	$(BIN)/python -m mllama.demo.show
+	$(BIN)/python -m mllama.cli.demo
 
 .PHONY: help setup check test check-gpu bench bench-growth demo

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_full_shape import full, transformers
-from mllama.images.settings import GPU_IMAGES
+from mllama.image_cache.settings import GPU_IMAGES
 
 SECONDS = 600
 """A part that takes longer has failed."""
@@ -65,7 +65,7 @@ def device(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """Answers of the demo model."""
-    from mllama.demo.evaluate import run
+    from demo.evaluate import run
 
     started = time.perf_counter()
     result = run(11, 600, **start(arguments))
@@ -76,7 +76,7 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every request of the tests, alone and as a batch."""
     from max.driver import DeviceSpec
 
-    from mllama.engine.options import EngineOptions
+    from mllama.launch.options import EngineOptions
     from tests.parity.pipeline import STEPS, Pipeline
     from tests.reference.cases import cases
     from tests.reference.compare import spread_error
@@ -122,7 +122,7 @@ def server(arguments: argparse.Namespace) -> dict[str, Any]:
     import openai
 
     from benchmarks.full_shape import wait_until_ready
-    from mllama.demo.evaluate import example
+    from demo.evaluate import example
     from tests.reference.cases import data_url
 
     shown, question, answer = example()

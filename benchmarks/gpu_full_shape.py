@@ -53,7 +53,7 @@ def transformers(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks.random_model import write_small_files
-    from mllama.demo.meta_semantics import use_meta_semantics
+    from demo.training.meta_semantics import use_meta_semantics
     from tests.reference.oracle import load_processor
 
     folder = arguments.checkpoint
@@ -155,7 +155,7 @@ def _random_model(folder: Path) -> Any:
 def full(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same questions to this package."""
     from mllama import LLM
-    from mllama.serving.model import MllamaModel
+    from mllama.max_model.model import MllamaModel
     from tests.reference.compare import spread_error
 
     folder = arguments.checkpoint

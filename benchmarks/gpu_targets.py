@@ -13,8 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mllama.aot.cross_compile import compile_for_target
+from mllama.aot.targets import CompiledGraph, find_target
 from mllama.config import MllamaConfig
-from mllama.engine.target import CompiledGraph, compile_for_target, find_target
 from mllama.errors import MllamaError
 
 CHECKED = (("cuda:sm_90", 1), ("hip:gfx942", 1), ("cuda:sm_90", 2))

@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 
 from mllama.config import MllamaConfig
-from mllama.weights.gguf_writing import write_tensors
-from mllama.weights.tensor_encoding import PlannedTensor, planned_tensors
+from mllama.weights.gguf.tensor_encoding import PlannedTensor, planned_tensors
+from mllama.weights.gguf.writing import write_tensors
 from tests.reference.configs import config_json, published_widths_config, write_json
 from tests.reference.text_files import (
     BOS,

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mllama.version import __version__
+
 if TYPE_CHECKING:
     from mllama.llm import LLM
-
-__version__ = "0.1.0"
 
 __all__ = ["ARCHITECTURES", "LLM", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "ARCHITECTURES":
-        from mllama.architecture import mllama_architecture
+        from mllama.max_model.arch import mllama_architecture
 
         return [mllama_architecture]
     if name == "LLM":

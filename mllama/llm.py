@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from mllama.engine.conversation import Message, prompt_messages, read_conversation
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Chunk, Generation, Output, stop_strings
-from mllama.engine.limits import DEFAULT_CE_BATCH_SIZE
-from mllama.engine.options import EngineOptions
-from mllama.engine.sampling import Sampling
 from mllama.errors import MllamaError
-from mllama.images.stats import ImageCacheStats
-from mllama.privacy import turn_telemetry_off
+from mllama.image_cache.stats import ImageCacheStats
+from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
+from mllama.launch.options import EngineOptions
+from mllama.requests.messages import Message, prompt_messages, read_conversation
+from mllama.requests.sampling_params import Sampling
+from mllama.utils.telemetry import turn_telemetry_off
 
 __all__ = ["LLM", "Chunk", "Generation", "Output"]
 

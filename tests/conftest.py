@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from mllama.child_environment import restore_child_environment
+from mllama.utils.child_processes import restore_child_environment
 
 # Two processes share the cores: how long an example takes says nothing.
 settings.register_profile("shared", deadline=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.compare.environments import FOLDER
-from mllama.diagnosis import cpu_name
+from mllama.cli.environment_report import cpu_name
 
 METRICS = ("read_bandwidth", "float32_peak", "int8_peak")
 """GB/s, GFLOP/s and Gop/s, with all threads."""

@@ -22,9 +22,9 @@ from max.nn.kernels import flash_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_causally
-from mllama.kernels.choice import MAX, operations
-from mllama.max_api import KVCacheInputsPerDevice
+from mllama.kernels.dispatch import MAX, operations
+from mllama.kernels.ops.attention import OPERATIONS, PAGE_SIZE, attend_causally
+from mllama.max_compat.model import KVCacheInputsPerDevice
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 CASES = {

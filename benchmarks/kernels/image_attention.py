@@ -24,10 +24,10 @@ from max.nn.kernels import cross_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_to_images
-from mllama.kernels.choice import MAX, operations
-from mllama.network.image_pool import ImageReadValues, image_read_types
-from mllama.serving.image_store import ImageStore, ReadSegment
+from mllama.image_cache.storage import ImageStore, ReadSegment
+from mllama.kernels.dispatch import MAX, operations
+from mllama.kernels.ops.attention import OPERATIONS, PAGE_SIZE, attend_to_images
+from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LAYERS = 4

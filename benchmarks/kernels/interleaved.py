@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from mllama.kernels.choice import AVX2, AVX512, MAX, VARIABLE, chosen_kernels
+from mllama.kernels.dispatch import AVX2, AVX512, MAX, VARIABLE, chosen_kernels
 
 KERNELS: Final = {"MAX's": MAX, "own, AVX2": AVX2} | (
     {"own, AVX-512": "auto"} if chosen_kernels() == AVX512 else {}

@@ -17,9 +17,9 @@ from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.kernels.attention import OPERATIONS
-from mllama.kernels.choice import MAX, has_bfloat16_products, operations
-from mllama.network.vision_attention import padded_attention
+from mllama.kernels.dispatch import MAX, has_bfloat16_products, operations
+from mllama.kernels.ops.attention import OPERATIONS
+from mllama.nn.vision.attention import padded_attention
 
 ROWS, HEADS, HEAD_DIM = 6432, 16, 80
 REAL = {"four tiles": 6404, "one tile": 1601}

@@ -6,9 +6,9 @@ import time
 
 import click
 
-from mllama.cache import cache_root
-from mllama.cached_things import KINDS, cached_things
-from mllama.images.settings import readable
+from mllama.cli.cache_entries import KINDS, cached_things
+from mllama.utils.cache_dir import cache_root
+from mllama.utils.sizes import readable
 
 _kinds = click.argument("kinds", nargs=-1, type=click.Choice(list(KINDS)))
 

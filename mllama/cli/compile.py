@@ -10,9 +10,9 @@ import click
 from mllama.cli.options import graph_options, model_or_demo
 from mllama.cli.sections import COMPUTE, OUTPUT, SectionedCommand, option
 from mllama.errors import MllamaError
-from mllama.idle_threads import spin_briefly
-from mllama.imports import leave_torch_out
-from mllama.privacy import turn_telemetry_off
+from mllama.utils.max_threads import spin_briefly
+from mllama.utils.telemetry import turn_telemetry_off
+from mllama.utils.torch_blocker import leave_torch_out
 
 _FILES = ("weight_path", "lora_path", "trust_remote_code")
 """Options about files that aren't read for another machine."""
@@ -54,18 +54,19 @@ def compile(output: Path, target: str | None, **options: Any) -> None:
     if target is not None:
         _compile_for_target(output, target, options)
         return
-    from mllama.engine.compile import compile_model
-    from mllama.engine.options import EngineOptions
+    from mllama.aot.compile import compile_model
+    from mllama.launch.options import EngineOptions
 
     compile_model(EngineOptions(**options), output)
     click.echo(f"mllama: the compiled model is in {output}", err=True)
 
 
 def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> None:
-    from mllama.engine.devices import count_gpus
-    from mllama.engine.target import compile_for_target, find_target
-    from mllama.hub.fetch import fetch_config
+    from mllama.aot.cross_compile import compile_for_target
+    from mllama.aot.targets import find_target
+    from mllama.hub.download import fetch_config
     from mllama.hub.options import HubOptions
+    from mllama.launch.devices import count_gpus
 
     found = find_target(target)
     devices = count_gpus(options["devices"])

@@ -8,7 +8,7 @@ import os
 import click
 
 from mllama.cli.output import reserve_stdout
-from mllama.privacy import turn_telemetry_off
+from mllama.utils.telemetry import turn_telemetry_off
 
 
 @click.command()
@@ -25,7 +25,7 @@ def doctor(output_format: str) -> None:
 
     Values of the environment that are secret are hidden.
     """
-    from mllama.diagnosis import as_text, diagnosis
+    from mllama.cli.environment_report import as_text, diagnosis
 
     settings = dict(os.environ)  # Without what we and MAX set.
     turn_telemetry_off()

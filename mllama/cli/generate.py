@@ -15,8 +15,8 @@ from mllama.cli.options import model_options, model_or_demo
 from mllama.cli.output import Answers, reserve_stdout
 from mllama.cli.sections import ANSWER, QUESTION, SectionedCommand, option
 from mllama.errors import MllamaError
-from mllama.imports import leave_torch_out
-from mllama.privacy import turn_telemetry_off
+from mllama.utils.telemetry import turn_telemetry_off
+from mllama.utils.torch_blocker import leave_torch_out
 
 _SAMPLING = ("max_new_tokens", "top_k", "temperature", "top_p", "seed")
 
@@ -110,7 +110,7 @@ def generate(
     The answers to several conversations stand under headings of their own, in order.
     """
     started = time.perf_counter()
-    from mllama.engine.sampling import Sampling
+    from mllama.requests.sampling_params import Sampling
 
     turn_telemetry_off()  # The hub's client reads the environment as it is imported.
     if not settings["trust_remote_code"]:
@@ -157,7 +157,7 @@ def _conversations(
     Raises:
         MllamaError: If they describe none, or an image or a file can't be read.
     """
-    from mllama.engine.conversation import load_images, prompt_messages
+    from mllama.requests.messages import load_images, prompt_messages
 
     if messages is None:
         if prompt is None:

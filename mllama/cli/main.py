@@ -11,9 +11,9 @@ from types import FrameType
 
 import click
 
-from mllama import __version__
-from mllama.atomic_file import remove_unfinished
 from mllama.errors import MllamaError
+from mllama.utils.atomic_file import remove_unfinished
+from mllama.version import __version__
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number."""

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mllama.cli.sections import COMPUTE, IMAGES, MODEL, option
-from mllama.demo import MODEL_PATH
-from mllama.engine.limits import DEFAULT_CE_BATCH_SIZE
+from mllama.demo_model import MODEL_PATH
+from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 
 USING_DEMO = (
     "mllama: no --model-path given: using the small demo model that ships with this "

@@ -8,8 +8,8 @@ import click
 
 from mllama.cli.options import adapter_option, hub_options
 from mllama.cli.sections import MODEL, SectionedCommand, option
-from mllama.engine.quantised_files import QuantisingBar
-from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
+from mllama.launch.quantized_cache import QuantisingBar
+from mllama.weights.quantization_plan import BLOCK_ENCODINGS
 
 
 @click.command(cls=SectionedCommand)
@@ -45,13 +45,13 @@ def quantize(
     mllama serve --model-path llama.gguf
     """
     from mllama.errors import MllamaError
-    from mllama.hub.fetch import fetch_model
+    from mllama.hub.download import fetch_model
     from mllama.hub.options import HubOptions
-    from mllama.idle_threads import spin_briefly
-    from mllama.privacy import turn_telemetry_off
-    from mllama.weights.adapter import check_values, open_adapter
+    from mllama.utils.max_threads import spin_briefly
+    from mllama.utils.telemetry import turn_telemetry_off
     from mllama.weights.checkpoint import open_checkpoint
-    from mllama.weights.gguf_writing import write_gguf
+    from mllama.weights.gguf.writing import write_gguf
+    from mllama.weights.lora.adapter import check_values, open_adapter
 
     if target.suffix != ".gguf":
         raise MllamaError(f"{target} must be named *.gguf")

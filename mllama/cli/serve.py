@@ -15,11 +15,11 @@ from mllama.cli.options import model_options, model_or_demo
 from mllama.cli.sections import ANSWER, MODEL, SERVER, SectionedCommand, option
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
-from mllama.idle_threads import spin_briefly
-from mllama.imports import leave_torch_out
-from mllama.max_cli_api import WithLazyPipelineOptions
-from mllama.privacy import turn_telemetry_off
-from mllama.serving.early_worker import end_early, start_early
+from mllama.max_compat.cli import WithLazyPipelineOptions
+from mllama.server.worker_prespawn import end_early, start_early
+from mllama.utils.max_threads import spin_briefly
+from mllama.utils.telemetry import turn_telemetry_off
+from mllama.utils.torch_blocker import leave_torch_out
 
 _SETTINGS = {
     "host": "MAX_SERVE_HOST",
@@ -195,8 +195,8 @@ def serve(**options: Any) -> None:
     mllama serve
     mllama serve --model-path DIR --max-batch-size 8
     """
-    from mllama.engine.sampling import Sampling
-    from mllama.engine.threads import cores_limited
+    from mllama.requests.sampling_params import Sampling
+    from mllama.utils.cpu_affinity import cores_limited
 
     _refuse_other_models_options(click.get_current_context())
     max_new_tokens = options.pop("max_new_tokens")
@@ -206,8 +206,8 @@ def serve(**options: Any) -> None:
 
 
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
-    from mllama.engine.options import ARCHITECTURES
-    from mllama.images.settings import image_settings
+    from mllama.image_cache.settings import image_settings
+    from mllama.launch.options import ARCHITECTURES
 
     server = {
         alias: value
@@ -230,13 +230,13 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
 
     from max.pipelines.lib import PipelineArgs
 
-    from mllama.max_serve_api import (
+    from mllama.max_compat.server import (
         Settings,
         configure_logging,
         configure_metrics,
         configure_tracing,
     )
-    from mllama.serving.server import serve as run
+    from mllama.server.app import serve as run
 
     settings = Settings(**server)
     configure_logging(settings)
@@ -256,9 +256,9 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, An
     Returns:
         What the model is told beside them.
     """
-    from mllama.engine.devices import find_devices
-    from mllama.engine.finding import find_model_files
-    from mllama.engine.options import DEMO_MODEL_NAME
+    from mllama.launch.devices import find_devices
+    from mllama.launch.options import DEMO_MODEL_NAME
+    from mllama.launch.resolve import find_model_files
 
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)

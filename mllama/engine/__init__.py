@@ -1,1 +1,1 @@
-"""The model running inside this process: MAX's pipeline and scheduler in a thread."""
+"""Runs MAX's pipeline and scheduler in this process."""

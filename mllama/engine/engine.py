@@ -18,15 +18,16 @@ import sys
 import threading
 from typing import Any
 
-from mllama.child_environment import restore_child_environment
 from mllama.engine.generation import Generation, Step, now
-from mllama.engine.options import EngineOptions
-from mllama.engine.sampling import Sampling
-from mllama.engine.text import TextStream
-from mllama.engine.threads import make_threads
 from mllama.errors import MllamaError
-from mllama.images.stats import ImageCacheStats
-from mllama.serving.progress import StartProgress, stage
+from mllama.image_cache.context import image_tokens_of
+from mllama.image_cache.stats import ImageCacheStats
+from mllama.launch.options import EngineOptions
+from mllama.requests.detokenizer import TextStream
+from mllama.requests.sampling_params import Sampling
+from mllama.utils.child_processes import restore_child_environment
+from mllama.utils.cpu_affinity import make_threads
+from mllama.utils.progress import StartProgress, stage
 
 _IDLE_SECONDS = 0.05
 """Pause while requests wait for room; new requests end it."""
@@ -121,13 +122,11 @@ class Engine:
             MllamaError: If the request can't be worked on.
             RuntimeError: If the engine is closed or has failed.
         """
-        from mllama.serving.tokenizer import IMAGE_TOKENS
-
         started = now()
         self._check_alive()
         request_id = request.request_id
         context = self._context(request)
-        image_tokens = int(sum(context.extra_model_args.get(IMAGE_TOKENS, ())))
+        image_tokens = image_tokens_of(context)
         generation = Generation(
             TextStream(self._tokenizer.delegate, stop),
             text_tokens=context.tokens.prompt_length,
@@ -211,13 +210,13 @@ class Engine:
     def _load(self) -> tuple[Any, Any]:
         from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
 
-        from mllama.max_api import (
+        from mllama.max_compat.model import (
             Settings,
             WorkerQueues,
             ensure_default_mlir_context,
             load_scheduler,
         )
-        from mllama.serving.pipeline import load_pipeline
+        from mllama.runtime.pipeline import load_pipeline
 
         restore_child_environment()
         config = PipelineConfig.from_args(
@@ -244,7 +243,7 @@ class Engine:
         return scheduler, pipeline
 
     def _serve(self, scheduler: Any) -> None:
-        from mllama.max_api import SchedulerProgress
+        from mllama.max_compat.model import SchedulerProgress
 
         while not self._closing.is_set():
             self._wake.clear()

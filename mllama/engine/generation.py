@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mllama.engine.text import TextStream
 from mllama.errors import MllamaError
+from mllama.requests.detokenizer import TextStream
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any, Final
 
-from mllama.atomic_file import write_small_file
 from mllama.errors import HubError, MllamaError
 from mllama.hub.errors import cache_path, explain, hub_error
 from mllama.hub.progress import DownloadBar
 from mllama.hub.transfer import Blob, Stopped, check_room, read_start, receive
+from mllama.utils.atomic_file import write_small_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

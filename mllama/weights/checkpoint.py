@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.bfloat16 import as_floats
+from mllama.utils.bfloat16 import as_floats
 from mllama.weights.names import canonical_name, expected_tensors
 from mllama.weights.safetensors_header import (
     ITEM_BYTES,

@@ -9,8 +9,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
-from mllama.kernels.choice import MAX, chosen_kernels
-from mllama.weights.quantisation_plan import BLOCK_ENCODINGS
+from mllama.kernels.dispatch import MAX, chosen_kernels
+from mllama.weights.quantization_plan import BLOCK_ENCODINGS
 
 RUNNABLE: Final = {
     "cpu": ("float32", "bfloat16", *BLOCK_ENCODINGS),

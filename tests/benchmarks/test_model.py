@@ -18,7 +18,7 @@ from benchmarks.compare.byte_counts import (
 from benchmarks.compare.model import write_text_layers
 from benchmarks.compare.prompts import SIDES, Prompts
 from mllama.config import MllamaConfig
-from mllama.images.tiles import ImageProcessor
+from mllama.images.preprocess import ImageProcessor
 from tests.reference.checkpoints import checkpoint
 
 

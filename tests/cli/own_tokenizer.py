@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from mllama.demo import MODEL_PATH
+from mllama.demo_model import MODEL_PATH
 
 CODE = """
 from tokenizers import Tokenizer, decoders

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama.demo import MODEL_PATH
+from mllama.demo_model import MODEL_PATH
 
 
 def mllama(*args: str) -> subprocess.CompletedProcess[str]:

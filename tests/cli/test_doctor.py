@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mllama.compiled.store import CompiledStore
-from mllama.diagnosis import as_text, diagnosis
-from tests.compiled.test_manifest import MANIFEST
-from tests.compiled.test_store import KEY
+from mllama.cli.environment_report import as_text, diagnosis
+from mllama.compilation.store import CompiledStore
+from tests.compilation.test_manifest import MANIFEST
+from tests.compilation.test_store import KEY
 
 MLLAMA = [sys.executable, "-m", "mllama"]
 

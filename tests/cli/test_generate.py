@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mllama.demo import MODEL_PATH
+from mllama.demo_model import MODEL_PATH
 from tests.cli.own_tokenizer import own_tokenizer
 
 KEYS = {

@@ -16,17 +16,17 @@ from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
 
 from mllama.cli.generate import generate
 from mllama.cli.serve import serve
-from mllama.demo import MODEL_PATH
-from mllama.engine.options import EngineOptions
+from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
-from mllama.kernels import choice
+from mllama.kernels import dispatch
+from mllama.launch.options import EngineOptions
 from mllama.weights.encodings import VISION_IN_BYTES
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
 
 needs_own = pytest.mark.skipif(
-    choice.chosen_kernels() == choice.MAX,
+    dispatch.chosen_kernels() == dispatch.MAX,
     reason="this CPU lacks what own operations need",
 )
 
@@ -76,7 +76,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
     """What ``serve`` starts: settings, MAX's arguments, and what else it is told."""
     seen: dict[str, Any] = {}
     for name in ("logging", "metrics", "tracing"):
-        monkeypatch.setattr(f"mllama.max_serve_api.configure_{name}", lambda _: None)
+        monkeypatch.setattr(
+            f"mllama.max_compat.server.configure_{name}", lambda _: None
+        )
     for name in ("LOGS_ENABLE_COMPONENTS", "HOST", "METRIC_RECORDING_METHOD"):
         monkeypatch.setenv(f"MAX_SERVE_{name}", "")
         monkeypatch.delenv(f"MAX_SERVE_{name}")
@@ -85,7 +87,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
     monkeypatch.setattr("mllama.cli.serve.leave_torch_out", lambda: None)
     monkeypatch.setattr("mllama.cli.serve.start_early", lambda **_: None)
     monkeypatch.setattr(
-        "mllama.serving.server.serve",
+        "mllama.server.app.serve",
         lambda settings, args, **told: seen.update(told, settings=settings, args=args),
     )
 

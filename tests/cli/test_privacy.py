@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from mllama.privacy import SWITCH, turn_telemetry_off
+from mllama.utils.telemetry import SWITCH, turn_telemetry_off
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mllama.demo.evaluate import run
-from mllama.kernels import choice
+from demo.evaluate import run
+from mllama.kernels import dispatch
 
 SEED, COUNT = 1234, 480
 CHANCE = 0.015
@@ -24,7 +24,7 @@ ENCODINGS: dict[str, dict[str, str]] = {
 
 @cache
 def measured(encoding: str) -> dict[str, Any]:
-    if encoding == "int8" and choice.chosen_kernels() == choice.MAX:
+    if encoding == "int8" and dispatch.chosen_kernels() == dispatch.MAX:
         pytest.skip("this CPU lacks what own operations need")
     return run(SEED, COUNT, devices="cpu", max_batch_size=8, **ENCODINGS[encoding])
 

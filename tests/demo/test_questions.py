@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllama.demo.conversations import KINDS, messages, random_conversation
-from mllama.demo.drawing import render
-from mllama.demo.questions import ASKERS, Asked, ask
-from mllama.demo.scenes import (
+from demo.data.conversations import KINDS, messages, random_conversation
+from demo.data.drawing import render
+from demo.data.questions import ASKERS, Asked, ask
+from demo.data.scenes import (
     COLOUR_NAMES,
     DIGITS,
     SHAPES,

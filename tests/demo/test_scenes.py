@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllama.demo.drawing import coverage, render
-from mllama.demo.scenes import (
+from demo.data.drawing import coverage, render
+from demo.data.scenes import (
     COLOUR_NAMES,
     LAYOUTS,
     MIN_CONTRAST,

@@ -11,20 +11,20 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoProcessor  # noqa: E402
 
-from mllama.demo import MODEL_PATH  # noqa: E402
-from mllama.demo.architecture import build  # noqa: E402
-from mllama.demo.conversations import (  # noqa: E402
+from demo.data.conversations import (  # noqa: E402
     KINDS,
     messages,
     random_conversation,
     small_talk,
 )
-from mllama.demo.drawing import render  # noqa: E402
-from mllama.demo.packing import Encoder, Row, collate  # noqa: E402
-from mllama.demo.pixels import cut, normalise  # noqa: E402
-from mllama.demo.scenes import LAYOUTS, random_scene  # noqa: E402
-from mllama.demo.scoring import answer_logits, vision_states  # noqa: E402
-from mllama.demo.tokenizer import special_ids  # noqa: E402
+from demo.data.drawing import render  # noqa: E402
+from demo.data.scenes import LAYOUTS, random_scene  # noqa: E402
+from demo.training.architecture import build  # noqa: E402
+from demo.training.packing import Encoder, Row, collate  # noqa: E402
+from demo.training.pixels import cut, normalise  # noqa: E402
+from demo.training.scoring import answer_logits, vision_states  # noqa: E402
+from demo.training.tokenizer import special_ids  # noqa: E402
+from mllama.demo_model import MODEL_PATH  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import json
 import sys
 
 from mllama.errors import MllamaError
-from mllama.hub.fetch import fetch_model
+from mllama.hub.download import fetch_model
 from mllama.hub.options import HubOptions
-from mllama.privacy import turn_telemetry_off
+from mllama.utils.telemetry import turn_telemetry_off
 
 if __name__ == "__main__":
     turn_telemetry_off()

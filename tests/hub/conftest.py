@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mllama.demo import MODEL_PATH
+from mllama.demo_model import MODEL_PATH
 from tests.hub.stand_in import StandInHub, stand_in_hub
 
 NAME = "meta-llama/Llama-3.2-11B-Vision-Instruct"

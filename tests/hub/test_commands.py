@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from mllama.demo import MODEL_PATH
+from mllama.demo_model import MODEL_PATH
 from tests.hub.conftest import NAME, Machine
 from tests.hub.stand_in import StandInHub
 

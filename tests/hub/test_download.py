@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mllama.engine.finding import find_model_files
-from mllama.engine.model_files import ModelFiles
-from mllama.hub.content import content_key
+from mllama.hub.content_key import content_key
+from mllama.launch.model_files import ModelFiles
+from mllama.launch.resolve import find_model_files
 from tests.hub.conftest import DEMO, NAME, UNNEEDED, Machine
 from tests.hub.stand_in import TOKEN, StandInHub
 
@@ -316,6 +316,6 @@ def test_importing_the_package_leaves_the_hubs_client_alone() -> None:
     """It would read its environment too early."""
     code = (
         "import sys, mllama, mllama.cli.main, mllama.cli.generate, mllama.cli.quantize,"
-        "mllama.llm, mllama.hub.fetch; sys.exit('huggingface_hub' in sys.modules)"
+        "mllama.llm, mllama.hub.download; sys.exit('huggingface_hub' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from mllama.errors import HubError
 from mllama.hub import transfer
 from mllama.hub.errors import hub_error
-from mllama.hub.headers import gguf_architecture
+from mllama.hub.remote_headers import gguf_architecture
 from mllama.hub.repository import Repository
 from mllama.hub.transfer import Blob, Stopped, check_room, receive
 from tests.hub.stand_in import StandInHub

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mllama.demo import MODEL_PATH
-from mllama.engine.finding import find_model_files
+from mllama.demo_model import MODEL_PATH
+from mllama.launch.resolve import find_model_files
 from tests.hub.conftest import DEMO, NAME, Machine
 from tests.hub.stand_in import StandInHub
 

@@ -13,10 +13,10 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from mllama.demo import MODEL_PATH
-from mllama.kernels.quantising import FORMATS, quantise
+from mllama.demo_model import MODEL_PATH
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantise
 from mllama.weights.checkpoint import open_checkpoint
-from mllama.weights.tensor_encoding import planned_tensors
+from mllama.weights.gguf.tensor_encoding import planned_tensors
 from tests.kernels.ggml_blocks import ggml_dequantise, ggml_quantise
 
 Array = np.ndarray

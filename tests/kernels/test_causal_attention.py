@@ -15,8 +15,8 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.attention import OPERATIONS, PAGE_SIZE, attend_causally
-from mllama.kernels.choice import operations, uses_own
+from mllama.kernels.dispatch import operations, uses_own
+from mllama.kernels.ops.attention import OPERATIONS, PAGE_SIZE, attend_causally
 from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray

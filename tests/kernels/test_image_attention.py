@@ -15,14 +15,14 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.attention import (
+from mllama.kernels.dispatch import operations, uses_own
+from mllama.kernels.ops.attention import (
     OPERATIONS,
     PAGE_SIZE,
     attend_to_images,
     store_images,
 )
-from mllama.kernels.choice import operations, uses_own
-from mllama.weights.bfloat16 import to_bfloat16
+from mllama.utils.bfloat16 import to_bfloat16
 from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray

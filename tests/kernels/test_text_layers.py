@@ -10,11 +10,11 @@ from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig
-from mllama.kernels import choice
-from mllama.kernels.attention import PAGE_SIZE
-from mllama.max_compiler_api import ensure_default_mlir_context
-from mllama.network.text_decoder import MllamaTextDecoder
-from mllama.weights.quantisation_plan import quantisation_plan
+from mllama.kernels import dispatch
+from mllama.kernels.ops.attention import PAGE_SIZE
+from mllama.max_compat.compiler import ensure_default_mlir_context
+from mllama.nn.text_decoder import MllamaTextDecoder
+from mllama.weights.quantization_plan import quantisation_plan
 from tests.reference.checkpoints import checkpoint
 
 OWN = (
@@ -70,7 +70,7 @@ def traced(page_size: int = PAGE_SIZE) -> str:
 def test_own_operations_are_used_where_they_can_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choice, "cpu_features", lambda: choice._NEEDED)
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch._NEEDED)
     graph = traced()
     assert all(name in graph for name in OWN)
     assert not any(name in graph for name in MAXS)
@@ -79,14 +79,14 @@ def test_own_operations_are_used_where_they_can_be(
 def test_other_pages_of_the_kv_cache_are_left_to_max(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choice, "cpu_features", lambda: choice._NEEDED)
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch._NEEDED)
     graph = traced(page_size=256)
     assert "mllama_causal_attention" not in graph
     assert "mo.mha.ragged.paged" in graph
 
 
 def test_operations_are_max_s_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(choice.VARIABLE, choice.MAX)
+    monkeypatch.setenv(dispatch.VARIABLE, dispatch.MAX)
     graph = traced()
     assert not any(name in graph for name in OWN)
     assert all(name in graph for name in MAXS)

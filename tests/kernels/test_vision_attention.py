@@ -11,10 +11,10 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
-from mllama.kernels import choice
-from mllama.kernels.attention import OPERATIONS
-from mllama.kernels.choice import chosen_kernels, has_bfloat16_products, operations
-from mllama.network.vision_attention import padded_attention
+from mllama.kernels import dispatch
+from mllama.kernels.dispatch import chosen_kernels, has_bfloat16_products, operations
+from mllama.kernels.ops.attention import OPERATIONS
+from mllama.nn.vision.attention import padded_attention
 from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray
@@ -300,7 +300,7 @@ def test_wrong_shapes_are_refused() -> None:
 def test_what_own_operations_do_not_do_is_left_to_max(
     monkeypatch: pytest.MonkeyPatch, head_dim: int, dtype: DType, kernels: str
 ) -> None:
-    monkeypatch.setenv(choice.VARIABLE, kernels)
+    monkeypatch.setenv(dispatch.VARIABLE, kernels)
     graph = str(attention_graph(((head_dim, 2),), dtype))
     is_own = (head_dim, dtype, kernels) == (16, FLOATS, "auto")
     assert ("mllama_padded_attention" in graph) == is_own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from benchmarks.kernels.interleaved import made_of
-from mllama.kernels.choice import AVX2, AVX512, chosen_kernels
+from mllama.kernels.dispatch import AVX2, AVX512, chosen_kernels
 
 __all__ = ["KERNELS", "made_of"]
 

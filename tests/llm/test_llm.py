@@ -22,7 +22,7 @@ from PIL import Image
 from mllama import LLM
 from mllama.errors import MllamaError
 from mllama.llm import Chunk, Output
-from mllama.serving.zeroed import Zeroed
+from mllama.max_compat.lazy_buffer import Zeroed
 
 from .conftest import BATCH
 

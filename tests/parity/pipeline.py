@@ -16,7 +16,7 @@ from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
 from max.pipelines.lib.generate import GenerateIterator
 from max.pipelines.modeling.types import RequestID, TextGenerationRequest
 
-from mllama.engine.options import ARCHITECTURES
+from mllama.launch.options import ARCHITECTURES
 from tests.reference.cases import Case, case
 from tests.reference.compare import spread_error
 from tests.reference.oracle import Reference

@@ -12,12 +12,12 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
 from mllama.config import MllamaConfig
-from mllama.kernels.quantising import FORMATS
-from mllama.weights import tensor_encoding
+from mllama.kernels.ops.gguf_quantize import FORMATS
 from mllama.weights.checkpoint import open_checkpoint
-from mllama.weights.gguf_checkpoint import main_format, open_gguf, read_tensors
-from mllama.weights.gguf_writing import write_gguf
-from mllama.weights.quantisation_plan import BLOCK_ENCODINGS, quantisation_plan
+from mllama.weights.gguf import tensor_encoding
+from mllama.weights.gguf.checkpoint import main_format, open_gguf, read_tensors
+from mllama.weights.gguf.writing import write_gguf
+from mllama.weights.quantization_plan import BLOCK_ENCODINGS, quantisation_plan
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint

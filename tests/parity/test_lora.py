@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mllama.engine.options import EngineOptions
+from mllama.launch.options import EngineOptions
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.adapters import Merged, write_adapter, write_merged
 from tests.reference.cases import case

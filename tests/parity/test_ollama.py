@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mllama.engine.finding import find_model_files
-from mllama.engine.model_files import ModelFiles
+from mllama.launch.model_files import ModelFiles
+from mllama.launch.resolve import find_model_files
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
 from tests.reference.compare import assert_close, assert_same_tokens
 from tests.reference.oracle import Reference, reference
-from tests.weights.ollama_writer import write_ollama_gguf
+from tests.weights.ollama.ollama_writer import write_ollama_gguf
 
 CASES = ("four_tiles", "text_between_images", "image_per_turn")
 """With an image and no system message: what precedes them is dated otherwise."""

@@ -11,11 +11,11 @@ from max.graph import DeviceRef, Graph, Shape, TensorType
 from max.graph.weights import WeightData
 
 from mllama.config import MllamaConfig
-from mllama.kernels.byte_products import OPERATIONS
-from mllama.kernels.choice import operations, uses_own
-from mllama.network.projector import ByteProjector
-from mllama.serving.model_weights import with_vision_in_bytes
-from mllama.weights.quantisation_plan import PROJECTOR
+from mllama.kernels.dispatch import operations, uses_own
+from mllama.kernels.ops.int8_matmul import OPERATIONS
+from mllama.max_model.weight_adapters import with_vision_in_bytes
+from mllama.nn.vision.projector import ByteProjector
+from mllama.weights.quantization_plan import PROJECTOR
 from tests.reference.checkpoints import checkpoint
 from tests.reference.compare import spread_error
 

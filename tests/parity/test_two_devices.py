@@ -17,11 +17,11 @@ import pytest
 from max.driver import DeviceSpec
 
 from mllama.errors import ConfigError
-from mllama.network import image_pool
-from mllama.network.image_pool import sees_dtype
-from mllama.serving import image_store
+from mllama.image_cache import storage
+from mllama.nn.layers import image_cache_inputs
+from mllama.nn.layers.image_cache_inputs import sees_dtype
 from mllama.weights.checkpoint import open_checkpoint
-from mllama.weights.gguf_writing import write_gguf
+from mllama.weights.gguf.writing import write_gguf
 from tests.parity.pipeline import Pipeline
 from tests.parity.test_decoding import TOGETHER, check
 from tests.reference.cases import case
@@ -32,7 +32,7 @@ from tests.reference.oracle import reference
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[Pipeline]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (image_pool, image_store):
+        for module in (image_cache_inputs, storage):
             patch.setattr(module, "sees_dtype", lambda **_: sees_dtype(is_host=False))
         yield Pipeline(
             checkpoint(), max_batch_size=4, device_specs=[DeviceSpec.cpu()] * 2

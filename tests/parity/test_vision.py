@@ -13,10 +13,10 @@ from max.graph import DeviceRef, Graph, TensorValue
 from safetensors.numpy import load_file
 
 from mllama.config import MllamaConfig
-from mllama.images.tiles import ImageProcessor
-from mllama.network.image_encoder import MllamaImageEncoder
-from mllama.network.image_pool import pool_params
-from mllama.network.projector import joined
+from mllama.images.preprocess import ImageProcessor
+from mllama.nn.image_encoder import MllamaImageEncoder
+from mllama.nn.layers.image_cache_inputs import pool_params
+from mllama.nn.vision.projector import joined
 from mllama.weights.names import canonical_name
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from transformers import MllamaConfig
 
-from mllama.demo.architecture import configuration
+from demo.training.architecture import configuration
 
 Spelling = Literal["old", "new"]
 
-DEMO_MODEL = Path(__file__).resolve().parents[2] / "mllama" / "demo" / "model"
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+DEMO_MODEL = _REPOSITORY / "mllama" / "demo_model" / "checkpoint"
 
 ASPECT_RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
 

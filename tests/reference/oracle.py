@@ -1,6 +1,6 @@
 """What transformers answers, with Meta's rules patched in, as numpy arrays.
 
-The patch is ``mllama.demo.meta_semantics.use_meta_semantics``: rows before every
+The patch is ``demo.training.meta_semantics.use_meta_semantics``: rows before every
 image get exactly zero from cross-attention, and the recorded vision states are the
 layers' inputs.  Everything else is transformers as it is.
 
@@ -53,7 +53,7 @@ from transformers.models.mllama.image_processing_pil_mllama import (
 )
 from transformers.utils import logging
 
-from mllama.demo.meta_semantics import use_meta_semantics
+from demo.training.meta_semantics import use_meta_semantics
 
 from .cases import Message, images_of
 

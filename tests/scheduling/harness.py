@@ -20,13 +20,13 @@ from max.serve.scheduler.batch_constructor.text_batch_constructor import (
     PreemptionReason,
 )
 
-from mllama.engine.conversation import read_conversation
-from mllama.engine.options import EngineOptions
-from mllama.max_api import Settings, WorkerQueues, load_scheduler
-from mllama.serving.admission import Admission
-from mllama.serving.greedy import choose_greedily
-from mllama.serving.isolation import has_failed, isolate_failures
-from mllama.serving.look_ahead import LookAhead
+from mllama.launch.options import EngineOptions
+from mllama.max_compat.model import Settings, WorkerQueues, load_scheduler
+from mllama.requests.messages import read_conversation
+from mllama.runtime.admission import Admission
+from mllama.runtime.fault_isolation import has_failed, isolate_failures
+from mllama.runtime.greedy_sampler import choose_greedily
+from mllama.runtime.overlap import LookAhead
 
 NEW_TOKENS = 6
 WHOLE = 8192

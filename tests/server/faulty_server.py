@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from mllama.cli.main import main
-from mllama.serving import server
-from mllama.serving.image_encoding import ImageEncoding
+from mllama.image_cache.encoder_runner import ImageEncoding
+from mllama.server import app
 
 TILES_MEAN = 1.5
 """Normalised pixels above it on average are those of a white image."""
 
 
-class FaultyStart(server.WorkerStart):
+class FaultyStart(app.WorkerStart):
     """Builds the pipeline, in the worker, with a fault."""
 
     def __call__(self) -> Any:
@@ -31,7 +31,7 @@ class FaultyStart(server.WorkerStart):
 
 
 if __name__ == "__main__":
-    import tests.server.faulty_server as module  # the worker imports it by this name
+    import tests.app.faulty_server as module  # the worker imports it by this name
 
-    server.WorkerStart = module.FaultyStart  # type: ignore[misc]
+    app.WorkerStart = module.FaultyStart  # type: ignore[misc]
     main()

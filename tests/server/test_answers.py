@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from mllama.demo import MODEL_PATH
+from mllama.demo_model import MODEL_PATH
 from tests.reference.cases import Case, case, case_names
 from tests.reference.oracle import Reference, reference
 

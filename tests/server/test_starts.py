@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama.compiled.store import CompiledStore
+from mllama.compilation.store import CompiledStore
 from tests.server.conftest import Server, running
 
 

@@ -83,7 +83,7 @@ class Clock:
 
     def about(self) -> dict[str, Any]:
         """What the byte counts need to know of the loaded model."""
-        from mllama.kernels.choice import described_kernels
+        from mllama.kernels.dispatch import described_kernels
 
         pool = self._pipeline._pipeline_model.images.store.params
         return {
@@ -138,9 +138,9 @@ def watch(clock: Clock) -> None:
     sampling = Engine.sampling_params
 
     def timed_load(self: Engine) -> tuple[Any, Any]:
-        from mllama.serving import greedy
+        from mllama.runtime import greedy_sampler
 
-        choose = greedy.likeliest
+        choose = greedy_sampler.likeliest
 
         def timed_choice(*arguments: Any) -> Any:
             started = time.perf_counter()
@@ -148,7 +148,7 @@ def watch(clock: Clock) -> None:
             clock.note(SAMPLING, started)
             return tokens
 
-        greedy.likeliest = timed_choice
+        greedy_sampler.likeliest = timed_choice
         scheduler, pipeline = load(self)
         clock.attach(pipeline)
         return scheduler, pipeline

@@ -1,0 +1,182 @@
+"""How fast activations meet GGUF blocks, own operations of either width and MAX's.
+
+``python -m benchmarks.kernels.gguf_matmul`` times them, one after the other in each
+round, for the matrices of a text layer at its published widths.  Bytes are those of the
+blocks, read once; no matrix is met twice in a row, so that none is still in a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import InferenceSession, Model
+from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
+from max.graph.quantization import QuantizationEncoding
+
+from mllama.kernels.dispatch import (
+    AVX2,
+    AVX512,
+    MAX,
+    VARIABLE,
+    operations,
+    vector_width,
+)
+from mllama.kernels.ops.gguf_matmul import OPERATIONS, product
+from mllama.nn.layers.linear import block_weight
+
+SHAPES = ((4096, 14336), (14336, 4096), (4096, 4096))
+"""Widths of inputs and outputs."""
+ROWS = (1, 4, 8, 64, 512)
+ENCODINGS = (
+    QuantizationEncoding.Q4_0,
+    QuantizationEncoding.Q4_K,
+    QuantizationEncoding.Q6_K,
+)
+
+
+def random_weights(encoding: QuantizationEncoding) -> dict[str, np.ndarray]:
+    """Blocks whose float16 are all about 0.03: no bit of them is infinity's."""
+    rng = np.random.default_rng(0)
+    weights = {}
+    for index, (width, columns) in enumerate(SHAPES):
+        row_bytes = width // encoding.elements_per_block * encoding.block_size
+        weights[f"weight_{index}"] = rng.integers(
+            0, 0x29, (columns, row_bytes), dtype=np.uint8
+        )
+    return weights
+
+
+def compiled(
+    session: InferenceSession,
+    encoding: QuantizationEncoding,
+    weights: dict[str, np.ndarray],
+    kernels: str,
+) -> Model:
+    """Products with a matrix of each shape, each with rows of its own.
+
+    Args:
+        session: Compiles the graph.
+        encoding: What the matrices are made of.
+        weights: The matrices.
+        kernels: Whose operations make the products, AVX512's, AVX2's or MAX's.
+    """
+    os.environ[VARIABLE] = "auto" if kernels == AVX512 else kernels
+    cpu = DeviceRef.CPU()
+
+    def forward(*inputs: TensorValue) -> tuple[TensorValue, ...]:
+        results = []
+        for index, (x, (width, columns)) in enumerate(zip(inputs, SHAPES, strict=True)):
+            weight = block_weight(f"weight_{index}", columns, width, encoding, cpu)
+            if kernels != MAX:
+                results.append(product(x.tensor, weight))
+            else:
+                results.append(
+                    ops.qmatmul(encoding, None, x.tensor, TensorValue(weight))
+                )
+        return tuple(results)
+
+    graph = Graph(
+        f"block_products_{kernels}_{encoding.name}",
+        forward,
+        input_types=[
+            TensorType(DType.float32, (f"rows_{index}", width), cpu)
+            for index, (width, _) in enumerate(SHAPES)
+        ],
+        custom_extensions=[operations(OPERATIONS)] if kernels != MAX else [],
+    )
+    return session.load(graph, weights_registry=weights)
+
+
+def seconds(model: Model, shape: int, rows: int) -> float:
+    """Of one product; those with the other matrices have no rows."""
+    rng = np.random.default_rng(rows)
+    inputs = [
+        Buffer.from_numpy(
+            rng.normal(0, 1, (rows if index == shape else 0, width)).astype(np.float32)
+        )
+        for index, (width, _) in enumerate(SHAPES)
+    ]
+    start = time.perf_counter()
+    model.execute(*inputs)
+    return time.perf_counter() - start
+
+
+def described(
+    name: str, times: dict[str, list[float]], size: int, operations: int
+) -> str:
+    """A line: the best of all, and how many times faster than others the first is."""
+    best = {kernels: min(values) for kernels, values in times.items()}
+    middle = {kernels: statistics.median(values) for kernels, values in times.items()}
+    first, *others = times
+    speeds = "   ".join(
+        f"{kernels} {least * 1e3:8.2f} ms {size / least / 1e9:5.1f} GB/s "
+        f"{operations / least / 1e9:5.0f} GFLOP/s"
+        for kernels, least in best.items()
+    )
+    ratios = ", ".join(
+        f"{best[other] / best[first]:.2f} of {other} "
+        f"({middle[other] / middle[first]:.2f} of medians)"
+        for other in others
+    )
+    return f"{name}   {speeds}   speed {ratios}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--encoding", choices=[each.name.lower() for each in ENCODINGS], default=None
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    options = parser.parse_args(arguments)
+    contenders = [AVX512, AVX2, MAX] if vector_width() == 16 else [AVX2, MAX]
+    session = InferenceSession(devices=[CPU()])
+    for encoding in ENCODINGS:
+        if options.encoding not in (None, encoding.name.lower()):
+            continue
+        weights = random_weights(encoding)
+        models = {
+            # Matrices of their own: the one before leaves none in a cache.
+            kernels: compiled(
+                session,
+                encoding,
+                {name: blocks.copy() for name, blocks in weights.items()},
+                kernels,
+            )
+            for kernels in contenders
+        }
+        times: dict[tuple[int, int], dict[str, list[float]]] = {}
+        for turn in range(options.rounds + 1):
+            for rows in options.rows:
+                for shape in range(len(SHAPES)):
+                    each = times.setdefault(
+                        (shape, rows), {kernels: [] for kernels in models}
+                    )
+                    # Whoever runs first follows others' work: all of them in turn.
+                    for place in range(len(contenders)):
+                        kernels = contenders[(turn + place) % len(contenders)]
+                        each[kernels].append(seconds(models[kernels], shape, rows))
+        for (shape, rows), each in times.items():
+            width, columns = SHAPES[shape]
+            print(
+                described(
+                    f"{encoding.name.lower()} {width:5} -> {columns:5} {rows:4} rows",
+                    # The first round warms up.
+                    {kernels: values[1:] for kernels, values in each.items()},
+                    weights[f"weight_{shape}"].nbytes,
+                    2 * rows * width * columns,
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures of shapes and digits, and conversations about them."""

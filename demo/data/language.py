@@ -1,0 +1,60 @@
+"""Small pieces of English that questions and answers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from demo.data.scenes import Item
+
+
+def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """One of the options."""
+    return options[int(rng.integers(len(options)))]
+
+
+def fill(rng: np.random.Generator, template: str) -> str:
+    """Put one of several equivalent words in each general place of a template."""
+    for place, words in (
+        ("{c}", ("colour", "color")),
+        ("{o}", ("shape", "object", "thing")),
+        ("{show}", ("in the {p}", "in this {p}", "here", "there")),
+        ("{p}", ("picture", "picture", "image", "image", "photo", "drawing")),
+    ):
+        while place in template:
+            template = template.replace(place, pick(rng, words), 1)
+    return template
+
+
+def loosen(rng: np.random.Generator, question: str) -> str:
+    """Write a question the way hurried people do, now and then."""
+    if rng.random() < 0.15:
+        question = question[0].lower() + question[1:]
+    if rng.random() < 0.12:
+        question = question.rstrip("?.")
+    if rng.random() < 0.05:
+        question += pick(rng, (" Answer briefly.", " Please.", " Tell me."))
+    return question
+
+
+def name(item: Item) -> str:
+    """Colour and kind: ``red circle``, ``blue 7``."""
+    return f"{item.colour} {item.kind}"
+
+
+def with_article(words: str) -> str:
+    """``a red circle``, ``an orange star``."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def join(parts: Sequence[str]) -> str:
+    """``x``, ``x and y``, ``x, y and z``."""
+    if len(parts) == 1:
+        return parts[0]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def sentence(words: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."

@@ -1,0 +1,181 @@
+"""What the vision side is asked directly while it learns to see.
+
+Answers to questions teach a vision encoder slowly: a few words per picture.  So the
+encoder's output is also asked, through small heads that are thrown away afterwards,
+what each patch shows and what the whole picture holds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from demo.data.drawing import coverage
+from demo.data.scenes import COLOUR_NAMES, KINDS, SHAPES, Item, Scene, band, direction
+from demo.training.architecture import MAX_TILES, PATCH, TILE
+from demo.training.pixels import Tiles, cut
+
+SIDE = TILE // PATCH
+PATCHES = SIDE * SIDE
+SLOTS = 4
+FINE = 8  # the outline within a patch is asked at this many points squared
+NOTHING = -100  # torch's cross entropy leaves this target out
+
+Targets = dict[str, npt.NDArray[np.int64]]
+
+
+def outline(scene: Scene, tiles: Tiles) -> npt.NDArray[np.int64]:
+    """Which points of each patch an item covers: (tiles, patches, points), 0 or 1.
+
+    This is what makes shapes learnable: it asks for figure and ground apart from
+    colour, and from outlines a shape follows easily.
+    """
+    covered = cut(coverage(scene).convert("RGB")).pixels[..., 0]
+    step = PATCH // FINE
+    points = covered.reshape(MAX_TILES, SIDE, FINE, step, SIDE, FINE, step)
+    dense = points.mean(axis=(3, 6)).transpose(0, 1, 3, 2, 4) > 127
+    found: npt.NDArray[np.int64] = dense.reshape(MAX_TILES, PATCHES, -1).astype(int)
+    found[tiles.count :] = NOTHING
+    return found
+
+
+def bands(item: Item, scene: Scene) -> tuple[int, int]:
+    """In which part of the width and of the height an item stands, where clear."""
+    across, down = band(item.x / scene.width), band(item.y / scene.height)
+    return (
+        NOTHING if across is None else across,
+        NOTHING if down is None else down,
+    )
+
+
+def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
+    """Kind and colour of the only item on each of the four sides."""
+    found = []
+    for side in ("left of", "right of", "above", "below"):
+        others = [
+            other
+            for other in scene.items
+            if other is not item and direction(other, item) == side
+        ]
+        if len(others) > 1:
+            found.append((NOTHING, NOTHING))
+        elif others:
+            kind = KINDS.index(others[0].kind) + 1
+            found.append((kind, COLOUR_NAMES.index(others[0].colour)))
+        else:
+            found.append((0, NOTHING))
+    return found
+
+
+def targets(scene: Scene, tiles: Tiles) -> Targets:
+    """Right answers for one picture.
+
+    ``kind`` and ``colour`` say what covers the middle of each patch, ``centre`` which
+    item has its centre in the patch; ``slot_kind`` and ``slot_colour`` list the items
+    in reading order, ``counts`` says how many there are of each shape and colour.
+    """
+    kind = np.full((MAX_TILES, PATCHES), NOTHING)
+    kind[: tiles.count] = 0
+    colour = np.full((MAX_TILES, PATCHES), NOTHING)
+    centre = kind.copy()
+    rows, columns = tiles.high * SIDE, tiles.wide * SIDE
+    y, x = np.mgrid[:rows, :columns]
+    tile = (y // SIDE) * tiles.wide + x // SIDE
+    inner = (y % SIDE) * SIDE + x % SIDE
+    place = np.full((MAX_TILES, PATCHES, 2), NOTHING)
+    beside_kind = np.full((MAX_TILES, PATCHES, 4), NOTHING)
+    beside_colour = beside_kind.copy()
+    slot_kind = np.zeros(SLOTS, np.int64)
+    slot_colour = np.full(SLOTS, NOTHING)
+    for index, item in enumerate(scene.items):
+        name = KINDS.index(item.kind) + 1
+        paint = COLOUR_NAMES.index(item.colour)
+        cx, cy = item.x * tiles.scale[0], item.y * tiles.scale[1]
+        radius = item.size * tiles.scale[0] / 2
+        away = np.hypot((x + 0.5) * PATCH - cx, (y + 0.5) * PATCH - cy)
+        covered = away < max(0.8 * radius, 0.71 * PATCH)
+        kind[tile[covered], inner[covered]] = name
+        colour[tile[covered], inner[covered]] = paint
+        at = (min(int(cy // PATCH), rows - 1), min(int(cx // PATCH), columns - 1))
+        centre[tile[at], inner[at]] = name
+        slot_kind[index], slot_colour[index] = name, paint
+        place[tile[covered], inner[covered]] = bands(item, scene)
+        for way, (other_kind, other_colour) in enumerate(beside(item, scene)):
+            beside_kind[tile[covered], inner[covered], way] = other_kind
+            beside_colour[tile[covered], inner[covered], way] = other_colour
+    shapes = scene.shapes
+    counts = [sum(item.kind == shape for item in shapes) for shape in SHAPES]
+    counts += [sum(item.colour == name for item in shapes) for name in COLOUR_NAMES]
+    return {
+        "outline": outline(scene, tiles),
+        "kind": kind,
+        "colour": colour,
+        "centre": centre,
+        "place": place,
+        "beside_kind": beside_kind,
+        "beside_colour": beside_colour,
+        "slot_kind": slot_kind,
+        "slot_colour": slot_colour,
+        "counts": np.array([*counts, len(shapes)]),
+    }
+
+
+class EyeHeads(nn.Module):
+    """The throw-away heads on the projected vision states."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        kinds, colours = len(KINDS) + 1, len(COLOUR_NAMES)
+        self.outline = nn.Linear(width, FINE * FINE)
+        self.kind = nn.Linear(width, kinds)
+        self.colour = nn.Linear(width, colours)
+        self.centre = nn.Linear(width, kinds)
+        self.place = nn.Linear(width, 2 * 3)
+        self.beside_kind = nn.Linear(width, 4 * kinds)
+        self.beside_colour = nn.Linear(width, 4 * colours)
+        self.slot_kind = nn.Linear(width, SLOTS * kinds)
+        self.slot_colour = nn.Linear(width, SLOTS * colours)
+        self.counts = nn.Linear(width, (len(SHAPES) + colours + 1) * (SLOTS + 1))
+
+    def forward(
+        self, states: torch.Tensor, wanted: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss and accuracies; ``states`` is (pictures, tiles, 1 + patches, width)."""
+        whole, patches = states[:, 0, 0], states[:, :, 1:]
+        logits = {
+            "kind": self.kind(patches),
+            "colour": self.colour(patches),
+            "centre": self.centre(patches),
+            "place": self.place(patches).unflatten(-1, (2, -1)),
+            "beside_kind": self.beside_kind(patches).unflatten(-1, (4, -1)),
+            "beside_colour": self.beside_colour(patches).unflatten(-1, (4, -1)),
+            "slot_kind": self.slot_kind(whole).unflatten(-1, (SLOTS, -1)),
+            "slot_colour": self.slot_colour(whole).unflatten(-1, (SLOTS, -1)),
+            "counts": self.counts(whole).unflatten(-1, (-1, SLOTS + 1)),
+        }
+        points, covered = self.outline(patches), wanted["outline"]
+        real = covered != NOTHING
+        loss = 3 * F.binary_cross_entropy_with_logits(
+            points, (covered > 0).to(points.dtype), real / real.float().mean()
+        )
+        right = {"outline": float(((points > 0) == (covered > 0))[real].float().mean())}
+        for name, values in logits.items():
+            flat, target = values.flatten(0, -2), wanted[name].flatten()
+            weight = None
+            if name in ("kind", "centre"):
+                # Most patches are background; do not let it drown the rest.
+                weight = torch.ones(flat.shape[-1])
+                weight[0] = 0.25
+                weight[1 + len(SHAPES) :] = 2.0  # digits are rarer and finer
+            asked = target != NOTHING
+            if not asked.any():
+                continue
+            loss = loss + F.cross_entropy(flat, target, weight, ignore_index=NOTHING)
+            if name in ("kind", "centre", "slot_kind", "beside_kind"):
+                asked &= target != 0
+            hit = (flat.detach().argmax(-1) == target)[asked]
+            right[name] = float(hit.float().mean())
+        return loss, right

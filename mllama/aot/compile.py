@@ -1,0 +1,79 @@
+"""Compiles a model's graphs without loading its weights into memory."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mllama.errors import CompiledModelError
+from mllama.launch.model_files import ModelFiles
+from mllama.launch.options import EngineOptions
+from mllama.utils.progress import StartProgress, stage
+
+
+def compile_model(options: EngineOptions, output: Path) -> None:
+    """Compiles what a start with these options needs, and saves it.
+
+    A checkpoint that is served quantised is quantised first, as the start would do it.
+
+    Args:
+        options: The start's.
+        output: Directory to save to.
+
+    Raises:
+        MllamaError: If the options can't be served or the directory not be written.
+    """
+    options = replace(options, save_to_serialized_model_path=output)
+    files = options.check(quiet=False)
+    print(f"mllama: {files.described()}", file=sys.stderr)
+    files = files.quantised(quiet=False)
+    with StartProgress():
+        stage("starting MAX")
+        _compile(options, files)
+
+
+def _compile(options: EngineOptions, files: ModelFiles) -> None:
+    from max.driver import load_devices
+    from max.engine import InferenceSession
+    from max.graph import DeviceRef
+    from max.graph.weights import load_weights
+    from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
+
+    from mllama.compilation.graph_compiler import GraphCompiler, untraced_sampler
+    from mllama.max_compat.model import compile_graphs, load_sampler_graphs
+    from mllama.max_model.graphs import graph_specs, log_probabilities
+    from mllama.max_model.model_config import MllamaArchConfig
+    from mllama.max_model.weight_adapters import canonical_state_dict, served_state_dict
+
+    pipeline = PipelineConfig.from_args(options.pipeline_args(files))
+    retrieved = PIPELINE_REGISTRY.retrieve_factory(pipeline)
+    config = MllamaArchConfig.initialize(
+        pipeline, max_seq_len=retrieved.memory_plan.planned_max_length
+    )
+    weights = {}
+    if pipeline.model.weight_path[0].suffix != ".gguf":
+        weights = dict(load_weights(pipeline.model.weight_path).items())
+    state_dict = served_state_dict(
+        canonical_state_dict(weights), pipeline.model, config.model
+    )
+    (device,) = load_devices(pipeline.model.device_specs)
+    session = InferenceSession(devices=[device])
+    compiler = GraphCompiler(session, pipeline)
+    pipeline.configure_session(session)
+    compile_graphs(session, graph_specs(config, state_dict, compiler))
+    session.compile_reusing_mefs(log_probabilities(device))
+    with untraced_sampler():
+        load_sampler_graphs(
+            session,
+            pipeline,
+            DeviceRef.from_device(device),
+            len(retrieved.tokenizer.delegate),
+        )
+    try:
+        compiler.finish()
+    except OSError as error:
+        raise CompiledModelError(
+            f"the compiled model can't be written to "
+            f"{options.save_to_serialized_model_path}: {error.strerror}"
+        ) from error

@@ -1,0 +1,116 @@
+"""Both graphs compiled for GPUs that this machine need not have.
+
+MAX's devices are virtual then, for the rest of the process: it needs one of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from max.driver import (
+    Accelerator,
+    set_virtual_cpu_target,
+    set_virtual_device_api,
+    set_virtual_device_count,
+    set_virtual_device_target_arch,
+)
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef
+
+from mllama.aot.targets import CompiledGraph, Target
+from mllama.compilation.graph_compiler import how_by_default
+from mllama.compilation.host import host_of_gpus
+from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
+from mllama.compilation.store import CompiledStore
+from mllama.config import MllamaConfig
+from mllama.errors import MllamaError
+from mllama.max_model.graphs import (
+    IMAGE_ENCODER,
+    TEXT_DECODER,
+    described,
+    name_weights,
+    networks,
+)
+from mllama.max_model.model_config import MllamaArchConfig
+from mllama.utils.progress import StartProgress, stage
+
+
+def compile_graphs(
+    model: MllamaConfig,
+    target: Target,
+    devices: int,
+    directory: Path,
+) -> list[CompiledGraph]:
+    """Compiles the vision and the text graph in bfloat16 and saves both.
+
+    Args:
+        model: The checkpoint's configuration; no weights are needed.
+        target: The kind of GPU.
+        devices: How many of them.
+        directory: Where the graphs are saved, as a start looks for them.
+
+    Raises:
+        MllamaError: If the devices can't share the model, or MAX can't compile it.
+    """
+    # A compilation can't be interrupted otherwise.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # If memory runs out, Linux is to end this process and no other.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    make_devices_virtual(target, devices)
+    store = CompiledStore(directory)
+    session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
+    graphs = []
+    with StartProgress():
+        for untraced in planned_graphs(model, devices):
+            stage(f"{untraced.name} for {target}")
+            started = time.perf_counter()
+            try:
+                compiled = session.compile(untraced.traced())
+                path = store.add(untraced.key(how_by_default()), compiled.export_mef)
+            except RuntimeError as error:
+                raise MllamaError(
+                    f"MAX can't compile {untraced.name} for {target}: {_cause(error)}"
+                ) from error
+            seconds = time.perf_counter() - started
+            graphs.append(CompiledGraph(untraced.name, path, seconds))
+    return graphs
+
+
+def make_devices_virtual(target: Target, devices: int) -> None:
+    """Has MAX compile for so many GPUs, and a CPU, that need not be here."""
+    set_virtual_cpu_target(host_of_gpus()[0])
+    set_virtual_device_api(target.api)
+    set_virtual_device_target_arch(target.architecture)
+    set_virtual_device_count(devices)
+
+
+def planned_graphs(model: MllamaConfig, devices: int) -> list[LazyGraph]:
+    """What a start on so many GPUs will look for: vision and text, in bfloat16."""
+    config = MllamaArchConfig.for_graphs(
+        model,
+        DType.bfloat16,
+        [DeviceRef.GPU(index) for index in range(devices)],
+        model.text_config.max_position_embeddings,
+    )
+    descriptions = described(config, {})
+    graphs = []
+    for name, network in zip(
+        (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
+    ):
+        name_weights(network)
+        spec = LazyGraphSpec(
+            network, name, network.input_types(), description=descriptions[name]
+        )
+        graphs.append(spec.trace())
+    return graphs
+
+
+def _cause(error: RuntimeError) -> str:
+    """The innermost complaint of the compiler, in one line of very many."""
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return next((line for line in lines if "constraint failed" in line), lines[0])

@@ -1,0 +1,1 @@
+"""Turns graphs into executables, and keeps the executables on disk."""

@@ -1,0 +1,91 @@
+"""Where a start finds and keeps its compiled graphs, decided before MAX is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mllama.compilation.manifest import Manifest
+from mllama.compilation.store import COMPILED_DIRECTORY, CompiledStore, check_target
+from mllama.errors import CompiledModelError
+from mllama.utils.cache_dir import cache_root
+
+COMPILED: Final = "compiled"
+"""Key of MAX's ``vision_config_overrides``, which carries these settings to the model's
+process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledSettings:
+    """What is told to the model.
+
+    Attributes:
+        manifest: What is started.
+        cache: The cache's directory for it.
+        saved: A directory to start from; its graphs are not compiled.
+        save_to: A directory to save the graphs to.
+    """
+
+    manifest: Manifest
+    cache: Path
+    saved: Path | None = None
+    save_to: Path | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        manifest: Manifest,
+        *,
+        saved: str | Path | None = None,
+        save_to: str | Path | None = None,
+    ) -> CompiledSettings:
+        """Settings whose directories are fit for the start.
+
+        Raises:
+            CompiledModelError: If the saved model is none, is damaged or is for
+                another start, or if the place to save to can't be used.
+        """
+        if saved is not None:
+            found, _ = CompiledStore.read(Path(saved))
+            if differences := found.differences(manifest):
+                raise CompiledModelError(
+                    f"{saved} was compiled for another start: "
+                    f"{'; '.join(differences)}; start with what it was compiled for, "
+                    "or compile it anew"
+                )
+        if save_to is not None:
+            check_target(Path(save_to))
+        return cls(
+            manifest=manifest,
+            cache=cache_root() / COMPILED_DIRECTORY / manifest.key(),
+            saved=_absolute(saved),
+            save_to=_absolute(save_to),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """In ``vision_config_overrides``, see ``COMPILED``."""
+        return {
+            COMPILED: {
+                "manifest": self.manifest.to_dict(),
+                "cache": str(self.cache),
+                **{
+                    name: str(path)
+                    for name in ("saved", "save_to")
+                    if (path := getattr(self, name)) is not None
+                },
+            }
+        }
+
+    @classmethod
+    def from_dict(cls, overrides: dict[str, Any]) -> CompiledSettings | None:
+        """What :meth:`to_dict` gave; None if nothing was told."""
+        told = overrides.get(COMPILED)
+        if told is None:
+            return None
+        paths = {name: Path(path) for name, path in told.items() if name != "manifest"}
+        return cls(manifest=Manifest.from_dict(told["manifest"]), **paths)
+
+
+def _absolute(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).absolute()

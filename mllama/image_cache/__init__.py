@@ -1,0 +1,1 @@
+"""The image cache: cross-attention keys and values of images, computed once."""

@@ -1,0 +1,17 @@
+"""What a request's context says about its images, beside MAX's own fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ASPECT_RATIO_IDS = "aspect_ratio_ids"
+"""Key of a context's ``extra_model_args``: int64 ``[images]``."""
+
+IMAGE_TOKENS = "image_tokens"
+"""Key of a context's ``extra_model_args``: int64 ``[images]``, the vision tokens that
+the text can attend to, those of the image's valid tiles."""
+
+
+def image_tokens_of(context: Any) -> int:
+    """Returns the number of vision tokens of a request's images."""
+    return int(sum(context.extra_model_args.get(IMAGE_TOKENS, ())))

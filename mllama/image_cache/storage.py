@@ -1,0 +1,212 @@
+"""The image pool's memory, and the graph inputs that point into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from max.driver import Buffer, Device
+from max.nn.kv_cache import MHAKVCacheParams
+
+from mllama.image_cache.block_manager import ZERO_PAGE, Entry, ImagePool
+from mllama.max_compat.lazy_buffer import Zeroed
+from mllama.max_compat.model import (
+    KVCacheInputsPerDevice,
+    padded_lut_cols,
+    page_stride_of,
+)
+from mllama.nn.layers.image_cache_inputs import (
+    ImageReadInputs,
+    ImageWriteInputs,
+    sees_dtype,
+)
+
+
+@dataclass(frozen=True)
+class ReadSegment:
+    """Text rows that read the first ``image_rows`` rows of an entry.
+
+    ``entry`` is None for rows that see no image.
+    """
+
+    length: int
+    entry: Entry | None
+    image_rows: int
+
+
+class ImageStore:
+    """Keys and values of images on the devices, shared by all requests.
+
+    Each device has those of its own heads, an image in the same pages on all.
+
+    Args:
+        params: Shape of the pool.
+        devices: Where it lives.
+        num_pages: Pages, the page of zeros included.
+    """
+
+    def __init__(
+        self, params: MHAKVCacheParams, devices: Sequence[Device], num_pages: int
+    ) -> None:
+        self.params = params
+        self.devices = list(devices)
+        self.pool = ImagePool(num_pages, params.page_size)
+        self._pages = [self._zeros(num_pages, device) for device in devices]
+
+    def _zeros(self, num_pages: int, device: Device) -> Buffer:
+        pages = Zeroed.zeros(
+            (num_pages, *self.params.shape_per_block), self.params.dtype, device
+        )
+        # The fill may still be under way when the first image is stored, and would
+        # wipe it out: wait for it.
+        device.synchronize()
+        return pages
+
+    def copy(self, source: Entry, image: int, target: Entry, index: int) -> None:
+        """Copies an image's keys and values from one entry to another.
+
+        Args:
+            source: Where they are.
+            image: The image's index there.
+            target: Where they are wanted.
+            index: The image's index there.
+        """
+        for pages, device in zip(self._pages, self.devices, strict=True):
+            self._copy(pages, (source, image), (target, index))
+            # Copies may still be under way when they return, on a CPU too.
+            device.synchronize()
+
+    def _copy(
+        self, pages: Buffer, source: tuple[Entry, int], target: tuple[Entry, int]
+    ) -> None:
+        """Copies within the pool's memory on one device."""
+        size = self.params.page_size
+        blocks = pages.num_elements // pages.shape[0]
+        row_elements = pages.shape[-2] * pages.shape[-1]
+        rows_per_page = blocks // row_elements
+        rows = pages.view(
+            pages.dtype, (self.pool.num_pages * rows_per_page, row_elements)
+        )
+
+        def place(entry: Entry, row: int) -> int:
+            return entry.pages[row // size] * rows_per_page + row % size
+
+        (source_entry, image), (target_entry, index) = source, target
+        (read, end), (write, _) = source_entry.span(image), target_entry.span(index)
+        while read < end:
+            # As far as neither side crosses into another page.
+            length = min(end - read, size - read % size, size - write % size)
+            start, to = place(source_entry, read), place(target_entry, write)
+            for offset in range(0, rows_per_page, size):  # keys and values, by layer
+                first, last = to + offset, start + offset
+                rows[first : first + length, :].inplace_copy_from(
+                    rows[last : last + length, :]
+                )
+            read, write = read + length, write + length
+
+    def write_inputs(
+        self, places: Sequence[tuple[Entry, int]], rows: int
+    ) -> list[ImageWriteInputs[Buffer, Buffer]]:
+        """Where images of ``rows`` rows each are stored, for each device.
+
+        Args:
+            places: Per image its entry, and its index in the entry's run.
+            rows: Rows of each of the images.
+        """
+        starts = [entry.row_ends[index] - rows for entry, index in places]
+        page_inputs = self._page_inputs(
+            [entry.pages for entry, _ in places],
+            starts,
+            max_new=rows,
+            max_cached=max(starts),
+        )
+        offsets = self._upload(
+            np.arange(len(places) + 1, dtype=np.uint32) * np.uint32(rows)
+        )
+        return [
+            ImageWriteInputs(pages=pages, row_offsets=row_offsets)
+            for pages, row_offsets in zip(page_inputs, offsets, strict=True)
+        ]
+
+    def read_inputs(
+        self, reads: Sequence[ReadSegment]
+    ) -> list[ImageReadInputs[Buffer, Buffer]]:
+        """What the rows of a batch attend to, segment by segment, for each device."""
+        # Rows that see no image read one row of zeros: the kernel rejects none.
+        image_rows = [read.image_rows if read.entry else 1 for read in reads]
+        lengths = np.array([read.length for read in reads], dtype=np.uint32)
+        longest = max(read.length for read in reads)
+        dtype = sees_dtype(is_host=self.devices[0].is_host).to_numpy()
+        sees_image = np.repeat(
+            np.array([read.entry is not None for read in reads], dtype), lengths
+        )
+        return [
+            ImageReadInputs(
+                pages=pages,
+                segment_offsets=segment_offsets,
+                image_offsets=image_offsets,
+                max_segment_length=_host(longest, np.uint32),
+                sees_image=sees,
+            )
+            for pages, segment_offsets, image_offsets, sees in zip(
+                self._page_inputs(
+                    [
+                        read.entry.pages if read.entry else (ZERO_PAGE,)
+                        for read in reads
+                    ],
+                    [0] * len(reads),
+                    max_new=longest,
+                    max_cached=max(image_rows),
+                ),
+                self._upload(_offsets(lengths)),
+                self._upload(_offsets(image_rows)),
+                self._upload(sees_image[:, None]),
+                strict=True,
+            )
+        ]
+
+    def _page_inputs(
+        self,
+        tables: Sequence[Sequence[int]],
+        cached: Sequence[int],
+        *,
+        max_new: int,
+        max_cached: int,
+    ) -> list[KVCacheInputsPerDevice[Buffer, Buffer]]:
+        columns = padded_lut_cols(max(len(pages) for pages in tables))
+        table = np.full((len(tables), columns), ZERO_PAGE, dtype=np.uint32)
+        for row, pages in zip(table, tables, strict=True):
+            row[: len(pages)] = pages
+        return [
+            KVCacheInputsPerDevice(
+                kv_blocks=blocks,
+                cache_lengths=cache_lengths,
+                lookup_table=lookup_table,
+                max_prompt_length=_host(max_new, np.uint32),
+                max_cache_length=_host(max_cached, np.uint32),
+                page_stride=_host(page_stride_of(blocks), np.int64),
+            )
+            for blocks, cache_lengths, lookup_table in zip(
+                self._pages,
+                self._upload(np.array(cached, dtype=np.uint32)),
+                self._upload(table),
+                strict=True,
+            )
+        ]
+
+    def _upload(self, array: np.ndarray) -> list[Buffer]:
+        """An array on each device."""
+        buffer = Buffer.from_numpy(np.ascontiguousarray(array))
+        return [buffer.to(device) for device in self.devices]
+
+
+def _host(value: int, dtype: type[np.integer[Any]]) -> Buffer:
+    """``[1]`` on the host."""
+    return Buffer.from_numpy(np.array([value], dtype=dtype))
+
+
+def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Running sum that starts at zero, uint32."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32)

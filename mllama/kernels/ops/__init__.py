@@ -1,0 +1,1 @@
+"""Calls the custom ops in graphs."""

@@ -1,0 +1,1 @@
+"""Resolves what a user names to files, devices and options."""

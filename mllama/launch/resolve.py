@@ -1,0 +1,207 @@
+"""From what a user names to the files that MAX loads, checked before it is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mllama.config import MllamaConfig
+from mllama.errors import ConfigError, MllamaError
+from mllama.hub.download import fetch_model
+from mllama.hub.options import HubOptions
+from mllama.launch.model_files import ModelFiles
+from mllama.utils.sizes import readable
+from mllama.weights.checkpoint import Checkpoint, open_checkpoint
+from mllama.weights.encodings import (
+    Encoding,
+    check_runnable,
+    choose_encoding,
+    with_vision,
+)
+from mllama.weights.gguf.checkpoint import (
+    check_tensors,
+    main_format,
+    open_gguf,
+    served_formats,
+)
+from mllama.weights.lora.adapter import Adapter, check_values, open_adapter
+from mllama.weights.ollama.links import is_file, named_gguf
+from mllama.weights.ollama.small_files import unpack_small_files
+from mllama.weights.ollama.store import PREFIX, find_blob
+from mllama.weights.quantization_plan import BLOCK_ENCODINGS, quantisation_plan
+from mllama.weights.remote_code import check_own_code
+
+
+def find_model_files(
+    model: str,
+    *,
+    weight_path: Sequence[Any] = (),
+    encoding: str | None = None,
+    vision_encoding: str | None = None,
+    lora_path: str | Path | None = None,
+    device_type: str,
+    max_length: int | None = None,
+    hub: HubOptions | None = None,
+    quiet: bool = True,
+) -> ModelFiles:
+    """Checks a model's files and says what to load.
+
+    What is on the hub is downloaded first; its configuration is checked before its
+    weights are fetched.
+
+    Args:
+        model: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
+            Ollama's store, or a repository of the hub.
+        weight_path: Files to read the weights from instead, or such of the hub.
+        encoding: The encoding asked for.
+        vision_encoding: That of the vision side, if it isn't floats.
+        lora_path: A LoRA adapter in PEFT's files to merge into the weights.
+        device_type: ``cpu`` or ``gpu``.
+        max_length: The context asked for.
+        hub: How to ask the hub, and whether a model's own code may run.
+        quiet: Whether to show no progress of downloads.
+
+    Raises:
+        MllamaError: If the checkpoint can't be served, an encoding is not to be had on
+            the device, the memory doesn't suffice, or a limit is out of range.
+    """
+    if max_length is not None and max_length < 1:
+        raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
+
+    def check(config: MllamaConfig) -> None:
+        _check_length(config, max_length)
+        if encoding is not None:
+            check_runnable(encoding, device_type)
+
+    hub = hub or HubOptions()
+    check_files = partial(check_own_code, trusted=hub.trust_remote_code)
+    if model.startswith(PREFIX):
+        model = str(find_blob(model))
+    fetched = fetch_model(
+        model, weight_path, hub, check=check, check_files=check_files, quiet=quiet
+    )
+    # MAX looks for relative paths of weights in the model's directory.
+    directory = Path(fetched.model).absolute()
+    weights = tuple(named_gguf(Path(path).absolute()) for path in fetched.weight_path)
+    if is_file(directory):
+        weights = weights or (named_gguf(directory),)
+        directory = unpack_small_files(directory)
+    if not directory.is_dir():
+        raise MllamaError(
+            f"{model} is neither a directory, a GGUF file, nor a repository of the hub"
+        )
+    config = MllamaConfig.from_path(directory)
+    check_files(directory)
+    _check_length(config, max_length)
+    adapter = None
+    if lora_path is not None:
+        adapter = _open_adapter(Path(lora_path), config, weights)
+    if any(path.suffix == ".gguf" for path in weights):
+        found = _gguf_files(directory, weights, config, encoding, device_type)
+    else:
+        checkpoint = open_checkpoint(directory, weights)
+        found = _float_files(checkpoint, adapter, encoding, device_type)
+    found = replace(
+        found, encoding=with_vision(found.encoding, vision_encoding, config)
+    )
+    _check_memory(found)
+    return found
+
+
+def _gguf_files(
+    directory: Path,
+    weights: tuple[Path, ...],
+    config: MllamaConfig,
+    asked: str | None,
+    device_type: str,
+) -> ModelFiles:
+    """A GGUF file, checked against the configuration."""
+    if len(weights) > 1:
+        raise MllamaError("a GGUF file is a whole model: give one --weight-path")
+    file = open_gguf(weights[0])
+    check_tensors(file, config)
+    held = main_format(file)
+    is_floats = held not in BLOCK_ENCODINGS
+    if asked not in (None, held) and not (is_floats and asked == "bfloat16"):
+        raise MllamaError(
+            f"{weights[0]} holds {held}, not {asked}; leave --quantization-encoding "
+            "out, or quantise the original checkpoint anew"
+        )
+    if is_floats:
+        encoding = choose_encoding(asked, device_type, "float32", config)
+    else:
+        check_runnable(held, device_type)
+        encoding = Encoding(held, device_type, None if asked else "as in the file")
+    return ModelFiles(
+        directory, weights, config, encoding, served_formats(file, config)
+    )
+
+
+def _float_files(
+    checkpoint: Checkpoint, adapter: Adapter | None, asked: str | None, device_type: str
+) -> ModelFiles:
+    """A checkpoint of floats, to be quantised if its encoding asks for it."""
+    config = checkpoint.config
+    encoding = choose_encoding(asked, device_type, checkpoint.dtype, config)
+    files = ModelFiles(
+        checkpoint.path,
+        tuple(checkpoint.files),
+        config,
+        encoding,
+        quantisation_plan(config, encoding.name),
+        lora_path=adapter.path if adapter else None,
+    )
+    if encoding.name not in BLOCK_ENCODINGS:
+        return files
+    return replace(
+        files,
+        weight_path=(),
+        lora_path=None,
+        floats=adapter.merged_into(checkpoint) if adapter else checkpoint,
+    )
+
+
+def _open_adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> Adapter:
+    """An adapter that can be merged into the weights, checked to the last number."""
+    quantised = [file for file in weights if file.suffix == ".gguf"]
+    if quantised:
+        raise MllamaError(
+            f"{quantised[0]} is quantised, and an adapter is merged into floats only: "
+            f"`mllama quantize SRC DST --lora-path {path}` makes a GGUF file of the "
+            "original checkpoint with the adapter in it"
+        )
+    adapter = open_adapter(path, config)
+    check_values(adapter)
+    return adapter
+
+
+def _check_length(config: MllamaConfig, max_length: int | None) -> None:
+    limit = config.text_config.max_position_embeddings
+    if max_length is not None and max_length > limit:
+        raise ConfigError(
+            f"a context of {max_length} tokens was asked for, but the model was made "
+            f"for at most {limit}"
+        )
+
+
+def _check_memory(files: ModelFiles) -> None:
+    """Refuses what can't fit, since the system would end the process without a word."""
+    if files.encoding.device_type != "cpu":
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if files.weights_bytes > memory:
+        if files.encoding.name in BLOCK_ENCODINGS:
+            way_out = "a machine with more memory is needed"
+        elif files.weight_path[0].suffix == ".gguf":
+            way_out = "make a smaller file of the original with `mllama quantize`"
+        else:
+            way_out = "use --quantization-encoding q4_k"
+        raise MllamaError(
+            f"the weights take {readable(files.weights_bytes)} in "
+            f"{files.encoding.name}, but this machine has {readable(memory)} of "
+            f"memory; {way_out}"
+        )

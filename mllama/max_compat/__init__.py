@@ -1,0 +1,1 @@
+"""Everything that depends on MAX's private names and objects."""

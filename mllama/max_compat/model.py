@@ -1,0 +1,139 @@
+"""The only door to MAX's private names: a new MAX version is this file's work.
+
+MAX is pinned (``max[serve]==26.7.*``).  Everything imported here is undocumented or
+lives in a module whose name may move; each line says what it is needed for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# The paged KV cache's graph inputs: the image pool takes the same form, so that
+# MAX's paged kernels work on it.
+from max.nn.kv_cache import KVCacheInputsPerDevice, PagedCacheValues
+
+# The paged kernels take the distance between pages as an input of its own.
+from max.nn.kv_cache.cache_params import page_stride_of
+
+# A page table must be padded to the width that the kernels read with SIMD loads.
+from max.nn.kv_cache.utils import padded_lut_cols
+
+# Last-row gathering, norm, head and float32 cast, as for all of MAX's text models; for
+# one device the same graph as without "distributed".
+from max.nn.transformer.distributed_transformer import distributed_logits_postprocess
+
+# A request's image, as the scheduler and the prefix cache know it.
+from max.pipelines.context import ImageMetadata
+
+# Makes the memory of KV caches.
+from max.pipelines.kv_cache.paged_kv_cache import jenga_cache_manager
+
+# Which encoding a model runs with, given its files, the device and the user's wish.
+from max.pipelines.lib.config.model_config import (
+    _select_quantization_encoding as select_quantization_encoding,
+)
+
+# The graphs of a pipeline model, compiled, saved and loaded by MAX.
+from max.pipelines.lib.graph_specs import GraphRole, GraphSpec, compile_graphs
+
+# Mixins of an architecture's configuration.
+from max.pipelines.lib.interfaces.arch_config import (
+    ArchConfigWithKVCache,
+    ArchConfigWithStoredKVParams,
+)
+
+# Names a ragged text graph's outputs.
+from max.pipelines.lib.interfaces.batch_processor import process_ragged_kv_outputs
+
+# Log probabilities of sampled tokens, as a small graph of MAX's own.
+from max.pipelines.lib.log_probabilities import (
+    _LOGPROBS_HEAP_LEVELS as LOGPROBS_HEAP_LEVELS,
+)
+from max.pipelines.lib.log_probabilities import (
+    LogProbabilitiesMixin,
+    log_probabilities_ragged_graph,
+)
+
+# What the memory planner resolved: maximum length, batch size.
+from max.pipelines.lib.memory_estimation import MemoryPlan
+
+# Notes new tokens in their requests, and answers what the scheduler wants to know.
+from max.pipelines.lib.pipeline_variants.utils import (
+    update_context_and_prepare_responses,
+)
+
+# Work that would block the server's event loop goes to its thread pool.
+from max.pipelines.lib.tokenizer import run_with_default_executor
+
+# The encodings' names and element types.
+from max.pipelines.modeling.config_enums import (
+    SupportedEncoding,
+    supported_encoding_dtype,
+)
+
+# Dataclasses that flatten to the inputs of a graph.  MAX isn't typed, so type checkers
+# are shown the standard library's.
+if TYPE_CHECKING:
+    from dataclasses import dataclass as tree_dataclass
+else:
+    from max.tree import dataclass as tree_dataclass
+
+# The sampler and its graph's name; compiles it.  The module, since the pipeline looks
+# there for what applies the sampler to a batch.
+from max.pipelines.lib.pipeline_variants import text_generation
+from max.pipelines.lib.pipeline_variants.text_generation import (
+    FusedSamplingProcessor,
+    load_sampler_graphs,
+)
+
+# The type of a request's tools, for a signature.
+from max.pipelines.modeling.types import TextGenerationRequestTool
+from max.pipelines.sampling import TopKSampler
+
+# MAX Serve's continuous batching, which the Python API runs in a thread of its own.
+from max.serve.config import Settings
+from max.serve.scheduler import load_scheduler
+from max.serve.scheduler.base import SchedulerProgress
+from max.serve.worker_interface import WorkerQueues
+
+# A stable hash that the prefix cache can take as a token's.
+from max.support.image import hash_image
+
+from mllama.max_compat.compiler import ensure_default_mlir_context
+
+__all__ = [
+    "LOGPROBS_HEAP_LEVELS",
+    "ArchConfigWithKVCache",
+    "ArchConfigWithStoredKVParams",
+    "FusedSamplingProcessor",
+    "GraphRole",
+    "GraphSpec",
+    "ImageMetadata",
+    "KVCacheInputsPerDevice",
+    "LogProbabilitiesMixin",
+    "MemoryPlan",
+    "PagedCacheValues",
+    "SchedulerProgress",
+    "Settings",
+    "SupportedEncoding",
+    "TextGenerationRequestTool",
+    "TopKSampler",
+    "WorkerQueues",
+    "compile_graphs",
+    "distributed_logits_postprocess",
+    "ensure_default_mlir_context",
+    "hash_image",
+    "jenga_cache_manager",
+    "load_sampler_graphs",
+    "load_scheduler",
+    "log_probabilities_ragged_graph",
+    "padded_lut_cols",
+    "page_stride_of",
+    "process_ragged_kv_outputs",
+    "run_with_default_executor",
+    "select_quantization_encoding",
+    "supported_encoding_dtype",
+    "text_generation",
+    "tree_dataclass",
+    "update_context_and_prepare_responses",
+]

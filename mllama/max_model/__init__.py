@@ -1,0 +1,1 @@
+"""The model as MAX's pipelines see it."""

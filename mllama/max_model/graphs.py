@@ -1,0 +1,211 @@
+"""The graphs of a model, each an artifact of its own so that it can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from max.driver import CPU, Buffer, Device
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef
+from max.graph.weights import WeightData
+from max.nn.layer import Module
+
+from mllama.compilation.graph_compiler import GraphCompiler
+from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
+from mllama.compilation.manifest import config_hash
+from mllama.compilation.store import CompiledStore, GraphKey
+from mllama.config.rope import rotary_table
+from mllama.max_compat.model import (
+    LOGPROBS_HEAP_LEVELS,
+    GraphRole,
+    log_probabilities_ragged_graph,
+)
+from mllama.max_model.weight_adapters import (
+    formats,
+    image_encoder_weights,
+    text_decoder_weights,
+)
+from mllama.nn.image_encoder import MllamaImageEncoder
+from mllama.nn.layers.linear import Encodings
+from mllama.nn.layers.tensor_parallel import spread
+from mllama.nn.text_decoder import MllamaTextDecoder
+from mllama.utils.bfloat16 import to_bfloat16
+
+if TYPE_CHECKING:
+    from mllama.max_model.model_config import MllamaArchConfig
+
+IMAGE_ENCODER = "mllama_image_encoder"
+TEXT_DECODER = "mllama_text_decoder"
+"""The graphs' names."""
+
+
+def log_probabilities(device: Device) -> LazyGraph:
+    """MAX's graph of tokens' log probabilities."""
+    ref = DeviceRef.from_device(device)
+    return LazyGraph(
+        "ragged_logprobs",
+        f"{ref}, {LOGPROBS_HEAP_LEVELS}",
+        lambda: log_probabilities_ragged_graph(ref, levels=LOGPROBS_HEAP_LEVELS),
+    )
+
+
+def networks(
+    config: MllamaArchConfig, encodings: Encodings
+) -> tuple[MllamaImageEncoder, MllamaTextDecoder]:
+    """Both networks on all devices, without weights.
+
+    Args:
+        config: The model's, resolved.
+        encodings: Which of its tensors are blocks.
+    """
+
+    def image_encoder(device: DeviceRef, num_shards: int) -> MllamaImageEncoder:
+        return MllamaImageEncoder(
+            config.model,
+            config.pool,
+            config.dtype,
+            device,
+            num_shards,
+            encodings=encodings,
+            vision_in_bytes=config.vision_in_bytes,
+        )
+
+    def text_decoder(device: DeviceRef, num_shards: int) -> MllamaTextDecoder:
+        return MllamaTextDecoder(
+            config.model,
+            config.kv_params,
+            config.pool,
+            config.dtype,
+            device,
+            num_shards,
+            return_logits=config.return_logits,
+            encodings=encodings,
+        )
+
+    return (
+        spread(image_encoder, config.devices),
+        spread(text_decoder, config.devices),
+    )
+
+
+def graph_specs(
+    config: MllamaArchConfig,
+    state_dict: Mapping[str, WeightData],
+    compiler: GraphCompiler,
+) -> dict[str, LazyGraphSpec]:
+    """The text graph and the vision graph, with their weights, not traced yet.
+
+    Args:
+        config: What they are built from.
+        state_dict: The checkpoint's tensors by canonical name.
+        compiler: Stands behind the session that is to compile them.
+    """
+    encodings = formats(state_dict)
+    image_encoder, text_decoder = networks(config, encodings)
+    image_encoder.load_state_dict(
+        image_encoder_weights(
+            state_dict,
+            config.model,
+            list(image_encoder.raw_state_dict()),
+            config.dtype,
+        ),
+        weight_alignment=1,
+    )
+    text_decoder.load_state_dict(
+        text_decoder_weights(
+            state_dict,
+            config.model,
+            list(text_decoder.raw_state_dict()),
+            config.dtype,
+        ),
+        weight_alignment=1,
+    )
+    descriptions = described(config, encodings)
+    specs = {
+        # In this order: another process may be compiling the vision graph.
+        GraphRole.DECODER: LazyGraphSpec(
+            text_decoder,
+            TEXT_DECODER,
+            text_decoder.input_types(),
+            weights=text_decoder.state_dict(),
+            description=descriptions[TEXT_DECODER],
+        ),
+        GraphRole.VISION: LazyGraphSpec(
+            image_encoder,
+            IMAGE_ENCODER,
+            image_encoder.input_types(),
+            weights=image_encoder.state_dict(),
+            description=descriptions[IMAGE_ENCODER],
+        ),
+    }
+    if config.devices == [DeviceRef.CPU()]:
+        compiler.compile_in_parallel(
+            specs[GraphRole.VISION].trace(),
+            partial(VisionCompilation, config, encodings),
+        )
+    return specs
+
+
+@dataclass(frozen=True)
+class VisionCompilation:
+    """Compiles the vision graph of a model on a CPU, in a process of its own.
+
+    Attributes:
+        config: The model's, resolved.
+        encodings: Which of its tensors are blocks.
+        key: Of the graph.
+        directory: Where the graph is kept.
+    """
+
+    config: MllamaArchConfig
+    encodings: Encodings
+    key: GraphKey
+    directory: Path
+
+    def run(self) -> None:
+        """Compiles the graph and keeps it."""
+        network, _ = networks(self.config, self.encodings)
+        name_weights(network)
+        graph = network.trace(*network.input_types(), name=self.key.name)
+        compiled = InferenceSession(devices=[CPU()]).compile(graph)
+        CompiledStore(self.directory).add(self.key, compiled.export_mef)
+
+
+def name_weights(network: Module) -> None:
+    """Gives a network's weights their names in its graph, as loading them does."""
+    for name, weight in network.raw_state_dict().items():
+        weight.name, weight.align = name, 1
+
+
+def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[Buffer]:
+    """The text graph's table of rotations, on each device."""
+    table = rotary_table(config.model.text_config, config.max_seq_len)
+    if config.dtype is DType.bfloat16:
+        host = Buffer.from_numpy(to_bfloat16(table)).view(DType.bfloat16)
+    else:
+        host = Buffer.from_numpy(table)
+    return [host.to(device) for device in devices]
+
+
+def described(config: MllamaArchConfig, encodings: Encodings) -> dict[str, str]:
+    """All that each graph depends on beside the types of its inputs, by its name."""
+    both = str(
+        {
+            "config": config_hash(config.model),
+            "dtype": config.dtype,
+            "devices": config.devices,
+            "encodings": sorted(
+                (name, encoding.name) for name, encoding in encodings.items()
+            ),
+            "return_logits": config.return_logits,
+        }
+    )
+    return {
+        TEXT_DECODER: both,
+        IMAGE_ENCODER: f"{both}, in bytes: {config.vision_in_bytes}",
+    }

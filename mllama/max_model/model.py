@@ -1,0 +1,179 @@
+"""The pipeline model: what MAX's scheduler calls for every batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from max.driver import Buffer, Device
+from max.engine import InferenceSession, Model
+from max.graph.weights import WeightData, Weights, WeightsAdapter
+from max.nn.kv_cache import KVCacheInputs
+from max.nn.transformer import ReturnLogits
+from max.pipelines.context import TextAndVisionContext
+from max.pipelines.lib import (
+    KVCacheConfig,
+    ModelInputs,
+    ModelOutputs,
+    PipelineConfig,
+    PipelineModelWithKVCache,
+)
+
+from mllama.compilation.graph_compiler import GraphCompiler
+from mllama.image_cache.encoder_runner import PendingImage
+from mllama.image_cache.manager import RequestImages
+from mllama.image_cache.storage import ImageStore, ReadSegment
+from mllama.kernels.dispatch import described_kernels
+from mllama.max_compat.model import (
+    GraphRole,
+    GraphSpec,
+    LogProbabilitiesMixin,
+    MemoryPlan,
+    process_ragged_kv_outputs,
+)
+from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffers
+from mllama.max_model.memory_planner import described, pool_pages
+from mllama.max_model.model_config import MllamaArchConfig
+from mllama.max_model.model_inputs import MllamaInputs
+from mllama.max_model.weight_adapters import (
+    merged_state_dict,
+    served_state_dict,
+    with_vision_in_bytes,
+)
+from mllama.utils.progress import stage
+from mllama.weights.lora.adapter import LORA_PATH
+
+logger = logging.getLogger(__name__)
+
+
+class MllamaModel(
+    LogProbabilitiesMixin,
+    PipelineModelWithKVCache[TextAndVisionContext, MllamaArchConfig, Model],
+):
+    """Two graphs over one image store.
+
+    Images that a batch shows and the store lacks are encoded first, straight into
+    the store; the text graph then reads them there, now and in later steps.
+    """
+
+    model_config_cls: ClassVar[type[Any]] = MllamaArchConfig
+
+    def __init__(
+        self,
+        pipeline_config: PipelineConfig,
+        session: InferenceSession,
+        devices: list[Device],
+        kv_cache_config: KVCacheConfig,
+        weights: Weights,
+        *,
+        memory_plan: MemoryPlan,
+        adapter: WeightsAdapter | None = None,
+        return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN,
+        max_batch_size: int = 1,
+    ) -> None:
+        self.compiler = GraphCompiler(session, pipeline_config)
+        # The mixin's own constructor would trace its graph at every start.
+        PipelineModelWithKVCache.__init__(
+            self,
+            pipeline_config,
+            session,
+            devices,
+            kv_cache_config,
+            weights,
+            adapter=adapter,
+            return_logits=return_logits,
+            memory_plan=memory_plan,
+            max_batch_size=max_batch_size,
+        )
+        config = self.arch_config_as(MllamaArchConfig)
+        models = self.load_graphs(session)
+        self._logprobs_device = devices[0]
+        self._logprobs_model = session.load(log_probabilities(devices[0]))
+        self._text_decoder = models[GraphRole.DECODER]
+        self._freqs_cis = rotary_buffers(config, devices)
+        self.images = RequestImages(
+            config.model.vision_config,
+            ImageStore(config.pool, devices, pool_pages(config, pipeline_config)),
+            models[GraphRole.VISION],
+            self.signal_buffers,
+        )
+        logger.info(described(config, self.images.pool.num_pages))
+        if devices[0].is_host:
+            logger.info(described_kernels())
+
+    def _create_model_config(
+        self, state_dict: dict[str, WeightData]
+    ) -> MllamaArchConfig:
+        config = self.arch_config_as(MllamaArchConfig)
+        model = self.pipeline_config.model
+        self._state_dict = served_state_dict(state_dict, model, config.model)
+        adapter = model.vision_config_overrides.get(LORA_PATH)
+        if adapter is not None:
+            stage("merging the adapter")
+            self._state_dict = merged_state_dict(
+                self._state_dict, Path(adapter), config.model, config.dtype
+            )
+        if config.vision_in_bytes:
+            stage("rounding the vision encoder")
+            self._state_dict = with_vision_in_bytes(self._state_dict, config.model)
+        config.return_logits = self.return_logits
+        return config
+
+    @cached_property
+    def signal_buffers(self) -> list[Buffer]:
+        """Memory through which several GPUs synchronise; a CPU that stands for several
+        devices needs none."""
+        return [] if self.devices[0].is_host else super().signal_buffers
+
+    def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
+        """Both graphs; MAX reads the weights in place while the model lives."""
+        return graph_specs(model_config, self._state_dict, self.compiler)
+
+    def prepare_initial_token_inputs(
+        self,
+        replica_batches: Sequence[Sequence[TextAndVisionContext]],
+        kv_cache_inputs: KVCacheInputs[Buffer, Buffer] | None = None,
+        return_n_logits: int = 1,
+    ) -> MllamaInputs:
+        """Plans one step: which images to encode, what each row attends to."""
+        (batch,) = replica_batches
+        device = self.devices[0]
+        reads: list[ReadSegment] = []
+        pending: list[PendingImage] = []
+        for context in batch:
+            reads += self.images.plan(context, pending)
+        tokens = np.concatenate([context.tokens.active for context in batch])
+        offsets = np.cumsum(
+            [0, *(context.tokens.active_length for context in batch)], dtype=np.uint32
+        )
+        return MllamaInputs(
+            tokens=Buffer.from_numpy(np.ascontiguousarray(tokens)).to(device),
+            input_row_offsets=Buffer.from_numpy(offsets).to(device),
+            return_n_logits=Buffer.from_numpy(
+                np.array([return_n_logits], dtype=np.int64)
+            ),
+            reads=self.images.store.read_inputs(reads),
+            pending=pending,
+            kv_cache_inputs=kv_cache_inputs,
+        )
+
+    def execute(self, model_inputs: ModelInputs) -> ModelOutputs:
+        """Encodes the images that are new, then runs the text graph."""
+        assert isinstance(model_inputs, MllamaInputs)
+        self.images.encode(model_inputs.pending)
+        outputs = self._text_decoder.execute(
+            *model_inputs.buffers, *self._freqs_cis, *self.signal_buffers
+        )
+        return process_ragged_kv_outputs(
+            outputs,
+            return_logits=self.return_logits,
+            return_hidden_states=self.return_hidden_states,
+        )
+
+    def release(self, request_id: Any) -> None:
+        """Unpins a request's images; MAX calls it on every end, even twice."""
+        self.images.release(request_id)

@@ -1,0 +1,203 @@
+"""The model's configuration as MAX asks for it, resolved against the pipeline's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from max.dtype import DType
+from max.graph import DeviceRef
+from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
+from max.nn.transformer import ReturnLogits
+from max.pipelines.kv_cache import cache_dtype_for_encoding
+from max.pipelines.lib import KVCacheConfig, MAXModelConfig, PipelineConfig
+from transformers import AutoConfig
+from typing_extensions import Self
+
+from mllama.config import MllamaConfig
+from mllama.config.sharding import check_shards
+from mllama.errors import ConfigError
+from mllama.max_compat.model import (
+    ArchConfigWithKVCache,
+    ArchConfigWithStoredKVParams,
+    SupportedEncoding,
+    select_quantization_encoding,
+    supported_encoding_dtype,
+)
+from mllama.nn.layers.image_cache_inputs import pool_dtype, pool_params
+from mllama.weights.encodings import BFLOAT16_ON_CPU, VISION_IN_BYTES
+from mllama.weights.quantization_plan import BLOCK_ENCODINGS
+
+
+@dataclass(kw_only=True)
+class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
+    """What the graphs are built from.
+
+    Attributes:
+        model: The checkpoint's configuration.
+        dtype: Element type of activations, and of weights that are no blocks.
+        devices: Where the model runs; over several, its heads are divided.
+        max_seq_len: Longest sequence, prompt and answer, in tokens.
+        kv_params: The paged KV cache, one layer per self-attention layer.
+        pool: The image pool, one layer per cross-attention layer.
+        return_logits: Which rows' logits the text graph returns.
+        vision_in_bytes: Whether the matrices of the vision side are bytes.
+    """
+
+    DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"
+    SUPPORTED_ENCODINGS: ClassVar[set[SupportedEncoding]] = {
+        "float32",
+        "bfloat16",
+        *BLOCK_ENCODINGS,
+    }
+
+    model: MllamaConfig
+    dtype: DType
+    devices: list[DeviceRef]
+    max_seq_len: int
+    kv_params: KVCacheParamInterface
+    pool: MHAKVCacheParams
+    return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN
+    vision_in_bytes: bool = False
+
+    @classmethod
+    def initialize(
+        cls,
+        pipeline_config: PipelineConfig,
+        model_config: MAXModelConfig | None = None,
+        *,
+        max_seq_len: int,
+    ) -> Self:
+        """Reads the checkpoint's config and resolves encoding and devices.
+
+        Raises:
+            ConfigError: If the config contradicts itself, or the devices can't share
+                the model.
+        """
+        model_config = model_config or pipeline_config.model
+        encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
+        if _is_bfloat16_on_cpu(model_config):
+            encoding = "bfloat16"
+        # MAX's kernels multiply blocks with float32.
+        is_blocks = encoding in BLOCK_ENCODINGS
+        dtype = DType.float32 if is_blocks else supported_encoding_dtype(encoding)
+        devices = [
+            DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
+        ]
+        model = MllamaConfig.from_dict(model_config.huggingface_config.to_dict())
+        check_shards(model, len(devices))
+        if is_blocks and len(devices) > 1:
+            raise ConfigError(
+                f"weights in {encoding} run on one device, not on {len(devices)}"
+            )
+        if model_config.data_parallel_degree > 1:
+            raise ConfigError(
+                "several devices share one model here; leave --data-parallel-degree out"
+            )
+        return cls(
+            model=model,
+            dtype=dtype,
+            devices=devices,
+            max_seq_len=max_seq_len,
+            kv_params=cls.construct_kv_params(
+                huggingface_config=model_config.huggingface_config,
+                pipeline_config=pipeline_config,
+                devices=devices,
+                kv_cache_config=model_config.kv_cache,
+                cache_dtype=cache_dtype_for_encoding(
+                    encoding, model_config.kv_cache.kv_cache_format
+                ),
+            ),
+            pool=pool_params(
+                model,
+                pool_dtype(model, dtype, devices[0], is_blocks=is_blocks),
+                devices,
+            ),
+            vision_in_bytes=bool(
+                model_config.vision_config_overrides.get(VISION_IN_BYTES)
+            ),
+        )
+
+    @classmethod
+    def construct_kv_params(
+        cls,
+        huggingface_config: AutoConfig,
+        pipeline_config: PipelineConfig,
+        devices: list[DeviceRef],
+        kv_cache_config: KVCacheConfig,
+        cache_dtype: DType,
+        *,
+        allow_kv_head_replication: bool = False,
+    ) -> KVCacheParamInterface:
+        """The KV cache: cross-attention layers keep nothing in it."""
+        if _is_bfloat16_on_cpu(pipeline_config.model):
+            cache_dtype = cache_dtype_for_encoding(
+                "bfloat16", kv_cache_config.kv_cache_format
+            )
+        return _kv_params(
+            MllamaConfig.from_dict(huggingface_config.to_dict()),
+            kv_cache_config,
+            cache_dtype,
+            devices,
+            allow_kv_head_replication=allow_kv_head_replication,
+            data_parallel_degree=pipeline_config.model.data_parallel_degree,
+        )
+
+    @classmethod
+    def for_graphs(
+        cls,
+        model: MllamaConfig,
+        dtype: DType,
+        devices: list[DeviceRef],
+        max_seq_len: int,
+    ) -> Self:
+        """What a server with no options of its own resolves to, for graphs that are
+        compiled ahead of it.
+
+        Raises:
+            ConfigError: If the devices can't share the model.
+        """
+        check_shards(model, len(devices))
+        return cls(
+            model=model,
+            dtype=dtype,
+            devices=devices,
+            max_seq_len=max_seq_len,
+            kv_params=_kv_params(model, KVCacheConfig(), dtype, devices),
+            pool=pool_params(model, dtype, devices),
+        )
+
+    @classmethod
+    def calculate_max_seq_len(
+        cls, huggingface_config: AutoConfig, model_config: MAXModelConfig
+    ) -> int:
+        """The user's ``--max-length``, bounded by the model's own limit.
+
+        Raises:
+            ValueError: If the user asks for more than the model was made for.
+        """
+        return super().calculate_max_seq_len(
+            huggingface_config.text_config, model_config
+        )
+
+
+def _kv_params(
+    model: MllamaConfig,
+    kv_cache_config: KVCacheConfig,
+    dtype: DType,
+    devices: list[DeviceRef],
+    **options: Any,
+) -> KVCacheParamInterface:
+    text = model.text_config
+    return kv_cache_config.to_params(
+        dtype=dtype,
+        n_kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        num_layers=text.num_hidden_layers - len(text.cross_attention_layers),
+        devices=devices,
+        **options,
+    )
+
+
+def _is_bfloat16_on_cpu(model_config: MAXModelConfig) -> bool:
+    return bool(model_config.vision_config_overrides.get(BFLOAT16_ON_CPU))

@@ -1,0 +1,199 @@
+"""From a request's messages and images to what the model works on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import snapshot_download
+from max.pipelines.context import TextAndVisionContext
+from max.pipelines.context.exceptions import InputError
+from max.pipelines.lib import PipelineConfig, TextTokenizer
+from max.pipelines.modeling.types import (
+    TextGenerationRequest,
+    TextGenerationRequestMessage,
+)
+
+from mllama.config import MllamaConfig
+from mllama.errors import ImageError
+from mllama.image_cache.context import ASPECT_RATIO_IDS, IMAGE_TOKENS
+from mllama.images.load import load_image
+from mllama.images.preprocess import ImageProcessor, ImageTiles
+from mllama.max_compat.model import (
+    ImageMetadata,
+    TextGenerationRequestTool,
+    run_with_default_executor,
+)
+from mllama.max_model.chat_template import (
+    ChatTemplateError,
+    find_chat_template,
+    render_chat,
+)
+from mllama.max_model.image_limits import ImageLimits
+
+
+class MllamaTokenizer(TextTokenizer):
+    """The checkpoint's tokenizer, chat template and image processor.
+
+    Args:
+        model_path: A directory, or a repository of the Hugging Face hub.
+        pipeline_config: MAX's configuration of the pipeline.
+        revision: Revision of the repository.
+        max_length: Longest sequence, prompt and answer, in tokens.
+        trust_remote_code: Whether the repository's own code may run.
+        chat_template: A template to use instead of the checkpoint's.
+
+    Raises:
+        CheckpointError: If a file that the model needs is missing or contradicts
+            the model's configuration.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        pipeline_config: PipelineConfig,
+        *,
+        revision: str | None = None,
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
+        chat_template: str | None = None,
+        **unused: Any,
+    ) -> None:
+        directory = _local_directory(model_path, revision)
+        super().__init__(
+            str(directory),
+            pipeline_config,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
+            chat_template=chat_template or find_chat_template(directory),
+            **unused,
+        )
+        config = MllamaConfig.from_dict(
+            pipeline_config.model.huggingface_config.to_dict()
+        )
+        self._vision_config = config.vision_config
+        self._limits = ImageLimits(pipeline_config)
+        self._image_token_id = config.image_token_index
+        self._image_token = self.delegate.convert_ids_to_tokens(self._image_token_id)
+        self._image_processor = ImageProcessor.from_pretrained(
+            directory, config.vision_config
+        )
+
+    @property
+    def expects_content_wrapping(self) -> bool:
+        """Messages reach the template as lists of parts, so that images keep their
+        place."""
+        return True
+
+    def apply_chat_template(
+        self,
+        messages: list[TextGenerationRequestMessage],
+        tools: list[TextGenerationRequestTool] | None = None,
+        **chat_template_options: Any,
+    ) -> str:
+        """Renders messages; image parts become image tokens at their place.
+
+        Raises:
+            InputError: If the template rejects the messages.
+        """
+        try:
+            return render_chat(
+                self.delegate,
+                [message.model_dump(exclude_none=True) for message in messages],
+                image_token=self._image_token,
+                tools=tools,
+                **{"add_generation_prompt": True, **chat_template_options},
+            )
+        except ChatTemplateError as error:
+            raise InputError(str(error)) from error
+
+    async def new_context(self, request: TextGenerationRequest) -> TextAndVisionContext:
+        """Tokens, images in the tokens' order, and MAX's own request state.
+
+        Raises:
+            InputError: If an image can't be used, the prompt is too long, or images
+                and placeholders don't match.
+        """
+        text_context = await super().new_context(request)
+        tokens = text_context.tokens.all
+        places = np.flatnonzero(tokens == self._image_token_id)
+        sources = request.images_for_processing()
+        if len(places) != len(sources):
+            raise InputError(self._mismatch(request, len(places), len(sources)))
+        self._limits.check_count(len(sources))
+        tiles = [
+            await run_with_default_executor(self._process_image, index, source)
+            for index, source in enumerate(sources)
+        ]
+        self._limits.check_room(
+            [int(place) for place in places],
+            [image.hash for image in tiles],
+            [image.num_tiles * self._vision_config.num_patches for image in tiles],
+        )
+        return TextAndVisionContext(
+            **{
+                field.name: getattr(text_context, field.name)
+                for field in dataclasses.fields(text_context)
+                if field.init
+            },
+            vision_token_ids=[self._image_token_id],
+            images=[
+                ImageMetadata(
+                    start_idx=int(place),
+                    end_idx=int(place) + 1,
+                    pixel_values=image.pixel_values,
+                    image_hash=image.hash,
+                )
+                for place, image in zip(places, tiles, strict=True)
+            ],
+            extra_model_args={
+                ASPECT_RATIO_IDS: np.array(
+                    [image.aspect_ratio_id for image in tiles], dtype=np.int64
+                ),
+                IMAGE_TOKENS: np.array(
+                    [
+                        image.num_tiles * self._vision_config.num_patches
+                        for image in tiles
+                    ],
+                    dtype=np.int64,
+                ),
+            },
+        )
+
+    def _process_image(self, index: int, source: Any) -> ImageTiles:
+        try:
+            return self._image_processor(load_image(source))
+        except ImageError as error:
+            raise InputError(f"image {index + 1}: {error}") from error
+
+    def _mismatch(
+        self, request: TextGenerationRequest, placeholders: int, images: int
+    ) -> str:
+        texts = (text for message in request.messages for text in _texts(message))
+        if any(self._image_token in text for text in texts):
+            return (
+                f"{self._image_token} may not be typed in text; "
+                "send the image as a part of the message"
+            )
+        return (
+            f"the prompt has {placeholders} places for images, but {images} were sent"
+        )
+
+
+def _texts(message: TextGenerationRequestMessage) -> list[str]:
+    if isinstance(message.content, str):
+        return [message.content]
+    return [part.text for part in message.content if part.type == "text"]
+
+
+def _local_directory(model_path: str, revision: str | None) -> Path:
+    """The checkpoint's small files on disk, from the hub's cache if need be."""
+    if Path(model_path).is_dir():
+        return Path(model_path)
+    return Path(
+        snapshot_download(
+            model_path, revision=revision, allow_patterns=["*.json", "*.jinja"]
+        )
+    )

@@ -1,0 +1,281 @@
+"""The checkpoint's tensors as the two graphs take them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
+from max.driver import Buffer
+from max.dtype import DType
+from max.graph import Shape
+from max.graph.quantization import QuantizationEncoding
+from max.graph.weights import WeightData
+from max.pipelines.lib import MAXModelConfig
+
+from mllama.config import MllamaConfig, MllamaVisionConfig
+from mllama.errors import CheckpointError
+from mllama.kernels.ops.int8_matmul import as_bytes
+from mllama.nn.layers.linear import Encodings
+from mllama.weights.gguf.checkpoint import check_tensors, open_gguf, read_tensors
+from mllama.weights.lora.adapter import open_adapter
+from mllama.weights.names import canonical_name, expected_tensors
+from mllama.weights.quantization_plan import PROJECTOR, vision_formats
+
+logger = logging.getLogger("mllama")
+
+
+def canonical_state_dict(
+    state_dict: Mapping[str, Any], **_: Any
+) -> dict[str, WeightData]:
+    """MAX's weight adapter: tensors under our names, others left out.
+
+    Args:
+        state_dict: MAX's lazy weights by their names in the files.
+    """
+    result: dict[str, WeightData] = {}
+    for name, weights in state_dict.items():
+        canonical = canonical_name(name)
+        if canonical is not None:
+            result[canonical] = weights.data()
+    return result
+
+
+def left_to_the_model(state_dict: Mapping[str, Any], **_: Any) -> dict[str, WeightData]:
+    """MAX's adapter of GGUF files, which :func:`gguf_state_dict` reads instead."""
+    del state_dict
+    return {}
+
+
+def served_state_dict(
+    state_dict: Mapping[str, WeightData], files: MAXModelConfig, config: MllamaConfig
+) -> Mapping[str, WeightData]:
+    """The tensors that are served: those of a GGUF file, if it is one.
+
+    Args:
+        state_dict: What MAX read, under canonical names; nothing of a GGUF file.
+        files: Names the files.
+        config: The model's.
+    """
+    paths = files.weight_path
+    if paths and paths[0].suffix == ".gguf":
+        return gguf_state_dict(paths[0], config)
+    return state_dict
+
+
+def formats(state_dict: Mapping[str, WeightData]) -> Encodings:
+    """Which tensors are blocks, and of what format."""
+    return {
+        name: data.quantization_encoding
+        for name, data in state_dict.items()
+        if data.quantization_encoding is not None
+    }
+
+
+def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
+    """The tensors of a GGUF file under our names, blocks as they lie in the file.
+
+    Raises:
+        CheckpointError: If the file is damaged or not of this model.
+    """
+    file = open_gguf(path)
+    check_tensors(file, config)
+    return {
+        name: WeightData(
+            matrix.values,
+            name,
+            DType.from_numpy(matrix.values.dtype),
+            Shape(matrix.values.shape),
+            quantization_encoding=None
+            if matrix.format is None
+            else QuantizationEncoding[matrix.format],
+        )
+        for name, matrix in read_tensors(file, config)
+    }
+
+
+def merged_state_dict(
+    state_dict: Mapping[str, WeightData],
+    adapter_path: Path,
+    config: MllamaConfig,
+    dtype: DType,
+) -> dict[str, WeightData]:
+    """Tensors with a LoRA adapter merged into them, one at a time.
+
+    Those that it changes get memory of their own, which lives as long as the result;
+    the others stay in their files.
+
+    Args:
+        state_dict: Canonical tensors, floats all of them.
+        adapter_path: The adapter's directory.
+        config: The model's.
+        dtype: Element type of the merged tensors, float32 or bfloat16.
+
+    Raises:
+        CheckpointError: If the adapter or a tensor isn't of this model.
+    """
+    adapter = open_adapter(adapter_path, config)
+    shapes = expected_tensors(config)
+    merged = dict(state_dict)
+    for name, change in adapter.changes.items():
+        if name not in merged:
+            continue  # Named with all else that is missing.
+        data = merged[name]
+        found = tuple(int(size) for size in data.shape)
+        if found != shapes[name]:
+            raise CheckpointError(
+                f"{name} has shape {list(found)}, but config.json asks for "
+                f"{list(shapes[name])}; the two are not of one model"
+            )
+        values = change.applied(name, _as_numpy(data))
+        merged[name] = _as_weights(values, name, dtype)
+    logger.info(adapter.described())
+    return merged
+
+
+def _as_numpy(data: WeightData) -> npt.NDArray[Any]:
+    """A tensor of floats without a copy; bfloat16 as its bits, in uint16."""
+    if data.dtype not in (DType.float32, DType.bfloat16, DType.float16):
+        raise CheckpointError(
+            f"{data.name} has elements of type {data.dtype.name}; an adapter is merged "
+            "into floats only"
+        )
+    buffer = data.to_buffer()
+    if data.dtype == DType.bfloat16:
+        buffer = buffer.view(DType.uint16, buffer.shape)
+    return np.asarray(buffer.to_numpy())
+
+
+def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> WeightData:
+    if dtype == DType.float32:
+        return WeightData(values, name, dtype, Shape(values.shape))
+    if dtype != DType.bfloat16:
+        raise ValueError(f"no weights of type {dtype}")
+    rows = values.reshape(len(values), -1)
+    bits = quantize(rows, GGMLQuantizationType.BF16).view(np.uint16)
+    buffer = Buffer.from_numpy(bits).view(dtype, values.shape)
+    return WeightData(buffer, name, dtype, Shape(values.shape))
+
+
+def with_vision_in_bytes(
+    state_dict: Mapping[str, WeightData], config: MllamaConfig
+) -> dict[str, WeightData]:
+    """Tensors with the vision side's matrices as bytes, their scales beside them.
+
+    Args:
+        state_dict: Canonical tensors.
+        config: The model's.
+    """
+    result = dict(state_dict)
+    # Those that are missing are named with all else that is.
+    names = [name for name in vision_formats(config) if name in state_dict]
+
+    def rounded(name: str) -> list[WeightData]:
+        floats = state_dict[name].astype(DType.float32).to_buffer().to_numpy()
+        parts = {name: floats}
+        if name == PROJECTOR:
+            parts = _projector_parts(floats, config.vision_config)
+        return [data for part in parts.items() for data in _in_bytes(*part)]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, some in zip(names, pool.map(rounded, names), strict=True):
+            del result[name]
+            result.update((data.name, data) for data in some)
+    return result
+
+
+def _in_bytes(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
+    levels, scales = as_bytes(floats)
+    scale = f"{name.removesuffix('weight')}scale"
+    return [
+        WeightData(levels, name, DType.int8, Shape(levels.shape)),
+        WeightData(scales, scale, DType.float32, Shape(scales.shape)),
+    ]
+
+
+def _projector_parts(
+    weight: npt.NDArray[np.float32], config: MllamaVisionConfig
+) -> dict[str, npt.NDArray[np.float32]]:
+    """What of the projector meets the states of each layer, under the names of
+    :class:`~mllama.nn.vision.projector.ByteProjector`."""
+    width = config.hidden_size
+    joined = weight[:, width:].reshape(len(weight), width, -1)
+    parts = [weight[:, :width], *np.moveaxis(joined, -1, 0)]
+    stem = PROJECTOR.removesuffix("weight")
+    return {f"{stem}parts.{index}.weight": part for index, part in enumerate(parts)}
+
+
+def _taken(
+    state_dict: Mapping[str, WeightData], sources: Mapping[str, str], dtype: DType
+) -> dict[str, WeightData]:
+    """Tensors under the names of a graph, cast where the checkpoint differs.
+
+    Args:
+        state_dict: Canonical tensors.
+        sources: Name in the graph to canonical name.
+        dtype: Element type of the graph's weights.
+
+    Raises:
+        CheckpointError: If a tensor is missing.
+    """
+    missing = [name for name in sources.values() if name not in state_dict]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint lacks {missing[0]}"
+            + (f" and {len(missing) - 1} more tensors" if missing[1:] else "")
+            + "; download it again"
+        )
+    return {
+        name: data
+        if (data := state_dict[source]).quantization_encoding is not None
+        or data.dtype is DType.int8
+        else data.astype(dtype)
+        for name, source in sources.items()
+    }
+
+
+def image_encoder_weights(
+    state_dict: Mapping[str, WeightData],
+    config: MllamaConfig,
+    names: list[str],
+    dtype: DType,
+) -> dict[str, WeightData]:
+    """Tensors of :class:`~mllama.nn.image_encoder.MllamaImageEncoder`.
+
+    Its ``cross_attn.i`` is the image side of the i-th cross-attention layer.
+    """
+    layers = config.text_config.cross_attention_layers
+    sources = {}
+    for name in names:
+        head, _, rest = name.partition(".")
+        if head == "cross_attn":
+            index, _, tensor = rest.partition(".")
+            source = f"language_model.layers.{layers[int(index)]}.cross_attn.{tensor}"
+        else:
+            source = name
+        sources[name] = source
+    return _taken(state_dict, sources, dtype)
+
+
+def text_decoder_weights(
+    state_dict: Mapping[str, WeightData],
+    config: MllamaConfig,
+    names: list[str],
+    dtype: DType,
+) -> dict[str, WeightData]:
+    """Tensors of :class:`~mllama.nn.text_decoder.MllamaTextDecoder`."""
+    if config.text_config.tie_word_embeddings:
+        embedding = state_dict["language_model.embed_tokens.weight"]
+        rows = embedding.to_buffer()[: config.text_config.vocab_size, :]
+        head = WeightData(
+            rows, "lm_head.weight", embedding.dtype, type(embedding.shape)(rows.shape)
+        )
+        state_dict = {**state_dict, "lm_head.weight": head}
+    return _taken(state_dict, {name: name for name in names}, dtype)

@@ -1,0 +1,172 @@
+"""The root of the vision graph: pixels of images to keys and values in the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from max.dtype import DType
+from max.graph import (
+    BufferValue,
+    DeviceRef,
+    TensorType,
+    TensorValue,
+    ops,
+)
+from max.nn.kv_cache import MHAKVCacheParams
+from max.nn.layer import LayerList
+
+from mllama.config import MllamaConfig
+from mllama.kernels.ops import attention, gguf_matmul, int8_matmul
+from mllama.nn.layers.graph_module import GraphRoot
+from mllama.nn.layers.image_cache_inputs import ImageWriteValues, image_write_types
+from mllama.nn.layers.linear import Encodings
+from mllama.nn.layers.subgraphs import RepeatedLayers
+from mllama.nn.layers.tensor_parallel import broadcast, signal_types
+from mllama.nn.text.cross_attention import MllamaCrossAttentionKeysValues
+from mllama.nn.vision.model import MllamaVisionModel
+from mllama.nn.vision.projector import ByteProjector, FloatProjector
+
+
+class MllamaImageEncoder(GraphRoot):
+    """Vision model, projector, and the image side of every cross-attention layer.
+
+    The decoder never sees image states: it reads the keys and values that this
+    graph writes, so nothing of an image is projected twice.  Over several devices the
+    projector, a few percent of the work, runs on the first.
+    """
+
+    operations = (
+        attention.OPERATIONS,
+        gguf_matmul.OPERATIONS,
+        int8_matmul.OPERATIONS,
+    )
+
+    def __init__(
+        self,
+        config: MllamaConfig,
+        pool: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int = 1,
+        *,
+        encodings: Encodings,
+        vision_in_bytes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.pool = pool
+        self.device = device
+        self.dtype = dtype
+        self.vision_model = MllamaVisionModel(
+            config.vision_config, dtype, device, num_shards, in_bytes=vision_in_bytes
+        )
+        self.multi_modal_projector = (
+            ByteProjector(config, device)
+            if vision_in_bytes
+            else FloatProjector(config, dtype, device)
+        )
+        self.cross_attn = LayerList(
+            [
+                MllamaCrossAttentionKeysValues(
+                    config.text_config, dtype, device, num_shards, encodings, path
+                )
+                for path in self.cross_attention_paths()
+            ]
+        )
+        self.kinds = [
+            ",".join(
+                encodings[name].name if name in encodings else "float"
+                for name in (f"{path}.k_proj.weight", f"{path}.v_proj.weight")
+            )
+            for path in self.cross_attention_paths()
+        ]
+
+    def cross_attention_paths(self) -> list[str]:
+        """Where the layers of ``cross_attn`` stand in the whole model."""
+        layers = self.config.text_config.cross_attention_layers
+        return [f"language_model.layers.{index}.cross_attn" for index in layers]
+
+    def cross_attention_states(
+        self,
+        pixel_values: TensorValue,
+        aspect_ratio_ids: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        signals: Sequence[BufferValue],
+    ) -> TensorValue:
+        """``[images, real rows, text hidden]`` on the first device; the arguments are
+        those of :class:`~mllama.nn.vision.model.MllamaVisionModel`."""
+        vision_states = self.vision_model(
+            pixel_values.cast(self.dtype),
+            aspect_ratio_ids,
+            real_rows,
+            padding_rows,
+            signals,
+            path="vision_model",
+        )
+        return self.shards[0].multi_modal_projector(vision_states)
+
+    def __call__(
+        self,
+        pixel_values: TensorValue,
+        aspect_ratio_ids: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        writes: Sequence[ImageWriteValues],
+        signals: Sequence[BufferValue],
+    ) -> TensorValue:
+        """Encodes images and stores their keys and values.
+
+        Args:
+            pixel_values: As in :class:`~mllama.nn.vision.model.MllamaVisionModel`,
+                and so are the next three.
+            aspect_ratio_ids: int64 ``[images]``.
+            real_rows: int64 ``[real rows]``.
+            padding_rows: int64 ``[padding rows]``.
+            writes: Where each image's rows go, on each device.
+            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+
+        Returns:
+            uint32 scalar: the number of cross-attention layers stored, since a graph
+            must return something.
+        """
+        states = self.cross_attention_states(
+            pixel_values, aspect_ratio_ids, real_rows, padding_rows, signals
+        )
+        # A subgraph's inputs may have names for dimensions, but no products of them.
+        width = self.config.text_config.hidden_size
+        rows = broadcast(
+            ops.rebind(ops.reshape(states, [-1, width]), ["image_rows", width]),
+            len(self.shards),
+            signals,
+        )
+        repeated = RepeatedLayers("cross_attention_keys_values")
+        layer_idx = ops.constant(0, DType.uint32, DeviceRef.CPU())
+        for index, layer in enumerate(self.cross_attn):
+            (layer_idx,) = repeated[self.kinds[index]](
+                layer, [layer_idx, rows, writes], prefix=f"cross_attn.{index}."
+            )
+        return layer_idx
+
+    def argument_types(self) -> tuple[Any, ...]:
+        """Types of the arguments of a call."""
+        vision = self.config.vision_config
+        return (
+            TensorType(
+                DType.float32,
+                [
+                    "images",
+                    vision.max_num_tiles,
+                    vision.num_channels,
+                    vision.image_size,
+                    vision.image_size,
+                ],
+                self.device,
+            ),
+            TensorType(DType.int64, ["images"], self.device),
+            TensorType(DType.int64, ["real_rows"], self.device),
+            TensorType(DType.int64, ["padding_rows"], self.device),
+            image_write_types(self.pool),
+            signal_types(self.pool.devices),
+        )

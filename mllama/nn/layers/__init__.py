@@ -1,0 +1,1 @@
+"""Building blocks that the vision and the text network share."""

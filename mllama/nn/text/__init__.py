@@ -1,0 +1,1 @@
+"""The text decoder's layers."""

@@ -1,0 +1,266 @@
+"""The root of the text graph: tokens and images in the pool to logits.
+
+Source: transformers' ``modeling_mllama.py`` (MllamaTextModel, MllamaForCausalLM).
+The self-attention layers are MAX's own Llama layers over MAX's paged KV cache, which
+holds one layer per *self*-attention layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from max.dtype import DType
+from max.graph import (
+    BufferValue,
+    DeviceRef,
+    TensorType,
+    TensorValue,
+    ops,
+)
+from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
+from max.nn.layer import LayerList
+from max.nn.transformer import ReturnLogits
+
+from mllama.config import MllamaConfig, MllamaTextConfig
+from mllama.kernels.ops import attention, gguf_matmul
+from mllama.max_compat.model import PagedCacheValues, distributed_logits_postprocess
+from mllama.nn.layers.graph_module import GraphRoot
+from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
+from mllama.nn.layers.linear import (
+    Encodings,
+    layer_formats,
+    projection,
+    token_embedding,
+)
+from mllama.nn.layers.subgraphs import RepeatedLayers
+from mllama.nn.layers.tensor_parallel import (
+    Sharded,
+    all_gather,
+    broadcast,
+    signal_types,
+)
+from mllama.nn.text.cross_attention import (
+    MllamaCrossAttentionDecoderLayer,
+    text_norm,
+)
+from mllama.nn.text.self_attention import (
+    MllamaSelfAttentionDecoderLayer,
+    rotary_embedding,
+)
+
+
+class MllamaTextModel(Sharded):
+    """Embedding, self-attention layers interleaved with cross-attention, norm."""
+
+    def __init__(
+        self,
+        config: MllamaTextConfig,
+        kv_params: MHAKVCacheParams,
+        pool: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
+        encodings: Encodings,
+        path: str,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.path = path
+        rope = rotary_embedding(config)
+        self.embed_tokens = token_embedding(
+            encodings,
+            f"{path}.embed_tokens",
+            config.num_embedding_rows,
+            config.hidden_size // num_shards,
+            dtype,
+            device,
+        )
+        self.layers = LayerList(
+            [
+                MllamaCrossAttentionDecoderLayer(
+                    config,
+                    pool,
+                    dtype,
+                    device,
+                    num_shards,
+                    encodings,
+                    f"{path}.layers.{index}",
+                )
+                if index in config.cross_attention_layers
+                else MllamaSelfAttentionDecoderLayer(
+                    config,
+                    rope,
+                    kv_params,
+                    dtype,
+                    device,
+                    num_shards,
+                    encodings,
+                    f"{path}.layers.{index}",
+                )
+                for index in range(config.num_hidden_layers)
+            ]
+        )
+        self.norm = text_norm(config, config.hidden_size, dtype)
+        # Layers whose weights have the same formats are one kind of layer.
+        self.kinds = [
+            layer_formats(encodings, f"{path}.layers.{index}.")
+            for index in range(config.num_hidden_layers)
+        ]
+
+    def __call__(
+        self,
+        tokens: TensorValue,
+        input_row_offsets: Sequence[TensorValue],
+        kv_caches: Sequence[PagedCacheValues],
+        reads: Sequence[ImageReadValues],
+        freqs_cis: Sequence[TensorValue],
+        signals: Sequence[BufferValue],
+    ) -> list[TensorValue]:
+        """int64 tokens ``[rows]`` to hidden states ``[rows, hidden]`` before the
+        final norm, on each device."""
+        hidden_states = all_gather(
+            [
+                shard.embed_tokens(indices)
+                for shard, indices in zip(
+                    self.shards,
+                    broadcast(tokens, len(self.shards), signals),
+                    strict=True,
+                )
+            ],
+            signals,
+        )
+        self_attention = RepeatedLayers("self_attention_layer")
+        cross_attention = RepeatedLayers("cross_attention_layer")
+        self_layers = cross_layers = 0
+        for index, layer in enumerate(self.layers):
+            prefix = f"{self.path}.layers.{index}."
+            if isinstance(layer, MllamaCrossAttentionDecoderLayer):
+                layer_idx = ops.constant(cross_layers, DType.uint32, DeviceRef.CPU())
+                hidden_states = cross_attention[self.kinds[index]](
+                    layer, [layer_idx, hidden_states, reads, signals], prefix=prefix
+                )
+                cross_layers += 1
+            else:
+                layer_idx = ops.constant(self_layers, DType.uint32, DeviceRef.CPU())
+                hidden_states = self_attention[self.kinds[index]](
+                    layer,
+                    [
+                        layer_idx,
+                        hidden_states,
+                        kv_caches,
+                        freqs_cis,
+                        input_row_offsets,
+                        signals,
+                    ],
+                    prefix=prefix,
+                )
+                self_layers += 1
+        return hidden_states
+
+
+class MllamaTextDecoder(GraphRoot):
+    """Language model and head; one graph serves prefill and decode."""
+
+    operations = (attention.OPERATIONS, gguf_matmul.OPERATIONS)
+
+    def __init__(
+        self,
+        config: MllamaConfig,
+        kv_params: MHAKVCacheParams,
+        pool: MHAKVCacheParams,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int = 1,
+        *,
+        return_logits: ReturnLogits,
+        encodings: Encodings,
+    ) -> None:
+        super().__init__()
+        text = config.text_config
+        self.kv_params: KVCacheParamInterface = kv_params
+        self.pool = pool
+        self.device = device
+        self.return_logits = return_logits
+        self.freqs_cis_type = (dtype, ["positions", text.head_dim])
+        self.language_model = MllamaTextModel(
+            text,
+            kv_params,
+            pool,
+            dtype,
+            device,
+            num_shards,
+            encodings,
+            "language_model",
+        )
+        self.lm_head = projection(
+            encodings,
+            "lm_head",
+            text.hidden_size,
+            text.vocab_size // num_shards,
+            dtype,
+            device,
+        )
+
+    def __call__(
+        self,
+        tokens: TensorValue,
+        input_row_offsets: TensorValue,
+        return_n_logits: TensorValue,
+        reads: Sequence[ImageReadValues],
+        kv_caches: Sequence[PagedCacheValues],
+        freqs_cis: Sequence[TensorValue],
+        signals: Sequence[BufferValue],
+    ) -> tuple[TensorValue, ...]:
+        """One step over a ragged batch.
+
+        Args:
+            tokens: int64 ``[rows]``, the new tokens of all requests.
+            input_row_offsets: uint32 ``[requests + 1]``.
+            return_n_logits: int64 ``[1]`` on the host.
+            reads: What each row attends to in the image pool, on each device.
+            kv_caches: The paged KV cache of the self-attention layers, of each device.
+            freqs_cis: :func:`~mllama.config.rope.rotary_table` on each device, in the
+                activations' type.
+            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+
+        Returns:
+            float32 logits ``[requests, vocab]`` of each request's last row, and as
+            MAX's ``distributed_logits_postprocess`` adds for other values of
+            ``return_logits``.
+        """
+        offsets = broadcast(input_row_offsets, len(self.shards), signals)
+        return distributed_logits_postprocess(
+            self.language_model(tokens, offsets, kv_caches, reads, freqs_cis, signals),
+            offsets,
+            return_n_logits,
+            lm_head=self.logits,
+            signal_buffers=signals,
+            return_logits=self.return_logits,
+            device=self.device,
+            norm_shards=[shard.language_model.norm for shard in self.shards],
+        )
+
+    def logits(
+        self, hidden_states: Sequence[TensorValue], signals: Sequence[BufferValue]
+    ) -> list[TensorValue]:
+        """Normed ``[rows, hidden]`` to logits ``[rows, vocab]``, on each device."""
+        return all_gather(
+            [
+                shard.lm_head(states)
+                for shard, states in zip(self.shards, hidden_states, strict=True)
+            ],
+            signals,
+        )
+
+    def argument_types(self) -> tuple[Any, ...]:
+        """Types of the arguments of a call."""
+        return (
+            TensorType(DType.int64, ["total_seq_len"], self.device),
+            TensorType(DType.uint32, ["input_row_offsets_len"], self.device),
+            TensorType(DType.int64, ["return_n_logits"], DeviceRef.CPU()),
+            image_read_types(self.pool),
+            self.kv_params.get_symbolic_inputs(),
+            [TensorType(*self.freqs_cis_type, device) for device in self.pool.devices],
+            signal_types(self.pool.devices),
+        )

@@ -1,0 +1,225 @@
+"""The tiled vision encoder.
+
+Source: transformers' ``modeling_mllama.py`` (MllamaVisionModel), with Meta's choice
+of intermediate states: the *input* of each listed layer, as the published weights
+were trained.  transformers returns the output of that layer since its pull request
+39785; version 4.45 agreed with Meta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from max.dtype import DType
+from max.graph import BufferValue, DeviceRef, TensorValue, Weight, ops
+from max.nn.layer import LayerList
+from max.nn.norm import LayerNorm
+
+from mllama.config import MllamaVisionConfig
+from mllama.nn.layers.subgraphs import RepeatedLayer
+from mllama.nn.layers.tensor_parallel import Sharded, broadcast
+from mllama.nn.vision.embeddings import (
+    MllamaPatchEmbedding,
+    MllamaPrecomputedAspectRatioEmbedding,
+    MllamaPrecomputedPositionEmbedding,
+)
+from mllama.nn.vision.encoder import MllamaVisionEncoderLayer
+
+
+class MllamaVisionEncoder(Sharded):
+    """A stack of vision layers, traced once."""
+
+    def __init__(
+        self,
+        config: MllamaVisionConfig,
+        num_layers: int,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
+        *,
+        is_gated: bool,
+        in_bytes: bool,
+    ) -> None:
+        super().__init__()
+        self.layers = LayerList(
+            [
+                MllamaVisionEncoderLayer(
+                    config,
+                    dtype,
+                    device,
+                    num_shards,
+                    is_gated=is_gated,
+                    in_bytes=in_bytes,
+                )
+                for _ in range(num_layers)
+            ]
+        )
+
+    def __call__(
+        self,
+        hidden_state: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        signals: Sequence[BufferValue],
+        *,
+        path: str,
+    ) -> list[TensorValue]:
+        """Runs the layers.
+
+        Args:
+            hidden_state: ``[images, rows, hidden]``, real rows first, on the first
+                device.
+            real_rows: ``[real rows]``, for its length.
+            padding_rows: ``[padding rows]``, for its length.
+            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            path: Where this module stands in the root module.
+
+        Returns:
+            The input of every layer, then the output of the last, on the first device.
+        """
+        repeated = RepeatedLayer(path.replace(".", "_") + "_layer")
+        states = [hidden_state]
+        hidden_states = broadcast(hidden_state, len(self.shards), signals)
+        for index, layer in enumerate(self.layers):
+            hidden_states = repeated(
+                layer,
+                [hidden_states, real_rows, padding_rows, signals],
+                prefix=f"{path}.layers.{index}.",
+            )
+            states.append(hidden_states[0])
+        return states
+
+
+class MllamaVisionModel(Sharded):
+    """Pixels of tiles to states of patches, of local and global layers.
+
+    The layers run on all devices, everything else on the first.
+    """
+
+    def __init__(
+        self,
+        config: MllamaVisionConfig,
+        dtype: DType,
+        device: DeviceRef,
+        num_shards: int,
+        *,
+        in_bytes: bool,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = MllamaPatchEmbedding(config, dtype, device)
+        self.class_embedding = Weight(
+            "class_embedding", dtype, (config.hidden_size,), device
+        )
+        self.gated_positional_embedding = MllamaPrecomputedPositionEmbedding(
+            config, dtype, device
+        )
+        self.pre_tile_positional_embedding = MllamaPrecomputedAspectRatioEmbedding(
+            config, dtype, device
+        )
+        self.post_tile_positional_embedding = MllamaPrecomputedAspectRatioEmbedding(
+            config, dtype, device
+        )
+        self.layernorm_pre = LayerNorm(config.hidden_size, [device], dtype)
+        self.layernorm_post = LayerNorm(config.hidden_size, [device], dtype)
+        self.transformer, self.global_transformer = (
+            MllamaVisionEncoder(
+                config,
+                layers,
+                dtype,
+                device,
+                num_shards,
+                is_gated=is_gated,
+                in_bytes=in_bytes,
+            )
+            for layers, is_gated in (
+                (config.num_hidden_layers, False),
+                (config.num_global_layers, True),
+            )
+        )
+
+    def embed(
+        self, pixel_values: TensorValue, aspect_ratio_ids: TensorValue
+    ) -> TensorValue:
+        """Patches with class token and positions, normed and padded, on one device.
+
+        Args:
+            pixel_values: ``[images, tiles, channels, size, size]``.
+            aspect_ratio_ids: int64 ``[images]``.
+
+        Returns:
+            ``[images, tiles * padded patches, hidden]`` in tile order.
+        """
+        config = self.config
+        images = pixel_values.shape[0]
+        tiles, width = config.max_num_tiles, config.hidden_size
+        hidden_state = self.patch_embedding(pixel_values)
+        tile_embedding = self.pre_tile_positional_embedding(aspect_ratio_ids)
+        hidden_state = hidden_state + ops.unsqueeze(tile_embedding, 2)
+        class_embedding = ops.broadcast_to(
+            ops.reshape(self.class_embedding, [1, 1, 1, width]),
+            [images, tiles, 1, width],
+        )
+        hidden_state = ops.concat([class_embedding, hidden_state], axis=2)
+        hidden_state = self.gated_positional_embedding(hidden_state, aspect_ratio_ids)
+        hidden_state = self.layernorm_pre(hidden_state)
+        padding = ops.broadcast_to(
+            ops.constant(0, hidden_state.dtype, hidden_state.device),
+            [images, tiles, config.num_padding_patches, width],
+        )
+        hidden_state = ops.concat([hidden_state, padding], axis=2)
+        return ops.reshape(hidden_state, [images, tiles * config.padded_patches, width])
+
+    def __call__(
+        self,
+        pixel_values: TensorValue,
+        aspect_ratio_ids: TensorValue,
+        real_rows: TensorValue,
+        padding_rows: TensorValue,
+        signals: Sequence[BufferValue],
+        *,
+        path: str,
+    ) -> list[TensorValue]:
+        """Encodes images of one number of valid tiles; all tensors are on the first
+        device.
+
+        Args:
+            pixel_values: float32 ``[images, max tiles, channels, size, size]``,
+                normalised; tiles beyond the valid ones are zero.
+            aspect_ratio_ids: int64 ``[images]``.
+            real_rows: int64 ``[real rows]``: rows (tile * padded patches + patch)
+                that hold patches of valid tiles.
+            padding_rows: int64 ``[padding rows]``: all other rows.
+            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            path: Where this module stands in the root module.
+
+        Returns:
+            The global layers' output, then the states of the intermediate layers:
+            each ``[images, real rows, hidden]``.
+        """
+        config = self.config
+        rows = config.max_num_tiles * config.padded_patches
+        order = ops.concat([real_rows, padding_rows]).rebind([rows])
+
+        first_device = self.shards[0]
+        hidden_state = first_device.embed(pixel_values, aspect_ratio_ids)
+        hidden_state = ops.gather(hidden_state, order, axis=1)
+        states = self.transformer(
+            hidden_state, real_rows, padding_rows, signals, path=f"{path}.transformer"
+        )
+        hidden_state = first_device.layernorm_post(states[-1])
+        tile_embedding = first_device.post_tile_positional_embedding(aspect_ratio_ids)
+        tile_of_row = order // config.padded_patches
+        hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_row, axis=1)
+        global_states = self.global_transformer(
+            hidden_state,
+            real_rows,
+            padding_rows,
+            signals,
+            path=f"{path}.global_transformer",
+        )
+
+        real = real_rows.shape[0]
+        first = (slice(0, TensorValue(real)), real)
+        intermediate = (states[index] for index in config.intermediate_layers_indices)
+        return [state[:, first] for state in (global_states[-1], *intermediate)]

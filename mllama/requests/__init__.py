@@ -1,0 +1,1 @@
+"""Requests and answers, independent of the interface they came through."""

@@ -1,0 +1,1 @@
+"""Changes to MAX's pipeline and scheduler while the model runs."""

@@ -1,0 +1,98 @@
+"""The likeliest token found directly, where nothing is to be sampled.
+
+MAX's sampler is a graph of its own with seven inputs that are made anew for every step,
+whatever the requests ask for; on a CPU that takes longer than looking through the
+logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from max.driver import Buffer, Device
+from max.pipelines.context.logit_processors_type import BatchProcessorInputs
+
+from mllama.max_compat.model import FusedSamplingProcessor, text_generation
+
+
+def choose_greedily() -> None:
+    """Has MAX's pipelines leave its sampler out of batches that are greedy."""
+    text_generation.FusedSamplingProcessor = GreedyOrSampling
+
+
+class GreedyOrSampling(FusedSamplingProcessor):
+    """MAX's sampling, left out if every request of a batch on a CPU is greedy."""
+
+    def __init__(
+        self,
+        sampler: Any,
+        pipeline_config: Any,
+        context_batch: list[Any],
+        device: Device,
+        bitmask: npt.NDArray[np.int32] | None = None,
+        identity_logit_offsets: Buffer | None = None,
+        **options: Any,
+    ) -> None:
+        self.is_greedy = (
+            device.is_host
+            and bitmask is None
+            and is_greedy(context_batch, pipeline_config.sampling)
+        )
+        if self.is_greedy:
+            self.batch_size = len(context_batch)
+            self._identity_logit_offsets = identity_logit_offsets
+        else:
+            super().__init__(
+                sampler,
+                pipeline_config,
+                context_batch,
+                device,
+                bitmask=bitmask,
+                identity_logit_offsets=identity_logit_offsets,
+                **options,
+            )
+
+    def __call__(self, inputs: BatchProcessorInputs) -> None:
+        """Chooses a token for each request."""
+        if not self.is_greedy:
+            super().__call__(inputs)
+            return
+        tokens = likeliest(inputs.logits, inputs.logit_offsets)
+        self.new_tokens = Buffer.from_numpy(tokens)
+        self.generated_tokens = Buffer.from_numpy(tokens[:, None])
+
+
+def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
+    """Whether no request samples, or asks for what MAX would warn of.
+
+    Args:
+        contexts: The requests.
+        sampling: MAX's settings for all of them.
+    """
+    return (
+        not sampling.enable_penalties
+        and not sampling.enable_min_tokens
+        and all(
+            context.sampling_params.top_k == 1
+            and not context.sampling_params.needs_penalties
+            and not context.min_tokens
+            for context in contexts
+        )
+    )
+
+
+def likeliest(logits: Buffer, offsets: Buffer | None = None) -> npt.NDArray[np.int64]:
+    """The likeliest token of each request, the first of equally likely ones.
+
+    Args:
+        logits: ``[rows, vocabulary]``.
+        offsets: Where the rows of each request begin, and where the last one's end, if
+            a request may have several.
+    """
+    rows = logits.to_numpy()
+    if offsets is not None:
+        rows = rows[offsets.to_numpy()[1:].astype(np.int64) - 1]
+    return rows.argmax(axis=-1)

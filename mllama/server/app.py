@@ -1,0 +1,200 @@
+"""MAX Serve with this model: its application, started as ``max serve`` starts it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvloop
+from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
+from max.pipelines.modeling.types import PipelineTask
+from prometheus_client import REGISTRY
+from sse_starlette.sse import unpatch_uvicorn_signal_handler
+from starlette.middleware import Middleware
+from uvicorn import Server
+
+from mllama.errors import MllamaError
+from mllama.max_compat.server import (
+    ServingTokenGeneratorSettings,
+    Settings,
+    SubprocessExit,
+    WorkerProcess,
+    fastapi_app,
+    fastapi_config,
+    lifespan,
+    log_basic_config,
+    log_pipeline_info,
+    validate_port_is_free,
+)
+from mllama.runtime.pipeline import load_pipeline
+from mllama.server.metrics import SharedStats, publish_stats
+from mllama.server.middleware import RequestChecks, explain_value_errors
+from mllama.server.request_validation import Features
+from mllama.server.usage import CountingPipeline
+from mllama.server.worker_prespawn import EarlyPopen
+from mllama.utils.child_processes import end_with_parent
+from mllama.utils.progress import StartProgress, stage
+
+logger = logging.getLogger("mllama")
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """Builds the pipeline in the worker process, telling its progress.
+
+    Attributes:
+        factory: MAX's own.
+        stats: Where the image cache is told about, see ``SharedStats``.
+        max_ce_batch_size: Most requests whose prompts are read in one step.
+    """
+
+    factory: Callable[[], Any]
+    stats: Path
+    max_ce_batch_size: int
+
+    def __call__(self) -> Any:
+        """Builds the pipeline."""
+        # A server that is killed must not leave a worker with the model behind.
+        end_with_parent(signal.SIGTERM)
+        with StartProgress():
+            stage("loading the model")
+            pipeline = load_pipeline(self.factory, self.max_ce_batch_size)
+        publish_stats(pipeline, SharedStats(self.stats))
+        return pipeline
+
+
+def serve(
+    settings: Settings,
+    args: PipelineArgs,
+    *,
+    max_ce_batch_size: int,
+    max_new_tokens: int | None = None,
+) -> None:
+    """Serves until interrupted.
+
+    Args:
+        settings: The server's.
+        args: The model's; ``custom_architectures`` must name this package.
+        max_ce_batch_size: Most requests whose prompts are read in one step.
+        max_new_tokens: Longest answer to a request that sets no limit; None is the
+            context's.
+
+    Raises:
+        MllamaError: If the port is taken or the model can't be served so.
+        SystemExit: If the worker died, or on SIGTERM.
+        KeyboardInterrupt: On Ctrl-C, once everything is torn down.
+    """
+    try:
+        validate_port_is_free(settings.port)
+        config = PipelineConfig.from_args(
+            args.model_copy(update={"task": PipelineTask.TEXT_GENERATION})
+        )
+        retrieved = PIPELINE_REGISTRY.retrieve_factory(
+            config, task=PipelineTask.TEXT_GENERATION
+        )
+    except MllamaError:
+        raise
+    except ValueError as error:
+        raise MllamaError(str(error)) from error
+    log_basic_config(config, memory_plan=retrieved.memory_plan)
+    log_pipeline_info(config, memory_plan=retrieved.memory_plan)
+    with SharedStats.temporary() as stats:
+        REGISTRY.register(stats)
+        start = WorkerStart(retrieved.factory, stats.path, max_ce_batch_size)
+        _run(settings, config, retrieved, start, max_new_tokens)
+
+
+def _run(
+    settings: Settings,
+    config: PipelineConfig,
+    retrieved: Any,
+    start: WorkerStart,
+    max_new_tokens: int | None,
+) -> None:
+    """Builds MAX's application and serves it; see :func:`serve`."""
+    serving = ServingTokenGeneratorSettings(
+        model_factory=start,
+        pipeline_config=config,
+        tokenizer=retrieved.tokenizer,
+        task=PipelineTask.TEXT_GENERATION,
+        reasoning_parser_name=config.runtime.reasoning_parser,
+        temperature=config.runtime.temperature,
+        thinking_temperature=config.runtime.thinking_temperature,
+        memory_plan=retrieved.memory_plan,
+    )
+    # The process that has been importing since the command began; see early_worker.
+    WorkerProcess._Popen = staticmethod(EarlyPopen)
+    app = fastapi_app(settings, serving)
+    explain_value_errors(app)
+    image_tokens: dict[str, int] = {}
+    # The last one is the innermost: MAX's own, with its limit on bodies, run first.
+    app.user_middleware.append(
+        Middleware(
+            RequestChecks,
+            features=lambda: features_of(
+                app.state, retrieved.tokenizer, max_new_tokens
+            ),
+            image_tokens=image_tokens,
+        )
+    )
+    server = Server(fastapi_config(app=app, server_settings=settings))
+
+    async def run() -> None:
+        async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
+            app.state.pipeline = CountingPipeline(app.state.pipeline, image_tokens)
+            await server.serve()
+
+    # As in MAX: without these, signals would leave the worker behind or cut streams.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
+    try:
+        uvloop.run(run())
+    except (SubprocessExit, RuntimeError) as error:
+        if not _caused_by_worker(error):
+            raise
+        logger.error("the model worker has died (%s); its messages are above", error)
+        raise SystemExit(1) from None
+
+
+def features_of(
+    state: Any, tokenizer: Any, max_new_tokens: int | None = None
+) -> Features:
+    """What the running server can do.
+
+    Args:
+        state: MAX's application state.
+        tokenizer: The model's.
+        max_new_tokens: As for :func:`serve`.
+    """
+    config = state.pipeline_config
+    adapters = state.pipeline.lora_queue
+    return Features(
+        model_name=state.pipeline.model_name,
+        other_names=tuple(adapters.list_loras()) if adapters else (),
+        vocabulary=len(tokenizer.delegate),
+        penalties=config.sampling.enable_penalties,
+        min_tokens=config.sampling.enable_min_tokens,
+        tool_parser=config.runtime.tool_parser is not None,
+        reasoning_parser=config.runtime.reasoning_parser is not None,
+        greedy=config.runtime.top_k == 1,
+        local_images=bool(state.settings.allowed_image_roots),
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _caused_by_worker(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, SubprocessExit):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)

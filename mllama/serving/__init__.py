@@ -1,1 +1,0 @@
-"""What MAX drives: tokenizer, batch plan, image store and the pipeline model."""

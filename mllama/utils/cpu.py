@@ -1,0 +1,44 @@
+"""The CPU of this machine: its instruction sets and the cores that may be used."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+from pathlib import Path
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_INSTRUCTION_SETS = re.compile(
+    r"(s?sse|avx|fma|f16c|bmi|amx|abm|adx|movbe|popcnt|sha|vaes|gfni|vpclmul|asimd|sve"
+    r"|sme(\d|_|$)|neon|fphp|bf16|i8mm|aes|crc32|atomics|dotprod|vfpv|mmx)"
+)
+"""Of the kernel's list of features, those that a compiler generates code for."""
+
+
+@functools.cache
+def cpu_features() -> tuple[str, ...]:
+    """Architecture of this machine's CPU, then the instruction sets that it has.
+
+    Where the system doesn't list them, the CPU's name stands for them.
+    """
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return (platform.machine(), platform.processor())
+    found: set[str] = set()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip().lower() in ("flags", "features"):
+            found.update(
+                word for word in value.split() if _INSTRUCTION_SETS.match(word)
+            )
+            break
+    return (platform.machine(), *sorted(found))
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""The GGUF container: reading, checking and writing."""

@@ -1,0 +1,277 @@
+"""GGUF files, read as untrusted: nothing is believed that the file's size contradicts.
+
+Format: ggml's ``docs/gguf.md``.  The header is parsed here rather than by the ``gguf``
+package, which allocates and loops as the file tells it to.  Tensors are memory-mapped.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from mllama.errors import CheckpointError
+
+OLD_FORM: Final = (
+    "the old form of two files; pull the model again with Ollama 0.7 to 0.29, or "
+    "convert the original checkpoint with `mllama quantize`"
+)
+"""What Ollama 0.4 to 0.6 had, and the way out."""
+
+MAGIC: Final = b"GGUF"
+_VERSIONS = (2, 3)
+_MOST_ENTRIES = 1 << 16
+_MOST_DIMENSIONS = 4
+_MOST_ITEMS = 1 << 24
+_LONGEST_TEXT = 1 << 27
+"""Bounds of what one key makes Python allocate, far above any tokenizer's."""
+
+_DEFAULT_ALIGNMENT = 32
+
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+"""The format's value types that have a fixed size, as ``struct`` names them."""
+
+STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
+
+FLOATS: dict[GGMLQuantizationType, np.dtype[Any]] = {
+    GGMLQuantizationType.F32: np.dtype(np.float32),
+    GGMLQuantizationType.F16: np.dtype(np.float16),
+    GGMLQuantizationType.BF16: np.dtype(np.uint16),
+}
+"""Types that are no blocks; NumPy knows bfloat16 as its bits only."""
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A tensor's place.
+
+    Attributes:
+        kind: Its element type or block format.
+        shape: Its dimensions, the slowest first as in NumPy.
+        offset: Of its first byte in the file.
+        nbytes: Its size.
+    """
+
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do, whatever its name is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def stored_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
+    """Bytes of a tensor; its rows are whole blocks."""
+    length, size = GGML_QUANT_SIZES[kind]
+    return math.prod(shape) // length * size
+
+
+class GgufFile:
+    """A GGUF file whose header holds together.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: If it is no GGUF file, truncated, or contradicts itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size < 4:
+                    raise CheckpointError(f"{path} is no GGUF file")
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} can't be read: {error.strerror or error}"
+            ) from error
+        header = _Header(path, self._bytes)
+        self.metadata: Mapping[str, Any] = header.metadata
+        """Values by key; arrays are lists."""
+        self.tensors: Mapping[str, GgufTensor] = header.tensors
+        """In the file's order."""
+        self._header_size = header.size
+
+    @property
+    def header(self) -> bytes:
+        """Everything before the tensors' data, as it lies in the file."""
+        return self._bytes[: self._header_size]
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """A tensor as it lies in the file, not copied.
+
+        Returns:
+            float32, float16 or the bits of bfloat16 (uint16) of the tensor's shape;
+            of a block format uint8 ``[..., bytes of a row]``.
+        """
+        tensor = self.tensors[name]
+        dtype: np.dtype[Any] = FLOATS.get(tensor.kind, np.dtype(np.uint8))
+        values = np.frombuffer(
+            self._bytes, dtype, tensor.nbytes // dtype.itemsize, tensor.offset
+        )
+        if tensor.kind in FLOATS:
+            return values.reshape(tensor.shape)
+        return values.reshape(*tensor.shape[:-1], -1)
+
+
+class _Header:
+    """Reads what stands before the tensors' data."""
+
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self._path = path
+        self._content = content
+        self._at = 0
+        if self._take(4) != MAGIC:
+            raise CheckpointError(f"{path} is no GGUF file")
+        version = self._number("I")
+        if version not in _VERSIONS:
+            raise CheckpointError(
+                f"{path} is GGUF version {version}; "
+                f"versions {' and '.join(map(str, _VERSIONS))} are read"
+            )
+        tensor_count, entry_count = self._number("Q"), self._number("Q")
+        if max(tensor_count, entry_count) > _MOST_ENTRIES:
+            raise self._damaged(f"claims {max(tensor_count, entry_count)} entries")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(entry_count):
+            key = self._string()
+            self.metadata[key] = self._value(self._number("I"))
+        infos = [self._tensor_info() for _ in range(tensor_count)]
+        self.size = self._at
+        alignment = self.metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1 or alignment % 8:
+            raise self._damaged(f"has an alignment of {alignment}")
+        start = -(-self._at // alignment) * alignment
+        self.tensors: dict[str, GgufTensor] = {}
+        for name, kind, shape, offset in infos:
+            if name in self.tensors:
+                raise self._damaged(f"has two tensors {name}")
+            if offset % alignment:
+                raise self._damaged(f"{name} isn't aligned")
+            nbytes = self._bytes_of(name, kind, shape)
+            if start + offset + nbytes > len(content):
+                raise self._damaged(
+                    f"ends before {name} does; it is truncated, so download it again"
+                )
+            self.tensors[name] = GgufTensor(kind, shape, start + offset, nbytes)
+
+    def _damaged(self, what: str) -> CheckpointError:
+        # Tensors' names are the file's, whatever is in them.
+        what = " ".join(what[:300].split())
+        return CheckpointError(f"{self._path} {what}")
+
+    def _take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._content):
+            raise self._damaged("is truncated; download it again")
+        taken = self._content[self._at : end]
+        self._at = end
+        return taken
+
+    def _number(self, code: str) -> Any:
+        layout = f"<{code}"
+        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
+
+    def _string(self) -> str:
+        return self._strings(1)[0]
+
+    def _strings(self, count: int) -> list[str]:
+        """Several strings; a vocabulary has hundreds of thousands of them."""
+        # Every string takes eight bytes at least.
+        if count * 8 > len(self._content) - self._at:
+            raise self._damaged("is truncated; download it again")
+        content, at, texts = self._content, self._at, []
+        try:
+            for _ in range(count):
+                (length,) = _LENGTH.unpack_from(content, at)
+                at += _LENGTH.size
+                if length > len(content) - at:
+                    raise self._damaged("is truncated; download it again")
+                if length > _LONGEST_TEXT:
+                    raise self._damaged(f"claims a text of {length} bytes")
+                texts.append(content[at : at + length].decode())
+                at += length
+        except struct.error as error:
+            raise self._damaged("is truncated; download it again") from error
+        except UnicodeDecodeError as error:
+            raise self._damaged("holds a text that is no UTF-8") from error
+        self._at = at
+        return texts
+
+    def _value(self, kind: int) -> Any:
+        if kind in SCALARS:
+            return self._number(SCALARS[kind])
+        if kind == STRING:
+            return self._string()
+        if kind != _ARRAY:
+            raise self._damaged(f"has a value of unknown type {kind}")
+        kind, count = self._number("I"), self._number("Q")
+        if count > _MOST_ITEMS:
+            raise self._damaged(f"claims a list of {count} values")
+        if kind == STRING:
+            return self._strings(count)
+        if kind not in SCALARS:
+            raise self._damaged(f"has an array of unknown type {kind}")
+        layout = f"<{count}{SCALARS[kind]}"
+        item = struct.calcsize(f"<{SCALARS[kind]}")
+        data = self._take(count * item)
+        return list(struct.unpack(layout, data))
+
+    def _tensor_info(
+        self,
+    ) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int]:
+        name = self._string()
+        dimensions = self._number("I")
+        if not 1 <= dimensions <= _MOST_DIMENSIONS:
+            raise self._damaged(f"gives {name} {dimensions} dimensions")
+        shape = tuple(reversed([self._number("Q") for _ in range(dimensions)]))
+        code = self._number("I")
+        try:
+            kind = GGMLQuantizationType(code)
+        except ValueError as error:
+            raise self._damaged(
+                f"stores {name} in an unknown quantisation, number {code}"
+            ) from error
+        return name, kind, shape, self._number("Q")
+
+    def _bytes_of(
+        self, name: str, kind: GGMLQuantizationType, shape: tuple[int, ...]
+    ) -> int:
+        length, _ = GGML_QUANT_SIZES[kind]
+        if min(shape) < 1 or shape[-1] % length:
+            raise self._damaged(
+                f"gives {name} the shape {list(shape)}, but {kind.name} needs rows of "
+                f"a multiple of {length}"
+            )
+        return stored_bytes(kind, shape)

@@ -1,0 +1,116 @@
+"""Which format each tensor of a file has, and its bytes, made a part at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from mllama.config import MllamaConfig
+from mllama.errors import CheckpointError
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantise, unfit
+from mllama.utils.bfloat16 import as_floats
+from mllama.weights.checkpoint import TensorInfo
+from mllama.weights.gguf.file import stored_bytes
+from mllama.weights.gguf.names import Stored, stored_tensors
+from mllama.weights.names import expected_tensors
+from mllama.weights.quantization_plan import quantisation_plan
+
+_POSITIONS = "position_embd.weight"
+"""Tables of positions stay in float32, as in Ollama's files."""
+
+_WEIGHTS_AT_ONCE = 1 << 22
+"""Weights of a part: few megabytes, and work enough for every core."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: our name, its place in the file, its format and shape."""
+
+    ours: str
+    stored: Stored
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return stored_bytes(self.kind, self.shape)
+
+
+def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
+    """Every tensor of a model with its format.
+
+    Args:
+        config: The model's.
+        encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
+
+    Raises:
+        CheckpointError: If a matrix doesn't suit the encoding.
+    """
+    formats = quantisation_plan(config, encoding)
+    shapes = expected_tensors(config)
+    planned = []
+    for name, stored in stored_tensors(config).items():
+        shape = shapes[name]
+        if name in formats:
+            kind = formats[name]
+            length = GGML_QUANT_SIZES[kind][0]
+            if shape[-1] % length:
+                raise CheckpointError(
+                    f"{name} has rows of {shape[-1]}, but {kind.name.lower()} needs a "
+                    f"multiple of {length}; "
+                    + ("use q4_0" if shape[-1] % 32 == 0 else "leave it in floats")
+                )
+        elif len(shape) > 1 and not stored.name.endswith(_POSITIONS):
+            kind = GGMLQuantizationType.F16
+        else:
+            kind = GGMLQuantizationType.F32
+        planned.append(PlannedTensor(name, stored, kind, shape))
+    return planned
+
+
+def encoded_parts(
+    tensor: PlannedTensor, source: TensorInfo
+) -> Iterator[npt.NDArray[Any]]:
+    """A tensor as the file has it, some rows at a time.
+
+    Args:
+        tensor: What is to be written.
+        source: The checkpoint's tensor.
+
+    Raises:
+        CheckpointError: If a value isn't finite, or too large for the format.
+    """
+    rows, heads = tensor.shape[0], tensor.stored.heads
+    # Rows change places within their head, so a part holds whole heads.
+    unit = rows // heads if heads else 1
+    row_weights = math.prod(tensor.shape[1:])
+    step = unit * max(1, _WEIGHTS_AT_ONCE // (unit * row_weights))
+    for part in source.parts(step):
+        stored = tensor.stored
+        if heads:
+            stored = replace(stored, heads=len(part) // unit)
+        if tensor.kind in FORMATS:
+            blocks = quantise(part, tensor.kind, tensor.ours)
+            yield np.ascontiguousarray(stored.to_file(blocks))
+        else:
+            values = _as_floats_of(tensor, stored.to_file(as_floats(part)))
+            yield np.ascontiguousarray(values)
+
+
+def _as_floats_of(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """float32 values in the tensor's own type of floats."""
+    if tensor.kind is GGMLQuantizationType.F16:
+        with np.errstate(over="ignore"):  # What isn't finite is refused below.
+            converted = values.astype(np.float16)
+    else:
+        converted = values
+    if not np.isfinite(converted).all():
+        raise unfit(tensor.ours, tensor.kind, finite=bool(np.isfinite(values).all()))
+    return converted

@@ -1,0 +1,260 @@
+"""A checkpoint as one GGUF file in Ollama's layout, quantised on the way.
+
+The file also holds the checkpoint's own small files (configuration, tokenizer, chat
+template, image processor), so that it alone is enough to serve.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGUFWriter, TokenType
+
+from mllama.config import MllamaConfig
+from mllama.errors import CheckpointError
+from mllama.kernels.ops.gguf_quantize import FORMATS, prepare
+from mllama.utils.atomic_file import atomic_file
+from mllama.weights.checkpoint import Checkpoint
+from mllama.weights.gguf.names import POSITION_GATE
+from mllama.weights.gguf.tensor_encoding import (
+    PlannedTensor,
+    encoded_parts,
+    planned_tensors,
+)
+
+ARCHITECTURE: Final = "mllama"
+SOURCE_PREFIX: Final = "mllama.source."
+"""Keys of the small files: this and the file's name."""
+
+SMALL_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+
+_POSITION_GATE_SOURCE = "vision_model.gated_positional_embedding.gate"
+"""Of our one gate the file has two, this and one minus it."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is worked on, the bytes written and those of all tensors."""
+
+
+def write_gguf(
+    source: Checkpoint, target: Path, encoding: str, progress: Progress
+) -> None:
+    """Quantises a checkpoint into a file, some rows of a tensor at a time.
+
+    The file appears under its name when it is complete.
+
+    Args:
+        source: The checkpoint.
+        target: The file.
+        encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
+        progress: Called with each step's name before it, and after each part.
+
+    Raises:
+        CheckpointError: If a matrix doesn't suit the encoding or holds what no block
+            can, or the file can't be written.
+    """
+    plan = planned_tensors(source.config, encoding)
+    total = sum(tensor.nbytes for tensor in plan)
+    _check_room(target, total)
+    quantised = [
+        source.tensors[tensor.ours] for tensor in plan if tensor.kind in FORMATS
+    ]
+    for part_type in {tensor.part_type for tensor in quantised}:
+        progress("compiling the quantiser", 0, total)
+        prepare(part_type)
+    write_tensors(
+        target,
+        source.path,
+        source.config,
+        plan,
+        lambda tensor: encoded_parts(tensor, source.tensors[tensor.ours]),
+        progress,
+    )
+
+
+def write_tensors(
+    target: Path,
+    small_files: Path,
+    config: MllamaConfig,
+    plan: Sequence[PlannedTensor],
+    encoded: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
+    progress: Progress,
+) -> None:
+    """Writes a file of tensors that are made one by one.
+
+    The file appears under its name when it is complete.
+
+    Args:
+        target: The file.
+        small_files: Directory of configuration, tokenizer and chat template.
+        config: The model's.
+        plan: Every tensor of the model.
+        encoded: A tensor's values as the file has them, in parts.
+        progress: Called before each tensor, after each part and in the end.
+
+    Raises:
+        CheckpointError: If the file can't be written.
+    """
+    total = sum(tensor.nbytes for tensor in plan)
+    try:
+        _check_room(target, total)
+        with atomic_file(target) as part:
+            alignment = _write_header(part, small_files, config, plan)
+            _append_tensors(part, alignment, plan, encoded, progress, total)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    progress(target.name, total, total)
+
+
+def _unwritable(target: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{target} can't be written: {error.strerror or error}")
+
+
+def _check_room(target: Path, needed: int) -> None:
+    try:
+        free = shutil.disk_usage(target.parent).free
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    if needed > free:
+        raise CheckpointError(
+            f"{target} takes {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB "
+            "are free there"
+        )
+
+
+def _write_header(
+    part: Path, small_files: Path, config: MllamaConfig, plan: Sequence[PlannedTensor]
+) -> int:
+    """Writes what stands before the tensors' data; their alignment in bytes."""
+    writer = GGUFWriter(None, ARCHITECTURE)
+    _add_metadata(writer, small_files, config)
+    for tensor in plan:
+        writer.add_tensor_info(
+            tensor.stored.name,
+            tensor.shape,
+            np.dtype(np.float32),
+            tensor.nbytes,
+            raw_dtype=tensor.kind,
+        )
+    writer.add_tensor_info(POSITION_GATE, (1,), np.dtype(np.float32), 4)
+    writer.write_header_to_file(part)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return int(writer.data_alignment)
+
+
+def _append_tensors(
+    part: Path,
+    alignment: int,
+    plan: Sequence[PlannedTensor],
+    encoded: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
+    progress: Progress,
+    total: int,
+) -> None:
+    """Writes the tensors' data, in the order of the header."""
+    done = 0
+    with part.open("ab") as file:
+
+        def align() -> None:
+            file.write(bytes(-file.tell() % alignment))
+
+        for tensor in plan:
+            progress(tensor.ours, done, total)
+            align()
+            written = 0
+            for values in encoded(tensor):
+                file.write(values.data.cast("B"))
+                written += values.nbytes
+                progress(tensor.ours, done + written, total)
+            if written != tensor.nbytes:
+                raise RuntimeError(f"{tensor.ours} has {written} bytes")
+            done += written
+            if tensor.ours == _POSITION_GATE_SOURCE:
+                position_gate = 1 - values
+        align()
+        file.write(position_gate.data.cast("B"))
+        align()
+
+
+def _add_metadata(writer: GGUFWriter, source: Path, config: MllamaConfig) -> None:
+    text, vision = config.text_config, config.vision_config
+    numbers = {
+        "vocab_size": text.vocab_size,
+        "block_count": text.num_hidden_layers,
+        "context_length": text.max_position_embeddings,
+        "embedding_length": text.hidden_size,
+        "feed_forward_length": text.intermediate_size,
+        "attention.head_count": text.num_attention_heads,
+        "attention.head_count_kv": text.num_key_value_heads,
+        "rope.dimension_count": text.head_dim,
+        "vision.block_count": vision.num_hidden_layers,
+        "vision.global.block_count": vision.num_global_layers,
+        "vision.embedding_length": vision.hidden_size,
+        "vision.feed_forward_length": vision.intermediate_size,
+        "vision.attention.head_count": vision.attention_heads,
+        "vision.image_size": vision.image_size,
+        "vision.patch_size": vision.patch_size,
+        "vision.max_num_tiles": vision.max_num_tiles,
+        "vision.num_channels": vision.num_channels,
+    }
+    for key, number in numbers.items():
+        writer.add_uint32(f"mllama.{key}", number)
+    for key, value in (
+        ("attention.layer_norm_rms_epsilon", text.rms_norm_eps),
+        ("rope.freq_base", text.rope_theta),
+        ("vision.attention.layer_norm_epsilon", vision.norm_eps),
+    ):
+        writer.add_float32(f"mllama.{key}", value)
+    for key, values in (
+        ("attention.cross_attention_layers", text.cross_attention_layers),
+        ("vision.intermediate_layers_indices", vision.intermediate_layers_indices),
+    ):
+        writer.add_array(f"mllama.{key}", list(values))
+    for name in SMALL_FILES:
+        if (source / name).is_file():
+            content = (source / name).read_text(encoding="utf-8")
+            writer.add_string(f"{SOURCE_PREFIX}{name}", content)
+    _add_tokenizer(writer, source)
+
+
+def _add_tokenizer(writer: GGUFWriter, source: Path) -> None:
+    """The tokenizer in ggml's form, for other programs that read the file."""
+    try:
+        content = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary: dict[str, int] = dict(content["model"]["vocab"])
+        merges = content["model"].get("merges", [])
+        added = {token["content"]: token for token in content["added_tokens"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # Not of the kind that ggml knows; ours is among the small files.
+    vocabulary |= {text: token["id"] for text, token in added.items()}
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [
+            TokenType.CONTROL
+            if added.get(token, {}).get("special")
+            else TokenType.NORMAL
+            for token in tokens
+        ]
+    )
+    writer.add_token_merges(
+        [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    )

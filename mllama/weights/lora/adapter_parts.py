@@ -1,0 +1,150 @@
+"""The parts of an adapter that belong to one module, checked against its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllama.errors import CheckpointError
+from mllama.weights.checkpoint import TensorInfo
+from mllama.weights.lora.adapter_config import (
+    CONFIG_FILE,
+    MERGE_WITH_PEFT,
+    AdapterConfig,
+)
+from mllama.weights.lora.merging import Change
+from mllama.weights.names import Shapes
+
+_DOWN = "lora_A.weight"
+_UP = "lora_B.weight"
+_BIAS = "lora_B.bias"
+_EMBEDDING_DOWN = "lora_embedding_A"
+_EMBEDDING_UP = "lora_embedding_B"
+_MAGNITUDE = "lora_magnitude_vector"
+
+_PARTS = {
+    **{part: part for part in (_DOWN, _UP, _BIAS, _EMBEDDING_DOWN, _EMBEDDING_UP)},
+    _MAGNITUDE: _MAGNITUDE,
+    f"{_MAGNITUDE}.weight": _MAGNITUDE,
+}
+"""How names of an adapter's tensors end, and what they are."""
+
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "tile_embedding.weight",
+    "tile_positional_embedding.embedding.weight",
+)
+"""How names of tables end, whose rows are looked up."""
+
+Parts = dict[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module that an adapter changes.
+
+    Attributes:
+        file: The adapter's weights.
+        module: The module's path in them.
+        name: Canonical name of its weights.
+        shapes: The model's tensors.
+    """
+
+    file: Path
+    module: str
+    name: str
+    shapes: Shapes
+
+    def refusal(self, problem: str) -> CheckpointError:
+        """The error that says what is wrong with the module's parts."""
+        return CheckpointError(f"{self.file}: {self.module} {problem}")
+
+
+def split_name(source_name: str) -> tuple[str, str | None]:
+    """A tensor's module and part; no part if the adapter holds it whole."""
+    for ending, part in _PARTS.items():
+        if source_name.endswith(f".{ending}"):
+            return source_name.removesuffix(f".{ending}"), part
+    return source_name, None
+
+
+def factors(place: Place, parts: Parts, settings: AdapterConfig) -> dict[str, Change]:
+    """What the factors of a module do to its tensors, by canonical name.
+
+    Raises:
+        ConfigError: If a pattern of the settings takes too long.
+        CheckpointError: If a part is missing or doesn't fit.
+    """
+    shape = place.shapes[place.name]
+    if len(shape) < 2:
+        raise place.refusal("is no matrix, so it has no factors")
+    is_embedding = place.name.endswith(_EMBEDDINGS)
+    rank = settings.rank_of(_peft_path(place.module))
+    wanted = _wanted_parts(shape, rank, is_embedding, settings)
+    _check_parts(place, parts, wanted, rank)
+    scale = settings.scale_of(_peft_path(place.module))
+    down, up = (_EMBEDDING_DOWN, _EMBEDDING_UP) if is_embedding else (_DOWN, _UP)
+    changes = {
+        place.name: Change(
+            down=parts[down],
+            up=parts[up],
+            magnitude=parts.get(_MAGNITUDE),
+            scale=scale,
+            is_embedding=is_embedding,
+        )
+    }
+    if _BIAS in parts:
+        bias_name = place.name.removesuffix("weight") + "bias"
+        if bias_name not in place.shapes:
+            raise place.refusal(
+                f"has no bias, to which lora_bias could add; {MERGE_WITH_PEFT}"
+            )
+        changes[bias_name] = Change(bias=parts[_BIAS], scale=scale)
+    return changes
+
+
+def _wanted_parts(
+    shape: tuple[int, ...], rank: int, is_embedding: bool, settings: AdapterConfig
+) -> Shapes:
+    """The parts that a module's adapter has, factors first."""
+    out, *rest = shape
+    if is_embedding:
+        (width,) = rest
+        wanted: Shapes = {_EMBEDDING_DOWN: (rank, out), _EMBEDDING_UP: (width, rank)}
+        magnitude: tuple[int, ...] = (width,)
+    else:
+        kernel = (1,) * (len(shape) - 2)
+        wanted = {_DOWN: (rank, *rest), _UP: (out, rank, *kernel)}
+        magnitude = (1, out, *kernel) if kernel else (out,)
+        if settings.has_biases:
+            wanted[_BIAS] = (out,)
+    if settings.has_magnitudes:
+        wanted[_MAGNITUDE] = magnitude
+    return wanted
+
+
+def _check_parts(place: Place, parts: Parts, wanted: Shapes, rank: int) -> None:
+    for part in wanted:
+        if part not in parts:
+            raise place.refusal(f"lacks {part}; the adapter is incomplete")
+    for part in parts:
+        if part not in wanted:
+            raise place.refusal(f"has {part}, of which {CONFIG_FILE} says nothing")
+    down, up = list(wanted)[:2]
+    inner = parts[down].shape[:1]
+    if inner and inner == parts[up].shape[1:2] and inner != (rank,):
+        raise place.refusal(
+            f"has the rank {inner[0]}, but {CONFIG_FILE} says {rank}; the two are not "
+            "of one adapter"
+        )
+    for part, tensor in parts.items():
+        if tensor.shape != wanted[part]:
+            raise place.refusal(
+                f"has {part} of shape {list(tensor.shape)}, but the model asks for "
+                f"{list(wanted[part])}; the adapter is for another one"
+            )
+
+
+def _peft_path(module: str) -> str:
+    """A module's path as the patterns of ``adapter_config.json`` see it."""
+    return module.removeprefix("base_model.model.")

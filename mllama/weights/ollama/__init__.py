@@ -1,0 +1,1 @@
+"""Models of Ollama's store, and what is derived from ggml's keys."""

@@ -1,0 +1,56 @@
+"""Names for GGUF files that have none that MAX knows.
+
+MAX goes by a file's ending.  The blobs of Ollama's store have no ending: they are
+loaded through a symbolic link in the cache, so that nothing is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from mllama.errors import CheckpointError
+from mllama.utils.cache_dir import cache_directory, cache_unwritable
+from mllama.weights.gguf.file import is_gguf
+
+SUFFIX = ".gguf"
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        CheckpointError: If this user may not look, as in the store of Ollama's service.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} can't be read: {error.strerror or error}"
+        ) from error
+
+
+def named_gguf(path: Path) -> Path:
+    """A path of the same file that ends in ``.gguf``, if it is a GGUF file.
+
+    Args:
+        path: Any file of weights.
+
+    Raises:
+        CheckpointError: If the cache can't be written.
+    """
+    if path.suffix == SUFFIX or not is_gguf(path):
+        return path
+    target = path.resolve()
+    name = hashlib.sha256(os.fsencode(target)).hexdigest()[:32]
+    try:
+        link = cache_directory("gguf/links") / f"{name}{SUFFIX}"
+        if not (link.is_symlink() and link.readlink() == target):
+            part = link.with_name(f"{name}.{os.getpid()}.part")
+            part.unlink(missing_ok=True)
+            part.symlink_to(target)
+            part.replace(link)
+    except OSError as error:
+        raise cache_unwritable(error) from error
+    return link

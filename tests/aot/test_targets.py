@@ -1,0 +1,109 @@
+"""GPU targets are named as MAX names them, and refused before anything is compiled.
+
+What is compiled for them is what a start on them looks for.  That it compiles is
+checked by `make check-gpu`: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_targets import CHECKED, CONFIG
+from mllama.aot.cross_compile import compile_for_target
+from mllama.aot.targets import find_target
+from mllama.errors import ConfigError, MllamaError
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("cuda", "cuda:sm_80"),
+        ("cuda:sm_90", "cuda:sm_90"),
+        ("hip", "hip:gfx942"),
+        ("hip:gfx950", "hip:gfx950"),
+    ],
+)
+def test_a_target_is_an_interface_and_an_architecture(name: str, target: str) -> None:
+    assert str(find_target(name)) == target
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("metal", "'metal' is no target: use cuda:sm_80 or hip:gfx942"),
+        ("", "'' is no target"),
+        ("cuda:gfx942", "'gfx942' is no cuda target"),
+        ("cuda:sm_75", "'sm_75' is no cuda target in bfloat16; known are sm_80, "),
+        ("hip:sm_90", "'sm_90' is no hip target"),
+    ],
+)
+def test_an_unknown_target_is_refused_with_those_known(name: str, message: str) -> None:
+    with pytest.raises(MllamaError) as caught:
+        find_target(name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_devices_that_cannot_share_the_model_are_refused_at_once(
+    tmp_path: Path,
+) -> None:
+    target = find_target("cuda:sm_90")
+    with pytest.raises(ConfigError, match="3 devices can't share"):
+        compile_for_target(CONFIG, target, tmp_path / "graphs", devices=3)
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_what_is_checked_on_demand_has_known_targets() -> None:
+    for name, _ in CHECKED:
+        find_target(name)
+
+
+_START_ON_A_GPU = """
+import json, sys
+from pathlib import Path
+import max.driver
+from mllama.config import MllamaConfig
+from mllama.demo_model import MODEL_PATH
+from mllama.aot.compile import compile_model
+from mllama.launch.options import EngineOptions
+from mllama.aot.targets import find_target
+from mllama.aot.gpu_target import make_devices_virtual, planned_graphs
+from mllama.compilation.graph_compiler import GraphCompiler, how_by_default
+
+make_devices_virtual(find_target("cuda:sm_90"), 1)
+max.driver.scan_available_devices = lambda: [max.driver.DeviceSpec.accelerator(0)]
+config = MllamaConfig.from_path(MODEL_PATH)
+graphs = planned_graphs(config, 1)
+planned = [graph.key(how_by_default()).stem for graph in graphs]
+for graph in graphs:
+    graph.traced()
+asked = []
+
+def note(compiler, graph, **options):
+    if not getattr(graph, "is_ours", False):
+        print(json.dumps([planned, asked]))
+        sys.exit()
+    asked.append(graph.key(compiler._how).stem)
+
+GraphCompiler._compile = note
+compile_model(EngineOptions(devices="gpu"), Path(sys.argv[1]))
+"""
+
+
+def test_a_start_on_a_gpu_looks_for_what_was_compiled(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", _START_ON_A_GPU, str(tmp_path / "graphs")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MLLAMA_CACHE": str(tmp_path / "cache")},
+    )
+    assert child.returncode == 0, child.stderr
+    planned, asked = json.loads(child.stdout)
+    assert len(planned) == 2
+    assert sorted(asked) == sorted(planned)

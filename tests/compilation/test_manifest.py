@@ -1,0 +1,119 @@
+"""A manifest agrees with one start only, and says where another one differs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from mllama.compilation import host
+from mllama.compilation.manifest import Manifest, config_hash
+from mllama.compilation.settings import CompiledSettings
+from mllama.compilation.store import CompiledStore
+from mllama.config import MllamaConfig
+from mllama.demo_model import MODEL_PATH
+from mllama.errors import CompiledModelError
+
+CONFIG = MllamaConfig.from_path(MODEL_PATH)
+MANIFEST = Manifest.of_this_machine(
+    CONFIG,
+    encoding="float32",
+    formats={},
+    max_length=4096,
+    max_batch_size=1,
+    max_ce_batch_size=32,
+    devices=("cpu",),
+)
+FIELDS = [field.name for field in fields(Manifest)]
+
+
+def another(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return (*value, "another")
+    return value + 1 if isinstance(value, int) else f"{value}x"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("saved_is_changed", [True, False])
+def test_a_saved_model_is_refused_if_one_field_differs(
+    tmp_path: Any, name: str, saved_is_changed: bool
+) -> None:
+    changed = replace(MANIFEST, **{name: another(getattr(MANIFEST, name))})
+    saved, asked = (changed, MANIFEST) if saved_is_changed else (MANIFEST, changed)
+    store = CompiledStore(tmp_path)
+    store.write_manifest(saved)
+    CompiledSettings.checked(saved, saved=tmp_path)
+    with pytest.raises(CompiledModelError) as refused:
+        CompiledSettings.checked(asked, saved=tmp_path)
+    message = str(refused.value)
+    assert str(tmp_path) in message
+    assert "\n" not in message
+    for manifest in (saved, asked):
+        value = getattr(manifest, name)
+        if name == "cpu":
+            assert "another" in message
+        else:
+            assert (value[-1] if isinstance(value, tuple) else str(value)) in message
+
+
+def test_graphs_for_gpus_run_where_the_host_has_what_they_need() -> None:
+    here = replace(
+        MANIFEST, devices=("cuda:sm_90",), cpu=(*host.host_of_gpus()[1], "amx")
+    )
+    saved = here.for_host_of_gpus()
+    assert saved.differences(here) == []
+    lacking = replace(here, cpu=tuple(set(here.cpu) - {"fma"}))
+    (line,) = saved.differences(lacking)
+    assert "this machine lacks fma" in line
+    # Graphs for the CPU itself would be others where it has more.
+    on_cpu = replace(saved, devices=("cpu",))
+    assert on_cpu.differences(replace(here, devices=("cpu",)))
+
+
+def test_a_manifest_survives_json() -> None:
+    told = json.loads(json.dumps(MANIFEST.to_dict()))
+    assert Manifest.from_dict(told) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_length", "4096"),
+        ("max_length", True),
+        ("devices", "cpu"),
+        ("cpu", [1]),
+        ("encoding", None),
+        ("extra", 1),
+    ],
+)
+def test_a_manifest_of_wrong_types_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(CompiledModelError):
+        Manifest.from_dict(MANIFEST.to_dict() | {name: value})
+
+
+def test_a_manifest_that_lacks_a_field_is_refused() -> None:
+    values = MANIFEST.to_dict()
+    del values["cpu"]
+    with pytest.raises(CompiledModelError):
+        Manifest.from_dict(values)
+
+
+def test_the_cache_key_follows_what_graphs_depend_on() -> None:
+    for name in FIELDS:
+        changed = replace(MANIFEST, **{name: another(getattr(MANIFEST, name))})
+        shares_graphs = name.startswith("max_")
+        assert (changed.key() == MANIFEST.key()) == shares_graphs, name
+
+
+def test_fine_tunes_share_a_config_hash_and_other_shapes_do_not() -> None:
+    text = CONFIG.text_config
+    fine_tune = replace(
+        CONFIG, dtype="bfloat16", text_config=replace(text, eos_token_id=(7,))
+    )
+    deeper = replace(
+        CONFIG, text_config=replace(text, num_hidden_layers=text.num_hidden_layers + 1)
+    )
+    assert config_hash(fine_tune) == config_hash(CONFIG)
+    assert config_hash(deeper) != config_hash(CONFIG)

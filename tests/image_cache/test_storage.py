@@ -1,0 +1,88 @@
+"""The store's graph inputs and copies go where the pool says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from max.driver import CPU
+from max.dtype import DType
+from max.graph import DeviceRef
+from max.nn.kv_cache import MHAKVCacheParams
+
+from mllama.image_cache.block_manager import Entry, RunKey, RunRows
+from mllama.image_cache.storage import ImageStore, ReadSegment
+
+
+def store(num_pages: int, num_layers: int = 1, num_devices: int = 1) -> ImageStore:
+    params = MHAKVCacheParams(
+        dtype=DType.float32,
+        n_kv_heads=2,
+        head_dim=16,
+        num_layers=num_layers,
+        page_size=128,
+        devices=[DeviceRef.CPU()] * num_devices,
+    )
+    return ImageStore(params, [CPU()] * num_devices, num_pages)
+
+
+def reserved(images: ImageStore, key: RunKey, rows: RunRows) -> Entry:
+    images.pool.reserve("request", {key: rows})
+    return images.pool.pinned("request", key)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_an_image_is_copied_between_entries_row_by_row(num_devices: int) -> None:
+    """Across pages on both sides, keys and values of every layer, on every device."""
+    images = store(num_pages=10, num_layers=2, num_devices=num_devices)
+    source = reserved(images, (1, 2), (100, 300))
+    target = reserved(images, (3, 2), (217, 300))
+    devices = [
+        write.pages.kv_blocks.to_numpy()
+        for write in images.write_inputs([(source, 0)], 100)
+    ]
+    assert len(devices) == num_devices
+    for number, blocks in enumerate(devices):
+        assert blocks.shape[-2] == 2 // num_devices
+        values = np.arange(blocks.size, dtype=np.float32).reshape(blocks.shape)
+        blocks[:] = values + number * blocks.size
+
+    def rows(entry: Entry, index: int) -> np.ndarray:
+        """Of all pages of the entry in a row: [devices, keys and values, layers, rows,
+        ...]"""
+        first, last = entry.span(index)
+        return np.stack(
+            [
+                np.concatenate([blocks[page] for page in entry.pages], axis=2)[
+                    :, :, first:last
+                ]
+                for blocks in devices
+            ]
+        )
+
+    before, other = rows(source, 1), rows(target, 0)
+    images.copy(source, 1, target, 1)
+    np.testing.assert_array_equal(rows(target, 1), before)
+    np.testing.assert_array_equal(rows(target, 0), other)
+    np.testing.assert_array_equal(rows(source, 1), before)
+
+
+def test_an_image_of_a_run_is_written_after_those_before_it() -> None:
+    images = store(num_pages=9)
+    entry = reserved(images, (1, 2), (130, 20))
+    (second,) = images.write_inputs([(entry, 1)], 20)
+    assert second.pages.cache_lengths.to_numpy().tolist() == [130]
+    assert second.row_offsets.to_numpy().tolist() == [0, 20]
+    table = second.pages.lookup_table.to_numpy()
+    assert table[0, :2].tolist() == list(entry.pages)
+
+
+def test_rows_without_image_read_the_page_of_zeros_and_are_taken_out() -> None:
+    images = store(num_pages=9)
+    entry = reserved(images, (1,), (130,))
+    (read,) = images.read_inputs([ReadSegment(3, None, 0), ReadSegment(2, entry, 130)])
+    assert read.segment_offsets.to_numpy().tolist() == [0, 3, 5]
+    assert read.image_offsets.to_numpy().tolist() == [0, 1, 131]
+    assert read.max_segment_length.to_numpy().tolist() == [3]
+    assert read.sees_image.to_numpy()[:, 0].tolist() == [False] * 3 + [True] * 2
+    assert not read.pages.lookup_table.to_numpy()[0].any()
+    assert np.issubdtype(read.segment_offsets.to_numpy().dtype, np.uint32)

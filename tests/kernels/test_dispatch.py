@@ -1,0 +1,57 @@
+"""Own operations run where they can, and MAX's where they can't or are asked for."""
+
+from __future__ import annotations
+
+import pytest
+from max.graph import DeviceRef
+
+from mllama.errors import MllamaError
+from mllama.kernels import dispatch
+
+AVX2 = ("x86_64", "avx", "avx2", "f16c", "fma")
+WIDE = (*AVX2, "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512_vnni")
+ARM = ("aarch64", "asimd", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "kernels"),
+    [
+        (AVX2, None, "avx2"),
+        (AVX2, "auto", "avx2"),
+        (AVX2, "", "avx2"),
+        (AVX2, "max", "max"),
+        (AVX2[:2], None, "max"),
+        (WIDE, None, "avx512"),
+        (WIDE, "avx2", "avx2"),
+        (WIDE, "max", "max"),
+        (WIDE[:-1], None, "avx2"),
+        (WIDE[5:], None, "max"),
+        (ARM, "auto", "max"),
+        (ARM, "avx2", "max"),
+    ],
+)
+def test_the_choice(
+    monkeypatch: pytest.MonkeyPatch,
+    features: tuple[str, ...],
+    asked: str | None,
+    kernels: str,
+) -> None:
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: features)
+    if asked is None:
+        monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(dispatch.VARIABLE, asked)
+    assert dispatch.chosen_kernels() == kernels
+    assert dispatch.uses_own(DeviceRef.CPU()) == (kernels != "max")
+    assert dispatch.vector_width() == (16 if kernels == "avx512" else 8)
+    assert not dispatch.uses_own(DeviceRef.GPU(0))
+    described = dispatch.described_kernels()
+    beginnings = {"avx512": "own kernels (AVX-512)", "avx2": "own kernels (AVX2)"}
+    assert described.startswith(beginnings.get(kernels, "MAX's"))
+    assert ("lacks" in described) == ("avx2" not in features)
+
+
+def test_a_wrong_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(dispatch.VARIABLE, "fast")
+    with pytest.raises(MllamaError, match="MLLAMA_KERNELS must be auto, avx2 or max"):
+        dispatch.chosen_kernels()

@@ -1,0 +1,127 @@
+"""A chat template is found in every layout, and a system message goes with images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from mllama.errors import CheckpointError
+from mllama.max_model.chat_template import (
+    ChatTemplateError,
+    find_chat_template,
+    render_chat,
+)
+from tests.reference.checkpoints import checkpoint
+
+# Built like Meta's template: the system message is taken as a string, refused beside
+# an image, and its turn is written only where there are no images.
+REFUSING = """\
+{{- bos_token }}
+{%- set system, rest = '', messages %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system, rest = messages[0]['content'] | trim, messages[1:] %}
+{%- endif %}
+{%- set seen = namespace(images=false) %}
+{%- for message in rest %}{% if message['content'] is not string %}
+    {%- for part in message['content'] %}
+        {%- if part['type'] == 'image' %}{% set seen.images = true %}{% endif %}
+    {%- endfor %}
+{%- endif %}{% endfor %}
+{%- if seen.images and system %}
+    {{- raise_exception("Images are incompatible with system messages.") }}
+{%- endif %}
+{%- if not seen.images %}
+    {{- '<|start_header_id|>system<|end_header_id|>\n\n' + system + '<|eot_id|>' }}
+    {%- if tools %}{{ 'TOOLS for ' + rest[0]['content'] | trim }}{% endif %}
+{%- endif %}
+{%- for message in rest %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+    {%- if message['content'] is string %}{{ message['content'] }}{% else %}
+    {%- for part in message['content'] %}
+        {{- '<|image|>' if part['type'] == 'image' else part['text'] }}
+    {%- endfor %}{% endif %}
+    {{- '<|eot_id|>' }}
+{%- endfor %}"""
+
+TEXT = {"type": "text", "text": "What is it?"}
+SYSTEM = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+SYSTEM_TURN = "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+USER_TURN = "<|start_header_id|>user<|end_header_id|>\n\n{}What is it?<|eot_id|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    found = AutoTokenizer.from_pretrained(checkpoint())
+    found.chat_template = REFUSING
+    return found
+
+
+def user(*parts: dict[str, str]) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
+    return render_chat(tokenizer, messages, image_token="<|image|>", **options)
+
+
+def test_system_message_works_together_with_an_image(tokenizer: Any) -> None:
+    rendered = render(tokenizer, [SYSTEM, user({"type": "image"}, TEXT)])
+    assert rendered == "<|begin_of_text|>" + SYSTEM_TURN + USER_TURN.format("<|image|>")
+
+
+def test_system_message_without_image_is_the_templates_own(tokenizer: Any) -> None:
+    rendered = render(tokenizer, [SYSTEM, user(TEXT)])
+    assert rendered == "<|begin_of_text|>" + SYSTEM_TURN + USER_TURN.format("")
+
+
+def test_image_without_system_message_gets_no_system_turn(tokenizer: Any) -> None:
+    rendered = render(tokenizer, [user({"type": "image"}, TEXT)])
+    assert rendered == "<|begin_of_text|>" + USER_TURN.format("<|image|>")
+
+
+def test_tools_beside_an_image_keep_the_image_and_the_question(tokenizer: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    rendered = render(tokenizer, [user({"type": "image"}, TEXT)], tools=tools)
+    assert "TOOLS for <|image|>What is it?" in rendered
+    assert rendered.endswith(USER_TURN.format("<|image|>"))
+
+
+def test_other_refusals_of_the_template_are_told(tokenizer: Any) -> None:
+    with pytest.raises(ChatTemplateError, match="rejects the messages"):
+        render(tokenizer, [])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("chat_template.jinja", "{{ bos_token }}"),
+        ("chat_template.json", {"chat_template": "{{ bos_token }}"}),
+        ("processor_config.json", {"chat_template": "{{ bos_token }}"}),
+        ("tokenizer_config.json", {"chat_template": "{{ bos_token }}"}),
+        (
+            "tokenizer_config.json",
+            {
+                "chat_template": [
+                    {"name": "tool_use", "template": "no"},
+                    {"name": "default", "template": "{{ bos_token }}"},
+                ]
+            },
+        ),
+    ],
+)
+def test_template_is_found_in_every_layout(
+    tmp_path: Path, file: str, content: Any
+) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    assert find_chat_template(tmp_path) == "{{ bos_token }}"
+
+
+def test_missing_template_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="--chat-template"):
+        find_chat_template(tmp_path)

@@ -1,0 +1,40 @@
+"""What a request may show is checked before it could wait in vain."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from max.pipelines.context.exceptions import InputError
+
+from mllama.image_cache.settings import GPU_IMAGES, MAX_IMAGES_PER_REQUEST
+from mllama.max_model.image_limits import ImageLimits
+
+
+def limits(device: str, **settings: Any) -> ImageLimits:
+    model = SimpleNamespace(
+        vision_config_overrides=settings,
+        device_specs=[SimpleNamespace(device_type=device)],
+    )
+    return ImageLimits(SimpleNamespace(model=model))
+
+
+def test_more_images_than_allowed_are_refused() -> None:
+    two = limits("cpu", **{MAX_IMAGES_PER_REQUEST: 2})
+    two.check_count(2)
+    with pytest.raises(InputError, match="has 3 images, but at most 2 are allowed"):
+        two.check_count(3)
+
+
+def test_images_on_a_gpu_are_refused_and_text_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(GPU_IMAGES, raising=False)
+    gpu = limits("gpu")
+    gpu.check_count(0)
+    with pytest.raises(InputError, match=r"wrong on a GPU .* --devices cpu") as refused:
+        gpu.check_count(1)
+    assert "\n" not in str(refused.value)
+    monkeypatch.setenv(GPU_IMAGES, "1")
+    gpu.check_count(1)

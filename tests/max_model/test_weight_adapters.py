@@ -1,0 +1,108 @@
+"""Weights that MAX has mapped are merged into memory of their own."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from max.driver import Buffer
+from max.dtype import DType
+from max.graph.weights import WeightData, load_weights
+from safetensors.numpy import load_file, save_file
+
+from mllama.config import MllamaConfig
+from mllama.errors import MllamaError
+from mllama.max_model.weight_adapters import canonical_state_dict, merged_state_dict
+from mllama.utils.bfloat16 import from_bfloat16
+from tests.reference.adapters import Merged, write_adapter
+from tests.reference.checkpoints import checkpoint
+from tests.reference.configs import Spelling
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Merged:
+    return write_adapter(
+        tmp_path_factory.mktemp("adapter"),
+        checkpoint(),
+        r=4,
+        target_modules=["q_proj", "fc1", "embed_tokens"],
+        modules_to_save=["lm_head"],
+        bias="lora_only",
+    )
+
+
+def state_of(folder: Path) -> dict[str, WeightData]:
+    files = sorted(folder.glob("*.safetensors"))
+    return canonical_state_dict(dict(load_weights(files).items()))
+
+
+def values_of(data: WeightData) -> np.ndarray:
+    buffer = data.to_buffer()
+    if data.dtype == DType.bfloat16:
+        bits = buffer.view(DType.uint16, buffer.shape).to_numpy()
+        return from_bfloat16(bits)
+    return np.asarray(buffer.to_numpy())
+
+
+def test_only_what_an_adapter_changes_is_copied(
+    made: Merged, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = MllamaConfig.from_path(checkpoint())
+    state = state_of(checkpoint())
+    with caplog.at_level(logging.INFO, "mllama"):
+        merged = merged_state_dict(state, made.folder, config, DType.float32)
+    changed = {name for name in state if merged[name] is not state[name]}
+    assert f"into {len(changed)} tensors" in caplog.text
+    assert str(made.folder) in caplog.text
+    assert merged.keys() == state.keys()
+    for name, wanted in made.weights.items():
+        found = values_of(merged[name])
+        if name in changed:
+            scale = np.abs(wanted).max()
+            assert np.abs(found - wanted).max() <= 2e-6 * scale
+            assert not np.array_equal(values_of(state[name]), wanted)
+        else:
+            assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("names", ["old", "new"])
+def test_bfloat16_is_rounded_once(tmp_path: Path, names: Spelling) -> None:
+    base = checkpoint(dtype="bfloat16", names=names)
+    made = write_adapter(tmp_path, base, r=4, target_modules=["k_proj", "lm_head"])
+    config = MllamaConfig.from_path(base)
+    state = state_of(base)
+    exact = merged_state_dict(state, tmp_path, config, DType.float32)
+    rounded = merged_state_dict(state, tmp_path, config, DType.bfloat16)
+    changed = {name for name in state if rounded[name] is not state[name]}
+    assert len(changed) > 1
+    for name in changed:
+        wanted = made.weights[name]
+        assert exact[name].dtype == DType.float32
+        assert rounded[name].dtype == DType.bfloat16
+        assert np.abs(values_of(exact[name]) - wanted).max() < 1e-5
+        off = np.abs(values_of(rounded[name]) - wanted)
+        assert (off <= np.abs(wanted) * 2**-8 * 1.01 + 1e-6).all()
+        assert off.max() > 0
+
+
+def test_weights_of_another_model_are_named(made: Merged, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint() / "model.safetensors")
+    name = "language_model.lm_head.weight"
+    tensors[name] = np.ascontiguousarray(tensors[name][:, :-1])
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = MllamaConfig.from_path(checkpoint())
+    state = state_of(tmp_path)
+    with pytest.raises(MllamaError, match=r"lm_head\.weight has shape"):
+        merged_state_dict(state, made.folder, config, DType.float32)
+
+
+def test_weights_that_are_no_floats_are_named(made: Merged) -> None:
+    config = MllamaConfig.from_path(checkpoint())
+    state = state_of(checkpoint())
+    name = "lm_head.weight"
+    integers = Buffer.from_numpy(np.zeros(state[name].to_buffer().shape, np.int8))
+    state[name] = WeightData(integers, name, DType.int8, state[name].shape)
+    with pytest.raises(MllamaError, match="has elements of type int8"):
+        merged_state_dict(state, made.folder, config, DType.float32)

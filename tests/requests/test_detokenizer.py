@@ -1,0 +1,84 @@
+"""Text comes out whole, in order, and ends before a stop string."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from mllama.requests.detokenizer import TextStream
+from mllama.requests.stop_strings import StopGuard
+
+
+def byte_tokenizer() -> SimpleNamespace:
+    """A token per byte, as a fast tokenizer of transformers holds it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return SimpleNamespace(backend_tokenizer=tokenizer)
+
+
+TOKENIZER = byte_tokenizer()
+
+
+def pieces(text: str, stop: list[str], size: int = 1) -> list[str]:
+    stream = TextStream(TOKENIZER, stop)
+    ids = TOKENIZER.backend_tokenizer.encode(text).ids
+    out = []
+    for start in range(0, len(ids), size):
+        out.append(stream.push(ids[start : start + size]))
+        if stream.stopped:
+            return out
+    return [*out, stream.finish()]
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))), st.integers(1, 5))
+def test_pieces_join_to_the_text(text: str, size: int) -> None:
+    assert "".join(pieces(text, [], size)) == text
+
+
+def test_a_character_of_several_tokens_comes_out_whole() -> None:
+    assert [piece for piece in pieces("a😊b", []) if piece] == ["a", "😊", "b"]
+
+
+def test_an_unfinished_character_comes_out_as_a_replacement_at_the_end() -> None:
+    ids = TOKENIZER.backend_tokenizer.encode("a😊").ids[:-1]
+    stream = TextStream(TOKENIZER)
+    assert stream.push(ids) == "a"
+    assert set(stream.finish()) == {"\ufffd"}
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4)))
+def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> None:
+    places = [text.find(one) for one in stop if one in text]
+    # A longer stop string that begins earlier may be overtaken by a shorter one that
+    # ends earlier: whichever is complete first ends the answer.
+    ends = [text.find(one) + len(one) for one in stop if one in text]
+    got = "".join(pieces(text, stop))
+    if not places:
+        assert got == text
+    else:
+        first = min(ends)
+        assert (
+            got
+            == text[: min(p for p, e in zip(places, ends, strict=True) if e == first)]
+        )
+
+
+def test_what_may_begin_a_stop_string_is_held_back() -> None:
+    guard = StopGuard(["END"])
+    assert guard.push("an E") == "an "
+    assert guard.push("N") == ""
+    assert guard.push("T") == "ENT"
+    assert guard.push("END and more") == ""
+    assert guard.stopped
+    assert guard.push("later") == ""
+
+
+@pytest.mark.parametrize("stop", [[], [""]])
+def test_no_stop_string_holds_nothing_back(stop: list[str]) -> None:
+    assert StopGuard(stop).push("text") == "text"

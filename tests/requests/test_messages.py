@@ -1,0 +1,104 @@
+"""Messages become parts and images in their order; mistakes are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mllama.errors import ImageError, MllamaError
+from mllama.requests.messages import (
+    load_images,
+    prompt_messages,
+    read_conversation,
+)
+
+
+def picture(color: str) -> Image.Image:
+    return Image.new("RGB", (4, 4), color)
+
+
+def test_images_keep_their_place_and_order() -> None:
+    conversation = read_conversation(
+        [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": picture("red")},
+                    {"type": "text", "text": "and"},
+                    {"type": "image", "image": picture("blue")},
+                ],
+            },
+        ]
+    )
+    assert conversation.messages[1]["content"] == [
+        {"type": "image"},
+        {"type": "text", "text": "and"},
+        {"type": "image"},
+    ]
+    assert [image.getpixel((0, 0)) for image in conversation.images] == [
+        (255, 0, 0),
+        (0, 0, 255),
+    ]
+
+
+def test_a_prompt_puts_its_images_before_the_text() -> None:
+    (system, user) = prompt_messages("What?", [picture("red")], "Be brief.")
+    assert system == {"role": "system", "content": "Be brief."}
+    assert [part["type"] for part in user["content"]] == ["image", "text"]
+
+
+def test_a_prompt_without_images_is_plain_text() -> None:
+    assert prompt_messages("Hi") == [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("shape", ["object", "string"])
+def test_image_url_may_be_a_path(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "red.png"
+    picture("red").save(path)
+    url: Any = {"url": str(path)} if shape == "object" else str(path)
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": url}]}
+    assert read_conversation([message]).images[0].size == (4, 4)
+
+
+def test_relative_paths_are_looked_for_beside_the_messages(tmp_path: Path) -> None:
+    picture("red").save(tmp_path / "red.png")
+    part = {"type": "image_url", "image_url": {"url": "red.png"}}
+    (message,) = load_images([{"role": "user", "content": [part]}], tmp_path)
+    assert message["content"][0]["image"].getpixel((0, 0)) == (255, 0, 0)
+    # Loaded once: what is loaded may be read again.
+    assert len(read_conversation([message]).images) == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ([], "at least one message"),
+        ("hello", "must be a list"),
+        ([1], "must be an object"),
+        ([{"role": "robot", "content": "x"}], "role must be one of"),
+        ([{"role": "user"}], "content must be"),
+        ([{"role": "user", "content": 3}], "content must be"),
+        ([{"role": "user", "content": [3]}], "a part must be"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "a part must be"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "text part"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "holds no image"),
+        ([{"role": "user", "content": "x", "extra": 1}], "'extra' is not supported"),
+    ],
+)
+def test_malformed_messages_are_refused(messages: Any, complaint: str) -> None:
+    with pytest.raises(MllamaError, match=complaint):
+        read_conversation(messages)
+
+
+def test_the_message_and_the_image_at_fault_are_named() -> None:
+    messages = json.loads(
+        '[{"role": "user", "content": "hi"}, {"role": "user", "content": '
+        '[{"type": "image_url", "image_url": {"url": "missing.png"}}]}]'
+    )
+    with pytest.raises(ImageError, match=r"message 2: image 1: .*missing\.png"):
+        read_conversation(messages)

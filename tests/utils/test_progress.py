@@ -1,0 +1,89 @@
+"""A long start says what it is doing; a short one says nothing."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from mllama.utils import progress
+from mllama.utils.progress import StartProgress, stage
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SHOWN_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "TERMINAL_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.15)
+    monkeypatch.setattr(progress, "FIRST_START_SECONDS", 0.2)
+
+
+def test_a_short_start_is_silent() -> None:
+    stream = io.StringIO()
+    with StartProgress(stream):
+        stage("compiling the text graph")
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_long_stage_is_named_with_its_time(kind: type[io.StringIO]) -> None:
+    stream = kind()
+    with StartProgress(stream):
+        stage("compiling the text graph")
+        time.sleep(0.5)
+    text = stream.getvalue()
+    assert text.count(progress.FIRST_START) == 1
+    assert "compiling the text graph: 0 s" in text
+    assert "compiling the text graph: done in " in text
+    assert ("\r" in text) == (kind is Terminal)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_graph_from_the_cache_is_not_called_a_first_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_START_SECONDS", 60.0)
+    stream = io.StringIO()
+    with StartProgress(stream):
+        stage("compiling the text graph")
+        time.sleep(0.3)
+    assert "compiling the text graph" in stream.getvalue()
+    assert progress.FIRST_START not in stream.getvalue()
+
+
+@pytest.mark.usefixtures("fast")
+def test_loading_promises_nothing_about_later_starts() -> None:
+    stream = io.StringIO()
+    with StartProgress(stream):
+        stage(progress.LOADING)
+        time.sleep(0.3)
+    assert progress.LOADING in stream.getvalue()
+    assert progress.FIRST_START not in stream.getvalue()
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_failed_stage_is_not_called_done() -> None:
+    stream = io.StringIO()
+    with pytest.raises(OSError), StartProgress(stream):  # noqa: PT011, PT012
+        stage("compiling the text graph")
+        time.sleep(0.3)
+        raise OSError
+    assert "stopped after" in stream.getvalue()
+
+
+def test_a_closed_stderr_does_not_stop_the_start() -> None:
+    stream = io.StringIO()
+    with StartProgress(stream):
+        stream.close()
+        stage("compiling the text graph")
+
+
+def test_without_a_display_stages_are_ignored() -> None:
+    stage("compiling the text graph")
