@@ -1,7 +1,7 @@
 """How long ``mllama quantize`` takes for a bfloat16 checkpoint of 11B's shape.
 
 ``python -m benchmarks.quantizing`` writes such a checkpoint of random weights (21 GB),
-quantises it, and prints the time, the speed, and the memory at its peak.  Both are
+quantizes it, and prints the time, the speed, and the memory at its peak.  Both are
 removed in the end.
 """
 
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks.full_shape import GIB, PeakMemory
 from benchmarks.random_model import SPREAD, write_small_files
 from mllama.weights.names import expected_tensors
-from mllama.weights.quantization_plan import BLOCK_ENCODINGS
+from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 _NOISE_WEIGHTS = 1 << 25
 
@@ -61,7 +61,7 @@ def write_random_checkpoint(folder: Path) -> int:
 def main() -> None:
     """Measures one encoding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoding", choices=BLOCK_ENCODINGS, default="q4_k")
+    parser.add_argument("--encoding", choices=GGUF_ENCODINGS, default="q4_k")
     parser.add_argument("--folder", help="where 30 GB are free; default: the temporary")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

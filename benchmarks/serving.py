@@ -24,7 +24,7 @@ from PIL import Image
 from mllama import LLM
 
 STREAMS = (1, 4, 8)
-QUESTIONS = ("What is in the picture?", "Which colours are there?")
+QUESTIONS = ("What is in the picture?", "Which colors are there?")
 
 
 def picture(

@@ -1,7 +1,7 @@
 """Measure the demo model: ``python -m demo.evaluate --seed 7 --count 300``.
 
 Draws fresh scenes and questions from the seed, asks them through the project's own
-pipeline, and asks them again with every picture blanked to grey: what can be
+pipeline, and asks them again with every picture blanked to gray: what can be
 answered without looking is not seeing.  The last line of the output is one JSON
 object; a readable table goes to standard error.
 """
@@ -23,7 +23,7 @@ from demo.data.drawing import render
 from demo.data.questions import ask
 from demo.data.scenes import random_scene
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 """About the middle of the model's range of pixels."""
 
 MAX_NEW_TOKENS = 40
@@ -38,7 +38,7 @@ def questions(seed: int, count: int) -> Iterator[tuple[str, Messages, Messages, 
         kind = KINDS[index % len(KINDS)]
         conversation, scenes = random_conversation(rng, kind)
         pictures = [render(scene) for scene in scenes]
-        blank = [Image.new("RGB", picture.size, GREY) for picture in pictures]
+        blank = [Image.new("RGB", picture.size, GRAY) for picture in pictures]
         yield (
             kind,
             messages(conversation, pictures),

@@ -22,7 +22,7 @@ from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.launch.options import EngineOptions
 from mllama.requests.messages import Message, prompt_messages, read_conversation
 from mllama.requests.sampling_params import Sampling
-from mllama.utils.telemetry import turn_telemetry_off
+from mllama.utils.telemetry import disable_telemetry
 
 __all__ = ["LLM", "Chunk", "Generation", "Output"]
 
@@ -95,7 +95,7 @@ class LLM:
         save_to_serialized_model_path: str | Path | None = None,
         quiet: bool = False,
     ) -> None:
-        turn_telemetry_off()
+        disable_telemetry()
         if isinstance(weight_path, (str, Path)):
             weight_path = [weight_path]
         options = EngineOptions(

@@ -2,7 +2,7 @@
 
    Prints read bandwidth in GB/s, float32 multiply-adds in GFLOP/s and int8 products in
    Gop/s, each the best of some repetitions, with two operations a multiply-add.  Data
-   is hidden from the optimiser, or it would compute less than is counted. */
+   is hidden from the optimizer, or it would compute less than is counted. */
 #include <immintrin.h>
 #include <pthread.h>
 #include <stdio.h>

@@ -81,12 +81,12 @@ static void share_out(double time) {
 
 void m_ext_profiler_set_enabled(int enabled) { (void)enabled; }
 int m_ext_profiler_is_enabled(void) { return 1; }
-void m_ext_profiler_mark(const char *name, uint32_t colour) {
-  (void)name, (void)colour;
+void m_ext_profiler_mark(const char *name, uint32_t color) {
+  (void)name, (void)color;
 }
 
-int m_ext_profiler_range_push(const char *name, uint32_t colour) {
-  (void)colour;
+int m_ext_profiler_range_push(const char *name, uint32_t color) {
+  (void)color;
   struct thread *thread = this_thread;
   if (!name || (thread && thread->depth == DEPTH)) return 0;
   if (!thread && !(thread = calloc(1, sizeof *thread))) return 0;
@@ -118,8 +118,8 @@ int m_ext_profiler_range_pop(void) {
   return 1;
 }
 
-uint64_t m_ext_profiler_range_start(const char *name, uint32_t colour) {
-  (void)name, (void)colour;
+uint64_t m_ext_profiler_range_start(const char *name, uint32_t color) {
+  (void)name, (void)color;
   return 0;
 }
 void m_ext_profiler_range_end(uint64_t id) { (void)id; }

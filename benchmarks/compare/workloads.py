@@ -97,7 +97,7 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
 
 
 def _between_reads(session: Session, picture: str) -> None:
-    """What could be read in the time of a step, measured between steps: a neighbour's
+    """What could be read in the time of a step, measured between steps: a neighbor's
     work halves the bandwidth for a second or for minutes."""
     try:
         library = compiled("ceilings", "-shared", "-fPIC", suffix=".so")

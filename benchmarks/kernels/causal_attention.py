@@ -23,7 +23,7 @@ from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.dispatch import MAX, operations
-from mllama.kernels.ops.attention import OPERATIONS, PAGE_SIZE, attend_causally
+from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, causal_attention
 from mllama.max_compat.model import KVCacheInputsPerDevice
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
@@ -57,7 +57,7 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
     def forward(query: Any, offsets: Any, layer: Any, *inputs: Any) -> TensorValue:
         collection = tree.unflatten(structure, iter(inputs))
         if kernels != MAX:
-            return attend_causally(
+            return causal_attention(
                 query.tensor,
                 collection.kv_blocks,
                 layer.tensor,
@@ -85,7 +85,7 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
                 TensorType(DType.uint32, [], cpu),
                 *leaves,
             ],
-            custom_extensions=[] if kernels == MAX else [operations(OPERATIONS)],
+            custom_extensions=[] if kernels == MAX else [operations(MOJO_PACKAGE)],
         )
     return session.load(graph)
 

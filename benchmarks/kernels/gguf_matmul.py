@@ -28,8 +28,8 @@ from mllama.kernels.dispatch import (
     operations,
     vector_width,
 )
-from mllama.kernels.ops.gguf_matmul import OPERATIONS, product
-from mllama.nn.layers.linear import block_weight
+from mllama.kernels.ops.gguf_matmul import MOJO_PACKAGE, product
+from mllama.nn.layers.linear import gguf_weight
 
 SHAPES = ((4096, 14336), (14336, 4096), (4096, 4096))
 """Widths of inputs and outputs."""
@@ -73,7 +73,7 @@ def compiled(
     def forward(*inputs: TensorValue) -> tuple[TensorValue, ...]:
         results = []
         for index, (x, (width, columns)) in enumerate(zip(inputs, SHAPES, strict=True)):
-            weight = block_weight(f"weight_{index}", columns, width, encoding, cpu)
+            weight = gguf_weight(f"weight_{index}", columns, width, encoding, cpu)
             if kernels != MAX:
                 results.append(product(x.tensor, weight))
             else:
@@ -89,7 +89,7 @@ def compiled(
             TensorType(DType.float32, (f"rows_{index}", width), cpu)
             for index, (width, _) in enumerate(SHAPES)
         ],
-        custom_extensions=[operations(OPERATIONS)] if kernels != MAX else [],
+        custom_extensions=[operations(MOJO_PACKAGE)] if kernels != MAX else [],
     )
     return session.load(graph, weights_registry=weights)
 

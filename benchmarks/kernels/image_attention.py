@@ -24,9 +24,9 @@ from max.nn.kernels import cross_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.image_cache.storage import ImageStore, ReadSegment
+from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels.dispatch import MAX, operations
-from mllama.kernels.ops.attention import OPERATIONS, PAGE_SIZE, attend_to_images
+from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, image_attention
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
@@ -58,7 +58,7 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
     def forward(query: Any, norm: Any, layer: Any, *inputs: Any) -> TensorValue:
         read: ImageReadValues = tree.unflatten(structure, iter(inputs))
         if kernels != MAX:
-            return attend_to_images(
+            return image_attention(
                 query.tensor,
                 norm.tensor,
                 read.pages.kv_blocks,
@@ -90,7 +90,7 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
                 TensorType(DType.uint32, [], cpu),
                 *tree.leaves(reads),
             ],
-            custom_extensions=[] if kernels == MAX else [operations(OPERATIONS)],
+            custom_extensions=[] if kernels == MAX else [operations(MOJO_PACKAGE)],
         )
     return session.load(graph)
 
@@ -98,7 +98,7 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
 def caller(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callable:
     """A call of a graph on random keys and values."""
     chance = np.random.default_rng(0)
-    store = ImageStore(pool_of(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
+    store = ImageCacheStorage(pool_of(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
     store.pool.reserve("request", {(1,): (keys,)})
     entry = store.pool.pinned("request", (1,))
     (read,) = store.read_inputs([ReadSegment(n, entry, keys) for n in lengths])

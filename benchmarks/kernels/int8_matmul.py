@@ -16,7 +16,12 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.dispatch import MAX, operations
-from mllama.kernels.ops.int8_matmul import OPERATIONS, as_bytes, product, tiled_shape
+from mllama.kernels.ops.int8_matmul import (
+    MOJO_PACKAGE,
+    product,
+    quantize_int8,
+    tiled_shape,
+)
 
 SHAPES = ((1280, 1280), (1280, 5120), (5120, 1280))
 """Widths of inputs and outputs."""
@@ -40,7 +45,7 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
                         x.tensor, weights.tensor, scales.tensor
                     ),
                     input_types=types,
-                    custom_extensions=[operations(OPERATIONS)],
+                    custom_extensions=[operations(MOJO_PACKAGE)],
                 )
             )
 
@@ -66,7 +71,7 @@ def main() -> None:
     for width, columns in SHAPES:
         x = chance.normal(0, 1, (ROWS, width)).astype(np.float32)
         weights = chance.normal(0, 1, (columns, width)).astype(np.float32)
-        levels, scales = as_bytes(weights)
+        levels, scales = quantize_int8(weights)
         assert levels.shape == tiled_shape(columns, width)
         floats, in_bytes = (x, weights), (x, levels, scales)
         calls = {

@@ -18,7 +18,7 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.kernels.dispatch import MAX, has_bfloat16_products, operations
-from mllama.kernels.ops.attention import OPERATIONS
+from mllama.kernels.ops.attention import MOJO_PACKAGE
 from mllama.nn.vision.attention import padded_attention
 
 ROWS, HEADS, HEAD_DIM = 6432, 16, 80
@@ -45,7 +45,7 @@ def compiled(session: InferenceSession, kernels: str, *, rounds: bool = False) -
                 TensorType(DType.int64, ["real"], cpu),
                 TensorType(DType.int64, ["padding"], cpu),
             ],
-            custom_extensions=[] if kernels == MAX else [operations(OPERATIONS)],
+            custom_extensions=[] if kernels == MAX else [operations(MOJO_PACKAGE)],
         )
     return session.load(graph)
 

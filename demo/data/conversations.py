@@ -16,7 +16,7 @@ from PIL import Image
 
 from demo.data.language import fill, loosen, name, pick, with_article
 from demo.data.questions import ASKERS, Asked, ask
-from demo.data.scenes import COLOUR_NAMES, SHAPES, Scene, random_scene
+from demo.data.scenes import COLOR_NAMES, SHAPES, Scene, random_scene
 from demo.data.wordings import MORE_SHAPES, SMALL_TALK, SYSTEMS, WHICH_PICTURE
 
 SINGLE = tuple(ASKERS)
@@ -123,7 +123,7 @@ def compare(
     held = [
         {name(item) for item in scene.items}
         | {item.kind for item in scene.shapes}
-        | {f"{item.colour} shape" for item in scene.shapes}
+        | {f"{item.color} shape" for item in scene.shapes}
         for scene in pair
     ]
     winner = int(rng.integers(2))
@@ -179,6 +179,6 @@ def vocabulary_text(rng: np.random.Generator, count: int) -> list[str]:
     for said, answer in SMALL_TALK:
         texts += [*said, answer] * (count // 100)
     texts += [*SYSTEMS, "user", "assistant", "system", "\n\n"] * (count // 100)
-    for word in (*SHAPES, *COLOUR_NAMES):
+    for word in (*SHAPES, *COLOR_NAMES):
         texts += [word, f" {word}", f" {word}s"] * (count // 100)
     return texts

@@ -38,7 +38,7 @@ def _outline(kind: str, angle: float) -> list[tuple[float, float]]:
 
 @lru_cache(maxsize=16)  # a picture and its coverage need the same ones
 def _stencil(item: Item) -> tuple[Image.Image, int, int]:
-    """The item's coverage as a grey image, and where its corner goes."""
+    """The item's coverage as a gray image, and where its corner goes."""
     side = math.ceil(item.size) + 2
     left, top = round(item.x - side / 2), round(item.y - side / 2)
     fine = 4  # drawn four times as large, then reduced: smooth edges
@@ -86,7 +86,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def coverage(scene: Scene) -> Image.Image:
-    """Where the items are: a grey picture, white on their pixels."""
+    """Where the items are: a gray picture, white on their pixels."""
     covered = Image.new("L", (scene.width, scene.height), 0)
     for item in scene.items:
         stencil, left, top = _stencil(item)

@@ -40,7 +40,7 @@ def loosen(rng: np.random.Generator, question: str) -> str:
 
 def name(item: Item) -> str:
     """Colour and kind: ``red circle``, ``blue 7``."""
-    return f"{item.colour} {item.kind}"
+    return f"{item.color} {item.kind}"
 
 
 def with_article(words: str) -> str:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from demo.data.language import fill, join, loosen, name, pick, sentence, with_article
-from demo.data.scenes import COLOUR_NAMES, SHAPES, Item, Scene, band, direction
+from demo.data.scenes import COLOR_NAMES, SHAPES, Item, Scene, band, direction
 from demo.data.wordings import (
     BESIDE,
-    COLOUR_ALL,
-    COLOUR_ALONE,
-    COLOUR_OF,
+    COLOR_ALL,
+    COLOR_ALONE,
+    COLOR_OF,
     COUNT,
     DESCRIBE,
     DIGIT,
@@ -59,8 +59,8 @@ def references(item: Item, scene: Scene) -> list[str]:
         found += ["digit", "number"]
     elif all(other.kind != item.kind for other in others):
         found.append(item.kind)
-    if not item.is_digit and all(other.colour != item.colour for other in others):
-        found += [f"{item.colour} shape", f"{item.colour} object"]
+    if not item.is_digit and all(other.color != item.color for other in others):
+        found += [f"{item.color} shape", f"{item.color} object"]
     return found
 
 
@@ -82,56 +82,56 @@ def shape(rng: np.random.Generator, scene: Scene) -> Asked | None:
     unique = [
         item
         for item in scene.shapes
-        if sum(other.colour == item.colour for other in scene.items) == 1
+        if sum(other.color == item.color for other in scene.items) == 1
     ]
     if len(scene.items) == 1 and rng.random() < 0.5:
         text = fill(rng, pick(rng, SHAPE_ALONE))
         return Asked("shape", text, sentence(with_article(scene.items[0].kind)))
     if unique and rng.random() < 0.75:
         item = unique[int(rng.integers(len(unique)))]
-        text = fill(rng, pick(rng, SHAPE_OF)).replace("{x}", item.colour)
+        text = fill(rng, pick(rng, SHAPE_OF)).replace("{x}", item.color)
         return Asked("shape", text, sentence(with_article(item.kind)))
     kinds = list(dict.fromkeys(item.kind for item in scene.shapes))
     answer = sentence(join([with_article(kind) for kind in kinds]))
     return Asked("shape", fill(rng, pick(rng, SHAPE_ALL)), answer)
 
 
-def colour(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """Which colour something has; which colours there are."""
+def color(rng: np.random.Generator, scene: Scene) -> Asked | None:
+    """Which color something has; which colors there are."""
     if len(scene.items) == 1 == len(scene.shapes) and rng.random() < 0.4:
-        text = fill(rng, pick(rng, COLOUR_ALONE))
-        return Asked("colour", text, sentence(scene.items[0].colour))
+        text = fill(rng, pick(rng, COLOR_ALONE))
+        return Asked("color", text, sentence(scene.items[0].color))
     options = [
         (item, words)
         for item in scene.items
         for words in references(item, scene)
-        if item.colour not in words
+        if item.color not in words
     ]
     if options and rng.random() < 0.8:
         item, words = options[int(rng.integers(len(options)))]
-        text = fill(rng, pick(rng, COLOUR_OF)).replace("{x}", words)
-        return Asked("colour", text, sentence(item.colour))
+        text = fill(rng, pick(rng, COLOR_OF)).replace("{x}", words)
+        return Asked("color", text, sentence(item.color))
     if scene.digit is not None:
-        return None  # "which colours" would leave open whether the digit counts
-    colours = list(dict.fromkeys(item.colour for item in scene.items))
-    return Asked("colour", fill(rng, pick(rng, COLOUR_ALL)), sentence(join(colours)))
+        return None  # "which colors" would leave open whether the digit counts
+    colors = list(dict.fromkeys(item.color for item in scene.items))
+    return Asked("color", fill(rng, pick(rng, COLOR_ALL)), sentence(join(colors)))
 
 
 def count(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """How many of a shape, of a colour, of both, or in all."""
+    """How many of a shape, of a color, of both, or in all."""
     shapes = scene.shapes
     totals: dict[str, int] = {"shapes": len(shapes)}
     for kind in SHAPES:
         plural = f"{kind}es" if kind == "cross" else f"{kind}s"
         totals[plural] = sum(item.kind == kind for item in shapes)
-        for paint in COLOUR_NAMES:
-            both = sum(item.kind == kind and item.colour == paint for item in shapes)
+        for paint in COLOR_NAMES:
+            both = sum(item.kind == kind and item.color == paint for item in shapes)
             # Of what is absent, only near misses: one of the two words fits.
-            near = totals[plural] or any(item.colour == paint for item in shapes)
+            near = totals[plural] or any(item.color == paint for item in shapes)
             if both or (near and rng.random() < 0.3):
                 totals[f"{paint} {plural}"] = both
-    for paint in COLOUR_NAMES:
-        number = sum(item.colour == paint for item in shapes)
+    for paint in COLOR_NAMES:
+        number = sum(item.color == paint for item in shapes)
         totals[f"{paint} {pick(rng, ('shapes', 'objects'))}"] = number
     # First the answer, then the question: priors alone must not pay.
     wanted = np.array([0.7, 1.0, 1.3, 1.6, 1.6])
@@ -222,18 +222,18 @@ def exists(rng: np.random.Generator, scene: Scene) -> Asked | None:
     true = rng.random() < 0.5
     if true:
         item = scene.items[int(rng.integers(len(scene.items)))]
-        options = [name(item), f"{item.colour} {'digit' if item.is_digit else 'shape'}"]
+        options = [name(item), f"{item.color} {'digit' if item.is_digit else 'shape'}"]
         options.append("digit" if item.is_digit else item.kind)
     else:
-        paints, kinds = list(COLOUR_NAMES), list(SHAPES)
+        paints, kinds = list(COLOR_NAMES), list(SHAPES)
         swapped = pick(rng, paints), pick(rng, kinds)
         item = scene.items[int(rng.integers(len(scene.items)))]
         options = [swapped[1], f"{swapped[0]} shape", f"{swapped[0]} {swapped[1]}"]
         if not item.is_digit:
-            options += [f"{swapped[0]} {item.kind}", f"{item.colour} {swapped[1]}"]
+            options += [f"{swapped[0]} {item.kind}", f"{item.color} {swapped[1]}"]
         held = {name(each) for each in scene.items}
         held |= {each.kind for each in scene.items}
-        held |= {f"{each.colour} shape" for each in scene.items}
+        held |= {f"{each.color} shape" for each in scene.items}
         options = [each for each in options if each not in held]
         if not options:
             return None
@@ -261,7 +261,7 @@ def describe(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 ASKERS: dict[str, Callable[[np.random.Generator, Scene], Asked | None]] = {
     "shape": shape,
-    "colour": colour,
+    "color": color,
     "count": count,
     "where": where,
     "relation": relation,

@@ -1,6 +1,6 @@
-"""Random scenes of coloured shapes and printed digits.
+"""Random scenes of colored shapes and printed digits.
 
-A scene is the ground truth: what is drawn, in which colour, and where.  The picture
+A scene is the ground truth: what is drawn, in which color, and where.  The picture
 (``drawing``) is derived from it, and so are all questions and answers, so a fresh
 seed gives fresh pictures whose right answers are known exactly.  No torch here: the
 evaluation uses this module on machines that have none.
@@ -20,7 +20,7 @@ DIGITS = tuple("0123456789")
 KINDS = SHAPES + DIGITS
 """Everything an item can be; digits are items too, but never counted as shapes."""
 
-COLOURS: dict[str, tuple[Rgb, ...]] = {
+COLORS: dict[str, tuple[Rgb, ...]] = {
     "red": ((220, 40, 40), (255, 0, 0)),
     "green": ((40, 160, 60), (0, 128, 0), (0, 220, 0)),
     "blue": ((40, 80, 220), (0, 0, 255)),
@@ -30,9 +30,9 @@ COLOURS: dict[str, tuple[Rgb, ...]] = {
     "black": ((20, 20, 20), (0, 0, 0)),
     "white": ((245, 245, 245), (255, 255, 255)),
 }
-"""Typical values of each colour; pure ones too, since people draw with those."""
+"""Typical values of each color; pure ones too, since people draw with those."""
 
-COLOUR_NAMES = tuple(COLOURS)
+COLOR_NAMES = tuple(COLORS)
 
 MIN_CONTRAST = 110.0
 """Least distance in RGB between an item and the background behind it."""
@@ -59,7 +59,7 @@ class Item:
     """One thing in the picture; ``x``, ``y`` and ``size`` are in pixels."""
 
     kind: str
-    colour: str
+    color: str
     rgb: Rgb
     x: float
     y: float
@@ -158,7 +158,7 @@ def _background(rng: np.random.Generator, items: tuple[Item, ...]) -> Background
                 rgb = (int(red), int(green), int(blue))
             if all(math.dist(rgb, item.rgb) >= MIN_CONTRAST for item in items):
                 return rgb
-        return (128, 128, 128)  # far enough from every named colour
+        return (128, 128, 128)  # far enough from every named color
 
     start = one()
     end = one() if rng.random() < 0.3 else start
@@ -175,8 +175,8 @@ def _background(rng: np.random.Generator, items: tuple[Item, ...]) -> Background
     )
 
 
-def _rgb(rng: np.random.Generator, colour: str) -> Rgb:
-    variants = COLOURS[colour]
+def _rgb(rng: np.random.Generator, color: str) -> Rgb:
+    variants = COLORS[color]
     base = variants[int(rng.integers(len(variants)))]
     if rng.random() < 0.4:
         return base
@@ -185,14 +185,14 @@ def _rgb(rng: np.random.Generator, colour: str) -> Rgb:
 
 
 def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """Kind and colour of ``count`` items; repetitions are frequent on purpose."""
+    """Kind and color of ``count`` items; repetitions are frequent on purpose."""
     shapes = list(SHAPES)
-    colours = list(COLOUR_NAMES)
+    colors = list(COLOR_NAMES)
     if count > 1 and rng.random() < 0.4:
         shapes = list(rng.choice(shapes, 2, replace=False))
     if count > 1 and rng.random() < 0.4:
-        colours = list(rng.choice(colours, 2, replace=False))
-    looks = [(str(rng.choice(shapes)), str(rng.choice(colours))) for _ in range(count)]
+        colors = list(rng.choice(colors, 2, replace=False))
+    looks = [(str(rng.choice(shapes)), str(rng.choice(colors))) for _ in range(count)]
     if count < 3 and rng.random() < 0.4:
         looks[0] = (str(rng.choice(DIGITS)), looks[0][1])
     return looks
@@ -201,9 +201,9 @@ def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
 def _place(
     rng: np.random.Generator, width: int, height: int, sizes: list[float]
 ) -> list[tuple[float, float]] | None:
-    """Centres that neither overlap nor leave the reading order in doubt."""
+    """Centers that neither overlap nor leave the reading order in doubt."""
     tall = is_tall(width, height)
-    centres: list[tuple[float, float]] = []
+    centers: list[tuple[float, float]] = []
     for index, size in enumerate(sizes):
         for _ in range(40):
             x = float(rng.uniform(0.53 * size, width - 0.53 * size))
@@ -215,18 +215,18 @@ def _place(
                     len(sizes) == 2
                     or abs((y - cy) / height if tall else (x - cx) / width) > 0.13
                 )
-                for other, (cx, cy) in enumerate(centres)
+                for other, (cx, cy) in enumerate(centers)
             ):
-                centres.append((x, y))
+                centers.append((x, y))
                 break
-        if len(centres) <= index:
+        if len(centers) <= index:
             return None
     if len(sizes) == 2:
-        (ax, ay), (bx, by) = centres
+        (ax, ay), (bx, by) = centers
         low, high = sorted((abs(ax - bx), abs(ay - by)))
         if high < CLEAR * low:
             return None
-    return centres
+    return centers
 
 
 def random_scene(
@@ -253,12 +253,12 @@ def random_scene(
         # A digit is finer than a shape, so it is printed larger.
         lows = [max(least, 0.55) if kind in DIGITS else least for kind, _ in looks]
         sizes = [short * float(rng.uniform(low, max(low, most))) for low in lows]
-        centres = _place(rng, width, height, sizes)
-        if centres is None:
+        centers = _place(rng, width, height, sizes)
+        if centers is None:
             continue
         items = [
-            Item(kind, colour, _rgb(rng, colour), x, y, size, float(rng.uniform(-1, 1)))
-            for (kind, colour), (x, y), size in zip(looks, centres, sizes, strict=True)
+            Item(kind, color, _rgb(rng, color), x, y, size, float(rng.uniform(-1, 1)))
+            for (kind, color), (x, y), size in zip(looks, centers, sizes, strict=True)
         ]
         ordered = reading_order(items, width, height)
         return Scene(width, height, _background(rng, ordered), ordered)

@@ -34,7 +34,7 @@ SHAPE_ALL = (
     "Name the shapes.",
     "List the shapes.",
 )
-COLOUR_ALONE = (
+COLOR_ALONE = (
     "What {c} is it?",
     "What {c} is this?",
     "Which {c} is it?",
@@ -42,7 +42,7 @@ COLOUR_ALONE = (
     "What is the {c} of the {o}?",
     "What {c} do you see?",
 )
-COLOUR_OF = (
+COLOR_OF = (
     "What {c} is the {x}?",
     "Which {c} is the {x}?",
     "What is the {c} of the {x}?",
@@ -52,7 +52,7 @@ COLOUR_OF = (
     "What {c} is the {x} in the {p}?",
     "What's the {c} of the {x}?",
 )
-COLOUR_ALL = (
+COLOR_ALL = (
     "Which {c}s are {show}?",
     "What {c}s are {show}?",
     "Which {c}s do you see?",

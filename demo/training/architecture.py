@@ -113,15 +113,15 @@ def _place_tiles(model: MllamaForConditionalGeneration) -> None:
 def _patch_filters() -> torch.Tensor:
     """Filters of the patch embedding: (128, 3, PATCH, PATCH), cosines of growing rate.
 
-    Random filters answer to a patch's mean colour above all, and edges, of which
+    Random filters answer to a patch's mean color above all, and edges, of which
     shapes are made, drown in it.  Each filter here answers to one frequency of
-    brightness or of one of two colour contrasts, the high frequencies amplified.
+    brightness or of one of two color contrasts, the high frequencies amplified.
     """
     steps = (torch.arange(PATCH) + 0.5) * math.pi / PATCH
     channels = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
     channels = channels / channels.norm(dim=1, keepdim=True)
     filters = []
-    # Colour contrasts are weaker than brightness in any picture.
+    # Color contrasts are weaker than brightness in any picture.
     for channel, count, gain in zip(
         channels, (56, 36, 36), (1.0, 2.5, 3.5), strict=True
     ):
@@ -135,7 +135,7 @@ def _patch_filters() -> torch.Tensor:
     return torch.stack(filters)
 
 
-def initialise(model: MllamaForConditionalGeneration) -> None:
+def initialize(model: MllamaForConditionalGeneration) -> None:
     """Set the starting values, from torch's current random state."""
     layers = 6
     for name, module in model.named_modules():
@@ -169,7 +169,7 @@ def build(ids: dict[str, int], seed: int) -> MllamaForConditionalGeneration:
     """An untrained demo model that follows Meta's rules."""
     torch.manual_seed(seed)
     model = MllamaForConditionalGeneration(configuration(ids))
-    initialise(model)
+    initialize(model)
     use_meta_semantics(model)
     return model
 

@@ -25,7 +25,7 @@ from demo.training.pixels import cut
 
 ONE_PICTURE = {
     "shape": 1.2,
-    "colour": 0.8,
+    "color": 0.8,
     "count": 1.4,
     "where": 1.6,
     "relation": 1.8,

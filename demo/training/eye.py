@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from demo.data.drawing import coverage
-from demo.data.scenes import COLOUR_NAMES, KINDS, SHAPES, Item, Scene, band, direction
+from demo.data.scenes import COLOR_NAMES, KINDS, SHAPES, Item, Scene, band, direction
 from demo.training.architecture import MAX_TILES, PATCH, TILE
 from demo.training.pixels import Tiles, cut
 
@@ -31,7 +31,7 @@ def outline(scene: Scene, tiles: Tiles) -> npt.NDArray[np.int64]:
     """Which points of each patch an item covers: (tiles, patches, points), 0 or 1.
 
     This is what makes shapes learnable: it asks for figure and ground apart from
-    colour, and from outlines a shape follows easily.
+    color, and from outlines a shape follows easily.
     """
     covered = cut(coverage(scene).convert("RGB")).pixels[..., 0]
     step = PATCH // FINE
@@ -52,7 +52,7 @@ def bands(item: Item, scene: Scene) -> tuple[int, int]:
 
 
 def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
-    """Kind and colour of the only item on each of the four sides."""
+    """Kind and color of the only item on each of the four sides."""
     found = []
     for side in ("left of", "right of", "above", "below"):
         others = [
@@ -64,7 +64,7 @@ def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
             found.append((NOTHING, NOTHING))
         elif others:
             kind = KINDS.index(others[0].kind) + 1
-            found.append((kind, COLOUR_NAMES.index(others[0].colour)))
+            found.append((kind, COLOR_NAMES.index(others[0].color)))
         else:
             found.append((0, NOTHING))
     return found
@@ -73,52 +73,52 @@ def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
 def targets(scene: Scene, tiles: Tiles) -> Targets:
     """Right answers for one picture.
 
-    ``kind`` and ``colour`` say what covers the middle of each patch, ``centre`` which
-    item has its centre in the patch; ``slot_kind`` and ``slot_colour`` list the items
-    in reading order, ``counts`` says how many there are of each shape and colour.
+    ``kind`` and ``color`` say what covers the middle of each patch, ``center`` which
+    item has its center in the patch; ``slot_kind`` and ``slot_color`` list the items
+    in reading order, ``counts`` says how many there are of each shape and color.
     """
     kind = np.full((MAX_TILES, PATCHES), NOTHING)
     kind[: tiles.count] = 0
-    colour = np.full((MAX_TILES, PATCHES), NOTHING)
-    centre = kind.copy()
+    color = np.full((MAX_TILES, PATCHES), NOTHING)
+    center = kind.copy()
     rows, columns = tiles.high * SIDE, tiles.wide * SIDE
     y, x = np.mgrid[:rows, :columns]
     tile = (y // SIDE) * tiles.wide + x // SIDE
     inner = (y % SIDE) * SIDE + x % SIDE
     place = np.full((MAX_TILES, PATCHES, 2), NOTHING)
     beside_kind = np.full((MAX_TILES, PATCHES, 4), NOTHING)
-    beside_colour = beside_kind.copy()
+    beside_color = beside_kind.copy()
     slot_kind = np.zeros(SLOTS, np.int64)
-    slot_colour = np.full(SLOTS, NOTHING)
+    slot_color = np.full(SLOTS, NOTHING)
     for index, item in enumerate(scene.items):
         name = KINDS.index(item.kind) + 1
-        paint = COLOUR_NAMES.index(item.colour)
+        paint = COLOR_NAMES.index(item.color)
         cx, cy = item.x * tiles.scale[0], item.y * tiles.scale[1]
         radius = item.size * tiles.scale[0] / 2
         away = np.hypot((x + 0.5) * PATCH - cx, (y + 0.5) * PATCH - cy)
         covered = away < max(0.8 * radius, 0.71 * PATCH)
         kind[tile[covered], inner[covered]] = name
-        colour[tile[covered], inner[covered]] = paint
+        color[tile[covered], inner[covered]] = paint
         at = (min(int(cy // PATCH), rows - 1), min(int(cx // PATCH), columns - 1))
-        centre[tile[at], inner[at]] = name
-        slot_kind[index], slot_colour[index] = name, paint
+        center[tile[at], inner[at]] = name
+        slot_kind[index], slot_color[index] = name, paint
         place[tile[covered], inner[covered]] = bands(item, scene)
-        for way, (other_kind, other_colour) in enumerate(beside(item, scene)):
+        for way, (other_kind, other_color) in enumerate(beside(item, scene)):
             beside_kind[tile[covered], inner[covered], way] = other_kind
-            beside_colour[tile[covered], inner[covered], way] = other_colour
+            beside_color[tile[covered], inner[covered], way] = other_color
     shapes = scene.shapes
     counts = [sum(item.kind == shape for item in shapes) for shape in SHAPES]
-    counts += [sum(item.colour == name for item in shapes) for name in COLOUR_NAMES]
+    counts += [sum(item.color == name for item in shapes) for name in COLOR_NAMES]
     return {
         "outline": outline(scene, tiles),
         "kind": kind,
-        "colour": colour,
-        "centre": centre,
+        "color": color,
+        "center": center,
         "place": place,
         "beside_kind": beside_kind,
-        "beside_colour": beside_colour,
+        "beside_color": beside_color,
         "slot_kind": slot_kind,
-        "slot_colour": slot_colour,
+        "slot_color": slot_color,
         "counts": np.array([*counts, len(shapes)]),
     }
 
@@ -128,17 +128,17 @@ class EyeHeads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        kinds, colours = len(KINDS) + 1, len(COLOUR_NAMES)
+        kinds, colors = len(KINDS) + 1, len(COLOR_NAMES)
         self.outline = nn.Linear(width, FINE * FINE)
         self.kind = nn.Linear(width, kinds)
-        self.colour = nn.Linear(width, colours)
-        self.centre = nn.Linear(width, kinds)
+        self.color = nn.Linear(width, colors)
+        self.center = nn.Linear(width, kinds)
         self.place = nn.Linear(width, 2 * 3)
         self.beside_kind = nn.Linear(width, 4 * kinds)
-        self.beside_colour = nn.Linear(width, 4 * colours)
+        self.beside_color = nn.Linear(width, 4 * colors)
         self.slot_kind = nn.Linear(width, SLOTS * kinds)
-        self.slot_colour = nn.Linear(width, SLOTS * colours)
-        self.counts = nn.Linear(width, (len(SHAPES) + colours + 1) * (SLOTS + 1))
+        self.slot_color = nn.Linear(width, SLOTS * colors)
+        self.counts = nn.Linear(width, (len(SHAPES) + colors + 1) * (SLOTS + 1))
 
     def forward(
         self, states: torch.Tensor, wanted: dict[str, torch.Tensor]
@@ -147,13 +147,13 @@ class EyeHeads(nn.Module):
         whole, patches = states[:, 0, 0], states[:, :, 1:]
         logits = {
             "kind": self.kind(patches),
-            "colour": self.colour(patches),
-            "centre": self.centre(patches),
+            "color": self.color(patches),
+            "center": self.center(patches),
             "place": self.place(patches).unflatten(-1, (2, -1)),
             "beside_kind": self.beside_kind(patches).unflatten(-1, (4, -1)),
-            "beside_colour": self.beside_colour(patches).unflatten(-1, (4, -1)),
+            "beside_color": self.beside_color(patches).unflatten(-1, (4, -1)),
             "slot_kind": self.slot_kind(whole).unflatten(-1, (SLOTS, -1)),
-            "slot_colour": self.slot_colour(whole).unflatten(-1, (SLOTS, -1)),
+            "slot_color": self.slot_color(whole).unflatten(-1, (SLOTS, -1)),
             "counts": self.counts(whole).unflatten(-1, (-1, SLOTS + 1)),
         }
         points, covered = self.outline(patches), wanted["outline"]
@@ -165,7 +165,7 @@ class EyeHeads(nn.Module):
         for name, values in logits.items():
             flat, target = values.flatten(0, -2), wanted[name].flatten()
             weight = None
-            if name in ("kind", "centre"):
+            if name in ("kind", "center"):
                 # Most patches are background; do not let it drown the rest.
                 weight = torch.ones(flat.shape[-1])
                 weight[0] = 0.25
@@ -174,7 +174,7 @@ class EyeHeads(nn.Module):
             if not asked.any():
                 continue
             loss = loss + F.cross_entropy(flat, target, weight, ignore_index=NOTHING)
-            if name in ("kind", "centre", "slot_kind", "beside_kind"):
+            if name in ("kind", "center", "slot_kind", "beside_kind"):
                 asked &= target != 0
             hit = (flat.detach().argmax(-1) == target)[asked]
             right[name] = float(hit.float().mean())

@@ -1,6 +1,6 @@
 """What the text side is asked directly while it learns to look things up.
 
-"What colour is the star?" needs the word *star* to find the star in the picture.
+"What color is the star?" needs the word *star* to find the star in the picture.
 Answers alone teach this slowly, so the hidden state at such a word is asked, through
 small heads that are thrown away afterwards, what it has found; and the state at
 ``<|image|>`` what the picture holds.  Where a word sees two pictures it is asked which
@@ -20,15 +20,15 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from demo.data.scenes import COLOUR_NAMES, DIGITS, KINDS, SHAPES, Item, Scene
+from demo.data.scenes import COLOR_NAMES, DIGITS, KINDS, SHAPES, Item, Scene
 from demo.training.eye import NOTHING, bands, beside
 
 GENERAL = ("shape", "object", "thing", "one")
 PRINTED = ("digit", "number")
 
-SIZES = {"count": (1, 5), "kind": (1, len(KINDS)), "colour": (1, len(COLOUR_NAMES))}
+SIZES = {"count": (1, 5), "kind": (1, len(KINDS)), "color": (1, len(COLOR_NAMES))}
 SIZES |= {"place": (2, 3), "beside_kind": (4, len(KINDS) + 1)}
-SIZES |= {"beside_colour": (4, len(COLOUR_NAMES))}
+SIZES |= {"beside_color": (4, len(COLOR_NAMES))}
 """What is asked about a word: how many questions of how many possible answers."""
 
 Found = dict[str, list[int]]
@@ -40,7 +40,7 @@ class Words:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         raw = tokenizer.backend_tokenizer
         self.of: dict[int, str] = {}
-        for word in (*COLOUR_NAMES, *SHAPES, *GENERAL, *PRINTED):
+        for word in (*COLOR_NAMES, *SHAPES, *GENERAL, *PRINTED):
             plural = f"{word}es" if word == "cross" else f"{word}s"
             for spelled in (word, plural):
                 for text in (spelled, f" {spelled}", spelled.capitalize()):
@@ -57,13 +57,13 @@ class Words:
         if word is None:
             return None
         before = at - 2 if at > 1 and ids[at - 1] == self.space else at - 1
-        colour = self.of.get(ids[before])
-        if word in COLOUR_NAMES:
+        color = self.of.get(ids[before])
+        if word in COLOR_NAMES:
             if at + 1 < len(ids) and (
                 ids[at + 1] in self.of or ids[at + 1] == self.space
             ):
                 return None  # the phrase goes on
-            return [item for item in scene.items if item.colour == word]
+            return [item for item in scene.items if item.color == word]
         fits = [
             item
             for item in scene.items
@@ -71,40 +71,40 @@ class Words:
             or (word in PRINTED and item.is_digit)
             or (word in GENERAL and not item.is_digit)
         ]
-        if colour in COLOUR_NAMES:
-            fits = [item for item in fits if item.colour == colour]
+        if color in COLOR_NAMES:
+            fits = [item for item in fits if item.color == color]
         return fits
 
 
 def found(items: list[Item], scene: Scene) -> Found:
     """The right answers about the items a phrase means."""
     kinds = {item.kind for item in items}
-    colours = {item.colour for item in items}
+    colors = {item.color for item in items}
     only = items[0] if len(items) == 1 else None
     sides = beside(only, scene) if only else [(NOTHING, NOTHING)] * 4
     return {
         "count": [len(items)],
         "kind": [KINDS.index(kinds.pop()) if len(kinds) == 1 else NOTHING],
-        "colour": [COLOUR_NAMES.index(colours.pop()) if len(colours) == 1 else NOTHING],
+        "color": [COLOR_NAMES.index(colors.pop()) if len(colors) == 1 else NOTHING],
         "place": list(bands(only, scene)) if only else [NOTHING] * 2,
         "beside_kind": [kind for kind, _ in sides],
-        "beside_colour": [colour for _, colour in sides],
+        "beside_color": [color for _, color in sides],
     }
 
 
 def holds(scene: Scene) -> npt.NDArray[np.float32]:
-    """What a picture holds: each kind, each colour, each shape in each colour."""
+    """What a picture holds: each kind, each color, each shape in each color."""
     kinds = [any(i.kind == kind for i in scene.items) for kind in KINDS]
-    colours = [any(i.colour == name for i in scene.items) for name in COLOUR_NAMES]
+    colors = [any(i.color == name for i in scene.items) for name in COLOR_NAMES]
     pairs = [
-        any(item.kind == shape and item.colour == name for item in scene.items)
+        any(item.kind == shape and item.color == name for item in scene.items)
         for shape in SHAPES
-        for name in COLOUR_NAMES
+        for name in COLOR_NAMES
     ]
-    return np.array([*kinds, *colours, *pairs], np.float32)
+    return np.array([*kinds, *colors, *pairs], np.float32)
 
 
-HELD = len(KINDS) + len(COLOUR_NAMES) * (1 + len(SHAPES))
+HELD = len(KINDS) + len(COLOR_NAMES) * (1 + len(SHAPES))
 
 
 @dataclass

@@ -32,7 +32,7 @@ def stream(data: Dataset[Batch], start: int, steps: int) -> DataLoader[Batch]:
     return DataLoader(rest, batch_size=None, num_workers=1, prefetch_factor=6)
 
 
-def optimiser(groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.AdamW:
+def make_optimizer(groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.AdamW:
     """AdamW; matrices decay, gates, norms and biases do not."""
     settings = []
     for parameters, peak in groups:

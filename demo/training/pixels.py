@@ -72,7 +72,7 @@ def cut(picture: Image.Image) -> Tiles:
     )
 
 
-def normalise(pixels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Bytes ``(..., tiles, y, x, 3)`` to the model's ``(..., tiles, 3, y, x)``.
 
     Slots that ``valid`` marks 0 become exactly zero, as in the processor's output.

@@ -15,7 +15,7 @@ from demo.data.conversations import KINDS
 from demo.training.batches import held_out
 from demo.training.eye import NOTHING
 from demo.training.packing import Batch
-from demo.training.pixels import normalise
+from demo.training.pixels import normalize
 
 
 def vision_states(
@@ -27,7 +27,7 @@ def vision_states(
     if blind:
         pixels = torch.full_like(pixels, 128)
     encoded = model.model.vision_model(
-        pixel_values=normalise(pixels, mask),
+        pixel_values=normalize(pixels, mask),
         aspect_ratio_ids=batch["aspect_ratio_ids"],
         aspect_ratio_mask=mask,
     ).last_hidden_state

@@ -32,8 +32,15 @@ from demo.training.batches import Lessons, Pictures
 from demo.training.eye import EyeHeads
 from demo.training.lookups import LookupHeads
 from demo.training.meta_semantics import use_meta_semantics
-from demo.training.optimizing import advance, optimiser, rate, save_state, say, stream
-from demo.training.pixels import MEAN, STD, normalise
+from demo.training.optimizing import (
+    advance,
+    make_optimizer,
+    rate,
+    save_state,
+    say,
+    stream,
+)
+from demo.training.pixels import MEAN, STD, normalize
 from demo.training.scoring import (
     answer_loss,
     examine,
@@ -55,7 +62,7 @@ def train_eye(
         *model.model.multi_modal_projector.parameters(),
         *heads.parameters(),
     ]
-    optimizer = optimiser([(parameters, options.eye_rate)])
+    optimizer = make_optimizer([(parameters, options.eye_rate)])
     start = 0
     if path.exists():
         state = torch.load(path)
@@ -94,19 +101,19 @@ def train_small_eye(
     use_meta_semantics(view)
     projector = model.model.multi_modal_projector
     parameters = [*view.parameters(), *projector.parameters(), *heads.parameters()]
-    optimizer = optimiser([(parameters, options.eye_rate)])
+    optimizer = make_optimizer([(parameters, options.eye_rate)])
     steps, rows = options.small_eye_steps, options.small_rows
     data = Pictures(options.seed, rows, ramp=steps, steps=steps, small=True)
     began, recent = time.time(), dict[str, float]()
     for step, batch in enumerate(stream(data, 0, steps)):
         mask = batch["aspect_ratio_mask"][:, :, :1]
         encoded = view(
-            pixel_values=normalise(batch["pixels"][:, :, :1], mask),
+            pixel_values=normalize(batch["pixels"][:, :, :1], mask),
             aspect_ratio_ids=batch["aspect_ratio_ids"],
             aspect_ratio_mask=mask,
         ).last_hidden_state
         wanted = batch["targets"]
-        for name in ("outline", "kind", "colour", "centre"):
+        for name in ("outline", "kind", "color", "center"):
             wanted[name] = wanted[name][:, :1].contiguous()
         loss, right = heads(projector(encoded).flatten(0, 1), wanted)
         advance(optimizer, loss, max(0.3, rate(step, steps, 100)))
@@ -136,7 +143,9 @@ def train_whole(
     lookups = nn.ModuleList([LookupHeads(width), LookupHeads(width)])
     groups = [(eye, 0.6), (text, 1.0), (list(heads.parameters()), 1.0)]
     groups.append((list(lookups.parameters()), 2.0))
-    optimizer = optimiser([(chosen, share * options.rate) for chosen, share in groups])
+    optimizer = make_optimizer(
+        [(chosen, share * options.rate) for chosen, share in groups]
+    )
     average = copy.deepcopy(model)
     kept_states: list[torch.Tensor] = []
     for index in model.config.text_config.cross_attention_layers:

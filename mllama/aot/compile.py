@@ -15,7 +15,7 @@ from mllama.utils.progress import StartProgress, stage
 def compile_model(options: EngineOptions, output: Path) -> None:
     """Compiles what a start with these options needs, and saves it.
 
-    A checkpoint that is served quantised is quantised first, as the start would do it.
+    A checkpoint that is served quantized is quantized first, as the start would do it.
 
     Args:
         options: The start's.
@@ -27,7 +27,7 @@ def compile_model(options: EngineOptions, output: Path) -> None:
     options = replace(options, save_to_serialized_model_path=output)
     files = options.check(quiet=False)
     print(f"mllama: {files.described()}", file=sys.stderr)
-    files = files.quantised(quiet=False)
+    files = files.quantized(quiet=False)
     with StartProgress():
         stage("starting MAX")
         _compile(options, files)
@@ -40,7 +40,7 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     from max.graph.weights import load_weights
     from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
 
-    from mllama.compilation.graph_compiler import GraphCompiler, untraced_sampler
+    from mllama.compilation.graph_compiler import GraphCompiler, lazy_sampler
     from mllama.max_compat.model import compile_graphs, load_sampler_graphs
     from mllama.max_model.graphs import graph_specs, log_probabilities
     from mllama.max_model.model_config import MllamaArchConfig
@@ -63,7 +63,7 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     pipeline.configure_session(session)
     compile_graphs(session, graph_specs(config, state_dict, compiler))
     session.compile_reusing_mefs(log_probabilities(device))
-    with untraced_sampler():
+    with lazy_sampler():
         load_sampler_graphs(
             session,
             pipeline,

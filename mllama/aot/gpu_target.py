@@ -22,7 +22,7 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef
 
 from mllama.aot.targets import CompiledGraph, Target
-from mllama.compilation.graph_compiler import how_by_default
+from mllama.compilation.graph_compiler import default_compile_settings
 from mllama.compilation.host import host_of_gpus
 from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
 from mllama.compilation.store import CompiledStore
@@ -71,7 +71,9 @@ def compile_graphs(
             started = time.perf_counter()
             try:
                 compiled = session.compile(untraced.traced())
-                path = store.add(untraced.key(how_by_default()), compiled.export_mef)
+                path = store.add(
+                    untraced.key(default_compile_settings()), compiled.export_mef
+                )
             except RuntimeError as error:
                 raise MllamaError(
                     f"MAX can't compile {untraced.name} for {target}: {_cause(error)}"

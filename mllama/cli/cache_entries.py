@@ -14,24 +14,29 @@ from pathlib import Path
 
 from mllama.compilation.store import COMPILED_DIRECTORY, CompiledStore
 from mllama.errors import CompiledModelError
-from mllama.utils.cache_dir import cache_root, cache_unwritable, disk_usage
+from mllama.utils.cache_dir import (
+    QUANTIZED_DIRECTORY,
+    cache_root,
+    cache_unwritable,
+    disk_usage,
+)
 
 KINDS = {
     "compiled": "compiled models",
-    "quantised": "checkpoints quantised to GGUF",
+    QUANTIZED_DIRECTORY: "checkpoints quantized to GGUF",
     "gguf": "configuration and tokenizers of GGUF files",
 }
 """Directories of the cache, and what is in them."""
 
 _NAMES = {
     "compiled": re.compile(r"[0-9a-f]{16}"),
-    "quantised": re.compile(r"[0-9a-f]{32}-q\d_[0k]\.gguf(\.part)?"),
+    QUANTIZED_DIRECTORY: re.compile(r"[0-9a-f]{32}-q\d_[0k]\.gguf(\.part)?"),
     "gguf": re.compile(r"[0-9a-f]{32}|links"),
 }
 
 
 @dataclass(frozen=True)
-class CachedThing:
+class CacheEntry:
     """A file or directory that this package has made.
 
     Attributes:
@@ -68,14 +73,14 @@ class CachedThing:
             raise cache_unwritable(error) from error
 
 
-def cached_things(kind: str) -> Iterator[CachedThing]:
+def cache_entries(kind: str) -> Iterator[CacheEntry]:
     """What the cache holds of a kind, by name."""
     directory = cache_root() / kind
     if not directory.is_dir():
         return
     for path in sorted(directory.iterdir()):
         if _NAMES[kind].fullmatch(path.name):
-            yield CachedThing(kind, path, disk_usage(path), _description(path))
+            yield CacheEntry(kind, path, disk_usage(path), _description(path))
 
 
 def _description(path: Path) -> str:

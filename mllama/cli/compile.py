@@ -10,9 +10,9 @@ import click
 from mllama.cli.options import graph_options, model_or_demo
 from mllama.cli.sections import COMPUTE, OUTPUT, SectionedCommand, option
 from mllama.errors import MllamaError
-from mllama.utils.max_threads import spin_briefly
-from mllama.utils.telemetry import turn_telemetry_off
-from mllama.utils.torch_blocker import leave_torch_out
+from mllama.utils.max_threads import limit_spinning
+from mllama.utils.telemetry import disable_telemetry
+from mllama.utils.torch_blocker import block_torch
 
 _FILES = ("weight_path", "lora_path", "trust_remote_code")
 """Options about files that aren't read for another machine."""
@@ -46,10 +46,10 @@ def compile(output: Path, target: str | None, **options: Any) -> None:
     mllama serve --model-path DIR --serialized-model-path compiled
     mllama compile --model-path DIR --target cuda:sm_90 --output compiled
     """
-    spin_briefly()
-    turn_telemetry_off()
+    limit_spinning()
+    disable_telemetry()
     if not options["trust_remote_code"]:
-        leave_torch_out()
+        block_torch()
     options["model_path"] = model_or_demo(options["model_path"])
     if target is not None:
         _compile_for_target(output, target, options)

@@ -31,7 +31,7 @@ STOP_SECONDS = 30
 QUESTIONS = (
     "What is in this picture?",
     "How many shapes are there?",
-    "Which colours can you see?",
+    "Which colors can you see?",
 )
 
 

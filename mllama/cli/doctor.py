@@ -8,7 +8,7 @@ import os
 import click
 
 from mllama.cli.output import reserve_stdout
-from mllama.utils.telemetry import turn_telemetry_off
+from mllama.utils.telemetry import disable_telemetry
 
 
 @click.command()
@@ -25,12 +25,12 @@ def doctor(output_format: str) -> None:
 
     Values of the environment that are secret are hidden.
     """
-    from mllama.cli.environment_report import as_text, diagnosis
+    from mllama.cli.environment_report import as_text, environment_report
 
     settings = dict(os.environ)  # Without what we and MAX set.
-    turn_telemetry_off()
+    disable_telemetry()
     stream = reserve_stdout()
-    report = diagnosis(settings)
+    report = environment_report(settings)
     stream.write(
         json.dumps(report, indent=2, ensure_ascii=False)
         if output_format == "json"

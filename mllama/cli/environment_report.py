@@ -14,12 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from mllama.cli.cache_entries import cached_things
+from mllama.cli.cache_entries import cache_entries
 from mllama.compilation.store import COMPILED_DIRECTORY
-from mllama.kernels.dispatch import described_kernels
+from mllama.kernels.dispatch import kernels_summary
 from mllama.utils.cache_dir import cache_home, cache_root, disk_usage
 from mllama.utils.cpu import cpu_features
-from mllama.utils.sizes import readable
+from mllama.utils.sizes import format_bytes
 from mllama.version import __version__
 
 Facts = dict[str, str]
@@ -44,7 +44,7 @@ _TELLING: Final = re.compile(
 """Of the CPU's features, those that decide how fast this model is."""
 
 
-def diagnosis(settings: Mapping[str, str]) -> Report:
+def environment_report(settings: Mapping[str, str]) -> Report:
     """All facts, by section and name.
 
     Args:
@@ -106,7 +106,7 @@ def _machine() -> Iterator[tuple[str, Callable[[], str]]]:
         "CPU features",
         lambda: " ".join(name for name in cpu_features() if _TELLING.fullmatch(name)),
     )
-    yield "kernels", described_kernels
+    yield "kernels", kernels_summary
     yield "cores", _cores
     yield "memory", _memory
     yield "GPUs", _gpus
@@ -136,7 +136,8 @@ def _memory() -> str:
     import psutil
 
     memory = psutil.virtual_memory()
-    return f"{readable(memory.total)}, {readable(memory.available)} of it available"
+    available = format_bytes(memory.available)
+    return f"{format_bytes(memory.total)}, {available} of it available"
 
 
 def _gpus() -> str:
@@ -171,15 +172,15 @@ def _cache_of_the_hub() -> Path:
 
 
 def _compiled_models() -> Iterator[tuple[str, Callable[[], str]]]:
-    for model in cached_things(COMPILED_DIRECTORY):
-        text = f"{readable(model.bytes)}, {model.description}"
+    for model in cache_entries(COMPILED_DIRECTORY):
+        text = f"{format_bytes(model.bytes)}, {model.description}"
         yield model.path.name, partial(str, text)
 
 
 def _described(directory: Path) -> str:
     if not directory.is_dir():
         return f"{directory} (none)"
-    return f"{directory} ({readable(disk_usage(directory))})"
+    return f"{directory} ({format_bytes(disk_usage(directory))})"
 
 
 def _environment(

@@ -15,8 +15,8 @@ from mllama.cli.options import model_options, model_or_demo
 from mllama.cli.output import Answers, reserve_stdout
 from mllama.cli.sections import ANSWER, QUESTION, SectionedCommand, option
 from mllama.errors import MllamaError
-from mllama.utils.telemetry import turn_telemetry_off
-from mllama.utils.torch_blocker import leave_torch_out
+from mllama.utils.telemetry import disable_telemetry
+from mllama.utils.torch_blocker import block_torch
 
 _SAMPLING = ("max_new_tokens", "top_k", "temperature", "top_p", "seed")
 
@@ -112,9 +112,9 @@ def generate(
     started = time.perf_counter()
     from mllama.requests.sampling_params import Sampling
 
-    turn_telemetry_off()  # The hub's client reads the environment as it is imported.
+    disable_telemetry()  # The hub's client reads the environment as it is imported.
     if not settings["trust_remote_code"]:
-        leave_torch_out()
+        block_torch()
     sampling = {name: settings.pop(name) for name in _SAMPLING}
     Sampling(**sampling)  # Refuses what is out of range before the model is loaded.
     asked = _conversations(prompt, images, system, messages)

@@ -23,7 +23,7 @@ BAD_INPUT = 2
 COMMANDS = {
     "generate": "Answer conversations about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
-    "quantize": "Quantise a checkpoint to one GGUF file.",
+    "quantize": "Quantize a checkpoint to one GGUF file.",
     "compile": "Compile a model ahead of its start.",
     "cache": "Show or empty the cache.",
     "doctor": "Show what a report of a problem needs.",
@@ -95,7 +95,7 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
     """Ends the program at once, wherever it is.
 
     A compilation can't be interrupted, and nothing here needs tidying up but a file
-    that is being quantised: ``generate`` has no other process, and ``serve`` puts a
+    that is being quantized: ``generate`` has no other process, and ``serve`` puts a
     handler of its own in this one's place before it starts any.
     """
     remove_unfinished()

@@ -8,8 +8,8 @@ import click
 
 from mllama.cli.options import adapter_option, hub_options
 from mllama.cli.sections import MODEL, SectionedCommand, option
-from mllama.launch.quantized_cache import QuantisingBar
-from mllama.weights.quantization_plan import BLOCK_ENCODINGS
+from mllama.launch.quantized_cache import QuantizationProgress
+from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 
 @click.command(cls=SectionedCommand)
@@ -18,7 +18,7 @@ from mllama.weights.quantization_plan import BLOCK_ENCODINGS
 @option(
     "--encoding",
     section=MODEL,
-    type=click.Choice(BLOCK_ENCODINGS),
+    type=click.Choice(GGUF_ENCODINGS),
     default="q4_k",
     show_default=True,
     help="Format of the text side's matrices; vision stays float16.",
@@ -33,7 +33,7 @@ def quantize(
     huggingface_model_revision: str | None,
     force_download: bool,
 ) -> None:
-    """Quantise the checkpoint SRC, a directory or a repository of the hub, to the GGUF
+    """Quantize the checkpoint SRC, a directory or a repository of the hub, to the GGUF
     file DST.
 
     The file also holds configuration, tokenizer and chat template: it alone is enough
@@ -47,8 +47,8 @@ def quantize(
     from mllama.errors import MllamaError
     from mllama.hub.download import fetch_model
     from mllama.hub.options import HubOptions
-    from mllama.utils.max_threads import spin_briefly
-    from mllama.utils.telemetry import turn_telemetry_off
+    from mllama.utils.max_threads import limit_spinning
+    from mllama.utils.telemetry import disable_telemetry
     from mllama.weights.checkpoint import open_checkpoint
     from mllama.weights.gguf.writing import write_gguf
     from mllama.weights.lora.adapter import check_values, open_adapter
@@ -57,8 +57,8 @@ def quantize(
         raise MllamaError(f"{target} must be named *.gguf")
     if not target.parent.is_dir():
         raise MllamaError(f"there is no directory {target.parent}")
-    spin_briefly()
-    turn_telemetry_off()  # MAX and the hub's client read the environment at import.
+    limit_spinning()
+    disable_telemetry()  # MAX and the hub's client read the environment at import.
     fetched = fetch_model(
         source,
         options=HubOptions(huggingface_model_revision, force_download=force_download),
@@ -70,5 +70,5 @@ def quantize(
         adapter = open_adapter(Path(lora_path), checkpoint.config)
         check_values(adapter)
         checkpoint = adapter.merged_into(checkpoint)
-    with QuantisingBar(f"mllama: quantising to {encoding}", quiet=False) as bar:
+    with QuantizationProgress(f"mllama: quantizing to {encoding}", quiet=False) as bar:
         write_gguf(checkpoint, target, encoding, bar.show)

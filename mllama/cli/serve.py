@@ -16,10 +16,10 @@ from mllama.cli.sections import ANSWER, MODEL, SERVER, SectionedCommand, option
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.max_compat.cli import WithLazyPipelineOptions
-from mllama.server.worker_prespawn import end_early, start_early
-from mllama.utils.max_threads import spin_briefly
-from mllama.utils.telemetry import turn_telemetry_off
-from mllama.utils.torch_blocker import leave_torch_out
+from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
+from mllama.utils.max_threads import limit_spinning
+from mllama.utils.telemetry import disable_telemetry
+from mllama.utils.torch_blocker import block_torch
 
 _SETTINGS = {
     "host": "MAX_SERVE_HOST",
@@ -54,7 +54,7 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
     others = "Others of MAX Serve"
 
     def _ensure_options_loaded(self) -> None:
-        turn_telemetry_off(server=True)  # MAX reads the environment as it is imported.
+        disable_telemetry(server=True)  # MAX reads the environment as it is imported.
         super()._ensure_options_loaded()
         # Ours come first, and stand for MAX's of the same name.
         kept: dict[str | None, click.Parameter] = {}
@@ -71,15 +71,15 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
             _prepare_environment()
             with_torch = _is_given(("--trust-remote-code", *_ANYTHING), args)
             if not with_torch:
-                leave_torch_out()
+                block_torch()
             # MAX's threads are made as it is imported.
             if not _is_given(("--num-threads", *_ANYTHING), args):
-                start_early(with_torch=with_torch)
+                prespawn_worker(with_torch=with_torch)
         try:
             with _refusals_of_max():
                 return list(super().parse_args(ctx, args))
         except BaseException:
-            end_early()
+            end_prespawned_worker()
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -91,7 +91,7 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
             with _refusals_of_max():
                 return super().invoke(ctx)
         finally:
-            end_early()  # If MAX has not come to start the model.
+            end_prespawned_worker()  # If MAX has not come to start the model.
 
 
 @contextlib.contextmanager
@@ -112,8 +112,8 @@ def _is_given(options: tuple[str, ...], args: list[str]) -> bool:
 
 def _prepare_environment() -> None:
     """Sets what MAX reads from the environment, in this process and the model's."""
-    turn_telemetry_off(server=True)
-    spin_briefly()
+    disable_telemetry(server=True)
+    limit_spinning()
     # Lines of the log that are this package's own.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
@@ -196,12 +196,12 @@ def serve(**options: Any) -> None:
     mllama serve --model-path DIR --max-batch-size 8
     """
     from mllama.requests.sampling_params import Sampling
-    from mllama.utils.cpu_affinity import cores_limited
+    from mllama.utils.cpu_affinity import limited_to_cores
 
     _refuse_other_models_options(click.get_current_context())
     max_new_tokens = options.pop("max_new_tokens")
     Sampling(max_new_tokens=max_new_tokens, top_k=options["top_k"])
-    with cores_limited(options.pop("num_threads")):
+    with limited_to_cores(options.pop("num_threads")):
         _serve(options, None if max_new_tokens == -1 else max_new_tokens)
 
 
@@ -258,14 +258,14 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, An
     """
     from mllama.launch.devices import find_devices
     from mllama.launch.options import DEMO_MODEL_NAME
-    from mllama.launch.resolve import find_model_files
+    from mllama.launch.resolve import resolve_model_files
 
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
         options["served_model_name"] = options["served_model_name"] or DEMO_MODEL_NAME
     options["served_model_name"] = options["served_model_name"] or options["model_path"]
     options["device_specs"] = find_devices(options.pop("device_names"))
-    files = find_model_files(
+    files = resolve_model_files(
         options["model_path"],
         weight_path=options["weight_path"],
         encoding=options["quantization_encoding"],
@@ -289,7 +289,7 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, An
         save_to=options.pop("save_to_serialized_model_path"),
     )
     click.echo(f"mllama: {files.described()}", err=True)
-    files = files.quantised(quiet=False)
+    files = files.quantized(quiet=False)
     options["model_path"] = str(files.model)
     options["weight_path"] = list(files.weight_path)
     options["quantization_encoding"] = files.encoding.max_name

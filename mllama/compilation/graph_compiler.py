@@ -54,7 +54,7 @@ class GraphCompiler:
         settings = CompiledSettings.from_dict(pipeline.model.vision_config_overrides)
         self._session = session
         self._settings = settings
-        self._how = _how(pipeline.runtime, pipeline.profiling)
+        self._compile_settings = _compile_settings(pipeline.runtime, pipeline.profiling)
         self._sources: list[CompiledStore] = []
         self._cache: CompiledStore | None = None
         self._target: CompiledStore | None = None
@@ -82,10 +82,10 @@ class GraphCompiler:
             task: Makes the process's task, given the graph's key and the directory
                 that keeps it.
         """
-        key = graph.key(self._how)
+        key = graph.key(self._compile_settings)
         if (
             self._cache is None
-            or self._how != how_by_default()
+            or self._compile_settings != default_compile_settings()
             or any(store.find(key) is not None for store in self._sources)
         ):
             return
@@ -94,8 +94,8 @@ class GraphCompiler:
             self._apart[key] = process
 
     def _compile(self, model: Any, **options: Any) -> CompiledModel:
-        untraced = model if isinstance(model, LazyGraph) else _untraced(model)
-        key = untraced.key(self._how)
+        untraced = model if isinstance(model, LazyGraph) else _as_lazy(model)
+        key = untraced.key(self._compile_settings)
         if (process := self._apart.pop(key, None)) is not None and self._cache:
             stage(STAGES[key.name])
             process.wait()
@@ -160,7 +160,7 @@ class GraphCompiler:
 
 
 @contextlib.contextmanager
-def untraced_sampler() -> Iterator[None]:
+def lazy_sampler() -> Iterator[None]:
     """Has MAX leave its sampler untraced, as this model's own graphs are.
 
     For the pipeline that is made inside; its session must be a
@@ -187,12 +187,14 @@ def untraced_sampler() -> Iterator[None]:
         TopKSampler.trace = trace
 
 
-def how_by_default() -> str:
+def default_compile_settings() -> str:
     """Settings of MAX's that change the code of a graph, as they are by default."""
-    return _how(PipelineRuntimeConfig(), ProfilingConfig())
+    return _compile_settings(PipelineRuntimeConfig(), ProfilingConfig())
 
 
-def _how(runtime: PipelineRuntimeConfig, profiling: ProfilingConfig) -> str:
+def _compile_settings(
+    runtime: PipelineRuntimeConfig, profiling: ProfilingConfig
+) -> str:
     debugging = {
         name: value
         for name, value in sorted(os.environ.items())
@@ -213,6 +215,6 @@ def _opened(directory: Path) -> CompiledStore:
         return CompiledStore(directory)
 
 
-def _untraced(graph: Any) -> LazyGraph:
+def _as_lazy(graph: Any) -> LazyGraph:
     """A graph that MAX has traced already."""
     return LazyGraph(graph.name, _PATHS.sub("", repr(graph)), lambda: graph)

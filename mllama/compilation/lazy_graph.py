@@ -33,7 +33,7 @@ class LazyGraph:
     is_ours: bool = False
 
     def key(self, how: str) -> GraphKey:
-        """The graph's identity, compiled so; see :func:`how_by_default`."""
+        """The graph's identity, compiled so; see :func:`default_compile_settings`."""
         return GraphKey.of(self.name, f"{self.description}\n{how}")
 
 

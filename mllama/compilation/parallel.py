@@ -15,7 +15,7 @@ from typing import Protocol
 
 from mllama.utils.child_processes import end_with_parent, restore_child_environment
 from mllama.utils.cpu import usable_cores
-from mllama.utils.torch_blocker import leave_torch_out
+from mllama.utils.torch_blocker import block_torch
 
 
 class ParallelTask(Protocol):
@@ -54,5 +54,5 @@ def main() -> None:
     end_with_parent(signal.SIGKILL)
     # A compilation can't be interrupted otherwise.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    leave_torch_out()
+    block_torch()
     pickle.load(sys.stdin.buffer).run()

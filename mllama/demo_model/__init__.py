@@ -1,6 +1,6 @@
 """The demo: a small trained vision model, its scenes, training and evaluation.
 
-The model answers questions about simple drawn scenes (coloured shapes and printed
+The model answers questions about simple drawn scenes (colored shapes and printed
 digits).  It is a genuine ``MllamaForConditionalGeneration`` in Hugging Face layout,
 small enough to ship with the package, so that the server can be tried and tested
 without downloading Meta's weights.

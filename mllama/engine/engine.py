@@ -23,10 +23,10 @@ from mllama.errors import MllamaError
 from mllama.image_cache.context import image_tokens_of
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
-from mllama.requests.detokenizer import TextStream
+from mllama.requests.detokenizer import StreamingDetokenizer
 from mllama.requests.sampling_params import Sampling
 from mllama.utils.child_processes import restore_child_environment
-from mllama.utils.cpu_affinity import make_threads
+from mllama.utils.cpu_affinity import start_max_threads
 from mllama.utils.progress import StartProgress, stage
 
 _IDLE_SECONDS = 0.05
@@ -45,7 +45,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
-        make_threads(options.num_threads)
+        start_max_threads(options.num_threads)
         self._files = options.check(quiet=quiet)
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")
@@ -128,7 +128,7 @@ class Engine:
         context = self._context(request)
         image_tokens = image_tokens_of(context)
         generation = Generation(
-            TextStream(self._tokenizer.delegate, stop),
+            StreamingDetokenizer(self._tokenizer.delegate, stop),
             text_tokens=context.tokens.prompt_length,
             image_tokens=image_tokens,
             started=started,
@@ -220,7 +220,7 @@ class Engine:
 
         restore_child_environment()
         config = PipelineConfig.from_args(
-            self._options.pipeline_args(self._files.quantised(self._quiet))
+            self._options.pipeline_args(self._files.quantized(self._quiet))
         )
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)

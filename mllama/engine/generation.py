@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mllama.errors import MllamaError
-from mllama.requests.detokenizer import TextStream
+from mllama.requests.detokenizer import StreamingDetokenizer
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Generation:
 
     def __init__(
         self,
-        text: TextStream,
+        text: StreamingDetokenizer,
         *,
         text_tokens: int,
         image_tokens: int,

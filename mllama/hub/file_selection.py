@@ -68,7 +68,7 @@ def choose_weights(
     files = gguf_files(names)
     if files and not gguf:
         raise HubError(
-            f"{repository} holds GGUF files only, which are quantised already; use the "
+            f"{repository} holds GGUF files only, which are quantized already; use the "
             "original checkpoint"
         )
     if len(files) > 1:

@@ -1,7 +1,7 @@
 """Which pages of the image pool hold the keys and values of which images.
 
 Host bookkeeping only: pages are numbers here, the memory behind them belongs to
-:class:`mllama.image_cache.storage.ImageStore`.
+:class:`mllama.image_cache.storage.ImageCacheStorage`.
 
 An entry is one *run*: images that stand next to each other in a prompt, since text
 after them attends to all of them at once and MAX's paged attention reads one
@@ -28,7 +28,7 @@ ZERO_PAGE = 0
 range of keys."""
 
 
-class PoolFullError(Exception):
+class ImageCacheFullError(Exception):
     """All pages that could be freed are pinned.
 
     Args:
@@ -61,7 +61,7 @@ class Entry:
         return (self.row_ends[index - 1] if index else 0), self.row_ends[index]
 
 
-class ImagePool:
+class ImageBlockManager:
     """Allocates pages to runs of images.
 
     Args:
@@ -106,7 +106,7 @@ class ImagePool:
         """Finds or allocates the entries of runs and pins them all for a request.
 
         Raises:
-            PoolFullError: If the pages that are free or can be evicted don't
+            ImageCacheFullError: If the pages that are free or can be evicted don't
                 suffice; nothing was changed then.
         """
         new = {key: rows for key, rows in wanted.items() if key not in self._entries}
@@ -156,7 +156,7 @@ class ImagePool:
         ]
         missing = needed - len(self._free) - sum(len(e.pages) for e in evictable)
         if missing > 0:
-            raise PoolFullError(missing)
+            raise ImageCacheFullError(missing)
         # What holds a wanted image goes last: it can be copied from there.
         images = {image for key in keep for image in key}
         evictable.sort(key=lambda entry: not images.isdisjoint(entry.key))

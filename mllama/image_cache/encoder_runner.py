@@ -15,7 +15,7 @@ from max.engine import Model
 
 from mllama.config import MllamaVisionConfig
 from mllama.image_cache.block_manager import Entry
-from mllama.image_cache.storage import ImageStore
+from mllama.image_cache.storage import ImageCacheStorage
 
 logger = logging.getLogger("mllama")
 
@@ -40,7 +40,7 @@ class PendingImage:
         return entry.key[index]
 
 
-class ImageEncoding:
+class ImageEncoderRunner:
     """Fills entries of the image pool.
 
     Args:
@@ -53,7 +53,7 @@ class ImageEncoding:
     def __init__(
         self,
         config: MllamaVisionConfig,
-        store: ImageStore,
+        store: ImageCacheStorage,
         encoder: Model,
         signals: Sequence[Buffer],
     ) -> None:

@@ -10,16 +10,16 @@ from max.engine import Model
 from max.pipelines.context import TextAndVisionContext
 
 from mllama.config import MllamaVisionConfig
-from mllama.image_cache.block_manager import ImagePool, RunKey
+from mllama.image_cache.block_manager import ImageBlockManager, RunKey
 from mllama.image_cache.context import ASPECT_RATIO_IDS
-from mllama.image_cache.encoder_runner import ImageEncoding, PendingImage
+from mllama.image_cache.encoder_runner import ImageEncoderRunner, PendingImage
 from mllama.image_cache.segments import image_runs, segments
 from mllama.image_cache.stats import ImageCacheStats
-from mllama.image_cache.storage import ImageStore, ReadSegment
+from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.max_compat.model import ImageMetadata
 
 
-class RequestImages:
+class ImageCacheManager:
     """Who shows which images, and where their keys and values are.
 
     Args:
@@ -32,19 +32,19 @@ class RequestImages:
     def __init__(
         self,
         config: MllamaVisionConfig,
-        store: ImageStore,
+        store: ImageCacheStorage,
         encoder: Model,
         signals: Sequence[Buffer],
     ) -> None:
         self._config = config
         self.store = store
-        self._encoding = ImageEncoding(config, store, encoder, signals)
+        self._encoding = ImageEncoderRunner(config, store, encoder, signals)
         self.admits = False
         """Whether requests reserve their images before they come to :meth:`plan`."""
         self._hits = 0
 
     @property
-    def pool(self) -> ImagePool:
+    def pool(self) -> ImageBlockManager:
         """Which pages hold which images."""
         return self.store.pool
 
@@ -52,7 +52,7 @@ class RequestImages:
         """Pins all images of a request until it is released, all or none.
 
         Raises:
-            PoolFullError: If others pin too much of the pool; nothing was pinned.
+            ImageCacheFullError: If others pin too much of the pool; nothing was pinned.
         """
         if context.images and not self.pool.has_pinned(context.request_id):
             shown = [

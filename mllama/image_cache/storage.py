@@ -10,8 +10,8 @@ import numpy as np
 from max.driver import Buffer, Device
 from max.nn.kv_cache import MHAKVCacheParams
 
-from mllama.image_cache.block_manager import ZERO_PAGE, Entry, ImagePool
-from mllama.max_compat.lazy_buffer import Zeroed
+from mllama.image_cache.block_manager import ZERO_PAGE, Entry, ImageBlockManager
+from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.model import (
     KVCacheInputsPerDevice,
     padded_lut_cols,
@@ -36,7 +36,7 @@ class ReadSegment:
     image_rows: int
 
 
-class ImageStore:
+class ImageCacheStorage:
     """Keys and values of images on the devices, shared by all requests.
 
     Each device has those of its own heads, an image in the same pages on all.
@@ -52,11 +52,11 @@ class ImageStore:
     ) -> None:
         self.params = params
         self.devices = list(devices)
-        self.pool = ImagePool(num_pages, params.page_size)
+        self.pool = ImageBlockManager(num_pages, params.page_size)
         self._pages = [self._zeros(num_pages, device) for device in devices]
 
     def _zeros(self, num_pages: int, device: Device) -> Buffer:
-        pages = Zeroed.zeros(
+        pages = LazilyCommittedBuffer.zeros(
             (num_pages, *self.params.shape_per_block), self.params.dtype, device
         )
         # The fill may still be under way when the first image is stored, and would

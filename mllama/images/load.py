@@ -49,7 +49,7 @@ def load_image(
     """Reads an image and converts it to RGB.
 
     Of an animation it takes the first frame; transparency is put on white, as
-    transformers' processor does; 16-bit grey is scaled to 8 bits.
+    transformers' processor does; 16-bit gray is scaled to 8 bits.
 
     Args:
         source: A picture, the content of an image file, the path of one, or a
@@ -166,15 +166,15 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits; Pillow's conversion would clip it at 255."""
+    """16-bit gray scaled to 8 bits; Pillow's conversion would clip it at 255."""
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     # "I" comes from 16-bit PGM files as well as from 8-bit pictures.
     values = np.asarray(image).astype(np.int64)
     if image.mode == "I" and values.max() <= 255:
         return image
-    grey = (np.clip(values, 0, 65535) + 128) // 257
-    return Image.fromarray(grey.astype(np.uint8))
+    gray = (np.clip(values, 0, 65535) + 128) // 257
+    return Image.fromarray(gray.astype(np.uint8))
 
 
 def _shortened(text: str, limit: int = 120) -> str:

@@ -45,7 +45,7 @@ def chosen_kernels() -> str:
     return AVX512 if asked == "auto" and features.issuperset(_WIDE) else AVX2
 
 
-def uses_own(device: DeviceRef) -> bool:
+def uses_custom_ops(device: DeviceRef) -> bool:
     """Whether graphs on a device are made of own operations."""
     return device.is_cpu() and chosen_kernels() != MAX
 
@@ -55,7 +55,7 @@ def vector_width() -> int:
     return 16 if chosen_kernels() == AVX512 else 8
 
 
-def described_kernels() -> str:
+def kernels_summary() -> str:
     """A line about the choice for the log."""
     chosen = chosen_kernels()
     if chosen != MAX:

@@ -14,8 +14,8 @@ from mllama.compilation.host import gpu_name
 from mllama.compilation.manifest import Manifest
 from mllama.compilation.settings import CompiledSettings
 from mllama.config import MllamaConfig
-from mllama.launch.quantized_cache import quantised_file
-from mllama.utils.sizes import readable
+from mllama.launch.quantized_cache import quantized_file
+from mllama.utils.sizes import format_bytes
 from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.encodings import Encoding
 from mllama.weights.lora.adapter import adapter_settings
@@ -37,7 +37,7 @@ class ModelFiles:
         formats: Format of each tensor that is served in blocks, by canonical name.
         lora_path: An adapter to be merged into the weights as they are loaded; None if
             there is none, or if it is in the weights already.
-        floats: A checkpoint that is yet to be quantised into ``weight_path``.
+        floats: A checkpoint that is yet to be quantized into ``weight_path``.
         compiled: Where its graphs are kept.
     """
 
@@ -57,7 +57,7 @@ class ModelFiles:
             self.config,
             self.formats,
             self.encoding.item_bytes,
-            vision_in_bytes=self.encoding.vision_in_bytes,
+            int8_vision=self.encoding.int8_vision,
         )
 
     @property
@@ -75,7 +75,7 @@ class ModelFiles:
         return (
             f"weights in {self.encoding.name}{reason}"
             f"{self.encoding.vision_part}: "
-            f"{readable(self.weights_bytes)} of memory"
+            f"{format_bytes(self.weights_bytes)} of memory"
         )
 
     def compiled_for(
@@ -115,8 +115,8 @@ class ModelFiles:
         compiled = CompiledSettings.checked(manifest, saved=saved, save_to=save_to)
         return replace(self, compiled=compiled)
 
-    def quantised(self, quiet: bool) -> ModelFiles:
-        """The files with the checkpoint of floats quantised, if it is to be.
+    def quantized(self, quiet: bool) -> ModelFiles:
+        """The files with the checkpoint of floats quantized, if it is to be.
 
         It is done once; the result is kept in the cache.
 
@@ -125,7 +125,7 @@ class ModelFiles:
         """
         if self.floats is None:
             return self
-        file = quantised_file(self.floats, self.encoding.name, quiet)
+        file = quantized_file(self.floats, self.encoding.name, quiet)
         return replace(self, weight_path=(file,), floats=None)
 
 

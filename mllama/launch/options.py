@@ -18,7 +18,7 @@ from mllama.image_cache.settings import image_settings
 from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.launch.devices import find_devices
 from mllama.launch.model_files import ModelFiles
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 
 if TYPE_CHECKING:
     from max.driver import DeviceSpec
@@ -111,7 +111,7 @@ class EngineOptions:
             )
         image_settings(self.image_cache_size, self.max_images_per_request)
         devices = find_devices(self.devices)
-        files = find_model_files(
+        files = resolve_model_files(
             self.model,
             weight_path=self.weight_path,
             encoding=self.quantization_encoding,
@@ -142,7 +142,7 @@ class EngineOptions:
         """MAX's arguments for these options.
 
         Args:
-            files: The model's, quantised if they are to be.
+            files: The model's, quantized if they are to be.
 
         Raises:
             MllamaError: If a device is not to be had.

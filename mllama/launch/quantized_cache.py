@@ -1,4 +1,4 @@
-"""Checkpoints of floats that were quantised once and are kept in the cache."""
+"""Checkpoints of floats that were quantized once and are kept in the cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mllama.hub.content_key import content_key
-from mllama.utils.cache_dir import cache_directory
+from mllama.utils.cache_dir import QUANTIZED_DIRECTORY, cache_directory
 from mllama.weights.checkpoint import Checkpoint
 
 
-def quantised_file(checkpoint: Checkpoint, encoding: str, quiet: bool) -> Path:
+def quantized_file(checkpoint: Checkpoint, encoding: str, quiet: bool) -> Path:
     """The checkpoint as a GGUF file, made if it is not in the cache yet.
 
     Args:
@@ -29,15 +29,15 @@ def quantised_file(checkpoint: Checkpoint, encoding: str, quiet: bool) -> Path:
     digest = hashlib.sha256(encoding.encode())
     for file in [checkpoint.path / "config.json", *checkpoint.files]:
         digest.update(f"{content_key(file)}\0".encode())
-    directory = cache_directory("quantised")
+    directory = cache_directory(QUANTIZED_DIRECTORY)
     target = directory / f"{digest.hexdigest()[:32]}-{encoding}.gguf"
     if not target.is_file():
-        with QuantisingBar(f"mllama: quantising to {encoding}", quiet) as bar:
+        with QuantizationProgress(f"mllama: quantizing to {encoding}", quiet) as bar:
             write_gguf(checkpoint, target, encoding, bar.show)
     return target
 
 
-class QuantisingBar:
+class QuantizationProgress:
     """A progress bar on stderr, as :func:`write_gguf` tells its progress.
 
     Args:
@@ -51,7 +51,7 @@ class QuantisingBar:
         )
         self._name = ""
 
-    def __enter__(self) -> QuantisingBar:
+    def __enter__(self) -> QuantizationProgress:
         return self
 
     def __exit__(self, *error: object) -> None:

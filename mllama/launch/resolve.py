@@ -14,7 +14,7 @@ from mllama.errors import ConfigError, MllamaError
 from mllama.hub.download import fetch_model
 from mllama.hub.options import HubOptions
 from mllama.launch.model_files import ModelFiles
-from mllama.utils.sizes import readable
+from mllama.utils.sizes import format_bytes
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
 from mllama.weights.encodings import (
     Encoding,
@@ -32,11 +32,11 @@ from mllama.weights.lora.adapter import Adapter, check_values, open_adapter
 from mllama.weights.ollama.links import is_file, named_gguf
 from mllama.weights.ollama.small_files import unpack_small_files
 from mllama.weights.ollama.store import PREFIX, find_blob
-from mllama.weights.quantization_plan import BLOCK_ENCODINGS, quantisation_plan
-from mllama.weights.remote_code import check_own_code
+from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantisation_plan
+from mllama.weights.remote_code import check_remote_code
 
 
-def find_model_files(
+def resolve_model_files(
     model: str,
     *,
     weight_path: Sequence[Any] = (),
@@ -78,7 +78,7 @@ def find_model_files(
             check_runnable(encoding, device_type)
 
     hub = hub or HubOptions()
-    check_files = partial(check_own_code, trusted=hub.trust_remote_code)
+    check_files = partial(check_remote_code, trusted=hub.trust_remote_code)
     if model.startswith(PREFIX):
         model = str(find_blob(model))
     fetched = fetch_model(
@@ -125,11 +125,11 @@ def _gguf_files(
     file = open_gguf(weights[0])
     check_tensors(file, config)
     held = main_format(file)
-    is_floats = held not in BLOCK_ENCODINGS
+    is_floats = held not in GGUF_ENCODINGS
     if asked not in (None, held) and not (is_floats and asked == "bfloat16"):
         raise MllamaError(
             f"{weights[0]} holds {held}, not {asked}; leave --quantization-encoding "
-            "out, or quantise the original checkpoint anew"
+            "out, or quantize the original checkpoint anew"
         )
     if is_floats:
         encoding = choose_encoding(asked, device_type, "float32", config)
@@ -144,7 +144,7 @@ def _gguf_files(
 def _float_files(
     checkpoint: Checkpoint, adapter: Adapter | None, asked: str | None, device_type: str
 ) -> ModelFiles:
-    """A checkpoint of floats, to be quantised if its encoding asks for it."""
+    """A checkpoint of floats, to be quantized if its encoding asks for it."""
     config = checkpoint.config
     encoding = choose_encoding(asked, device_type, checkpoint.dtype, config)
     files = ModelFiles(
@@ -155,7 +155,7 @@ def _float_files(
         quantisation_plan(config, encoding.name),
         lora_path=adapter.path if adapter else None,
     )
-    if encoding.name not in BLOCK_ENCODINGS:
+    if encoding.name not in GGUF_ENCODINGS:
         return files
     return replace(
         files,
@@ -167,10 +167,10 @@ def _float_files(
 
 def _open_adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> Adapter:
     """An adapter that can be merged into the weights, checked to the last number."""
-    quantised = [file for file in weights if file.suffix == ".gguf"]
-    if quantised:
+    quantized = [file for file in weights if file.suffix == ".gguf"]
+    if quantized:
         raise MllamaError(
-            f"{quantised[0]} is quantised, and an adapter is merged into floats only: "
+            f"{quantized[0]} is quantized, and an adapter is merged into floats only: "
             f"`mllama quantize SRC DST --lora-path {path}` makes a GGUF file of the "
             "original checkpoint with the adapter in it"
         )
@@ -194,14 +194,14 @@ def _check_memory(files: ModelFiles) -> None:
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if files.weights_bytes > memory:
-        if files.encoding.name in BLOCK_ENCODINGS:
+        if files.encoding.name in GGUF_ENCODINGS:
             way_out = "a machine with more memory is needed"
         elif files.weight_path[0].suffix == ".gguf":
             way_out = "make a smaller file of the original with `mllama quantize`"
         else:
             way_out = "use --quantization-encoding q4_k"
         raise MllamaError(
-            f"the weights take {readable(files.weights_bytes)} in "
-            f"{files.encoding.name}, but this machine has {readable(memory)} of "
+            f"the weights take {format_bytes(files.weights_bytes)} in "
+            f"{files.encoding.name}, but this machine has {format_bytes(memory)} of "
             f"memory; {way_out}"
         )

@@ -15,7 +15,7 @@ _ALIGNMENT = 64
 """Bytes; the widest vectors are read in one piece."""
 
 
-class Zeroed:
+class LazilyCommittedBuffer:
     """Stands for MAX's ``Buffer`` where that makes zeros.
 
     MAX writes the zeros, of a cache that may never be full: 13 GB in 20 s, as measured.
@@ -42,4 +42,4 @@ class Zeroed:
 
 def zero_lazily() -> None:
     """Has MAX's KV caches made of such memory."""
-    jenga_cache_manager.Buffer = Zeroed
+    jenga_cache_manager.Buffer = LazilyCommittedBuffer

@@ -32,7 +32,7 @@ from mllama.max_model.weight_adapters import (
 )
 from mllama.nn.image_encoder import MllamaImageEncoder
 from mllama.nn.layers.linear import Encodings
-from mllama.nn.layers.tensor_parallel import spread
+from mllama.nn.layers.tensor_parallel import shard_module
 from mllama.nn.text_decoder import MllamaTextDecoder
 from mllama.utils.bfloat16 import to_bfloat16
 
@@ -72,7 +72,7 @@ def networks(
             device,
             num_shards,
             encodings=encodings,
-            vision_in_bytes=config.vision_in_bytes,
+            int8_vision=config.int8_vision,
         )
 
     def text_decoder(device: DeviceRef, num_shards: int) -> MllamaTextDecoder:
@@ -88,8 +88,8 @@ def networks(
         )
 
     return (
-        spread(image_encoder, config.devices),
-        spread(text_decoder, config.devices),
+        shard_module(image_encoder, config.devices),
+        shard_module(text_decoder, config.devices),
     )
 
 
@@ -207,5 +207,5 @@ def described(config: MllamaArchConfig, encodings: Encodings) -> dict[str, str]:
     )
     return {
         TEXT_DECODER: both,
-        IMAGE_ENCODER: f"{both}, in bytes: {config.vision_in_bytes}",
+        IMAGE_ENCODER: f"{both}, in bytes: {config.int8_vision}",
     }

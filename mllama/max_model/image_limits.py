@@ -15,9 +15,9 @@ from mllama.image_cache.settings import (
     GPU_IMAGES,
     MAX_IMAGES_PER_REQUEST,
 )
-from mllama.max_model.memory_planner import pool_pages, run_pages
+from mllama.max_model.memory_planner import image_cache_pages, run_pages
 from mllama.max_model.model_config import MllamaArchConfig
-from mllama.utils.sizes import readable
+from mllama.utils.sizes import format_bytes
 
 
 class ImageLimits:
@@ -76,8 +76,8 @@ class ImageLimits:
         if needed > held:
             raise InputError(
                 f"the request's {len(places)} image(s) take "
-                f"{readable(needed * page_bytes)} of the image cache, which holds "
-                f"{readable(held * page_bytes)} (--image-cache-size)"
+                f"{format_bytes(needed * page_bytes)} of the image cache, which holds "
+                f"{format_bytes(held * page_bytes)} (--image-cache-size)"
             )
 
     @cached_property
@@ -85,5 +85,5 @@ class ImageLimits:
         """Pages for images, and the bytes of one."""
         # Late: MAX resolves its configuration after it has made the tokenizer.
         config = MllamaArchConfig.initialize(self._pipeline_config, max_seq_len=1)
-        pages = pool_pages(config, self._pipeline_config) - 1
+        pages = image_cache_pages(config, self._pipeline_config) - 1
         return pages, config.pool.bytes_per_block

@@ -17,7 +17,7 @@ from mllama.image_cache.settings import (
 )
 from mllama.kernels.ops.attention import PAGE_SIZE
 from mllama.max_model.model_config import MllamaArchConfig
-from mllama.utils.sizes import parse_size, readable
+from mllama.utils.sizes import format_bytes, parse_size
 from mllama.weights.gguf.checkpoint import open_gguf, served_formats
 from mllama.weights.memory_estimate import served_bytes
 
@@ -30,7 +30,7 @@ _DEFAULT_IMAGES_PER_ROW = 4
 as many as one request may show."""
 
 
-def pool_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:
+def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:
     """Pages of the image pool, the page of zeros included.
 
     Raises:
@@ -52,9 +52,9 @@ def pool_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int
     pages = size_bytes // page_bytes
     if pages < 1 + per_image:
         raise MllamaError(
-            f"an image cache of {readable(size_bytes)} can't hold an image of "
+            f"an image cache of {format_bytes(size_bytes)} can't hold an image of "
             f"{config.model.vision_config.max_num_tiles} tiles, which takes "
-            f"{readable((1 + per_image) * page_bytes)}"
+            f"{format_bytes((1 + per_image) * page_bytes)}"
         )
     return pages
 
@@ -74,7 +74,7 @@ def described(config: MllamaArchConfig, pages: int) -> str:
     """A line about the pool for the log."""
     images = (pages - 1) // pages_per_image(config)
     return (
-        f"image cache: {readable(pages * config.pool.bytes_per_block)}, "
+        f"image cache: {format_bytes(pages * config.pool.bytes_per_block)}, "
         f"{images} image(s) of {config.model.vision_config.max_num_tiles} tiles"
     )
 
@@ -93,7 +93,7 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
             config.model,
             formats,
             config.dtype.size_in_bytes,
-            vision_in_bytes=config.vision_in_bytes,
+            int8_vision=config.int8_vision,
         )
 
     def estimate_activation_memory(
@@ -102,4 +102,4 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
         """Bytes of the image pool."""
         del huggingface_config
         config: MllamaArchConfig = self._config
-        return pool_pages(config, pipeline_config) * config.pool.bytes_per_block
+        return image_cache_pages(config, pipeline_config) * config.pool.bytes_per_block

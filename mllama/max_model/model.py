@@ -25,9 +25,9 @@ from max.pipelines.lib import (
 
 from mllama.compilation.graph_compiler import GraphCompiler
 from mllama.image_cache.encoder_runner import PendingImage
-from mllama.image_cache.manager import RequestImages
-from mllama.image_cache.storage import ImageStore, ReadSegment
-from mllama.kernels.dispatch import described_kernels
+from mllama.image_cache.manager import ImageCacheManager
+from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
+from mllama.kernels.dispatch import kernels_summary
 from mllama.max_compat.model import (
     GraphRole,
     GraphSpec,
@@ -36,13 +36,13 @@ from mllama.max_compat.model import (
     process_ragged_kv_outputs,
 )
 from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffers
-from mllama.max_model.memory_planner import described, pool_pages
+from mllama.max_model.memory_planner import described, image_cache_pages
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
 from mllama.max_model.weight_adapters import (
     merged_state_dict,
     served_state_dict,
-    with_vision_in_bytes,
+    with_int8_vision,
 )
 from mllama.utils.progress import stage
 from mllama.weights.lora.adapter import LORA_PATH
@@ -95,15 +95,17 @@ class MllamaModel(
         self._logprobs_model = session.load(log_probabilities(devices[0]))
         self._text_decoder = models[GraphRole.DECODER]
         self._freqs_cis = rotary_buffers(config, devices)
-        self.images = RequestImages(
+        self.images = ImageCacheManager(
             config.model.vision_config,
-            ImageStore(config.pool, devices, pool_pages(config, pipeline_config)),
+            ImageCacheStorage(
+                config.pool, devices, image_cache_pages(config, pipeline_config)
+            ),
             models[GraphRole.VISION],
             self.signal_buffers,
         )
         logger.info(described(config, self.images.pool.num_pages))
         if devices[0].is_host:
-            logger.info(described_kernels())
+            logger.info(kernels_summary())
 
     def _create_model_config(
         self, state_dict: dict[str, WeightData]
@@ -117,15 +119,15 @@ class MllamaModel(
             self._state_dict = merged_state_dict(
                 self._state_dict, Path(adapter), config.model, config.dtype
             )
-        if config.vision_in_bytes:
+        if config.int8_vision:
             stage("rounding the vision encoder")
-            self._state_dict = with_vision_in_bytes(self._state_dict, config.model)
+            self._state_dict = with_int8_vision(self._state_dict, config.model)
         config.return_logits = self.return_logits
         return config
 
     @cached_property
     def signal_buffers(self) -> list[Buffer]:
-        """Memory through which several GPUs synchronise; a CPU that stands for several
+        """Memory through which several GPUs synchronize; a CPU that stands for several
         devices needs none."""
         return [] if self.devices[0].is_host else super().signal_buffers
 

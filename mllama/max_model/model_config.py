@@ -24,9 +24,9 @@ from mllama.max_compat.model import (
     select_quantization_encoding,
     supported_encoding_dtype,
 )
-from mllama.nn.layers.image_cache_inputs import pool_dtype, pool_params
-from mllama.weights.encodings import BFLOAT16_ON_CPU, VISION_IN_BYTES
-from mllama.weights.quantization_plan import BLOCK_ENCODINGS
+from mllama.nn.layers.image_cache_inputs import image_cache_dtype, image_cache_params
+from mllama.weights.encodings import BFLOAT16_ON_CPU, INT8_VISION
+from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 
 @dataclass(kw_only=True)
@@ -41,14 +41,14 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         kv_params: The paged KV cache, one layer per self-attention layer.
         pool: The image pool, one layer per cross-attention layer.
         return_logits: Which rows' logits the text graph returns.
-        vision_in_bytes: Whether the matrices of the vision side are bytes.
+        int8_vision: Whether the matrices of the vision side are bytes.
     """
 
     DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"
     SUPPORTED_ENCODINGS: ClassVar[set[SupportedEncoding]] = {
         "float32",
         "bfloat16",
-        *BLOCK_ENCODINGS,
+        *GGUF_ENCODINGS,
     }
 
     model: MllamaConfig
@@ -58,7 +58,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     kv_params: KVCacheParamInterface
     pool: MHAKVCacheParams
     return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN
-    vision_in_bytes: bool = False
+    int8_vision: bool = False
 
     @classmethod
     def initialize(
@@ -79,7 +79,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         if _is_bfloat16_on_cpu(model_config):
             encoding = "bfloat16"
         # MAX's kernels multiply blocks with float32.
-        is_blocks = encoding in BLOCK_ENCODINGS
+        is_blocks = encoding in GGUF_ENCODINGS
         dtype = DType.float32 if is_blocks else supported_encoding_dtype(encoding)
         devices = [
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
@@ -108,14 +108,12 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                     encoding, model_config.kv_cache.kv_cache_format
                 ),
             ),
-            pool=pool_params(
+            pool=image_cache_params(
                 model,
-                pool_dtype(model, dtype, devices[0], is_blocks=is_blocks),
+                image_cache_dtype(model, dtype, devices[0], is_blocks=is_blocks),
                 devices,
             ),
-            vision_in_bytes=bool(
-                model_config.vision_config_overrides.get(VISION_IN_BYTES)
-            ),
+            int8_vision=bool(model_config.vision_config_overrides.get(INT8_VISION)),
         )
 
     @classmethod
@@ -164,7 +162,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             devices=devices,
             max_seq_len=max_seq_len,
             kv_params=_kv_params(model, KVCacheConfig(), dtype, devices),
-            pool=pool_params(model, dtype, devices),
+            pool=image_cache_params(model, dtype, devices),
         )
 
     @classmethod

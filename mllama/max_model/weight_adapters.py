@@ -22,7 +22,7 @@ from max.pipelines.lib import MAXModelConfig
 
 from mllama.config import MllamaConfig, MllamaVisionConfig
 from mllama.errors import CheckpointError
-from mllama.kernels.ops.int8_matmul import as_bytes
+from mllama.kernels.ops.int8_matmul import quantize_int8
 from mllama.nn.layers.linear import Encodings
 from mllama.weights.gguf.checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.lora.adapter import open_adapter
@@ -164,7 +164,7 @@ def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> Wei
     return WeightData(buffer, name, dtype, Shape(values.shape))
 
 
-def with_vision_in_bytes(
+def with_int8_vision(
     state_dict: Mapping[str, WeightData], config: MllamaConfig
 ) -> dict[str, WeightData]:
     """Tensors with the vision side's matrices as bytes, their scales beside them.
@@ -192,7 +192,7 @@ def with_vision_in_bytes(
 
 
 def _in_bytes(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
-    levels, scales = as_bytes(floats)
+    levels, scales = quantize_int8(floats)
     scale = f"{name.removesuffix('weight')}scale"
     return [
         WeightData(levels, name, DType.int8, Shape(levels.shape)),
@@ -204,7 +204,7 @@ def _projector_parts(
     weight: npt.NDArray[np.float32], config: MllamaVisionConfig
 ) -> dict[str, npt.NDArray[np.float32]]:
     """What of the projector meets the states of each layer, under the names of
-    :class:`~mllama.nn.vision.projector.ByteProjector`."""
+    :class:`~mllama.nn.vision.projector.Int8Projector`."""
     width = config.hidden_size
     joined = weight[:, width:].reshape(len(weight), width, -1)
     parts = [weight[:, :width], *np.moveaxis(joined, -1, 0)]

@@ -18,17 +18,17 @@ from max.nn.layer import LayerList
 
 from mllama.config import MllamaConfig
 from mllama.kernels.ops import attention, gguf_matmul, int8_matmul
-from mllama.nn.layers.graph_module import GraphRoot
+from mllama.nn.layers.graph_module import GraphModule
 from mllama.nn.layers.image_cache_inputs import ImageWriteValues, image_write_types
 from mllama.nn.layers.linear import Encodings
 from mllama.nn.layers.subgraphs import RepeatedLayers
 from mllama.nn.layers.tensor_parallel import broadcast, signal_types
 from mllama.nn.text.cross_attention import MllamaCrossAttentionKeysValues
 from mllama.nn.vision.model import MllamaVisionModel
-from mllama.nn.vision.projector import ByteProjector, FloatProjector
+from mllama.nn.vision.projector import FloatProjector, Int8Projector
 
 
-class MllamaImageEncoder(GraphRoot):
+class MllamaImageEncoder(GraphModule):
     """Vision model, projector, and the image side of every cross-attention layer.
 
     The decoder never sees image states: it reads the keys and values that this
@@ -37,9 +37,9 @@ class MllamaImageEncoder(GraphRoot):
     """
 
     operations = (
-        attention.OPERATIONS,
-        gguf_matmul.OPERATIONS,
-        int8_matmul.OPERATIONS,
+        attention.MOJO_PACKAGE,
+        gguf_matmul.MOJO_PACKAGE,
+        int8_matmul.MOJO_PACKAGE,
     )
 
     def __init__(
@@ -51,7 +51,7 @@ class MllamaImageEncoder(GraphRoot):
         num_shards: int = 1,
         *,
         encodings: Encodings,
-        vision_in_bytes: bool = False,
+        int8_vision: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -59,11 +59,11 @@ class MllamaImageEncoder(GraphRoot):
         self.device = device
         self.dtype = dtype
         self.vision_model = MllamaVisionModel(
-            config.vision_config, dtype, device, num_shards, in_bytes=vision_in_bytes
+            config.vision_config, dtype, device, num_shards, in_bytes=int8_vision
         )
         self.multi_modal_projector = (
-            ByteProjector(config, device)
-            if vision_in_bytes
+            Int8Projector(config, device)
+            if int8_vision
             else FloatProjector(config, dtype, device)
         )
         self.cross_attn = LayerList(

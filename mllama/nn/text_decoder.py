@@ -25,7 +25,7 @@ from max.nn.transformer import ReturnLogits
 from mllama.config import MllamaConfig, MllamaTextConfig
 from mllama.kernels.ops import attention, gguf_matmul
 from mllama.max_compat.model import PagedCacheValues, distributed_logits_postprocess
-from mllama.nn.layers.graph_module import GraphRoot
+from mllama.nn.layers.graph_module import GraphModule
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 from mllama.nn.layers.linear import (
     Encodings,
@@ -159,10 +159,10 @@ class MllamaTextModel(Sharded):
         return hidden_states
 
 
-class MllamaTextDecoder(GraphRoot):
+class MllamaTextDecoder(GraphModule):
     """Language model and head; one graph serves prefill and decode."""
 
-    operations = (attention.OPERATIONS, gguf_matmul.OPERATIONS)
+    operations = (attention.MOJO_PACKAGE, gguf_matmul.MOJO_PACKAGE)
 
     def __init__(
         self,

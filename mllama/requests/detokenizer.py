@@ -7,10 +7,10 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-from mllama.requests.stop_strings import StopGuard
+from mllama.requests.stop_strings import StopStringFilter
 
 
-class TextStream:
+class StreamingDetokenizer:
     """Decodes one answer piece by piece.
 
     A character whose bytes are spread over several tokens comes out once it is whole.
@@ -23,7 +23,7 @@ class TextStream:
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
-        self._guard = StopGuard(stop)
+        self._guard = StopStringFilter(stop)
         self._ids: list[int] = []
         self._decoded = 0
 

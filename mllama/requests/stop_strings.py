@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class StopGuard:
+class StopStringFilter:
     """Lets text through up to the first stop string.
 
     Text that may turn out to be the beginning of one is held back.

@@ -16,7 +16,7 @@ from typing import Any
 
 from max.pipelines.kv_cache import InsufficientBlocksError
 
-from mllama.image_cache.block_manager import PoolFullError
+from mllama.image_cache.block_manager import ImageCacheFullError
 from mllama.image_cache.encoder_runner import MAX_IMAGES_PER_CALL
 
 
@@ -51,7 +51,7 @@ class Admission:
             self._check_step(context)
         try:
             self._images.reserve(context)
-        except PoolFullError as error:
+        except ImageCacheFullError as error:
             raise InsufficientBlocksError(str(error)) from error
         transfer = self._alloc(context)
         if reads:

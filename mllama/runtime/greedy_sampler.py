@@ -20,10 +20,10 @@ from mllama.max_compat.model import FusedSamplingProcessor, text_generation
 
 def choose_greedily() -> None:
     """Has MAX's pipelines leave its sampler out of batches that are greedy."""
-    text_generation.FusedSamplingProcessor = GreedyOrSampling
+    text_generation.FusedSamplingProcessor = GreedySamplingProcessor
 
 
-class GreedyOrSampling(FusedSamplingProcessor):
+class GreedySamplingProcessor(FusedSamplingProcessor):
     """MAX's sampling, left out if every request of a batch on a CPU is greedy."""
 
     def __init__(
@@ -60,7 +60,7 @@ class GreedyOrSampling(FusedSamplingProcessor):
         if not self.is_greedy:
             super().__call__(inputs)
             return
-        tokens = likeliest(inputs.logits, inputs.logit_offsets)
+        tokens = argmax_tokens(inputs.logits, inputs.logit_offsets)
         self.new_tokens = Buffer.from_numpy(tokens)
         self.generated_tokens = Buffer.from_numpy(tokens[:, None])
 
@@ -84,7 +84,9 @@ def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
     )
 
 
-def likeliest(logits: Buffer, offsets: Buffer | None = None) -> npt.NDArray[np.int64]:
+def argmax_tokens(
+    logits: Buffer, offsets: Buffer | None = None
+) -> npt.NDArray[np.int64]:
     """The likeliest token of each request, the first of equally likely ones.
 
     Args:

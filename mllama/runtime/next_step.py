@@ -46,7 +46,7 @@ class Step:
         """The requests' new tokens, given the model's outputs of this step."""
         if self.tokens is None:
             logits = outputs.next_token_logits
-            self.tokens = greedy_sampler.likeliest(
+            self.tokens = greedy_sampler.argmax_tokens(
                 outputs.logits if logits is None else logits
             )
         return self.tokens

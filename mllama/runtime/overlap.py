@@ -26,7 +26,7 @@ from mllama.runtime.next_step import (
 )
 
 
-class LookAhead:
+class OverlappedExecution:
     """Has a pipeline's steps run in a thread, also before they are asked for.
 
     If a batch has the requests of the one before, and all of them go on, the next is

@@ -33,10 +33,10 @@ from mllama.max_compat.server import (
 )
 from mllama.runtime.pipeline import load_pipeline
 from mllama.server.metrics import SharedStats, publish_stats
-from mllama.server.middleware import RequestChecks, explain_value_errors
-from mllama.server.request_validation import Features
+from mllama.server.middleware import RequestValidationMiddleware, explain_value_errors
+from mllama.server.request_validation import ServerCapabilities
 from mllama.server.usage import CountingPipeline
-from mllama.server.worker_prespawn import EarlyPopen
+from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartProgress, stage
 
@@ -128,15 +128,15 @@ def _run(
         memory_plan=retrieved.memory_plan,
     )
     # The process that has been importing since the command began; see early_worker.
-    WorkerProcess._Popen = staticmethod(EarlyPopen)
+    WorkerProcess._Popen = staticmethod(PrespawnedPopen)
     app = fastapi_app(settings, serving)
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}
     # The last one is the innermost: MAX's own, with its limit on bodies, run first.
     app.user_middleware.append(
         Middleware(
-            RequestChecks,
-            features=lambda: features_of(
+            RequestValidationMiddleware,
+            features=lambda: server_capabilities(
                 app.state, retrieved.tokenizer, max_new_tokens
             ),
             image_tokens=image_tokens,
@@ -162,9 +162,9 @@ def _run(
         raise SystemExit(1) from None
 
 
-def features_of(
+def server_capabilities(
     state: Any, tokenizer: Any, max_new_tokens: int | None = None
-) -> Features:
+) -> ServerCapabilities:
     """What the running server can do.
 
     Args:
@@ -174,7 +174,7 @@ def features_of(
     """
     config = state.pipeline_config
     adapters = state.pipeline.lora_queue
-    return Features(
+    return ServerCapabilities(
         model_name=state.pipeline.model_name,
         other_names=tuple(adapters.list_loras()) if adapters else (),
         vocabulary=len(tokenizer.delegate),

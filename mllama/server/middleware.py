@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mllama.server.request_validation import (
     CHECKED_PATHS,
     UNAVAILABLE_PREFIXES,
-    Features,
-    Refusal,
+    RequestRejected,
+    ServerCapabilities,
     adapted,
     check,
 )
@@ -31,7 +31,7 @@ _UNEXPLAINED = "Value error."
 _ERROR_TYPES = {404: "not_found_error"}
 
 
-class RequestChecks:
+class RequestValidationMiddleware:
     """Refuses what MAX Serve would ignore, with an OpenAI-style error.
 
     Args:
@@ -44,7 +44,7 @@ class RequestChecks:
         self,
         app: ASGIApp,
         *,
-        features: Callable[[], Features],
+        features: Callable[[], ServerCapabilities],
         image_tokens: MutableMapping[str, int],
     ) -> None:
         self._app = app
@@ -59,19 +59,19 @@ class RequestChecks:
         path = scope["path"].rstrip("/")
         try:
             if path.startswith(UNAVAILABLE_PREFIXES):
-                raise Refusal(
+                raise RequestRejected(
                     f"{path} is not available: this server runs a chat model.",
                     status=404,
                 )
             if scope["method"] == "POST" and path in CHECKED_PATHS:
                 receive = await self._checked(path, receive)
                 send = self._counted(scope, send)
-        except Refusal as refusal:
+        except RequestRejected as refusal:
             await _error(refusal)(scope, receive, send)
             return
         except StarletteHTTPException as error:
             # MAX's limit on bodies, which its handler is too far inside to catch.
-            await _error(Refusal(error.detail, status=error.status_code))(
+            await _error(RequestRejected(error.detail, status=error.status_code))(
                 scope, receive, send
             )
             return
@@ -84,7 +84,7 @@ class RequestChecks:
         """Reads and checks the body; returns what hands it on.
 
         Raises:
-            Refusal: If the request asks for something that it would not get.
+            RequestRejected: If the request asks for something that it would not get.
         """
         raw = await _read_body(receive)
         try:
@@ -193,7 +193,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _error(refusal: Refusal) -> JSONResponse:
+def _error(refusal: RequestRejected) -> JSONResponse:
     code: Any = "model_not_found" if refusal.param == "model" else str(refusal.status)
     return JSONResponse(
         status_code=refusal.status,

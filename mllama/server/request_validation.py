@@ -45,7 +45,7 @@ clients and examples are written with them."""
 
 
 @dataclass(frozen=True)
-class Features:
+class ServerCapabilities:
     """What the running server can do.
 
     Attributes:
@@ -74,7 +74,7 @@ class Features:
     max_new_tokens: int | None = None
 
 
-class Refusal(Exception):
+class RequestRejected(Exception):
     """A request that is refused.
 
     Attributes:
@@ -88,17 +88,17 @@ class Refusal(Exception):
         self.status = status
 
 
-def served_name(name: Any, features: Features) -> Any:
+def served_name(name: Any, features: ServerCapabilities) -> Any:
     """The name to give MAX for the name in a request.
 
     Raises:
-        Refusal: If no model of this name is served.
+        RequestRejected: If no model of this name is served.
     """
     if not isinstance(name, str) or name in features.other_names:
         return name  # MAX says what is wrong with anything but a string.
     if name in ("", features.model_name, *PUBLISHED_NAMES):
         return features.model_name
-    raise Refusal(
+    raise RequestRejected(
         f"The model {name!r} does not exist; this server serves "
         f"{features.model_name!r}.",
         "model",
@@ -106,14 +106,14 @@ def served_name(name: Any, features: Features) -> Any:
     )
 
 
-def adapted(body: Mapping[str, Any], features: Features) -> dict[str, Any]:
+def adapted(body: Mapping[str, Any], features: ServerCapabilities) -> dict[str, Any]:
     """A checked request in the terms that MAX understands as the client means them.
 
     A client of a greedy server that asks for sampling, by a temperature for one, gets
     sampling from all tokens unless it limits them itself.
 
     Raises:
-        Refusal: If no model of the request's name is served.
+        RequestRejected: If no model of the request's name is served.
     """
     changed = {**body, "model": served_name(body.get("model"), features)}
     if body.get("seed") == 0:
@@ -131,7 +131,7 @@ def adapted(body: Mapping[str, Any], features: Features) -> dict[str, Any]:
     return changed
 
 
-def check(path: str, body: Mapping[str, Any], features: Features) -> None:
+def check(path: str, body: Mapping[str, Any], features: ServerCapabilities) -> None:
     """Checks a request for what the server would ignore or could not survive.
 
     Args:
@@ -140,7 +140,7 @@ def check(path: str, body: Mapping[str, Any], features: Features) -> None:
         features: What the server can do.
 
     Raises:
-        Refusal: If the request asks for something that it would not get.
+        RequestRejected: If the request asks for something that it would not get.
     """
     _check_choices(body)
     _check_numbers(body)
@@ -154,21 +154,21 @@ def check(path: str, body: Mapping[str, Any], features: Features) -> None:
 def _check_choices(body: Mapping[str, Any]) -> None:
     for field in ("n", "best_of"):
         if body.get(field) not in (None, 1):
-            raise Refusal(
+            raise RequestRejected(
                 f"`{field}` above 1 is not supported: one choice is generated.", field
             )
     if body.get("logit_bias"):
-        raise Refusal("`logit_bias` is not supported.", "logit_bias")
+        raise RequestRejected("`logit_bias` is not supported.", "logit_bias")
 
 
 def _check_numbers(body: Mapping[str, Any]) -> None:
     seed = body.get("seed")
     if isinstance(seed, int) and not 0 <= seed <= MAX_SEED:
-        raise Refusal("`seed` must be from 0 to 2^63 - 1.", "seed")
+        raise RequestRejected("`seed` must be from 0 to 2^63 - 1.", "seed")
     for field in _ANSWER_LIMITS:
         limit = body.get(field)
         if isinstance(limit, int) and limit < 1:
-            raise Refusal(f"`{field}` must be at least 1.", field)
+            raise RequestRejected(f"`{field}` must be at least 1.", field)
     for field, least, most in (
         ("temperature", 0, 2),
         ("top_p", 0, 1),
@@ -178,16 +178,18 @@ def _check_numbers(body: Mapping[str, Any]) -> None:
     ):
         value = body.get(field)
         if isinstance(value, (int, float)) and not least <= value <= most:
-            raise Refusal(f"`{field}` must be from {least} to {most}.", field)
+            raise RequestRejected(f"`{field}` must be from {least} to {most}.", field)
     top_k = body.get("top_k")
     if isinstance(top_k, int) and top_k < -1:
-        raise Refusal("`top_k` must be -1 or at least 0.", "top_k")
+        raise RequestRejected("`top_k` must be -1 or at least 0.", "top_k")
     penalty = body.get("repetition_penalty")
     if isinstance(penalty, (int, float)) and not 0 < penalty < float("inf"):
-        raise Refusal("`repetition_penalty` must be above 0.", "repetition_penalty")
+        raise RequestRejected(
+            "`repetition_penalty` must be above 0.", "repetition_penalty"
+        )
 
 
-def _check_flags(body: Mapping[str, Any], features: Features) -> None:
+def _check_flags(body: Mapping[str, Any], features: ServerCapabilities) -> None:
     neutral = {
         "frequency_penalty": 0,
         "presence_penalty": 0,
@@ -195,51 +197,55 @@ def _check_flags(body: Mapping[str, Any], features: Features) -> None:
     }
     for field, value in neutral.items():
         if body.get(field) not in (None, value) and not features.penalties:
-            raise Refusal(
+            raise RequestRejected(
                 f"`{field}` needs a server started with --enable-penalties.", field
             )
     if body.get("min_tokens") and not features.min_tokens:
-        raise Refusal(
+        raise RequestRejected(
             "`min_tokens` needs a server started with --enable-min-tokens.",
             "min_tokens",
         )
     for field in ("reasoning", "thinking_temperature"):
         if body.get(field) is not None and not features.reasoning_parser:
-            raise Refusal(f"`{field}` is not supported by this model.", field)
+            raise RequestRejected(f"`{field}` is not supported by this model.", field)
 
 
-def _check_completion(body: Mapping[str, Any], features: Features) -> None:
+def _check_completion(body: Mapping[str, Any], features: ServerCapabilities) -> None:
     if body.get("suffix"):
-        raise Refusal("`suffix` is not supported.", "suffix")
+        raise RequestRejected("`suffix` is not supported.", "suffix")
     if body.get("echo"):
-        raise Refusal("`echo` is not supported.", "echo")
+        raise RequestRejected("`echo` is not supported.", "echo")
     prompt = body.get("prompt")
     if not isinstance(prompt, list):
         return
     if not prompt:
-        raise Refusal("`prompt` must not be empty.", "prompt")
+        raise RequestRejected("`prompt` must not be empty.", "prompt")
     several = not all(isinstance(entry, int) for entry in prompt)
     if several and len(prompt) > 1 and body.get("stream"):
-        raise Refusal("Only one prompt at a time can be streamed.", "prompt")
+        raise RequestRejected("Only one prompt at a time can be streamed.", "prompt")
     for entry in prompt if several else [prompt]:
         if isinstance(entry, list):
             _check_token_ids("prompt", entry, features)
 
 
-def _check_chat(body: Mapping[str, Any], features: Features) -> None:
+def _check_chat(body: Mapping[str, Any], features: ServerCapabilities) -> None:
     for field in ("audio", "functions", "function_call", "prediction", "moderation"):
         if body.get(field):
-            raise Refusal(f"`{field}` is not supported.", field)
+            raise RequestRejected(f"`{field}` is not supported.", field)
     if body.get("modalities") not in (None, ["text"]):
-        raise Refusal("`modalities` other than text is not supported.", "modalities")
+        raise RequestRejected(
+            "`modalities` other than text is not supported.", "modalities"
+        )
     for field in ("reasoning_effort", "verbosity", "web_search_options"):
         if body.get(field) not in (None, "none", "medium"):
-            raise Refusal(f"`{field}` is not supported by this model.", field)
+            raise RequestRejected(f"`{field}` is not supported by this model.", field)
     if body.get("top_logprobs") and not body.get("logprobs"):
-        raise Refusal("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
+        raise RequestRejected(
+            "`top_logprobs` needs `logprobs` to be true.", "top_logprobs"
+        )
     choice = body.get("tool_choice")
     if choice not in (None, "none", "auto") and not features.tool_parser:
-        raise Refusal(
+        raise RequestRejected(
             "`tool_choice` that requires a tool needs a server started with "
             "--tool-parser.",
             "tool_choice",
@@ -254,11 +260,11 @@ def _check_chat(body: Mapping[str, Any], features: Features) -> None:
             )
 
 
-def _check_parts(place: str, content: Any, features: Features) -> None:
+def _check_parts(place: str, content: Any, features: ServerCapabilities) -> None:
     for part in content if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", "image_url"):
-            raise Refusal(
+            raise RequestRejected(
                 f"A content part of type {kind!r} is not supported; "
                 "use text or image_url.",
                 place,
@@ -266,15 +272,15 @@ def _check_parts(place: str, content: Any, features: Features) -> None:
         if kind == "image_url":
             image = part.get("image_url")
             if not isinstance(image, Mapping) or not isinstance(image.get("url"), str):
-                raise Refusal(
+                raise RequestRejected(
                     'An image_url part must be {"type": "image_url", "image_url": '
                     '{"url": ...}}.',
                     place,
                 )
             if image.get("max_long_side_pixel") is not None:
-                raise Refusal("`max_long_side_pixel` is not supported.", place)
+                raise RequestRejected("`max_long_side_pixel` is not supported.", place)
             if image["url"].startswith("file:") and not features.local_images:
-                raise Refusal(
+                raise RequestRejected(
                     "This server may not read images from its disk "
                     "(MAX_SERVE_ALLOWED_IMAGE_ROOTS lists the directories it may); "
                     "send a data: or http(s): URL.",
@@ -282,7 +288,7 @@ def _check_parts(place: str, content: Any, features: Features) -> None:
                 )
 
 
-def _check_token_ids(field: str, ids: Any, features: Features) -> None:
+def _check_token_ids(field: str, ids: Any, features: ServerCapabilities) -> None:
     def valid(entries: Iterable[Any]) -> bool:
         return all(
             isinstance(entry, int)
@@ -292,7 +298,7 @@ def _check_token_ids(field: str, ids: Any, features: Features) -> None:
         )
 
     if not isinstance(ids, list) or not ids or not valid(ids):
-        raise Refusal(
+        raise RequestRejected(
             f"`{field}` must hold token ids from 0 to {features.vocabulary - 1}.",
             field,
         )

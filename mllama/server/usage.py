@@ -18,7 +18,7 @@ from typing import Any
 
 from mllama.image_cache.context import image_tokens_of
 from mllama.max_compat.server import TokenGeneratorOutput, TokenGeneratorPipeline
-from mllama.requests.stop_strings import StopGuard
+from mllama.requests.stop_strings import StopStringFilter
 from mllama.runtime.fault_isolation import has_failed
 
 
@@ -70,14 +70,14 @@ class CountingPipeline(TokenGeneratorPipeline):
         return self._amend(
             chunks,
             self._counts.get(str(request.request_id), 0),
-            StopGuard(request.sampling_params.stop or ()),
+            StopStringFilter(request.sampling_params.stop or ()),
         )
 
     async def _amend(
         self,
         chunks: AsyncGenerator[TokenGeneratorOutput, None],
         images: int,
-        guard: StopGuard,
+        guard: StopStringFilter,
     ) -> AsyncGenerator[TokenGeneratorOutput, None]:
         # Closed with this generator: that is what cancels an abandoned request.
         async with aclosing(chunks):

@@ -25,7 +25,7 @@ from multiprocessing import (
 )
 
 from mllama.utils.child_processes import end_with_parent, restore_child_environment
-from mllama.utils.torch_blocker import leave_torch_out
+from mllama.utils.torch_blocker import block_torch
 
 _WORKER_MODULES = ("mllama.max_model.arch", "mllama.server.app")
 """What the worker needs, as MAX's own worker does."""
@@ -56,8 +56,8 @@ class _Waiting:
 _waiting: _Waiting | None = None
 
 
-def start_early(*, with_torch: bool = False) -> None:
-    """Starts the process; whoever starts a :class:`EarlyPopen` gets it.
+def prespawn_worker(*, with_torch: bool = False) -> None:
+    """Starts the process; whoever starts a :class:`PrespawnedPopen` gets it.
 
     Importing MAX makes its threads: what limits them must be there before.
 
@@ -92,7 +92,7 @@ def start_early(*, with_torch: bool = False) -> None:
     _waiting = _Waiting(pid, job, sentinel)
 
 
-def end_early() -> None:
+def end_prespawned_worker() -> None:
     """Ends the process if nobody has taken it."""
     if (waiting := _take()) is not None:
         waiting.end()
@@ -109,7 +109,7 @@ def _take() -> _Waiting | None:
     return waiting
 
 
-class EarlyPopen(popen_spawn_posix.Popen):
+class PrespawnedPopen(popen_spawn_posix.Popen):
     """How ``multiprocessing`` starts a process: in the one that waits, if one does."""
 
     _fds: list[int]
@@ -147,13 +147,13 @@ def wait(job: int, tracker: int, *, with_torch: bool) -> None:
     Args:
         job: Descriptor to read that from.
         tracker: Descriptor of ``multiprocessing``'s resource tracker.
-        with_torch: As in :func:`start_early`.
+        with_torch: As in :func:`prespawn_worker`.
     """
     end_with_parent(signal.SIGKILL)
     # Ctrl-C is the server's to handle until there is something to interrupt.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not with_torch:
-        leave_torch_out()
+        block_torch()
     for name in _WORKER_MODULES:
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.default_int_handler)

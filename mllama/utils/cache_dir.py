@@ -10,6 +10,10 @@ from mllama.errors import CheckpointError
 CACHE_VARIABLE = "MLLAMA_CACHE"
 """Environment variable that moves the cache."""
 
+QUANTIZED_DIRECTORY = "quantised"
+"""Where the cache keeps quantized checkpoints.  The spelling is that of the first
+version: caches hold gigabytes under it."""
+
 _BLOCK = 512
 """Bytes of what the system counts blocks in."""
 

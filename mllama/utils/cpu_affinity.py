@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mllama.errors import MllamaError
-from mllama.utils.max_threads import spin_briefly
+from mllama.utils.max_threads import limit_spinning
 
 _made: list[int | None] = []
 """What MAX's threads were limited to, once they are made."""
 
 
 @contextmanager
-def cores_limited(number: int | None) -> Iterator[None]:
+def limited_to_cores(number: int | None) -> Iterator[None]:
     """Keeps this thread, the main thread and processes that are started meanwhile to a
     number of cores.
 
@@ -51,11 +51,12 @@ def cores_limited(number: int | None) -> Iterator[None]:
             os.sched_setaffinity(thread, own)
 
 
-def make_threads(number: int | None) -> None:
+def start_max_threads(number: int | None) -> None:
     """Has MAX make its threads in this process, if it has not yet.
 
     Raises:
-        MllamaError: As :func:`cores_limited`, or if they are made and another number.
+        MllamaError: As :func:`limited_to_cores`, or if they are made and are another
+            number.
     """
     if _made:
         if number not in (None, *_made):
@@ -64,8 +65,8 @@ def make_threads(number: int | None) -> None:
                 "model: give that one the num_threads"
             )
         return
-    spin_briefly()
-    with cores_limited(number):
+    limit_spinning()
+    with limited_to_cores(number):
         from max.driver import CPU
 
         CPU()

@@ -25,7 +25,7 @@ _PR_SET_TIMERSLACK = 29
 _PR_GET_TIMERSLACK = 30
 
 
-def spin_briefly() -> None:
+def limit_spinning() -> None:
     """Has MAX's workers sleep soon, or when one of its two variables says.
 
     Does nothing once MAX is loaded, since its threads are made.

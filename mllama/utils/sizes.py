@@ -39,7 +39,7 @@ def parse_size(text: str, memory: int) -> int:
     )
 
 
-def readable(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes with a unit."""
     number = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):

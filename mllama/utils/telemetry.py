@@ -30,7 +30,7 @@ _LIBRARY = {
 }
 
 
-def turn_telemetry_off(*, server: bool = False) -> None:
+def disable_telemetry(*, server: bool = False) -> None:
     """Sets the environment's switches, unless the user has decided otherwise.
 
     Args:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 
-def leave_torch_out() -> None:
+def block_torch() -> None:
     """Hides torch from this process, unless it is imported already.
 
     transformers imports torch wherever it is installed, which takes seconds; nothing

@@ -10,10 +10,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 from mllama.kernels.dispatch import MAX, chosen_kernels
-from mllama.weights.quantization_plan import BLOCK_ENCODINGS
+from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 RUNNABLE: Final = {
-    "cpu": ("float32", "bfloat16", *BLOCK_ENCODINGS),
+    "cpu": ("float32", "bfloat16", *GGUF_ENCODINGS),
     "gpu": ("bfloat16", "float32"),
 }
 """Encodings by device type."""
@@ -23,7 +23,7 @@ BFLOAT16_ON_CPU: Final = "bfloat16_on_cpu"
 but its options allow it on GPUs alone: it is told float32, and the model this."""
 
 
-VISION_IN_BYTES: Final = "vision_in_bytes"
+INT8_VISION: Final = "int8_vision"
 """Another key of theirs: whether the vision side's matrices are bytes."""
 
 _BYTES: Final = "int8"
@@ -36,16 +36,16 @@ class Encoding:
     """A choice.
 
     Attributes:
-        name: ``float32``, ``bfloat16`` or one of ``BLOCK_ENCODINGS``.
+        name: ``float32``, ``bfloat16`` or one of ``GGUF_ENCODINGS``.
         device_type: ``cpu`` or ``gpu``.
         reason: Why it is not the user's, or None if it is.
-        vision_in_bytes: Whether the vision side's matrices are bytes.
+        int8_vision: Whether the vision side's matrices are bytes.
     """
 
     name: str
     device_type: str
     reason: str | None = None
-    vision_in_bytes: bool = False
+    int8_vision: bool = False
 
     @property
     def whole_name(self) -> str:
@@ -55,7 +55,7 @@ class Encoding:
     @property
     def vision_part(self) -> str:
         """What is said of the vision side, if it isn't what the rest is."""
-        return f", vision in {_BYTES}" if self.vision_in_bytes else ""
+        return f", vision in {_BYTES}" if self.int8_vision else ""
 
     @property
     def item_bytes(self) -> int:
@@ -72,7 +72,7 @@ class Encoding:
         """What the model is told beside it, as ``vision_config_overrides``."""
         settings = {
             BFLOAT16_ON_CPU: self._is_bfloat16_on_cpu,
-            VISION_IN_BYTES: self.vision_in_bytes,
+            INT8_VISION: self.int8_vision,
         }
         return {name: True for name, is_set in settings.items() if is_set}
 
@@ -102,7 +102,7 @@ def choose_encoding(
         return Encoding("bfloat16", device_type, "the default on a GPU")
     if dtype == "float32":
         return Encoding("float32", device_type, "as in the checkpoint")
-    if not suits_blocks(config, "q4_k"):
+    if not supports_gguf_blocks(config, "q4_k"):
         return Encoding(
             "float32", device_type, "since its widths are no multiples of 256"
         )
@@ -160,10 +160,10 @@ def with_vision(
         lacking = f"needs widths that are multiples of {_TILE}"
     if lacking is not None:
         raise MllamaError(f"--vision-encoding {_BYTES} {lacking}; leave it out")
-    return replace(encoding, vision_in_bytes=True)
+    return replace(encoding, int8_vision=True)
 
 
-def suits_blocks(config: MllamaConfig, encoding: str) -> bool:
+def supports_gguf_blocks(config: MllamaConfig, encoding: str) -> bool:
     """Whether the text side's matrices can be cut into blocks of an encoding."""
     length, _ = GGML_QUANT_SIZES[GGMLQuantizationType[encoding.upper()]]
     text = config.text_config

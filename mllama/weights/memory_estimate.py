@@ -18,7 +18,7 @@ def served_bytes(
     formats: Mapping[str, GGMLQuantizationType],
     float_item_bytes: int,
     *,
-    vision_in_bytes: bool,
+    int8_vision: bool,
 ) -> int:
     """Bytes of a model's weights in memory.
 
@@ -26,9 +26,9 @@ def served_bytes(
         config: The model's.
         formats: Format of every tensor that is served in blocks, by canonical name.
         float_item_bytes: Bytes of a weight of the others.
-        vision_in_bytes: Whether the vision side's matrices are bytes.
+        int8_vision: Whether the vision side's matrices are bytes.
     """
-    if vision_in_bytes:
+    if int8_vision:
         formats = {**formats, **vision_formats(config)}
     total = 0
     for name, shape in expected_tensors(config).items():

@@ -1,4 +1,4 @@
-"""Which tensors are quantised, and to which format: llama.cpp's usual mix."""
+"""Which tensors are quantized, and to which format: llama.cpp's usual mix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType
 
 from mllama.config import MllamaConfig
 
-BLOCK_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
+GGUF_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
 """Encodings whose files are GGUF blocks; MAX runs them on CPUs."""
 
 EMBEDDING: Final = "language_model.embed_tokens.weight"
@@ -22,7 +22,7 @@ _SENSITIVE = GGMLQuantizationType.Q6_K
 def quantisation_plan(
     config: MllamaConfig, encoding: str
 ) -> dict[str, GGMLQuantizationType]:
-    """Format of every tensor that is quantised, by its canonical name.
+    """Format of every tensor that is quantized, by its canonical name.
 
     Matrices of the text side only.  The head is sensitive in every mix; of q4_k also
     the values' projection and the last matrix of the feed-forward network, in the
@@ -31,9 +31,9 @@ def quantisation_plan(
 
     Args:
         config: The model's.
-        encoding: One of ``BLOCK_ENCODINGS``; of floats nothing is quantised.
+        encoding: One of ``GGUF_ENCODINGS``; of floats nothing is quantized.
     """
-    if encoding not in BLOCK_ENCODINGS:
+    if encoding not in GGUF_ENCODINGS:
         return {}
     text = config.text_config
     usual = GGMLQuantizationType[encoding.upper()]

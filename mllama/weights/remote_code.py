@@ -32,7 +32,7 @@ def code_files(names: Iterable[str]) -> list[str]:
     ]
 
 
-def check_own_code(directory: Path, *, trusted: bool) -> None:
+def check_remote_code(directory: Path, *, trusted: bool) -> None:
     """Refuses code that would be needed and may not run, or isn't there.
 
     A tokenizer that names its own class beside one of transformers', and has a

@@ -74,13 +74,13 @@ from mllama.aot.compile import compile_model
 from mllama.launch.options import EngineOptions
 from mllama.aot.targets import find_target
 from mllama.aot.gpu_target import make_devices_virtual, planned_graphs
-from mllama.compilation.graph_compiler import GraphCompiler, how_by_default
+from mllama.compilation.graph_compiler import GraphCompiler, default_compile_settings
 
 make_devices_virtual(find_target("cuda:sm_90"), 1)
 max.driver.scan_available_devices = lambda: [max.driver.DeviceSpec.accelerator(0)]
 config = MllamaConfig.from_path(MODEL_PATH)
 graphs = planned_graphs(config, 1)
-planned = [graph.key(how_by_default()).stem for graph in graphs]
+planned = [graph.key(default_compile_settings()).stem for graph in graphs]
 for graph in graphs:
     graph.traced()
 asked = []
@@ -89,7 +89,7 @@ def note(compiler, graph, **options):
     if not getattr(graph, "is_ours", False):
         print(json.dumps([planned, asked]))
         sys.exit()
-    asked.append(graph.key(compiler._how).stem)
+    asked.append(graph.key(compiler._compile_settings).stem)
 
 GraphCompiler._compile = note
 compile_model(EngineOptions(devices="gpu"), Path(sys.argv[1]))

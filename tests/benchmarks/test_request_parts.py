@@ -30,7 +30,7 @@ from benchmarks.compare.results import Results
     [
         ("mo.matmul", MATMULS),
         ("mllama_padded_attention", ATTENTION),
-        ("mllama_three_block_products", KEYS_VALUES),
+        ("mllama_gguf_fused_qkv", KEYS_VALUES),
         ("mllama_image_store", KEYS_VALUES),
         ("Epilogue(matmul, gelu, operandIndices=[0])", MATMULS),
         ("reduce.softmax", ATTENTION),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mllama.cli.environment_report import as_text, diagnosis
+from mllama.cli.environment_report import as_text, environment_report
 from mllama.compilation.store import CompiledStore
 from tests.compilation.test_manifest import MANIFEST
 from tests.compilation.test_store import KEY
@@ -72,7 +72,7 @@ def test_a_probe_that_fails_says_so_in_its_place(
         raise OSError("no such\ndevice")
 
     monkeypatch.setattr("max.driver.scan_available_devices", broken)
-    report = diagnosis({})
+    report = environment_report({})
     assert report["machine"]["GPUs"] == "unknown (OSError: no such device)"
     assert "unknown" not in report["machine"]["cores"]
     assert "  GPUs" in as_text(report)

@@ -74,7 +74,7 @@ def test_json_is_the_only_line_and_has_every_key(tmp_path: Path) -> None:
 
 def test_conversations_are_answered_together_and_in_order(tmp_path: Path) -> None:
     """With all options that change an answer, of which none may be ignored."""
-    questions = ("Hello", "Is there a circle?", "Name the colours.")
+    questions = ("Hello", "Is there a circle?", "Name the colors.")
     file = tmp_path / "conversations.json"
     file.write_text(
         json.dumps([[{"role": "user", "content": question}] for question in questions])

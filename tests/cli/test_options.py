@@ -20,7 +20,7 @@ from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from mllama.kernels import dispatch
 from mllama.launch.options import EngineOptions
-from mllama.weights.encodings import VISION_IN_BYTES
+from mllama.weights.encodings import INT8_VISION
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
@@ -67,7 +67,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
         return seen
 
     monkeypatch.setattr("mllama.llm.LLM", Recorder)
-    monkeypatch.setattr("mllama.cli.generate.leave_torch_out", lambda: None)
+    monkeypatch.setattr("mllama.cli.generate.block_torch", lambda: None)
     return run
 
 
@@ -84,8 +84,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         monkeypatch.delenv(f"MAX_SERVE_{name}")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     # This process goes on, with torch and without the model.
-    monkeypatch.setattr("mllama.cli.serve.leave_torch_out", lambda: None)
-    monkeypatch.setattr("mllama.cli.serve.start_early", lambda **_: None)
+    monkeypatch.setattr("mllama.cli.serve.block_torch", lambda: None)
+    monkeypatch.setattr("mllama.cli.serve.prespawn_worker", lambda **_: None)
     monkeypatch.setattr(
         "mllama.server.app.serve",
         lambda settings, args, **told: seen.update(told, settings=settings, args=args),
@@ -146,7 +146,7 @@ def test_the_engine_hands_on_to_max(
     option: dict[str, Any], read: Callable[[Any], Any], value: Any
 ) -> None:
     options = EngineOptions(devices="cpu", **option)
-    files = options.check().quantised(quiet=True)
+    files = options.check().quantized(quiet=True)
     assert read(options.pipeline_args(files)) == value
     plain = EngineOptions(devices="cpu")
     assert read(plain.pipeline_args(plain.check())) != value
@@ -207,10 +207,10 @@ def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
 @needs_own
 def test_both_hand_on_the_vision_sides_encoding(served: Started) -> None:
     args = served("--devices", "cpu", "--vision-encoding", "int8")["args"]
-    assert args.vision_config_overrides[VISION_IN_BYTES]
+    assert args.vision_config_overrides[INT8_VISION]
     options = EngineOptions(devices="cpu", vision_encoding="int8")
     told = options.pipeline_args(options.check()).vision_config_overrides
-    assert told[VISION_IN_BYTES]
+    assert told[INT8_VISION]
     with pytest.raises(MllamaError, match="in int8, not 'int4'"):
         served("--devices", "cpu", "--vision-encoding", "int4")
 
@@ -249,7 +249,7 @@ port: 8123
     ("content", "complaint"),
     [
         ("max_lenght: 5", "names 'max_lenght', which is no option"),
-        ("model:\n  colour: red", "names 'colour', which is no option"),
+        ("model:\n  color: red", "names 'color', which is no option"),
         ("max_length: 5\nmodel: {max-length: 6}", "names 'max-length' twice"),
         ("max_length: [5, 6]", "max_length takes one value, not a list"),
         ("max_length: 999999999", "999999999"),

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from mllama.utils.telemetry import SWITCH, turn_telemetry_off
+from mllama.utils.telemetry import SWITCH, disable_telemetry
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("server", [False, True])
 def test_every_sender_is_off(server: bool) -> None:
-    turn_telemetry_off(server=server)
+    disable_telemetry(server=server)
     assert os.environ["MODULAR_TELEMETRY_ENABLED"] == "0"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     # Of a server, only what leaves the machine: its own /metrics page stays.
@@ -27,12 +27,12 @@ def test_every_sender_is_off(server: bool) -> None:
 
 def test_a_users_choice_is_kept() -> None:
     os.environ["MODULAR_TELEMETRY_ENABLED"] = "1"
-    turn_telemetry_off()
+    disable_telemetry()
     assert os.environ["MODULAR_TELEMETRY_ENABLED"] == "1"
 
 
 def test_the_switch_leaves_everything_as_it_was() -> None:
     os.environ[SWITCH] = "1"
-    turn_telemetry_off(server=True)
+    disable_telemetry(server=True)
     assert not [name for name in os.environ if "TELEMETRY" in name and name != SWITCH]
     assert "OTEL_SDK_DISABLED" not in os.environ

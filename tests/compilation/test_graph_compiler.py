@@ -179,6 +179,6 @@ def test_a_graph_is_described_by_all_that_it_is_built_from() -> None:
         texts(arch(), lm_head=QuantizationEncoding.Q4_K),
         texts(echoing),
         texts(replace(arch(), model=replace(config, text_config=deeper))),
-        texts(replace(arch(), vision_in_bytes=True)),
+        texts(replace(arch(), int8_vision=True)),
     ]
     assert len({plain, *others}) == 1 + len(others)

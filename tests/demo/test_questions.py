@@ -13,7 +13,7 @@ from demo.data.conversations import KINDS, messages, random_conversation
 from demo.data.drawing import render
 from demo.data.questions import ASKERS, Asked, ask
 from demo.data.scenes import (
-    COLOUR_NAMES,
+    COLOR_NAMES,
     DIGITS,
     SHAPES,
     Background,
@@ -41,18 +41,18 @@ def words_of(text: str) -> list[str]:
 
 
 def matching(scene: Scene, words: list[str]) -> list[Item]:
-    """Items that fit every colour, shape and digit word among ``words``."""
+    """Items that fit every color, shape and digit word among ``words``."""
     singular = [word.removesuffix("s") if word != "cross" else word for word in words]
     singular = ["cross" if word in ("crosse", "cros") else word for word in singular]
     found = []
     for item in scene.items:
-        colours = [word for word in singular if word in COLOUR_NAMES]
+        colors = [word for word in singular if word in COLOR_NAMES]
         kinds = [word for word in singular if word in (*SHAPES, *DIGITS)]
         if "digit" in singular or "number" in singular:
             kinds += list(DIGITS) if item.is_digit else ["not this"]
         elif not kinds and item.is_digit:
             continue
-        if all(item.colour == word for word in colours) and (
+        if all(item.color == word for word in colors) and (
             not kinds or item.kind in kinds
         ):
             found.append(item)
@@ -91,14 +91,14 @@ def test_description_names_every_item_once(seed: int) -> None:
     named = [
         (words[i], words[i + 1])
         for i in range(len(words) - 1)
-        if words[i] in COLOUR_NAMES
+        if words[i] in COLOR_NAMES
     ]
-    assert named == [(item.colour, item.kind) for item in scene.items]
+    assert named == [(item.color, item.kind) for item in scene.items]
 
 
 @settings(max_examples=100, deadline=None)
 @given(seeds)
-def test_relation_follows_from_the_centres(seed: int) -> None:
+def test_relation_follows_from_the_centers(seed: int) -> None:
     scene, asked = asked_of(seed, "relation")
     side = words_of(asked.answer)[0]
     second = matching(scene, words_of(asked.answer))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from demo.data.drawing import coverage, render
 from demo.data.scenes import (
-    COLOUR_NAMES,
+    COLOR_NAMES,
     LAYOUTS,
     MIN_CONTRAST,
     SHAPES,
@@ -38,7 +38,7 @@ def test_same_seed_same_picture() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seeds)
-def test_colour_is_where_the_scene_says(seed: int) -> None:
+def test_color_is_where_the_scene_says(seed: int) -> None:
     scene = scene_of(seed)
     picture = np.asarray(render(scene)).astype(int)
     for item in scene.shapes:  # a digit may be hollow in its middle
@@ -105,6 +105,6 @@ def test_everything_is_drawn_about_equally_often() -> None:
     for shape in SHAPES:
         share = sum(item.kind == shape for item in shapes) / len(shapes)
         assert abs(share - 1 / len(SHAPES)) < 0.05
-    for colour in COLOUR_NAMES:
-        share = sum(item.colour == colour for item in items) / len(items)
-        assert abs(share - 1 / len(COLOUR_NAMES)) < 0.04
+    for color in COLOR_NAMES:
+        share = sum(item.color == color for item in items) / len(items)
+        assert abs(share - 1 / len(COLOR_NAMES)) < 0.04

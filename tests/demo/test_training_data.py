@@ -21,7 +21,7 @@ from demo.data.drawing import render  # noqa: E402
 from demo.data.scenes import LAYOUTS, random_scene  # noqa: E402
 from demo.training.architecture import build  # noqa: E402
 from demo.training.packing import Encoder, Row, collate  # noqa: E402
-from demo.training.pixels import cut, normalise  # noqa: E402
+from demo.training.pixels import cut, normalize  # noqa: E402
 from demo.training.scoring import answer_logits, vision_states  # noqa: E402
 from demo.training.tokenizer import special_ids  # noqa: E402
 from mllama.demo_model import MODEL_PATH  # noqa: E402
@@ -40,7 +40,7 @@ def test_tiles_are_the_processors(processor, layout) -> None:
         tiles = cut(picture)
         wanted = processor.image_processor([[picture]], return_tensors="pt")
         valid = torch.tensor([i < tiles.count for i in range(4)])
-        ours = normalise(torch.from_numpy(tiles.pixels), valid)
+        ours = normalize(torch.from_numpy(tiles.pixels), valid)
         torch.testing.assert_close(
             ours, wanted["pixel_values"][0, 0].float(), rtol=0, atol=1e-5
         )

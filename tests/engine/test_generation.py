@@ -10,7 +10,7 @@ from max.pipelines.context import GenerationStatus
 
 from mllama.engine.generation import Generation, Step, stop_strings
 from mllama.errors import MllamaError
-from mllama.requests.detokenizer import TextStream
+from mllama.requests.detokenizer import StreamingDetokenizer
 from tests.requests.test_detokenizer import TOKENIZER
 
 ACTIVE = GenerationStatus.ACTIVE
@@ -22,7 +22,7 @@ class Request:
     def __init__(self, stop: list[str] | None = None) -> None:
         self.cancelled = 0
         self.generation = Generation(
-            TextStream(TOKENIZER, stop or []),
+            StreamingDetokenizer(TOKENIZER, stop or []),
             text_tokens=7,
             image_tokens=100,
             started=10.0,

@@ -9,10 +9,10 @@ import sys
 from mllama.errors import MllamaError
 from mllama.hub.download import fetch_model
 from mllama.hub.options import HubOptions
-from mllama.utils.telemetry import turn_telemetry_off
+from mllama.utils.telemetry import disable_telemetry
 
 if __name__ == "__main__":
-    turn_telemetry_off()
+    disable_telemetry()
     arguments = json.loads(sys.argv[1])
     options = HubOptions(**arguments.pop("options", {}))
     try:

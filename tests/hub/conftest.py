@@ -25,7 +25,7 @@ UNNEEDED = {
     "original/tokenizer.model": b"tokens",
     "pytorch_model.bin": b"a pickle",
     "README.md": b"# A model",
-    "LICENSE.txt": b"A licence",
+    "LICENSE.txt": b"A license",
     "picture.png": b"a picture",
 }
 

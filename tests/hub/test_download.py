@@ -14,7 +14,7 @@ import pytest
 
 from mllama.hub.content_key import content_key
 from mllama.launch.model_files import ModelFiles
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 from tests.hub.conftest import DEMO, NAME, UNNEEDED, Machine
 from tests.hub.stand_in import TOKEN, StandInHub
 
@@ -255,24 +255,24 @@ def shards() -> dict[str, bytes]:
     }
 
 
-def quantised(model: str) -> ModelFiles:
-    files = find_model_files(model, encoding="q6_k", device_type="cpu")
-    return files.quantised(quiet=True)
+def quantized(model: str) -> ModelFiles:
+    files = resolve_model_files(model, encoding="q6_k", device_type="cpu")
+    return files.quantized(quiet=True)
 
 
 def test_what_was_quantised_of_a_snapshot_is_found_again(
     hub: StandInHub, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a forced download nor a commit that leaves the weights alone makes it be
-    quantised anew."""
+    quantized anew."""
     monkeypatch.setenv("MLLAMA_CACHE", str(machine.home / "mllama"))
     first = machine.fetch()
-    q6 = quantised(first.model)
+    q6 = quantized(first.model)
     written = q6.weight_path[0].stat().st_mtime_ns
     machine.fetch(options={"force_download": True})
     hub.repositories[NAME].commit(DEMO | {"new.txt": b"new"})
     for fetch in (first, machine.fetch()):
-        again = quantised(fetch.model)
+        again = quantized(fetch.model)
         assert again.weight_path == q6.weight_path
     assert q6.weight_path[0].stat().st_mtime_ns == written
 

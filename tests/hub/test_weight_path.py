@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mllama.demo_model import MODEL_PATH
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 from tests.hub.conftest import DEMO, NAME, Machine
 from tests.hub.stand_in import StandInHub
 
@@ -20,8 +20,8 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The demo model in q4_k."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        found = find_model_files(str(MODEL_PATH), encoding="q4_k", device_type="cpu")
-        files = found.quantised(quiet=True)
+        found = resolve_model_files(str(MODEL_PATH), encoding="q4_k", device_type="cpu")
+        files = found.quantized(quiet=True)
     return files.weight_path[0].read_bytes()
 
 
@@ -32,7 +32,7 @@ def test_a_single_gguf_file_is_a_model_by_itself(
     hub.add("maker/model-GGUF", {"README.md": b"", "model-q4_k.gguf": gguf})
     fetch = machine.fetch("maker/model-GGUF")
     assert Path(fetch.model).read_bytes() == gguf
-    files = find_model_files(fetch.model, device_type="cpu")
+    files = resolve_model_files(fetch.model, device_type="cpu")
     assert files.encoding.name == "q4_k"
     machine.environment["HF_HUB_OFFLINE"] = "1"
     assert machine.fetch("maker/model-GGUF").model == fetch.model
@@ -94,8 +94,8 @@ def test_a_file_here_comes_first_and_nothing_is_downloaded_for_it(
 def test_weights_may_be_of_another_revision(
     hub: StandInHub, machine: Machine, gguf: bytes
 ) -> None:
-    commit = hub.repositories[NAME].commit(DEMO | {"model.gguf": gguf}, "quantised")
-    options = {"weight_revision": "quantised"}
+    commit = hub.repositories[NAME].commit(DEMO | {"model.gguf": gguf}, "quantized")
+    options = {"weight_revision": "quantized"}
     fetch = machine.fetch(weight_path=["model.gguf"], options=options)
     assert commit not in fetch.model
     assert commit in fetch.weights[0]

@@ -14,20 +14,20 @@ from hypothesis.stateful import (
 from mllama.image_cache.block_manager import (
     ZERO_PAGE,
     Entry,
-    ImagePool,
-    PoolFullError,
+    ImageBlockManager,
+    ImageCacheFullError,
     RunKey,
     RunRows,
 )
 
 
-def pin(pool: ImagePool, request: str, key: RunKey, rows: RunRows) -> Entry:
+def pin(pool: ImageBlockManager, request: str, key: RunKey, rows: RunRows) -> Entry:
     pool.reserve(request, {key: rows})
     return pool.pinned(request, key)
 
 
 def test_same_images_share_one_entry() -> None:
-    pool = ImagePool(num_pages=10, page_size=4)
+    pool = ImageBlockManager(num_pages=10, page_size=4)
     first = pin(pool, "a", (7,), (6,))
     assert pin(pool, "b", (7,), (6,)) is first
     assert len(first.pages) == 2
@@ -35,7 +35,7 @@ def test_same_images_share_one_entry() -> None:
 
 
 def test_rows_of_a_run_end_image_by_image() -> None:
-    entry = pin(ImagePool(10, 4), "a", (1, 2), (5, 3))
+    entry = pin(ImageBlockManager(10, 4), "a", (1, 2), (5, 3))
     assert [entry.rows(1), entry.rows(2)] == [5, 8]
     assert entry.span(0) == (0, 5)
     assert entry.span(1) == (5, 8)
@@ -43,7 +43,7 @@ def test_rows_of_a_run_end_image_by_image() -> None:
 
 
 def test_least_recently_used_unpinned_entry_goes_first() -> None:
-    pool = ImagePool(num_pages=4, page_size=1)
+    pool = ImageBlockManager(num_pages=4, page_size=1)
     kept, old, recent = (pin(pool, name, (i,), (1,)) for i, name in enumerate("abc"))
     pool.unpin("b")
     pool.unpin("c")
@@ -57,9 +57,9 @@ def test_least_recently_used_unpinned_entry_goes_first() -> None:
 
 
 def test_a_full_pool_says_what_is_missing_and_pins_nothing() -> None:
-    pool = ImagePool(num_pages=5, page_size=1)
+    pool = ImageBlockManager(num_pages=5, page_size=1)
     pin(pool, "a", (1,), (2,))
-    with pytest.raises(PoolFullError) as caught:
+    with pytest.raises(ImageCacheFullError) as caught:
         pool.reserve("b", {(1,): (2,), (2,): (1,), (3,): (4,)})
     assert caught.value.missing_pages == 3
     assert (len(pool), pool.free_pages) == (1, 2)
@@ -68,15 +68,15 @@ def test_a_full_pool_says_what_is_missing_and_pins_nothing() -> None:
 
 
 def test_what_a_request_wants_makes_no_room_for_itself() -> None:
-    pool = ImagePool(num_pages=3, page_size=1)
+    pool = ImageBlockManager(num_pages=3, page_size=1)
     pin(pool, "a", (1,), (1,))
     pool.unpin("a")
-    with pytest.raises(PoolFullError):
+    with pytest.raises(ImageCacheFullError):
         pool.reserve("b", {(1,): (1,), (2,): (2,)})
 
 
 def test_a_stored_image_is_found_until_it_is_evicted() -> None:
-    pool = ImagePool(num_pages=3, page_size=1)
+    pool = ImageBlockManager(num_pages=3, page_size=1)
     entry = pin(pool, "a", (1, 2), (1, 1))
     assert pool.find(2) is None
     pool.fill(entry, 1)
@@ -88,7 +88,7 @@ def test_a_stored_image_is_found_until_it_is_evicted() -> None:
 
 
 def test_an_entry_to_copy_from_is_evicted_last() -> None:
-    pool = ImagePool(num_pages=4, page_size=1)
+    pool = ImageBlockManager(num_pages=4, page_size=1)
     source = pin(pool, "a", (1,), (1,))
     pool.fill(source, 0)
     pin(pool, "b", (5,), (1,))
@@ -100,7 +100,7 @@ def test_an_entry_to_copy_from_is_evicted_last() -> None:
 
 
 def test_unpinning_again_or_for_strangers_does_nothing() -> None:
-    pool = ImagePool(4, 1)
+    pool = ImageBlockManager(4, 1)
     pin(pool, "a", (1,), (1,))
     pool.unpin("a")
     pool.unpin("a")
@@ -113,7 +113,7 @@ class AnyUse(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = ImagePool(num_pages=9, page_size=2)
+        self.pool = ImageBlockManager(num_pages=9, page_size=2)
         self.reads: dict[int, set[RunKey]] = {}
 
     @rule(
@@ -126,7 +126,7 @@ class AnyUse(RuleBasedStateMachine):
         wanted = {key: tuple(1 + item % 3 for item in key) for key in keys}
         try:
             self.pool.reserve(request, wanted)
-        except PoolFullError:
+        except ImageCacheFullError:
             return
         self.reads.setdefault(request, set()).update(keys)
         for key in keys:

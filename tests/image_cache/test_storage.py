@@ -10,10 +10,12 @@ from max.graph import DeviceRef
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.image_cache.block_manager import Entry, RunKey, RunRows
-from mllama.image_cache.storage import ImageStore, ReadSegment
+from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 
 
-def store(num_pages: int, num_layers: int = 1, num_devices: int = 1) -> ImageStore:
+def store(
+    num_pages: int, num_layers: int = 1, num_devices: int = 1
+) -> ImageCacheStorage:
     params = MHAKVCacheParams(
         dtype=DType.float32,
         n_kv_heads=2,
@@ -22,10 +24,10 @@ def store(num_pages: int, num_layers: int = 1, num_devices: int = 1) -> ImageSto
         page_size=128,
         devices=[DeviceRef.CPU()] * num_devices,
     )
-    return ImageStore(params, [CPU()] * num_devices, num_pages)
+    return ImageCacheStorage(params, [CPU()] * num_devices, num_pages)
 
 
-def reserved(images: ImageStore, key: RunKey, rows: RunRows) -> Entry:
+def reserved(images: ImageCacheStorage, key: RunKey, rows: RunRows) -> Entry:
     images.pool.reserve("request", {key: rows})
     return images.pool.pinned("request", key)
 

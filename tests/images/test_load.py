@@ -79,7 +79,7 @@ def test_transparency_lies_on_white() -> None:
     assert np.asarray(load_image(content)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     content = encoded(Image.fromarray(values))
     assert np.asarray(load_image(content))[0, :, 0].tolist() == [0, 1, 128, 255]
@@ -92,7 +92,7 @@ def test_sixteen_bit_pgm_is_scaled_too() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_animation_shows_its_first_frame(kind: str) -> None:
-    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encoded(red, kind, save_all=True, append_images=[blue], **options)
     assert load_image(content).getpixel((4, 4)) == (255, 0, 0)

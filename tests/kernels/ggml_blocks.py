@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Kind
 Array = np.ndarray
 
 
-def ggml_quantise(weights: Array, kind: Kind) -> Array:
+def ggml_quantize(weights: Array, kind: Kind) -> Array:
     """ggml's blocks of a matrix, made without an importance matrix."""
     length, size = GGML_QUANT_SIZES[kind]
     rows, width = weights.shape
@@ -31,7 +31,7 @@ def ggml_quantise(weights: Array, kind: Kind) -> Array:
     return blocks
 
 
-def ggml_dequantise(blocks: Array, kind: Kind) -> Array:
+def ggml_dequantize(blocks: Array, kind: Kind) -> Array:
     """What ggml reads from blocks."""
     length, size = GGML_QUANT_SIZES[kind]
     values = np.empty((len(blocks), blocks.shape[1] // size * length), np.float32)

@@ -13,7 +13,7 @@ SPAN = 256
 """Activations that share a scale."""
 
 
-def quantised(x: Array) -> Array:
+def quantized(x: Array) -> Array:
     """float32 ``[rows, width]`` as the operations see them, float64.
 
     Each 256 values become the nearest of -127 to 127 times a scale; values below 1e-30
@@ -31,8 +31,8 @@ def quantised(x: Array) -> Array:
 
 
 def product(x: Array, blocks: Array, kind: Kind) -> Array:
-    """``x @ weights.T`` in float64, ``x`` quantised."""
-    values: Array = quantised(x) @ weights(blocks, kind).T
+    """``x @ weights.T`` in float64, ``x`` quantized."""
+    values: Array = quantized(x) @ weights(blocks, kind).T
     return values
 
 

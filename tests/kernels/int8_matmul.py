@@ -7,7 +7,7 @@ import numpy as np
 Array = np.ndarray
 
 
-def quantised(values: Array) -> Array:
+def quantized(values: Array) -> Array:
     """float32 ``[rows, width]`` as bytes with a scale for each row, float64.
 
     Each row becomes the nearest of -127 to 127 times its scale; one below 1e-30 is
@@ -23,6 +23,6 @@ def quantised(values: Array) -> Array:
 
 
 def product(x: Array, weights: Array, added: Array | None = None) -> Array:
-    """``x @ weights.T + added`` in float64, both factors quantised."""
-    result: Array = quantised(x) @ quantised(weights).T
+    """``x @ weights.T + added`` in float64, both factors quantized."""
+    result: Array = quantized(x) @ quantized(weights).T
     return result if added is None else result + added

@@ -21,7 +21,7 @@ SMALLEST = 1e-15
 """q6_k takes sub-blocks without a larger weight for zeros, as ggml does."""
 
 
-def quantise(weights: Floats, encoding: GGMLQuantizationType) -> Bytes:
+def quantize(weights: Floats, encoding: GGMLQuantizationType) -> Bytes:
     """Blocks of a matrix ``[rows, width]``: uint8 ``[rows, bytes of a row]``."""
     length, size = GGML_QUANT_SIZES[encoding]
     rows, width = weights.shape

@@ -1,4 +1,4 @@
-"""ggml itself quantises no better, and decodes our blocks as the gguf package does.
+"""ggml itself quantizes no better, and decodes our blocks as the gguf package does.
 
 ``ggml-python`` builds ggml as it is installed.  Without it this file fails.
 """
@@ -14,10 +14,10 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from mllama.demo_model import MODEL_PATH
-from mllama.kernels.ops.gguf_quantize import FORMATS, quantise
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantize
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.tensor_encoding import planned_tensors
-from tests.kernels.ggml_blocks import ggml_dequantise, ggml_quantise
+from tests.kernels.ggml_blocks import ggml_dequantize, ggml_quantize
 
 Array = np.ndarray
 Make = Callable[[], Array]
@@ -64,7 +64,7 @@ def shifted() -> Array:
 )
 def test_the_error_is_no_larger_than_ggmls(kind: Kind, make: Make) -> None:
     weights = make().astype(np.float32)
-    ours, theirs = quantise(weights, kind), ggml_quantise(weights, kind)
+    ours, theirs = quantize(weights, kind), ggml_quantize(weights, kind)
     error = relative_error(ours, kind, weights)
     assert 0 < error <= WORSE * relative_error(theirs, kind, weights)
 
@@ -80,28 +80,28 @@ def test_nor_on_the_demo_models_matrices(kind: Kind) -> None:
     assert len(names) > 20
     for name in names:
         weights = checkpoint.tensors[name].floats()
-        error = relative_error(quantise(weights, kind), kind, weights)
-        theirs = relative_error(ggml_quantise(weights, kind), kind, weights)
+        error = relative_error(quantize(weights, kind), kind, weights)
+        theirs = relative_error(ggml_quantize(weights, kind), kind, weights)
         assert 0 < error <= WORSE * theirs, name
 
 
 @every_format
 def test_most_blocks_are_ggmls_own(kind: Kind) -> None:
     weights = gaussian().astype(np.float32)
-    same = quantise(weights, kind) == ggml_quantise(weights, kind)
+    same = quantize(weights, kind) == ggml_quantize(weights, kind)
     assert same.mean() > 0.99
 
 
 @every_format
 @pytest.mark.parametrize("make", [heavy_tailed, zero_blocks])
 def test_ggml_reads_what_the_gguf_package_reads(kind: Kind, make: Make) -> None:
-    blocks = quantise(make().astype(np.float32), kind)
-    theirs, ours = ggml_dequantise(blocks, kind), dequantize(blocks, kind)
+    blocks = quantize(make().astype(np.float32), kind)
+    theirs, ours = ggml_dequantize(blocks, kind), dequantize(blocks, kind)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
 @every_format
 def test_blocks_of_zeros_are_zeros_to_ggml(kind: Kind) -> None:
     weights = zero_blocks().astype(np.float32)
-    found = ggml_dequantise(quantise(weights, kind), kind)
+    found = ggml_dequantize(quantize(weights, kind), kind)
     assert not found[weights == 0].any()

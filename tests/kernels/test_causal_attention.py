@@ -15,8 +15,8 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.dispatch import operations, uses_own
-from mllama.kernels.ops.attention import OPERATIONS, PAGE_SIZE, attend_causally
+from mllama.kernels.dispatch import operations, uses_custom_ops
+from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, causal_attention
 from tests.kernels.widths import KERNELS, made_of
 
 Array = np.ndarray
@@ -25,7 +25,8 @@ HEAD_DIMS = (16, 24, 128)
 """Those that the tests' graph has an operation for."""
 
 pytestmark = pytest.mark.skipif(
-    not uses_own(DeviceRef.CPU()), reason="this CPU lacks what own operations need"
+    not uses_custom_ops(DeviceRef.CPU()),
+    reason="this CPU lacks what own operations need",
 )
 
 every_width = pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -95,7 +96,7 @@ class Operation:
         with Graph(
             "causal_attention",
             input_types=types,
-            custom_extensions=[operations(OPERATIONS)],
+            custom_extensions=[operations(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
             for start in range(0, len(types), 6):
@@ -103,7 +104,7 @@ class Operation:
                     start : start + 6
                 ]
                 outputs.append(
-                    attend_causally(
+                    causal_attention(
                         query.tensor,
                         cache.buffer,
                         layer.tensor,

@@ -23,7 +23,7 @@ from tests.kernels import reference
 from tests.kernels.gguf_matmul import (
     gated,
     product,
-    quantised,
+    quantized,
     random_blocks,
     weights,
 )
@@ -64,7 +64,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         Graph(
             "block_products",
             input_types=inputs,
-            custom_extensions=[operations(own.OPERATIONS)],
+            custom_extensions=[operations(own.MOJO_PACKAGE)],
         ) as graph,
     ):
         values = [value.tensor for value in graph.inputs]
@@ -77,12 +77,12 @@ def run(request: pytest.FixtureRequest) -> Run:
             return ops.custom(name, CPU_DEVICE, [x[place], *given], [kind], named)[0]
 
         results = [
-            call("mllama_block_product", i, [blocks[i]], blocks[i].shape[0], encoding=k)
+            call("mllama_gguf_matmul", i, [blocks[i]], blocks[i].shape[0], encoding=k)
             for i, k in enumerate(FORMATS)
         ]
         results.append(
             call(
-                "mllama_three_block_products",
+                "mllama_gguf_fused_qkv",
                 3,
                 blocks[3:6],
                 like.shape[0],
@@ -93,7 +93,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         )
         results.append(
             call(
-                "mllama_gated_block_product",
+                "mllama_gguf_fused_gate_up",
                 4,
                 blocks[6:],
                 blocks[6].shape[0],
@@ -253,10 +253,10 @@ def test_extreme_sums_do_not_overflow(
 
 @every_format
 def test_close_to_the_product_of_floats(run: Run, kind: Kind) -> None:
-    """What quantised activations cost: less than what 4 bits of a weight do."""
+    """What quantized activations cost: less than what 4 bits of a weight do."""
     rng = np.random.default_rng(1)
     x = rng.normal(0, 1, (6, 1024)).astype(np.float32)
-    blocks = reference.quantise(rng.normal(0, 1, (48, 1024)), kind)
+    blocks = reference.quantize(rng.normal(0, 1, (48, 1024)), kind)
     exact = x.astype(np.float64) @ weights(blocks, kind).T
     off = one(run, x, blocks, kind) - exact
     assert 1e-4 < np.sqrt(np.square(off).mean() / np.square(exact).mean()) < 0.01
@@ -352,7 +352,7 @@ def test_what_a_graph_refuses() -> None:
                 TensorType(DType.float32, ("rows", 512), CPU_DEVICE),
                 TensorType(DType.bfloat16, ("rows", 512), CPU_DEVICE),
             ],
-            custom_extensions=[operations(own.OPERATIONS)],
+            custom_extensions=[operations(own.MOJO_PACKAGE)],
         ) as graph,
     ):
         x, low = (value.tensor for value in graph.inputs)
@@ -363,10 +363,10 @@ def test_what_a_graph_refuses() -> None:
         with pytest.raises(ValueError, match="blocks"):
             own.product(x, weight("d", 5, 288, QuantizationEncoding.Q5_K))
         with pytest.raises(ValueError, match="a and b differ"):
-            own.gated_product(x, fitting, other)
-        graph.output(own.product(x, fitting), own.three_products(x, *[fitting] * 3))
+            own.fused_gate_up_matmul(x, fitting, other)
+        graph.output(own.product(x, fitting), own.fused_qkv_matmul(x, *[fitting] * 3))
 
 
-def test_the_plain_form_quantises() -> None:
+def test_the_plain_form_quantizes() -> None:
     x = np.linspace(-1, 1, 256, dtype=np.float32)[None]
-    assert np.abs(quantised(x) - x).max() <= 1 / 254 + 1e-9
+    assert np.abs(quantized(x) - x).max() <= 1 / 254 + 1e-9

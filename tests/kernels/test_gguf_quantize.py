@@ -1,4 +1,4 @@
-"""The block quantisers against their plain form, and what they refuse."""
+"""The block quantizers against their plain form, and what they refuse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllama.errors import CheckpointError
-from mllama.kernels.ops.gguf_quantize import FORMATS, quantise
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantize
 from tests.kernels import reference
 
 Array = np.ndarray
@@ -56,7 +56,7 @@ def check_against_reference(
         same: Share of the bytes that are equal.
         worse: Factor that the error may be larger by.
     """
-    ours, theirs = quantise(weights, kind), reference.quantise(weights, kind)
+    ours, theirs = quantize(weights, kind), reference.quantize(weights, kind)
     assert ours.shape == theirs.shape
     assert ours.dtype == np.uint8
     assert (ours == theirs).mean() > same
@@ -103,8 +103,8 @@ def test_values_of_any_size_sign_and_spread(
 @every_format
 def test_rows_are_independent(kind: Kind) -> None:
     values = normal(200, 768)
-    alone = [quantise(row[None], kind) for row in values]
-    np.testing.assert_array_equal(quantise(values, kind), np.concatenate(alone))
+    alone = [quantize(row[None], kind) for row in values]
+    np.testing.assert_array_equal(quantize(values, kind), np.concatenate(alone))
 
 
 @every_format
@@ -117,7 +117,7 @@ def test_half_precision_is_read_as_it_lies_in_the_file(kind: Kind, dtype: str) -
     else:
         stored = values.astype(np.float16)
         values = stored.astype(np.float32)
-    ours, widened = quantise(stored, kind), quantise(values, kind)
+    ours, widened = quantize(stored, kind), quantize(values, kind)
     assert (ours == widened).mean() > 0.999
     assert relative_error(dequantize(ours, kind), values) < ERRORS[kind]
 
@@ -140,14 +140,14 @@ def test_half_precision_is_read_as_it_lies_in_the_file(kind: Kind, dtype: str) -
 def test_rows_may_lie_anywhere(kind: Kind, view: Callable[[Array], Array]) -> None:
     values = view(normal(8, 1024))
     values.setflags(write=False)
-    expected = quantise(np.array(values, order="C"), kind)
-    np.testing.assert_array_equal(quantise(values, kind), expected)
+    expected = quantize(np.array(values, order="C"), kind)
+    np.testing.assert_array_equal(quantize(values, kind), expected)
 
 
 @every_format
 @pytest.mark.parametrize("zero", [0.0, -0.0, 1e-38, -1e-42])
 def test_zeros_and_what_is_next_to_nothing_stay_so(kind: Kind, zero: float) -> None:
-    blocks = quantise(np.full((3, 512), zero, np.float32), kind)
+    blocks = quantize(np.full((3, 512), zero, np.float32), kind)
     assert not dequantize(blocks, kind).any()
 
 
@@ -155,7 +155,7 @@ def test_zeros_and_what_is_next_to_nothing_stay_so(kind: Kind, zero: float) -> N
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.013, -250.0, 3e5])
 def test_a_constant_comes_back(kind: Kind, value: float) -> None:
     weights = np.full((2, 512), value, np.float32)
-    found = dequantize(quantise(weights, kind), kind)
+    found = dequantize(quantize(weights, kind), kind)
     # Small scales are denormal in float16, exact to one part in 200 here.
     np.testing.assert_allclose(found, weights, rtol=1 / 128)
 
@@ -173,7 +173,7 @@ def test_larger_ones_are_refused(kind: Kind, size: float) -> None:
     weights = normal(5, 512)
     weights[3, 300] = -TOO_LARGE[kind] * size
     with pytest.raises(CheckpointError, match=r"h\.w holds values that are too"):
-        quantise(weights, kind, "h.w")
+        quantize(weights, kind, "h.w")
 
 
 @every_format
@@ -190,7 +190,7 @@ def test_what_is_not_finite_is_refused_by_name(
     elif dtype == "float16":
         weights = weights.astype(np.float16)
     with pytest.raises(CheckpointError, match=r"blk\.0 holds NaN or infinity"):
-        quantise(weights, kind, "blk.0")
+        quantize(weights, kind, "blk.0")
 
 
 @every_format
@@ -202,15 +202,15 @@ def test_no_bits_whatever_end_the_process(kind: Kind, exponent: int | None) -> N
         if exponent is not None:
             bits = (bits & 0x807FFFFF) | np.uint32(exponent << 23)
         with contextlib.suppress(CheckpointError):
-            blocks = quantise(bits.view(np.float32), kind)
+            blocks = quantize(bits.view(np.float32), kind)
             assert np.isfinite(dequantize(blocks, kind)).all()
 
 
 def test_threads_do_not_disturb_each_other() -> None:
     matrices = [normal(64, 512, seed) for seed in range(12)]
-    expected = [quantise(matrix, Kind.Q4_K) for matrix in matrices]
+    expected = [quantize(matrix, Kind.Q4_K) for matrix in matrices]
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda m: quantise(m, Kind.Q4_K), matrices))
+        found = list(threads.map(lambda m: quantize(m, Kind.Q4_K), matrices))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -218,20 +218,20 @@ def test_nan_counts_before_size() -> None:
     weights = np.full((1, 512), 1e20, np.float32)
     weights[0, 400] = np.nan
     with pytest.raises(CheckpointError, match="NaN"):
-        quantise(weights, Kind.Q6_K)
+        quantize(weights, Kind.Q6_K)
 
 
 def test_q4_0_is_the_gguf_packages() -> None:
     values = normal(64, 512)
     theirs = gguf.quants.quantize(values, Kind.Q4_0)
-    assert (quantise(values, Kind.Q4_0) == theirs).mean() > 0.9999
+    assert (quantize(values, Kind.Q4_0) == theirs).mean() > 0.9999
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q6_K])
 def test_what_blocks_hold_exactly_comes_back(kind: Kind) -> None:
-    """Quantising what was read from blocks changes next to nothing."""
-    once = dequantize(quantise(normal(8, 512), kind), kind)
-    assert relative_error(dequantize(quantise(once, kind), kind), once) < 0.012
+    """Quantizing what was read from blocks changes next to nothing."""
+    once = dequantize(quantize(normal(8, 512), kind), kind)
+    assert relative_error(dequantize(quantize(once, kind), kind), once) < 0.012
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_what_is_no_such_matrix_never_reaches_the_kernel(
     weights: Array, kind: Kind, complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        quantise(weights, kind)
+        quantize(weights, kind)
 
 
 @every_format
 def test_no_rows_are_no_blocks(kind: Kind) -> None:
     _, size = GGML_QUANT_SIZES[kind]
-    blocks = quantise(np.zeros((0, GGML_QUANT_SIZES[kind][0]), np.float32), kind)
+    blocks = quantize(np.zeros((0, GGML_QUANT_SIZES[kind][0]), np.float32), kind)
     assert blocks.shape == (0, size)

@@ -15,12 +15,12 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.dispatch import operations, uses_own
+from mllama.kernels.dispatch import operations, uses_custom_ops
 from mllama.kernels.ops.attention import (
-    OPERATIONS,
+    MOJO_PACKAGE,
     PAGE_SIZE,
-    attend_to_images,
-    store_images,
+    image_attention,
+    store_image_kv,
 )
 from mllama.utils.bfloat16 import to_bfloat16
 from tests.kernels.widths import KERNELS, made_of
@@ -40,7 +40,8 @@ KINDS = (
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k[0]}_{k[1].name}")
 
 pytestmark = pytest.mark.skipif(
-    not uses_own(DeviceRef.CPU()), reason="this CPU lacks what own operations need"
+    not uses_custom_ops(DeviceRef.CPU()),
+    reason="this CPU lacks what own operations need",
 )
 
 
@@ -153,7 +154,7 @@ class Operations:
         with Graph(
             "image_attention",
             input_types=inputs,
-            custom_extensions=[operations(OPERATIONS)],
+            custom_extensions=[operations(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
             for start in range(0, len(inputs), self.width):
@@ -161,7 +162,7 @@ class Operations:
                     start : start + self.width
                 ]
                 key, value, image_table, image_rows, starts = (v.tensor for v in new)
-                store_images(
+                store_image_kv(
                     pool.buffer,
                     key,
                     value,
@@ -171,7 +172,7 @@ class Operations:
                     starts=starts,
                 )
                 outputs.append(
-                    attend_to_images(
+                    image_attention(
                         query.tensor,
                         norm.tensor,
                         pool.buffer,

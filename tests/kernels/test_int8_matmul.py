@@ -16,7 +16,7 @@ from max.graph import DeviceRef, Graph, TensorType
 from mllama.kernels import dispatch
 from mllama.kernels.dispatch import operations
 from mllama.kernels.ops import int8_matmul
-from mllama.kernels.ops.int8_matmul import OPERATIONS, as_bytes, suits
+from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE, quantize_int8, supports
 from tests.kernels import int8_matmul as plain
 from tests.kernels.widths import KERNELS, made_of
 
@@ -24,7 +24,7 @@ Array = np.ndarray
 HOST = DeviceRef.CPU()
 
 needs_own = pytest.mark.skipif(
-    not dispatch.uses_own(HOST), reason="this CPU lacks what own operations need"
+    not dispatch.uses_custom_ops(HOST), reason="this CPU lacks what own operations need"
 )
 
 
@@ -48,7 +48,7 @@ class Products:
         with Graph(
             "byte_products",
             input_types=types,
-            custom_extensions=[operations(OPERATIONS)],
+            custom_extensions=[operations(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
             for index, (kernels, adds) in enumerate(KINDS):
@@ -66,7 +66,7 @@ class Products:
         self, kernels: str, x: Array, weights: Array, added: Array | None = None
     ) -> Array:
         """``x @ weights.T + added`` with vectors of a width."""
-        return self.of_bytes(kernels, x, *as_bytes(weights), added)
+        return self.of_bytes(kernels, x, *quantize_int8(weights), added)
 
     def of_bytes(
         self,
@@ -92,7 +92,7 @@ class Products:
 
 @pytest.fixture(scope="module")
 def products() -> Products:
-    if not dispatch.uses_own(HOST):
+    if not dispatch.uses_custom_ops(HOST):
         pytest.skip("this CPU lacks what own operations need")
     return Products()
 
@@ -214,7 +214,7 @@ def test_what_is_added_must_fit(
 
 def test_bytes_are_the_nearest() -> None:
     _, weights, _ = matrices(3, 1, 64, 32)
-    levels, scales = as_bytes(weights)
+    levels, scales = quantize_int8(weights)
     tiles = levels.reshape(2, 16, 16, 4).transpose(0, 2, 1, 3).reshape(32, 64)
     assert np.abs(tiles * scales[:, None] - weights).max() <= scales.max() / 2 * 1.001
     assert np.abs(levels.astype(int)).max() == 127
@@ -222,8 +222,8 @@ def test_bytes_are_the_nearest() -> None:
 
 @needs_own
 def test_what_it_suits() -> None:
-    assert suits(1280, 5120, DType.float32, HOST)
-    assert not suits(1280, 5120, DType.bfloat16, HOST)
-    assert not suits(1288, 5120, DType.float32, HOST)
-    assert not suits(1280, 5121, DType.float32, HOST)
-    assert not suits(1280, 5120, DType.float32, DeviceRef.GPU(0))
+    assert supports(1280, 5120, DType.float32, HOST)
+    assert not supports(1280, 5120, DType.bfloat16, HOST)
+    assert not supports(1288, 5120, DType.float32, HOST)
+    assert not supports(1280, 5121, DType.float32, HOST)
+    assert not supports(1280, 5120, DType.float32, DeviceRef.GPU(0))

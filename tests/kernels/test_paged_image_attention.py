@@ -14,15 +14,15 @@ from max.engine import InferenceSession
 from max.graph import BufferValue, DeviceRef, Graph, TensorType, ops
 
 from mllama.config import MllamaConfig
-from mllama.image_cache.storage import ImageStore, ReadSegment
+from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels import dispatch
 from mllama.kernels.dispatch import operations
-from mllama.kernels.ops.attention import OPERATIONS, suits
+from mllama.kernels.ops.attention import MOJO_PACKAGE, supports
 from mllama.nn.layers.image_cache_inputs import (
+    image_cache_dtype,
+    image_cache_params,
     image_read_types,
     image_write_types,
-    pool_dtype,
-    pool_params,
 )
 from mllama.nn.text.cross_attention import (
     MllamaCrossAttentionKeysValues,
@@ -35,7 +35,7 @@ OWN = {"mllama_image_attention", "mllama_image_store"}
 MAXS = {"mo.cross_attention.ragged.paged", "mo.kv_cache.store.paged.ragged"}
 
 needs_own = pytest.mark.skipif(
-    not dispatch.uses_own(CPU), reason="this CPU lacks what own operations need"
+    not dispatch.uses_custom_ops(CPU), reason="this CPU lacks what own operations need"
 )
 
 
@@ -52,7 +52,7 @@ def model(head_dim: int | None = None) -> MllamaConfig:
 
 def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
     """Both sides of a cross-attention layer, as MAX's compiler sees them."""
-    params = pool_params(config, pool, [CPU])
+    params = image_cache_params(config, pool, [CPU])
     text = config.text_config
     layer = MllamaTextCrossAttention(text, params, dtype, CPU, 1, {}, "layer")
     images = MllamaCrossAttentionKeysValues(text, dtype, CPU, 1, {}, "layer")
@@ -63,7 +63,7 @@ def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
     read_leaves, read_form = tree.flatten(reads)
     write_leaves, write_form = tree.flatten(writes)
 
-    own = [operations(OPERATIONS)] if dispatch.uses_own(CPU) else []
+    own = [operations(MOJO_PACKAGE)] if dispatch.uses_custom_ops(CPU) else []
     with Graph(
         "layer",
         input_types=[
@@ -96,7 +96,8 @@ class Variants:
         text = config.text_config
         self.width = text.hidden_size
         self.params = {
-            kind: pool_params(config, pool, [CPU]) for kind, pool in KINDS.items()
+            kind: image_cache_params(config, pool, [CPU])
+            for kind, pool in KINDS.items()
         }
         layer = MllamaTextCrossAttention(
             text, self.params["max"], DType.float32, CPU, 1, {}, "layer"
@@ -122,7 +123,7 @@ class Variants:
             leaves, forms[kind] = tree.flatten(both)
             types += leaves
         with Graph(
-            "variants", input_types=types, custom_extensions=[operations(OPERATIONS)]
+            "variants", input_types=types, custom_extensions=[operations(MOJO_PACKAGE)]
         ) as graph:
             rows, states, *others = graph.inputs
             layer_idx = ops.constant(0, DType.uint32, CPU)
@@ -150,7 +151,7 @@ class Variants:
         inputs: list[Any] = []
         count = len(states) // 2
         for params in self.params.values():
-            store = ImageStore(params, [Processor()], 20)
+            store = ImageCacheStorage(params, [Processor()], 20)
             keys = ((1,), (2, 3))
             store.pool.reserve("request", {keys[0]: (count,), keys[1]: (count, count)})
             one, two = (store.pool.pinned("request", key) for key in keys)
@@ -222,19 +223,24 @@ def test_maxs_where_they_are_asked_for_or_the_cpu_is_another(
     else:
         monkeypatch.setattr(dispatch, "cpu_features", lambda: ("aarch64", "asimd"))
     assert used(traced(model(), DType.float32, DType.float32)) == MAXS
-    assert pool_dtype(model(), DType.float32, CPU, is_blocks=True) is DType.float32
+    assert (
+        image_cache_dtype(model(), DType.float32, CPU, is_blocks=True) is DType.float32
+    )
 
 
 @needs_own
 def test_the_pool_is_bfloat16_beside_weights_in_blocks() -> None:
     def dtype(activations: DType, *, is_blocks: bool) -> DType:
-        return pool_dtype(model(), activations, CPU, is_blocks=is_blocks)
+        return image_cache_dtype(model(), activations, CPU, is_blocks=is_blocks)
 
     assert dtype(DType.float32, is_blocks=True) is DType.bfloat16
     assert dtype(DType.float32, is_blocks=False) is DType.float32
     assert dtype(DType.bfloat16, is_blocks=False) is DType.bfloat16
-    assert pool_dtype(model(12), DType.float32, CPU, is_blocks=True) is DType.float32
+    assert (
+        image_cache_dtype(model(12), DType.float32, CPU, is_blocks=True)
+        is DType.float32
+    )
 
 
 def test_no_gpu_uses_them() -> None:
-    assert not suits(64, DType.float32, DType.float32, DeviceRef.GPU(0))
+    assert not supports(64, DType.float32, DType.float32, DeviceRef.GPU(0))

@@ -18,9 +18,9 @@ from mllama.weights.quantization_plan import quantisation_plan
 from tests.reference.checkpoints import checkpoint
 
 OWN = (
-    "mllama_block_product",
-    "mllama_three_block_products",
-    "mllama_gated_block_product",
+    "mllama_gguf_matmul",
+    "mllama_gguf_fused_qkv",
+    "mllama_gguf_fused_gate_up",
     "mllama_causal_attention",
 )
 MAXS = ("vroom", "mo.mha.ragged.paged")

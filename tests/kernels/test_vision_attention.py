@@ -13,7 +13,7 @@ from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from mllama.kernels import dispatch
 from mllama.kernels.dispatch import chosen_kernels, has_bfloat16_products, operations
-from mllama.kernels.ops.attention import OPERATIONS
+from mllama.kernels.ops.attention import MOJO_PACKAGE
 from mllama.nn.vision.attention import padded_attention
 from tests.kernels.widths import KERNELS, made_of
 
@@ -59,7 +59,7 @@ def attention_graph(
         "attention",
         forward,
         input_types=[given for several in heads for given in _types(*several)],
-        custom_extensions=[operations(OPERATIONS)],
+        custom_extensions=[operations(MOJO_PACKAGE)],
     )
 
 

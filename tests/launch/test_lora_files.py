@@ -1,4 +1,4 @@
-"""An adapter goes to the loader with floats, and into the file that is quantised."""
+"""An adapter goes to the loader with floats, and into the file that is quantized."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllama.cli.main import group
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 from mllama.launch.options import EngineOptions
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 from mllama.weights.gguf.checkpoint import open_gguf, read_tensors
 from tests.reference.adapters import Merged, edit_config, write_adapter
 from tests.reference.checkpoints import checkpoint
@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Merged:
 
 
 def find(**asked: Any) -> Any:
-    files = find_model_files(str(checkpoint()), device_type="cpu", **asked)
-    return files.quantised(quiet=True)
+    files = resolve_model_files(str(checkpoint()), device_type="cpu", **asked)
+    return files.quantized(quiet=True)
 
 
 def floats_of(path: Path) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def floats_of(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def check_quantised(path: Path, made: Merged) -> None:
+def check_quantized(path: Path, made: Merged) -> None:
     """The file holds the merged weights; nothing else is as far off as a format is."""
     found = floats_of(path)
     for name, wanted in made.weights.items():
@@ -81,9 +81,9 @@ def test_blocks_are_made_of_the_merged_weights(made: Merged, tmp_path: Path) -> 
     files = find(encoding="q4_k", lora_path=made.folder)
     assert files.lora_path is None
     assert files.weight_path != plain.weight_path
-    check_quantised(files.weight_path[0], made)
+    check_quantized(files.weight_path[0], made)
     with pytest.raises(AssertionError, match=r"lm_head|q_proj|fc1"):
-        check_quantised(plain.weight_path[0], made)
+        check_quantized(plain.weight_path[0], made)
     written = files.weight_path[0].stat().st_mtime_ns
     again = find(encoding="q4_k", lora_path=made.folder)
     assert again == files
@@ -102,7 +102,7 @@ def test_quantize_takes_an_adapter(made: Merged, tmp_path: Path) -> None:
         ["quantize", str(checkpoint()), str(target), "--lora-path", str(made.folder)],
         standalone_mode=False,
     )
-    check_quantised(target, made)
+    check_quantized(target, made)
 
 
 def test_quantize_leaves_nothing_of_an_adapter_that_does_not_fit(
@@ -130,7 +130,7 @@ def test_quantised_weights_take_no_adapter(made: Merged) -> None:
     with pytest.raises(MllamaError, match=way_out):
         find(weight_path=[gguf], lora_path=made.folder)
     with pytest.raises(MllamaError, match=way_out):
-        find_model_files(str(gguf), device_type="cpu", lora_path=made.folder)
+        resolve_model_files(str(gguf), device_type="cpu", lora_path=made.folder)
 
 
 @pytest.mark.parametrize("encoding", [None, "q4_k"])

@@ -15,7 +15,7 @@ from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
 from mllama.launch.model_files import ModelFiles
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.encodings import RUNNABLE, Encoding
 from mllama.weights.names import expected_tensors
@@ -33,8 +33,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def find(model: str = DEMO, **asked: Any) -> ModelFiles:
-    files = find_model_files(model, **{"device_type": "cpu", **asked})
-    return files.quantised(quiet=True)
+    files = resolve_model_files(model, **{"device_type": "cpu", **asked})
+    return files.quantized(quiet=True)
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_the_vision_side_in_bytes_takes_a_quarter(
     )
     assert floats.weights_bytes - files.weights_bytes == 3 * matrices > 1e6
     assert ", vision in int8: " in files.described()
-    assert files.settings == {"vision_in_bytes": True}
-    quantised = find(encoding="q4_k", vision_encoding="int8")
-    assert quantised.encoding.whole_name == "q4_k, vision in int8"
+    assert files.settings == {"int8_vision": True}
+    quantized = find(encoding="q4_k", vision_encoding="int8")
+    assert quantized.encoding.whole_name == "q4_k, vision in int8"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_it_is_quantised_once(gguf: Path) -> None:
     assert find(encoding="q6_k").weight_path != (gguf,)
 
 
-def test_other_weights_than_the_directorys_are_quantised(gguf: Path) -> None:
+def test_other_weights_than_the_directorys_are_quantized(gguf: Path) -> None:
     weights = [MODEL_PATH / "model.safetensors"]
     assert find(weight_path=weights, encoding="q4_k").weight_path == (gguf,)
 
@@ -195,7 +195,7 @@ def test_what_a_gguf_file_is_not(
     copies = asked.get("weight_path", 1)
     settings = {"device_type": "cpu", **asked, "weight_path": [gguf] * copies}
     with pytest.raises(MllamaError, match=complaint):
-        find_model_files(DEMO, **settings)
+        resolve_model_files(DEMO, **settings)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_a_gguf_file_is_not(
 )
 def test_refusals(model: str, asked: dict[str, Any], complaint: str) -> None:
     with pytest.raises(MllamaError, match=complaint):
-        find_model_files(model, device_type="cpu", **asked)
+        resolve_model_files(model, device_type="cpu", **asked)
 
 
 def test_a_name_of_ollamas_store_is_no_repository(
@@ -220,4 +220,4 @@ def test_a_name_of_ollamas_store_is_no_repository(
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     for name in ("ollama:vision", "ollama:me/vision"):
         with pytest.raises(MllamaError, match="no store of Ollama's"):
-            find_model_files(name, device_type="cpu")
+            resolve_model_files(name, device_type="cpu")

@@ -22,7 +22,7 @@ from PIL import Image
 from mllama import LLM
 from mllama.errors import MllamaError
 from mllama.llm import Chunk, Output
-from mllama.max_compat.lazy_buffer import Zeroed
+from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 
 from .conftest import BATCH
 
@@ -178,13 +178,13 @@ def test_caches_take_no_memory_before_they_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those of keys and values of tokens, and of images."""
-    zeros, made = Zeroed.zeros, []
+    zeros, made = LazilyCommittedBuffer.zeros, []
 
     def noting(shape: Sequence[int], dtype: DType, device: Device) -> Any:
         made.append(math.prod(shape) * dtype.size_in_bytes)
         return zeros(shape, dtype, device)
 
-    monkeypatch.setattr(Zeroed, "zeros", noting)
+    monkeypatch.setattr(LazilyCommittedBuffer, "zeros", noting)
     before = psutil.Process().memory_info().rss
     with LLM(
         devices="cpu", max_batch_size=BATCH, image_cache_size="6GiB", quiet=True

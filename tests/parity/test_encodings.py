@@ -17,7 +17,7 @@ from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf import tensor_encoding
 from mllama.weights.gguf.checkpoint import main_format, open_gguf, read_tensors
 from mllama.weights.gguf.writing import write_gguf
-from mllama.weights.quantization_plan import BLOCK_ENCODINGS, quantisation_plan
+from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantisation_plan
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
@@ -46,7 +46,7 @@ def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, GGMLQuantizatio
     return plan
 
 
-@pytest.fixture(scope="module", params=["mixed", *BLOCK_ENCODINGS])
+@pytest.fixture(scope="module", params=["mixed", *GGUF_ENCODINGS])
 def encoded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -68,7 +68,7 @@ def encoded(
 @pytest.fixture(scope="module")
 def oracle(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """transformers with the values that the file's blocks stand for."""
-    folder = tmp_path_factory.mktemp("dequantised")
+    folder = tmp_path_factory.mktemp("dequantized")
     shutil.copytree(checkpoint(), folder, dirs_exist_ok=True)
     tensors = {}
     for name, matrix in read_tensors(

@@ -7,8 +7,8 @@ import pytest
 from max.dtype import DType
 from max.graph import DeviceRef
 
-from mllama.kernels.dispatch import uses_own
-from mllama.weights.encodings import VISION_IN_BYTES
+from mllama.kernels.dispatch import uses_custom_ops
+from mllama.weights.encodings import INT8_VISION
 from tests.parity.pipeline import Pipeline, rounding_error
 from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import Reference
@@ -20,14 +20,15 @@ LEAST = 1e-4
 """Of it: floats err less."""
 
 pytestmark = pytest.mark.skipif(
-    not uses_own(DeviceRef.CPU()), reason="this CPU lacks what own operations need"
+    not uses_custom_ops(DeviceRef.CPU()),
+    reason="this CPU lacks what own operations need",
 )
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline(
-        checkpoint(), vision_config_overrides={VISION_IN_BYTES: True}, max_batch_size=4
+        checkpoint(), vision_config_overrides={INT8_VISION: True}, max_batch_size=4
     )
 
 

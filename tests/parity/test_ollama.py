@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mllama.launch.model_files import ModelFiles
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
@@ -26,7 +26,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     blob = write_ollama_gguf(checkpoint(), folder / "sha256-0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLLAMA_CACHE", str(folder / "cache"))
-        return find_model_files(str(blob), device_type="cpu")
+        return resolve_model_files(str(blob), device_type="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from max.graph import DeviceRef, Graph, Shape, TensorType
 from max.graph.weights import WeightData
 
 from mllama.config import MllamaConfig
-from mllama.kernels.dispatch import operations, uses_own
-from mllama.kernels.ops.int8_matmul import OPERATIONS
-from mllama.max_model.weight_adapters import with_vision_in_bytes
-from mllama.nn.vision.projector import ByteProjector
+from mllama.kernels.dispatch import operations, uses_custom_ops
+from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE
+from mllama.max_model.weight_adapters import with_int8_vision
+from mllama.nn.vision.projector import Int8Projector
 from mllama.weights.quantization_plan import PROJECTOR
 from tests.reference.checkpoints import checkpoint
 from tests.reference.compare import spread_error
@@ -24,7 +24,7 @@ BIAS = "multi_modal_projector.bias"
 IMAGES, ROWS = 2, 7
 
 pytestmark = pytest.mark.skipif(
-    not uses_own(HOST), reason="this CPU lacks what own operations need"
+    not uses_custom_ops(HOST), reason="this CPU lacks what own operations need"
 )
 
 
@@ -50,14 +50,14 @@ def test_small_states_count_beside_large_ones() -> None:
         PROJECTOR: np.concatenate([matrices[0], intermediate], axis=-1),
         BIAS: bias,
     }
-    state_dict = with_vision_in_bytes(
+    state_dict = with_int8_vision(
         {
             name: WeightData(values, name, DType.float32, Shape(values.shape))
             for name, values in floats.items()
         },
         config,
     )
-    projector = ByteProjector(config, HOST)
+    projector = Int8Projector(config, HOST)
     projector.load_state_dict(
         {
             name: state_dict[f"multi_modal_projector.{name}"]
@@ -70,7 +70,7 @@ def test_small_states_count_beside_large_ones() -> None:
         lambda *inputs: projector([value.tensor for value in inputs]),
         input_types=[TensorType(DType.float32, ["images", "rows", width], HOST)]
         * len(states),
-        custom_extensions=[operations(OPERATIONS)],
+        custom_extensions=[operations(MOJO_PACKAGE)],
     )
     model = InferenceSession(devices=[CPU()]).load(
         graph, weights_registry=projector.state_dict()

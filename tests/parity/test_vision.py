@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from mllama.config import MllamaConfig
 from mllama.images.preprocess import ImageProcessor
 from mllama.nn.image_encoder import MllamaImageEncoder
-from mllama.nn.layers.image_cache_inputs import pool_params
+from mllama.nn.layers.image_cache_inputs import image_cache_params
 from mllama.nn.vision.projector import joined
 from mllama.weights.names import canonical_name
 from tests.reference.cases import case
@@ -37,7 +37,7 @@ class Stages:
         )
         encoder = MllamaImageEncoder(
             self.config,
-            pool_params(self.config, DType.float32, [CPU_REF]),
+            image_cache_params(self.config, DType.float32, [CPU_REF]),
             DType.float32,
             CPU_REF,
             encodings={},
@@ -65,7 +65,7 @@ class Stages:
                 encoder.multi_modal_projector(states),
             )
 
-        with encoder.own_operations():
+        with encoder.custom_ops_scope():
             graph = Graph("stages", forward, input_types=encoder.input_types()[:4])
         self.model = InferenceSession(devices=[CPU()]).load(
             graph, weights_registry=encoder.state_dict()

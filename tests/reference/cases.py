@@ -71,7 +71,7 @@ def data_url(image: Image.Image) -> str:
 
 
 def picture(name: str, width: int, height: int) -> Image.Image:
-    """Coarse coloured noise over a gradient; depends only on the arguments.
+    """Coarse colored noise over a gradient; depends only on the arguments.
 
     The grains are coarse so that resizing leaves them visible, and the gradient
     makes every tile of one picture differ.
@@ -126,12 +126,12 @@ def cases(tile: int) -> list[Case]:
         Case("larger_than_canvas", (_user(image("f", 5.0, 4.0), ask),), (4,)),
         Case("one_pixel", (_user(pixels("g", 1, 1), ask),), (1,)),
         Case("five_by_three_pixels", (_user(pixels("h", 5, 3), ask),), (1,)),
-        Case("text_only", (_user(_text("How many colours are there?")),)),
+        Case("text_only", (_user(_text("How many colors are there?")),)),
         Case(
             "text_only_with_system",
             (
                 _system("You are a helpful assistant."),
-                {"role": "user", "content": "Name the colours."},
+                {"role": "user", "content": "Name the colors."},
             ),
         ),
         Case(
@@ -202,7 +202,7 @@ def cases(tile: int) -> list[Case]:
             (
                 _user(image("u", 0.8, 0.8), _text("What is in this picture?")),
                 _assistant("A red square."),
-                _user(_text("What colour is the circle?")),
+                _user(_text("What color is the circle?")),
             ),
             (1,),
         ),

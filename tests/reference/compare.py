@@ -14,7 +14,7 @@ def max_relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """max |actual - expected| / max |expected|: one scale for the whole array.
 
     Relative to the largest value rather than to each one, since a logit near zero
-    is no more precise than its neighbours.
+    is no more precise than its neighbors.
     """
     if actual.shape != expected.shape:
         raise AssertionError(

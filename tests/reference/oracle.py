@@ -26,7 +26,7 @@ What an implementation must copy, read in transformers 5.12 and confirmed by
   m^T``), where the patches that fill a tile up to a multiple of 8 count as padding
   too: real patches attend to all padding, whose states start as zeros after the
   first norm (filling patches) or as embeddings and the class token (padding tiles:
-  black pixels *after* normalisation, i.e. exact zeros).  In cross-attention
+  black pixels *after* normalization, i.e. exact zeros).  In cross-attention
   padding tiles are masked and filling patches are gone.
 * *Aspect ratio id 0* and a mask with only the first tile set stand for an absent
   image in a batch; its states are computed and never attended to.

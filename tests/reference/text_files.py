@@ -52,7 +52,7 @@ WORDS = (
 )
 
 CORPUS = (
-    "What is in this picture? How many shapes are there, and which colours?",
+    "What is in this picture? How many shapes are there, and which colors?",
     "The red square is left of the blue circle; the green triangle is above it.",
     "You are a helpful assistant who answers in one short sentence.",
     "Describe the image in detail. Compare the two images with each other.",

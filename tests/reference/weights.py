@@ -1,6 +1,6 @@
 """Random weights that leave no part of the network without effect.
 
-transformers initialises every gate to zero and every norm to one; a parity test on
+transformers initializes every gate to zero and every norm to one; a parity test on
 such weights would pass with whole blocks missing.  Here every gate is far from
 zero (of either sign), norms and biases vary, attention is neither uniform nor
 one-hot, and logits spread over a few units.
@@ -100,17 +100,17 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def random_weights(
-    config: MllamaConfig, seed: int, favoured: Sequence[int]
+    config: MllamaConfig, seed: int, favored: Sequence[int]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Names (transformers 5's) and float32 tensors, one at a time.
 
-    ``favoured`` are the token ids whose logits keep their full spread.
+    ``favored`` are the token ids whose logits keep their full spread.
     """
     for name, shape in weight_shapes(config).items():
         values = random_tensor(name, shape, seed)
         if name == "lm_head.weight":
             damp = np.full((shape[0], 1), DAMPED_ROWS, dtype=np.float32)
-            damp[list(favoured)] = 1.0
+            damp[list(favored)] = 1.0
             lengths = _generator(seed, "row lengths").standard_normal(damp.shape)
             values = values * damp * np.exp(ROW_SPREAD * lengths).astype(np.float32)
         yield name, torch.from_numpy(values)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from mllama.requests.detokenizer import TextStream
-from mllama.requests.stop_strings import StopGuard
+from mllama.requests.detokenizer import StreamingDetokenizer
+from mllama.requests.stop_strings import StopStringFilter
 
 
 def byte_tokenizer() -> SimpleNamespace:
@@ -26,7 +26,7 @@ TOKENIZER = byte_tokenizer()
 
 
 def pieces(text: str, stop: list[str], size: int = 1) -> list[str]:
-    stream = TextStream(TOKENIZER, stop)
+    stream = StreamingDetokenizer(TOKENIZER, stop)
     ids = TOKENIZER.backend_tokenizer.encode(text).ids
     out = []
     for start in range(0, len(ids), size):
@@ -47,7 +47,7 @@ def test_a_character_of_several_tokens_comes_out_whole() -> None:
 
 def test_an_unfinished_character_comes_out_as_a_replacement_at_the_end() -> None:
     ids = TOKENIZER.backend_tokenizer.encode("a😊").ids[:-1]
-    stream = TextStream(TOKENIZER)
+    stream = StreamingDetokenizer(TOKENIZER)
     assert stream.push(ids) == "a"
     assert set(stream.finish()) == {"\ufffd"}
 
@@ -70,7 +70,7 @@ def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> N
 
 
 def test_what_may_begin_a_stop_string_is_held_back() -> None:
-    guard = StopGuard(["END"])
+    guard = StopStringFilter(["END"])
     assert guard.push("an E") == "an "
     assert guard.push("N") == ""
     assert guard.push("T") == "ENT"
@@ -81,4 +81,4 @@ def test_what_may_begin_a_stop_string_is_held_back() -> None:
 
 @pytest.mark.parametrize("stop", [[], [""]])
 def test_no_stop_string_holds_nothing_back(stop: list[str]) -> None:
-    assert StopGuard(stop).push("text") == "text"
+    assert StopStringFilter(stop).push("text") == "text"

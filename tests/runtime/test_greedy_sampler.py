@@ -11,7 +11,7 @@ from max.driver import CPU, Buffer
 from max.pipelines.context import SamplingParams
 from max.pipelines.context.logit_processors_type import BatchProcessorInputs
 
-from mllama.runtime.greedy_sampler import GreedyOrSampling
+from mllama.runtime.greedy_sampler import GreedySamplingProcessor
 
 SAMPLED = 7
 """The token that the stand-in for MAX's sampler chooses."""
@@ -38,7 +38,7 @@ def chosen(
         ]
 
     asked = {"enable_penalties": False, "enable_min_tokens": False} | sampling
-    processor = GreedyOrSampling(
+    processor = GreedySamplingProcessor(
         sampler=sampler,
         pipeline_config=SimpleNamespace(sampling=SimpleNamespace(**asked)),
         context_batch=batch,

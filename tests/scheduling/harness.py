@@ -26,7 +26,7 @@ from mllama.requests.messages import read_conversation
 from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import has_failed, isolate_failures
 from mllama.runtime.greedy_sampler import choose_greedily
-from mllama.runtime.overlap import LookAhead
+from mllama.runtime.overlap import OverlappedExecution
 
 NEW_TOKENS = 6
 WHOLE = 8192
@@ -70,7 +70,7 @@ class Scheduled:
         self.tokenizer: Any = retrieved.tokenizer
         self.pipeline: Any = retrieved.factory()
         self.images: Any = self.pipeline._pipeline_model.images
-        self.look_ahead = LookAhead(self.pipeline) if looks_ahead else None
+        self.look_ahead = OverlappedExecution(self.pipeline) if looks_ahead else None
         self.admission = Admission(self.pipeline, engine_options.max_ce_batch_size)
         isolate_failures(self.pipeline)
         self._arrivals: queue.Queue[Any] = queue.Queue()

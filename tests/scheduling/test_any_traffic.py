@@ -18,7 +18,7 @@ SHOWN = 6
 
 part = st.one_of(
     st.integers(0, SHOWN - 1),
-    st.sampled_from(["What is this?", "And", "Which colours are there?", "Compare."]),
+    st.sampled_from(["What is this?", "And", "Which colors are there?", "Compare."]),
 )
 turn = st.lists(part, min_size=1, max_size=4)
 conversation = st.lists(turn, min_size=1, max_size=3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllama.runtime.overlap import LookAhead
+from mllama.runtime.overlap import OverlappedExecution
 
 from .conftest import ask
 from .harness import NEW_TOKENS, Request, Scheduled
@@ -25,12 +25,12 @@ MANY = BLOCK + 12
 
 
 @pytest.fixture
-def ahead(tight: Scheduled) -> LookAhead:
+def ahead(tight: Scheduled) -> OverlappedExecution:
     assert tight.look_ahead is not None
     return tight.look_ahead
 
 
-def settle(ahead: LookAhead) -> None:
+def settle(ahead: OverlappedExecution) -> None:
     """Waits for a step that nobody has asked for."""
     if ahead._ahead is not None:
         wait([ahead._ahead.outputs])
@@ -59,7 +59,7 @@ def answered(scheduled: Scheduled, conversations: list[Any]) -> list[list[int]]:
 
 
 def test_a_step_runs_before_it_is_asked_for(
-    tight: Scheduled, ahead: LookAhead, monkeypatch: pytest.MonkeyPatch
+    tight: Scheduled, ahead: OverlappedExecution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tight.forget()
     rows = runs(tight, monkeypatch)
@@ -74,7 +74,7 @@ def test_a_step_runs_before_it_is_asked_for(
 
 
 def test_none_runs_after_the_last_token(
-    tight: Scheduled, ahead: LookAhead, monkeypatch: pytest.MonkeyPatch
+    tight: Scheduled, ahead: OverlappedExecution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = runs(tight, monkeypatch)
     tight.answers([ask("Hello"), ask("Good day to you")])
@@ -85,7 +85,7 @@ def test_none_runs_after_the_last_token(
 @pytest.mark.parametrize("asked_late", [True, False])
 def test_its_inputs_are_those_that_would_be_prepared(
     tight: Scheduled,
-    ahead: LookAhead,
+    ahead: OverlappedExecution,
     pictures: Pictures,
     monkeypatch: pytest.MonkeyPatch,
     asked_late: bool,
@@ -168,7 +168,7 @@ def test_a_request_that_begins_anew_is_read_anew(
 def test_a_step_that_fails_ends_the_request_that_wants_it(
     tight: Scheduled,
     roomy: Scheduled,
-    ahead: LookAhead,
+    ahead: OverlappedExecution,
     monkeypatch: pytest.MonkeyPatch,
     asked_late: bool,
 ) -> None:
@@ -197,7 +197,7 @@ def test_a_step_that_fails_ends_the_request_that_wants_it(
 def test_a_failure_that_nobody_meets_is_none(
     tight: Scheduled,
     roomy: Scheduled,
-    ahead: LookAhead,
+    ahead: OverlappedExecution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a step that isn't asked for, since a new request is read first."""
@@ -220,7 +220,7 @@ def test_a_failure_that_nobody_meets_is_none(
 def test_a_lack_of_room_is_left_to_the_scheduler(
     tight: Scheduled,
     roomy: Scheduled,
-    ahead: LookAhead,
+    ahead: OverlappedExecution,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

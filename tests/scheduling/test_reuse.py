@@ -26,7 +26,7 @@ def fresh(tight: Scheduled, pictures: Pictures) -> Scheduled:
 
 
 def test_hits_and_misses_are_counted_once(roomy: Scheduled) -> None:
-    a, b = (Image.new("RGB", (70, 70), colour) for colour in ("pink", "navy"))
+    a, b = (Image.new("RGB", (70, 70), color) for color in ("pink", "navy"))
     before = roomy.images.stats()
     roomy.alone(ask(a, a, b, WHAT))
     roomy.alone(ask(a, "and", b, WHAT))
@@ -46,9 +46,9 @@ def test_a_second_question_encodes_nothing(
     fresh: Scheduled, pictures: Pictures
 ) -> None:
     assert encoded(fresh, ask(pictures[0], WHAT)) == 1
-    assert encoded(fresh, ask(pictures[0], "Which colours are there?")) == 0
+    assert encoded(fresh, ask(pictures[0], "Which colors are there?")) == 0
     chat = ask(pictures[0], WHAT)
-    chat += [{"role": "assistant", "content": "A square."}, *ask("Which colour?")]
+    chat += [{"role": "assistant", "content": "A square."}, *ask("Which color?")]
     assert encoded(fresh, chat) == 0
 
 
@@ -62,7 +62,7 @@ def test_an_image_in_another_place_is_copied(
     roomy: Scheduled, tight: Scheduled, pictures: Pictures
 ) -> None:
     """Beside another picture it is part of another run of rows, the same numbers."""
-    a, b = (Image.new("RGB", (90, 70), colour) for colour in ("orange", "teal"))
+    a, b = (Image.new("RGB", (90, 70), color) for color in ("orange", "teal"))
     assert encoded(roomy, ask(a, WHAT)) == 1
     assert encoded(roomy, ask(a, b, WHAT)) == 1
     for messages in (ask(b, a, WHAT), ask(a, a, WHAT), ask(b, "and", a, WHAT)):
@@ -154,7 +154,7 @@ def test_the_prefix_cache_changes_no_answer(
         (ask(start, b, WHAT), True),
         (ask(a, start, WHAT), False),
         (ask(b, start, WHAT), False),
-        (ask(a, start, "Which colours?"), True),
+        (ask(a, start, "Which colors?"), True),
         (ask("!", a, start, WHAT), False),
     ):
         request = roomy.submit(conversation)

@@ -1,4 +1,4 @@
-"""``mllama serve`` whose model fails on every image of one colour."""
+"""``mllama serve`` whose model fails on every image of one color."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from mllama.cli.main import main
-from mllama.image_cache.encoder_runner import ImageEncoding
+from mllama.image_cache.encoder_runner import ImageEncoderRunner
 from mllama.server import app
 
 TILES_MEAN = 1.5
-"""Normalised pixels above it on average are those of a white image."""
+"""Normalized pixels above it on average are those of a white image."""
 
 
 class FaultyStart(app.WorkerStart):
@@ -19,14 +19,14 @@ class FaultyStart(app.WorkerStart):
 
     def __call__(self) -> Any:
         """Builds the pipeline."""
-        encode = ImageEncoding._encode
+        encode = ImageEncoderRunner._encode
 
         def failing(self: Any, images: Any, tiles: int) -> None:
             if any(np.mean(image.pixel_values) > TILES_MEAN for image in images):
                 raise RuntimeError("this image is too bright")
             encode(self, images, tiles)
 
-        ImageEncoding._encode = failing  # type: ignore[method-assign]
+        ImageEncoderRunner._encode = failing  # type: ignore[method-assign]
         return super().__call__()
 
 

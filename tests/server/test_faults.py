@@ -23,8 +23,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def ask(server: Server, colour: str, **options: Any) -> Any:
-    url = data_url(Image.new("RGB", (64, 64), colour))
+def ask(server: Server, color: str, **options: Any) -> Any:
+    url = data_url(Image.new("RGB", (64, 64), color))
     content: Any = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": "What is in the picture?"},
@@ -39,16 +39,16 @@ def ask(server: Server, colour: str, **options: Any) -> Any:
 
 def test_the_others_get_their_answers(faulty: Server) -> None:
     alone = ask(faulty, "red").choices[0].message.content
-    colours = ["red", "white", "red", "white", "red"]
+    colors = ["red", "white", "red", "white", "red"]
 
-    def outcome(colour: str) -> Any:
+    def outcome(color: str) -> Any:
         try:
-            return ask(faulty, colour).choices[0].message.content
+            return ask(faulty, color).choices[0].message.content
         except openai.InternalServerError as error:
             return error.status_code
 
-    with ThreadPoolExecutor(len(colours)) as pool:
-        outcomes = list(pool.map(outcome, colours))
+    with ThreadPoolExecutor(len(colors)) as pool:
+        outcomes = list(pool.map(outcome, colors))
     assert outcomes == [alone, 500, alone, 500, alone]
     assert "too bright" in faulty.log.read_text()
 

@@ -11,10 +11,10 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from mllama.server.middleware import RequestChecks
-from mllama.server.request_validation import CHAT, Features
+from mllama.server.middleware import RequestValidationMiddleware
+from mllama.server.request_validation import CHAT, ServerCapabilities
 
-FEATURES = Features(model_name="served", vocabulary=100, greedy=True)
+FEATURES = ServerCapabilities(model_name="served", vocabulary=100, greedy=True)
 USAGE = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 0}}
 
 
@@ -81,7 +81,9 @@ def request(
         "headers": [],
         "state": {"request_id": "id"},
     }
-    app = RequestChecks(route, features=lambda: FEATURES, image_tokens=counts)
+    app = RequestValidationMiddleware(
+        route, features=lambda: FEATURES, image_tokens=counts
+    )
     asyncio.run(app(scope, receive, send))
     if isinstance(route, Route) and route.after is not None:
         assert counts == {}, "an entry outlives its request"

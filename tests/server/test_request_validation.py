@@ -10,13 +10,13 @@ import pytest
 from mllama.server.request_validation import (
     CHAT,
     COMPLETIONS,
-    Features,
-    Refusal,
+    RequestRejected,
+    ServerCapabilities,
     adapted,
     check,
 )
 
-PLAIN = Features(model_name="served", vocabulary=100)
+PLAIN = ServerCapabilities(model_name="served", vocabulary=100)
 USER = [{"role": "user", "content": "hi"}]
 
 
@@ -65,7 +65,7 @@ def image(**fields: Any) -> dict[str, Any]:
 def test_a_chat_that_would_be_ignored_or_break_is_refused(
     body: dict[str, Any], param: str
 ) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestRejected) as caught:
         check(CHAT, {"model": "served", "messages": USER, **body}, PLAIN)
     assert caught.value.param == param
     assert caught.value.status == 400
@@ -90,7 +90,7 @@ def test_a_chat_that_is_served_passes(body: dict[str, Any]) -> None:
 
 
 def test_what_the_server_was_started_with_is_allowed() -> None:
-    able = Features(
+    able = ServerCapabilities(
         model_name="served",
         vocabulary=100,
         penalties=True,
@@ -128,7 +128,7 @@ def test_what_the_server_was_started_with_is_allowed() -> None:
 def test_a_completion_that_would_be_ignored_or_break_is_refused(
     body: dict[str, Any], param: str
 ) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestRejected) as caught:
         check(COMPLETIONS, {"model": "served", "prompt": "hi", **body}, PLAIN)
     assert caught.value.param == param
 
@@ -146,13 +146,17 @@ def test_the_published_names_mean_the_model_that_is_served(name: str) -> None:
 
 
 def test_another_model_does_not_exist() -> None:
-    with pytest.raises(Refusal, match=r"'gpt-4o' does not exist.*'served'") as caught:
+    with pytest.raises(
+        RequestRejected, match=r"'gpt-4o' does not exist.*'served'"
+    ) as caught:
         adapted({"model": "gpt-4o"}, PLAIN)
     assert caught.value.status == 404
 
 
 def test_an_adapter_keeps_its_name() -> None:
-    features = Features(model_name="served", vocabulary=9, other_names=("cats",))
+    features = ServerCapabilities(
+        model_name="served", vocabulary=9, other_names=("cats",)
+    )
     assert adapted({"model": "cats"}, features)["model"] == "cats"
 
 
@@ -182,7 +186,7 @@ def test_more_candidates_than_tokens_are_all_tokens(top_k: int) -> None:
 def test_a_greedy_server_samples_for_a_client_that_asks(
     body: dict[str, Any], top_k: int | None
 ) -> None:
-    greedy = Features(model_name="served", vocabulary=100, greedy=True)
+    greedy = ServerCapabilities(model_name="served", vocabulary=100, greedy=True)
     assert adapted({"model": "", **body}, greedy).get("top_k") == top_k
     assert "top_k" not in adapted({"model": "", "temperature": 0.7}, PLAIN)
 

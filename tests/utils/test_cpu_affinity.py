@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_cores_are_limited_only_meanwhile() -> None:
     before = os.sched_getaffinity(0)
-    with cpu_affinity.cores_limited(1):
+    with cpu_affinity.limited_to_cores(1):
         assert len(os.sched_getaffinity(0)) == 1
         assert len(os.sched_getaffinity(os.getpid())) == 1
     assert os.sched_getaffinity(0) == before
@@ -26,7 +26,7 @@ def test_cores_are_limited_only_meanwhile() -> None:
 def test_a_number_of_threads_that_is_none(number: int) -> None:
     with (
         pytest.raises(MllamaError, match="--num-threads must be from 1 to"),
-        cpu_affinity.cores_limited(number),
+        cpu_affinity.limited_to_cores(number),
     ):
         pass
 
@@ -35,6 +35,6 @@ def test_a_second_model_can_not_have_other_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu_affinity, "_made", [None])
-    cpu_affinity.make_threads(None)
+    cpu_affinity.start_max_threads(None)
     with pytest.raises(MllamaError, match="made its threads in this process already"):
-        cpu_affinity.make_threads(1)
+        cpu_affinity.start_max_threads(1)

@@ -30,7 +30,7 @@ def figures() -> list[str | None]:
 
 
 def test_threads_spin_briefly(undecided: None) -> None:
-    max_threads.spin_briefly()
+    max_threads.limit_spinning()
     assert figures() == ["50", "50"]
 
 
@@ -39,7 +39,7 @@ def test_either_variable_of_the_user_stands_for_both(
     undecided: None, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv(given, "7")
-    max_threads.spin_briefly()
+    max_threads.limit_spinning()
     assert figures() == ["7", "7"]
 
 
@@ -47,7 +47,7 @@ def test_nothing_changes_once_threads_are_made(
     undecided: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "max._core", sys)
-    max_threads.spin_briefly()
+    max_threads.limit_spinning()
     assert figures() == [None, None]
 
 

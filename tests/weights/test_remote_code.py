@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mllama.errors import CheckpointError
-from mllama.weights.remote_code import check_own_code, code_files
+from mllama.weights.remote_code import check_remote_code, code_files
 
 OWN = {"AutoTokenizer": [None, "tokens.OwnTokenizer"]}
 STANDARD = "PreTrainedTokenizerFast"
@@ -33,26 +33,26 @@ def test_a_tokenizer_of_its_own_runs_only_if_trusted(
 ) -> None:
     write(checkpoint, "tokenizer_config.json", auto_map=auto_map, **kind)
     with pytest.raises(CheckpointError, match=r"'tokens\.OwnTokenizer', whose code"):
-        check_own_code(checkpoint, trusted=False)
-    check_own_code(checkpoint, trusted=True)
+        check_remote_code(checkpoint, trusted=False)
+    check_remote_code(checkpoint, trusted=True)
 
 
 def test_a_standard_tokenizer_does_without_its_code(checkpoint: Path) -> None:
     write(checkpoint, "tokenizer_config.json", auto_map=OWN, tokenizer_class=STANDARD)
-    check_own_code(checkpoint, trusted=False)
+    check_remote_code(checkpoint, trusted=False)
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="--trust-remote-code"):
-        check_own_code(checkpoint, trusted=False)
+        check_remote_code(checkpoint, trusted=False)
 
 
 def test_code_that_is_trusted_must_be_there(checkpoint: Path) -> None:
     (checkpoint / "tokens.py").unlink()
     write(checkpoint, "tokenizer_config.json", auto_map=OWN)
     with pytest.raises(CheckpointError, match=r"lacks tokens\.py"):
-        check_own_code(checkpoint, trusted=True)
+        check_remote_code(checkpoint, trusted=True)
     elsewhere = {"AutoTokenizer": [None, "owner/name--tokens.OwnTokenizer"]}
     write(checkpoint, "tokenizer_config.json", auto_map=elsewhere)
-    check_own_code(checkpoint, trusted=True)
+    check_remote_code(checkpoint, trusted=True)
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -67,10 +67,10 @@ def test_an_image_processor_of_its_own_is_refused(
     name = "processor_config.json" if inner else "preprocessor_config.json"
     write(checkpoint, name, **({"image_processor": own} if inner else own))
     with pytest.raises(CheckpointError, match="'OwnProcessor', whose code"):
-        check_own_code(checkpoint, trusted=trusted)
+        check_remote_code(checkpoint, trusted=trusted)
     own["image_processor_type"] = "MllamaImageProcessorFast"
     write(checkpoint, name, **({"image_processor": own} if inner else own))
-    check_own_code(checkpoint, trusted=trusted)
+    check_remote_code(checkpoint, trusted=trusted)
 
 
 def test_of_a_repository_only_code_and_vocabularies_are_fetched() -> None:

@@ -83,11 +83,11 @@ class Clock:
 
     def about(self) -> dict[str, Any]:
         """What the byte counts need to know of the loaded model."""
-        from mllama.kernels.dispatch import described_kernels
+        from mllama.kernels.dispatch import kernels_summary
 
         pool = self._pipeline._pipeline_model.images.store.params
         return {
-            "kernels": described_kernels(),
+            "kernels": kernels_summary(),
             "pool_item_bytes": pool.dtype.size_in_bytes,
         }
 

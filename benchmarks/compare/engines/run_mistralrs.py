@@ -1,4 +1,4 @@
-"""mistral.rs, quantised to Q4K as it loads: `run_mistralrs.py CHECKPOINT N`.
+"""mistral.rs, quantized to Q4K as it loads: `run_mistralrs.py CHECKPOINT N`.
 
 Prompts are rendered ones.  N is the number of threads, which its thread pool takes from
 RAYON_NUM_THREADS.

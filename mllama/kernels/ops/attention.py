@@ -8,16 +8,16 @@ from typing import Final
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.dispatch import has_bfloat16_products, uses_own, vector_width
+from mllama.kernels.dispatch import has_bfloat16_products, uses_custom_ops, vector_width
 
-OPERATIONS: Final = "attention"
+MOJO_PACKAGE: Final = "attention"
 """The folder of ``mllama/kernels`` with them."""
 
 PAGE_SIZE: Final = 128
 """Rows of a page that they read, the size that MAX's paged kernels are tuned for."""
 
 
-def suits_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
+def supports_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
     """Whether they can attend with heads of a width; else it is left to MAX's.
 
     Args:
@@ -25,10 +25,10 @@ def suits_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
         dtype: Element type of queries, keys and values.
         device: Where it is done.
     """
-    return uses_own(device) and dtype is DType.float32 and head_dim % 8 == 0
+    return uses_custom_ops(device) and dtype is DType.float32 and head_dim % 8 == 0
 
 
-def suits(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
+def supports(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
     """Whether they can attend to keys and values in pages; else it is left to MAX's.
 
     Args:
@@ -38,7 +38,7 @@ def suits(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
         device: Where it is done.
     """
     is_known = pages in (DType.float32, DType.bfloat16)
-    return is_known and suits_heads(head_dim, dtype, device)
+    return is_known and supports_heads(head_dim, dtype, device)
 
 
 def _parameters(head_dim: int) -> dict[str, bool | int | str | DType]:
@@ -50,7 +50,7 @@ def _parameters(head_dim: int) -> dict[str, bool | int | str | DType]:
     return {"head_dim": head_dim, "lanes": 8 if head_dim % lanes else lanes}
 
 
-def attend_to_patches(
+def patch_attention(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
@@ -91,7 +91,7 @@ def attend_to_patches(
     )[0].tensor
 
 
-def attend_to_images(
+def image_attention(
     query: TensorValue,
     norm_weight: TensorValue,
     pool: BufferValue,
@@ -139,7 +139,7 @@ def attend_to_images(
     )[0].tensor
 
 
-def attend_causally(
+def causal_attention(
     query: TensorValue,
     cache: BufferValue,
     layer_idx: TensorValue,
@@ -180,7 +180,7 @@ def attend_causally(
     )[0].tensor
 
 
-def store_images(
+def store_image_kv(
     pool: BufferValue,
     keys: TensorValue,
     values: TensorValue,
@@ -193,7 +193,7 @@ def store_images(
     """Writes keys and values into pages of the pool, rounded to its type.
 
     Args:
-        pool: As in :func:`attend_to_images`.
+        pool: As in :func:`image_attention`.
         keys: float32 ``[rows, kv heads, head dim]``.
         values: Of the same shape.
         layer_idx: uint32 scalar on the host.

@@ -11,7 +11,7 @@ from max.graph.quantization import QuantizationEncoding
 
 from mllama.kernels.dispatch import vector_width
 
-OPERATIONS: Final = "gguf_matmul"
+MOJO_PACKAGE: Final = "gguf_matmul"
 """The folder of the operations, for a graph that uses them."""
 
 SPAN: Final = 256
@@ -30,7 +30,7 @@ def product(x: TensorValue, weight: Weight) -> TensorValue:
     Args:
         x: float32 ``[rows, width]``.
         weight: Blocks ``[columns, bytes of a row]``, as of
-            :func:`~mllama.nn.layers.linear.block_weight`.
+            :func:`~mllama.nn.layers.linear.gguf_weight`.
 
     Returns:
         float32 ``[rows, columns]``.
@@ -40,21 +40,21 @@ def product(x: TensorValue, weight: Weight) -> TensorValue:
     """
     columns = _columns(x, weight)
     return _call(
-        "mllama_block_product", x, [weight], columns, {"encoding": _encoding(weight)}
+        "mllama_gguf_matmul", x, [weight], columns, {"encoding": _encoding(weight)}
     )
 
 
-def three_products(
+def fused_qkv_matmul(
     x: TensorValue, first: Weight, second: Weight, third: Weight
 ) -> TensorValue:
-    """The products with three matrices, side by side: one call quantises ``x`` once.
+    """The products with three matrices, side by side: one call quantizes ``x`` once.
 
     Returns:
         float32 ``[rows, columns of all]``.
     """
     weights = [first, second, third]
     return _call(
-        "mllama_three_block_products",
+        "mllama_gguf_fused_qkv",
         x,
         weights,
         sum(_columns(x, weight) for weight in weights),
@@ -65,7 +65,7 @@ def three_products(
     )
 
 
-def gated_product(x: TensorValue, gate: Weight, up: Weight) -> TensorValue:
+def fused_gate_up_matmul(x: TensorValue, gate: Weight, up: Weight) -> TensorValue:
     """``silu(x @ gate.T) * (x @ up.T)``.
 
     Returns:
@@ -75,7 +75,7 @@ def gated_product(x: TensorValue, gate: Weight, up: Weight) -> TensorValue:
     if columns != _columns(x, up):
         raise ValueError(f"{gate.name} and {up.name} differ in their number of rows")
     return _call(
-        "mllama_gated_block_product",
+        "mllama_gguf_fused_gate_up",
         x,
         [gate, up],
         columns,

@@ -31,7 +31,7 @@ FORMATS: Final = (
 SOURCES: Final = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
 """NumPy's element types of weights and MAX's; uint16 holds the bits of bfloat16."""
 
-_OPERATIONS = operations("gguf_quantize")
+_MOJO_PACKAGE = operations("gguf_quantize")
 _NOT_FINITE = 1
 """What the operations say of rows with NaN or infinity, see ``rows.mojo``."""
 
@@ -39,7 +39,7 @@ _one_at_a_time = threading.Lock()
 
 
 def prepare(dtype: npt.DTypeLike) -> None:
-    """Compiles what quantises weights of an element type, if that is still to be done.
+    """Compiles what quantizes weights of an element type, if that is still to be done.
 
     It happens in a thread, since a compilation can't be interrupted: Ctrl-C ends the
     program meanwhile.
@@ -55,10 +55,10 @@ def prepare(dtype: npt.DTypeLike) -> None:
     compiled.result()
 
 
-def quantise(
+def quantize(
     weights: npt.NDArray[Any], encoding: GGMLQuantizationType, name: str = "the matrix"
 ) -> Bytes:
-    """Quantises a matrix row by row, on every core.
+    """Quantizes a matrix row by row, on every core.
 
     Args:
         weights: ``[rows, width]``: float32, float16, or the bits of bfloat16 in uint16.
@@ -124,7 +124,7 @@ def _compiled(source: str) -> Any:
 
 @functools.cache
 def _model(source: str) -> Any:
-    """What quantises weights of an element type of ``SOURCES``."""
+    """What quantizes weights of an element type of ``SOURCES``."""
     from max.driver import CPU
     from max.dtype import DType
     from max.engine import InferenceSession
@@ -143,7 +143,7 @@ def _model(source: str) -> Any:
         Graph(
             f"mllama_block_quantisers_{SOURCES[source]}",
             input_types=inputs,
-            custom_extensions=[_OPERATIONS],
+            custom_extensions=[_MOJO_PACKAGE],
         ) as graph,
     ):
         outputs = []
@@ -151,7 +151,7 @@ def _model(source: str) -> Any:
             rows, width = given.tensor.shape
             length, size = GGML_QUANT_SIZES[kind]
             outputs += ops.custom(
-                f"mllama_quantise_{kind.name.lower()}",
+                f"mllama_gguf_quantize_{kind.name.lower()}",
                 cpu,
                 [given],
                 [

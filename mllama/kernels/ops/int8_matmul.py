@@ -9,16 +9,16 @@ import numpy.typing as npt
 from max.dtype import DType
 from max.graph import DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.dispatch import uses_own, vector_width
+from mllama.kernels.dispatch import uses_custom_ops, vector_width
 
-OPERATIONS: Final = "int8_matmul"
+MOJO_PACKAGE: Final = "int8_matmul"
 """The folder of the operation, for a graph that uses it."""
 
 COLUMNS: Final = 16
 """Columns of a tile of bytes; widths and columns must be multiples of it."""
 
 
-def suits(width: int, columns: int, dtype: DType, device: DeviceRef) -> bool:
+def supports(width: int, columns: int, dtype: DType, device: DeviceRef) -> bool:
     """Whether the operation can multiply with a matrix.
 
     Args:
@@ -28,7 +28,7 @@ def suits(width: int, columns: int, dtype: DType, device: DeviceRef) -> bool:
         device: Where it is done.
     """
     fits = width % COLUMNS == columns % COLUMNS == 0
-    return fits and dtype is DType.float32 and uses_own(device)
+    return fits and dtype is DType.float32 and uses_custom_ops(device)
 
 
 def tiled_shape(columns: int, width: int) -> tuple[int, int]:
@@ -36,7 +36,7 @@ def tiled_shape(columns: int, width: int) -> tuple[int, int]:
     return columns // COLUMNS, width * COLUMNS
 
 
-def as_bytes(
+def quantize_int8(
     weights: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """A matrix as bytes with a scale for each column of the product.
@@ -67,7 +67,7 @@ def product(
 
     Args:
         x: float32 ``[rows, width]``.
-        weights: int8, as of :func:`as_bytes`.
+        weights: int8, as of :func:`quantize_int8`.
         scales: float32 ``[columns]``.
         added: float32 ``[columns]`` or ``[rows, columns]``.
 
@@ -76,7 +76,7 @@ def product(
     """
     addend = scales if added is None else added
     return ops.custom(
-        "mllama_byte_product",
+        "mllama_int8_matmul",
         x.device,
         [x, weights, scales, ops.reshape(addend, [-1, addend.shape[-1]])],
         [TensorType(DType.float32, [x.shape[0], scales.shape[0]], x.device)],

@@ -16,13 +16,13 @@ from max.graph import (
     Value,
     default_custom_extensions_scope,
 )
-from max.graph import Module as GraphModule
+from max.graph import Module as MaxModule
 
-from mllama.kernels.dispatch import operations, uses_own
+from mllama.kernels.dispatch import operations, uses_custom_ops
 from mllama.nn.layers.tensor_parallel import Sharded
 
 
-class GraphRoot(Sharded):
+class GraphModule(Sharded):
     """A network that is traced as a graph of its own.
 
     Attributes:
@@ -42,9 +42,11 @@ class GraphRoot(Sharded):
         """The graph's inputs: the leaves of :meth:`argument_types`, in order."""
         return tuple(tree.leaves(self.argument_types()))
 
-    def own_operations(self) -> AbstractContextManager[None]:
+    def custom_ops_scope(self) -> AbstractContextManager[None]:
         """Lets graphs that are made within it use :attr:`operations`."""
-        own = [operations(name) for name in self.operations if uses_own(self.device)]
+        own = [
+            operations(name) for name in self.operations if uses_custom_ops(self.device)
+        ]
         # Subgraphs don't see what is given to their graph, but they see this.
         return default_custom_extensions_scope(*own)
 
@@ -52,7 +54,7 @@ class GraphRoot(Sharded):
         self,
         *input_types: Type[Any],
         name: str | None = None,
-        module: GraphModule | None = None,
+        module: MaxModule | None = None,
         custom_extensions: Iterable[Path] = (),
         is_device_graph: bool = False,
     ) -> Graph:
@@ -62,7 +64,7 @@ class GraphRoot(Sharded):
         def forward(*inputs: Value[Any]) -> Any:
             return self(*tree.unflatten(structure, iter(inputs)))
 
-        with self.own_operations():
+        with self.custom_ops_scope():
             return Graph(
                 name or type(self).__qualname__,
                 forward,

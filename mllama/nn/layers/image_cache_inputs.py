@@ -19,7 +19,7 @@ from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValu
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.config import MllamaConfig
-from mllama.kernels.ops.attention import PAGE_SIZE, suits
+from mllama.kernels.ops.attention import PAGE_SIZE, supports
 from mllama.max_compat.model import KVCacheInputsPerDevice, tree_dataclass
 
 _Tensor = TypeVar("_Tensor")
@@ -68,7 +68,7 @@ ImageWriteValues = ImageWriteInputs[TensorValue, BufferValue]
 ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
 
 
-def pool_dtype(
+def image_cache_dtype(
     config: MllamaConfig, dtype: DType, device: DeviceRef, *, is_blocks: bool
 ) -> DType:
     """Element type of keys and values in the pool.
@@ -83,12 +83,12 @@ def pool_dtype(
         is_blocks: Whether the weights are in blocks.
     """
     head_dim = config.text_config.head_dim
-    if is_blocks and suits(head_dim, dtype, DType.bfloat16, device):
+    if is_blocks and supports(head_dim, dtype, DType.bfloat16, device):
         return DType.bfloat16
     return dtype
 
 
-def pool_params(
+def image_cache_params(
     config: MllamaConfig, dtype: DType, devices: Sequence[DeviceRef]
 ) -> MHAKVCacheParams:
     """Describes the pool in MAX's terms.

@@ -15,14 +15,14 @@ from max.nn.embedding import Embedding
 from max.nn.layer import Module
 from max.nn.linear import MLP, Linear
 
-from mllama.kernels.dispatch import uses_own
+from mllama.kernels.dispatch import uses_custom_ops
 from mllama.kernels.ops import gguf_matmul
 
 Encodings = Mapping[str, QuantizationEncoding]
 """Canonical name of a tensor to the format of its blocks; absent if it is floats."""
 
 
-def block_weight(
+def gguf_weight(
     name: str, rows: int, width: int, encoding: QuantizationEncoding, device: DeviceRef
 ) -> Weight:
     """A matrix ``[rows, width]`` as blocks: uint8 ``[rows, bytes of a row]``.
@@ -41,15 +41,15 @@ def block_weight(
     )
 
 
-def has_own_product(width: int, device: DeviceRef) -> bool:
+def has_custom_matmul(width: int, device: DeviceRef) -> bool:
     """Whether products with blocks of rows of a width are own operations.
 
     They read the blocks where they are; MAX's makes a copy of all when it loads them.
     """
-    return uses_own(device) and width % gguf_matmul.SPAN == 0
+    return uses_custom_ops(device) and width % gguf_matmul.SPAN == 0
 
 
-class QuantisedLinear(Module):
+class QuantizedLinear(Module):
     """``x @ weight.T`` with a weight of blocks; activations are float32."""
 
     def __init__(
@@ -62,8 +62,8 @@ class QuantisedLinear(Module):
         super().__init__()
         self.out_dim = out_dim
         self.encoding = encoding
-        self.own = has_own_product(in_dim, device)
-        self.weight = block_weight("weight", out_dim, in_dim, encoding, device)
+        self.own = has_custom_matmul(in_dim, device)
+        self.weight = gguf_weight("weight", out_dim, in_dim, encoding, device)
 
     def __call__(self, x: TensorValue) -> TensorValue:
         """``[..., in]`` to ``[..., out]``."""
@@ -83,12 +83,12 @@ def projection(
     out_dim: int,
     dtype: DType,
     device: DeviceRef,
-) -> Linear | QuantisedLinear:
+) -> Linear | QuantizedLinear:
     """The linear layer at a path, in the form that its weight has."""
     encoding = encodings.get(f"{path}.weight")
     if encoding is None:
         return Linear(in_dim, out_dim, dtype, device)
-    return QuantisedLinear(in_dim, out_dim, encoding, device)
+    return QuantizedLinear(in_dim, out_dim, encoding, device)
 
 
 def token_embedding(
@@ -99,12 +99,12 @@ def token_embedding(
     dtype: DType,
     device: DeviceRef,
 ) -> Embedding:
-    """The embedding at a path; rows of blocks are dequantised as they are looked up."""
+    """The embedding at a path; rows of blocks are dequantized as they are looked up."""
     encoding = encodings.get(f"{path}.weight")
     if encoding is None:
         return Embedding(rows, width, dtype, device)
     embedding = Embedding(rows, width, DType.uint8, device)
-    embedding.weight = block_weight("weight", rows, width, encoding, device)
+    embedding.weight = gguf_weight("weight", rows, width, encoding, device)
     return embedding
 
 
@@ -122,7 +122,7 @@ class GatedMLP(Module):
     ) -> None:
         super().__init__()
 
-        def named(name: str, in_dim: int, out_dim: int) -> Linear | QuantisedLinear:
+        def named(name: str, in_dim: int, out_dim: int) -> Linear | QuantizedLinear:
             return projection(
                 encodings, f"{path}.{name}", in_dim, out_dim, dtype, device
             )
@@ -135,11 +135,13 @@ class GatedMLP(Module):
         """``[rows, width]`` to the same shape."""
         gate, up = self.gate_proj, self.up_proj
         if (
-            isinstance(gate, QuantisedLinear)
-            and isinstance(up, QuantisedLinear)
+            isinstance(gate, QuantizedLinear)
+            and isinstance(up, QuantizedLinear)
             and gate.own
         ):
-            return self.down_proj(gguf_matmul.gated_product(x, gate.weight, up.weight))
+            return self.down_proj(
+                gguf_matmul.fused_gate_up_matmul(x, gate.weight, up.weight)
+            )
         return self.down_proj(ops.silu(gate(x)) * up(x))
 
 

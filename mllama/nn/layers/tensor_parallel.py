@@ -2,9 +2,9 @@
 
 Modules are written for one device and take the number of shards: attention has its
 heads divided by it, a feed-forward network its inner width.  What they return is then
-one device's share of a sum.  :func:`spread` builds the network once as a whole, for the
-names and values of its weights, and once for each device, with slices of those weights.
-On one device the whole is its only shard, and nothing here is part of its graph.
+one device's share of a sum.  :func:`shard_module` builds the network once as a whole,
+for the names and values of its weights, and once for each device, with slices of those
+weights.  On one device the whole is its only shard, and nothing here is part of its graph.
 
 Source: Megatron-LM (https://arxiv.org/abs/1909.08053), section 3.
 """
@@ -55,7 +55,9 @@ class Sharded(Module):
         self.shards: list[Self] = [self]
 
 
-def spread(build: Callable[[DeviceRef, int], _M], devices: Sequence[DeviceRef]) -> _M:
+def shard_module(
+    build: Callable[[DeviceRef, int], _M], devices: Sequence[DeviceRef]
+) -> _M:
     """A network over devices.
 
     Args:
@@ -103,7 +105,7 @@ def _divided(
 
 
 def signal_types(devices: Sequence[DeviceRef]) -> list[BufferType]:
-    """Inputs of a graph over several GPUs: memory through which they synchronise.
+    """Inputs of a graph over several GPUs: memory through which they synchronize.
 
     None for one device, nor for a CPU that stands for several.
     """

@@ -23,7 +23,7 @@ from max.nn.layer import Module
 from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
-from mllama.kernels.ops.attention import attend_to_images, store_images, suits
+from mllama.kernels.ops.attention import image_attention, store_image_kv, supports
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, ImageWriteValues
 from mllama.nn.layers.linear import Encodings, feed_forward, projection
 from mllama.nn.layers.tensor_parallel import Sharded, all_reduce, feed_forward_sum
@@ -94,8 +94,8 @@ class MllamaCrossAttentionKeysValues(Sharded):
         key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
         pool = write.pages.kv_blocks
-        if suits(self.head_dim, key.dtype, pool.dtype, key.device):
-            store_images(
+        if supports(self.head_dim, key.dtype, pool.dtype, key.device):
+            store_image_kv(
                 pool,
                 key,
                 value,
@@ -158,8 +158,8 @@ class MllamaTextCrossAttention(Module):
     ) -> TensorValue:
         """q_norm and attention of ``[text rows, heads, head dim]``."""
         pool = read.pages.kv_blocks
-        if suits(self.head_dim, query.dtype, pool.dtype, query.device):
-            return attend_to_images(
+        if supports(self.head_dim, query.dtype, pool.dtype, query.device):
+            return image_attention(
                 query,
                 self.q_norm.weight,
                 pool,

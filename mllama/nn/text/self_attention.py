@@ -15,21 +15,23 @@ from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.rotary_embedding import RotaryEmbedding
 
 from mllama.config import MllamaTextConfig
-from mllama.kernels.ops.attention import PAGE_SIZE, attend_causally, suits
-from mllama.kernels.ops.gguf_matmul import three_products
+from mllama.kernels.ops.attention import PAGE_SIZE, causal_attention, supports
+from mllama.kernels.ops.gguf_matmul import fused_qkv_matmul
 from mllama.max_compat.model import PagedCacheValues
 from mllama.nn.layers.linear import (
     Encodings,
-    block_weight,
     feed_forward,
-    has_own_product,
+    gguf_weight,
+    has_custom_matmul,
     projection,
 )
 from mllama.nn.layers.tensor_parallel import Sharded, all_reduce, feed_forward_sum
 from mllama.nn.text.cross_attention import text_norm
 
 
-def suits_cache(params: MHAKVCacheParams, dtype: DType, device: DeviceRef) -> bool:
+def supports_kv_cache(
+    params: MHAKVCacheParams, dtype: DType, device: DeviceRef
+) -> bool:
     """Whether the own operation can attend to a KV cache.
 
     Args:
@@ -40,7 +42,7 @@ def suits_cache(params: MHAKVCacheParams, dtype: DType, device: DeviceRef) -> bo
     return (
         params.page_size == PAGE_SIZE
         and not params.per_layer_buffers
-        and suits(params.head_dim, dtype, params.dtype, device)
+        and supports(params.head_dim, dtype, params.dtype, device)
     )
 
 
@@ -77,8 +79,8 @@ def attended(
         interleaved=layer.rope.interleaved,
     )
     heads = ops.reshape(query, [qkv.shape[0], layer.n_heads, params.head_dim])
-    if suits_cache(params, query.dtype, query.device):
-        result = attend_causally(
+    if supports_kv_cache(params, query.dtype, query.device):
+        result = causal_attention(
             heads,
             kv_collection.kv_blocks,
             layer_idx,
@@ -111,7 +113,7 @@ class FloatSelfAttention(AttentionWithRope):
         input_row_offsets: TensorValue,
     ) -> TensorValue:
         """As MAX's, but for the attention itself."""
-        if not suits_cache(self.kv_params, x.dtype, x.device):
+        if not supports_kv_cache(self.kv_params, x.dtype, x.device):
             return super().__call__(
                 layer_idx, x, kv_collection, freqs_cis, input_row_offsets
             )
@@ -121,7 +123,7 @@ class FloatSelfAttention(AttentionWithRope):
         )
 
 
-class QuantisedSelfAttention(GGUFQAttentionWithRope):
+class QuantizedSelfAttention(GGUFQAttentionWithRope):
     """MAX's attention over blocks, whose three projections may differ in format."""
 
     def __init__(
@@ -149,9 +151,9 @@ class QuantisedSelfAttention(GGUFQAttentionWithRope):
 
         def weight(name: str, rows: int) -> Weight:
             encoding = encodings[f"{path}.{name}"]
-            return block_weight(name, rows, width, encoding, device)
+            return gguf_weight(name, rows, width, encoding, device)
 
-        self.own = has_own_product(width, device)
+        self.own = has_custom_matmul(width, device)
         self.q_proj_weight = weight("q_proj.weight", queries)
         self.k_proj_weight = weight("k_proj.weight", keys)
         self.v_proj_weight = weight("v_proj.weight", keys)
@@ -172,7 +174,7 @@ class QuantisedSelfAttention(GGUFQAttentionWithRope):
             return super().__call__(
                 layer_idx, x, kv_collection, freqs_cis, input_row_offsets
             )
-        qkv = three_products(
+        qkv = fused_qkv_matmul(
             x, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         )
         return self.o_proj(
@@ -210,7 +212,7 @@ class MllamaSelfAttentionDecoderLayer(Sharded):
         super().__init__()
         self.self_attn: AttentionWithRope
         if f"{path}.self_attn.q_proj.weight" in encodings:
-            self.self_attn = QuantisedSelfAttention(
+            self.self_attn = QuantizedSelfAttention(
                 encodings,
                 f"{path}.self_attn",
                 rope,

@@ -13,7 +13,7 @@ from max.graph import TensorValue, ops
 from max.nn.attention.mask_config import MHAMaskVariant
 from max.nn.kernels import flash_attention_gpu
 
-from mllama.kernels.ops.attention import attend_to_patches, suits_heads
+from mllama.kernels.ops.attention import patch_attention, supports_heads
 
 _FLASH_WIDTHS = (64, 128, 256)
 """Widths of a head that MAX's flash attention is made for.  On a H200 it was wrong for
@@ -40,7 +40,7 @@ def padded_attention(
         padding_rows: Any tensor ``[padding rows]``; only its length counts.
         head_dim: Width of a head; scores are divided by its root.
         rounds: Whether factors may be rounded to bfloat16, see
-            :func:`~mllama.kernels.ops.attention.attend_to_patches`.
+            :func:`~mllama.kernels.ops.attention.patch_attention`.
 
     Returns:
         As ``query``.
@@ -53,13 +53,13 @@ def padded_attention(
     width = int(query.shape[-1])
     if width % head_dim:
         raise ValueError(f"{width} is no multiple of a head of {head_dim}")
-    if suits_heads(head_dim, query.dtype, query.device):
-        return attend_to_patches(query, key, value, real_rows, head_dim, rounds=rounds)
+    if supports_heads(head_dim, query.dtype, query.device):
+        return patch_attention(query, key, value, real_rows, head_dim, rounds=rounds)
     rows = (real_rows, padding_rows)
     has_flash = query.device.is_gpu() and query.dtype is DType.bfloat16
     if has_flash and head_dim <= _FLASH_WIDTHS[-1]:
         return flash_attention(query, key, value, *rows, head_dim)
-    return attention_of_max(query, key, value, *rows, head_dim)
+    return max_attention(query, key, value, *rows, head_dim)
 
 
 def flash_attention(
@@ -95,7 +95,7 @@ def flash_attention(
     return ops.reshape(attended[:, :, :, :head_dim], [images, rows, width])
 
 
-def attention_of_max(
+def max_attention(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,

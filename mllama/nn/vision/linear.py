@@ -10,7 +10,7 @@ from max.nn.linear import Linear
 from mllama.kernels.ops.int8_matmul import product, tiled_shape
 
 
-class ByteLinear(Module):
+class Int8Linear(Module):
     """``x @ (weight * scale).T + bias``, rows of ``x`` rounded to bytes as well."""
 
     def __init__(
@@ -49,7 +49,7 @@ def vision_linear(
     *,
     in_bytes: bool,
     has_bias: bool = False,
-) -> Linear | ByteLinear:
+) -> Linear | Int8Linear:
     """A linear layer of the encoder's.
 
     Args:
@@ -61,5 +61,5 @@ def vision_linear(
         has_bias: Whether it adds a bias.
     """
     if in_bytes:
-        return ByteLinear(in_dim, out_dim, device, has_bias=has_bias)
+        return Int8Linear(in_dim, out_dim, device, has_bias=has_bias)
     return Linear(in_dim, out_dim, dtype, device, has_bias=has_bias)

@@ -185,7 +185,7 @@ class MllamaVisionModel(Sharded):
 
         Args:
             pixel_values: float32 ``[images, max tiles, channels, size, size]``,
-                normalised; tiles beyond the valid ones are zero.
+                normalized; tiles beyond the valid ones are zero.
             aspect_ratio_ids: int64 ``[images]``.
             real_rows: int64 ``[real rows]``: rows (tile * padded patches + patch)
                 that hold patches of valid tiles.

@@ -14,7 +14,7 @@ from max.nn.layer import LayerList, Module
 from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
-from mllama.nn.vision.linear import ByteLinear
+from mllama.nn.vision.linear import Int8Linear
 
 
 def joined(states: Sequence[TensorValue]) -> TensorValue:
@@ -46,7 +46,7 @@ class FloatProjector(Linear):
         return super().__call__(joined(states))
 
 
-class ByteProjector(Module):
+class Int8Projector(Module):
     """The same in bytes: a sum of a product for each layer's states.
 
     Layers differ too much in the size of their states for one scale in a row of all.
@@ -58,7 +58,7 @@ class ByteProjector(Module):
         self.bias = Weight("bias", DType.float32, (width,), device)
         self.parts = LayerList(
             [
-                ByteLinear(vision.hidden_size, width, device, has_bias=False)
+                Int8Linear(vision.hidden_size, width, device, has_bias=False)
                 for _ in range(1 + len(vision.intermediate_layers_indices))
             ]
         )

@@ -18,7 +18,7 @@ from gguf.quants import dequantize
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError, quoted
-from mllama.kernels.ops.gguf_quantize import FORMATS, quantise
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantize
 from mllama.utils.bfloat16 import as_floats
 from mllama.weights.gguf.file import FLOATS, OLD_FORM, GgufFile
 from mllama.weights.gguf.names import stored_tensors
@@ -180,7 +180,7 @@ def served_formats(
 def _has_kernel(kind: GGMLQuantizationType, name: str) -> bool:
     """Whether MAX multiplies with blocks of a format in a tensor's place.
 
-    Its dequantisation of q4_0, which looks up tokens, writes beyond its memory.
+    Its dequantization of q4_0, which looks up tokens, writes beyond its memory.
     """
     if name == EMBEDDING and kind is GGMLQuantizationType.Q4_0:
         return False
@@ -237,7 +237,7 @@ def _converted(
     """Rows of blocks in another format, some at a time: floats take much memory."""
     step = max(1, _BYTES_AT_ONCE // raw.shape[1])
     parts = [
-        quantise(_as_floats(raw[start : start + step], kind), served, name)
+        quantize(_as_floats(raw[start : start + step], kind), served, name)
         for start in range(0, len(raw), step)
     ]
     return np.concatenate(parts)

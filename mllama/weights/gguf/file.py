@@ -261,7 +261,7 @@ class _Header:
             kind = GGMLQuantizationType(code)
         except ValueError as error:
             raise self._damaged(
-                f"stores {name} in an unknown quantisation, number {code}"
+                f"stores {name} in an unknown quantization, number {code}"
             ) from error
         return name, kind, shape, self._number("Q")
 

@@ -13,7 +13,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.kernels.ops.gguf_quantize import FORMATS, quantise, unfit
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantize, unfit
 from mllama.utils.bfloat16 import as_floats
 from mllama.weights.checkpoint import TensorInfo
 from mllama.weights.gguf.file import stored_bytes
@@ -97,7 +97,7 @@ def encoded_parts(
         if heads:
             stored = replace(stored, heads=len(part) // unit)
         if tensor.kind in FORMATS:
-            blocks = quantise(part, tensor.kind, tensor.ours)
+            blocks = quantize(part, tensor.kind, tensor.ours)
             yield np.ascontiguousarray(stored.to_file(blocks))
         else:
             values = _as_floats_of(tensor, stored.to_file(as_floats(part)))

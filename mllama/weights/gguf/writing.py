@@ -1,4 +1,4 @@
-"""A checkpoint as one GGUF file in Ollama's layout, quantised on the way.
+"""A checkpoint as one GGUF file in Ollama's layout, quantized on the way.
 
 The file also holds the checkpoint's own small files (configuration, tokenizer, chat
 template, image processor), so that it alone is enough to serve.
@@ -54,7 +54,7 @@ Progress = Callable[[str, int, int], None]
 def write_gguf(
     source: Checkpoint, target: Path, encoding: str, progress: Progress
 ) -> None:
-    """Quantises a checkpoint into a file, some rows of a tensor at a time.
+    """Quantizes a checkpoint into a file, some rows of a tensor at a time.
 
     The file appears under its name when it is complete.
 
@@ -71,11 +71,11 @@ def write_gguf(
     plan = planned_tensors(source.config, encoding)
     total = sum(tensor.nbytes for tensor in plan)
     _check_room(target, total)
-    quantised = [
+    quantized = [
         source.tensors[tensor.ours] for tensor in plan if tensor.kind in FORMATS
     ]
-    for part_type in {tensor.part_type for tensor in quantised}:
-        progress("compiling the quantiser", 0, total)
+    for part_type in {tensor.part_type for tensor in quantized}:
+        progress("compiling the quantizer", 0, total)
         prepare(part_type)
     write_tensors(
         target,

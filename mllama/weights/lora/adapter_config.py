@@ -46,7 +46,7 @@ _HARMLESS = frozenset(
     (
         "use_dora",
         "use_rslora",
-        # How the factors were initialised; what changes the weights is told by
+        # How the factors were initialized; what changes the weights is told by
         # init_lora_weights.
         "corda_config",
         "eva_config",
@@ -58,7 +58,7 @@ _HARMLESS = frozenset(
 """Settings that are read here or don't matter, of those named like a variant's."""
 
 _CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take the first factors out of the weights that they train."""
+"""Initializations that take the first factors out of the weights that they train."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AdapterConfig:
     Attributes:
         rank: The factors' inner size, ``r``.
         alpha: ``lora_alpha``; by the rank, or its root, it is the product's factor.
-        is_rank_stabilised: ``use_rslora``, whether it is by the root.
+        is_rank_stabilized: ``use_rslora``, whether it is by the root.
         has_magnitudes: ``use_dora``, whether rows have lengths of their own.
         has_biases: ``lora_bias``, whether the second factor adds to a bias.
         ranks: Regular expressions of modules with another rank.
@@ -79,7 +79,7 @@ class AdapterConfig:
 
     rank: int
     alpha: float
-    is_rank_stabilised: bool
+    is_rank_stabilized: bool
     has_magnitudes: bool
     has_biases: bool
     ranks: Mapping[regex.Pattern[str], int]
@@ -106,7 +106,7 @@ class AdapterConfig:
         """
         rank = self.rank_of(module)
         alpha = _first_match(self.alphas, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
 
 
 def read_adapter_config(directory: Path) -> AdapterConfig:
@@ -127,7 +127,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     return AdapterConfig(
         rank=section.integer("r", 8),
         alpha=section.number("lora_alpha", 8.0),
-        is_rank_stabilised=section.flag("use_rslora", False),
+        is_rank_stabilized=section.flag("use_rslora", False),
         has_magnitudes=section.flag("use_dora", False),
         has_biases=section.flag("lora_bias", False),
         ranks=_patterns(section, "rank_pattern", "whole numbers", _is_rank),

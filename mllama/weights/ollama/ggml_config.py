@@ -1,7 +1,7 @@
 """config.json and preprocessor_config.json of a file that has ggml's keys only.
 
 What the keys don't say is the same in every model of the family: activations, the
-normalisation of pixels, the arrangements of tiles.
+normalization of pixels, the arrangements of tiles.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ ENDS: Final = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
 _LLAMA_3 = ("llama-bpe", "llama3", "llama-v3", "default")
 """Names of Llama 3's way of cutting text.  Ollama's converter wrote ``default`` where
-it did not recognise a tokenizer; its engine cut the text of this model as Llama 3's
+it did not recognize a tokenizer; its engine cut the text of this model as Llama 3's
 in any case."""
 
 _FILLER = re.compile(r"\[PAD\d+\]")

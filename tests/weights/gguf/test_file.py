@@ -34,7 +34,7 @@ from mllama.weights.gguf.tensor_encoding import (
 from mllama.weights.gguf.writing import write_gguf, write_tensors
 from mllama.weights.names import expected_tensors
 from mllama.weights.ollama.small_files import unpack_small_files
-from tests.kernels.ggml_blocks import ggml_quantise
+from tests.kernels.ggml_blocks import ggml_quantize
 from tests.reference.checkpoints import checkpoint
 
 
@@ -170,7 +170,7 @@ def test_blocks_without_a_kernel_become_q6_k(
         if tensor.ours not in kinds:
             return encoded_parts(tensor, source.tensors[tensor.ours])
         floats = tensor.stored.to_file(source.tensors[tensor.ours].floats())
-        return [ggml_quantise(floats, tensor.kind)]
+        return [ggml_quantize(floats, tensor.kind)]
 
     plan = [
         replace(tensor, kind=kinds.get(tensor.ours, tensor.kind))

@@ -60,13 +60,13 @@ def test_bfloat16_reaches_the_kernel_as_it_lies_in_the_file(
     half: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Array] = []
-    quantise = tensor_encoding.quantise
+    quantize = tensor_encoding.quantize
 
     def spy(weights: Array, *rest: Any) -> Array:
         seen.append(weights)
-        return quantise(weights, *rest)
+        return quantize(weights, *rest)
 
-    monkeypatch.setattr(tensor_encoding, "quantise", spy)
+    monkeypatch.setattr(tensor_encoding, "quantize", spy)
     write_gguf(half, tmp_path / "model.gguf", "q4_k", silent)
     assert seen
     assert all(part.dtype == np.uint16 for part in seen)
@@ -79,7 +79,7 @@ def test_progress_is_told_within_a_large_tensor(
     monkeypatch.setattr(tensor_encoding, "_WEIGHTS_AT_ONCE", 1 << 12)
     told: list[tuple[str, int, int]] = []
     write_gguf(half, tmp_path / "m.gguf", "q4_k", lambda *step: told.append(step))
-    assert told[0][:2] == ("compiling the quantiser", 0)
+    assert told[0][:2] == ("compiling the quantizer", 0)
     assert [step[1] for step in told] == sorted(step[1] for step in told)
     assert told[-1] == ("m.gguf", told[0][2], told[0][2])
     head = {done for name, done, _ in told if name == "lm_head.weight"}
@@ -171,7 +171,7 @@ def test_no_file_holds_values_that_became_infinite(
     assert not list(target.parent.iterdir())
 
 
-def test_float16_checkpoints_are_quantised(source: Checkpoint, tmp_path: Path) -> None:
+def test_float16_checkpoints_are_quantized(source: Checkpoint, tmp_path: Path) -> None:
     halves = broken(source, tmp_path / "source", NORM, 1.0, np.float16)
     assert halves.dtype == "float16"
     write_gguf(halves, tmp_path / "model.gguf", "q4_k", silent)
@@ -216,11 +216,11 @@ def command(source: Checkpoint, target: Path, *, before: str) -> str:
 import os, resource, signal, sys, time
 import numpy as np
 from mllama.kernels.ops.gguf_quantize import prepare
-from mllama.utils.telemetry import turn_telemetry_off
-turn_telemetry_off()
+from mllama.utils.telemetry import disable_telemetry
+disable_telemetry()
 prepare(np.float32)  # What MAX compiles, it also writes.
 from mllama.weights.gguf import tensor_encoding
-quantise = tensor_encoding.quantise
+quantize = tensor_encoding.quantize
 {textwrap.dedent(before)}
 sys.argv = {arguments!r}
 from mllama.cli.main import main
@@ -231,8 +231,8 @@ main()
 SLOW = """
 def slow(*given):
     time.sleep(0.3)
-    return quantise(*given)
-tensor_encoding.quantise = slow
+    return quantize(*given)
+tensor_encoding.quantize = slow
 """
 
 
@@ -272,8 +272,8 @@ def test_a_kill_leaves_the_name_alone_and_the_next_attempt_succeeds(
     def killed(weights, kind, name):
         if name == "lm_head.weight":
             os.kill(os.getpid(), signal.SIGKILL)
-        return quantise(weights, kind, name)
-    tensor_encoding.quantise = killed
+        return quantize(weights, kind, name)
+    tensor_encoding.quantize = killed
     """
     done = run(command(source, target, before=kill))
     assert done.returncode == -signal.SIGKILL
@@ -352,7 +352,7 @@ def test_a_failure_leaves_the_older_file(
     def fails(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(tensor_encoding, "quantise", fails)
+    monkeypatch.setattr(tensor_encoding, "quantize", fails)
     expected = CheckpointError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         write_gguf(source, target, "q4_k", silent)

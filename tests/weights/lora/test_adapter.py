@@ -32,7 +32,7 @@ OTHERS = ["lm_head", "multi_modal_projector", "patch_embedding"]
 
 CASES: dict[str, dict[str, Any]] = {
     "every_linear": {"r": 4, "lora_alpha": 6, "target_modules": EVERY_LINEAR},
-    "rank_stabilised": {
+    "rank_stabilized": {
         "r": 4,
         "lora_alpha": 3,
         "use_rslora": True,

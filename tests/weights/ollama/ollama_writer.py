@@ -20,11 +20,11 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 from safetensors import safe_open
 
-from mllama.kernels.ops.gguf_quantize import quantise
+from mllama.kernels.ops.gguf_quantize import quantize as quantize_blocks
 
 Array = np.ndarray
 Choose = Callable[[str], Kind | None]
-"""The type of a quantised tensor by its name, None for Ollama's own F16."""
+"""The type of a quantized tensor by its name, None for Ollama's own F16."""
 
 TEXT_NAMES = {
     "input_layernorm": "attn_norm",
@@ -203,7 +203,7 @@ def encoded(values: Array, kind: Kind) -> Array:
     if kind is Kind.Q5_K:
         return q5_k(values)
     if kind in (Kind.Q4_K, Kind.Q6_K):
-        return quantise(values, kind)  # the gguf package only reads these
+        return quantize_blocks(values, kind)  # the gguf package only reads these
     return quantize(values, kind)
 
 
@@ -219,7 +219,7 @@ def write_ollama_gguf(
     Args:
         folder: The checkpoint, its weights in ``model.safetensors``.
         target: The file.
-        choose: Types of the tensors that Ollama may quantise.
+        choose: Types of the tensors that Ollama may quantize.
         change: Changes the keys before they are written, to break them.
         tensors: Changes the tensors before they are written.
     """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mllama.errors import MllamaError
-from mllama.launch.resolve import find_model_files
+from mllama.launch.resolve import resolve_model_files
 from mllama.weights.ollama import store as ollama_store
 from mllama.weights.ollama.store import find_blob, parse_name
 from tests.reference.checkpoints import checkpoint
@@ -76,7 +76,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def refusal(name: str = "ollama:vision") -> str:
     """One line that refuses a name, wherever it is noticed."""
     with pytest.raises(MllamaError) as refused:
-        find_model_files(name, device_type="cpu")
+        resolve_model_files(name, device_type="cpu")
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -145,7 +145,7 @@ def test_a_model_is_served_in_place(
 ) -> None:
     layer = store.layer("model", content)
     store.add([layer, store.layer("template", b"{{ .Prompt }}")], kept)
-    files = find_model_files(f"ollama:{asked}", device_type="cpu")
+    files = resolve_model_files(f"ollama:{asked}", device_type="cpu")
     (weights,) = files.weight_path
     assert weights.suffix == ".gguf"
     assert weights.resolve() == store.blob(layer)
@@ -154,15 +154,17 @@ def test_a_model_is_served_in_place(
     # Nothing as large as the weights was written.
     written = [f for f in (tmp_path / "cache").rglob("*") if not f.is_symlink()]
     assert max(f.stat().st_size for f in written) < len(content) // 4
-    again = find_model_files(f"ollama:{asked}", device_type="cpu")
+    again = resolve_model_files(f"ollama:{asked}", device_type="cpu")
     assert again == files
 
 
 def test_a_blob_needs_no_ending(store: Store, content: bytes) -> None:
     blob = store.blob(store.layer("model", content))
-    by_name = find_model_files(str(blob), device_type="cpu")
+    by_name = resolve_model_files(str(blob), device_type="cpu")
     assert by_name.weight_path[0].resolve() == blob
-    beside = find_model_files(str(checkpoint()), weight_path=[blob], device_type="cpu")
+    beside = resolve_model_files(
+        str(checkpoint()), weight_path=[blob], device_type="cpu"
+    )
     assert beside.weight_path == by_name.weight_path
     assert beside.encoding.name == "float32"
 
@@ -188,10 +190,10 @@ def test_an_early_blob_has_a_colon_in_its_name(store: Store, content: bytes) -> 
 def test_a_link_follows_its_blob(store: Store, content: bytes, tmp_path: Path) -> None:
     """A link of the cache that names another file is made anew."""
     blob = store.blob(store.layer("model", content))
-    (link,) = find_model_files(str(blob), device_type="cpu").weight_path
+    (link,) = resolve_model_files(str(blob), device_type="cpu").weight_path
     link.unlink()
     link.symlink_to(tmp_path / "gone")
-    assert find_model_files(str(blob), device_type="cpu").weight_path == (link,)
+    assert resolve_model_files(str(blob), device_type="cpu").weight_path == (link,)
     assert link.resolve() == blob
 
 

@@ -190,7 +190,7 @@ def _attend[
 
 
 @extensibility.register("mllama_image_store")
-struct ImageStore:
+struct ImageCacheStorage:
     """Keys and values of new images into pages of the pool."""
 
     @staticmethod

@@ -108,7 +108,7 @@ def _sums[lanes: Int](rows: Array[Lanes[lanes], lanes]) -> Lanes[lanes]:
 
 @always_inline
 def _pair_sums[lanes: Int](a: Lanes[lanes], b: Lanes[lanes]) -> Lanes[lanes]:
-    """Sums of neighbours, those of both vectors alternating by halves of eight."""
+    """Sums of neighbors, those of both vectors alternating by halves of eight."""
     comptime if lanes == 16:
         return a.shuffle[
             0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30

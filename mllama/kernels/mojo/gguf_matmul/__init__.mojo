@@ -15,7 +15,7 @@ from max.runtime.asyncrt import parallelism_level
 from .columns import is_read_by_column, multiply_columns
 from .formats import SpanFormat
 from .lanes import SPAN, Bytes, Floats
-from .products import Activations, Matrix, multiply_group, quantised
+from .products import Activations, Matrix, multiply_group, quantized
 from .q4_0 import Q4_0
 from .q4_k import Q4_K
 from .q6_k import Q6_K
@@ -24,7 +24,7 @@ comptime _TASKS_PER_CORE = 4
 """So that cores finish together though another program slows one of them down."""
 
 
-@extensibility.register("mllama_block_product")
+@extensibility.register("mllama_gguf_matmul")
 struct BlockProduct:
     """`x @ weights.T`."""
 
@@ -39,7 +39,7 @@ struct BlockProduct:
     ) raises:
         var matrix = _matrix[encoding](result, x, weights, 0)
         _check_columns(result, matrix.columns)
-        var rows = _quantised(x)
+        var rows = _quantized(x)
         var groups = matrix.groups()
         var tasks = _tasks(groups)
 
@@ -56,7 +56,7 @@ struct BlockProduct:
         rows.free()
 
 
-@extensibility.register("mllama_three_block_products")
+@extensibility.register("mllama_gguf_fused_qkv")
 struct ThreeBlockProducts:
     """Products with three matrices, one beside the other."""
 
@@ -83,7 +83,7 @@ struct ThreeBlockProducts:
             result, x, third_weights, first.columns + second.columns
         )
         _check_columns(result, first.columns + second.columns + third.columns)
-        var rows = _quantised(x)
+        var rows = _quantized(x)
         var second_group = first.groups()
         var third_group = second_group + second.groups()
         var groups = third_group + third.groups()
@@ -111,7 +111,7 @@ struct ThreeBlockProducts:
         rows.free()
 
 
-@extensibility.register("mllama_gated_block_product")
+@extensibility.register("mllama_gguf_fused_gate_up")
 struct GatedBlockProduct:
     """`silu(x @ gate.T) * (x @ up.T)`."""
 
@@ -132,7 +132,7 @@ struct GatedBlockProduct:
         var up = _matrix[up_encoding](result, x, up_weights, 0)
         _check_columns(result, gate.columns)
         _check_columns(result, up.columns)
-        var rows = _quantised(x)
+        var rows = _quantized(x)
         var groups = gate.groups()
         var tasks = _tasks(groups)
 
@@ -152,8 +152,8 @@ struct GatedBlockProduct:
         rows.free()
 
 
-def _quantised(x: InputTensor[dtype=DType.float32, rank=2, ...]) -> Activations:
-    return quantised(
+def _quantized(x: InputTensor[dtype=DType.float32, rank=2, ...]) -> Activations:
+    return quantized(
         rebind[Floats](x.unsafe_ptr()), x.dim_size(0), x.dim_size(1), x.dim_size(1)
     )
 

@@ -29,8 +29,8 @@ comptime _SMALLEST = Float32(1e-30)
 
 
 @always_inline
-def quantise(values: Pointer[Float32, MutUntrackedOrigin], record: Bytes):
-    """Quantises 256 values to the nearest of -127 to 127 times a scale.
+def quantize(values: Pointer[Float32, MutUntrackedOrigin], record: Bytes):
+    """Quantizes 256 values to the nearest of -127 to 127 times a scale.
 
     A scale of NaN stands for values that hold NaN or infinity.
     """

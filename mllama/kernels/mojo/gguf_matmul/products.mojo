@@ -5,7 +5,7 @@ from std.math import ceildiv, exp
 from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 
-from .activations import CROSSED, cross, quantise
+from .activations import CROSSED, cross, quantize
 from .fetching import INTO_FIRST, fetch
 from .formats import TILE, BlockFormat
 from .lanes import COLUMNS, RECORD, SPAN, SPANS, Bytes, Floats
@@ -17,12 +17,12 @@ comptime _AHEAD = 4 if INTO_FIRST else 8
 comptime _MOST_ROWS = 12
 """Rows that are multiplied with a tile at once, at most."""
 comptime _ROWS_PER_TASK = 8
-"""Rows that one task quantises."""
+"""Rows that one task quantizes."""
 
 
 @fieldwise_init
 struct Activations(Copyable, ImplicitlyCopyable, Movable):
-    """Quantised rows, see `activations.mojo`."""
+    """Quantized rows, see `activations.mojo`."""
 
     var rows: Int
     var spans: Int
@@ -41,8 +41,8 @@ struct Activations(Copyable, ImplicitlyCopyable, Movable):
         self.records.unsafe_free()
 
 
-def quantised(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
-    """Quantises rows; the caller frees them.
+def quantized(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
+    """Quantizes rows; the caller frees them.
 
     Args:
         x: The first.
@@ -62,7 +62,7 @@ def quantised(x: Floats, rows: Int, width: Int, stride: Int) -> Activations:
         var first = task * _ROWS_PER_TASK
         for row in range(first, min(rows, first + _ROWS_PER_TASK)):
             for span in range(spans):
-                quantise(
+                quantize(
                     x.unsafe_offset(row * stride + span * SPAN),
                     records.unsafe_offset((span * rows + row) * RECORD),
                 )

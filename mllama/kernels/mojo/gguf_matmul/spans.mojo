@@ -166,7 +166,7 @@ def shifted[
 ](bytes: Levels[lanes]) -> Levels[lanes]:
     """Bytes shifted to the right, to the left where the parameter is negative.
 
-    Bits cross from a byte to its neighbour: those that are not wanted are to be masked.
+    Bits cross from a byte to its neighbor: those that are not wanted are to be masked.
 
     Parameters:
         lanes: Of a vector.

@@ -1,4 +1,4 @@
-"""Block quantisers of GGUF files, as operations of MAX graphs.
+"""Block quantizers of GGUF files, as operations of MAX graphs.
 
 Layouts and searches are those of ggml (`ggml-quants.c`); NumPy's form of them, which
 the tests compare with, is `tests/kernels/reference.py`.
@@ -15,7 +15,7 @@ from .q6_k import Q6_K
 from .rows import quantise_rows
 
 
-@extensibility.register("mllama_quantise_q4_0")
+@extensibility.register("mllama_gguf_quantize_q4_0")
 struct QuantiseQ4_0:
     """Rows of floats to blocks of q4_0."""
 
@@ -31,7 +31,7 @@ struct QuantiseQ4_0:
         quantise_rows[Q4_0](blocks, faults, weights)
 
 
-@extensibility.register("mllama_quantise_q4_k")
+@extensibility.register("mllama_gguf_quantize_q4_k")
 struct QuantiseQ4_K:
     """Rows of floats to blocks of q4_k."""
 
@@ -47,7 +47,7 @@ struct QuantiseQ4_K:
         quantise_rows[Q4_K](blocks, faults, weights)
 
 
-@extensibility.register("mllama_quantise_q6_k")
+@extensibility.register("mllama_gguf_quantize_q6_k")
 struct QuantiseQ6_K:
     """Rows of floats to blocks of q6_k."""
 

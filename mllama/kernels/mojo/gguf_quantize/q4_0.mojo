@@ -10,7 +10,7 @@ struct Q4_0(BlockFormat):
     comptime SIZE = 18
 
     @staticmethod
-    def quantise(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
+    def quantize(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
         """Writes a block of finite weights.
 
         Returns:

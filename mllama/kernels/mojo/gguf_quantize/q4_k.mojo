@@ -19,7 +19,7 @@ struct Q4_K(BlockFormat):
     comptime SIZE = 144
 
     @staticmethod
-    def quantise(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
+    def quantize(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
         """Writes a block of finite weights.
 
         Returns:

@@ -22,7 +22,7 @@ struct Q6_K(BlockFormat):
     comptime SIZE = 210
 
     @staticmethod
-    def quantise(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
+    def quantize(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
         """Writes a block of finite weights.
 
         Returns:

@@ -29,7 +29,7 @@ trait BlockFormat:
     """Bytes of a block."""
 
     @staticmethod
-    def quantise(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
+    def quantize(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
         """Writes a block of finite weights.
 
         Returns:
@@ -45,7 +45,7 @@ def quantise_rows[
     faults: OutputTensor[dtype=DType.uint8, rank=1, ...],
     weights: InputTensor[rank=2, ...],
 ) raises:
-    """Quantises a matrix, its rows shared out among the cores.
+    """Quantizes a matrix, its rows shared out among the cores.
 
     Args:
         blocks: `[rows, bytes of a row]`.
@@ -86,7 +86,7 @@ def quantise_rows[
                     fault = NOT_FINITE
                     break
                 var place = (row * per_row + index) * Format.SIZE
-                if top >= _TOO_LARGE or not Format.quantise(
+                if top >= _TOO_LARGE or not Format.quantize(
                     values, result.unsafe_offset(place)
                 ):
                     fault = TOO_LARGE

@@ -14,11 +14,11 @@ from .lanes import COLUMNS, Bytes, Floats
 from .products import Matrix, Sums, multiply
 
 
-@extensibility.register("mllama_byte_product")
+@extensibility.register("mllama_int8_matmul")
 struct ByteProduct:
     """`x @ (bytes * scales).T`, with something added if there is something.
 
-    `bytes` are tiles of sixteen columns, see `as_bytes` in `byte_products.py`; `added` is
+    `bytes` are tiles of sixteen columns, see `quantize_int8` in `byte_products.py`; `added` is
     `[rows, columns]`, or one row for all.
     """
 

@@ -10,8 +10,8 @@ comptime _SMALLEST = Float32(1e-30)
 """Values below it are zeros: the inverse of their scale might overflow."""
 
 
-def quantise[lanes: Int](values: Floats, width: Int, bytes: Bytes) -> Float32:
-    """Quantises a row to the nearest of -127 to 127 times a scale.
+def quantize[lanes: Int](values: Floats, width: Int, bytes: Bytes) -> Float32:
+    """Quantizes a row to the nearest of -127 to 127 times a scale.
 
     Args:
         values: The row.

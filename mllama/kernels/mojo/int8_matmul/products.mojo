@@ -4,7 +4,7 @@ from max.algorithm import sync_parallelize
 from std.math import ceildiv
 from std.memory.alloc import unsafe_alloc
 
-from .activations import quantise
+from .activations import quantize
 from .lanes import COLUMNS, QUAD, Bytes, Floats, add_products, four_bytes
 
 comptime _ROWS = 96
@@ -92,7 +92,7 @@ def multiply[
         for row in range(count):
             start.scales.unsafe_store(
                 row,
-                quantise[lanes](
+                quantize[lanes](
                     x.unsafe_offset((first + row) * matrix.width),
                     matrix.width,
                     start.bytes.unsafe_offset(row * matrix.width),
