@@ -4,7 +4,8 @@ Modules are written for one device and take the number of shards: attention has 
 heads divided by it, a feed-forward network its inner width.  What they return is then
 one device's share of a sum.  :func:`shard_module` builds the network once as a whole,
 for the names and values of its weights, and once for each device, with slices of those
-weights.  On one device the whole is its only shard, and nothing here is part of its graph.
+weights.  On one device the whole is its only shard, and nothing here is part of its
+graph.
 
 Source: Megatron-LM (https://arxiv.org/abs/1909.08053), section 3.
 """
