@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_full_shape import full, transformers
-from mllama.image_cache.settings import GPU_IMAGES
+from mllama.max_model.image_limits import GPU_IMAGES
 
 SECONDS = 600
 """A part that takes longer has failed."""
@@ -88,7 +88,7 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
         DEMO_MODEL,
         device_specs=[DeviceSpec.accelerator(0)],
         quantization_encoding="bfloat16",
-        vision_config_overrides=files.settings,
+        vision_config_overrides=files.settings.to_max(),
         max_batch_size=16,
     )
     oracle = Reference(DEMO_MODEL)

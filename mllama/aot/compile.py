@@ -44,6 +44,7 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     from mllama.max_compat.model import compile_graphs, load_sampler_graphs
     from mllama.max_model.graphs import graph_specs, log_probabilities
     from mllama.max_model.model_config import MllamaArchConfig
+    from mllama.max_model.settings import ModelSettings
     from mllama.max_model.weight_adapters import canonical_state_dict, served_state_dict
 
     pipeline = PipelineConfig.from_args(options.pipeline_args(files))
@@ -59,7 +60,9 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     )
     (device,) = load_devices(pipeline.model.device_specs)
     session = InferenceSession(devices=[device])
-    compiler = GraphCompiler(session, pipeline)
+    compiler = GraphCompiler(
+        session, pipeline, ModelSettings.from_max(pipeline.model).compiled
+    )
     pipeline.configure_session(session)
     compile_graphs(session, graph_specs(config, state_dict, compiler))
     session.compile_reusing_mefs(log_probabilities(device))

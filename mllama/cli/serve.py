@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -20,6 +21,9 @@ from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
 from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
+
+if TYPE_CHECKING:
+    from mllama.max_model.settings import ModelSettings
 
 _SETTINGS = {
     "host": "MAX_SERVE_HOST",
@@ -206,20 +210,22 @@ def serve(**options: Any) -> None:
 
 
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
-    from mllama.image_cache.settings import image_settings
     from mllama.launch.options import ARCHITECTURES
+    from mllama.max_model.settings import ModelSettings
 
     server = {
         alias: value
         for name, alias in _SETTINGS.items()
         if (value := options.pop(name)) is not None
     }
-    images = image_settings(
-        options.pop("image_cache_size"), options.pop("max_images_per_request")
-    )
+    images = {
+        name: options.pop(name)
+        for name in ("image_cache_size", "max_images_per_request")
+    }
+    ModelSettings(**images)  # Checks them before anything is downloaded.
     max_ce_batch_size = options.pop("max_ce_batch_size")
-    model_settings = _find_model(options, max_ce_batch_size)
-    options["vision_config_overrides"] = {**images, **model_settings}
+    settings_of_model = _find_model(options, max_ce_batch_size)
+    options["vision_config_overrides"] = replace(settings_of_model, **images).to_max()
     source = click.get_current_context().get_parameter_source(_IN_FLIGHT)
     if source is None or source is ParameterSource.DEFAULT:
         options[_IN_FLIGHT] = True
@@ -250,7 +256,7 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     )
 
 
-def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> dict[str, Any]:
+def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> ModelSettings:
     """Puts the model's files and this package's defaults into MAX's options.
 
     Returns:

@@ -46,12 +46,16 @@ class GraphCompiler:
 
     Args:
         session: Every graph of the pipeline goes through it.
-        pipeline: Says where graphs are kept, else that is left to MAX, and how they
-            are compiled.
+        pipeline: Says how graphs are compiled.
+        settings: Where graphs are kept; None leaves that to MAX.
     """
 
-    def __init__(self, session: InferenceSession, pipeline: PipelineConfig) -> None:
-        settings = CompiledSettings.from_dict(pipeline.model.vision_config_overrides)
+    def __init__(
+        self,
+        session: InferenceSession,
+        pipeline: PipelineConfig,
+        settings: CompiledSettings | None,
+    ) -> None:
         self._session = session
         self._settings = settings
         self._compile_settings = _compile_settings(pipeline.runtime, pipeline.profiling)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mllama.compilation.manifest import Manifest
 from mllama.compilation.store import COMPILED_DIRECTORY, CompiledStore, check_target
 from mllama.errors import CompiledModelError
 from mllama.utils.cache_dir import cache_root
-
-COMPILED: Final = "compiled"
-"""Key of MAX's ``vision_config_overrides``, which carries these settings to the model's
-process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,27 +60,18 @@ class CompiledSettings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """In ``vision_config_overrides``, see ``COMPILED``."""
+        """Returns the settings as JSON values."""
+        paths = {"cache": self.cache, "saved": self.saved, "save_to": self.save_to}
         return {
-            COMPILED: {
-                "manifest": self.manifest.to_dict(),
-                "cache": str(self.cache),
-                **{
-                    name: str(path)
-                    for name in ("saved", "save_to")
-                    if (path := getattr(self, name)) is not None
-                },
-            }
+            "manifest": self.manifest.to_dict(),
+            **{name: str(path) for name, path in paths.items() if path is not None},
         }
 
     @classmethod
-    def from_dict(cls, overrides: dict[str, Any]) -> CompiledSettings | None:
-        """What :meth:`to_dict` gave; None if nothing was told."""
-        told = overrides.get(COMPILED)
-        if told is None:
-            return None
-        paths = {name: Path(path) for name, path in told.items() if name != "manifest"}
-        return cls(manifest=Manifest.from_dict(told["manifest"]), **paths)
+    def from_dict(cls, values: dict[str, Any]) -> CompiledSettings:
+        """Returns the settings that :meth:`to_dict` made values of."""
+        paths = {n: Path(value) for n, value in values.items() if n != "manifest"}
+        return cls(manifest=Manifest.from_dict(values["manifest"]), **paths)
 
 
 def _absolute(path: str | Path | None) -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gguf import GGMLQuantizationType
 
@@ -15,10 +15,10 @@ from mllama.compilation.manifest import Manifest
 from mllama.compilation.settings import CompiledSettings
 from mllama.config import MllamaConfig
 from mllama.launch.quantized_cache import quantized_file
+from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes
 from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.encodings import Encoding
-from mllama.weights.lora.adapter import adapter_settings
 from mllama.weights.memory_estimate import served_bytes
 
 if TYPE_CHECKING:
@@ -61,13 +61,14 @@ class ModelFiles:
         )
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the model is told beside MAX's options: ``vision_config_overrides``."""
-        return {
-            **self.encoding.settings,
-            **adapter_settings(self.lora_path),
-            **(self.compiled.to_dict() if self.compiled else {}),
-        }
+    def settings(self) -> ModelSettings:
+        """Returns what the model is told of its files, beside MAX's options."""
+        return ModelSettings(
+            bfloat16_on_cpu=self.encoding.is_bfloat16_on_cpu,
+            int8_vision=self.encoding.int8_vision,
+            lora_path=self.lora_path.resolve() if self.lora_path else None,
+            compiled=self.compiled,
+        )
 
     def described(self) -> str:
         """A line about the choice and its memory."""

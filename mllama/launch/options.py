@@ -7,18 +7,18 @@ refused here, in one line.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
-from mllama.image_cache.settings import image_settings
 from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.launch.devices import find_devices
 from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import resolve_model_files
+from mllama.max_model.settings import ModelSettings
 
 if TYPE_CHECKING:
     from max.driver import DeviceSpec
@@ -109,7 +109,10 @@ class EngineOptions:
                 "at least 1 prompt must be read at a time, not "
                 f"{self.max_ce_batch_size}"
             )
-        image_settings(self.image_cache_size, self.max_images_per_request)
+        ModelSettings(  # Checks the two before anything is downloaded.
+            image_cache_size=self.image_cache_size,
+            max_images_per_request=self.max_images_per_request,
+        )
         devices = find_devices(self.devices)
         files = resolve_model_files(
             self.model,
@@ -159,9 +162,10 @@ class EngineOptions:
             max_length=self.max_length,
             trust_remote_code=self.trust_remote_code,
             enable_in_flight_batching=True,
-            vision_config_overrides={
-                **image_settings(self.image_cache_size, self.max_images_per_request),
-                **files.settings,
-            },
+            vision_config_overrides=replace(
+                files.settings,
+                image_cache_size=self.image_cache_size,
+                max_images_per_request=self.max_images_per_request,
+            ).to_max(),
             custom_architectures=[ARCHITECTURES],
         )

@@ -10,14 +10,14 @@ from max.pipelines.context.exceptions import InputError
 from max.pipelines.lib import PipelineConfig
 
 from mllama.image_cache.segments import image_runs
-from mllama.image_cache.settings import (
-    DEFAULT_MAX_IMAGES,
-    GPU_IMAGES,
-    MAX_IMAGES_PER_REQUEST,
-)
 from mllama.max_model.memory_planner import image_cache_pages, run_pages
 from mllama.max_model.model_config import MllamaArchConfig
+from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes
+
+GPU_IMAGES = "MLLAMA_GPU_IMAGES"
+"""Environment variable: ``1`` accepts images on a GPU, to look for the fault there
+(``docs/gpu.md``)."""
 
 
 class ImageLimits:
@@ -29,8 +29,7 @@ class ImageLimits:
 
     def __init__(self, pipeline_config: PipelineConfig) -> None:
         self._pipeline_config = pipeline_config
-        settings = pipeline_config.model.vision_config_overrides
-        self._count = int(settings.get(MAX_IMAGES_PER_REQUEST, DEFAULT_MAX_IMAGES))
+        self._count = ModelSettings.from_max(pipeline_config.model).image_limit
         self._is_on_gpu = any(
             spec.device_type != "cpu" for spec in pipeline_config.model.device_specs
         )

@@ -10,13 +10,9 @@ from max.pipelines.kv_cache.memory_planner import PagedMemoryPlanner
 from max.pipelines.lib import PipelineConfig
 
 from mllama.errors import MllamaError
-from mllama.image_cache.settings import (
-    DEFAULT_MAX_IMAGES,
-    IMAGE_CACHE_SIZE,
-    MAX_IMAGES_PER_REQUEST,
-)
 from mllama.kernels.ops.attention import PAGE_SIZE
 from mllama.max_model.model_config import MllamaArchConfig
+from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes, parse_size
 from mllama.weights.gguf.checkpoint import open_gguf, served_formats
 from mllama.weights.memory_estimate import served_bytes
@@ -40,15 +36,13 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
     memory = sum(int(device.stats["total_memory"]) for device in devices)
     page_bytes = config.pool.bytes_per_block
     per_image = pages_per_image(config)
-    settings = pipeline_config.model.vision_config_overrides
-    size = settings.get(IMAGE_CACHE_SIZE)
-    if size is None:
+    settings = ModelSettings.from_max(pipeline_config.model)
+    if settings.image_cache_size is None:
         rows = pipeline_config.runtime.max_batch_size or 1
-        limit = int(settings.get(MAX_IMAGES_PER_REQUEST, DEFAULT_MAX_IMAGES))
-        wanted = max(limit, rows * _DEFAULT_IMAGES_PER_ROW) * per_image
+        wanted = max(settings.image_limit, rows * _DEFAULT_IMAGES_PER_ROW) * per_image
         share = int(memory * _DEFAULT_SHARE) // page_bytes
         return 1 + max(rows * per_image, min(wanted, share))
-    size_bytes = parse_size(str(size), memory)
+    size_bytes = parse_size(str(settings.image_cache_size), memory)
     pages = size_bytes // page_bytes
     if pages < 1 + per_image:
         raise MllamaError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,13 +38,13 @@ from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffe
 from mllama.max_model.memory_planner import described, image_cache_pages
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
+from mllama.max_model.settings import ModelSettings
 from mllama.max_model.weight_adapters import (
     merged_state_dict,
     served_state_dict,
     with_int8_vision,
 )
 from mllama.utils.progress import stage
-from mllama.weights.lora.adapter import LORA_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,8 @@ class MllamaModel(
         return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN,
         max_batch_size: int = 1,
     ) -> None:
-        self.compiler = GraphCompiler(session, pipeline_config)
+        settings = ModelSettings.from_max(pipeline_config.model)
+        self.compiler = GraphCompiler(session, pipeline_config, settings.compiled)
         # The mixin's own constructor would trace its graph at every start.
         PipelineModelWithKVCache.__init__(
             self,
@@ -113,11 +113,11 @@ class MllamaModel(
         config = self.arch_config_as(MllamaArchConfig)
         model = self.pipeline_config.model
         self._state_dict = served_state_dict(state_dict, model, config.model)
-        adapter = model.vision_config_overrides.get(LORA_PATH)
-        if adapter is not None:
+        adapter_path = ModelSettings.from_max(model).lora_path
+        if adapter_path is not None:
             stage("merging the adapter")
             self._state_dict = merged_state_dict(
-                self._state_dict, Path(adapter), config.model, config.dtype
+                self._state_dict, adapter_path, config.model, config.dtype
             )
         if config.int8_vision:
             stage("rounding the vision encoder")

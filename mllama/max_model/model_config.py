@@ -24,8 +24,8 @@ from mllama.max_compat.model import (
     select_quantization_encoding,
     supported_encoding_dtype,
 )
+from mllama.max_model.settings import ModelSettings
 from mllama.nn.layers.image_cache_inputs import image_cache_dtype, image_cache_params
-from mllama.weights.encodings import BFLOAT16_ON_CPU, INT8_VISION
 from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 
@@ -113,7 +113,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                 image_cache_dtype(model, dtype, devices[0], is_blocks=is_blocks),
                 devices,
             ),
-            int8_vision=bool(model_config.vision_config_overrides.get(INT8_VISION)),
+            int8_vision=ModelSettings.from_max(model_config).int8_vision,
         )
 
     @classmethod
@@ -198,4 +198,4 @@ def _kv_params(
 
 
 def _is_bfloat16_on_cpu(model_config: MAXModelConfig) -> bool:
-    return bool(model_config.vision_config_overrides.get(BFLOAT16_ON_CPU))
+    return ModelSettings.from_max(model_config).bfloat16_on_cpu

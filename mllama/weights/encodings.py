@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -17,14 +17,6 @@ RUNNABLE: Final = {
     "gpu": ("bfloat16", "float32"),
 }
 """Encodings by device type."""
-
-BFLOAT16_ON_CPU: Final = "bfloat16_on_cpu"
-"""Key of MAX's ``vision_config_overrides``.  MAX's kernels run bfloat16 on CPUs too,
-but its options allow it on GPUs alone: it is told float32, and the model this."""
-
-
-INT8_VISION: Final = "int8_vision"
-"""Another key of theirs: whether the vision side's matrices are bytes."""
 
 _BYTES: Final = "int8"
 _TILE = 16
@@ -64,20 +56,13 @@ class Encoding:
 
     @property
     def max_name(self) -> str:
-        """What MAX is told; see ``BFLOAT16_ON_CPU``."""
-        return "float32" if self._is_bfloat16_on_cpu else self.name
+        """Returns the encoding that MAX is told: its options allow bfloat16 on GPUs
+        alone."""
+        return "float32" if self.is_bfloat16_on_cpu else self.name
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the model is told beside it, as ``vision_config_overrides``."""
-        settings = {
-            BFLOAT16_ON_CPU: self._is_bfloat16_on_cpu,
-            INT8_VISION: self.int8_vision,
-        }
-        return {name: True for name, is_set in settings.items() if is_set}
-
-    @property
-    def _is_bfloat16_on_cpu(self) -> bool:
+    def is_bfloat16_on_cpu(self) -> bool:
+        """Returns True if the weights are bfloat16 and a CPU runs them."""
         return self.name == "bfloat16" and self.device_type == "cpu"
 
 

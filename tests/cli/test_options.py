@@ -20,7 +20,7 @@ from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from mllama.kernels import dispatch
 from mllama.launch.options import EngineOptions
-from mllama.weights.encodings import INT8_VISION
+from mllama.max_model.settings import ModelSettings
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
@@ -198,7 +198,7 @@ def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
     assert args.runtime.top_k == 5
     assert args.max_length == 512
     assert args.trust_remote_code
-    assert args.vision_config_overrides["bfloat16_on_cpu"]
+    assert ModelSettings.from_max(args).bfloat16_on_cpu
     assert [spec.device_type for spec in args.device_specs] == ["cpu"]
     assert (started["max_ce_batch_size"], started["max_new_tokens"]) == (2, 7)
     assert started["settings"].port == 8123
@@ -207,10 +207,10 @@ def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
 @needs_own
 def test_both_hand_on_the_vision_sides_encoding(served: Started) -> None:
     args = served("--devices", "cpu", "--vision-encoding", "int8")["args"]
-    assert args.vision_config_overrides[INT8_VISION]
+    assert ModelSettings.from_max(args).int8_vision
     options = EngineOptions(devices="cpu", vision_encoding="int8")
-    told = options.pipeline_args(options.check()).vision_config_overrides
-    assert told[INT8_VISION]
+    told = options.pipeline_args(options.check())
+    assert ModelSettings.from_max(told).int8_vision
     with pytest.raises(MllamaError, match="in int8, not 'int4'"):
         served("--devices", "cpu", "--vision-encoding", "int4")
 

@@ -46,13 +46,9 @@ class Session:
         return compiled
 
 
-def pipeline(settings: CompiledSettings | None, **runtime: Any) -> Any:
+def pipeline(**runtime: Any) -> Any:
     return SimpleNamespace(
-        runtime=PipelineRuntimeConfig(**runtime),
-        profiling=ProfilingConfig(),
-        model=SimpleNamespace(
-            vision_config_overrides={} if settings is None else settings.to_dict()
-        ),
+        runtime=PipelineRuntimeConfig(**runtime), profiling=ProfilingConfig()
     )
 
 
@@ -65,7 +61,7 @@ def start(
 ) -> list[Any]:
     """What a start compiles."""
     session: Any = Session()
-    compiler = GraphCompiler(session, pipeline(settings, **runtime))
+    compiler = GraphCompiler(session, pipeline(**runtime), settings)
     for each in graphs:
         session.init_all(session.compile_reusing_mefs(each))
     compiler.finish()
@@ -128,7 +124,7 @@ def test_a_start_that_breaks_off_declares_nothing_whole(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
     session: Any = Session()
-    GraphCompiler(session, pipeline(replace(settings, save_to=tmp_path / "saved")))
+    GraphCompiler(session, pipeline(), replace(settings, save_to=tmp_path / "saved"))
     session.compile_reusing_mefs(graph())
     with pytest.raises(CompiledModelError, match="not finished"):
         CompiledStore.read(tmp_path / "saved")

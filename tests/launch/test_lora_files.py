@@ -16,6 +16,7 @@ from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 from mllama.launch.options import EngineOptions
 from mllama.launch.resolve import resolve_model_files
+from mllama.max_model.settings import ModelSettings
 from mllama.weights.gguf.checkpoint import open_gguf, read_tensors
 from tests.reference.adapters import Merged, edit_config, write_adapter
 from tests.reference.checkpoints import checkpoint
@@ -71,9 +72,8 @@ def test_floats_are_merged_as_they_are_loaded(made: Merged) -> None:
     options = EngineOptions(
         model_path=checkpoint(), lora_path=made.folder, devices="cpu"
     )
-    overrides = dict(options.pipeline_args(options.check()).vision_config_overrides)
-    del overrides["compiled"]
-    assert overrides == {"lora_path": str(made.folder)}
+    settings = ModelSettings.from_max(options.pipeline_args(options.check()))
+    assert settings == ModelSettings(lora_path=made.folder, compiled=settings.compiled)
 
 
 def test_blocks_are_made_of_the_merged_weights(made: Merged, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
 from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import resolve_model_files
+from mllama.max_model.settings import ModelSettings
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.encodings import RUNNABLE, Encoding
 from mllama.weights.names import expected_tensors
@@ -48,7 +49,7 @@ def test_a_checkpoint_of_float32_stays_so_on_a_cpu() -> None:
     weights = (MODEL_PATH / "model.safetensors",)
     assert (files.model, files.weight_path) == (MODEL_PATH, weights)
     assert (files.encoding.name, files.encoding.max_name) == ("float32", "float32")
-    assert files.settings == {}
+    assert files.settings == ModelSettings()
     # Norms, biases and all: four bytes each.
     assert files.weights_bytes == open_checkpoint(MODEL_PATH).nbytes
 
@@ -64,7 +65,7 @@ def test_the_vision_side_in_bytes_takes_a_quarter(
     )
     assert floats.weights_bytes - files.weights_bytes == 3 * matrices > 1e6
     assert ", vision in int8: " in files.described()
-    assert files.settings == {"int8_vision": True}
+    assert files.settings == ModelSettings(int8_vision=True)
     quantized = find(encoding="q4_k", vision_encoding="int8")
     assert quantized.encoding.whole_name == "q4_k, vision in int8"
 
@@ -126,10 +127,10 @@ def test_bfloat16_is_to_be_had_on_a_cpu() -> None:
     model = str(checkpoint(dtype="bfloat16"))
     files = find(model, encoding="bfloat16")
     assert files.encoding.max_name == "float32"  # MAX's options know it on GPUs only
-    assert files.settings == {"bfloat16_on_cpu": True}
+    assert files.settings == ModelSettings(bfloat16_on_cpu=True)
     assert files.weights_bytes * 2 == find(model, encoding="float32").weights_bytes
     on_gpu = find(model, encoding="bfloat16", device_type="gpu")
-    assert (on_gpu.encoding.max_name, on_gpu.settings) == ("bfloat16", {})
+    assert (on_gpu.encoding.max_name, on_gpu.settings) == ("bfloat16", ModelSettings())
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "gpu"])

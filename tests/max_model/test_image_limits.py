@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from max.pipelines.context.exceptions import InputError
 
-from mllama.image_cache.settings import GPU_IMAGES, MAX_IMAGES_PER_REQUEST
-from mllama.max_model.image_limits import ImageLimits
+from mllama.max_model.image_limits import GPU_IMAGES, ImageLimits
+from mllama.max_model.settings import ModelSettings
 
 
 def limits(device: str, **settings: Any) -> ImageLimits:
     model = SimpleNamespace(
-        vision_config_overrides=settings,
+        vision_config_overrides=ModelSettings(**settings).to_max(),
         device_specs=[SimpleNamespace(device_type=device)],
     )
     return ImageLimits(SimpleNamespace(model=model))
 
 
 def test_more_images_than_allowed_are_refused() -> None:
-    two = limits("cpu", **{MAX_IMAGES_PER_REQUEST: 2})
+    two = limits("cpu", max_images_per_request=2)
     two.check_count(2)
     with pytest.raises(InputError, match="has 3 images, but at most 2 are allowed"):
         two.check_count(3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from max.dtype import DType
 
-from mllama.weights.encodings import BFLOAT16_ON_CPU
+from mllama.max_model.settings import ModelSettings
 from tests.parity.pipeline import Pipeline, rounding_error
 from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import Reference
@@ -23,7 +23,7 @@ CASES = ("four_tiles", "text_only", "text_between_images")
 def pipeline() -> Pipeline:
     return Pipeline(
         checkpoint(dtype="bfloat16"),
-        vision_config_overrides={BFLOAT16_ON_CPU: True},
+        vision_config_overrides=ModelSettings(bfloat16_on_cpu=True).to_max(),
         max_batch_size=4,
     )
 

@@ -8,7 +8,7 @@ from max.dtype import DType
 from max.graph import DeviceRef
 
 from mllama.kernels.dispatch import uses_custom_ops
-from mllama.weights.encodings import INT8_VISION
+from mllama.max_model.settings import ModelSettings
 from tests.parity.pipeline import Pipeline, rounding_error
 from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import Reference
@@ -28,7 +28,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline(
-        checkpoint(), vision_config_overrides={INT8_VISION: True}, max_batch_size=4
+        checkpoint(),
+        vision_config_overrides=ModelSettings(int8_vision=True).to_max(),
+        max_batch_size=4,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
@@ -26,9 +26,6 @@ from mllama.weights.safetensors_header import HeaderEntry, read_header
 
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PICKLE_FILE: Final = "adapter_model.bin"
-
-LORA_PATH: Final = "lora_path"
-"""Key of MAX's ``vision_config_overrides``: the adapter's directory, as text."""
 
 _BASE_LAYER = ".base_layer."
 """PEFT puts it into the names of what lies below an adapter, such as biases."""
@@ -139,12 +136,6 @@ def check_values(adapter: Adapter) -> None:
                     f"{tensor.source_name} of {tensor.file} has values that are NaN or "
                     "infinite; the training went wrong, or the file is damaged"
                 )
-
-
-def adapter_settings(path: Path | None) -> dict[str, Any]:
-    """An adapter's directory in the form that MAX hands on, its
-    ``vision_config_overrides``."""
-    return {} if path is None else {LORA_PATH: str(path.resolve())}
 
 
 def _weights_file(directory: Path) -> Path:

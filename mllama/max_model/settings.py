@@ -1,0 +1,87 @@
+"""This package's settings, on their way through MAX to the model's process.
+
+MAX has options of its own only, and hands ``vision_config_overrides`` on unread.  The
+settings travel there under one key, packed and unpacked here alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mllama.compilation.settings import CompiledSettings
+from mllama.errors import MllamaError
+from mllama.utils.sizes import parse_size
+
+if TYPE_CHECKING:
+    from max.pipelines.lib import MAXModelConfig
+
+DEFAULT_MAX_IMAGES: Final = 32
+"""Images that one request may show unless the user says otherwise."""
+
+_KEY: Final = "mllama"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What the model is told beside MAX's options.
+
+    Attributes:
+        image_cache_size: Memory for the keys and values of images, see
+            :func:`~mllama.utils.sizes.parse_size`; None chooses.
+        max_images_per_request: Images that one request may show; None is
+            :data:`DEFAULT_MAX_IMAGES`.
+        bfloat16_on_cpu: Whether the weights are served in bfloat16 on a CPU.  MAX's
+            kernels can do so, but its options allow bfloat16 on GPUs alone: MAX is told
+            float32.
+        int8_vision: Whether the vision encoder and projector run in int8.
+        lora_path: Directory of a LoRA adapter to merge into the weights.
+        compiled: Where compiled graphs are kept; None leaves that to MAX.
+
+    Raises:
+        MllamaError: If a value can't be used.
+    """
+
+    image_cache_size: str | int | None = None
+    max_images_per_request: int | None = None
+    bfloat16_on_cpu: bool = False
+    int8_vision: bool = False
+    lora_path: Path | None = None
+    compiled: CompiledSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_cache_size is not None:
+            parse_size(str(self.image_cache_size), memory=1)
+        if self.max_images_per_request is not None and self.max_images_per_request < 1:
+            raise MllamaError(
+                "a request must be allowed at least 1 image, not "
+                f"{self.max_images_per_request}"
+            )
+
+    @property
+    def image_limit(self) -> int:
+        """Returns the number of images that one request may show."""
+        return self.max_images_per_request or DEFAULT_MAX_IMAGES
+
+    def to_max(self) -> dict[str, Any]:
+        """Packs the settings into MAX's ``vision_config_overrides``, as JSON values."""
+        packed: dict[str, Any] = {
+            "image_cache_size": self.image_cache_size,
+            "max_images_per_request": self.max_images_per_request,
+            "bfloat16_on_cpu": self.bfloat16_on_cpu,
+            "int8_vision": self.int8_vision,
+            "lora_path": None if self.lora_path is None else str(self.lora_path),
+            "compiled": None if self.compiled is None else self.compiled.to_dict(),
+        }
+        return {_KEY: packed}
+
+    @classmethod
+    def from_max(cls, config: MAXModelConfig) -> ModelSettings:
+        """Unpacks the settings of a model; MAX's own commands set none."""
+        packed = dict(config.vision_config_overrides.get(_KEY, {}))
+        if packed.get("lora_path") is not None:
+            packed["lora_path"] = Path(packed["lora_path"])
+        if packed.get("compiled") is not None:
+            packed["compiled"] = CompiledSettings.from_dict(packed["compiled"])
+        return cls(**packed)
