@@ -32,7 +32,7 @@ from mllama.weights.lora.adapter import Adapter, check_values, open_adapter
 from mllama.weights.ollama.links import is_file, named_gguf
 from mllama.weights.ollama.small_files import unpack_small_files
 from mllama.weights.ollama.store import PREFIX, find_blob
-from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantisation_plan
+from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantization_plan
 from mllama.weights.remote_code import check_remote_code
 
 
@@ -152,7 +152,7 @@ def _float_files(
         tuple(checkpoint.files),
         config,
         encoding,
-        quantisation_plan(config, encoding.name),
+        quantization_plan(config, encoding.name),
         lora_path=adapter.path if adapter else None,
     )
     if encoding.name not in GGUF_ENCODINGS:

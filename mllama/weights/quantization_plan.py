@@ -19,7 +19,7 @@ _SENSITIVE = GGMLQuantizationType.Q6_K
 """The format of the sensitive tensors, whatever was asked for."""
 
 
-def quantisation_plan(
+def quantization_plan(
     config: MllamaConfig, encoding: str
 ) -> dict[str, GGMLQuantizationType]:
     """Format of every tensor that is quantized, by its canonical name.

@@ -39,6 +39,6 @@ def test_it_sees(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["q4_k", "int8"])
-def test_quantised_it_is_as_good(encoding: str) -> None:
+def test_quantized_it_is_as_good(encoding: str) -> None:
     lost = measured("float32")["accuracy"] - measured(encoding)["accuracy"]
     assert lost <= 0.02

@@ -260,7 +260,7 @@ def quantized(model: str) -> ModelFiles:
     return files.quantized(quiet=True)
 
 
-def test_what_was_quantised_of_a_snapshot_is_found_again(
+def test_what_was_quantized_of_a_snapshot_is_found_again(
     hub: StandInHub, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a forced download nor a commit that leaves the weights alone makes it be

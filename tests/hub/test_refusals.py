@@ -154,7 +154,7 @@ def test_weights_of_another_shape_are_refused_before_they_come(
     nothing_large_was_fetched(hub)
 
 
-def test_quantised_tensors_are_refused_before_they_come(
+def test_quantized_tensors_are_refused_before_they_come(
     hub: StandInHub, machine: Machine
 ) -> None:
     """Such as those of bitsandbytes, which have this model's configuration."""

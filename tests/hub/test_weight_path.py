@@ -135,7 +135,7 @@ def test_a_gguf_file_of_another_model_is_refused_before_it_comes(
     assert sum(request.sent for request in hub.asked("/store/")) < 1_000_000
 
 
-def test_quantising_wants_the_original(
+def test_quantizing_wants_the_original(
     hub: StandInHub, machine: Machine, gguf: bytes
 ) -> None:
     hub.add("maker/model-GGUF", {"model.gguf": gguf})

@@ -14,7 +14,7 @@ from mllama.kernels import dispatch
 from mllama.kernels.ops.attention import PAGE_SIZE
 from mllama.max_compat.compiler import ensure_default_mlir_context
 from mllama.nn.text_decoder import MllamaTextDecoder
-from mllama.weights.quantization_plan import quantisation_plan
+from mllama.weights.quantization_plan import quantization_plan
 from tests.reference.checkpoints import checkpoint
 
 OWN = (
@@ -36,7 +36,7 @@ def traced(page_size: int = PAGE_SIZE) -> str:
     text = config.text_config
     encodings = {
         name: QuantizationEncoding[kind.name]
-        for name, kind in quantisation_plan(config, "q4_k").items()
+        for name, kind in quantization_plan(config, "q4_k").items()
         if kind.name in QuantizationEncoding.__members__
     }
 

@@ -124,7 +124,7 @@ def test_quantize_leaves_nothing_of_an_adapter_that_does_not_fit(
     assert not list(tmp_path.glob("x.gguf*"))
 
 
-def test_quantised_weights_take_no_adapter(made: Merged) -> None:
+def test_quantized_weights_take_no_adapter(made: Merged) -> None:
     (gguf,) = find(encoding="q4_k").weight_path
     way_out = "`mllama quantize SRC DST --lora-path"
     with pytest.raises(MllamaError, match=way_out):

@@ -153,7 +153,7 @@ def test_what_the_memory_can_not_hold_is_refused(
         find(encoding="q6_k")
 
 
-def test_it_is_quantised_once(gguf: Path) -> None:
+def test_it_is_quantized_once(gguf: Path) -> None:
     written = gguf.stat().st_mtime_ns
     again = find(encoding="q4_k")
     assert (again.model, again.weight_path) == (MODEL_PATH, (gguf,))

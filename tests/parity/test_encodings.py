@@ -17,7 +17,7 @@ from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf import tensor_encoding
 from mllama.weights.gguf.checkpoint import main_format, open_gguf, read_tensors
 from mllama.weights.gguf.writing import write_gguf
-from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantisation_plan
+from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantization_plan
 from tests.parity.pipeline import STEPS, Pipeline
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
@@ -32,7 +32,7 @@ CASES = ("four_tiles", "text_only", "text_between_images")
 
 def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, GGMLQuantizationType]:
     """Another format for each layer, and floats for one matrix of each kind."""
-    plan = quantisation_plan(config, encoding)
+    plan = quantization_plan(config, encoding)
     for name in list(plan):
         parts = name.split(".")
         if parts[1] == "layers":
@@ -54,7 +54,7 @@ def encoded(
     path = tmp_path_factory.mktemp(request.param) / f"{request.param}.gguf"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "mixed":
-            patch.setattr(tensor_encoding, "quantisation_plan", mixed_plan)
+            patch.setattr(tensor_encoding, "quantization_plan", mixed_plan)
             kinds = {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
         else:
             # Every encoding's head is in q6_k.

@@ -31,7 +31,7 @@ class FaultyStart(app.WorkerStart):
 
 
 if __name__ == "__main__":
-    import tests.app.faulty_server as module  # the worker imports it by this name
+    import tests.server.faulty_server as module  # the worker imports it by this name
 
     app.WorkerStart = module.FaultyStart  # type: ignore[misc]
     main()

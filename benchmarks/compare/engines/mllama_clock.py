@@ -140,7 +140,7 @@ def watch(clock: Clock) -> None:
     def timed_load(self: Engine) -> tuple[Any, Any]:
         from mllama.runtime import greedy_sampler
 
-        choose = greedy_sampler.likeliest
+        choose = greedy_sampler.argmax_tokens
 
         def timed_choice(*arguments: Any) -> Any:
             started = time.perf_counter()
@@ -148,7 +148,7 @@ def watch(clock: Clock) -> None:
             clock.note(SAMPLING, started)
             return tokens
 
-        greedy_sampler.likeliest = timed_choice
+        greedy_sampler.argmax_tokens = timed_choice
         scheduler, pipeline = load(self)
         clock.attach(pipeline)
         return scheduler, pipeline

@@ -141,7 +141,7 @@ def _model(source: str) -> Any:
     with (
         ensure_default_mlir_context(),
         Graph(
-            f"mllama_block_quantisers_{SOURCES[source]}",
+            f"mllama_gguf_quantizers_{SOURCES[source]}",
             input_types=inputs,
             custom_extensions=[_MOJO_PACKAGE],
         ) as graph,

@@ -19,7 +19,7 @@ from mllama.weights.checkpoint import TensorInfo
 from mllama.weights.gguf.file import stored_bytes
 from mllama.weights.gguf.names import Stored, stored_tensors
 from mllama.weights.names import expected_tensors
-from mllama.weights.quantization_plan import quantisation_plan
+from mllama.weights.quantization_plan import quantization_plan
 
 _POSITIONS = "position_embd.weight"
 """Tables of positions stay in float32, as in Ollama's files."""
@@ -53,7 +53,7 @@ def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
     Raises:
         CheckpointError: If a matrix doesn't suit the encoding.
     """
-    formats = quantisation_plan(config, encoding)
+    formats = quantization_plan(config, encoding)
     shapes = expected_tensors(config)
     planned = []
     for name, stored in stored_tensors(config).items():

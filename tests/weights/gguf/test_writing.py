@@ -310,7 +310,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(
     assert names(target) == {"model.gguf"}
 
 
-def test_ctrl_c_in_a_program_that_quantises_in_a_thread_leaves_nothing(
+def test_ctrl_c_in_a_program_that_quantizes_in_a_thread_leaves_nothing(
     source: Checkpoint, target: Path
 ) -> None:
     """As the Python API does while it loads a model."""

@@ -12,11 +12,11 @@ from max.gpu.host import DeviceContext
 from .q4_0 import Q4_0
 from .q4_k import Q4_K
 from .q6_k import Q6_K
-from .rows import quantise_rows
+from .rows import quantize_rows
 
 
 @extensibility.register("mllama_gguf_quantize_q4_0")
-struct QuantiseQ4_0:
+struct QuantizeQ4_0:
     """Rows of floats to blocks of q4_0."""
 
     @staticmethod
@@ -28,11 +28,11 @@ struct QuantiseQ4_0:
         weights: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        quantise_rows[Q4_0](blocks, faults, weights)
+        quantize_rows[Q4_0](blocks, faults, weights)
 
 
 @extensibility.register("mllama_gguf_quantize_q4_k")
-struct QuantiseQ4_K:
+struct QuantizeQ4_K:
     """Rows of floats to blocks of q4_k."""
 
     @staticmethod
@@ -44,11 +44,11 @@ struct QuantiseQ4_K:
         weights: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        quantise_rows[Q4_K](blocks, faults, weights)
+        quantize_rows[Q4_K](blocks, faults, weights)
 
 
 @extensibility.register("mllama_gguf_quantize_q6_k")
-struct QuantiseQ6_K:
+struct QuantizeQ6_K:
     """Rows of floats to blocks of q6_k."""
 
     @staticmethod
@@ -60,4 +60,4 @@ struct QuantiseQ6_K:
         weights: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        quantise_rows[Q6_K](blocks, faults, weights)
+        quantize_rows[Q6_K](blocks, faults, weights)

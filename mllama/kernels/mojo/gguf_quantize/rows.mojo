@@ -38,7 +38,7 @@ trait BlockFormat:
         ...
 
 
-def quantise_rows[
+def quantize_rows[
     Format: BlockFormat
 ](
     blocks: OutputTensor[dtype=DType.uint8, rank=2, ...],
