@@ -64,7 +64,7 @@ def compile(output: Path, target: str | None, **options: Any) -> None:
 def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> None:
     from mllama.aot.cross_compile import compile_for_target
     from mllama.aot.targets import find_target
-    from mllama.hub.download import fetch_config
+    from mllama.hub.download import download_config
     from mllama.hub.options import HubOptions
     from mllama.launch.devices import count_gpus
 
@@ -82,7 +82,7 @@ def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> N
         )
     if options["vision_encoding"] is not None:
         raise MllamaError("--vision-encoding is for CPUs; leave it out with --target")
-    config = fetch_config(
+    config = download_config(
         options["model_path"],
         HubOptions(
             options["huggingface_model_revision"],

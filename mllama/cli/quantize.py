@@ -45,7 +45,7 @@ def quantize(
     mllama serve --model-path llama.gguf
     """
     from mllama.errors import MllamaError
-    from mllama.hub.download import fetch_model
+    from mllama.hub.download import download_model
     from mllama.hub.options import HubOptions
     from mllama.utils.max_threads import limit_spinning
     from mllama.utils.telemetry import disable_telemetry
@@ -59,13 +59,13 @@ def quantize(
         raise MllamaError(f"there is no directory {target.parent}")
     limit_spinning()
     disable_telemetry()  # MAX and the hub's client read the environment at import.
-    fetched = fetch_model(
+    downloaded = download_model(
         source,
         options=HubOptions(huggingface_model_revision, force_download=force_download),
         gguf=False,
         quiet=False,
     )
-    checkpoint = open_checkpoint(Path(fetched.model))
+    checkpoint = open_checkpoint(Path(downloaded.model))
     if lora_path is not None:
         adapter = open_adapter(Path(lora_path), checkpoint.config)
         check_values(adapter)

@@ -21,7 +21,7 @@ from mllama.hub.file_selection import (
     check_weight_name,
     choose_weights,
 )
-from mllama.hub.options import Fetched, HubOptions
+from mllama.hub.options import DownloadedModel, HubOptions
 from mllama.hub.remote_headers import check_headers
 from mllama.hub.repository import Repository
 from mllama.weights.checkpoint import INDEX_FILE, weight_map
@@ -40,7 +40,7 @@ def is_repository(model: str) -> bool:
     return _NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
-def fetch_model(
+def download_model(
     model: str,
     weight_path: Sequence[Any] = (),
     options: HubOptions | None = None,
@@ -49,7 +49,7 @@ def fetch_model(
     check_files: Callable[[Path], None] = lambda directory: None,
     gguf: bool = True,
     quiet: bool = True,
-) -> Fetched:
+) -> DownloadedModel:
     """Downloads what is named on the hub and isn't in its cache yet.
 
     Weights are a file here, ``owner/name/FILE`` of the hub, a file of the model's
@@ -74,7 +74,7 @@ def fetch_model(
             raise MllamaError(f"there is no weight file {path}")
     if not is_repository(model) and not distant:
         _refuse_what_does_nothing(model, options)
-        return Fetched(model, tuple(weight_path))
+        return DownloadedModel(model, tuple(weight_path))
     fetching = _Fetching(model, options, gguf, quiet)
     if is_repository(model):
         return fetching.repository(list(map(str, weight_path)), check, check_files)
@@ -83,7 +83,7 @@ def fetch_model(
     return fetching.beside_local_files(list(map(str, weight_path)))
 
 
-def fetch_config(model: str, options: HubOptions) -> MllamaConfig:
+def download_config(model: str, options: HubOptions) -> MllamaConfig:
     """The configuration alone, of a directory or of a repository.
 
     Raises:
@@ -157,11 +157,11 @@ class _Fetching:
         self._gguf = gguf
         self._quiet = quiet
 
-    def beside_local_files(self, weight_path: list[str]) -> Fetched:
+    def beside_local_files(self, weight_path: list[str]) -> DownloadedModel:
         """Weights of the hub for a model that is here."""
         config = Path(self._model) / "config.json"
         weights = [self._named(path, None) for path in weight_path]
-        return Fetched(
+        return DownloadedModel(
             self._model, tuple(file for each in weights for file in each.fetch(config))
         )
 
@@ -170,7 +170,7 @@ class _Fetching:
         weight_path: list[str],
         check: Callable[[MllamaConfig], None],
         check_files: Callable[[Path], None],
-    ) -> Fetched:
+    ) -> DownloadedModel:
         """A model of the hub."""
         own = self._open(self._model, self._options.revision)
         small = [name for name in SMALL if name in own.names]
@@ -200,13 +200,15 @@ class _Fetching:
         config = own.directory / CONFIG if CONFIG in small else None
         files = [file for each in weights for file in each.fetch(config)]
         if alone:
-            return Fetched(str(files[0]), tuple(files[1:]))
+            return DownloadedModel(str(files[0]), tuple(files[1:]))
         are_the_directorys = (
             not weight_path
             and first.repository is own
             and not first.names[0].endswith(GGUF)
         )
-        return Fetched(str(own.directory), () if are_the_directorys else tuple(files))
+        return DownloadedModel(
+            str(own.directory), () if are_the_directorys else tuple(files)
+        )
 
     def _open(self, name: str, revision: str | None) -> Repository:
         return Repository(

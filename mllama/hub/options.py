@@ -24,7 +24,7 @@ class HubOptions:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class DownloadedModel:
     """Files on this machine.
 
     Attributes:

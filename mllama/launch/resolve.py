@@ -11,7 +11,7 @@ from typing import Any
 
 from mllama.config import MllamaConfig
 from mllama.errors import ConfigError, MllamaError
-from mllama.hub.download import fetch_model
+from mllama.hub.download import download_model
 from mllama.hub.options import HubOptions
 from mllama.launch.model_files import ModelFiles
 from mllama.utils.sizes import format_bytes
@@ -51,7 +51,7 @@ def resolve_model_files(
     """Checks a model's files and says what to load.
 
     What is on the hub is downloaded first; its configuration is checked before its
-    weights are fetched.
+    weights are downloaded.
 
     Args:
         model: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
@@ -81,12 +81,14 @@ def resolve_model_files(
     check_files = partial(check_remote_code, trusted=hub.trust_remote_code)
     if model.startswith(PREFIX):
         model = str(find_blob(model))
-    fetched = fetch_model(
+    downloaded = download_model(
         model, weight_path, hub, check=check, check_files=check_files, quiet=quiet
     )
     # MAX looks for relative paths of weights in the model's directory.
-    directory = Path(fetched.model).absolute()
-    weights = tuple(named_gguf(Path(path).absolute()) for path in fetched.weight_path)
+    directory = Path(downloaded.model).absolute()
+    weights = tuple(
+        named_gguf(Path(path).absolute()) for path in downloaded.weight_path
+    )
     if is_file(directory):
         weights = weights or (named_gguf(directory),)
         directory = unpack_small_files(directory)

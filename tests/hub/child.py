@@ -1,5 +1,5 @@
 """Fetches a model as a program of its own: the hub's client reads its environment as it
-is imported.  Arguments are those of ``fetch_model`` in JSON."""
+is imported.  Arguments are those of ``download_model`` in JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 
 from mllama.errors import MllamaError
-from mllama.hub.download import fetch_model
+from mllama.hub.download import download_model
 from mllama.hub.options import HubOptions
 from mllama.utils.telemetry import disable_telemetry
 
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
     options = HubOptions(**arguments.pop("options", {}))
     try:
-        fetched = fetch_model(**arguments, options=options, quiet=False)
+        fetched = download_model(**arguments, options=options, quiet=False)
     except MllamaError as error:
         print(json.dumps({"error": str(error), "kind": type(error).__name__}))
     else:
