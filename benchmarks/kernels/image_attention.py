@@ -99,8 +99,8 @@ def caller(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callabl
     """A call of a graph on random keys and values."""
     chance = np.random.default_rng(0)
     store = ImageCacheStorage(pool_of(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
-    store.pool.reserve("request", {(1,): (keys,)})
-    entry = store.pool.pinned("request", (1,))
+    store.blocks.reserve("request", {(1,): (keys,)})
+    entry = store.blocks.pinned("request", (1,))
     (read,) = store.read_inputs([ReadSegment(n, entry, keys) for n in lengths])
     blocks = read.pages.kv_blocks
     noise = chance.normal(0, 1, blocks.shape).astype(np.float32).view(np.uint32)

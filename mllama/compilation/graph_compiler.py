@@ -6,13 +6,13 @@ finds it, and can't be handed to another machine.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mllama.compilation.parallel import ParallelTask, start_in_parallel
 from mllama.compilation.settings import CompiledSettings
 from mllama.compilation.store import CompiledStore, GraphKey
 from mllama.errors import CompiledModelError
+from mllama.max_compat import patches
 from mllama.max_compat.model import TopKSampler
 from mllama.utils.progress import LOADING, stage
 
@@ -73,8 +74,9 @@ class GraphCompiler:
             self._sources.append(self._cache)
             if settings.save_to is not None:
                 self._target = CompiledStore(settings.save_to)
-        session.compile_reusing_mefs = self._compile
-        session.init_all = self._init
+        patches.replace_compilation(
+            session, compile_graph=self._compile, init_all=self._init
+        )
 
     def compile_in_parallel(
         self, graph: LazyGraph, task: Callable[[GraphKey, Path], ParallelTask]
@@ -163,32 +165,29 @@ class GraphCompiler:
             self._cache.write_manifest(self._settings.manifest)
 
 
-@contextlib.contextmanager
-def lazy_sampler() -> Iterator[None]:
-    """Has MAX leave its sampler untraced, as this model's own graphs are.
+def lazy_sampler() -> AbstractContextManager[None]:
+    """Keeps MAX from tracing its sampler before it must be compiled.
 
-    For the pipeline that is made inside; its session must be a
-    :class:`GraphCompiler`'s.
+    It holds for the pipeline that is made within the ``with`` block; its session must
+    be a :class:`GraphCompiler`'s.
     """
-    trace = TopKSampler.trace
 
-    def later(sampler: Any, *input_types: Any, **options: Any) -> LazyGraph:
-        described = {
-            name: value
-            for name, value in vars(sampler).items()
-            if name in ("_sampling_config", "_device", "_unpadded_vocab_size")
-        }
-        return LazyGraph(
-            TopKSampler.GRAPH_NAME,
-            f"{described}\n{[str(kind) for kind in input_types]}",
-            lambda: trace(sampler, *input_types, **options),
-        )
+    def lazy_trace(trace: Callable[..., Any]) -> Callable[..., LazyGraph]:
+        def traced_later(sampler: Any, *input_types: Any, **options: Any) -> LazyGraph:
+            described = {
+                name: value
+                for name, value in vars(sampler).items()
+                if name in ("_sampling_config", "_device", "_unpadded_vocab_size")
+            }
+            return LazyGraph(
+                TopKSampler.GRAPH_NAME,
+                f"{described}\n{[str(kind) for kind in input_types]}",
+                lambda: trace(sampler, *input_types, **options),
+            )
 
-    TopKSampler.trace = later
-    try:
-        yield
-    finally:
-        TopKSampler.trace = trace
+        return traced_later
+
+    return patches.replaced_sampler_trace(lazy_trace)
 
 
 def default_compile_settings() -> str:

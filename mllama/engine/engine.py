@@ -23,6 +23,7 @@ from mllama.errors import MllamaError
 from mllama.image_cache.context import image_tokens_of
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
+from mllama.max_compat import patches
 from mllama.requests.detokenizer import StreamingDetokenizer
 from mllama.requests.sampling_params import Sampling
 from mllama.utils.child_processes import restore_child_environment
@@ -225,11 +226,10 @@ class Engine:
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
-            pipeline: Any = load_pipeline(
-                retrieved.factory, self._options.max_ce_batch_size
-            )
+            loaded = load_pipeline(retrieved.factory, self._options.max_ce_batch_size)
+        pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
-        self._images = pipeline._pipeline_model.images
+        self._images = loaded.images
         self._default_temperature = config.model.sampling_params_defaults.temperature
         scheduler = load_scheduler(
             pipeline,
@@ -239,7 +239,7 @@ class Engine:
             retrieved.memory_plan,
         )
         # What it counts in every step is for a server's metrics.
-        scheduler.scheduler_logger.log_metrics = _ignore
+        patches.replace_scheduler_metrics(scheduler, _ignore)
         return scheduler, pipeline
 
     def _serve(self, scheduler: Any) -> None:

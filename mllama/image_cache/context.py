@@ -1,4 +1,4 @@
-"""What a request's context says about its images, beside MAX's own fields."""
+"""The fields of a request's context that describe its images, beside MAX's own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ ASPECT_RATIO_IDS = "aspect_ratio_ids"
 """Key of a context's ``extra_model_args``: int64 ``[images]``."""
 
 IMAGE_TOKENS = "image_tokens"
-"""Key of a context's ``extra_model_args``: int64 ``[images]``, the vision tokens that
-the text can attend to, those of the image's valid tiles."""
+"""Key of a context's ``extra_model_args``: int64 ``[images]``, the vision tokens of
+each image's valid tiles, to which the text attends."""
 
 
 def image_tokens_of(context: Any) -> int:

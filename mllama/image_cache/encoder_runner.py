@@ -1,4 +1,4 @@
-"""Images that the pool lacks go through the vision graph, or are copied within it."""
+"""Fills the image cache: encodes images with the vision graph, or copies them."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ from mllama.image_cache.storage import ImageCacheStorage
 logger = logging.getLogger("mllama")
 
 MAX_IMAGES_PER_CALL = 4
-"""Images encoded in one run of the vision graph: its activations grow with them."""
+"""Images in one run of the vision graph: its activations grow with them."""
 
 
 @dataclass(frozen=True)
 class PendingImage:
-    """An image whose keys and values are not in the pool yet."""
+    """An image whose keys and values are not in the cache yet.
+
+    Attributes:
+        place: The entry, and the image's index in its run.
+        pixel_values: float32 ``[valid tiles, channels, tile size, tile size]``.
+        aspect_ratio_id: The arrangement of the tiles, from 1.
+    """
 
     place: tuple[Entry, int]
-    """The entry, and the image's index there."""
     pixel_values: np.ndarray
-    """float32 ``[valid tiles, channels, size, size]``."""
     aspect_ratio_id: int
 
     @property
     def hash(self) -> int:
-        """The content's."""
+        """Returns the hash of the image's content."""
         entry, index = self.place
         return entry.key[index]
 
 
 class ImageEncoderRunner:
-    """Fills entries of the image pool.
+    """Runs the vision graph.
 
     Args:
-        config: The vision encoder's.
-        store: The pool and its memory.
+        config: The vision encoder's configuration.
+        storage: The cache's pages and memory.
         encoder: The compiled vision graph.
-        signals: Its inputs for collectives.
+        signals: The graph's inputs for collectives.
     """
 
     def __init__(
         self,
         config: MllamaVisionConfig,
-        store: ImageCacheStorage,
+        storage: ImageCacheStorage,
         encoder: Model,
         signals: Sequence[Buffer],
     ) -> None:
         self._config = config
-        self._store = store
+        self._storage = storage
         self._encoder = encoder
         self._signals = signals
-        self.encoded = 0
-        """Images that went through the vision graph so far."""
-        self.copied = 0
-        """Images copied from another entry so far."""
 
-    def store_all(self, pending: Sequence[PendingImage]) -> None:
-        """Stores what is pending: copied if the pool has it elsewhere, else encoded."""
-        pool = self._store.pool
+    def store(self, pending: Sequence[PendingImage]) -> None:
+        """Stores images: copied if another entry holds them, else encoded."""
+        blocks = self._storage.blocks
         missing: dict[int, PendingImage] = {}
         for image in pending:
-            if pool.find(image.hash) is None:
+            if blocks.find(image.hash) is None:
                 missing.setdefault(image.hash, image)
         by_tiles: dict[int, list[PendingImage]] = defaultdict(list)
         for image in missing.values():
@@ -82,16 +82,15 @@ class ImageEncoderRunner:
         for image in pending:
             entry, index = image.place
             if not entry.filled[index]:
-                source = pool.find(image.hash)
+                source = blocks.find(image.hash)
                 assert source is not None
-                self._store.copy(*source, entry, index)
-                pool.fill(entry, index)
-                self.copied += 1
+                self._storage.copy(*source, entry, index)
+                blocks.fill(entry, index, is_copy=True)
 
     def _encode(self, images: Sequence[PendingImage], tiles: int) -> None:
-        """Runs the vision graph on images of one number of valid tiles."""
+        """Runs the vision graph on images with the same number of valid tiles."""
         started = time.perf_counter()
-        vision, device = self._config, self._store.devices[0]
+        vision, device = self._config, self._storage.devices[0]
         side = vision.image_size
         pixels = np.zeros(
             (len(images), vision.max_num_tiles, vision.num_channels, side, side),
@@ -99,26 +98,26 @@ class ImageEncoderRunner:
         )
         for target, image in zip(pixels, images, strict=True):
             target[:tiles] = image.pixel_values
-        rows = np.arange(vision.max_num_tiles * vision.padded_patches, dtype=np.int64)
-        is_real = (rows < tiles * vision.padded_patches) & (
-            rows % vision.padded_patches < vision.num_patches
+        patches = np.arange(
+            vision.max_num_tiles * vision.padded_patches, dtype=np.int64
+        )
+        is_real = (patches < tiles * vision.padded_patches) & (
+            patches % vision.padded_patches < vision.num_patches
         )
         ids = np.array([image.aspect_ratio_id for image in images], dtype=np.int64)
-        writes = self._store.write_inputs(
-            [image.place for image in images],
-            tiles * vision.num_patches,
+        writes = self._storage.write_inputs(
+            [image.place for image in images], tiles * vision.num_patches
         )
         self._encoder.execute(
             *(
                 Buffer.from_numpy(array).to(device)
-                for array in (pixels, ids, rows[is_real], rows[~is_real])
+                for array in (pixels, ids, patches[is_real], patches[~is_real])
             ),
             *tree.leaves(writes),
             *self._signals,
         )
         for image in images:
-            self._store.pool.fill(*image.place)
-        self.encoded += len(images)
+            self._storage.blocks.fill(*image.place)
         logger.debug(
             "encoded %d image(s) of %d tile(s) in %.2f s",
             len(images),

@@ -1,18 +1,16 @@
-"""The images of requests: reserved, laid out for a step's rows, encoded, released."""
+"""The images of requests: reserved, laid out for a step's tokens, and released."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from max.driver import Buffer
-from max.engine import Model
 from max.pipelines.context import TextAndVisionContext
 
 from mllama.config import MllamaVisionConfig
 from mllama.image_cache.block_manager import ImageBlockManager, RunKey
 from mllama.image_cache.context import ASPECT_RATIO_IDS
-from mllama.image_cache.encoder_runner import ImageEncoderRunner, PendingImage
+from mllama.image_cache.encoder_runner import PendingImage
 from mllama.image_cache.segments import image_runs, segments
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
@@ -20,69 +18,59 @@ from mllama.max_compat.model import ImageMetadata
 
 
 class ImageCacheManager:
-    """Who shows which images, and where their keys and values are.
+    """Knows which request shows which images, and where their keys and values are.
 
     Args:
-        config: The vision encoder's.
-        store: The pool and its memory.
-        encoder: The compiled vision graph.
-        signals: Its inputs for collectives.
+        config: The vision encoder's configuration.
+        storage: The cache's pages and memory.
     """
 
-    def __init__(
-        self,
-        config: MllamaVisionConfig,
-        store: ImageCacheStorage,
-        encoder: Model,
-        signals: Sequence[Buffer],
-    ) -> None:
+    def __init__(self, config: MllamaVisionConfig, storage: ImageCacheStorage) -> None:
         self._config = config
-        self.store = store
-        self._encoding = ImageEncoderRunner(config, store, encoder, signals)
-        self.admits = False
-        """Whether requests reserve their images before they come to :meth:`plan`."""
+        self.storage = storage
         self._hits = 0
 
     @property
-    def pool(self) -> ImageBlockManager:
-        """Which pages hold which images."""
-        return self.store.pool
+    def blocks(self) -> ImageBlockManager:
+        """Returns which pages hold which images."""
+        return self.storage.blocks
 
     def reserve(self, context: TextAndVisionContext) -> None:
         """Pins all images of a request until it is released, all or none.
 
         Raises:
-            ImageCacheFullError: If others pin too much of the pool; nothing was pinned.
+            ImageCacheFullError: If others pin too many pages; nothing was pinned.
         """
-        if context.images and not self.pool.has_pinned(context.request_id):
-            shown = [
+        if context.images and not self.blocks.has_pinned(context.request_id):
+            runs = [
                 [context.images[i] for i in run]
                 for run in image_runs(_positions(context))
             ]
-            self.pool.reserve(
+            self.blocks.reserve(
                 context.request_id,
-                {_key(run): tuple(map(self._rows, run)) for run in shown},
+                {_key(run): tuple(map(self._num_tokens, run)) for run in runs},
             )
 
-    def new_places(self, context: TextAndVisionContext) -> list[int]:
-        """Places in the tokens of a step's images that the pool lacks."""
+    def new_positions(self, context: TextAndVisionContext) -> list[int]:
+        """Returns the positions of a step's images that the cache lacks."""
         start = context.tokens.processed_length
         end = start + context.tokens.active_length
         return [
             image.start_idx
             for image in context.images
-            if start <= image.start_idx < end and self.pool.find(_hash(image)) is None
+            if start <= image.start_idx < end and self.blocks.find(_hash(image)) is None
         ]
 
     def limit_chunk(self, context: TextAndVisionContext, most: int) -> int:
-        """Ends a step of reading a prompt before its new images are more than ``most``.
+        """Ends a prefill step before it has more than ``most`` new images.
 
-        Others then get their next token before the rest of a long row of images.
+        Other requests then get their next token before the rest of a long sequence of
+        images is encoded.
 
         Returns:
-            How many new images are left in the step.
+            The number of new images that are left in the step.
         """
-        new = self.new_places(context)
+        new = self.new_positions(context)
         start = context.tokens.processed_length
         if len(new) > most and new[most] > start:
             context.tokens.chunk(new[most] - start)
@@ -92,12 +80,13 @@ class ImageCacheManager:
     def plan(
         self, context: TextAndVisionContext, pending: list[PendingImage]
     ) -> list[ReadSegment]:
-        """What this step's rows of a request read.
+        """Returns what this step's tokens of a request attend to.
 
-        Appends the images that their entries lack to ``pending``.
+        Args:
+            context: The request.
+            pending: Images that their entries lack are appended.
         """
-        if not self.admits:
-            self.reserve(context)
+        self.reserve(context)  # Only where no admission has done so.
         start = context.tokens.processed_length
         end = start + context.tokens.active_length
         reads: list[ReadSegment] = []
@@ -106,49 +95,44 @@ class ImageCacheManager:
                 reads.append(ReadSegment(segment.length, None, 0))
                 continue
             key = _key([context.images[i] for i in segment.run])
-            entry = self.pool.pinned(context.request_id, key)
+            entry = self.blocks.pinned(context.request_id, key)
             ids = context.extra_model_args[ASPECT_RATIO_IDS]
             for index in range(segment.images_seen):
                 place, image = (entry, index), context.images[segment.run[index]]
                 if entry.filled[index] or any(p.place == place for p in pending):
-                    # Counted where the image stands, not where later rows see it.
+                    # Counted at the image's position, not at each later step.
                     self._hits += segment.start <= image.start_idx < segment.end
                     continue
                 ratio_id = int(ids[segment.run[index]])
                 pending.append(PendingImage(place, image.pixel_values, ratio_id))
-            reads.append(
-                ReadSegment(segment.length, entry, entry.rows(segment.images_seen))
-            )
+            tokens = entry.num_tokens(segment.images_seen)
+            reads.append(ReadSegment(segment.length, entry, tokens))
         return reads
 
-    def encode(self, pending: Sequence[PendingImage]) -> None:
-        """Stores the images that a planned step lacks."""
-        self._encoding.store_all(pending)
-
     def release(self, request_id: Any) -> None:
-        """Unpins a request's images; may be called twice."""
-        self.pool.unpin(request_id)
+        """Unpins a request's images; it may be called twice."""
+        self.blocks.unpin(request_id)
 
     def stats(self) -> ImageCacheStats:
-        """What the image pool holds and has done."""
-        pool, page = self.pool, self.store.params.bytes_per_block
+        """Returns what the image cache holds and has done."""
+        blocks, page = self.blocks, self.storage.params.bytes_per_block
         return ImageCacheStats(
-            bytes=pool.num_pages * page,
-            used_bytes=(pool.num_pages - 1 - pool.free_pages) * page,
-            entries=len(pool),
-            pinned=pool.pinned_entries,
-            hits=self._hits + self._encoding.copied,
-            misses=self._encoding.encoded,
-            evictions=pool.evictions,
+            bytes=blocks.num_pages * page,
+            used_bytes=(blocks.num_pages - 1 - blocks.free_pages) * page,
+            entries=len(blocks),
+            pinned=blocks.pinned_entries,
+            hits=self._hits + blocks.copied,
+            misses=blocks.encoded,
+            evictions=blocks.evictions,
         )
 
-    def _rows(self, image: Any) -> int:
-        """Vision tokens of an image: those of its valid tiles."""
+    def _num_tokens(self, image: Any) -> int:
+        """Returns the vision tokens of an image: those of its valid tiles."""
         return len(image.pixel_values) * self._config.num_patches
 
 
 def _positions(context: TextAndVisionContext) -> list[int]:
-    """Places of a request's images in its tokens."""
+    """Returns the positions of a request's images in its tokens."""
     return [image.start_idx for image in context.images]
 
 

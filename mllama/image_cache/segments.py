@@ -1,9 +1,9 @@
-"""Which images each text row of a batch attends to.
+"""Which images each text token of a batch attends to.
 
-Text attends to the image, or run of adjacent images, that most recently precedes
-it; the rows of a run's own placeholders see the images up to their own.  The mask is
-never built: a request's new rows are cut into *segments* at its images' places, and
-each segment reads a range of rows of one pool entry.
+Text attends to the image, or run of adjacent images, that most recently precedes it;
+the placeholders of a run see the images up to their own.  The mask is never built: a
+request's new tokens are cut into *segments* at the positions of its images, and each
+segment reads a range of vision tokens of one entry of the image cache.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive text rows of one request that see the same images.
+    """Consecutive text tokens of one request that see the same images.
 
     Attributes:
-        start: First row, as a position in the request's tokens.
-        end: One past the last row.
-        run: Indices of the request's images in the run that the rows belong to,
+        start: Position of the first token in the request.
+        end: One past the position of the last token.
+        run: Indices of the request's images in the run that the tokens see,
             ``range(0)`` if no image precedes them.
-        images_seen: How many of the run's images, from its first, the rows see.
+        images_seen: How many of the run's images, from its first, the tokens see.
     """
 
     start: int
@@ -32,7 +32,7 @@ class Segment:
 
     @property
     def length(self) -> int:
-        """Number of text rows."""
+        """Returns the number of text tokens."""
         return self.end - self.start
 
 
@@ -40,10 +40,10 @@ def image_runs(positions: Sequence[int]) -> list[range]:
     """Groups images whose placeholders are adjacent.
 
     Args:
-        positions: Ascending places of the placeholders in the tokens.
+        positions: Ascending positions of the placeholders in the request.
 
     Returns:
-        Ranges of image indices, together covering all images.
+        Ranges of image indices, which together cover all images.
     """
     runs: list[range] = []
     for index, position in enumerate(positions):
@@ -55,15 +55,15 @@ def image_runs(positions: Sequence[int]) -> list[range]:
 
 
 def segments(positions: Sequence[int], start: int, end: int) -> list[Segment]:
-    """Cuts the rows ``start .. end`` of a request at its images' places.
+    """Cuts the tokens ``start .. end`` of a request at the positions of its images.
 
     Args:
-        positions: Ascending places of the placeholders in the request's tokens.
-        start: First new row of this step.
-        end: One past the last new row of this step.
+        positions: Ascending positions of the placeholders in the request.
+        start: Position of this step's first token.
+        end: One past the position of this step's last token.
 
     Returns:
-        Segments in order, covering exactly these rows.
+        Segments in order, which cover exactly these tokens.
     """
     run_of = {index: run for run in image_runs(positions) for index in run}
     cuts = [start, *(p for p in positions if start < p < end), end]

@@ -1,4 +1,4 @@
-"""What the image cache holds and has done."""
+"""Figures of the image cache."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class ImageCacheStats:
     """A snapshot of the image cache.
 
     Attributes:
-        bytes: Memory that it takes, all of it reserved at the start.
-        used_bytes: Of that, what holds images.
-        entries: Runs of adjacent images that it holds.
-        pinned: Of these, what running requests need.
-        hits: Images shown by requests so far whose keys and values were there.
-        misses: Images that were encoded.
-        evictions: Entries that made room for others.
+        bytes: Memory reserved for the cache.
+        used_bytes: Memory that holds images.
+        entries: Runs of adjacent images that the cache holds.
+        pinned: Entries that running requests need.
+        hits: Images of requests so far whose keys and values were there.
+        misses: Images that were encoded so far.
+        evictions: Entries that were evicted so far.
     """
 
     bytes: int = 0

@@ -1,4 +1,4 @@
-"""The image pool's memory, and the graph inputs that point into it."""
+"""The image cache's memory, and the graph inputs that point into it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,31 @@ from mllama.nn.layers.image_cache_inputs import (
 
 @dataclass(frozen=True)
 class ReadSegment:
-    """Text rows that read the first ``image_rows`` rows of an entry.
+    """Consecutive text tokens that attend to the beginning of an entry.
 
-    ``entry`` is None for rows that see no image.
+    Attributes:
+        length: Number of text tokens.
+        entry: The entry; None for tokens that see no image.
+        image_tokens: Number of the entry's vision tokens that they attend to.
     """
 
     length: int
     entry: Entry | None
-    image_rows: int
+    image_tokens: int
 
 
 class ImageCacheStorage:
     """Keys and values of images on the devices, shared by all requests.
 
-    Each device has those of its own heads, an image in the same pages on all.
+    Each device holds those of its own heads.  An image has the same pages on all.
 
     Args:
-        params: Shape of the pool.
-        devices: Where it lives.
-        num_pages: Pages, the page of zeros included.
+        params: Shape of a page ``[2, layers, page size, kv heads, head dim]``.
+        devices: The devices of the model.
+        num_pages: Number of pages, the zero page included.
+
+    Attributes:
+        blocks: Which pages hold which images.
     """
 
     def __init__(
@@ -52,15 +58,15 @@ class ImageCacheStorage:
     ) -> None:
         self.params = params
         self.devices = list(devices)
-        self.pool = ImageBlockManager(num_pages, params.page_size)
+        self.blocks = ImageBlockManager(num_pages, params.page_size)
         self._pages = [self._zeros(num_pages, device) for device in devices]
 
     def _zeros(self, num_pages: int, device: Device) -> Buffer:
         pages = LazilyCommittedBuffer.zeros(
             (num_pages, *self.params.shape_per_block), self.params.dtype, device
         )
-        # The fill may still be under way when the first image is stored, and would
-        # wipe it out: wait for it.
+        # A device fills the buffer asynchronously; an image stored before that ends
+        # would be lost.
         device.synchronize()
         return pages
 
@@ -68,37 +74,37 @@ class ImageCacheStorage:
         """Copies an image's keys and values from one entry to another.
 
         Args:
-            source: Where they are.
-            image: The image's index there.
-            target: Where they are wanted.
-            index: The image's index there.
+            source: The entry that holds them.
+            image: The image's index in the source's run.
+            target: The entry to copy them to.
+            index: The image's index in the target's run.
         """
         for pages, device in zip(self._pages, self.devices, strict=True):
             self._copy(pages, (source, image), (target, index))
-            # Copies may still be under way when they return, on a CPU too.
+            # Copies are asynchronous, on a CPU too.
             device.synchronize()
 
     def _copy(
         self, pages: Buffer, source: tuple[Entry, int], target: tuple[Entry, int]
     ) -> None:
-        """Copies within the pool's memory on one device."""
+        """Copies within the memory of one device."""
         size = self.params.page_size
-        blocks = pages.num_elements // pages.shape[0]
+        page_elements = pages.num_elements // pages.shape[0]
         row_elements = pages.shape[-2] * pages.shape[-1]
-        rows_per_page = blocks // row_elements
+        rows_per_page = page_elements // row_elements
         rows = pages.view(
-            pages.dtype, (self.pool.num_pages * rows_per_page, row_elements)
+            pages.dtype, (self.blocks.num_pages * rows_per_page, row_elements)
         )
 
-        def place(entry: Entry, row: int) -> int:
-            return entry.pages[row // size] * rows_per_page + row % size
+        def row_of(entry: Entry, token: int) -> int:
+            return entry.pages[token // size] * rows_per_page + token % size
 
         (source_entry, image), (target_entry, index) = source, target
         (read, end), (write, _) = source_entry.span(image), target_entry.span(index)
         while read < end:
-            # As far as neither side crosses into another page.
+            # Up to the end of a page on either side.
             length = min(end - read, size - read % size, size - write % size)
-            start, to = place(source_entry, read), place(target_entry, write)
+            start, to = row_of(source_entry, read), row_of(target_entry, write)
             for offset in range(0, rows_per_page, size):  # keys and values, by layer
                 first, last = to + offset, start + offset
                 rows[first : first + length, :].inplace_copy_from(
@@ -107,23 +113,26 @@ class ImageCacheStorage:
             read, write = read + length, write + length
 
     def write_inputs(
-        self, places: Sequence[tuple[Entry, int]], rows: int
+        self, places: Sequence[tuple[Entry, int]], tokens: int
     ) -> list[ImageWriteInputs[Buffer, Buffer]]:
-        """Where images of ``rows`` rows each are stored, for each device.
+        """Returns the vision graph's inputs that say where images are stored.
 
         Args:
-            places: Per image its entry, and its index in the entry's run.
-            rows: Rows of each of the images.
+            places: The entry of each image, and its index in the entry's run.
+            tokens: Vision tokens of each image.
+
+        Returns:
+            The inputs for each device.
         """
-        starts = [entry.row_ends[index] - rows for entry, index in places]
+        starts = [entry.token_ends[index] - tokens for entry, index in places]
         page_inputs = self._page_inputs(
             [entry.pages for entry, _ in places],
             starts,
-            max_new=rows,
+            max_new=tokens,
             max_cached=max(starts),
         )
         offsets = self._upload(
-            np.arange(len(places) + 1, dtype=np.uint32) * np.uint32(rows)
+            np.arange(len(places) + 1, dtype=np.uint32) * np.uint32(tokens)
         )
         return [
             ImageWriteInputs(pages=pages, row_offsets=row_offsets)
@@ -133,9 +142,16 @@ class ImageCacheStorage:
     def read_inputs(
         self, reads: Sequence[ReadSegment]
     ) -> list[ImageReadInputs[Buffer, Buffer]]:
-        """What the rows of a batch attend to, segment by segment, for each device."""
-        # Rows that see no image read one row of zeros: the kernel rejects none.
-        image_rows = [read.image_rows if read.entry else 1 for read in reads]
+        """Returns the text graph's inputs that say what a batch attends to.
+
+        Args:
+            reads: The batch's segments.
+
+        Returns:
+            The inputs for each device.
+        """
+        # Tokens that see no image read one token of zeros: the kernel needs a key.
+        image_tokens = [read.image_tokens if read.entry else 1 for read in reads]
         lengths = np.array([read.length for read in reads], dtype=np.uint32)
         longest = max(read.length for read in reads)
         dtype = sees_dtype(is_host=self.devices[0].is_host).to_numpy()
@@ -158,10 +174,10 @@ class ImageCacheStorage:
                     ],
                     [0] * len(reads),
                     max_new=longest,
-                    max_cached=max(image_rows),
+                    max_cached=max(image_tokens),
                 ),
                 self._upload(_offsets(lengths)),
-                self._upload(_offsets(image_rows)),
+                self._upload(_offsets(image_tokens)),
                 self._upload(sees_image[:, None]),
                 strict=True,
             )
@@ -197,16 +213,16 @@ class ImageCacheStorage:
         ]
 
     def _upload(self, array: np.ndarray) -> list[Buffer]:
-        """An array on each device."""
+        """Copies an array to each device."""
         buffer = Buffer.from_numpy(np.ascontiguousarray(array))
         return [buffer.to(device) for device in self.devices]
 
 
 def _host(value: int, dtype: type[np.integer[Any]]) -> Buffer:
-    """``[1]`` on the host."""
+    """Returns a number as a buffer ``[1]`` on the host."""
     return Buffer.from_numpy(np.array([value], dtype=dtype))
 
 
 def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Running sum that starts at zero, uint32."""
+    """Returns the running sum of lengths, which starts at zero, uint32."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32)

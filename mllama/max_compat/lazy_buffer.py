@@ -1,4 +1,4 @@
-"""Memory for caches, which may be most of a machine's."""
+"""Memory of caches that the system commits as it is used."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ import numpy as np
 from max.driver import Buffer, Device
 from max.dtype import DType
 
-from mllama.max_compat.model import jenga_cache_manager
-
 _ALIGNMENT = 64
 """Bytes; the widest vectors are read in one piece."""
 
 
 class LazilyCommittedBuffer:
-    """Stands for MAX's ``Buffer`` where that makes zeros.
+    """Takes the place of MAX's ``Buffer`` where MAX allocates a cache.
 
-    MAX writes the zeros, of a cache that may never be full: 13 GB in 20 s, as measured.
-    The system's fresh pages are zeros as well, and cost nothing until they are used;
-    NumPy asks for huge ones.
+    MAX writes zeros to the whole cache, which may never be full: 13 GB in 20 s as
+    measured.  Fresh pages of the system are zeros already and cost nothing until they
+    are used; NumPy asks for huge pages.
     """
 
     @staticmethod
     def zeros(shape: Sequence[int], dtype: DType, device: Device) -> Buffer:
-        """Zeros, on the host in pages that are not there before they are used.
+        """Returns a buffer of zeros; on the host its pages are committed on first use.
 
         Args:
-            shape: Of the buffer.
-            dtype: Its elements.
-            device: Where it is.
+            shape: Shape of the buffer.
+            dtype: Data type of the elements.
+            device: Device that holds the buffer.
         """
         if not device.is_host:
             return Buffer.zeros(shape, dtype, device)
@@ -38,8 +36,3 @@ class LazilyCommittedBuffer:
         memory = np.zeros(size + _ALIGNMENT, np.uint8)
         first = -memory.ctypes.data % _ALIGNMENT
         return Buffer.from_numpy(memory[first : first + size]).view(dtype, shape)
-
-
-def zero_lazily() -> None:
-    """Has MAX's KV caches made of such memory."""
-    jenga_cache_manager.Buffer = LazilyCommittedBuffer

@@ -25,8 +25,11 @@ from max.nn.transformer.distributed_transformer import distributed_logits_postpr
 # A request's image, as the scheduler and the prefix cache know it.
 from max.pipelines.context import ImageMetadata
 
-# Makes the memory of KV caches.
-from max.pipelines.kv_cache.paged_kv_cache import jenga_cache_manager
+# What a sampler is called with.
+from max.pipelines.context.logit_processors_type import BatchProcessorInputs
+
+# Divides the memory among weights, activations and KV cache.
+from max.pipelines.kv_cache.memory_planner import PagedMemoryPlanner
 
 # Which encoding a model runs with, given its files, the device and the user's wish.
 from max.pipelines.lib.config.model_config import (
@@ -78,9 +81,7 @@ if TYPE_CHECKING:
 else:
     from max.tree import dataclass as tree_dataclass
 
-# The sampler and its graph's name; compiles it.  The module, since the pipeline looks
-# there for what applies the sampler to a batch.
-from max.pipelines.lib.pipeline_variants import text_generation
+# Applies the sampler to a batch; compiles it.
 from max.pipelines.lib.pipeline_variants.text_generation import (
     FusedSamplingProcessor,
     load_sampler_graphs,
@@ -105,6 +106,7 @@ __all__ = [
     "LOGPROBS_HEAP_LEVELS",
     "ArchConfigWithKVCache",
     "ArchConfigWithStoredKVParams",
+    "BatchProcessorInputs",
     "FusedSamplingProcessor",
     "GraphRole",
     "GraphSpec",
@@ -113,6 +115,7 @@ __all__ = [
     "LogProbabilitiesMixin",
     "MemoryPlan",
     "PagedCacheValues",
+    "PagedMemoryPlanner",
     "SchedulerProgress",
     "Settings",
     "SupportedEncoding",
@@ -123,7 +126,6 @@ __all__ = [
     "distributed_logits_postprocess",
     "ensure_default_mlir_context",
     "hash_image",
-    "jenga_cache_manager",
     "load_sampler_graphs",
     "load_scheduler",
     "log_probabilities_ragged_graph",
@@ -133,7 +135,6 @@ __all__ = [
     "run_with_default_executor",
     "select_quantization_encoding",
     "supported_encoding_dtype",
-    "text_generation",
     "tree_dataclass",
     "update_context_and_prepare_responses",
 ]

@@ -6,6 +6,8 @@ Python API needs.
 
 from __future__ import annotations
 
+from typing import Any
+
 # What MAX prints about a pipeline before it starts.
 from max.pipelines.logging_utils import log_basic_config, log_pipeline_info
 
@@ -24,9 +26,8 @@ from max.serve.config import Settings
 # Turns a request into chunks; counts the prompt's tokens.
 from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
 
-# The worker's process, and how it is reported when it has died.
+# Reports that the worker's process has died.
 from max.serve.process_control import SubprocessExit
-from max.serve.process_control import _DebugSpawnProcess as WorkerProcess
 
 # Logs, and metrics for the local /metrics page.
 from max.serve.telemetry.common import (
@@ -41,7 +42,7 @@ __all__ = [
     "SubprocessExit",
     "TokenGeneratorOutput",
     "TokenGeneratorPipeline",
-    "WorkerProcess",
+    "arguments_of",
     "configure_logging",
     "configure_metrics",
     "configure_tracing",
@@ -52,3 +53,15 @@ __all__ = [
     "log_pipeline_info",
     "validate_port_is_free",
 ]
+
+
+def arguments_of(pipeline: TokenGeneratorPipeline) -> dict[str, Any]:
+    """Returns the arguments of the constructor that made a pipeline."""
+    return {
+        "model_name": pipeline.model_name,
+        "tokenizer": pipeline.tokenizer,
+        "model_worker": pipeline.model_worker,
+        "lora_queue": pipeline.lora_queue,
+        "reasoning_parser_name": pipeline._reasoning_parser_name,
+        "min_chunk_tokens": pipeline._min_chunk_tokens,
+    }

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from max.driver import load_devices
-from max.pipelines.kv_cache.memory_planner import PagedMemoryPlanner
 from max.pipelines.lib import PipelineConfig
 
 from mllama.errors import MllamaError
 from mllama.kernels.ops.attention import PAGE_SIZE
+from mllama.max_compat.model import PagedMemoryPlanner
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes, parse_size

@@ -23,7 +23,7 @@ from max.pipelines.lib import (
 )
 
 from mllama.compilation.graph_compiler import GraphCompiler
-from mllama.image_cache.encoder_runner import PendingImage
+from mllama.image_cache.encoder_runner import ImageEncoderRunner, PendingImage
 from mllama.image_cache.manager import ImageCacheManager
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels.dispatch import kernels_summary
@@ -95,15 +95,15 @@ class MllamaModel(
         self._logprobs_model = session.load(log_probabilities(devices[0]))
         self._text_decoder = models[GraphRole.DECODER]
         self._freqs_cis = rotary_buffers(config, devices)
-        self.images = ImageCacheManager(
-            config.model.vision_config,
-            ImageCacheStorage(
-                config.pool, devices, image_cache_pages(config, pipeline_config)
-            ),
-            models[GraphRole.VISION],
-            self.signal_buffers,
+        vision_config = config.model.vision_config
+        storage = ImageCacheStorage(
+            config.pool, devices, image_cache_pages(config, pipeline_config)
         )
-        logger.info(described(config, self.images.pool.num_pages))
+        self.images = ImageCacheManager(vision_config, storage)
+        self._image_encoder = ImageEncoderRunner(
+            vision_config, storage, models[GraphRole.VISION], self.signal_buffers
+        )
+        logger.info(described(config, storage.blocks.num_pages))
         if devices[0].is_host:
             logger.info(kernels_summary())
 
@@ -158,7 +158,7 @@ class MllamaModel(
             return_n_logits=Buffer.from_numpy(
                 np.array([return_n_logits], dtype=np.int64)
             ),
-            reads=self.images.store.read_inputs(reads),
+            reads=self.images.storage.read_inputs(reads),
             pending=pending,
             kv_cache_inputs=kv_cache_inputs,
         )
@@ -166,7 +166,7 @@ class MllamaModel(
     def execute(self, model_inputs: ModelInputs) -> ModelOutputs:
         """Encodes the images that are new, then runs the text graph."""
         assert isinstance(model_inputs, MllamaInputs)
-        self.images.encode(model_inputs.pending)
+        self._image_encoder.store(model_inputs.pending)
         outputs = self._text_decoder.execute(
             *model_inputs.buffers, *self._freqs_cis, *self.signal_buffers
         )

@@ -1,78 +1,87 @@
-"""Which requests enter a batch: those whose images fit, few new ones at a time.
+"""Admission: a request enters a batch when its images fit, few new ones at a time.
 
 MAX's scheduler asks its KV cache for blocks before a request enters a batch, and lets
-the request wait when there are none.  Images are reserved at the same place, so a
-request that lacks room for them waits in the same queue, holds nothing while it does
-so, and a preempted one comes back the same way.
+the request wait if there are none.  Images are reserved at the same point.  A request
+that lacks room for them waits in the same queue and holds nothing meanwhile.  A
+preempted request returns the same way.
 
-A request reserves all of its images and keeps them until it ends.  So whatever runs
-fitted together, and a preempted request, which goes to the head of the queue, fits
-again: no two requests wait for each other.
+A request reserves all of its images and keeps them until it ends.  Requests that ran
+together therefore fit together, and a preempted request, which goes to the head of the
+queue, fits again: two requests never wait for each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from max.pipelines.kv_cache import InsufficientBlocksError
 
 from mllama.image_cache.block_manager import ImageCacheFullError
 from mllama.image_cache.encoder_runner import MAX_IMAGES_PER_CALL
+from mllama.image_cache.manager import ImageCacheManager
 
 
 class Admission:
-    """Takes the place of a pipeline's ``kv_manager.alloc``.
+    """Replaces the allocation of KV-cache blocks for a request.
 
     Args:
-        pipeline: MAX's ``TextGenerationPipeline`` of an ``MllamaModel``.
-        max_ce_batch_size: Most requests whose prompts are read in one step.
+        images: The image cache.
+        alloc: MAX's own allocation.
+        max_ce_batch_size: Requests that one step prefills at most.
     """
 
-    def __init__(self, pipeline: Any, max_ce_batch_size: int) -> None:
-        self._images = pipeline._pipeline_model.images
+    def __init__(
+        self,
+        images: ImageCacheManager,
+        alloc: Callable[[Any], Any],
+        max_ce_batch_size: int,
+    ) -> None:
+        self._images = images
+        self._alloc = alloc
         self._max_ce_batch_size = max_ce_batch_size
-        # New images of the prompts that the batch being made up reads, by request.
-        self._reading: dict[Any, int] = {}
-        self._alloc = pipeline.kv_manager.alloc
-        self._execute = pipeline.execute
-        pipeline.kv_manager.alloc = self.alloc
-        pipeline.execute = self.execute
-        self._images.admits = True
+        # New images of each request that the next batch prefills.
+        self._prefilling: dict[Any, int] = {}
 
     def alloc(self, context: Any) -> Any:
-        """Reserves a request's images and KV blocks for the batch being made up.
+        """Reserves a request's images and KV-cache blocks for the next batch.
 
         Raises:
-            InsufficientBlocksError: If it has to wait; nothing is reserved then.
+            InsufficientBlocksError: If the request has to wait; nothing is reserved.
         """
-        reads = context.tokens.generated_length == 0
-        # One that is half read would lose what was read, and comes first anyway.
-        if reads and not context.tokens.processed_length:
-            self._check_step(context)
+        is_prefill = context.tokens.generated_length == 0
+        # A request that is prefilled in part would lose that part, and comes first.
+        if is_prefill and not context.tokens.processed_length:
+            self._check_batch(context)
         try:
             self._images.reserve(context)
         except ImageCacheFullError as error:
             raise InsufficientBlocksError(str(error)) from error
         transfer = self._alloc(context)
-        if reads:
-            left = max(1, self._images_left(context))
-            self._reading[context.request_id] = self._images.limit_chunk(context, left)
+        if is_prefill:
+            budget = max(1, self._image_budget(context))
+            new_images = self._images.limit_chunk(context, budget)
+            self._prefilling[context.request_id] = new_images
         return transfer
 
-    def _check_step(self, context: Any) -> None:
-        """Lets a prompt wait for another step if this one has enough to read."""
-        others = len(self._reading.keys() - {context.request_id})
+    def ending_with(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Returns ``execute``, at whose beginning the batch is complete."""
+
+        def execute_batch(inputs: Any) -> Any:
+            self._prefilling.clear()
+            return execute(inputs)
+
+        return execute_batch
+
+    def _check_batch(self, context: Any) -> None:
+        """Lets a request wait for another step if this one prefills enough."""
+        others = len(self._prefilling.keys() - {context.request_id})
         if others >= self._max_ce_batch_size:
-            raise InsufficientBlocksError("enough prompts are read in this step")
-        if self._images_left(context) < 1 and self._images.new_places(context):
-            raise InsufficientBlocksError("enough images are encoded in this step")
+            raise InsufficientBlocksError("this step prefills enough requests")
+        if self._image_budget(context) < 1 and self._images.new_positions(context):
+            raise InsufficientBlocksError("this step encodes enough images")
 
-    def _images_left(self, context: Any) -> int:
-        """New images that this step may encode for a request."""
-        others = (n for key, n in self._reading.items() if key != context.request_id)
+    def _image_budget(self, context: Any) -> int:
+        """Returns the number of new images that this step may encode for a request."""
+        others = (n for key, n in self._prefilling.items() if key != context.request_id)
         return MAX_IMAGES_PER_CALL - sum(others)
-
-    def execute(self, inputs: Any) -> Any:
-        """Computes the batch that was made up."""
-        self._reading.clear()
-        return self._execute(inputs)

@@ -1,4 +1,4 @@
-"""An exception while a batch is computed ends the requests that cause it, no others."""
+"""Fault isolation: an exception ends the requests that cause it, and no others."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ logger = logging.getLogger("mllama")
 Execute = Callable[[Any], dict[Any, Any]]
 
 
-def isolate_failures(pipeline: Any) -> None:
-    """Makes a pipeline's ``execute`` survive exceptions.
+def isolate_failures(execute: Execute) -> Execute:
+    """Returns a pipeline's ``execute`` that survives exceptions.
 
-    A batch that failed is computed again request by request; one that fails alone ends
-    as :func:`failed` says, and the traceback goes to the log.  So does a request that
-    had got its token already, since the token is lost.
+    A batch that fails is computed again, one request at a time.  A request that fails
+    alone ends with :func:`failed_output`, and its traceback goes to the log.  A request
+    that had got its token before the batch failed ends the same way, since that token
+    is lost.
 
     Args:
-        pipeline: MAX's ``TextGenerationPipeline``.
+        execute: Computes a batch.
     """
-    execute: Execute = pipeline.execute
 
-    def surviving(inputs: Any) -> dict[Any, Any]:
+    def isolated(inputs: Any) -> dict[Any, Any]:
         contexts = inputs.flat_batch
         before = [_progress(context) for context in contexts]
         try:
@@ -38,26 +38,26 @@ def isolate_failures(pipeline: Any) -> None:
                 logger.exception("a batch failed; trying its requests one by one")
             else:
                 logger.exception("request %s failed", contexts[0].request_id)
-                return {contexts[0].request_id: failed(contexts[0].request_id)}
+                return {contexts[0].request_id: failed_output(contexts[0].request_id)}
         results: dict[Any, Any] = {}
         for context, progress in zip(contexts, before, strict=True):
             if _progress(context) == progress:
-                results |= surviving(replace(inputs, batches=[[context]]))
+                results |= isolated(replace(inputs, batches=[[context]]))
             else:
-                results[context.request_id] = failed(context.request_id)
+                results[context.request_id] = failed_output(context.request_id)
         return results
 
-    pipeline.execute = surviving
+    return isolated
 
 
 def _progress(context: Any) -> tuple[int, int]:
     return context.tokens.processed_length, context.tokens.generated_length
 
 
-def failed(request_id: Any) -> TextGenerationOutput:
-    """What a request that can't be computed ends with.
+def failed_output(request_id: Any) -> TextGenerationOutput:
+    """Returns the output of a request that can't be computed.
 
-    MAX itself never ends a request so: cancelled ones have no output at all.
+    MAX itself never ends a request so: a canceled one has no output at all.
     """
     return TextGenerationOutput(
         request_id=request_id, tokens=[], final_status=GenerationStatus.CANCELLED
@@ -65,5 +65,5 @@ def failed(request_id: Any) -> TextGenerationOutput:
 
 
 def has_failed(status: GenerationStatus) -> bool:
-    """Whether a request ended as :func:`failed` says."""
+    """Returns True if a request ended with :func:`failed_output`."""
     return status is GenerationStatus.CANCELLED

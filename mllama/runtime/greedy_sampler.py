@@ -1,8 +1,7 @@
-"""The likeliest token found directly, where nothing is to be sampled.
+"""Greedy sampling on the host, for batches in which no request samples.
 
-MAX's sampler is a graph of its own with seven inputs that are made anew for every step,
-whatever the requests ask for; on a CPU that takes longer than looking through the
-logits.
+MAX's sampler is a graph with seven inputs that are made anew for each step, whatever
+the requests ask for.  On a CPU that takes longer than finding the largest logit.
 """
 
 from __future__ import annotations
@@ -13,18 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from max.driver import Buffer, Device
-from max.pipelines.context.logit_processors_type import BatchProcessorInputs
 
-from mllama.max_compat.model import FusedSamplingProcessor, text_generation
-
-
-def choose_greedily() -> None:
-    """Has MAX's pipelines leave its sampler out of batches that are greedy."""
-    text_generation.FusedSamplingProcessor = GreedySamplingProcessor
+from mllama.max_compat.model import BatchProcessorInputs, FusedSamplingProcessor
 
 
 class GreedySamplingProcessor(FusedSamplingProcessor):
-    """MAX's sampling, left out if every request of a batch on a CPU is greedy."""
+    """MAX's sampling, skipped if every request of a batch on a CPU is greedy."""
 
     def __init__(
         self,
@@ -66,7 +59,7 @@ class GreedySamplingProcessor(FusedSamplingProcessor):
 
 
 def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
-    """Whether no request samples, or asks for what MAX would warn of.
+    """Returns True if no request samples, or asks for what MAX would warn of.
 
     Args:
         contexts: The requests.
@@ -87,12 +80,15 @@ def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
 def argmax_tokens(
     logits: Buffer, offsets: Buffer | None = None
 ) -> npt.NDArray[np.int64]:
-    """The likeliest token of each request, the first of equally likely ones.
+    """Returns the token with the largest logit for each request, the first of equals.
 
     Args:
-        logits: ``[rows, vocabulary]``.
-        offsets: Where the rows of each request begin, and where the last one's end, if
-            a request may have several.
+        logits: ``[tokens, vocabulary]`` on the host.
+        offsets: ``[requests + 1]``, the first token of each request and the end of the
+            last, if a request may have several tokens; its last one counts.
+
+    Returns:
+        ``[requests]``.
     """
     rows = logits.to_numpy()
     if offsets is not None:

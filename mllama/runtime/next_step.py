@@ -1,4 +1,4 @@
-"""What can be told of a batch's next step while MAX has not noted the last tokens."""
+"""Predicts the next decode step before MAX records the last tokens."""
 
 from __future__ import annotations
 
@@ -14,77 +14,80 @@ from max.pipelines.modeling.types import TextGenerationInputs
 from mllama.runtime import greedy_sampler
 
 Progress = list[tuple[Any, int, int]]
-"""Of each request of a batch, in its order: its name, how many of its tokens were
-computed, and how many are to be."""
+"""Of each request of a batch, in order: its id, the number of its tokens that were
+computed, and the number of those that the step computes."""
 
-Ends = list[tuple[frozenset[int], int]]
-"""Of each request of a batch: the tokens that end it, and its greatest length."""
+Limits = list[tuple[frozenset[int], int]]
+"""Of each request of a batch: the tokens that end it, and its maximum length."""
 
 
 @dataclass
 class Step:
-    """A step of a batch.
+    """One step of a batch.
 
     Attributes:
-        progress: The batch that it computes.
-        prepared: What MAX's ``prepare_batch`` makes of it.
-        ends: How its requests end, or None if that, or which tokens are chosen, is for
-            MAX to say.
-        is_asked_for: Whether the scheduler waits for it.
-        outputs: The model's, once it has run.
-        tokens: Those that are chosen, once they are; if ``ends`` is given.
+        progress: The batch.
+        prepared: What MAX's ``prepare_batch`` returned for it.
+        limits: How its requests end; None if MAX has to choose the tokens or to find
+            out whether a request ends.
+        is_requested: Whether the scheduler waits for it.
+        outputs: The model's outputs, once it has run.
+        tokens: The chosen tokens ``[requests]``, once they are known, if ``limits`` is
+            given.
     """
 
     progress: Progress
     prepared: tuple[Any, ...]
-    ends: Ends | None
-    is_asked_for: bool = False
+    limits: Limits | None
+    is_requested: bool = False
     outputs: Future[Any] = field(default_factory=Future)
     tokens: npt.NDArray[np.int64] | None = None
 
     def choose(self, outputs: Any) -> npt.NDArray[np.int64]:
-        """The requests' new tokens, given the model's outputs of this step."""
+        """Returns the requests' new tokens ``[requests]``.
+
+        Args:
+            outputs: The model's outputs of this step.
+        """
         if self.tokens is None:
             logits = outputs.next_token_logits
-            self.tokens = greedy_sampler.argmax_tokens(
-                outputs.logits if logits is None else logits
-            )
+            if logits is None:
+                logits = outputs.logits
+            self.tokens = greedy_sampler.argmax_tokens(logits)
         return self.tokens
 
     def next(self, outputs: Any, page_size: int) -> Step | None:
-        """The same requests' next step, if its inputs are this one's, a token further.
-
-        They are made so, in place.
+        """Returns the same requests' next step, made of this one's inputs in place.
 
         Args:
-            outputs: The model's of this step.
-            page_size: Tokens of a block of the KV cache.
+            outputs: The model's outputs of this step.
+            page_size: Tokens of a page of the KV cache.
 
         Returns:
-            None if MAX has to say what comes next.
+            None if MAX has to decide what comes next.
         """
-        if self.ends is None:
+        if self.limits is None:
             return None
         progress = advanced(self.progress)
-        if not (self.is_decoding and keeps_blocks(progress, page_size)):
+        if not (self.is_decode and fits_pages(progress, page_size)):
             return None
         tokens = self.choose(outputs).tolist()
-        for token, (_, computed, new), (end_tokens, length) in zip(
-            tokens, progress, self.ends, strict=True
+        for token, (_, computed, new), (end_tokens, max_length) in zip(
+            tokens, progress, self.limits, strict=True
         ):
-            if token in end_tokens or computed + new >= length:
+            if token in end_tokens or computed + new >= max_length:
                 return None
         self.prepared[0].advance(tokens)
-        return Step(progress, self.prepared, self.ends)
+        return Step(progress, self.prepared, self.limits)
 
     @property
-    def is_decoding(self) -> bool:
-        """Whether it computes one token of each request."""
+    def is_decode(self) -> bool:
+        """Returns True if the step computes one token of each request."""
         return self.prepared[0].tokens.num_elements == len(self.progress)
 
 
 def progress_of(batches: Sequence[Sequence[Any]]) -> Progress:
-    """That of a batch as MAX's scheduler has it."""
+    """Returns the progress of a batch in the scheduler's form."""
     return [
         (
             context.request_id,
@@ -97,17 +100,17 @@ def progress_of(batches: Sequence[Sequence[Any]]) -> Progress:
 
 
 def advanced(progress: Progress) -> Progress:
-    """That of the step after one: each request has one token more."""
+    """Returns the progress of the step after one: each request has one more token."""
     return [(name, computed + new, 1) for name, computed, new in progress]
 
 
-def keeps_blocks(progress: Progress, page_size: int) -> bool:
-    """Whether a step adds a token to blocks that its requests have already."""
+def fits_pages(progress: Progress, page_size: int) -> bool:
+    """Returns True if a step only adds a token to pages that its requests have."""
     return all(new == 1 and computed % page_size for _, computed, new in progress)
 
 
-def ends_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Ends | None:
-    """How a batch's requests end, or None if there is more to it than tokens.
+def limits_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Limits | None:
+    """Returns how a batch's requests end, or None if more than tokens decides that.
 
     Args:
         inputs: The batch.
@@ -128,7 +131,7 @@ def ends_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Ends | None:
 
 def _has_conditions(context: Any) -> bool:
     return bool(
-        # A piece of a prompt, after which the prompt goes on.
+        # A chunk of a prompt, after which the prompt goes on.
         context.tokens.actively_chunked
         or context.eos_tracker.eos_sequences
         or _has_grammar(context)
@@ -140,13 +143,13 @@ def _has_grammar(context: Any) -> bool:
     return bool(context.json_schema or context.grammar)
 
 
-def go_on(inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]) -> bool:
-    """Whether each request of a batch has got a token and wants another."""
+def all_continue(inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]) -> bool:
+    """Returns True if each request of a batch has got a token and wants another."""
     return all(
         (output := outputs.get(context.request_id)) is not None
         and output.tokens
         and not output.is_done
-        # What a grammar allows is worked out while a step is prepared, only once.
+        # The mask of a grammar is computed while a step is prepared, only once.
         and not _has_grammar(context)
         for context in inputs.flat_batch
     )

@@ -1,13 +1,13 @@
-"""The next step of a batch runs while the scheduler works on the last one's tokens.
+"""Overlapped steps: a batch's next step runs while the scheduler handles the last one.
 
-Between two steps MAX's scheduler hands out tokens and makes up the next batch, which is
-nearly always the same again.  On a CPU, where a graph's run is waited for, the cores
-would do little else meanwhile.
+Between two steps MAX's scheduler hands out tokens and forms the next batch, which is
+nearly always the same batch again.  On a CPU a graph's run is synchronous, so that the
+cores would be idle meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -16,144 +16,164 @@ from typing import Any
 from max.pipelines.modeling.types import TextGenerationInputs
 
 from mllama.max_compat.model import update_context_and_prepare_responses
+from mllama.max_compat.pipeline import pipeline_model
 from mllama.runtime.next_step import (
-    Ends,
+    Limits,
     Step,
-    ends_of,
-    go_on,
-    keeps_blocks,
+    all_continue,
+    fits_pages,
+    limits_of,
     progress_of,
 )
 
 
 class OverlappedExecution:
-    """Has a pipeline's steps run in a thread, also before they are asked for.
+    """Runs a pipeline's steps in a thread, also before they are requested.
 
-    If a batch has the requests of the one before, and all of them go on, the next is
-    expected to have them too.  Where the likeliest tokens are chosen the thread can
-    tell by itself, and begins that step before it hands over the last one's outputs;
-    else it begins when MAX has noted the tokens.  If another batch is asked for, for a
-    request was cancelled or a new one is to be read first, that waits for the thread,
-    and what was computed ahead is forgotten.  Nothing else has to be undone: keys and
-    values of the last tokens were written, and will be again.
+    If a batch has the same requests as the one before, and all of them continue, the
+    next batch is expected to be the same too.  Where tokens are chosen greedily, the
+    thread predicts that step by itself and starts it before it hands over the outputs
+    of the last one; elsewhere the step starts once MAX has recorded the tokens.  If the
+    scheduler requests another batch, because a request was canceled or a new one is
+    prefilled first, that batch waits for the thread, and the step's outputs are
+    discarded.  Nothing else has to be undone: the keys and values of the last tokens
+    were written, and will be written again.
 
-    The thread is never more than one step ahead of what was asked for.
+    The thread is at most one step ahead of what was requested.
 
     Args:
         pipeline: MAX's ``TextGenerationPipeline`` of an ``MllamaModel`` on a CPU.
+        launch: Runs the model on a prepared batch.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, launch: Callable[..., Any]) -> None:
         self._kv_manager = pipeline.kv_manager
-        self._page_size = pipeline._pipeline_model.kv_params.page_size
+        self._page_size = pipeline_model(pipeline).kv_params.page_size
         self._sampling = pipeline.pipeline_config.sampling
         self._inputs: TextGenerationInputs[Any] | None = None
-        self._last: list[Any] = []
-        self._asked: Step | None = None
+        self._last_requests: list[Any] = []
+        self._requested: Step | None = None
         self._ahead: Step | None = None
         self._has_released = False
         self._lock = Lock()
         self._steps: SimpleQueue[Step | None] = SimpleQueue()
-        # No executor's: Python ends those before whoever would close the model.
+        # Not an executor's thread: Python ends those before the model is closed.
         self._thread = Thread(target=self._work, name="mllama-steps", daemon=True)
+        self._launch = launch
         self._execute = pipeline.execute
         self._prepare_batch = pipeline.prepare_batch
-        self._launch = pipeline._launch_forward_pass
         self._release = pipeline.release
         self._shutdown = pipeline.kv_manager.shutdown
-        pipeline.execute = self.execute
-        pipeline.prepare_batch = self.prepare_batch
-        pipeline._launch_forward_pass = self.launch_forward_pass
-        pipeline.release = self.release
-        pipeline.kv_manager.shutdown = self.shutdown
         self._thread.start()
 
     def execute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
-        """In place of the pipeline's; begins the next step if the thread has not."""
+        """Computes a batch, then starts its next step if the thread has not.
+
+        Replaces the pipeline's ``execute``.
+        """
         self._inputs = inputs
-        self._asked = self._expected(inputs.batches)
+        self._requested = self._find_ahead(inputs.batches)
         try:
-            outputs = self._noted(inputs)
+            outputs = self._record_tokens(inputs)
             if outputs is None:
                 outputs = self._execute(inputs)
-            self._foresee(inputs, outputs)
+            self._start_next(inputs, outputs)
         except BaseException:
-            self._last = []
-            self._forget()
+            self._last_requests = []
+            self._discard()
             raise
         finally:
-            self._inputs = self._asked = None  # They may hold pictures.
+            self._inputs = self._requested = None  # They may hold pictures.
         return outputs
 
     def release(self, request_id: Any) -> None:
-        """In place of the pipeline's, while a step may be under way."""
+        """Releases a request while a step may be running.
+
+        Replaces the pipeline's ``release``.
+        """
         self._has_released = True
         self._release(request_id)
 
     def shutdown(self) -> None:
-        """Waits for a step that is under way, so that its memory can be freed."""
+        """Waits for a running step, so that its memory can be freed.
+
+        Replaces the KV cache's ``shutdown``.
+        """
         self._steps.put(None)
         self._thread.join()
         self._shutdown()
 
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-        """In place of the pipeline's: what a step under way was prepared with."""
-        if self._asked is None:
-            self._forget()
+        """Returns a batch's inputs: those of the step that is running, if it fits.
+
+        Replaces the pipeline's ``prepare_batch``.
+        """
+        if self._requested is None:
+            self._discard()
             self._has_released = False
             progress = progress_of(batches)
             prepared = self._prepare_batch(batches)
-            is_same = [name for name, _, _ in progress] == self._last
-            ends = self._ends() if is_same else None
-            self._asked = Step(progress, prepared, ends)
-        return self._asked.prepared
+            is_same = [name for name, _, _ in progress] == self._last_requests
+            limits = self._limits() if is_same else None
+            self._requested = Step(progress, prepared, limits)
+        return self._requested.prepared
 
-    def launch_forward_pass(self, *_: Any, **__: Any) -> Any:
-        """In place of the pipeline's: the outputs of the step that was prepared."""
-        step = self._asked
+    def launch(self, *_: Any, **__: Any) -> Any:
+        """Returns the outputs of the step whose inputs were prepared.
+
+        Replaces the pipeline's forward pass.
+        """
+        step = self._requested
         assert step is not None
         if step is self._ahead:
-            return self._awaited(step)
-        step.is_asked_for = True
+            return self._collect(step)
+        step.is_requested = True
         self._steps.put(step)
         return step.outputs.result()
 
-    def _noted(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any] | None:
-        """What MAX makes of a step under way, if it is the one that is asked for and
-        nothing but its tokens matters."""
-        step = self._asked
-        if step is None or step.ends is None:
+    def _record_tokens(
+        self, inputs: TextGenerationInputs[Any]
+    ) -> dict[Any, Any] | None:
+        """Returns MAX's outputs of the step that is running ahead.
+
+        Returns:
+            None if no step is, or if more than its tokens matters.
+        """
+        step = self._requested
+        if step is None or step.limits is None:
             return None
-        tokens = step.choose(self._awaited(step))
-        noted = update_context_and_prepare_responses(tokens[:, None], inputs.flat_batch)
+        tokens = step.choose(self._collect(step))
+        outputs = update_context_and_prepare_responses(
+            tokens[:, None], inputs.flat_batch
+        )
         for context in inputs.flat_batch:
             self._kv_manager.step(context)
-        return noted
+        return outputs
 
-    def _expected(self, batches: Sequence[Sequence[Any]]) -> Step | None:
-        """The step under way, if it computes a batch."""
+    def _find_ahead(self, batches: Sequence[Sequence[Any]]) -> Step | None:
+        """Returns the step that runs ahead, if it computes a batch."""
         step = self._ahead
         if step is None or self._has_released:
             return None
         return step if step.progress == progress_of(batches) else None
 
-    def _awaited(self, step: Step) -> Any:
-        """The model's outputs of the step under way, which is asked for now."""
+    def _collect(self, step: Step) -> Any:
+        """Returns the model's outputs of the step that runs ahead."""
         self._ahead = None
         with self._lock:
-            step.is_asked_for = True
+            step.is_requested = True
             has_run = step.outputs.done()
         if has_run and step.outputs.exception() is None:
-            self._begin(step.next(step.outputs.result(), self._page_size))
+            self._start(step.next(step.outputs.result(), self._page_size))
         return step.outputs.result()
 
     def _work(self) -> None:
-        """The thread: runs steps until there are no more."""
+        """Runs steps until there are no more; the thread's target."""
         while (step := self._steps.get()) is not None:
             self._run(step)
 
     def _run(self, step: Step) -> None:
-        """In the thread: a step, and those after it if they are asked for in time."""
+        """Runs a step, and the next ones as long as they are requested in time."""
         following: Step | None = step
         while following is not None:
             step, following = following, None
@@ -161,31 +181,33 @@ class OverlappedExecution:
             try:
                 outputs = self._launch(inputs, batch, step=0)
                 with self._lock:
-                    if not step.is_asked_for:
+                    if not step.is_requested:
                         step.outputs.set_result(outputs)
                         return
                 following = self._ahead = step.next(outputs, self._page_size)
             except BaseException as error:
                 step.outputs.set_exception(error)
                 return
-            # The scheduler goes on from here, for whose work this thread would wait.
+            # The scheduler continues here, so that it is set after the next step is
+            # known.
             step.outputs.set_result(outputs)
 
-    def _foresee(
+    def _start_next(
         self, inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]
     ) -> None:
-        """Begins the step that is expected to be asked for next."""
-        before, self._last = self._last, [c.request_id for c in inputs.flat_batch]
+        """Starts the step that is expected to be requested next."""
+        before = self._last_requests
+        self._last_requests = [context.request_id for context in inputs.flat_batch]
         if (
-            self._asked is None
+            self._requested is None
             or self._ahead is not None
-            or self._last != before
-            or not go_on(inputs, outputs)
+            or self._last_requests != before
+            or not all_continue(inputs, outputs)
         ):
             return
         progress = progress_of(inputs.batches)
-        prepared = self._asked.prepared
-        if self._asked.is_decoding and keeps_blocks(progress, self._page_size):
+        prepared = self._requested.prepared
+        if self._requested.is_decode and fits_pages(progress, self._page_size):
             prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
         else:
             try:
@@ -193,22 +215,22 @@ class OverlappedExecution:
                     self._kv_manager.alloc(context)
                 prepared = self._prepare_batch(inputs.batches)
             except Exception:
-                # It happens again when the scheduler asks, who knows what to do.
+                # It is raised again when the scheduler asks, which handles it.
                 return
-        self._begin(Step(progress, prepared, self._ends()))
+        self._start(Step(progress, prepared, self._limits()))
 
-    def _begin(self, step: Step | None) -> None:
-        """Has the thread run a step that nobody has asked for."""
+    def _start(self, step: Step | None) -> None:
+        """Hands the thread a step that was not requested."""
         self._ahead = step
         if step is not None:
             self._steps.put(step)
 
-    def _forget(self) -> None:
-        """Waits for the step that nobody has asked for, and drops it."""
+    def _discard(self) -> None:
+        """Waits for the step that runs ahead, and drops its outputs."""
         step, self._ahead = self._ahead, None
         if step is not None:
             wait([step.outputs])
 
-    def _ends(self) -> Ends | None:
+    def _limits(self) -> Limits | None:
         assert self._inputs is not None
-        return ends_of(self._inputs, self._sampling)
+        return limits_of(self._inputs, self._sampling)

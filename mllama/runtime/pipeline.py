@@ -1,35 +1,107 @@
-"""MAX's pipeline, with what this package adds to it."""
+"""MAX's pipeline with all that this package changes in it, in order.
+
+What is changed is in this folder; how it is put into MAX's objects is in
+:mod:`mllama.max_compat.patches`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from mllama.compilation.graph_compiler import lazy_sampler
-from mllama.max_compat.lazy_buffer import zero_lazily
+from mllama.image_cache.manager import ImageCacheManager
+from mllama.image_cache.stats import ImageCacheStats
+from mllama.max_compat import patches
+from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
+from mllama.max_compat.pipeline import forward_pass, is_on_host, pipeline_model
 from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import isolate_failures
-from mllama.runtime.greedy_sampler import choose_greedily
+from mllama.runtime.greedy_sampler import GreedySamplingProcessor
 from mllama.runtime.overlap import OverlappedExecution
-from mllama.utils.max_threads import run_first_patiently
+from mllama.utils.max_threads import with_patient_timers
 
 
-def load_pipeline(factory: Callable[[], Any], max_ce_batch_size: int) -> Any:
-    """Loads a model's pipeline, ready for MAX's scheduler.
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A loaded model, ready for MAX's scheduler.
+
+    Attributes:
+        pipeline: MAX's ``TextGenerationPipeline``.
+        images: The image cache.
+        admission: Decides which requests enter a batch.
+        overlap: Runs steps ahead of the scheduler; None on a GPU.
+    """
+
+    pipeline: Any
+    images: ImageCacheManager
+    admission: Admission
+    overlap: OverlappedExecution | None
+
+
+def load_pipeline(
+    factory: Callable[[], Any],
+    max_ce_batch_size: int,
+    *,
+    overlaps: bool = True,
+    publish: Callable[[ImageCacheStats], None] | None = None,
+) -> LoadedPipeline:
+    """Loads a model's pipeline and changes it.
 
     Args:
-        factory: MAX's own.
-        max_ce_batch_size: Most requests whose prompts are read in one step.
+        factory: MAX's factory of the pipeline.
+        max_ce_batch_size: Requests that one step prefills at most.
+        overlaps: Whether steps on a CPU may run ahead of the scheduler.
+        publish: Called with the image cache's figures after each step and release.
     """
-    choose_greedily()
-    zero_lazily()
+    patches.replace_sampling_processor(GreedySamplingProcessor)
+    patches.replace_kv_cache_buffer(LazilyCommittedBuffer)
     with lazy_sampler():
         pipeline = factory()
-    pipeline._pipeline_model.compiler.finish()
-    # Inside of what follows: it matters in which thread a graph first runs.
-    run_first_patiently(pipeline)
-    if pipeline._devices[0].is_host:
-        OverlappedExecution(pipeline)
-    Admission(pipeline, max_ce_batch_size)
-    isolate_failures(pipeline)
-    return pipeline
+    model = pipeline_model(pipeline)
+    model.compiler.finish()
+    images: ImageCacheManager = model.images
+
+    # First of all: the first run of a graph starts a thread that keeps its timers.
+    launch = with_patient_timers(forward_pass(pipeline))
+    execute, release = pipeline.execute, pipeline.release
+    overlap = None
+    if overlaps and is_on_host(pipeline):
+        overlap = OverlappedExecution(pipeline, launch)
+        launch, execute, release = overlap.launch, overlap.execute, overlap.release
+        patches.replace_batch_preparation(pipeline, overlap.prepare_batch)
+        patches.replace_cache_shutdown(pipeline, overlap.shutdown)
+    patches.replace_forward_pass(pipeline, launch)
+
+    admission = Admission(images, pipeline.kv_manager.alloc, max_ce_batch_size)
+    patches.replace_block_allocation(pipeline, admission.alloc)
+
+    execute = isolate_failures(admission.ending_with(execute))
+    if publish is not None:
+        execute, release = _published(execute, release, images, publish)
+    patches.replace_execute(pipeline, execute)
+    patches.replace_release(pipeline, release)
+    return LoadedPipeline(pipeline, images, admission, overlap)
+
+
+def _published(
+    execute: Callable[[Any], Any],
+    release: Callable[[Any], None],
+    images: ImageCacheManager,
+    publish: Callable[[ImageCacheStats], None],
+) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
+    """Returns both functions, followed by a call of ``publish``."""
+
+    def publishing_execute(inputs: Any) -> Any:
+        try:
+            return execute(inputs)
+        finally:
+            publish(images.stats())
+
+    def publishing_release(request_id: Any) -> None:
+        release(request_id)
+        publish(images.stats())
+
+    publish(images.stats())
+    return publishing_execute, publishing_release

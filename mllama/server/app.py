@@ -19,11 +19,11 @@ from starlette.middleware import Middleware
 from uvicorn import Server
 
 from mllama.errors import MllamaError
+from mllama.max_compat import patches
 from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
     Settings,
     SubprocessExit,
-    WorkerProcess,
     fastapi_app,
     fastapi_config,
     lifespan,
@@ -32,7 +32,7 @@ from mllama.max_compat.server import (
     validate_port_is_free,
 )
 from mllama.runtime.pipeline import load_pipeline
-from mllama.server.metrics import SharedStats, publish_stats
+from mllama.server.metrics import SharedStats
 from mllama.server.middleware import RequestValidationMiddleware, explain_value_errors
 from mllama.server.request_validation import ServerCapabilities
 from mllama.server.usage import CountingPipeline
@@ -63,9 +63,12 @@ class WorkerStart:
         end_with_parent(signal.SIGTERM)
         with StartProgress():
             stage("loading the model")
-            pipeline = load_pipeline(self.factory, self.max_ce_batch_size)
-        publish_stats(pipeline, SharedStats(self.stats))
-        return pipeline
+            loaded = load_pipeline(
+                self.factory,
+                self.max_ce_batch_size,
+                publish=SharedStats(self.stats).write,
+            )
+        return loaded.pipeline
 
 
 def serve(
@@ -128,7 +131,7 @@ def _run(
         memory_plan=retrieved.memory_plan,
     )
     # The process that has been importing since the command began; see early_worker.
-    WorkerProcess._Popen = staticmethod(PrespawnedPopen)
+    patches.replace_worker_process(PrespawnedPopen)
     app = fastapi_app(settings, serving)
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}
@@ -146,7 +149,9 @@ def _run(
 
     async def run() -> None:
         async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
-            app.state.pipeline = CountingPipeline(app.state.pipeline, image_tokens)
+            patches.replace_serving_pipeline(
+                app, CountingPipeline(app.state.pipeline, image_tokens)
+            )
             await server.serve()
 
     # As in MAX: without these, signals would leave the worker behind or cut streams.

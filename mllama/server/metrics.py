@@ -72,27 +72,3 @@ class SharedStats(Collector):
             yield family(
                 f"mllama_image_cache_{name}", _HELP[name], value=getattr(stats, name)
             )
-
-
-def publish_stats(pipeline: Any, shared: SharedStats) -> None:
-    """Makes a pipeline publish its image cache after every step and release.
-
-    Args:
-        pipeline: MAX's ``TextGenerationPipeline`` of an ``MllamaModel``.
-        shared: Where to.
-    """
-    images = pipeline._pipeline_model.images
-    execute, release = pipeline.execute, pipeline.release
-
-    def publishing_execute(inputs: Any) -> Any:
-        try:
-            return execute(inputs)
-        finally:
-            shared.write(images.stats())
-
-    def publishing_release(request_id: Any) -> None:
-        release(request_id)
-        shared.write(images.stats())
-
-    pipeline.execute, pipeline.release = publishing_execute, publishing_release
-    shared.write(images.stats())

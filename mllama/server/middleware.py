@@ -133,7 +133,8 @@ def explain_value_errors(app: FastAPI) -> None:
 
     async def explained(request: Request, error: Any) -> Response:
         if error.detail == _UNEXPLAINED and error.__cause__ is not None:
-            error.detail = " ".join(str(error.__cause__).split())
+            explanation = " ".join(str(error.__cause__).split())
+            error = HTTPException(error.status_code, explanation, error.headers)
         response: Response = await answer(request, error)
         return response
 

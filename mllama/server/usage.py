@@ -17,7 +17,11 @@ from dataclasses import replace
 from typing import Any
 
 from mllama.image_cache.context import image_tokens_of
-from mllama.max_compat.server import TokenGeneratorOutput, TokenGeneratorPipeline
+from mllama.max_compat.server import (
+    TokenGeneratorOutput,
+    TokenGeneratorPipeline,
+    arguments_of,
+)
 from mllama.requests.stop_strings import StopStringFilter
 from mllama.runtime.fault_isolation import has_failed
 
@@ -50,14 +54,9 @@ class CountingPipeline(TokenGeneratorPipeline):
     def __init__(
         self, pipeline: TokenGeneratorPipeline, counts: MutableMapping[str, int]
     ) -> None:
-        super().__init__(
-            model_name=pipeline.model_name,
-            tokenizer=pipeline.tokenizer,
-            model_worker=_ContextCounter(pipeline.model_worker, counts),
-            lora_queue=pipeline.lora_queue,
-            reasoning_parser_name=pipeline._reasoning_parser_name,
-            min_chunk_tokens=pipeline._min_chunk_tokens,
-        )
+        arguments = arguments_of(pipeline)
+        arguments["model_worker"] = _ContextCounter(pipeline.model_worker, counts)
+        super().__init__(**arguments)
         self._counts = counts
 
     async def next_token_chunk(

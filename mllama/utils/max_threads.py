@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,24 +37,26 @@ def limit_spinning() -> None:
         os.environ.setdefault(name, given[0] if given else _SPIN_MICROSECONDS)
 
 
-def run_first_patiently(pipeline: Any) -> None:
-    """Has the thread that MAX starts when it first executes a graph wake rarely.
+def with_patient_timers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function whose first call has the threads that it starts wake rarely.
+
+    MAX starts a thread when it first executes a graph, which empties a buffer every
+    0.1 ms.
 
     Args:
-        pipeline: MAX's ``TextGenerationPipeline``, before its first step.
+        function: Executes a graph.
     """
-    launch = pipeline._launch_forward_pass
     is_first = True
 
     def patient(*arguments: Any, **options: Any) -> Any:
         nonlocal is_first
         if not is_first:
-            return launch(*arguments, **options)
+            return function(*arguments, **options)
         is_first = False
         with _patient_timers():
-            return launch(*arguments, **options)
+            return function(*arguments, **options)
 
-    pipeline._launch_forward_pass = patient
+    return patient
 
 
 @contextmanager

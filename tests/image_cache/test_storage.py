@@ -9,7 +9,7 @@ from max.dtype import DType
 from max.graph import DeviceRef
 from max.nn.kv_cache import MHAKVCacheParams
 
-from mllama.image_cache.block_manager import Entry, RunKey, RunRows
+from mllama.image_cache.block_manager import Entry, RunKey, RunTokens
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 
 
@@ -27,9 +27,9 @@ def store(
     return ImageCacheStorage(params, [CPU()] * num_devices, num_pages)
 
 
-def reserved(images: ImageCacheStorage, key: RunKey, rows: RunRows) -> Entry:
-    images.pool.reserve("request", {key: rows})
-    return images.pool.pinned("request", key)
+def reserved(images: ImageCacheStorage, key: RunKey, rows: RunTokens) -> Entry:
+    images.blocks.reserve("request", {key: rows})
+    return images.blocks.pinned("request", key)
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])

@@ -153,8 +153,10 @@ class Variants:
         for params in self.params.values():
             store = ImageCacheStorage(params, [Processor()], 20)
             keys = ((1,), (2, 3))
-            store.pool.reserve("request", {keys[0]: (count,), keys[1]: (count, count)})
-            one, two = (store.pool.pinned("request", key) for key in keys)
+            store.blocks.reserve(
+                "request", {keys[0]: (count,), keys[1]: (count, count)}
+            )
+            one, two = (store.blocks.pinned("request", key) for key in keys)
             (write,) = store.write_inputs([(one, 0), (two, 1)], count)
             (read,) = store.read_inputs(
                 [

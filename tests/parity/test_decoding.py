@@ -81,7 +81,7 @@ def test_nothing_stays_pinned_once_requests_have_ended(
 ) -> None:
     context = pipeline.context(case("one_tile", tile))
     pipeline.decode([case("image_per_turn", tile)])
-    assert pipeline.model.images.pool.pinned_entries == 0
+    assert pipeline.model.images.blocks.pinned_entries == 0
     # MAX calls release on every end, also for requests that never ran.
     pipeline.model.release(context.request_id)
-    assert pipeline.model.images.pool.pinned_entries == 0
+    assert pipeline.model.images.blocks.pinned_entries == 0

@@ -51,13 +51,13 @@ def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
 def test_each_device_keeps_the_images_of_its_own_heads(pipeline: Pipeline) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
     pipeline.decode([case("one_tile", tile)])
-    store = pipeline.model.images.store
-    entry, _ = store.pool.find(
+    store = pipeline.model.images.storage
+    entry, _ = store.blocks.find(
         pipeline.context(case("one_tile", tile)).images[0].image_hash
     )
     first, second = (
         write.pages.kv_blocks.to_numpy()[entry.pages[0]]
-        for write in store.write_inputs([(entry, 0)], entry.row_ends[0])
+        for write in store.write_inputs([(entry, 0)], entry.token_ends[0])
     )
     assert first.shape == second.shape == tuple(store.params.shape_per_block)
     assert first.any()

@@ -104,7 +104,7 @@ def test_a_request_goes_on_to_its_greatest_length() -> None:
 
 def test_how_requests_end() -> None:
     other = context(eos_tracker=EOSTracker(), max_length=9)
-    assert next_step.ends_of(batch(context(), other), SETTINGS) == [
+    assert next_step.limits_of(batch(context(), other), SETTINGS) == [
         (frozenset({END}), LENGTH),
         (frozenset(), 9),
     ]
@@ -124,13 +124,13 @@ def test_how_requests_end() -> None:
     ],
 )
 def test_more_than_tokens_decides(settings: dict[str, Any]) -> None:
-    assert next_step.ends_of(batch(context(), context(**settings)), SETTINGS) is None
+    assert next_step.limits_of(batch(context(), context(**settings)), SETTINGS) is None
 
 
 def test_more_than_the_next_tokens_is_wanted() -> None:
-    assert next_step.ends_of(batch(context(), log_probs=True), SETTINGS) is None
+    assert next_step.limits_of(batch(context(), log_probs=True), SETTINGS) is None
     settings = SimpleNamespace(**vars(SETTINGS) | {"enable_variable_logits": True})
-    assert next_step.ends_of(batch(context()), settings) is None
+    assert next_step.limits_of(batch(context()), settings) is None
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,6 @@ def test_which_requests_go_on(
         if output is None
         else {1: SimpleNamespace(**{"tokens": [5], "is_done": False} | output)}
     )
-    assert bool(next_step.go_on(batch(context(**settings)), produced)) is expected
+    assert (
+        bool(next_step.all_continue(batch(context(**settings)), produced)) is expected
+    )

@@ -20,13 +20,13 @@ PICTURES = 12
 @pytest.fixture(scope="session")
 def roomy() -> Scheduled:
     """With room for every image of the tests."""
-    return Scheduled(max_batch_size=BATCH, image_cache_size="16MiB", looks_ahead=False)
+    return Scheduled(max_batch_size=BATCH, image_cache_size="16MiB", overlaps=False)
 
 
 @pytest.fixture(scope="session")
 def tight(roomy: Scheduled) -> Scheduled:
     """With room for three images of one page each."""
-    page = roomy.images.store.params.bytes_per_block
+    page = roomy.images.storage.params.bytes_per_block
     return Scheduled(max_batch_size=BATCH, image_cache_size=4 * page)
 
 

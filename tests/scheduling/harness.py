@@ -23,10 +23,8 @@ from max.serve.scheduler.batch_constructor.text_batch_constructor import (
 from mllama.launch.options import EngineOptions
 from mllama.max_compat.model import Settings, WorkerQueues, load_scheduler
 from mllama.requests.messages import read_conversation
-from mllama.runtime.admission import Admission
-from mllama.runtime.fault_isolation import has_failed, isolate_failures
-from mllama.runtime.greedy_sampler import choose_greedily
-from mllama.runtime.overlap import OverlappedExecution
+from mllama.runtime.fault_isolation import has_failed
+from mllama.runtime.pipeline import load_pipeline
 
 NEW_TOKENS = 6
 WHOLE = 8192
@@ -54,25 +52,26 @@ class Scheduled:
     Args:
         options: Those of ``EngineOptions``.
         prefix_caching: Whether equal beginnings of prompts are computed once.
-        looks_ahead: Whether steps are computed before they are asked for.
+        overlaps: Whether steps run before they are requested.
     """
 
     def __init__(
-        self, *, prefix_caching: bool = True, looks_ahead: bool = True, **options: Any
+        self, *, prefix_caching: bool = True, overlaps: bool = True, **options: Any
     ) -> None:
         engine_options = EngineOptions(devices="cpu", **options)
         arguments = engine_options.pipeline_args(engine_options.check())
         config = PipelineConfig.from_args(
             arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
         )
-        choose_greedily()
         retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
         self.tokenizer: Any = retrieved.tokenizer
-        self.pipeline: Any = retrieved.factory()
-        self.images: Any = self.pipeline._pipeline_model.images
-        self.look_ahead = OverlappedExecution(self.pipeline) if looks_ahead else None
-        self.admission = Admission(self.pipeline, engine_options.max_ce_batch_size)
-        isolate_failures(self.pipeline)
+        loaded = load_pipeline(
+            retrieved.factory, engine_options.max_ce_batch_size, overlaps=overlaps
+        )
+        self.pipeline = loaded.pipeline
+        self.images = loaded.images
+        self.overlap = loaded.overlap
+        self.admission = loaded.admission
         self._arrivals: queue.Queue[Any] = queue.Queue()
         self._cancelled: queue.Queue[list[Any]] = queue.Queue()
         self._results: queue.Queue[dict[Any, Any]] = queue.Queue()
@@ -86,9 +85,9 @@ class Scheduled:
         self._running: dict[Any, Request] = {}
 
     @property
-    def pool(self) -> Any:
-        """The image pool."""
-        return self.images.pool
+    def blocks(self) -> Any:
+        """Which pages of the image cache hold which images."""
+        return self.images.blocks
 
     def forget(self) -> None:
         """Empties the prefix cache, so that prompts are read from their start."""

@@ -90,5 +90,5 @@ def test_every_answer_is_that_of_the_request_alone(
             assert request.id in cancelled
         else:
             assert request.token_ids == _right[name]
-    assert tight.pool.pinned_entries == 0
-    assert tight.pool.num_pages == 4
+    assert tight.blocks.pinned_entries == 0
+    assert tight.blocks.num_pages == 4

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mllama.max_compat.pipeline import pipeline_model
+
 from .conftest import BATCH, ask
 from .harness import WHOLE, Scheduled
 
@@ -18,8 +20,8 @@ WHAT = "What is in the picture?"
 def nothing_stays_pinned(tight: Scheduled) -> Any:
     yield
     tight.run()
-    assert tight.pool.pinned_entries == 0
-    assert not tight.pool._pins
+    assert tight.blocks.pinned_entries == 0
+    assert not tight.blocks._pins
 
 
 @pytest.mark.parametrize("stage", range(5))
@@ -92,9 +94,9 @@ def test_requests_wait_while_all_of_the_pool_is_pinned(
     most = 0
     while any(request.status is None for request in requests):
         tight.step()
-        pinned = [entry for entry in tight.pool._entries.values() if entry.pinned_by]
+        pinned = [entry for entry in tight.blocks._entries.values() if entry.pinned_by]
         most = max(most, sum(len(entry.pages) for entry in pinned))
-        assert tight.pool.num_pages == 4
+        assert tight.blocks.num_pages == 4
     assert 0 < most <= 3
     assert [r.token_ids for r in requests] == [roomy.alone(each) for each in messages]
 
@@ -150,15 +152,15 @@ def test_a_request_that_fails_leaves_the_others_running(
     right = [roomy.alone(each) for each in messages]
     requests = [tight.submit(each) for each in messages]
     bad = requests[2].context.images[0].image_hash
-    encoding = tight.images._encoding
-    encode = encoding._encode
+    runner = pipeline_model(tight.pipeline)._image_encoder
+    encode = runner._encode
 
     def failing(images: Any, tiles: int) -> None:
         if any(image.hash == bad for image in images):
             raise RuntimeError("out of memory")
         encode(images, tiles)
 
-    monkeypatch.setattr(encoding, "_encode", failing)
+    monkeypatch.setattr(runner, "_encode", failing)
     tight.run()
     assert [request.status for request in requests[:2]] == ["maximum_length"] * 2
     assert requests[2].status == "failed"

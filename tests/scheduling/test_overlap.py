@@ -26,8 +26,8 @@ MANY = BLOCK + 12
 
 @pytest.fixture
 def ahead(tight: Scheduled) -> OverlappedExecution:
-    assert tight.look_ahead is not None
-    return tight.look_ahead
+    assert tight.overlap is not None
+    return tight.overlap
 
 
 def settle(ahead: OverlappedExecution) -> None:
@@ -91,7 +91,7 @@ def test_its_inputs_are_those_that_would_be_prepared(
     asked_late: bool,
 ) -> None:
     """At every step of answers that outgrow their blocks at different steps."""
-    awaited = ahead._awaited
+    awaited = ahead._collect
     steps: list[tuple[Inputs, Inputs]] = []
 
     def copies(inputs: Any) -> Inputs:
@@ -109,7 +109,7 @@ def test_its_inputs_are_those_that_would_be_prepared(
         steps.append((used, copies(fresh[0])))
         return awaited(step)
 
-    monkeypatch.setattr(ahead, "_awaited", comparing)
+    monkeypatch.setattr(ahead, "_collect", comparing)
     answered(tight, [ask("Hello"), ask(pictures[0], "What is in the picture?")])
     assert MANY - 10 < len(steps) < MANY
     for used, fresh in steps:

@@ -86,12 +86,12 @@ def test_twelve_images_through_a_pool_for_three(
 ) -> None:
     conversations = [ask(p, WHAT) for p in pictures for _ in range(2)]
     right = [roomy.alone(messages) for messages in conversations]
-    evicted = tight.pool.evictions
+    evicted = tight.blocks.evictions
     tight.forget()
     assert tight.answers(conversations) == right
-    assert tight.pool.evictions > evicted
-    assert tight.pool.num_pages == 4
-    assert tight.pool.pinned_entries == 0
+    assert tight.blocks.evictions > evicted
+    assert tight.blocks.num_pages == 4
+    assert tight.blocks.pinned_entries == 0
 
 
 def test_one_image_many_times_in_a_chat(

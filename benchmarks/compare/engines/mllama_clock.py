@@ -85,7 +85,7 @@ class Clock:
         """What the byte counts need to know of the loaded model."""
         from mllama.kernels.dispatch import kernels_summary
 
-        pool = self._pipeline._pipeline_model.images.store.params
+        pool = self._pipeline._pipeline_model.images.storage.params
         return {
             "kernels": kernels_summary(),
             "pool_item_bytes": pool.dtype.size_in_bytes,
@@ -102,8 +102,8 @@ class Clock:
         self._pipeline = pipeline
         model = pipeline._pipeline_model
         model._text_decoder = TimedGraph(TEXT, model._text_decoder, self)
-        encoding = model.images._encoding
-        encoding._encoder = TimedGraph(VISION, encoding._encoder, self)
+        runner = model._image_encoder
+        runner._encoder = TimedGraph(VISION, runner._encoder, self)
 
 
 class TimedGraph:

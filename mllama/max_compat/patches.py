@@ -1,0 +1,169 @@
+"""Every change of MAX's own objects, one function each.
+
+A function takes the replacement and assigns it; what the replacement does is the
+caller's.  Each says why the change is needed, and until which version of MAX: what MAX
+would have to offer for the function to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Function = Callable[..., Any]
+
+
+def replace_sampling_processor(processor: type) -> None:
+    """Replaces the class that samples the tokens of a batch.
+
+    Why: a greedy batch on a CPU needs no sampler graph, whose seven inputs take longer
+    than finding the largest logit.
+    Until: MAX samples greedy batches on the host.
+    """
+    from max.pipelines.lib.pipeline_variants import text_generation
+
+    text_generation.FusedSamplingProcessor = processor
+
+
+def replace_kv_cache_buffer(buffer: type) -> None:
+    """Replaces the class that allocates the memory of KV caches.
+
+    Why: MAX writes zeros to the whole cache, 13 GB in 20 s as measured; fresh pages of
+    the system are zeros already.
+    Until: MAX allocates caches lazily on a CPU.
+    """
+    from max.pipelines.kv_cache.paged_kv_cache import jenga_cache_manager
+
+    jenga_cache_manager.Buffer = buffer
+
+
+@contextmanager
+def replaced_sampler_trace(
+    replacement: Callable[[Function], Function],
+) -> Iterator[None]:
+    """Replaces the method that traces the sampler's graph, within a ``with`` block.
+
+    Why: MAX traces the graph at every start, even if it is compiled and kept.
+    Until: MAX looks a compiled graph up before it traces one.
+
+    Args:
+        replacement: Makes the replacement, given MAX's own method.
+    """
+    from max.pipelines.sampling import TopKSampler
+
+    original = TopKSampler.trace
+    TopKSampler.trace = replacement(original)
+    try:
+        yield
+    finally:
+        TopKSampler.trace = original
+
+
+def replace_compilation(
+    session: Any, *, compile_graph: Function, init_all: Function
+) -> None:
+    """Replaces how a session compiles a graph, and how it loads compiled ones.
+
+    Why: compiled graphs are kept by what they are made of, handed to other machines,
+    and compiled in parallel; a start tells its stages.
+    Until: MAX's own cache needs no tracing, and MEF files name what they were made for.
+
+    Args:
+        session: MAX's ``InferenceSession``.
+        compile_graph: Replaces ``compile_reusing_mefs``.
+        init_all: Replaces ``init_all``.
+    """
+    session.compile_reusing_mefs = compile_graph
+    session.init_all = init_all
+
+
+def replace_forward_pass(pipeline: Any, launch: Function) -> None:
+    """Replaces how a pipeline runs the model on a prepared batch.
+
+    Why: a step may have been run before it is requested, and the thread that MAX starts
+    with the first one wakes 10,000 times a second.
+    Until: MAX overlaps steps on a CPU, and its idle threads sleep.
+    """
+    pipeline._launch_forward_pass = launch
+
+
+def replace_batch_preparation(pipeline: Any, prepare_batch: Function) -> None:
+    """Replaces how a pipeline makes a batch's inputs.
+
+    Why: a step that runs already has its inputs.
+    Until: MAX overlaps steps on a CPU.
+    """
+    pipeline.prepare_batch = prepare_batch
+
+
+def replace_execute(pipeline: Any, execute: Function) -> None:
+    """Replaces how a pipeline computes a batch.
+
+    Why: steps overlap, a batch that fails is split into its requests, and the image
+    cache's figures are published.
+    Until: MAX overlaps steps on a CPU, survives exceptions of a batch, and has hooks
+    around a step.
+    """
+    pipeline.execute = execute
+
+
+def replace_release(pipeline: Any, release: Function) -> None:
+    """Replaces how a pipeline releases a request.
+
+    Why: a step that runs ahead must be discarded, and the image cache's figures are
+    published.
+    Until: MAX overlaps steps on a CPU and has hooks around a release.
+    """
+    pipeline.release = release
+
+
+def replace_block_allocation(pipeline: Any, alloc: Function) -> None:
+    """Replaces how KV-cache blocks are reserved for a request.
+
+    Why: MAX admits a request when its KV blocks fit; its images must fit too.
+    Until: MAX lets an architecture take part in admission.
+    """
+    pipeline.kv_manager.alloc = alloc
+
+
+def replace_cache_shutdown(pipeline: Any, shutdown: Function) -> None:
+    """Replaces how a pipeline's KV cache is freed.
+
+    Why: a step that runs ahead still uses it.
+    Until: MAX overlaps steps on a CPU.
+    """
+    pipeline.kv_manager.shutdown = shutdown
+
+
+def replace_scheduler_metrics(scheduler: Any, log_metrics: Function) -> None:
+    """Replaces what a scheduler does with its figures after each step.
+
+    Why: without a server nobody reads them, and they take time in each step.
+    Until: MAX's scheduler can run without metrics.
+    """
+    scheduler.scheduler_logger.log_metrics = log_metrics
+
+
+def replace_worker_process(popen: type) -> None:
+    """Replaces how the server starts the model's process.
+
+    Why: a process that was started early has imported MAX already.
+    Until: MAX starts its worker before it reads its options.
+    """
+    from max.serve.process_control import _DebugSpawnProcess
+
+    _DebugSpawnProcess._Popen = staticmethod(popen)
+
+
+def replace_serving_pipeline(app: Any, pipeline: Any) -> None:
+    """Replaces the object through which MAX's routes reach the model.
+
+    Why: usage counts vision tokens, and stop strings never reach the client.
+    Until: MAX counts vision tokens and holds back what may begin a stop string.
+
+    Args:
+        app: MAX Serve's application, once it has started.
+        pipeline: The replacement of its ``TokenGeneratorPipeline``.
+    """
+    app.state.pipeline = pipeline

@@ -1,0 +1,22 @@
+"""Private attributes of MAX's pipelines that this package reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def pipeline_model(pipeline: Any) -> Any:
+    """Returns the ``PipelineModel`` of a MAX ``TextGenerationPipeline``."""
+    return pipeline._pipeline_model
+
+
+def is_on_host(pipeline: Any) -> bool:
+    """Returns True if a pipeline runs on the CPU."""
+    return bool(pipeline._devices[0].is_host)
+
+
+def forward_pass(pipeline: Any) -> Callable[..., Any]:
+    """Returns the function that runs a pipeline's model on a prepared batch."""
+    launch: Callable[..., Any] = pipeline._launch_forward_pass
+    return launch
