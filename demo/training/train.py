@@ -3,8 +3,8 @@
 First the vision side alone learns to see (``eye``), then the whole model learns to
 answer.  Both stages keep checkpoints in ``--work`` and go on from the last one when
 started again.  With ``--continue-from DIR`` the whole model learns on from one that
-was saved before.  A step takes about 1.3 s on two cores, so everything takes about two
-hours.  How the weights that ship were made is told in ``model/README.md``.
+was saved before.  A step takes about 1.3 s on two cores, everything an estimated two
+to five hours.  ``demo/README.md`` says how the shipped weights were made.
 """
 
 from __future__ import annotations

@@ -1,21 +1,9 @@
-"""The demo model, loaded once for all tests of the Python API."""
+"""Pictures for the tests of the Python API."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from PIL import Image, ImageDraw
-
-from mllama import LLM
-
-BATCH = 4
-
-
-@pytest.fixture(scope="session")
-def llm() -> Iterator[LLM]:
-    with LLM(devices="cpu", max_batch_size=BATCH) as model:
-        yield model
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,7 @@ from mllama import LLM
 from mllama.errors import MllamaError
 from mllama.llm import Chunk, Output
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
-
-from .conftest import BATCH
+from tests.conftest import BATCH
 
 QUESTION = "What is in the picture?"
 
