@@ -1,7 +1,6 @@
-"""Serve the demo model and ask it about a picture: ``python -m mllama.cli.demo``.
+"""``mllama demo``: serves the demo model and asks it about pictures that ship with it.
 
-What ``make demo`` runs.  The picture is drawn on the spot and kept, its path is
-printed; the answers are streamed over HTTP as any client would get them.
+The answers are streamed over HTTP, as any client would get them.
 """
 
 from __future__ import annotations
@@ -11,54 +10,103 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-import httpx
+import click
 
-from demo.evaluate import example
+from mllama.cli.terminal_image import show_picture
+from mllama.demo_model import MODEL_NAME, MODEL_PATH, PICTURES, Picture
+
+if TYPE_CHECKING:
+    import httpx
 
 START_SECONDS = 1800
 """A first start compiles for minutes, on a busy machine for many."""
 
+ANSWER_SECONDS = 120
 STOP_SECONDS = 30
-QUESTIONS = (
-    "What is in this picture?",
-    "How many shapes are there?",
-    "Which colors can you see?",
-)
+
+
+class DemoError(Exception):
+    """The demo's server does not start or does not answer."""
+
+
+@click.command
+def demo() -> None:
+    """Serve the small demo model and ask it about three pictures.
+
+    The first start on a machine compiles the model, which takes minutes.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        _show_pictures()
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _show_pictures() -> None:
+    import httpx
+
+    started = time.perf_counter()
+    # Proxies of the environment are not for this machine's own addresses.
+    with (
+        httpx.Client(trust_env=False, timeout=ANSWER_SECONDS) as client,
+        serving(client),
+    ):
+        start_seconds = time.perf_counter() - started
+        delays: list[float] = []
+        try:
+            for picture in PICTURES:
+                delays += _ask_about(client, picture)
+        except httpx.HTTPError as error:
+            raise DemoError(f"the server did not answer: {error}") from error
+    milliseconds = 1000 * statistics.median(delays)
+    print(
+        f"Started in {start_seconds:.1f} s; first token after {milliseconds:.0f} ms "
+        f"(median of {len(delays)} answers)",
+        flush=True,
+    )
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """Runs ``mllama serve`` with the demo model; yields its base URL.
+def serving(client: httpx.Client) -> Iterator[None]:
+    """Runs ``mllama serve`` with the demo model on a free port, and stops it.
+
+    Args:
+        client: Gets the server's base URL.
 
     Raises:
-        RuntimeError: If the server ends or is not up in :data:`START_SECONDS`.
+        DemoError: If the server ends or is not up in :data:`START_SECONDS`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    client.base_url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
         [
-            *(sys.executable, "-m", "mllama", "serve", "--port", str(port)),
-            # Images come out wrong on a GPU.
+            *(sys.executable, "-m", "mllama", "serve"),
+            *("--model-path", str(MODEL_PATH), "--served-model-name", MODEL_NAME),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            # On a GPU, images are refused.
             *("--devices", "cpu"),
         ],
         stdout=sys.stderr,
         # Lines of the log would stand in the middle of the answers.
         env={"MAX_SERVE_LOGS_CONSOLE_LEVEL": "WARNING", **os.environ},
     )
-    url = f"http://127.0.0.1:{port}"
     try:
-        _wait(server, url)
-        yield url
+        _wait_until_ready(server, client)
+        yield
     finally:
         if server.poll() is None:
             server.send_signal(signal.SIGINT)
@@ -68,72 +116,78 @@ def serving() -> Iterator[str]:
             server.kill()
 
 
-def _wait(server: subprocess.Popen[bytes], url: str) -> None:
+def _wait_until_ready(server: subprocess.Popen[bytes], client: httpx.Client) -> None:
+    import httpx
+
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if server.poll() is not None:
-            raise RuntimeError(f"the server ended with status {server.returncode}")
+            raise DemoError(
+                f"the server ended with exit code {server.returncode}; its messages "
+                "are above"
+            )
         try:
-            if httpx.get(f"{url}/health").status_code == httpx.codes.OK:
+            if client.get("/health").status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.5)
-    raise RuntimeError(f"the server did not start in {START_SECONDS} seconds")
+        time.sleep(0.2)
+    raise DemoError(f"the server did not start in {START_SECONDS} seconds")
 
 
-def ask(url: str, messages: list[dict[str, Any]]) -> str:
-    """Prints an answer while it streams, and returns it.
+def _ask_about(client: httpx.Client, picture: Picture) -> list[float]:
+    """Shows a picture and asks its questions in one conversation.
+
+    Returns:
+        Seconds to the first token of each answer.
+    """
+    print(f"Picture:  {picture.path}", flush=True)
+    show_picture(picture.path, sys.stdout)
+    image = {"type": "image_url", "image_url": {"url": _data_url(picture.path)}}
+    messages: list[dict[str, Any]] = []
+    delays = []
+    for number, question in enumerate(picture.questions):
+        text = {"type": "text", "text": question.text}
+        content = [text] if number else [image, text]
+        messages.append({"role": "user", "content": content})
+        print(f"Question: {question.text}\nAnswer:   ", end="", flush=True)
+        asked = time.perf_counter()
+        pieces: list[str] = []
+        for piece in _streamed_answer(client, messages):
+            if not pieces:
+                delays.append(time.perf_counter() - asked)
+            print(piece, end="", flush=True)
+            pieces.append(piece)
+        print(flush=True)
+        messages.append({"role": "assistant", "content": "".join(pieces)})
+    print(flush=True)
+    return delays
+
+
+def _streamed_answer(
+    client: httpx.Client, messages: list[dict[str, Any]]
+) -> Iterator[str]:
+    """Yields the pieces of an answer as the server sends them.
 
     Raises:
         httpx.HTTPError: If the server refuses the request or goes away.
     """
-    body = {"model": "mllama-demo", "stream": True, "messages": messages}
-    pieces = []
-    with httpx.stream(
-        "POST", f"{url}/v1/chat/completions", json=body, timeout=120
-    ) as response:
+    body = {"model": MODEL_NAME, "stream": True, "messages": messages}
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         for line in response.iter_lines():
-            data = line.removeprefix("data: ")
-            if not line.startswith("data: ") or data == "[DONE]":
+            event, _, data = line.partition(": ")
+            if event != "data" or data == "[DONE]":
                 continue
             for choice in json.loads(data)["choices"]:
-                piece = choice["delta"].get("content") or ""
-                print(piece, end="", flush=True)
-                pieces.append(piece)
-    print(flush=True)
-    return "".join(pieces)
+                if piece := choice["delta"].get("content"):
+                    yield piece
 
 
-def main() -> int:
-    """Shows the demo; returns the exit status."""
-    image, _, _ = example()
-    path = Path(tempfile.mkdtemp(prefix="mllama-demo-")) / "picture.png"
-    image.save(path)
-    data = base64.b64encode(path.read_bytes()).decode()
-    picture = {
-        "type": "image_url",
-        "image_url": {"url": f"data:image/png;base64,{data}"},
-    }
-    messages: list[dict[str, Any]] = []
-    try:
-        with serving() as url:
-            print(f"Picture:  {path}", flush=True)
-            for number, question in enumerate(QUESTIONS):
-                text = {"type": "text", "text": question}
-                content = [text] if number else [picture, text]
-                messages.append({"role": "user", "content": content})
-                print(f"Question: {question}\nAnswer:   ", end="", flush=True)
-                answer = ask(url, messages)
-                messages.append({"role": "assistant", "content": answer})
-    except KeyboardInterrupt:
-        return 130
-    except (RuntimeError, httpx.HTTPError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def _data_url(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    # Raised, so that the server is stopped.
+    raise SystemExit(128 + signum)

@@ -21,6 +21,7 @@ INTERRUPTED = 130
 BAD_INPUT = 2
 
 COMMANDS = {
+    "demo": "Ask a small model about pictures, to see everything work.",
     "generate": "Answer conversations about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
     "quantize": "Quantize a checkpoint to one GGUF file.",

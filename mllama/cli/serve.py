@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from mllama.cli.config_file import use_config_file
 from mllama.cli.options import model_options, model_or_demo
 from mllama.cli.sections import ANSWER, MODEL, SERVER, SectionedCommand, option
+from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.max_compat.cli import WithLazyPipelineOptions
@@ -263,12 +264,11 @@ def _find_model(options: dict[str, Any], max_ce_batch_size: int) -> ModelSetting
         What the model is told beside them.
     """
     from mllama.launch.devices import find_devices
-    from mllama.launch.options import DEMO_MODEL_NAME
     from mllama.launch.resolve import resolve_model_files
 
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
-        options["served_model_name"] = options["served_model_name"] or DEMO_MODEL_NAME
+        options["served_model_name"] = options["served_model_name"] or MODEL_NAME
     options["served_model_name"] = options["served_model_name"] or options["model_path"]
     options["device_specs"] = find_devices(options.pop("device_names"))
     files = resolve_model_files(

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from max.driver import DeviceSpec
     from max.pipelines.lib import PipelineArgs
 
-DEMO_MODEL_NAME = "mllama-demo"
-"""What the server calls the model that ships with the package."""
-
 ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 """This package, in the form of MAX's ``--custom-architectures``."""
 

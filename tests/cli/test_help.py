@@ -14,7 +14,14 @@ HEAVY = ("max.graph", "max.engine", "transformers", "torch", "numpy")
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["generate", "--help"], ["--version"], ["completion", "bash"]]
+    "args",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["demo", "--help"],
+        ["--version"],
+        ["completion", "bash"],
+    ],
 )
 def test_help_imports_neither_max_nor_transformers(args: list[str]) -> None:
     code = f"""

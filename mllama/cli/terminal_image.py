@@ -1,0 +1,118 @@
+"""Shows a picture in a terminal, in the best way that it offers.
+
+iTerm2 and WezTerm take whole files through iTerm2's inline images protocol
+(https://iterm2.com/documentation-images.html), kitty and Ghostty through kitty's
+graphics protocol (https://sw.kovidgoyal.net/kitty/graphics-protocol/).  Other terminals
+with 24-bit color get two pixels a character, drawn with the upper half block.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, TextIO
+
+Method = Literal["iterm2", "kitty", "blocks"]
+
+COLUMNS = 40
+"""Widest picture, in characters."""
+
+_CHUNK = 4096
+"""Most base64 characters of one command of kitty's protocol."""
+
+_HALF_BLOCK = "▀"
+
+
+def show_picture(path: Path, stream: TextIO) -> None:
+    """Shows a picture on a terminal; writes nothing to anything else.
+
+    Args:
+        path: A PNG file.
+        stream: Where to write.
+    """
+    if not stream.isatty():
+        return
+    method = display_method(os.environ, stream.encoding)
+    columns = min(COLUMNS, shutil.get_terminal_size().columns)
+    if method == "iterm2":
+        stream.write(iterm2_sequence(path.read_bytes(), columns))
+    elif method == "kitty":
+        stream.writelines(kitty_sequence(path.read_bytes(), columns))
+    elif method == "blocks":
+        stream.writelines(half_blocks(path, columns))
+    stream.flush()
+
+
+def display_method(environment: Mapping[str, str], encoding: str) -> Method | None:
+    """Returns how a terminal shows pictures, or None if it can't.
+
+    Args:
+        environment: The variables that terminals set.
+        encoding: Of the stream to the terminal.
+    """
+    term = environment.get("TERM", "")
+    program = environment.get("TERM_PROGRAM", "")
+    # Multiplexers keep graphics commands to themselves.
+    multiplexed = "TMUX" in environment or term.startswith(("screen", "tmux"))
+    if not multiplexed:
+        if program in ("iTerm.app", "WezTerm", "mintty"):
+            return "iterm2"
+        if program == "ghostty" or "kitty" in term or "KITTY_WINDOW_ID" in environment:
+            return "kitty"
+    truecolor = environment.get("COLORTERM") in ("truecolor", "24bit")
+    if truecolor and "NO_COLOR" not in environment and _encodes(encoding):
+        return "blocks"
+    return None
+
+
+def iterm2_sequence(png: bytes, columns: int) -> str:
+    """Returns iTerm2's command that shows a file inline, and a line end."""
+    data = base64.b64encode(png).decode()
+    settings = f"inline=1;width={columns};preserveAspectRatio=1;size={len(png)}"
+    return f"\033]1337;File={settings}:{data}\a\n"
+
+
+def kitty_sequence(png: bytes, columns: int) -> Iterator[str]:
+    """Yields kitty's commands that transmit and show a file, and a line end."""
+    data = base64.b64encode(png).decode()
+    settings = f"a=T,f=100,q=2,c={columns},"
+    for start in range(0, len(data), _CHUNK):
+        more = int(start + _CHUNK < len(data))
+        yield f"\033_G{settings}m={more};{data[start : start + _CHUNK]}\033\\"
+        settings = ""
+    yield "\n"
+
+
+def half_blocks(path: Path, columns: int) -> Iterator[str]:
+    """Yields a picture's lines, each character with two pixels above one another."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        # An even number of rows of pixels, as each line takes two.
+        lines = max(1, round(image.height * columns / image.width / 2))
+        small = image.convert("RGB").resize((columns, 2 * lines))
+    pixels = small.load()
+    assert pixels is not None
+    for line in range(lines):
+        row = []
+        for column in range(columns):
+            upper = _rgb(pixels[column, 2 * line])
+            lower = _rgb(pixels[column, 2 * line + 1])
+            row.append(f"\033[38;2;{upper};48;2;{lower}m{_HALF_BLOCK}")
+        yield f"{''.join(row)}\033[0m\n"
+
+
+def _rgb(pixel: object) -> str:
+    assert isinstance(pixel, tuple)
+    return ";".join(str(value) for value in pixel)
+
+
+def _encodes(encoding: str) -> bool:
+    try:
+        _HALF_BLOCK.encode(encoding)
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
