@@ -1,9 +1,12 @@
-"""The door to MAX's command line, apart so that help comes at once."""
+"""MAX's undocumented names that the command line needs.
+
+They are apart so that ``--help`` loads nothing else.
+"""
 
 from __future__ import annotations
 
-# A click command that gets an option for every field of MAX's configuration, built
-# when they are needed.
+# A click command with an option for each field of MAX's configuration, built when they
+# are needed.
 from max._entrypoints.pipelines import WithLazyPipelineOptions
 
 __all__ = ["WithLazyPipelineOptions"]

@@ -1,12 +1,13 @@
-"""The door to private names of MAX's graph compiler: the least that kernels need.
+"""MAX's undocumented names that a single kernel needs.
 
-Apart from :mod:`mllama.max_compat.model` so that using one kernel doesn't load MAX's
-pipelines and server, which takes seconds.
+They are apart from :mod:`mllama.max_compat.model` so that using one kernel doesn't load
+MAX's pipelines and server, which takes seconds.
 """
 
 from __future__ import annotations
 
-# The compiler's context belongs to the thread that imported MAX; others enter it.
+# The compiler's context belongs to the thread that imported MAX; other threads enter
+# it.
 from max._mlir_context import ensure_default_mlir_context
 
 __all__ = ["ensure_default_mlir_context"]

@@ -1,15 +1,16 @@
-"""The only door to MAX's private names: a new MAX version is this file's work.
+"""MAX's undocumented names that the model and its runtime need.
 
 MAX is pinned (``max[serve]==26.7.*``).  Everything imported here is undocumented or
-lives in a module whose name may move; each line says what it is needed for.
+lives in a module that may move, so that a new version of MAX is the work of this folder
+alone.  Each comment says what a name is needed for.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# The paged KV cache's graph inputs: the image pool takes the same form, so that
-# MAX's paged kernels work on it.
+# The paged KV cache's graph inputs.  The image cache has the same form, so that MAX's
+# paged kernels work on it.
 from max.nn.kv_cache import KVCacheInputsPerDevice, PagedCacheValues
 
 # The paged kernels take the distance between pages as an input of its own.
@@ -18,11 +19,11 @@ from max.nn.kv_cache.cache_params import page_stride_of
 # A page table must be padded to the width that the kernels read with SIMD loads.
 from max.nn.kv_cache.utils import padded_lut_cols
 
-# Last-row gathering, norm, head and float32 cast, as for all of MAX's text models; for
-# one device the same graph as without "distributed".
+# Gathers each request's last token, then norm, head and cast to float32, as in all of
+# MAX's text models; on one device the same graph as without "distributed".
 from max.nn.transformer.distributed_transformer import distributed_logits_postprocess
 
-# A request's image, as the scheduler and the prefix cache know it.
+# A request's image, in the form of the scheduler and the prefix cache.
 from max.pipelines.context import ImageMetadata
 
 # What a sampler is called with.
@@ -31,12 +32,12 @@ from max.pipelines.context.logit_processors_type import BatchProcessorInputs
 # Divides the memory among weights, activations and KV cache.
 from max.pipelines.kv_cache.memory_planner import PagedMemoryPlanner
 
-# Which encoding a model runs with, given its files, the device and the user's wish.
+# Chooses the encoding from the files, the device and the user's option.
 from max.pipelines.lib.config.model_config import (
     _select_quantization_encoding as select_quantization_encoding,
 )
 
-# The graphs of a pipeline model, compiled, saved and loaded by MAX.
+# Describes, compiles and loads the graphs of a pipeline model.
 from max.pipelines.lib.graph_specs import GraphRole, GraphSpec, compile_graphs
 
 # Mixins of an architecture's configuration.
@@ -48,7 +49,7 @@ from max.pipelines.lib.interfaces.arch_config import (
 # Names a ragged text graph's outputs.
 from max.pipelines.lib.interfaces.batch_processor import process_ragged_kv_outputs
 
-# Log probabilities of sampled tokens, as a small graph of MAX's own.
+# Log probabilities of sampled tokens, a small graph of MAX.
 from max.pipelines.lib.log_probabilities import (
     _LOGPROBS_HEAP_LEVELS as LOGPROBS_HEAP_LEVELS,
 )
@@ -57,25 +58,25 @@ from max.pipelines.lib.log_probabilities import (
     log_probabilities_ragged_graph,
 )
 
-# What the memory planner resolved: maximum length, batch size.
+# The memory planner's result: maximum length, batch size.
 from max.pipelines.lib.memory_estimation import MemoryPlan
 
-# Notes new tokens in their requests, and answers what the scheduler wants to know.
+# Records new tokens in their requests and makes the scheduler's outputs.
 from max.pipelines.lib.pipeline_variants.utils import (
     update_context_and_prepare_responses,
 )
 
-# Work that would block the server's event loop goes to its thread pool.
+# Runs work in a thread pool that would block the server's event loop.
 from max.pipelines.lib.tokenizer import run_with_default_executor
 
-# The encodings' names and element types.
+# The encodings' names and data types.
 from max.pipelines.modeling.config_enums import (
     SupportedEncoding,
     supported_encoding_dtype,
 )
 
-# Dataclasses that flatten to the inputs of a graph.  MAX isn't typed, so type checkers
-# are shown the standard library's.
+# Dataclasses that flatten to the inputs of a graph.  MAX isn't typed, so that type
+# checkers get the standard library's.
 if TYPE_CHECKING:
     from dataclasses import dataclass as tree_dataclass
 else:
@@ -91,13 +92,13 @@ from max.pipelines.lib.pipeline_variants.text_generation import (
 from max.pipelines.modeling.types import TextGenerationRequestTool
 from max.pipelines.sampling import TopKSampler
 
-# MAX Serve's continuous batching, which the Python API runs in a thread of its own.
+# MAX Serve's continuous batching, which the Python API runs in a thread.
 from max.serve.config import Settings
 from max.serve.scheduler import load_scheduler
 from max.serve.scheduler.base import SchedulerProgress
 from max.serve.worker_interface import WorkerQueues
 
-# A stable hash that the prefix cache can take as a token's.
+# A stable hash that the prefix cache takes in place of a token.
 from max.support.image import hash_image
 
 from mllama.max_compat.compiler import ensure_default_mlir_context

@@ -1,6 +1,6 @@
-"""The door to the private names of MAX's server, as ``max_api`` is to the others.
+"""MAX's undocumented names that the HTTP server needs.
 
-Apart, because it pulls in a web server, which neither the model's worker nor the
+They are apart because they load a web server, which neither the model's worker nor the
 Python API needs.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-# What MAX prints about a pipeline before it starts.
+# Logs a pipeline's configuration before it starts.
 from max.pipelines.logging_utils import log_basic_config, log_pipeline_info
 
-# MAX Serve's application, built and run as `max serve` does.
+# Builds and runs MAX Serve's application as `max serve` does.
 from max.serve.api_server import (
     ServingTokenGeneratorSettings,
     fastapi_app,

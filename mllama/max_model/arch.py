@@ -1,4 +1,4 @@
-"""What is declared to MAX."""
+"""The architecture that is declared to MAX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllama.max_model.memory_planner import MllamaMemoryPlanner
 from mllama.max_model.model import MllamaModel
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.tokenizer import MllamaTokenizer
-from mllama.max_model.weight_adapters import canonical_state_dict, left_to_the_model
+from mllama.max_model.weight_adapters import canonical_state_dict, empty_state_dict
 
 mllama_architecture = SupportedArchitecture(
     name="MllamaForConditionalGeneration",
@@ -29,12 +29,12 @@ mllama_architecture = SupportedArchitecture(
     default_weights_format=WeightsFormat.safetensors,
     weight_adapters={
         WeightsFormat.safetensors: canonical_state_dict,
-        WeightsFormat.gguf: left_to_the_model,
+        WeightsFormat.gguf: empty_state_dict,
     },
     config=MllamaArchConfig,
     memory_planner=MllamaMemoryPlanner,
-    # Images are encoded between two batches, which neither scheduling the next batch
-    # ahead nor replaying a captured graph allows for.
+    # Images are encoded between two batches.  Neither MAX's overlap scheduler nor the
+    # replay of a captured graph allows for that.
     supports_overlap_scheduler=False,
     supports_device_graph_capture=False,
 )

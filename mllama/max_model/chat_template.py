@@ -1,4 +1,4 @@
-"""The checkpoint's chat template: where it is kept, and how it is rendered."""
+"""Finds and renders the checkpoint's chat template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mllama.errors import CheckpointError, MllamaError
 
 _SYSTEM_REJECTION = "incompatible with system messages"
-"""What Meta's template says when a system message meets an image."""
+"""Part of Meta's template, which refuses a system message beside an image."""
 
 Message = dict[str, Any]
 """A message with ``role`` and ``content``, a string or a list of parts."""
@@ -23,7 +23,7 @@ class _Tokenizer(Protocol):
     chat_template: str
 
     def apply_chat_template(self, conversation: list[Message], **options: Any) -> Any:
-        """transformers' own."""
+        """Renders messages, as transformers' tokenizers do."""
 
 
 def render_chat(
@@ -37,11 +37,11 @@ def render_chat(
     """Renders messages with the tokenizer's template.
 
     Args:
-        tokenizer: Its ``chat_template`` is used.
-        messages: In order; a system message may come first.
-        image_token: What stands for an image in the text.
+        tokenizer: The tokenizer, whose ``chat_template`` is rendered.
+        messages: The messages in order; a system message may come first.
+        image_token: The text that stands for an image.
         tools: Tools that the template describes to the model.
-        options: Passed to the template; ``add_generation_prompt`` among them.
+        options: Variables of the template, such as ``add_generation_prompt``.
 
     Raises:
         ChatTemplateError: If the template rejects the messages.
@@ -53,7 +53,7 @@ def render_chat(
             messages, tokenize=False, tools=tools, **options
         )
     except Exception as error:
-        # Templates raise what they like, and Jinja has errors of its own.
+        # A template can raise anything, and Jinja has errors of its own.
         raise ChatTemplateError(
             f"the chat template rejects the messages: {error}"
         ) from error
@@ -63,12 +63,12 @@ def render_chat(
 def _for_metas_template(
     messages: list[Message], image_token: str, has_tools: bool
 ) -> list[Message]:
-    """Messages as Meta's template can take them.
+    """Returns messages in the form that Meta's template accepts.
 
-    It wants the text of system messages, and of the first user message beside tools,
-    as a string.  It refuses a system message together with an image part and leaves
-    out the tools then, though the model takes both: images written as text give such
-    prompts the template's ordinary system turn.
+    The template takes the text of system messages, and of the first user message beside
+    tools, as a string only.  It refuses a system message together with an image part,
+    and leaves out the tools then, although the model handles both.  Images written as
+    text give such prompts the template's ordinary system turn.
     """
     has_header = has_tools or any(m.get("role") == "system" for m in messages)
     plain: list[Message] = []
@@ -87,13 +87,14 @@ def _for_metas_template(
 
 
 def find_chat_template(directory: Path) -> str:
-    """The Jinja source of the template.
+    """Returns the Jinja source of a checkpoint's chat template.
 
-    Looked for where transformers' processors do: ``chat_template.jinja``,
-    ``chat_template.json``, ``processor_config.json``, ``tokenizer_config.json``.
+    The files are those that transformers' processors read, in the same order:
+    ``chat_template.jinja``, ``chat_template.json``, ``processor_config.json``,
+    ``tokenizer_config.json``.
 
     Raises:
-        CheckpointError: If there is none, or a file is no JSON.
+        CheckpointError: If there is no template, or a file is not JSON.
     """
     jinja = directory / "chat_template.jinja"
     if jinja.is_file():
@@ -120,7 +121,7 @@ def _template_in(path: Path) -> str | None:
         raise CheckpointError(f"{path} can't be read: {error}") from error
     template: Any = content.get("chat_template") if isinstance(content, dict) else None
     if isinstance(template, list):
-        # Several templates by name, as some tokenizers keep them.
+        # Some tokenizers keep several templates by name.
         named = {
             item.get("name"): item.get("template")
             for item in template

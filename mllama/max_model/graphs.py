@@ -1,4 +1,4 @@
-"""The graphs of a model, each an artifact of its own so that it can be kept."""
+"""The two graphs of a model; each is compiled and kept by itself."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TEXT_DECODER = "mllama_text_decoder"
 
 
 def log_probabilities(device: Device) -> LazyGraph:
-    """MAX's graph of tokens' log probabilities."""
+    """Returns MAX's graph that computes log probabilities of tokens."""
     ref = DeviceRef.from_device(device)
     return LazyGraph(
         "ragged_logprobs",
@@ -57,11 +57,11 @@ def log_probabilities(device: Device) -> LazyGraph:
 def networks(
     config: MllamaArchConfig, encodings: Encodings
 ) -> tuple[MllamaImageEncoder, MllamaTextDecoder]:
-    """Both networks on all devices, without weights.
+    """Builds both networks on all devices, without weights.
 
     Args:
-        config: The model's, resolved.
-        encodings: Which of its tensors are blocks.
+        config: The model's resolved configuration.
+        encodings: Encodings of the tensors in GGUF blocks, by name.
     """
 
     def image_encoder(device: DeviceRef, num_shards: int) -> MllamaImageEncoder:
@@ -98,12 +98,12 @@ def graph_specs(
     state_dict: Mapping[str, WeightData],
     compiler: GraphCompiler,
 ) -> dict[str, LazyGraphSpec]:
-    """The text graph and the vision graph, with their weights, not traced yet.
+    """Returns the text graph and the vision graph with their weights, not yet traced.
 
     Args:
-        config: What they are built from.
+        config: The model's resolved configuration.
         state_dict: The checkpoint's tensors by canonical name.
-        compiler: Stands behind the session that is to compile them.
+        compiler: Compiles the graphs.
     """
     encodings = formats(state_dict)
     image_encoder, text_decoder = networks(config, encodings)
@@ -127,7 +127,7 @@ def graph_specs(
     )
     descriptions = described(config, encodings)
     specs = {
-        # In this order: another process may be compiling the vision graph.
+        # The text graph comes first: another process may compile the vision graph.
         GraphRole.DECODER: LazyGraphSpec(
             text_decoder,
             TEXT_DECODER,
@@ -156,10 +156,10 @@ class VisionCompilation:
     """Compiles the vision graph of a model on a CPU, in a process of its own.
 
     Attributes:
-        config: The model's, resolved.
-        encodings: Which of its tensors are blocks.
-        key: Of the graph.
-        directory: Where the graph is kept.
+        config: The model's resolved configuration.
+        encodings: Encodings of the tensors in GGUF blocks, by name.
+        key: The graph's key.
+        directory: The directory that keeps the graph.
     """
 
     config: MllamaArchConfig
@@ -177,13 +177,13 @@ class VisionCompilation:
 
 
 def name_weights(network: Module) -> None:
-    """Gives a network's weights their names in its graph, as loading them does."""
+    """Names a network's weights as loading them would."""
     for name, weight in network.raw_state_dict().items():
         weight.name, weight.align = name, 1
 
 
 def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[Buffer]:
-    """The text graph's table of rotations, on each device."""
+    """Returns the text graph's rotary table on each device."""
     table = rotary_table(config.model.text_config, config.max_seq_len)
     if config.dtype is DType.bfloat16:
         host = Buffer.from_numpy(to_bfloat16(table)).view(DType.bfloat16)

@@ -1,4 +1,4 @@
-"""What a request may show: checked where it comes in, before it could wait in vain."""
+"""Limits on a request's images, checked before the request could wait in vain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GPU_IMAGES = "MLLAMA_GPU_IMAGES"
 
 
 class ImageLimits:
-    """How many images a request may have, and how much room they may take.
+    """Checks how many images a request has, and how much memory they take.
 
     Args:
         pipeline_config: MAX's configuration of the pipeline.
@@ -38,13 +38,13 @@ class ImageLimits:
         """Checks a request's number of images.
 
         Raises:
-            InputError: If it is too large, or the model is on a GPU, where images don't
-                come out right.
+            InputError: If it is too large, or if the model runs on a GPU, where images
+                are encoded wrongly.
         """
         if images and self._is_on_gpu and os.environ.get(GPU_IMAGES) != "1":
             raise InputError(
                 "images come out wrong on a GPU with MAX 26.7: start with "
-                f"--devices cpu, or with {GPU_IMAGES}=1 in the environment to try it"
+                f"--devices cpu, or set {GPU_IMAGES}=1 to try anyway"
             )
         if images > self._count:
             raise InputError(
@@ -53,36 +53,36 @@ class ImageLimits:
             )
 
     def check_room(
-        self, places: Sequence[int], hashes: Sequence[int], rows: Sequence[int]
+        self, positions: Sequence[int], hashes: Sequence[int], tokens: Sequence[int]
     ) -> None:
-        """Checks that a request's images fit the image pool together.
+        """Checks that a request's images fit the image cache together.
 
         Args:
-            places: The images' places in the request's tokens.
-            hashes: Their content hashes.
-            rows: Their vision tokens.
+            positions: Positions of the images in the request's tokens.
+            hashes: Content hashes of the images.
+            tokens: Vision tokens of the images.
 
         Raises:
             InputError: If they don't.
         """
-        if not places:
+        if not positions:
             return
         pages = {
-            tuple(hashes[i] for i in run): run_pages([rows[i] for i in run])
-            for run in image_runs(places)
+            tuple(hashes[i] for i in run): run_pages([tokens[i] for i in run])
+            for run in image_runs(positions)
         }
-        needed, (held, page_bytes) = sum(pages.values()), self._pool
+        needed, (held, page_bytes) = sum(pages.values()), self._capacity
         if needed > held:
             raise InputError(
-                f"the request's {len(places)} image(s) take "
+                f"the request's {len(positions)} image(s) take "
                 f"{format_bytes(needed * page_bytes)} of the image cache, which holds "
                 f"{format_bytes(held * page_bytes)} (--image-cache-size)"
             )
 
     @cached_property
-    def _pool(self) -> tuple[int, int]:
-        """Pages for images, and the bytes of one."""
-        # Late: MAX resolves its configuration after it has made the tokenizer.
+    def _capacity(self) -> tuple[int, int]:
+        """Returns the number of pages for images, and the bytes of a page."""
+        # Computed late: MAX resolves its configuration after it makes the tokenizer.
         config = MllamaArchConfig.initialize(self._pipeline_config, max_seq_len=1)
         pages = image_cache_pages(config, self._pipeline_config) - 1
         return pages, config.pool.bytes_per_block

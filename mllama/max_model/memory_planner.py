@@ -1,4 +1,4 @@
-"""How much memory the image pool takes, reserved beside weights and KV cache."""
+"""Plans the memory of the image cache, beside weights and KV cache."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mllama.weights.gguf.checkpoint import open_gguf, served_formats
 from mllama.weights.memory_estimate import served_bytes
 
 _DEFAULT_SHARE = 0.1
-"""Share of the device's memory that the pool takes unless a size is asked for or a
-single image per row of a batch needs more."""
+"""Share of the device's memory that the image cache takes at most, unless the user
+gives a size, or one image for each request of a batch needs more."""
 
-_DEFAULT_IMAGES_PER_ROW = 4
-"""Images of full size per row of a batch that the pool has room for if it can; and for
-as many as one request may show."""
+_DEFAULT_IMAGES_PER_REQUEST = 4
+"""Full-size images for each request of a batch that the image cache holds if it can; it
+also holds as many as one request may show."""
 
 
 def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:
-    """Pages of the image pool, the page of zeros included.
+    """Returns the number of pages of the image cache, the zero page included.
 
     Raises:
-        MllamaError: If the size asked for can't hold an image of full size.
+        MllamaError: If the size that the user gave can't hold an image of full size.
     """
     devices = load_devices(pipeline_config.model.device_specs)
     memory = sum(int(device.stats["total_memory"]) for device in devices)
@@ -38,10 +38,12 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
     per_image = pages_per_image(config)
     settings = ModelSettings.from_max(pipeline_config.model)
     if settings.image_cache_size is None:
-        rows = pipeline_config.runtime.max_batch_size or 1
-        wanted = max(settings.image_limit, rows * _DEFAULT_IMAGES_PER_ROW) * per_image
+        batch = pipeline_config.runtime.max_batch_size or 1
+        wanted = (
+            max(settings.image_limit, batch * _DEFAULT_IMAGES_PER_REQUEST) * per_image
+        )
         share = int(memory * _DEFAULT_SHARE) // page_bytes
-        return 1 + max(rows * per_image, min(wanted, share))
+        return 1 + max(batch * per_image, min(wanted, share))
     size_bytes = parse_size(str(settings.image_cache_size), memory)
     pages = size_bytes // page_bytes
     if pages < 1 + per_image:
@@ -54,18 +56,22 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
 
 
 def pages_per_image(config: MllamaArchConfig) -> int:
-    """Pages that an image with all its tiles takes."""
+    """Returns the number of pages of an image with the maximum number of tiles."""
     vision = config.model.vision_config
     return run_pages([vision.max_num_tiles * vision.num_patches])
 
 
-def run_pages(rows: Sequence[int]) -> int:
-    """Pages that a run of images of these rows takes."""
-    return -(-sum(rows) // PAGE_SIZE)
+def run_pages(tokens: Sequence[int]) -> int:
+    """Returns the number of pages of a run of images.
+
+    Args:
+        tokens: Vision tokens of each image.
+    """
+    return -(-sum(tokens) // PAGE_SIZE)
 
 
-def described(config: MllamaArchConfig, pages: int) -> str:
-    """A line about the pool for the log."""
+def image_cache_summary(config: MllamaArchConfig, pages: int) -> str:
+    """Returns a line about the image cache for the log."""
     images = (pages - 1) // pages_per_image(config)
     return (
         f"image cache: {format_bytes(pages * config.pool.bytes_per_block)}, "
@@ -74,10 +80,10 @@ def described(config: MllamaArchConfig, pages: int) -> str:
 
 
 class MllamaMemoryPlanner(PagedMemoryPlanner):
-    """Reserves weights and image pool before the KV cache takes the rest."""
+    """Reserves weights and image cache before the KV cache takes the rest."""
 
     def estimate_weights_size(self, pipeline_config: Any) -> int:
-        """Bytes of the weights as they are served, whatever their files hold."""
+        """Returns the bytes of the weights as served, whatever the files hold."""
         config: MllamaArchConfig = self._config
         file = pipeline_config.model.resolved_weight_paths()[0]
         formats = {}
@@ -93,7 +99,7 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
     def estimate_activation_memory(
         self, pipeline_config: Any, huggingface_config: Any
     ) -> int:
-        """Bytes of the image pool."""
+        """Returns the bytes of the image cache."""
         del huggingface_config
         config: MllamaArchConfig = self._config
         return image_cache_pages(config, pipeline_config) * config.pool.bytes_per_block

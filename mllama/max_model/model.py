@@ -1,4 +1,4 @@
-"""The pipeline model: what MAX's scheduler calls for every batch."""
+"""The pipeline model, which MAX's scheduler calls for each batch."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from mllama.max_compat.model import (
     process_ragged_kv_outputs,
 )
 from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffers
-from mllama.max_model.memory_planner import described, image_cache_pages
+from mllama.max_model.memory_planner import image_cache_pages, image_cache_summary
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
 from mllama.max_model.settings import ModelSettings
 from mllama.max_model.weight_adapters import (
-    merged_state_dict,
+    merge_adapter,
+    quantize_vision,
     served_state_dict,
-    with_int8_vision,
 )
 from mllama.utils.progress import stage
 
@@ -53,10 +53,14 @@ class MllamaModel(
     LogProbabilitiesMixin,
     PipelineModelWithKVCache[TextAndVisionContext, MllamaArchConfig, Model],
 ):
-    """Two graphs over one image store.
+    """Two graphs that share one image cache.
 
-    Images that a batch shows and the store lacks are encoded first, straight into
-    the store; the text graph then reads them there, now and in later steps.
+    Images that a batch shows and the cache lacks are encoded first, straight into the
+    cache.  The text graph then reads them there, in this step and in later ones.
+
+    Attributes:
+        compiler: Compiles the graphs of the pipeline, or takes them from disk.
+        images: The image cache.
     """
 
     model_config_cls: ClassVar[type[Any]] = MllamaArchConfig
@@ -76,7 +80,7 @@ class MllamaModel(
     ) -> None:
         settings = ModelSettings.from_max(pipeline_config.model)
         self.compiler = GraphCompiler(session, pipeline_config, settings.compiled)
-        # The mixin's own constructor would trace its graph at every start.
+        # The mixin's constructor would trace its graph at each start.
         PipelineModelWithKVCache.__init__(
             self,
             pipeline_config,
@@ -103,7 +107,7 @@ class MllamaModel(
         self._image_encoder = ImageEncoderRunner(
             vision_config, storage, models[GraphRole.VISION], self.signal_buffers
         )
-        logger.info(described(config, storage.blocks.num_pages))
+        logger.info(image_cache_summary(config, storage.blocks.num_pages))
         if devices[0].is_host:
             logger.info(kernels_summary())
 
@@ -116,23 +120,25 @@ class MllamaModel(
         adapter_path = ModelSettings.from_max(model).lora_path
         if adapter_path is not None:
             stage("merging the adapter")
-            self._state_dict = merged_state_dict(
+            self._state_dict = merge_adapter(
                 self._state_dict, adapter_path, config.model, config.dtype
             )
         if config.int8_vision:
-            stage("rounding the vision encoder")
-            self._state_dict = with_int8_vision(self._state_dict, config.model)
+            stage("quantizing the vision encoder to int8")
+            self._state_dict = quantize_vision(self._state_dict, config.model)
         config.return_logits = self.return_logits
         return config
 
     @cached_property
     def signal_buffers(self) -> list[Buffer]:
-        """Memory through which several GPUs synchronize; a CPU that stands for several
-        devices needs none."""
+        """Returns the buffers through which several GPUs synchronize.
+
+        A CPU that stands in for several devices needs none.
+        """
         return [] if self.devices[0].is_host else super().signal_buffers
 
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
-        """Both graphs; MAX reads the weights in place while the model lives."""
+        """Returns both graphs; MAX reads the weights in place while the model lives."""
         return graph_specs(model_config, self._state_dict, self.compiler)
 
     def prepare_initial_token_inputs(
@@ -141,7 +147,7 @@ class MllamaModel(
         kv_cache_inputs: KVCacheInputs[Buffer, Buffer] | None = None,
         return_n_logits: int = 1,
     ) -> MllamaInputs:
-        """Plans one step: which images to encode, what each row attends to."""
+        """Plans one step: which images to encode, and what each token attends to."""
         (batch,) = replica_batches
         device = self.devices[0]
         reads: list[ReadSegment] = []
@@ -164,7 +170,7 @@ class MllamaModel(
         )
 
     def execute(self, model_inputs: ModelInputs) -> ModelOutputs:
-        """Encodes the images that are new, then runs the text graph."""
+        """Encodes new images, then runs the text graph."""
         assert isinstance(model_inputs, MllamaInputs)
         self._image_encoder.store(model_inputs.pending)
         outputs = self._text_decoder.execute(
@@ -177,5 +183,5 @@ class MllamaModel(
         )
 
     def release(self, request_id: Any) -> None:
-        """Unpins a request's images; MAX calls it on every end, even twice."""
+        """Unpins a request's images; MAX calls it at each end, sometimes twice."""
         self.images.release(request_id)

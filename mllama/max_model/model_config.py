@@ -1,4 +1,4 @@
-"""The model's configuration as MAX asks for it, resolved against the pipeline's."""
+"""The model's configuration for MAX, resolved against the pipeline's options."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 @dataclass(kw_only=True)
 class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
-    """What the graphs are built from.
+    """The resolved configuration that the graphs are built from.
 
     Attributes:
         model: The checkpoint's configuration.
-        dtype: Element type of activations, and of weights that are no blocks.
-        devices: Where the model runs; over several, its heads are divided.
-        max_seq_len: Longest sequence, prompt and answer, in tokens.
-        kv_params: The paged KV cache, one layer per self-attention layer.
-        pool: The image pool, one layer per cross-attention layer.
-        return_logits: Which rows' logits the text graph returns.
-        int8_vision: Whether the matrices of the vision side are bytes.
+        dtype: Data type of activations, and of weights that are not quantized.
+        devices: The devices of the model; several divide its heads.
+        max_seq_len: Maximum length of a sequence, prompt and answer, in tokens.
+        kv_params: The paged KV cache, with one layer for each self-attention layer.
+        pool: The image cache, with one layer for each cross-attention layer.
+        return_logits: The tokens whose logits the text graph returns.
+        int8_vision: Whether the vision encoder and projector run in int8.
     """
 
     DEFAULT_ENCODING: ClassVar[SupportedEncoding] = "float32"
@@ -68,17 +68,17 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         *,
         max_seq_len: int,
     ) -> Self:
-        """Reads the checkpoint's config and resolves encoding and devices.
+        """Reads the checkpoint's configuration and resolves encoding and devices.
 
         Raises:
-            ConfigError: If the config contradicts itself, or the devices can't share
-                the model.
+            ConfigError: If the configuration contradicts itself, or if the devices
+                can't share the model.
         """
         model_config = model_config or pipeline_config.model
         encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
         if _is_bfloat16_on_cpu(model_config):
             encoding = "bfloat16"
-        # MAX's kernels multiply blocks with float32.
+        # MAX's kernels multiply GGUF blocks with float32.
         is_blocks = encoding in GGUF_ENCODINGS
         dtype = DType.float32 if is_blocks else supported_encoding_dtype(encoding)
         devices = [
@@ -127,7 +127,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         *,
         allow_kv_head_replication: bool = False,
     ) -> KVCacheParamInterface:
-        """The KV cache: cross-attention layers keep nothing in it."""
+        """Returns the KV cache, which has no cross-attention layers."""
         if _is_bfloat16_on_cpu(pipeline_config.model):
             cache_dtype = cache_dtype_for_encoding(
                 "bfloat16", kv_cache_config.kv_cache_format
@@ -149,8 +149,9 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         devices: list[DeviceRef],
         max_seq_len: int,
     ) -> Self:
-        """What a server with no options of its own resolves to, for graphs that are
-        compiled ahead of it.
+        """Returns what a server with default options resolves to.
+
+        Graphs that are compiled ahead of time for a GPU are built from it.
 
         Raises:
             ConfigError: If the devices can't share the model.
@@ -169,7 +170,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     def calculate_max_seq_len(
         cls, huggingface_config: AutoConfig, model_config: MAXModelConfig
     ) -> int:
-        """The user's ``--max-length``, bounded by the model's own limit.
+        """Returns the user's ``--max-length``, bounded by the model's own limit.
 
         Raises:
             ValueError: If the user asks for more than the model was made for.

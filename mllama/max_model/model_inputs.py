@@ -1,4 +1,4 @@
-"""What the text graph reads in one step."""
+"""The text graph's inputs of one step."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ from mllama.max_compat.model import KVCacheInputsPerDevice
 from mllama.nn.layers.image_cache_inputs import ImageReadInputs
 
 _LENGTH_IN_METADATA = 3
-"""Where MAX's metadata of an attention have the length of the longest request."""
+"""Index of the longest request's length in MAX's attention metadata."""
 
 
 @dataclass(kw_only=True)
 class MllamaInputs(ModelInputs):
-    """One step's inputs."""
+    """The inputs of one step, and the images to encode before it.
+
+    Attributes:
+        tokens: int64 ``[tokens]``, the new tokens of all requests.
+        input_row_offsets: uint32 ``[requests + 1]``, where requests begin in them.
+        return_n_logits: int64 ``[1]`` on the host.
+        reads: What the tokens attend to in the image cache, for each device.
+        pending: Images that the image cache lacks.
+    """
 
     tokens: Buffer
     input_row_offsets: Buffer
@@ -32,7 +40,7 @@ class MllamaInputs(ModelInputs):
 
     @cached_property
     def buffers(self) -> list[Buffer]:
-        """What differs from step to step, in the graph's order."""
+        """Returns the inputs that differ from step to step, in the graph's order."""
         return [
             self.tokens,
             self.input_row_offsets,
@@ -42,13 +50,13 @@ class MllamaInputs(ModelInputs):
         ]
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """Makes them those of the next step of the same requests, in place.
+        """Turns the inputs into those of the same requests' next step, in place.
 
-        Only on a CPU, and if each request adds one token, as it did in this step, for
-        which it needs no further block of the KV cache: nothing else differs then.
+        This works on a CPU only, where each request adds one token, as it did in this
+        step, and needs no further page of the KV cache: nothing else differs then.
 
         Args:
-            tokens: The requests' new ones.
+            tokens: The new token of each request.
         """
         self.tokens.to_numpy()[:] = tokens
         for length in self._lengths:
@@ -56,7 +64,8 @@ class MllamaInputs(ModelInputs):
 
     @cached_property
     def _lengths(self) -> list[npt.NDArray[np.integer]]:
-        """All that grows with the requests, once each: devices may share it."""
+        """Returns the arrays that grow with the requests, once each: devices may share
+        them."""
         at = _LENGTH_IN_METADATA
         lengths = [
             array

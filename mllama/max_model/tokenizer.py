@@ -1,4 +1,4 @@
-"""From a request's messages and images to what the model works on."""
+"""Turns a request's messages and images into tokens and tiles."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MllamaTokenizer(TextTokenizer):
         revision: Revision of the repository.
         max_length: Longest sequence, prompt and answer, in tokens.
         trust_remote_code: Whether the repository's own code may run.
-        chat_template: A template to use instead of the checkpoint's.
+        chat_template: A template that replaces the checkpoint's.
 
     Raises:
         CheckpointError: If a file that the model needs is missing or contradicts
@@ -83,8 +83,8 @@ class MllamaTokenizer(TextTokenizer):
 
     @property
     def expects_content_wrapping(self) -> bool:
-        """Messages reach the template as lists of parts, so that images keep their
-        place."""
+        """Returns True: messages reach the template as lists of parts, so that images
+        keep their position."""
         return True
 
     def apply_chat_template(
@@ -93,7 +93,7 @@ class MllamaTokenizer(TextTokenizer):
         tools: list[TextGenerationRequestTool] | None = None,
         **chat_template_options: Any,
     ) -> str:
-        """Renders messages; image parts become image tokens at their place.
+        """Renders messages; image parts become image tokens at their position.
 
         Raises:
             InputError: If the template rejects the messages.
@@ -110,7 +110,7 @@ class MllamaTokenizer(TextTokenizer):
             raise InputError(str(error)) from error
 
     async def new_context(self, request: TextGenerationRequest) -> TextAndVisionContext:
-        """Tokens, images in the tokens' order, and MAX's own request state.
+        """Returns a request's tokens, images and MAX's own state.
 
         Raises:
             InputError: If an image can't be used, the prompt is too long, or images
@@ -118,17 +118,17 @@ class MllamaTokenizer(TextTokenizer):
         """
         text_context = await super().new_context(request)
         tokens = text_context.tokens.all
-        places = np.flatnonzero(tokens == self._image_token_id)
+        positions = np.flatnonzero(tokens == self._image_token_id)
         sources = request.images_for_processing()
-        if len(places) != len(sources):
-            raise InputError(self._mismatch(request, len(places), len(sources)))
+        if len(positions) != len(sources):
+            raise InputError(self._mismatch(request, len(positions), len(sources)))
         self._limits.check_count(len(sources))
         tiles = [
             await run_with_default_executor(self._process_image, index, source)
             for index, source in enumerate(sources)
         ]
         self._limits.check_room(
-            [int(place) for place in places],
+            [int(position) for position in positions],
             [image.hash for image in tiles],
             [image.num_tiles * self._vision_config.num_patches for image in tiles],
         )
@@ -141,12 +141,12 @@ class MllamaTokenizer(TextTokenizer):
             vision_token_ids=[self._image_token_id],
             images=[
                 ImageMetadata(
-                    start_idx=int(place),
-                    end_idx=int(place) + 1,
+                    start_idx=int(position),
+                    end_idx=int(position) + 1,
                     pixel_values=image.pixel_values,
                     image_hash=image.hash,
                 )
-                for place, image in zip(places, tiles, strict=True)
+                for position, image in zip(positions, tiles, strict=True)
             ],
             extra_model_args={
                 ASPECT_RATIO_IDS: np.array(
@@ -178,7 +178,7 @@ class MllamaTokenizer(TextTokenizer):
                 "send the image as a part of the message"
             )
         return (
-            f"the prompt has {placeholders} places for images, but {images} were sent"
+            f"the prompt has {placeholders} image tokens, but {images} images were sent"
         )
 
 
@@ -189,7 +189,8 @@ def _texts(message: TextGenerationRequestMessage) -> list[str]:
 
 
 def _local_directory(model_path: str, revision: str | None) -> Path:
-    """The checkpoint's small files on disk, from the hub's cache if need be."""
+    """Returns the directory of the checkpoint's small files, from the hub's cache if
+    need be."""
     if Path(model_path).is_dir():
         return Path(model_path)
     return Path(

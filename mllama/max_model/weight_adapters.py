@@ -1,4 +1,4 @@
-"""The checkpoint's tensors as the two graphs take them."""
+"""Maps the checkpoint's tensors to the weights of the two graphs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ logger = logging.getLogger("mllama")
 def canonical_state_dict(
     state_dict: Mapping[str, Any], **_: Any
 ) -> dict[str, WeightData]:
-    """MAX's weight adapter: tensors under our names, others left out.
+    """Returns tensors under their canonical names, without those of no use here.
+
+    It is MAX's weight adapter of safetensors.
 
     Args:
         state_dict: MAX's lazy weights by their names in the files.
@@ -48,8 +50,11 @@ def canonical_state_dict(
     return result
 
 
-def left_to_the_model(state_dict: Mapping[str, Any], **_: Any) -> dict[str, WeightData]:
-    """MAX's adapter of GGUF files, which :func:`gguf_state_dict` reads instead."""
+def empty_state_dict(state_dict: Mapping[str, Any], **_: Any) -> dict[str, WeightData]:
+    """Returns nothing: :func:`gguf_state_dict` reads GGUF files instead.
+
+    It is MAX's weight adapter of GGUF files.
+    """
     del state_dict
     return {}
 
@@ -57,12 +62,12 @@ def left_to_the_model(state_dict: Mapping[str, Any], **_: Any) -> dict[str, Weig
 def served_state_dict(
     state_dict: Mapping[str, WeightData], files: MAXModelConfig, config: MllamaConfig
 ) -> Mapping[str, WeightData]:
-    """The tensors that are served: those of a GGUF file, if it is one.
+    """Returns the tensors to serve, under canonical names.
 
     Args:
-        state_dict: What MAX read, under canonical names; nothing of a GGUF file.
-        files: Names the files.
-        config: The model's.
+        state_dict: The tensors that MAX has read; none of a GGUF file.
+        files: Names the weights' files.
+        config: The model's configuration.
     """
     paths = files.weight_path
     if paths and paths[0].suffix == ".gguf":
@@ -71,7 +76,7 @@ def served_state_dict(
 
 
 def formats(state_dict: Mapping[str, WeightData]) -> Encodings:
-    """Which tensors are blocks, and of what format."""
+    """Returns the encoding of each tensor in GGUF blocks, by name."""
     return {
         name: data.quantization_encoding
         for name, data in state_dict.items()
@@ -80,10 +85,10 @@ def formats(state_dict: Mapping[str, WeightData]) -> Encodings:
 
 
 def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
-    """The tensors of a GGUF file under our names, blocks as they lie in the file.
+    """Returns the tensors of a GGUF file, GGUF blocks as they are in the file.
 
     Raises:
-        CheckpointError: If the file is damaged or not of this model.
+        CheckpointError: If the file is damaged or holds another model.
     """
     file = open_gguf(path)
     check_tensors(file, config)
@@ -101,38 +106,38 @@ def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
     }
 
 
-def merged_state_dict(
+def merge_adapter(
     state_dict: Mapping[str, WeightData],
     adapter_path: Path,
     config: MllamaConfig,
     dtype: DType,
 ) -> dict[str, WeightData]:
-    """Tensors with a LoRA adapter merged into them, one at a time.
+    """Merges a LoRA adapter into tensors, one at a time.
 
-    Those that it changes get memory of their own, which lives as long as the result;
-    the others stay in their files.
+    Tensors that the adapter changes get memory of their own, which lives as long as the
+    result.  The others stay in their files.
 
     Args:
-        state_dict: Canonical tensors, floats all of them.
+        state_dict: Tensors by canonical name, all of them floats.
         adapter_path: The adapter's directory.
-        config: The model's.
-        dtype: Element type of the merged tensors, float32 or bfloat16.
+        config: The model's configuration.
+        dtype: Data type of the merged tensors, float32 or bfloat16.
 
     Raises:
-        CheckpointError: If the adapter or a tensor isn't of this model.
+        CheckpointError: If the adapter or a tensor belongs to another model.
     """
     adapter = open_adapter(adapter_path, config)
     shapes = expected_tensors(config)
     merged = dict(state_dict)
     for name, change in adapter.changes.items():
         if name not in merged:
-            continue  # Named with all else that is missing.
+            continue  # Reported with the other missing tensors.
         data = merged[name]
         found = tuple(int(size) for size in data.shape)
         if found != shapes[name]:
             raise CheckpointError(
                 f"{name} has shape {list(found)}, but config.json asks for "
-                f"{list(shapes[name])}; the two are not of one model"
+                f"{list(shapes[name])}; they belong to different models"
             )
         values = change.applied(name, _as_numpy(data))
         merged[name] = _as_weights(values, name, dtype)
@@ -141,11 +146,11 @@ def merged_state_dict(
 
 
 def _as_numpy(data: WeightData) -> npt.NDArray[Any]:
-    """A tensor of floats without a copy; bfloat16 as its bits, in uint16."""
+    """Returns a float tensor without a copy; bfloat16 as its bits, in uint16."""
     if data.dtype not in (DType.float32, DType.bfloat16, DType.float16):
         raise CheckpointError(
-            f"{data.name} has elements of type {data.dtype.name}; an adapter is merged "
-            "into floats only"
+            f"{data.name} has the data type {data.dtype.name}; an adapter can only be "
+            "merged into floats"
         )
     buffer = data.to_buffer()
     if data.dtype == DType.bfloat16:
@@ -164,34 +169,38 @@ def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> Wei
     return WeightData(buffer, name, dtype, Shape(values.shape))
 
 
-def with_int8_vision(
+def quantize_vision(
     state_dict: Mapping[str, WeightData], config: MllamaConfig
 ) -> dict[str, WeightData]:
-    """Tensors with the vision side's matrices as bytes, their scales beside them.
+    """Quantizes the vision encoder's and projector's matrices to int8.
 
     Args:
-        state_dict: Canonical tensors.
-        config: The model's.
+        state_dict: Tensors by canonical name.
+        config: The model's configuration.
+
+    Returns:
+        All tensors; beside each int8 matrix ``NAME.weight`` its scales ``NAME.scale``,
+        float32 ``[columns]``.
     """
     result = dict(state_dict)
-    # Those that are missing are named with all else that is.
+    # Missing tensors are reported later, with the others.
     names = [name for name in vision_formats(config) if name in state_dict]
 
-    def rounded(name: str) -> list[WeightData]:
+    def quantized(name: str) -> list[WeightData]:
         floats = state_dict[name].astype(DType.float32).to_buffer().to_numpy()
         parts = {name: floats}
         if name == PROJECTOR:
             parts = _projector_parts(floats, config.vision_config)
-        return [data for part in parts.items() for data in _in_bytes(*part)]
+        return [data for part in parts.items() for data in _int8_weights(*part)]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, some in zip(names, pool.map(rounded, names), strict=True):
+        for name, weights in zip(names, pool.map(quantized, names), strict=True):
             del result[name]
-            result.update((data.name, data) for data in some)
+            result.update((data.name, data) for data in weights)
     return result
 
 
-def _in_bytes(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
+def _int8_weights(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
     levels, scales = quantize_int8(floats)
     scale = f"{name.removesuffix('weight')}scale"
     return [
@@ -203,8 +212,11 @@ def _in_bytes(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
 def _projector_parts(
     weight: npt.NDArray[np.float32], config: MllamaVisionConfig
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """What of the projector meets the states of each layer, under the names of
-    :class:`~mllama.nn.vision.projector.Int8Projector`."""
+    """Splits the projector by the vision layer whose states each part multiplies.
+
+    Returns:
+        The parts, named as in :class:`~mllama.nn.vision.projector.Int8Projector`.
+    """
     width = config.hidden_size
     joined = weight[:, width:].reshape(len(weight), width, -1)
     parts = [weight[:, :width], *np.moveaxis(joined, -1, 0)]
@@ -212,15 +224,15 @@ def _projector_parts(
     return {f"{stem}parts.{index}.weight": part for index, part in enumerate(parts)}
 
 
-def _taken(
+def _select(
     state_dict: Mapping[str, WeightData], sources: Mapping[str, str], dtype: DType
 ) -> dict[str, WeightData]:
-    """Tensors under the names of a graph, cast where the checkpoint differs.
+    """Returns the tensors of a graph, cast where the checkpoint's data type differs.
 
     Args:
-        state_dict: Canonical tensors.
-        sources: Name in the graph to canonical name.
-        dtype: Element type of the graph's weights.
+        state_dict: Tensors by canonical name.
+        sources: Canonical name of each of the graph's weights, by its name there.
+        dtype: Data type of the graph's weights.
 
     Raises:
         CheckpointError: If a tensor is missing.
@@ -247,9 +259,9 @@ def image_encoder_weights(
     names: list[str],
     dtype: DType,
 ) -> dict[str, WeightData]:
-    """Tensors of :class:`~mllama.nn.image_encoder.MllamaImageEncoder`.
+    """Returns the weights of :class:`~mllama.nn.image_encoder.MllamaImageEncoder`.
 
-    Its ``cross_attn.i`` is the image side of the i-th cross-attention layer.
+    Its ``cross_attn.i`` makes the keys and values of the i-th cross-attention layer.
     """
     layers = config.text_config.cross_attention_layers
     sources = {}
@@ -261,7 +273,7 @@ def image_encoder_weights(
         else:
             source = name
         sources[name] = source
-    return _taken(state_dict, sources, dtype)
+    return _select(state_dict, sources, dtype)
 
 
 def text_decoder_weights(
@@ -270,7 +282,7 @@ def text_decoder_weights(
     names: list[str],
     dtype: DType,
 ) -> dict[str, WeightData]:
-    """Tensors of :class:`~mllama.nn.text_decoder.MllamaTextDecoder`."""
+    """Returns the weights of :class:`~mllama.nn.text_decoder.MllamaTextDecoder`."""
     if config.text_config.tie_word_embeddings:
         embedding = state_dict["language_model.embed_tokens.weight"]
         rows = embedding.to_buffer()[: config.text_config.vocab_size, :]
@@ -278,4 +290,4 @@ def text_decoder_weights(
             rows, "lm_head.weight", embedding.dtype, type(embedding.shape)(rows.shape)
         )
         state_dict = {**state_dict, "lm_head.weight": head}
-    return _taken(state_dict, {name: name for name in names}, dtype)
+    return _select(state_dict, {name: name for name in names}, dtype)

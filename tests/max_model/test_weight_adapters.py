@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
-from mllama.max_model.weight_adapters import canonical_state_dict, merged_state_dict
+from mllama.max_model.weight_adapters import canonical_state_dict, merge_adapter
 from mllama.utils.bfloat16 import from_bfloat16
 from tests.reference.adapters import Merged, write_adapter
 from tests.reference.checkpoints import checkpoint
@@ -52,7 +52,7 @@ def test_only_what_an_adapter_changes_is_copied(
     config = MllamaConfig.from_path(checkpoint())
     state = state_of(checkpoint())
     with caplog.at_level(logging.INFO, "mllama"):
-        merged = merged_state_dict(state, made.folder, config, DType.float32)
+        merged = merge_adapter(state, made.folder, config, DType.float32)
     changed = {name for name in state if merged[name] is not state[name]}
     assert f"into {len(changed)} tensors" in caplog.text
     assert str(made.folder) in caplog.text
@@ -73,8 +73,8 @@ def test_bfloat16_is_rounded_once(tmp_path: Path, names: Spelling) -> None:
     made = write_adapter(tmp_path, base, r=4, target_modules=["k_proj", "lm_head"])
     config = MllamaConfig.from_path(base)
     state = state_of(base)
-    exact = merged_state_dict(state, tmp_path, config, DType.float32)
-    rounded = merged_state_dict(state, tmp_path, config, DType.bfloat16)
+    exact = merge_adapter(state, tmp_path, config, DType.float32)
+    rounded = merge_adapter(state, tmp_path, config, DType.bfloat16)
     changed = {name for name in state if rounded[name] is not state[name]}
     assert len(changed) > 1
     for name in changed:
@@ -95,7 +95,7 @@ def test_weights_of_another_model_are_named(made: Merged, tmp_path: Path) -> Non
     config = MllamaConfig.from_path(checkpoint())
     state = state_of(tmp_path)
     with pytest.raises(MllamaError, match=r"lm_head\.weight has shape"):
-        merged_state_dict(state, made.folder, config, DType.float32)
+        merge_adapter(state, made.folder, config, DType.float32)
 
 
 def test_weights_that_are_no_floats_are_named(made: Merged) -> None:
@@ -104,5 +104,5 @@ def test_weights_that_are_no_floats_are_named(made: Merged) -> None:
     name = "lm_head.weight"
     integers = Buffer.from_numpy(np.zeros(state[name].to_buffer().shape, np.int8))
     state[name] = WeightData(integers, name, DType.int8, state[name].shape)
-    with pytest.raises(MllamaError, match="has elements of type int8"):
-        merged_state_dict(state, made.folder, config, DType.float32)
+    with pytest.raises(MllamaError, match="has the data type int8"):
+        merge_adapter(state, made.folder, config, DType.float32)

@@ -13,7 +13,7 @@ from max.graph.weights import WeightData
 from mllama.config import MllamaConfig
 from mllama.kernels.dispatch import operations, uses_custom_ops
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE
-from mllama.max_model.weight_adapters import with_int8_vision
+from mllama.max_model.weight_adapters import quantize_vision
 from mllama.nn.vision.projector import Int8Projector
 from mllama.weights.quantization_plan import PROJECTOR
 from tests.reference.checkpoints import checkpoint
@@ -50,7 +50,7 @@ def test_small_states_count_beside_large_ones() -> None:
         PROJECTOR: np.concatenate([matrices[0], intermediate], axis=-1),
         BIAS: bias,
     }
-    state_dict = with_int8_vision(
+    state_dict = quantize_vision(
         {
             name: WeightData(values, name, DType.float32, Shape(values.shape))
             for name, values in floats.items()
