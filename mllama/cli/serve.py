@@ -18,6 +18,7 @@ from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.max_compat.cli import WithLazyPipelineOptions
+from mllama.max_compat.mojo_modules import compiles_at_import
 from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
 from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
@@ -78,7 +79,9 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
             if not with_torch:
                 block_torch()
             # MAX's threads are made as it is imported.
-            if not _is_given(("--num-threads", *_ANYTHING), args):
+            threads_given = _is_given(("--num-threads", *_ANYTHING), args)
+            # Two processes that import MAX would both compile its module.
+            if not threads_given and not compiles_at_import():
                 prespawn_worker(with_torch=with_torch)
         try:
             with _refusals_of_max():
