@@ -1,15 +1,19 @@
-"""The checkpoint's configuration, read and checked.
+"""The configuration of a checkpoint, read from ``config.json`` and checked.
 
-Fields and defaults are those of transformers' ``configuration_mllama.py``.  Old
-spellings (``rope_theta`` and ``rope_scaling``, ``torch_dtype``) are understood as
-well as new ones (``rope_parameters``, ``dtype``).
+Fields and defaults are those of transformers' ``configuration_mllama.py``.  Both the
+old spellings (``rope_theta`` and ``rope_scaling``, ``torch_dtype``) and the new ones
+(``rope_parameters``, ``dtype``) are accepted.
+
+Read ``validation`` (the pydantic base class and field types) first, then ``text``,
+``vision`` and ``model``.  ``rope`` and ``sharding`` compute what depends on a
+configuration alone: the rotary table, and whether devices can share the model.
 """
 
 from __future__ import annotations
 
 from mllama.config.model import ARCHITECTURE, MODEL_TYPE, MllamaConfig
 from mllama.config.text import (
-    EXTRA_EMBEDDING_ROWS,
+    NUM_EXTRA_EMBEDDINGS,
     Llama3RopeScaling,
     MllamaTextConfig,
 )
@@ -17,8 +21,8 @@ from mllama.config.vision import MllamaVisionConfig
 
 __all__ = [
     "ARCHITECTURE",
-    "EXTRA_EMBEDDING_ROWS",
     "MODEL_TYPE",
+    "NUM_EXTRA_EMBEDDINGS",
     "Llama3RopeScaling",
     "MllamaConfig",
     "MllamaTextConfig",

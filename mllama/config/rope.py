@@ -13,17 +13,17 @@ from mllama.config import Llama3RopeScaling, MllamaTextConfig
 
 
 def wavelengths(head_dim: int, theta: float) -> npt.NDArray[np.float64]:
-    """Tokens to a full turn of each pair of dimensions, unscaled."""
+    """Returns the unscaled wavelengths in tokens, float64 ``[head_dim / 2]``."""
     return 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
 
 
 def llama3_factors(
     scaling: Llama3RopeScaling, head_dim: int, theta: float
 ) -> npt.NDArray[np.float64]:
-    """What each frequency is divided by.
+    """Returns the factors by which the frequencies are divided.
 
     Args:
-        scaling: The parameters.
+        scaling: The scaling's parameters.
         head_dim: Width of an attention head.
         theta: Base of the rotary embedding.
 
@@ -41,14 +41,14 @@ def llama3_factors(
 
 
 def rotary_table(config: MllamaTextConfig, max_length: int) -> npt.NDArray[np.float32]:
-    """Cosine and sine of every position's angles, as MAX's attention reads them.
+    """Returns cosines and sines of all positions in the layout of MAX's attention.
 
     Args:
-        config: The text side's.
-        max_length: Positions, in tokens.
+        config: The text decoder's configuration.
+        max_length: Number of positions, in tokens.
 
     Returns:
-        float32 ``[max_length, head_dim]``: cosine and sine of each pair in turn.
+        float32 ``[max_length, head_dim]``: cosine and sine alternate.
     """
     frequencies = 2 * np.pi / wavelengths(config.head_dim, config.rope_theta)
     if config.rope_scaling is not None:
@@ -56,7 +56,7 @@ def rotary_table(config: MllamaTextConfig, max_length: int) -> npt.NDArray[np.fl
             config.rope_scaling, config.head_dim, config.rope_theta
         )
     positions = np.arange(max_length, dtype=np.float32)
-    # In float32, as the weights were trained.
+    # float32, as in training.
     angles = np.outer(positions, frequencies.astype(np.float32))
     table = np.empty((max_length, config.head_dim), np.float32)
     np.cos(angles, out=table[:, 0::2])

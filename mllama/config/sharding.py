@@ -1,4 +1,4 @@
-"""Whether a model can be divided among devices."""
+"""Checks that a model can be divided among devices."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mllama.errors import ConfigError
 
 
 def check_shards(config: MllamaConfig, devices: int) -> None:
-    """Checks that each device gets the same number of whole heads.
+    """Checks that each device gets an equal share of every divided size.
 
     Raises:
-        ConfigError: If not; it names what can't be divided, and what can.
+        ConfigError: If not; it names the size and the possible numbers of devices.
     """
     sizes = _divided_sizes(config)
     for name, size in sizes.items():
@@ -28,7 +28,7 @@ def check_shards(config: MllamaConfig, devices: int) -> None:
 
 
 def _divided_sizes(config: MllamaConfig) -> dict[str, int]:
-    """What each device gets an equal part of, by its name in config.json."""
+    """Returns the sizes that are divided among devices, by name in config.json."""
     text, vision = config.text_config, config.vision_config
     return {
         "text_config.num_key_value_heads": text.num_key_value_heads,

@@ -1,47 +1,106 @@
-"""The text side of the configuration."""
+"""The configuration of the text decoder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import InitVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from mllama.config.fields import MOST_LAYERS, Section, activation, require
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
 
-EXTRA_EMBEDDING_ROWS = 8
-"""Rows of the embedding beyond the vocabulary of the head: the image token and
-seven reserved ones."""
+from mllama.config.validation import (
+    ConfigSection,
+    Integer,
+    LayerCount,
+    PositiveNumber,
+    Size,
+    TokenId,
+    without_nulls,
+)
+
+NUM_EXTRA_EMBEDDINGS = 8
+"""Embeddings beyond the vocabulary of the head: the image token and seven reserved
+tokens."""
 
 
 @dataclass(frozen=True)
-class Llama3RopeScaling:
+class Llama3RopeScaling(ConfigSection):
     """The frequency scaling of Llama 3.1, published as rope type ``llama3``."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
+    factor: PositiveNumber = 8.0
+    low_freq_factor: PositiveNumber = 1.0
+    high_freq_factor: PositiveNumber = 4.0
+    original_max_position_embeddings: Size = 8192
+    # Checked, but not stored.
+    rope_type: InitVar[Literal["llama3", "default"]] = Field(
+        default="llama3", validation_alias=AliasChoices("rope_type", "type")
+    )
+
+
+def _read_rope_scaling(value: Any) -> Any:
+    """Returns None for the rope type ``default``, which doesn't scale."""
+    if isinstance(value, Mapping):
+        given = without_nulls(value)
+        kind = given.get("rope_type", given.get("type", "default"))
+        return None if kind == "default" else given
+    return value
+
+
+def _read_token_ids(value: Any) -> Any:
+    """Returns one token id or a list of them as a list; it is empty for null."""
+    if value is None:
+        return []
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _read_token_id(value: Any) -> Any:
+    """Returns the first token id, or None if there is none."""
+    return next(iter(_read_token_ids(value)), None)
 
 
 @dataclass(frozen=True)
-class MllamaTextConfig:
+class MllamaTextConfig(ConfigSection):
     """The decoder.  Sizes are in elements, ``cross_attention_layers`` are indices."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    cross_attention_layers: tuple[int, ...]
-    rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: Llama3RopeScaling | None
-    max_position_embeddings: int
-    hidden_act: str
-    tie_word_embeddings: bool
-    pad_token_id: int | None
-    bos_token_id: int
-    eos_token_id: tuple[int, ...]
+    section: ClassVar[str] = "text_config"
+    nullable: ClassVar[tuple[str, ...]] = ("pad_token_id", "eos_token_id")
+
+    vocab_size: Size = 128256
+    hidden_size: Size = 4096
+    intermediate_size: Size = 14336
+    num_hidden_layers: LayerCount = 40
+    num_attention_heads: Size = 32
+    num_key_value_heads: Size = 8
+    cross_attention_layers: tuple[Integer, ...] = (3, 8, 13, 18, 23, 28, 33, 38)
+    rms_norm_eps: PositiveNumber = 1e-5
+    rope_theta: PositiveNumber = Field(
+        default=500000.0,
+        validation_alias=AliasChoices(
+            AliasPath("rope_parameters", "rope_theta"), "rope_theta"
+        ),
+    )
+    rope_scaling: Annotated[
+        Llama3RopeScaling | None, BeforeValidator(_read_rope_scaling)
+    ] = Field(
+        default=None, validation_alias=AliasChoices("rope_parameters", "rope_scaling")
+    )
+    max_position_embeddings: Size = 131072
+    hidden_act: Literal["silu"] = "silu"
+    tie_word_embeddings: StrictBool = False
+    pad_token_id: Annotated[TokenId | None, BeforeValidator(_read_token_id)] = 128004
+    bos_token_id: TokenId = 128000
+    eos_token_id: Annotated[tuple[TokenId, ...], BeforeValidator(_read_token_ids)] = (
+        128001,
+    )
 
     @property
     def head_dim(self) -> int:
@@ -49,93 +108,47 @@ class MllamaTextConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def num_embedding_rows(self) -> int:
-        """Rows of the token embedding: the head's vocabulary and the extra rows."""
-        return self.vocab_size + EXTRA_EMBEDDING_ROWS
+    def num_embeddings(self) -> int:
+        """Tokens of the embedding: the head's vocabulary and the extra ones."""
+        return self.vocab_size + NUM_EXTRA_EMBEDDINGS
 
     @property
     def num_cross_attention_layers(self) -> int:
-        """Layers that look at images; the others keep the KV cache."""
+        """Layers that attend to images; the others use the KV cache."""
         return len(self.cross_attention_layers)
 
+    @model_validator(mode="before")
     @classmethod
-    def from_dict(cls, values: Any) -> MllamaTextConfig:
-        """Reads ``text_config``.
+    def _drop_null_theta(cls, values: Any) -> Any:
+        """Lets ``rope_theta`` count beside a null in ``rope_parameters``."""
+        if isinstance(values, dict) and "rope_parameters" in values:
+            rope = without_nulls(values["rope_parameters"])
+            return {**values, "rope_parameters": rope}
+        return values
 
-        Raises:
-            ConfigError: If a field has a wrong type or contradicts another.
-        """
-        section = Section("text_config", values)
-        theta, scaling = _rope(section)
-        config = cls(
-            vocab_size=section.integer("vocab_size", 128256),
-            hidden_size=section.integer("hidden_size", 4096),
-            intermediate_size=section.integer("intermediate_size", 14336),
-            num_hidden_layers=section.integer(
-                "num_hidden_layers", 40, most=MOST_LAYERS
-            ),
-            num_attention_heads=section.integer("num_attention_heads", 32),
-            num_key_value_heads=section.integer("num_key_value_heads", 8),
-            cross_attention_layers=section.integers(
-                "cross_attention_layers", [3, 8, 13, 18, 23, 28, 33, 38]
-            ),
-            rms_norm_eps=section.number("rms_norm_eps", 1e-5),
-            rope_theta=theta,
-            rope_scaling=scaling,
-            max_position_embeddings=section.integer("max_position_embeddings", 131072),
-            hidden_act=activation(section, "silu"),
-            tie_word_embeddings=section.flag("tie_word_embeddings", False),
-            pad_token_id=next(iter(section.token_ids("pad_token_id", 128004)), None),
-            bos_token_id=section.integer("bos_token_id", 128000, least=0),
-            eos_token_id=section.token_ids("eos_token_id", 128001),
-        )
-        require(
-            config.hidden_size % config.num_attention_heads == 0,
-            f"text_config.hidden_size {config.hidden_size} is no multiple of "
-            f"num_attention_heads {config.num_attention_heads}",
-        )
-        require(
-            config.num_attention_heads % config.num_key_value_heads == 0,
-            f"text_config.num_attention_heads {config.num_attention_heads} is no "
-            f"multiple of num_key_value_heads {config.num_key_value_heads}",
-        )
-        layers = config.cross_attention_layers
-        require(
-            len(set(layers)) == len(layers)
-            and all(0 <= layer < config.num_hidden_layers for layer in layers),
-            f"text_config.cross_attention_layers {list(layers)} must be distinct and "
-            f"below num_hidden_layers {config.num_hidden_layers}",
-        )
-        require(
-            0 < len(layers) < config.num_hidden_layers,
-            "text_config needs at least one cross-attention and one self-attention "
-            "layer",
-        )
-        return config
-
-
-def _rope(section: Section) -> tuple[float, Llama3RopeScaling | None]:
-    """Base and scaling of the rotary embedding, in either spelling."""
-    if section.get("rope_parameters") is not None:
-        name = "text_config.rope_parameters"
-        scaling = Section(name, section.get("rope_parameters"))
-        theta = scaling.number("rope_theta", section.number("rope_theta", 500000.0))
-    else:
-        scaling = Section("text_config.rope_scaling", section.get("rope_scaling"))
-        theta = section.number("rope_theta", 500000.0)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise scaling.refusal(
-            "rope_type" if scaling.get("rope_type") is not None else "type",
-            "'llama3' or 'default', the rope types that are supported",
-        )
-    return theta, Llama3RopeScaling(
-        factor=scaling.number("factor", 8.0),
-        low_freq_factor=scaling.number("low_freq_factor", 1.0),
-        high_freq_factor=scaling.number("high_freq_factor", 4.0),
-        original_max_position_embeddings=scaling.integer(
-            "original_max_position_embeddings", 8192
-        ),
-    )
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        layers = self.cross_attention_layers
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if len(set(layers)) < len(layers) or not all(
+            0 <= layer < self.num_hidden_layers for layer in layers
+        ):
+            raise ValueError(
+                f"cross_attention_layers {list(layers)} must be distinct and below "
+                f"num_hidden_layers {self.num_hidden_layers}"
+            )
+        if not 0 < len(layers) < self.num_hidden_layers:
+            raise ValueError(
+                "cross_attention_layers must have at least one layer, and leave at "
+                "least one for self-attention"
+            )
+        return self

@@ -71,7 +71,7 @@ class MllamaTextModel(Sharded):
         self.embed_tokens = token_embedding(
             encodings,
             f"{path}.embed_tokens",
-            config.num_embedding_rows,
+            config.num_embeddings,
             config.hidden_size // num_shards,
             dtype,
             device,

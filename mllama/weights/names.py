@@ -76,7 +76,7 @@ def _language_model(config: MllamaTextConfig) -> Shapes:
         "cross_attn_mlp_gate": (1,),
     }
     shapes: Shapes = {
-        "language_model.embed_tokens.weight": (config.num_embedding_rows, width),
+        "language_model.embed_tokens.weight": (config.num_embeddings, width),
         "language_model.norm.weight": (width,),
     }
     for index in range(config.num_hidden_layers):

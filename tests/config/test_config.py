@@ -1,4 +1,4 @@
-"""The config is read as transformers reads it; nonsense is refused by field."""
+"""The config is read as transformers reads it, and errors name the field."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mllama.config import Llama3RopeScaling, MllamaConfig
 from mllama.errors import ConfigError
 from tests.reference.configs import config_json, published_widths_config, tiny_config
 
-SOUND = config_json(tiny_config(), rope_spelling="old", dtype="float32")
+VALID = config_json(tiny_config(), rope_spelling="old", dtype="float32")
 
 
-def changed(section: str | None, **fields: Any) -> dict[str, Any]:
-    values = copy.deepcopy(SOUND)
+def with_fields(section: str | None, **fields: Any) -> dict[str, Any]:
+    values = copy.deepcopy(VALID)
     (values[section] if section else values).update(fields)
     return values
 
 
-def test_old_and_new_spelling_mean_the_same() -> None:
+def test_old_and_new_spellings_give_the_same_config() -> None:
     reference = published_widths_config()
     old, new = (
         MllamaConfig.from_dict(
@@ -38,14 +38,14 @@ def test_old_and_new_spelling_mean_the_same() -> None:
     assert old.text_config.rope_scaling == Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
 
 
-def test_oldest_rope_spelling_has_type_instead_of_rope_type() -> None:
+def test_rope_scaling_accepts_type_for_rope_type() -> None:
     scaling = {"type": "llama3", "factor": 2.0}
-    config = MllamaConfig.from_dict(changed("text_config", rope_scaling=scaling))
+    config = MllamaConfig.from_dict(with_fields("text_config", rope_scaling=scaling))
     assert config.text_config.rope_scaling is not None
     assert config.text_config.rope_scaling.factor == 2.0
 
 
-def test_missing_fields_take_transformers_defaults() -> None:
+def test_missing_fields_get_the_defaults_of_transformers() -> None:
     from transformers import MllamaConfig as Reference
 
     ours, theirs = MllamaConfig.from_dict({"model_type": "mllama"}), Reference()
@@ -64,7 +64,7 @@ def test_missing_fields_take_transformers_defaults() -> None:
     assert ours.text_config.eos_token_id == (theirs.text_config.eos_token_id,)
 
 
-def test_what_transformers_hands_to_max_is_understood() -> None:
+def test_reads_the_dict_of_a_transformers_config() -> None:
     reference = tiny_config()
     values = reference.to_dict()
     config = MllamaConfig.from_dict(values)
@@ -72,13 +72,13 @@ def test_what_transformers_hands_to_max_is_understood() -> None:
 
 
 @pytest.mark.parametrize("eos", [7, [7, 8], None])
-def test_eos_token_id_may_be_one_several_or_none(eos: Any) -> None:
-    config = MllamaConfig.from_dict(changed("text_config", eos_token_id=eos))
+def test_eos_token_id_accepts_one_several_or_none(eos: Any) -> None:
+    config = MllamaConfig.from_dict(with_fields("text_config", eos_token_id=eos))
     expected = () if eos is None else (7,) if eos == 7 else (7, 8)
     assert config.text_config.eos_token_id == expected
 
 
-def test_published_vision_geometry() -> None:
+def test_published_config_has_1601_patches_padded_to_1608() -> None:
     vision = MllamaConfig.from_dict(
         config_json(published_widths_config(), rope_spelling="old", dtype="bfloat16")
     ).vision_config
@@ -125,16 +125,123 @@ def test_published_vision_geometry() -> None:
         (None, {"text_config": []}, "text_config"),
     ],
 )
-def test_contradiction_names_the_field(
+def test_error_names_the_field_in_one_line(
     section: str | None, fields: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
-        MllamaConfig.from_dict(changed(section, **fields))
+        MllamaConfig.from_dict(with_fields(section, **fields))
     assert "\n" not in str(caught.value)
 
 
-def test_another_model_is_named() -> None:
-    values = changed(
+NOT_INTEGERS = [True, "12", 1.0, float("nan"), float("inf"), [3], {"a": 3}]
+NOT_POSITIVE_NUMBERS = [True, "1", 0, -1, float("nan"), float("inf"), 10**400, [1.0]]
+NOT_LAYER_LISTS = [
+    5,
+    "3",
+    {"3": 3},
+    [True],
+    [1.0],
+    ["3"],
+    [None],
+    [[3]],
+    [-1],
+    [10**30],
+]
+NOT_ASPECT_RATIOS = [5, [], [1], ["ab"], [[1]], [[1, 1, 1]], [[1, True]], [[0, 1]]]
+NOT_TOKEN_IDS = [True, "2", 2.0, -1, 2**31, [1, True], [1, None], [[1]], {"id": 1}]
+NOT_ROPE_SCALINGS = [
+    5,
+    "llama3",
+    ["llama3"],
+    {"rope_type": ["llama3"]},
+    {"rope_type": "", "type": "llama3"},
+    {"type": "linear", "factor": 2.0},
+    *({"rope_type": "llama3", "factor": value} for value in NOT_POSITIVE_NUMBERS),
+    *(
+        {"rope_type": "llama3", "original_max_position_embeddings": value}
+        for value in NOT_INTEGERS
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (section, field, value)
+        for section, field, values in [
+            ("text_config", "hidden_size", [*NOT_INTEGERS, 0, 2**31, 10**400]),
+            ("text_config", "num_hidden_layers", [*NOT_INTEGERS, 0, 1025]),
+            ("text_config", "bos_token_id", [*NOT_INTEGERS, -1, 2**31]),
+            ("text_config", "eos_token_id", NOT_TOKEN_IDS),
+            ("text_config", "pad_token_id", [True, "2", 2.0, -1, 2**31, [True]]),
+            ("text_config", "rms_norm_eps", NOT_POSITIVE_NUMBERS),
+            ("text_config", "rope_theta", NOT_POSITIVE_NUMBERS),
+            ("text_config", "cross_attention_layers", NOT_LAYER_LISTS),
+            ("text_config", "rope_scaling", NOT_ROPE_SCALINGS),
+            ("text_config", "rope_parameters", NOT_ROPE_SCALINGS),
+            ("text_config", "tie_word_embeddings", [0, 1, "true", []]),
+            ("vision_config", "num_global_layers", [*NOT_INTEGERS, 0, 1025]),
+            ("vision_config", "attention_heads", [*NOT_INTEGERS, 0]),
+            ("vision_config", "norm_eps", NOT_POSITIVE_NUMBERS),
+            ("vision_config", "max_num_tiles", [*NOT_INTEGERS, 0, 65]),
+            ("vision_config", "intermediate_layers_indices", NOT_LAYER_LISTS),
+            ("vision_config", "supported_aspect_ratios", NOT_ASPECT_RATIOS),
+            (None, "image_token_index", [*NOT_INTEGERS, -1, 2**31]),
+            (None, "dtype", [True, 16, ["float32"]]),
+            (None, "text_config", [True, 5, "text", []]),
+            (None, "vision_config", [True, 5, "vision", []]),
+        ]
+        for value in values
+    ],
+)
+def test_wrong_kind_or_range_is_refused(
+    section: str | None, field: str, value: Any
+) -> None:
+    path = rf"{section}\.{field}" if section else field
+    with pytest.raises(ConfigError, match=rf"^config\.json.*: {path}\b") as caught:
+        MllamaConfig.from_dict(with_fields(section, **{field: value}))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("section", [None, "text_config", "vision_config"])
+def test_null_counts_as_missing(section: str | None) -> None:
+    values = with_fields(None)
+    fields = values[section] if section else values
+    kept = ("model_type", "eos_token_id", "pad_token_id")
+    nulls = {"model_type": "mllama"}
+    (nulls.setdefault(section, {}) if section else nulls).update(
+        {name: None for name in fields if name not in kept}
+    )
+    assert MllamaConfig.from_dict(nulls) == MllamaConfig.from_dict(
+        {"model_type": "mllama"}
+    )
+
+
+def test_null_in_rope_parameters_counts_as_missing() -> None:
+    rope = {"rope_theta": None, "rope_type": "llama3", "factor": None}
+    values = {"rope_parameters": rope, "rope_theta": 7}
+    text = MllamaConfig.from_dict(
+        {"model_type": "mllama", "text_config": values}
+    ).text_config
+    assert (text.rope_theta, text.rope_scaling) == (7.0, Llama3RopeScaling())
+
+
+def test_integers_are_read_as_floats_where_numbers_are_expected() -> None:
+    text = MllamaConfig.from_dict(with_fields("text_config", rope_theta=7)).text_config
+    assert isinstance(text.rope_theta, float)
+
+
+def test_name_of_another_model_is_shown_in_one_line() -> None:
+    values = with_fields(None, architectures=["Llava\nForever" + 1000 * "!"])
+    with pytest.raises(ConfigError, match="mllama serves") as caught:
+        MllamaConfig.from_dict(values)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 200
+
+
+def test_error_names_the_other_model() -> None:
+    values = with_fields(
         None, model_type="llava", architectures=["LlavaForConditionalGeneration"]
     )
     with pytest.raises(ConfigError, match="is a LlavaForConditionalGeneration; mllama"):
@@ -142,7 +249,7 @@ def test_another_model_is_named() -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[]", b"[" * 100000])
-def test_unreadable_config_file_is_a_config_error(
+def test_unreadable_config_file_raises_config_error(
     tmp_path: Path, content: bytes | None
 ) -> None:
     if content is not None:
@@ -165,22 +272,22 @@ json_values = st.recursive(
     max_leaves=5,
 )
 fields = st.sampled_from(
-    [(None, key) for key in SOUND]
-    + [(s, key) for s in ("text_config", "vision_config") for key in SOUND[s]]
+    [(None, key) for key in VALID]
+    + [(s, key) for s in ("text_config", "vision_config") for key in VALID[s]]
 )
 
 
 @given(fields, json_values)
-def test_any_value_is_read_or_refused(
+def test_any_value_is_accepted_or_refused_in_one_line(
     field: tuple[str | None, str], value: Any
 ) -> None:
     section, key = field
     try:
-        MllamaConfig.from_dict(changed(section, **{key: value}))
+        MllamaConfig.from_dict(with_fields(section, **{key: value}))
     except ConfigError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
 
 
-def test_sound_config_survives_a_file(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(SOUND), encoding="utf-8")
-    assert MllamaConfig.from_path(tmp_path) == MllamaConfig.from_dict(SOUND)
+def test_from_path_reads_what_from_dict_reads(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(VALID), encoding="utf-8")
+    assert MllamaConfig.from_path(tmp_path) == MllamaConfig.from_dict(VALID)

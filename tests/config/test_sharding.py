@@ -1,4 +1,4 @@
-"""A model that devices can't share evenly is refused, and names what is in the way."""
+"""Sizes that can't be divided evenly among the devices are refused by name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PUBLISHED = MllamaConfig.from_dict({"model_type": "mllama"})
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_published_sizes_run_on_powers_of_two(devices: int) -> None:
+def test_published_sizes_divide_by_powers_of_two(devices: int) -> None:
     check_shards(PUBLISHED, devices)
 
 
 @pytest.mark.parametrize("devices", [3, 16])
-def test_kv_heads_that_cannot_be_divided_are_named(devices: int) -> None:
+def test_error_names_kv_heads_and_possible_numbers_of_devices(devices: int) -> None:
     with pytest.raises(ConfigError) as caught:
         check_shards(PUBLISHED, devices)
     assert str(caught.value) == (
@@ -28,7 +28,7 @@ def test_kv_heads_that_cannot_be_divided_are_named(devices: int) -> None:
     )
 
 
-def test_what_is_in_the_way_on_the_vision_side_is_named_too() -> None:
+def test_error_names_vision_heads() -> None:
     vision = dataclasses.replace(PUBLISHED.vision_config, attention_heads=10)
     with pytest.raises(ConfigError, match=r"vision_config.attention_heads 10.* 1 or 2"):
         check_shards(dataclasses.replace(PUBLISHED, vision_config=vision), 4)

@@ -12,8 +12,8 @@ from gguf import GGMLQuantizationType
 
 from mllama.config import (
     ARCHITECTURE,
-    EXTRA_EMBEDDING_ROWS,
     MODEL_TYPE,
+    NUM_EXTRA_EMBEDDINGS,
     MllamaConfig,
 )
 from mllama.errors import CheckpointError, ConfigError, quoted
@@ -109,11 +109,11 @@ def vocabulary_rows(file: GgufFile) -> int:
     if "output.weight" in file.tensors:
         rows = _rows(file, "output.weight")
     else:
-        rows = embedded - EXTRA_EMBEDDING_ROWS
-    if rows < 1 or embedded != rows + EXTRA_EMBEDDING_ROWS:
+        rows = embedded - NUM_EXTRA_EMBEDDINGS
+    if rows < 1 or embedded != rows + NUM_EXTRA_EMBEDDINGS:
         raise CheckpointError(
             f"{file.path}: token_embd.weight has {embedded} rows, but a vocabulary of "
-            f"{rows} needs {rows + EXTRA_EMBEDDING_ROWS}; the file is damaged or of "
+            f"{rows} needs {rows + NUM_EXTRA_EMBEDDINGS}; the file is damaged or of "
             "another model"
         )
     # A converter may have counted the image token too, which the head has no row for.
