@@ -1,4 +1,4 @@
-"""``mllama quantize``: a checkpoint to one GGUF file."""
+"""``mllama quantize``: quantizes a checkpoint to one GGUF file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 
 from mllama.cli.options import adapter_option, hub_options
 from mllama.cli.sections import MODEL, SectionedCommand, option
-from mllama.launch.quantized_cache import QuantizationProgress
 from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 
@@ -21,7 +20,7 @@ from mllama.weights.quantization_plan import GGUF_ENCODINGS
     type=click.Choice(GGUF_ENCODINGS),
     default="q4_k",
     show_default=True,
-    help="Format of the text side's matrices; vision stays float16.",
+    help="Format of the text matrices; the vision weights stay float16.",
 )
 @adapter_option
 @hub_options
@@ -36,8 +35,8 @@ def quantize(
     """Quantize the checkpoint SRC, a directory or a repository of the hub, to the GGUF
     file DST.
 
-    The file also holds configuration, tokenizer and chat template: it alone is enough
-    for --model-path.
+    The file also holds configuration, tokenizer and chat template, so it is all that
+    --model-path needs.
 
     \b
     mllama quantize meta-llama/Llama-3.2-11B-Vision-Instruct llama.gguf
@@ -47,6 +46,7 @@ def quantize(
     from mllama.errors import MllamaError
     from mllama.hub.download import download_model
     from mllama.hub.options import HubOptions
+    from mllama.utils.byte_progress import ByteProgress
     from mllama.utils.max_threads import limit_spinning
     from mllama.utils.telemetry import disable_telemetry
     from mllama.weights.checkpoint import open_checkpoint
@@ -70,5 +70,5 @@ def quantize(
         adapter = open_adapter(Path(lora_path), checkpoint.config)
         check_values(adapter)
         checkpoint = adapter.merged_into(checkpoint)
-    with QuantizationProgress(f"mllama: quantizing to {encoding}", quiet=False) as bar:
-        write_gguf(checkpoint, target, encoding, bar.show)
+    with ByteProgress(f"quantizing to {encoding}") as progress:
+        write_gguf(checkpoint, target, encoding, progress.show)

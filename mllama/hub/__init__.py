@@ -1,5 +1,5 @@
-"""Repositories of Hugging Face's hub: what of them is fetched, and how.
+"""Downloads of models from Hugging Face's hub.
 
-The hub's client reads its environment as it is imported, so that it is imported inside
-functions only, after telemetry was switched off.
+The hub's client reads the environment when it is imported.  It is imported inside
+functions only, after :func:`mllama.utils.telemetry.disable_telemetry` has run.
 """

@@ -1,4 +1,4 @@
-"""When two files of checkpoints are the same without reading them."""
+"""Keys that tell whether files of checkpoints are the same, without reading them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-"""Of a file that is in Git, or of a large one that isn't."""
+"""The name of a blob: SHA-1 of a file in Git, or SHA-256 of a large file."""
 
 
 def content_key(file: Path) -> str:
-    """A text that another content doesn't have.
+    """Returns a key that no other content has.
 
-    In the hub's cache a file is a link to a blob that is named by its digest: it is the
-    same in each commit that has it, and after it was downloaded again.  Elsewhere it is
-    known by its place, its size and the time it was changed.
+    In the hub's cache a file is a link to a blob, which is named by its digest: the key
+    stays the same across commits and downloads.  Elsewhere the key is made of the
+    file's path, size and modification time.
     """
     if file.is_symlink():
         blob = file.readlink()

@@ -1,7 +1,7 @@
-"""What a user names on the hub becomes files in the hub's cache.
+"""Downloads of models from the hub into the hub's cache.
 
 Configuration and tokenizer come first and are checked, then the headers of the weights,
-so that a model that can't be served is refused before gigabytes have come.
+so that a model that can't be served is refused before gigabytes are downloaded.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def is_repository(model: str) -> bool:
-    """Whether a path names a repository of the hub: it is ``owner/name``, and there is
-    nothing of this name here."""
+    """Returns True if a path names a repository of the hub.
+
+    It does if it has the form ``owner/name`` and no local file has this name.
+    """
     return _NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
@@ -50,47 +52,48 @@ def download_model(
     gguf: bool = True,
     quiet: bool = True,
 ) -> DownloadedModel:
-    """Downloads what is named on the hub and isn't in its cache yet.
+    """Downloads the files of a model that are on the hub and not yet in its cache.
 
-    Weights are a file here, ``owner/name/FILE`` of the hub, a file of the model's
-    repository, or ``owner/name`` for all of a repository's.
+    A weight path is a local file, ``owner/name/FILE`` for a file of the hub, ``FILE``
+    for one of the model's repository, or ``owner/name`` for all weights of a
+    repository.
 
     Args:
         model: A directory, a GGUF file or a repository.
         weight_path: Weights to use instead of the model's own.
-        options: How to ask the hub.
-        check: Refuses a configuration before its weights are fetched.
-        check_files: Refuses small files, all in one directory, before that.
-        gguf: Whether GGUF files will do as the model's own weights.
+        options: Options for the hub.
+        check: Refuses a configuration before the weights are downloaded.
+        check_files: Refuses the small files, all in one directory, before that.
+        gguf: Whether the model's own weights may be a GGUF file.
         quiet: Whether to show no progress.
 
     Raises:
-        MllamaError: If something can't be had, or can't be served.
+        MllamaError: If a file can't be downloaded, or the model can't be served.
     """
     options = options or HubOptions()
-    distant = [str(path) for path in weight_path if not Path(path).exists()]
-    for path in distant:
-        if not _may_be_on_the_hub(path, model):
+    remote = [str(path) for path in weight_path if not Path(path).exists()]
+    for path in remote:
+        if not _may_be_on_hub(path, model):
             raise MllamaError(f"there is no weight file {path}")
-    if not is_repository(model) and not distant:
-        _refuse_what_does_nothing(model, options)
+    if not is_repository(model) and not remote:
+        _refuse_unused_options(model, options)
         return DownloadedModel(model, tuple(weight_path))
-    fetching = _Fetching(model, options, gguf, quiet)
+    download = _ModelDownload(model, options, gguf, quiet)
     if is_repository(model):
-        return fetching.repository(list(map(str, weight_path)), check, check_files)
+        return download.repository(list(map(str, weight_path)), check, check_files)
     if options.revision is not None:
-        _refuse_what_does_nothing(model, options)
-    return fetching.beside_local_files(list(map(str, weight_path)))
+        _refuse_unused_options(model, options)
+    return download.weights_for_local_model(list(map(str, weight_path)))
 
 
 def download_config(model: str, options: HubOptions) -> MllamaConfig:
-    """The configuration alone, of a directory or of a repository.
+    """Returns the configuration of a directory or of a repository.
 
     Raises:
-        MllamaError: If it can't be had, or is of another model.
+        MllamaError: If it can't be downloaded, or belongs to another kind of model.
     """
     if not is_repository(model):
-        _refuse_what_does_nothing(model, options)
+        _refuse_unused_options(model, options)
         return MllamaConfig.from_path(model)
     repository = Repository(
         model,
@@ -99,12 +102,16 @@ def download_config(model: str, options: HubOptions) -> MllamaConfig:
         quiet=True,
     )
     if CONFIG not in repository.names:
-        raise ConfigError(f"{model} holds no {CONFIG}; it is no checkpoint of a model")
-    repository.fetch([CONFIG], small=True)
+        raise _no_config(model)
+    repository.download([CONFIG], small=True)
     return MllamaConfig.from_path(repository.directory)
 
 
-def _may_be_on_the_hub(path: str, model: str) -> bool:
+def _no_config(name: str) -> ConfigError:
+    return ConfigError(f"{name} holds no {CONFIG}; it is not the checkpoint of a model")
+
+
+def _may_be_on_hub(path: str, model: str) -> bool:
     parts = path.split("/")
     if is_repository(model) and len(parts) < 3:
         return path[:1] not in ("", ".", "/", "~")
@@ -115,7 +122,7 @@ def _may_be_on_the_hub(path: str, model: str) -> bool:
     )
 
 
-def _refuse_what_does_nothing(model: str, options: HubOptions) -> None:
+def _refuse_unused_options(model: str, options: HubOptions) -> None:
     if options != HubOptions():
         raise MllamaError(
             f"{model} is on this machine; --force-download and the revisions of "
@@ -125,29 +132,29 @@ def _refuse_what_does_nothing(model: str, options: HubOptions) -> None:
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """Weights: files of a repository, or one that is here.
+class _WeightSelection:
+    """Selected weights: files of a repository, or a local file.
 
     Attributes:
-        names: In the repository, or the path.
-        repository: Where they are; None is here.
-        whole: Whether they are all of a checkpoint's weights.
+        names: Names in the repository, or the path of the local file.
+        repository: The repository; None for a local file.
+        whole: Whether these files are all weights of a checkpoint.
     """
 
     names: list[str]
     repository: Repository | None = None
     whole: bool = False
 
-    def fetch(self, config: Path | None) -> list[Path]:
-        """The files, downloaded after their headers were checked."""
+    def download(self, config: Path | None) -> list[Path]:
+        """Returns the files' paths, downloaded after a check of their headers."""
         if self.repository is None:
             return [Path(name) for name in self.names]
         check_headers(self.repository, self.names, config if self.whole else None)
-        return self.repository.fetch(self.names)
+        return self.repository.download(self.names)
 
 
-class _Fetching:
-    """One model's repositories."""
+class _ModelDownload:
+    """The download of one model, whose files may be in several repositories."""
 
     def __init__(
         self, model: str, options: HubOptions, gguf: bool, quiet: bool
@@ -157,12 +164,13 @@ class _Fetching:
         self._gguf = gguf
         self._quiet = quiet
 
-    def beside_local_files(self, weight_path: list[str]) -> DownloadedModel:
-        """Weights of the hub for a model that is here."""
-        config = Path(self._model) / "config.json"
-        weights = [self._named(path, None) for path in weight_path]
+    def weights_for_local_model(self, weight_path: list[str]) -> DownloadedModel:
+        """Downloads weights of the hub for a model in a local directory."""
+        config = Path(self._model) / CONFIG
+        weights = [self._select(path, None) for path in weight_path]
         return DownloadedModel(
-            self._model, tuple(file for each in weights for file in each.fetch(config))
+            self._model,
+            tuple(file for each in weights for file in each.download(config)),
         )
 
     def repository(
@@ -171,43 +179,40 @@ class _Fetching:
         check: Callable[[MllamaConfig], None],
         check_files: Callable[[Path], None],
     ) -> DownloadedModel:
-        """A model of the hub."""
+        """Downloads a model of the hub."""
         own = self._open(self._model, self._options.revision)
         small = [name for name in SMALL if name in own.names]
         if self._options.trust_remote_code:
             small += code_files(own.names)
         if CONFIG in small:
-            own.fetch([CONFIG], small=True)
+            own.download([CONFIG], small=True)
             check(MllamaConfig.from_path(own.directory))
-        weights = [self._named(path, own) for path in weight_path]
-        weights = weights or [self._all_of(self._weights_repository(own))]
+        weights = [self._select(path, own) for path in weight_path]
+        weights = weights or [self._select_all(self._weight_repository(own))]
         first = weights[0]
-        # Of a GGUF file without these, it is hoped that it holds them itself.
-        alone = (
+        # A GGUF file without configuration and tokenizer beside it is expected to
+        # contain them.
+        is_standalone = (
             first.repository is not None
             and first.names[0].endswith(GGUF)
             and not {CONFIG, "tokenizer.json"} <= set(small)
         )
-        if not alone:
+        if not is_standalone:
             if CONFIG not in small:
-                raise own.incomplete(
-                    ConfigError(
-                        f"{own.name} holds no {CONFIG}; it is no checkpoint of a model"
-                    )
-                )
-            own.fetch(small, small=True)
+                raise own.selection_error(_no_config(own.name))
+            own.download(small, small=True)
             check_files(own.directory)
         config = own.directory / CONFIG if CONFIG in small else None
-        files = [file for each in weights for file in each.fetch(config)]
-        if alone:
+        files = [file for each in weights for file in each.download(config)]
+        if is_standalone:
             return DownloadedModel(str(files[0]), tuple(files[1:]))
-        are_the_directorys = (
+        has_own_weights = (
             not weight_path
             and first.repository is own
             and not first.names[0].endswith(GGUF)
         )
         return DownloadedModel(
-            str(own.directory), () if are_the_directorys else tuple(files)
+            str(own.directory), () if has_own_weights else tuple(files)
         )
 
     def _open(self, name: str, revision: str | None) -> Repository:
@@ -218,15 +223,15 @@ class _Fetching:
             quiet=self._quiet,
         )
 
-    def _weights_repository(self, own: Repository) -> Repository:
+    def _weight_repository(self, own: Repository) -> Repository:
         revision = self._options.weight_revision
         if revision in (None, own.revision):
             return own
         return self._open(own.name, revision)
 
-    def _all_of(self, repository: Repository) -> _Chosen:
+    def _select_all(self, repository: Repository) -> _WeightSelection:
         def read_index() -> list[str]:
-            (index,) = repository.fetch([INDEX_FILE], small=True)
+            (index,) = repository.download([INDEX_FILE], small=True)
             return list(weight_map(index).values())
 
         try:
@@ -234,19 +239,21 @@ class _Fetching:
                 repository.name, repository.names, read_index, gguf=self._gguf
             )
         except HubError as error:
-            raise repository.incomplete(error) from error
-        return _Chosen(names, repository, whole=True)
+            raise repository.selection_error(error) from error
+        return _WeightSelection(names, repository, whole=True)
 
-    def _named(self, path: str, own: Repository | None) -> _Chosen:
-        """What a ``--weight-path`` stands for."""
+    def _select(self, path: str, own: Repository | None) -> _WeightSelection:
+        """Returns the weights that a ``--weight-path`` names."""
         if Path(path).exists():
-            return _Chosen([path])
+            return _WeightSelection([path])
         owner, _, rest = path.partition("/")
         name, _, file = rest.partition("/")
-        if own is not None and (path in own.names or not (file or _is_name(path))):
+        if own is not None and (
+            path in own.names or not (file or _is_repository_name(path))
+        ):
             file = path
         if own is not None and (file == path or f"{owner}/{name}" == own.name):
-            repository = self._weights_repository(own)
+            repository = self._weight_repository(own)
         else:
             try:
                 repository = self._open(
@@ -257,14 +264,14 @@ class _Fetching:
                     error
                 )
         if not file:
-            return self._all_of(repository)
+            return self._select_all(repository)
         try:
             check_weight_name(repository.name, file, repository.names)
         except HubError as error:
-            raise repository.incomplete(error) from error
-        return _Chosen([file], repository)
+            raise repository.selection_error(error) from error
+        return _WeightSelection([file], repository)
 
 
-def _is_name(path: str) -> bool:
-    """Whether a path of at most two parts is a repository rather than a file in one."""
+def _is_repository_name(path: str) -> bool:
+    """Returns True if a path of at most two parts is a repository and not a file."""
     return "/" in path and not path.endswith(WEIGHT_SUFFIXES)

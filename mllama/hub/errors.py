@@ -1,4 +1,4 @@
-"""What the hub's client complains about, in one line with the way out."""
+"""Errors of the hub's client, reworded as one line that names the way out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LOG_IN = "set HF_TOKEN to a token of yours or log in with `hf auth login`"
 
 
 def hub_error(error: Exception, name: str, revision: str) -> MllamaError:
-    """The error to raise instead of one of the client, httpx or the system.
+    """Returns the error to raise in place of one of the client, httpx or the system.
 
     Args:
-        error: What was caught while a repository was asked for.
+        error: The error of a request for a repository.
         name: The repository, ``owner/name``.
-        revision: The revision that was asked for.
+        revision: The requested revision.
     """
     if isinstance(error, MllamaError):
         return error
@@ -25,7 +25,7 @@ def hub_error(error: Exception, name: str, revision: str) -> MllamaError:
 
 
 def explain(error: Exception, name: str, revision: str) -> tuple[str, str]:
-    """What is wrong, and the way out."""
+    """Returns what is wrong, and the way out."""
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -47,22 +47,22 @@ def explain(error: Exception, name: str, revision: str) -> tuple[str, str]:
     if isinstance(error, (LocalEntryNotFoundError, ValueError)) and isinstance(
         cause, (OSError, httpx.HTTPError)
     ):
-        # The client has looked into its cache instead, in vain.
+        # The client fell back on its cache, which lacks the file.
         return explain(cause, name, revision)
     match error:
         case HFValidationError():
             return (
-                f"{name!r} is no directory here and no name of a repository",
+                f"{name!r} is neither a local directory nor the name of a repository",
                 _first_line(error),
             )
         case OfflineModeIsEnabled():
             return (
-                f"HF_HUB_OFFLINE forbids to ask the hub for {name}",
+                f"HF_HUB_OFFLINE forbids requests to the hub for {name}",
                 "unset it once to download the model, or give a directory",
             )
         case GatedRepoError() if _has_token():
             return (
-                f"{name} is gated, and the account of the token sent has no access",
+                f"{name} is gated, and the account of your token has no access",
                 f"ask for it on {page}, or {_LOG_IN}",
             )
         case GatedRepoError():
@@ -73,56 +73,56 @@ def explain(error: Exception, name: str, revision: str) -> tuple[str, str]:
                 f"see {page}/tree/main for its branches and tags",
             )
         case RemoteEntryNotFoundError():
-            return f"{page} lists a file that isn't there", _first_line(error)
+            return f"{page} lists a file that doesn't exist", _first_line(error)
         case DisabledRepoError():
             return f"{name} is disabled on the hub", f"see {page}, or use a copy of it"
         case RepositoryNotFoundError() if _has_token():
             return (
-                f"{name} is no directory here, and {endpoint} has no such model or "
-                "hides it from the account of the token sent",
+                f"{name} is no local directory, and {endpoint} has no such model or "
+                "hides it from the account of your token",
                 f"check the name, or {_LOG_IN}",
             )
         case RepositoryNotFoundError():
             return (
-                f"{name} is no directory here, and {endpoint} has no such model or "
-                "hides it from who sends no token",
+                f"{name} is no local directory, and {endpoint} has no such model or "
+                "hides it from requests without a token",
                 f"check the name, or {_LOG_IN}",
             )
         case HfHubHTTPError() if error.response.status_code == 401:
-            return f"the hub refuses the token that was sent for {name}", _LOG_IN
+            return f"the hub refuses the token sent for {name}", _LOG_IN
         case HfHubHTTPError() if error.response.status_code == 403:
-            return f"the token that was sent may not read {name}", _LOG_IN
+            return f"the token sent has no permission to read {name}", _LOG_IN
         case HfHubHTTPError():
             return (
-                f"{endpoint} answers {error.response.status_code} when asked for "
-                f"{name}",
-                "start again later, what has arrived is kept",
+                f"{endpoint} answers requests for {name} with status "
+                f"{error.response.status_code}",
+                "start again later: partial downloads are kept",
             )
         case httpx.UnsupportedProtocol():
-            return f"{endpoint!r} is no address", "check HF_ENDPOINT"
+            return f"{endpoint!r} is not a valid address", "check HF_ENDPOINT"
         case httpx.HTTPError():
             return (
                 f"{endpoint} can't be reached for {name} ({_first_line(error)})",
                 "check the connection, the proxy and HF_ENDPOINT, and start again: "
-                "what has arrived is kept",
+                "partial downloads are kept",
             )
         case OSError() if not isinstance(error, FileMetadataError):
-            return _disk(error)
+            return _explain_disk(error)
         case _:
             return (
-                f"{endpoint} doesn't answer as the hub does "
+                f"{endpoint} doesn't answer like the hub "
                 f"({type(error).__name__}: {_first_line(error)})",
                 "check HF_ENDPOINT",
             )
 
 
-def _disk(error: OSError) -> tuple[str, str]:
+def _explain_disk(error: OSError) -> tuple[str, str]:
     place = f"the hub's cache {cache_path()}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk of {place} is full",
-            "make room and start again, what has arrived is kept, or move the cache "
-            "with HF_HOME",
+            "free some space and start again (partial downloads are kept), or move the "
+            "cache with HF_HOME",
         )
     where = f" ({error.filename})" if error.filename else ""
     return (
@@ -132,7 +132,7 @@ def _disk(error: OSError) -> tuple[str, str]:
 
 
 def cache_path() -> Path:
-    """Where the hub's client keeps repositories."""
+    """Returns the directory in which the hub's client keeps repositories."""
     from huggingface_hub import constants
 
     return Path(os.path.abspath(Path(constants.HF_HUB_CACHE).expanduser()))

@@ -1,4 +1,4 @@
-"""Which files of a repository make up a model."""
+"""Selection of the files of a repository that make up a model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mllama.weights.checkpoint import (
 from mllama.weights.gguf.writing import SMALL_FILES
 
 SMALL: Final = (*SMALL_FILES, "added_tokens.json")
-"""Configuration, tokenizer, image processor and chat template, as far as they exist."""
+"""Configuration, tokenizer, image processor and chat template; not all exist."""
 
 SAFETENSORS: Final = ".safetensors"
 GGUF: Final = ".gguf"
 WEIGHT_SUFFIXES: Final = (SAFETENSORS, GGUF)
-"""Of the weights that are read."""
+"""The formats of weights that are supported."""
 
 
 def choose_weights(
@@ -30,19 +30,19 @@ def choose_weights(
     *,
     gguf: bool = True,
 ) -> list[str]:
-    """The weights to fetch, in the order in which transformers looks for them.
+    """Returns the names of the weight files, looked up in transformers' order.
 
-    Only files at the top are a checkpoint's own: Meta's repositories keep other forms
+    Only safetensors files at the top level count: Meta's repositories keep other forms
     of the same weights in folders.
 
     Args:
-        repository: For messages.
+        repository: The repository's name, for messages.
         names: The repository's files.
-        read_index: Fetches the index and gives the files that it names.
-        gguf: Whether a GGUF file will do.
+        read_index: Downloads the index and returns the files that it names.
+        gguf: Whether a GGUF file is acceptable.
 
     Raises:
-        HubError: If there are none, only pickles, or a choice that isn't ours.
+        HubError: If there are no weights, only pickles, or several candidates.
         CheckpointError: If the index is damaged.
     """
     top = sorted(name for name in names if "/" not in name)
@@ -62,7 +62,7 @@ def choose_weights(
     if tensors:
         raise HubError(
             f"{repository} holds {len(tensors)} safetensors files but no {INDEX_FILE} "
-            "that says which belong together; choose with --weight-path: "
+            "to say which belong together; choose with --weight-path: "
             f"{listed(tensors)}"
         )
     files = gguf_files(names)
@@ -85,15 +85,15 @@ def choose_weights(
 
 
 def gguf_files(names: Iterable[str]) -> list[str]:
-    """The GGUF files among a repository's files, those in folders too."""
+    """Returns the GGUF files of a repository, including those in folders."""
     return sorted(name for name in names if name.endswith(GGUF))
 
 
 def check_weight_name(repository: str, name: str, names: Sequence[str]) -> None:
-    """Checks that a file that the user named is there and can be read.
+    """Checks that a weight file named by the user exists in a supported format.
 
     Raises:
-        HubError: If not.
+        HubError: If it doesn't.
     """
     known = [each for each in names if each.endswith(WEIGHT_SUFFIXES)]
     if name not in names:
@@ -103,6 +103,6 @@ def check_weight_name(repository: str, name: str, names: Sequence[str]) -> None:
         )
     if name not in known:
         raise HubError(
-            f"{name} of {repository} is neither safetensors nor GGUF, the weights that "
-            "are read"
+            f"{name} of {repository} is neither safetensors nor GGUF, the formats that "
+            "are supported"
         )

@@ -1,4 +1,4 @@
-"""How the hub is asked, and what comes of it; apart so that options load nothing."""
+"""Options for the hub and the result of a download; this module imports no client."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How to ask the hub.
+    """Options for downloads from the hub.
 
     Attributes:
         revision: Branch, tag or commit of the model's repository; None is ``main``.
-        weight_revision: That of weights, if it is another one.
-        force_download: Whether to download what is in the cache already.
-        trust_remote_code: Whether a model's own code is fetched, too, and may run.
+        weight_revision: Revision of the weights, if it is another one.
+        force_download: Whether to download files that are in the cache already.
+        trust_remote_code: Whether to download the model's own code, which may then
+            run.
     """
 
     revision: str | None = None
@@ -25,11 +26,11 @@ class HubOptions:
 
 @dataclass(frozen=True)
 class DownloadedModel:
-    """Files on this machine.
+    """A model whose files are on this machine.
 
     Attributes:
         model: A directory in Hugging Face layout, or a GGUF file.
-        weight_path: The weights' files; none are the model's own.
+        weight_path: The weight files; empty if the model's own are used.
     """
 
     model: str

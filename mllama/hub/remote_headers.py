@@ -1,4 +1,9 @@
-"""The headers of weights that are still on the hub, checked before the rest comes."""
+"""Checks of the headers of weight files on the hub, before the rest is downloaded.
+
+The hub's client can parse a safetensors header, too, but reads the whole file into
+memory if the server ignores ranges, and drops the length of the header, without which a
+truncated file can't be told from a whole one.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +23,22 @@ from mllama.weights.gguf.writing import ARCHITECTURE
 from mllama.weights.safetensors_header import MAX_HEADER_BYTES
 
 _FIRST_BYTES: Final = 1 << 18
-"""Holds the headers of most safetensors files, and the architecture of GGUF files."""
+"""Enough for most safetensors headers, and for the architecture in a GGUF file."""
 
 
 def check_headers(
     repository: Repository, names: Sequence[str], config: Path | None
 ) -> None:
-    """Checks what the headers of files say that are not in the cache yet.
+    """Checks the headers of those files that are not in the cache yet.
 
     Args:
-        repository: Where they are.
-        names: The files.
+        repository: The files' repository.
+        names: The weight files.
         config: The model's configuration, if the files are all of its weights.
 
     Raises:
-        HubError: If the headers can't be had, or are of another model.
-        CheckpointError: As from :func:`open_checkpoint`.
+        HubError: If the headers can't be read, or belong to another model.
+        CheckpointError: As :func:`open_checkpoint`.
     """
     missing = [name for name in names if not repository.has(name)]
     for name in missing:
@@ -41,7 +46,7 @@ def check_headers(
             _check_architecture(repository, name)
     if config is not None and missing and names[0].endswith(SAFETENSORS):
         with (
-            # Without room for the headers the files are checked when they are here.
+            # If the headers don't fit on the disk, the files are checked later.
             contextlib.suppress(OSError),
             tempfile.TemporaryDirectory(prefix="mllama-") as directory,
         ):
@@ -51,7 +56,7 @@ def check_headers(
 def _check_tensors(
     repository: Repository, names: Sequence[str], config: Path, directory: Path
 ) -> None:
-    """Opens a checkpoint of which only the headers are there, the rest being holes."""
+    """Opens a checkpoint of sparse files: real headers, and holes for the data."""
     (directory / config.name).symlink_to(config)
     index = repository.directory / INDEX_FILE
     if index.is_file():
@@ -69,9 +74,9 @@ def _check_tensors(
     try:
         open_checkpoint(directory)
     except CheckpointError as error:
-        said = str(error).replace(f"{directory}/", f"{repository.name}/")
-        said = said.replace(str(directory), repository.name)
-        raise CheckpointError(said) from error
+        message = str(error).replace(f"{directory}/", f"{repository.name}/")
+        message = message.replace(str(directory), repository.name)
+        raise CheckpointError(message) from error
 
 
 def _header(repository: Repository, name: str) -> bytes:
@@ -85,7 +90,7 @@ def _header(repository: Repository, name: str) -> bytes:
 def _check_architecture(repository: Repository, name: str) -> None:
     start = repository.read_start(name, _FIRST_BYTES)
     if not start.startswith(MAGIC):
-        raise HubError(f"{name} of {repository.name} is no GGUF file")
+        raise HubError(f"{name} of {repository.name} is not a GGUF file")
     architecture = gguf_architecture(start)
     if architecture not in (None, ARCHITECTURE):
         raise HubError(
@@ -95,13 +100,13 @@ def _check_architecture(repository: Repository, name: str) -> None:
 
 
 def gguf_architecture(start: bytes) -> str | None:
-    """``general.architecture`` of a GGUF file, which writers put among the first keys.
+    """Returns the value of ``general.architecture``, one of a GGUF file's first keys.
 
     Args:
         start: The file's first bytes.
 
     Returns:
-        The architecture; None if it can't be told from these bytes.
+        The architecture; None if these bytes don't contain it.
     """
     at = 24  # Magic, version and two counts.
     with contextlib.suppress(struct.error, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""A repository of the hub at one commit, and its copy in the cache."""
+"""A repository of the hub at one commit, and its files in the hub's cache."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from threading import Event
 from typing import Any, Final
 
 from mllama.errors import HubError, MllamaError
+from mllama.hub.client_progress import client_bar_class
 from mllama.hub.errors import cache_path, explain, hub_error
-from mllama.hub.progress import DownloadBar
-from mllama.hub.transfer import Blob, Stopped, check_room, read_start, receive
+from mllama.hub.transfer import (
+    Blob,
+    DownloadCancelled,
+    check_disk_space,
+    download_blob,
+    read_start,
+)
 from mllama.utils.atomic_file import write_small_file
+from mllama.utils.byte_progress import ByteProgress
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-_MOST_SMALL_BYTES: Final = 100_000_000
-"""What configuration, tokenizer and index are at most; real ones have 20 megabytes."""
+_MAX_SMALL_BYTES: Final = 100_000_000
+"""The limit for configuration, tokenizer and index; real ones have 20 megabytes."""
 
 _CONNECTIONS: Final = 4
 
@@ -29,17 +36,18 @@ _CONNECTIONS: Final = 4
 class Repository:
     """A repository at the commit that a revision names now.
 
-    If the hub can't say which that is, the copy in the cache is used as it is, which is
-    said on stderr.
+    If the hub can't say which commit that is, the copy in the cache is used, and a line
+    on stderr says so.
 
     Args:
         name: ``owner/name``.
         revision: A branch, a tag or a commit.
-        force: Whether to download what is in the cache already.
-        quiet: Whether to show no progress and say nothing.
+        force: Whether to download files that are in the cache already.
+        quiet: Whether to show no progress and no messages.
 
     Raises:
-        HubError: If the hub refuses it or can't be reached and there is no copy.
+        HubError: If the hub refuses access or can't be reached, and the cache holds no
+            copy.
     """
 
     def __init__(
@@ -50,8 +58,8 @@ class Repository:
         self._force = force
         self._quiet = quiet
         self._sizes: dict[str, int | None] = {}
-        self._refused: MllamaError | None = None
-        """Why the copy in the cache must do."""
+        self._hub_failure: MllamaError | None = None
+        """Why the copy in the cache is used."""
         try:
             from huggingface_hub import HfApi, constants
             from huggingface_hub.file_download import repo_folder_name
@@ -67,49 +75,49 @@ class Repository:
             )
             commit = str(info.sha)
             if not _COMMIT.fullmatch(commit):
-                raise ValueError(f"{commit!r} is no commit")
+                raise ValueError(f"{commit!r} is not a commit")
             self._sizes = {
                 file.rfilename: file.size
                 for file in info.siblings or ()
                 if _is_inside(file.rfilename)
             }
             self.directory = self._snapshot(commit)
-            self._keep_reference(commit)
+            self._save_reference(commit)
         except Exception as error:
-            self._use_copy(error)
+            self._use_cached_copy(error)
 
     def _snapshot(self, commit: str) -> Path:
         return self._storage / "snapshots" / commit
 
-    def _keep_reference(self, commit: str) -> None:
-        """Notes which commit a branch or tag is, for a start without the hub."""
+    def _save_reference(self, commit: str) -> None:
+        """Saves the commit of a branch or tag, for a start without the hub."""
         if self.revision == commit:
             return
         reference = self._storage / "refs" / self.revision
-        # A cache that can't be written may still hold all that is needed.
+        # A read-only cache may still hold everything that is needed.
         with contextlib.suppress(OSError):
             reference.parent.mkdir(parents=True, exist_ok=True)
             write_small_file(reference, commit.encode())
 
-    def _use_copy(self, error: Exception) -> None:
-        """Falls back on the cache if there is a copy and the hub has not decided."""
+    def _use_cached_copy(self, error: Exception) -> None:
+        """Falls back on the cache, unless it has no copy or the error is final."""
         from huggingface_hub.errors import (
             HFValidationError,
             OfflineModeIsEnabled,
             RevisionNotFoundError,
         )
 
-        refused = hub_error(error, self.name, self.revision)
+        failure = hub_error(error, self.name, self.revision)
         if self._force or isinstance(error, (HFValidationError, RevisionNotFoundError)):
-            raise refused from error
+            raise failure from error
         commit = self.revision
-        # A commit has no reference, but is its own name.
+        # A revision without a reference may be a commit itself.
         with contextlib.suppress(OSError, ValueError):
             commit = (self._storage / "refs" / self.revision).read_text().strip()
         self.directory = self._snapshot(commit)
         if not _COMMIT.fullmatch(commit) or not self.directory.is_dir():
-            raise refused from error
-        self._refused = refused
+            raise failure from error
+        self._hub_failure = failure
         self._sizes = {
             file.relative_to(self.directory).as_posix(): file.stat().st_size
             for file in self.directory.rglob("*")
@@ -117,124 +125,124 @@ class Repository:
         }
         if not isinstance(error, OfflineModeIsEnabled):
             reason, _ = explain(error, self.name, self.revision)
-            self._say(f"{reason}; using the copy in the cache")
+            self._print(f"{reason}; using the copy in the cache")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if not self._quiet:
             print(f"mllama: {line}", file=sys.stderr, flush=True)
 
     @property
     def names(self) -> Sequence[str]:
-        """The files that there are, in folders too; without the hub, in the cache."""
+        """The names of all files, or of the cached ones if the hub is unavailable."""
         return list(self._sizes)
 
-    def incomplete(self, error: Exception) -> Exception:
-        """The error to raise where a choice among the files fails.
+    def selection_error(self, error: Exception) -> Exception:
+        """Returns the error to raise if a choice among the files fails.
 
-        Without the hub that is that the cache lacks them.
+        If the hub is unavailable, the reason is that the copy in the cache is
+        incomplete.
         """
-        if self._refused is None:
+        if self._hub_failure is None:
             return error
         return HubError(
             f"the copy of {self.name} in the cache is incomplete ({error}), and "
-            f"{self._refused}"
+            f"{self._hub_failure}"
         )
 
     def has(self, name: str) -> bool:
-        """Whether a file is in the cache already and is to stay as it is."""
+        """Returns True if a file is in the cache and need not be downloaded again."""
         return (self.directory / name).is_file() and not self._force
 
     def read_start(self, name: str, count: int) -> bytes:
-        """The first bytes of a file that isn't in the cache.
+        """Returns the first bytes of a file on the hub.
 
         Raises:
-            HubError: If the hub can't be asked.
+            HubError: If the hub doesn't send them.
         """
-        return self._asking(lambda: read_start(self._url(name), count))
+        return self._translate_errors(lambda: read_start(self._url(name), count))
 
     def size(self, name: str) -> int | None:
-        """A file's bytes, if the hub says them."""
+        """Returns a file's size in bytes, or None if the hub doesn't say it."""
         return self._sizes[name]
 
-    def fetch(self, names: Iterable[str], *, small: bool = False) -> list[Path]:
-        """Brings files into the cache.
+    def download(self, names: Iterable[str], *, small: bool = False) -> list[Path]:
+        """Downloads the files that the cache lacks.
 
         Args:
-            names: Among :attr:`names`.
-            small: Whether they are such that a large one can't be meant.
+            names: Some of :attr:`names`.
+            small: Whether these files must be small; no progress is shown for them.
 
         Returns:
-            Where they are, in the order asked for.
+            The files' paths, in the order of the names.
 
         Raises:
-            HubError: If one can't be had.
+            HubError: If a file can't be downloaded.
         """
         names = list(names)
         missing = [name for name in names if not self.has(name)]
         for name in missing if small else ():
-            if (self._sizes[name] or 0) > _MOST_SMALL_BYTES:
+            if (self._sizes[name] or 0) > _MAX_SMALL_BYTES:
                 raise HubError(
-                    f"{name} of {self.name} has {self._sizes[name]} bytes, which no "
-                    "such file has; use another repository"
+                    f"{name} of {self.name} has {self._sizes[name]} bytes, too many "
+                    "for such a file; use another repository"
                 )
         if missing:
-            self._asking(lambda: self._download(missing, small))
+            self._translate_errors(lambda: self._download(missing, small))
         return [self.directory / name for name in names]
 
-    def _asking(self, ask: Callable[[], Any]) -> Any:
+    def _translate_errors(self, request: Callable[[], Any]) -> Any:
         try:
-            return ask()
+            return request()
         except Exception as error:
             raise hub_error(error, self.name, self.revision) from error
 
     def _download(self, names: list[str], small: bool) -> None:
-        blobs = [] if small else [self._blob(name) for name in names]
+        blobs = [None if small else self._blob(name) for name in names]
+        known = [blob for blob in blobs if blob is not None]
         (self._storage / "blobs").mkdir(parents=True, exist_ok=True)
-        check_room([blob for blob in blobs if blob is not None], self._storage)
+        check_disk_space(known, self._storage)
+        total = sum(self._sizes[name] or 0 for name in names)
         if not small:
-            total = sum(self._sizes[name] or 0 for name in names)
-            self._say(f"downloading {self.name}, {total / 1e9:.2f} GB")
-        stop = Event()
+            self._print(f"downloading {self.name}, {total / 1e9:.2f} GB")
+        cancel = Event()
         with (
-            DownloadBar(f"mllama: {self.name}", self._quiet or small) as bar,
+            ByteProgress(self.name, total, quiet=self._quiet or small) as progress,
             ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="mllama-hub") as pool,
         ):
-            bar.expect(sum(blob.size for blob in blobs if blob is not None))
             try:
                 running = [
-                    pool.submit(self._download_one, name, blob, bar, stop)
-                    for name, blob in zip(
-                        names, blobs or [None] * len(names), strict=True
-                    )
+                    pool.submit(self._download_one, name, blob, progress, cancel)
+                    for name, blob in zip(names, blobs, strict=True)
                 ]
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
             finally:
-                stop.set()
+                cancel.set()
                 pool.shutdown(wait=False, cancel_futures=True)
             for each in done:
                 failure = each.exception()
-                if failure is not None and not isinstance(failure, Stopped):
+                if failure is not None and not isinstance(failure, DownloadCancelled):
                     raise failure
 
     def _download_one(
-        self, name: str, blob: Blob | None, bar: DownloadBar, stop: Event
+        self, name: str, blob: Blob | None, progress: ByteProgress, cancel: Event
     ) -> None:
         from huggingface_hub import hf_hub_download
 
-        if blob is not None:
-            receive(blob, bar.advance, stop)
-        # Of what has been received, this only notes in the cache what it is.
-        hf_hub_download(
-            self.name,
-            name,
-            revision=self.directory.name,
-            cache_dir=cache_path(),
-            force_download=self._force and blob is None,
-            tqdm_class=bar.client_class(),
-        )
+        with progress.file(name, self._sizes[name]) as file:
+            if blob is not None:
+                download_blob(blob, file, cancel)
+            # If the blob is in the cache by now, this only links the snapshot to it.
+            hf_hub_download(
+                self.name,
+                name,
+                revision=self.directory.name,
+                cache_dir=cache_path(),
+                force_download=self._force and blob is None,
+                tqdm_class=client_bar_class(file),
+            )
 
     def _blob(self, name: str) -> Blob | None:
-        """A large file, unless only the client knows how to get it."""
+        """Returns a large file, or None if only the client can download it."""
         from huggingface_hub import constants, get_hf_file_metadata
 
         url = self._url(name)
@@ -253,7 +261,7 @@ class Repository:
             self._locks / f"{digest}.lock",
             size,
             digest,
-            anew=self._force,
+            force=self._force,
         )
 
     def _url(self, name: str) -> str:
@@ -263,6 +271,6 @@ class Repository:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a file's name stays in its repository's directory."""
+    """Returns True if a file's name stays in its repository's directory."""
     path = PurePosixPath(name)
     return not (path.is_absolute() or ".." in path.parts or "\\" in name)

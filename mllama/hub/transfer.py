@@ -1,9 +1,9 @@
-"""Large files of the hub: resumed where an earlier start was cut off, and verified.
+"""Downloads of large files that resume after a restart and are verified.
 
-The hub's client resumes within one call but throws away what has arrived when it ends,
-which for weights is gigabytes.  So what the hub stores by its SHA-256, as it does with
-every large file, is received here, under the name that the client's cache knows for
-incomplete files, and becomes the cache's own when the digest is right.
+The hub's client resumes within one call only: when its process ends, it deletes or
+abandons what has arrived, which for weights is gigabytes.  The hub identifies every
+large file by its SHA-256.  Such a file is downloaded here, next to the place where the
+client's cache keeps it, and moves there once the digest is right.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -19,18 +18,19 @@ from types import TracebackType
 from typing import Any, Final
 
 from mllama.errors import HubError
+from mllama.utils.byte_progress import FileProgress
 
 _CHUNK_BYTES: Final = 1 << 20
 
-PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each new attempt; any progress begins anew."""
+RETRY_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
+"""Pauses before each new attempt; any progress starts over with the first."""
 
-_BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""Answers of a server that may do better in a moment."""
+_RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses of a server that may recover in a moment."""
 
 
-class Stopped(Exception):
-    """Another transfer has failed, so that this one was given up."""
+class DownloadCancelled(Exception):
+    """Another download has failed, so this one was cancelled."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Blob:
 
     Attributes:
         name: The file's name in its repository, for messages.
-        url: Where it is.
-        path: Where it belongs in the cache.
-        lock: The client's lock on it.
-        size: Its bytes.
+        url: Its address.
+        path: Its place in the cache.
+        lock: The client's lock file for it.
+        size: Its size in bytes.
         digest: Its SHA-256 in hexadecimal.
-        anew: Whether to download it although it is there.
+        force: Whether to download it even if the cache has it.
     """
 
     name: str
@@ -53,49 +53,49 @@ class Blob:
     lock: Path
     size: int
     digest: str
-    anew: bool = False
+    force: bool = False
 
     @property
-    def part(self) -> Path:
-        """What has arrived of it."""
+    def partial_path(self) -> Path:
+        """The file that holds the bytes that have arrived."""
         return self.path.with_name(f"{self.digest}.incomplete")
 
     @property
-    def missing(self) -> int:
-        """Bytes that still have to come."""
+    def missing_bytes(self) -> int:
+        """The number of bytes that are still to be downloaded."""
         try:
-            return max(0, self.size - self.part.stat().st_size)
+            return max(0, self.size - self.partial_path.stat().st_size)
         except FileNotFoundError:
             return self.size
 
 
-def check_room(blobs: list[Blob], directory: Path) -> None:
-    """Checks that what is missing has room on the disk.
+def check_disk_space(blobs: list[Blob], directory: Path) -> None:
+    """Checks that the missing bytes fit on the disk.
 
     Raises:
-        HubError: If not.
+        HubError: If they don't.
     """
-    needed = sum(blob.missing for blob in blobs)
+    needed = sum(blob.missing_bytes for blob in blobs)
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise HubError(
             f"{needed / 2**30:.1f} GiB are still to be downloaded to {directory}, but "
-            f"only {free / 2**30:.1f} GiB are free there; make room, or move the cache "
-            "with HF_HOME"
+            f"only {free / 2**30:.1f} GiB are free there; free some space, or move the "
+            "cache with HF_HOME"
         )
 
 
-def receive(blob: Blob, arrived: Callable[[int], None], stop: Event) -> None:
-    """Downloads a file, or the rest of it, and puts it in its place.
+def download_blob(blob: Blob, progress: FileProgress, cancel: Event) -> None:
+    """Downloads a file, or the rest of it, and moves it to its place in the cache.
 
     Args:
         blob: The file.
-        arrived: Told how many bytes have come, less than none if they are discarded.
-        stop: Set to give up.
+        progress: Counts the bytes that arrive.
+        cancel: Cancels the download once it is set.
 
     Raises:
-        HubError: If what has arrived is not the file.
-        Stopped: If it was given up.
+        HubError: If the downloaded bytes are not the file's.
+        DownloadCancelled: If the download was cancelled.
         httpx.TransportError, HfHubHTTPError: If the hub can't be reached any more.
         OSError: If the disk is full or can't be written.
     """
@@ -104,36 +104,41 @@ def receive(blob: Blob, arrived: Callable[[int], None], stop: Event) -> None:
     blob.path.parent.mkdir(parents=True, exist_ok=True)
     blob.lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(blob.lock):
-        if blob.path.exists() and not blob.anew:
-            return arrived(blob.size)  # Another process was faster.
-        with _Part(blob.part) as part:
-            if part.size:
-                arrived(part.size)
-            _complete(part, blob, arrived, stop)
-            damaged = part.digest != blob.digest
-        if damaged:
-            blob.part.unlink()
+        if blob.path.exists() and not blob.force:
+            # Another process downloaded it while this one waited for the lock.
+            progress.resume(blob.size)
+            return
+        with _PartialFile(blob.partial_path) as partial:
+            if partial.size:
+                progress.resume(partial.size)
+            _download_rest(partial, blob, progress, cancel)
+            is_damaged = partial.digest != blob.digest
+        if is_damaged:
+            blob.partial_path.unlink()
             raise HubError(
-                f"what has arrived of {blob.name} is damaged and was deleted; start "
-                "again to download it anew"
+                f"the download of {blob.name} is damaged and was deleted; start again "
+                "to download it anew"
             )
-        os.replace(blob.part, blob.path)
+        os.replace(blob.partial_path, blob.path)
 
 
-class _Part:
-    """A file that grows, and the digest of what it holds."""
+class _PartialFile:
+    """A file that grows, and the digest of its content.
+
+    Entering the context opens the file and hashes the bytes of an earlier run.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __enter__(self) -> _Part:
+    def __enter__(self) -> _PartialFile:
         self._file = self._path.open("a+b", buffering=0)
         self._file.seek(0)
         self._hash = hashlib.sha256()
         self.size = 0
-        while held := self._file.read(_CHUNK_BYTES):
-            self._hash.update(held)
-            self.size += len(held)
+        while chunk := self._file.read(_CHUNK_BYTES):
+            self._hash.update(chunk)
+            self.size += len(chunk)
         return self
 
     def __exit__(
@@ -149,12 +154,12 @@ class _Part:
         return self._hash.hexdigest()
 
     def append(self, chunk: bytes) -> None:
-        left = memoryview(chunk)
-        while left:
-            written = self._file.write(left) or 0
-            self._hash.update(left[:written])
+        rest = memoryview(chunk)
+        while rest:
+            written = self._file.write(rest) or 0
+            self._hash.update(rest[:written])
             self.size += written
-            left = left[written:]
+            rest = rest[written:]
 
     def clear(self) -> None:
         self._file.truncate(0)
@@ -162,80 +167,84 @@ class _Part:
         self.size = 0
 
 
-def _complete(
-    part: _Part, blob: Blob, arrived: Callable[[int], None], stop: Event
+def _download_rest(
+    partial: _PartialFile, blob: Blob, progress: FileProgress, cancel: Event
 ) -> None:
-    """Asks for the rest until it is there."""
+    """Requests the rest of a file until it is complete."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
     failures = 0
-    while part.size != blob.size:
-        before = part.size
+    while partial.size != blob.size:
+        before = partial.size
         try:
-            _ask(part, blob, arrived, stop)
+            _request_rest(partial, blob, progress, cancel)
             failure: Exception = httpx.RemoteProtocolError("the connection broke off")
         except HfHubHTTPError as error:
-            if error.response.status_code not in _BUSY:
+            if error.response.status_code not in _RETRIED_STATUSES:
                 raise
             failure = error
         except httpx.TransportError as error:
             failure = error
-        if part.size == blob.size:
+        if partial.size == blob.size:
             return
-        failures = 1 if part.size > before else failures + 1
-        if failures > len(PAUSES):
+        failures = 1 if partial.size > before else failures + 1
+        if failures > len(RETRY_SECONDS):
             raise failure
-        if stop.wait(PAUSES[failures - 1]):
-            raise Stopped
+        if cancel.wait(RETRY_SECONDS[failures - 1]):
+            raise DownloadCancelled
 
 
-def _ask(part: _Part, blob: Blob, arrived: Callable[[int], None], stop: Event) -> None:
-    """One request for the rest of a file."""
+def _request_rest(
+    partial: _PartialFile, blob: Blob, progress: FileProgress, cancel: Event
+) -> None:
+    """Sends one request for the rest of a file."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if part.size > blob.size:
-        _discard(part, arrived)
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-    # The client leaves the token out where it is sent on to another host.
+    if partial.size > blob.size:
+        _discard(partial, progress)
+    if partial.size:
+        headers["Range"] = f"bytes={partial.size}-"
+    # The client's session drops the token when it is redirected to another host.
     with get_session().stream(
         "GET", blob.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
     ) as response:
         if response.status_code == 416:
-            return _discard(part, arrived)
+            return _discard(partial, progress)
         hf_raise_for_status(response)
-        start = f"bytes {part.size}-"
+        start = f"bytes {partial.size}-"
         if response.status_code != 206 or not response.headers.get(
             "Content-Range", ""
         ).startswith(start):
-            # The whole file, although the rest was asked for.
-            _discard(part, arrived)
+            # The server ignored the range and sends the whole file.
+            _discard(partial, progress)
         for chunk in response.iter_bytes():
-            if stop.is_set():
-                raise Stopped
-            if part.size + len(chunk) > blob.size:
+            if cancel.is_set():
+                raise DownloadCancelled
+            if partial.size + len(chunk) > blob.size:
                 raise HubError(
-                    f"the hub sends more of {blob.name} than the {blob.size} bytes "
-                    "that it has; start again, or check HF_ENDPOINT"
+                    f"the hub sends more bytes of {blob.name} than its size of "
+                    f"{blob.size}; start again, or check HF_ENDPOINT"
                 )
-            part.append(chunk)
-            arrived(len(chunk))
+            partial.append(chunk)
+            progress.advance(len(chunk))
 
 
-def _discard(part: _Part, arrived: Callable[[int], None]) -> None:
-    if part.size:
-        arrived(-part.size)
-    part.clear()
+def _discard(partial: _PartialFile, progress: FileProgress) -> None:
+    if partial.size:
+        progress.advance(-partial.size)
+    partial.clear()
 
 
 def read_start(url: str, count: int) -> bytes:
-    """The first bytes of a file of the hub, fewer if it is shorter.
+    """Returns the first bytes of a file of the hub, or all of a shorter file.
+
+    The connection is closed after these bytes, even if the server ignores the range.
 
     Raises:
-        httpx.TransportError, HfHubHTTPError: If the hub can't be asked.
+        httpx.TransportError, HfHubHTTPError: If the hub can't be reached.
     """
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status

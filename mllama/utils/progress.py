@@ -1,60 +1,82 @@
-"""What a start is waiting for, told on stderr.
+"""Progress on stderr, and the stages of a start.
 
-The first start on a machine compiles for minutes.  A silent program looks hung, so a
-display names what is being compiled and how long it has taken: every second on a
-terminal, every 15 seconds elsewhere.  Stages that pass in a moment are not shown.
+The first start on a machine compiles for minutes, and a silent program looks hung.  On
+a terminal a display keeps a live line.  Elsewhere, as in a log, it prints plain lines:
+at most one every ten seconds, and a last one with the total time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
-LOADING = "loading the weights"
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+LOADING: Final = "loading the weights"
 
 SHOWN_AFTER_SECONDS = 3.0
-TERMINAL_INTERVAL_SECONDS = 1.0
-LOG_INTERVAL_SECONDS = 15.0
+"""On a terminal, a stage that ends sooner is not shown; in a log, the interval."""
+
+TERMINAL_INTERVAL_SECONDS = 0.5
+LOG_INTERVAL_SECONDS = 10.0
 
 FIRST_START_SECONDS = 10.0
-"""A graph that takes longer is being compiled rather than found in MAX's cache."""
+"""A graph that takes longer is being compiled rather than loaded from MAX's cache."""
 
 FIRST_START = (
     "mllama: first start with this model on this machine: compiling takes minutes; "
     "later starts take seconds"
 )
 
+_TICK_SECONDS = 0.1
+
+_RUNNING = "{desc}: {elapsed_s:.0f} s"
+_DONE = "{desc}: done in {elapsed_s:.0f} s"
+_STOPPED = "{desc}: stopped after {elapsed_s:.0f} s"
+
 _current: StartProgress | None = None
 
 
-class StartProgress:
-    """Shows the stages of a start while it is entered as a context manager.
+class ProgressBar(tqdm):
+    """tqdm without its monitoring thread and its lock shared between processes."""
+
+    monitor_interval = 0
+
+
+ProgressBar.set_lock(threading.RLock())
+
+
+class ProgressDisplay:
+    """A display that a thread redraws while it is entered as a context manager.
 
     Args:
-        stream: Where to write; stderr by default.
+        stream: The stream to write to; stderr by default.
+        quiet: Whether to show nothing.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._lock = threading.Lock()
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._stream = _ProgressStream(stream or sys.stderr)
+        self._is_terminal = self._stream.is_terminal
+        self._interval = (
+            TERMINAL_INTERVAL_SECONDS if self._is_terminal else LOG_INTERVAL_SECONDS
+        )
+        self._quiet = quiet
+        self._lock = threading.RLock()
         self._stop = threading.Event()
         self._ticker = threading.Thread(
-            target=self._tick, name="mllama-progress", daemon=True
+            target=self._run, name="mllama-progress", daemon=True
         )
-        self._stage: str | None = None
-        self._since = 0.0
-        self._shown = False
-        self._next = 0.0
-        self._told_first_start = False
 
-    def __enter__(self) -> StartProgress:
-        global _current
-        _current = self
-        self._ticker.start()
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            self._ticker.start()
         return self
 
     def __exit__(
@@ -63,69 +85,138 @@ class StartProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop.set()
+        if not self._quiet:
+            self._ticker.join()
+        with self._lock:
+            self._end(finished=error is None)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_TICK_SECONDS):
+            with self._lock:
+                self._tick()
+
+    def _tick(self) -> None:
+        """Redraws the bars that are due."""
+        raise NotImplementedError
+
+    def _end(self, *, finished: bool) -> None:
+        """Writes the last line."""
+        raise NotImplementedError
+
+    def _new_bar(self, title: str, *, enabled: bool = True, **options: Any) -> Any:
+        """Returns a bar that redraws itself when it is updated after an interval."""
+        return ProgressBar(
+            desc=_printable(title),
+            file=self._stream,
+            disable=self._quiet or not enabled,
+            dynamic_ncols=self._is_terminal,
+            mininterval=self._interval,
+            miniters=0,
+            **options,
+        )
+
+
+class StartProgress(ProgressDisplay):
+    """A display of a start's stages and of how long each takes.
+
+    Stages that pass in a moment are not shown.
+
+    Args:
+        stream: The stream to write to; stderr by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._bar: Any = None
+        self._name = ""
+        self._since = 0.0
+        self._announced_first_start = False
+
+    def __enter__(self) -> Self:
+        global _current
+        _current = self
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
         global _current
         _current = None
-        self.stage(None, finished=error is None)
-        self._stop.set()
-        self._ticker.join()
+        super().__exit__(*error)
 
-    def stage(self, name: str | None, *, finished: bool = True) -> None:
+    def stage(self, name: str | None) -> None:
         """Ends the current stage and begins another, or none.
 
         Args:
-            name: What is being done now, as in "compiling the text graph".
-            finished: Whether the current stage came to its end.
+            name: The new stage, as in "compiling the text graph".
         """
         with self._lock:
-            if self._shown:
-                elapsed = time.monotonic() - self._since
-                ending = "done in" if finished else "stopped after"
-                self._write(f"mllama: {self._stage}: {ending} {elapsed:.0f} s", "\n")
-            self._stage = name
+            self._end(finished=True)
+            if name is None:
+                return
+            self._name = name
             self._since = time.monotonic()
-            self._next = self._since + (
-                SHOWN_AFTER_SECONDS if self._terminal else LOG_INTERVAL_SECONDS / 3
+            self._bar = self._new_bar(
+                f"mllama: {name}",
+                bar_format=_RUNNING,
+                delay=SHOWN_AFTER_SECONDS if self._is_terminal else self._interval,
             )
-            self._shown = False
 
     def _tick(self) -> None:
-        while not self._stop.wait(0.1):
-            with self._lock:
-                now = time.monotonic()
-                if self._stage is None or now < self._next:
-                    continue
-                elapsed = now - self._since
-                compiles = self._stage.startswith("compiling")
-                if (
-                    compiles
-                    and elapsed >= FIRST_START_SECONDS
-                    and not self._told_first_start
-                ):
-                    self._told_first_start = True
-                    self._write(FIRST_START, "\n")
-                self._write(
-                    f"mllama: {self._stage}: {elapsed:.0f} s",
-                    "" if self._terminal else "\n",
-                )
-                self._shown = True
-                self._next = now + (
-                    TERMINAL_INTERVAL_SECONDS
-                    if self._terminal
-                    else LOG_INTERVAL_SECONDS
-                )
+        if self._bar is None:
+            return
+        if (
+            not self._announced_first_start
+            and self._name.startswith("compiling")
+            and time.monotonic() - self._since >= FIRST_START_SECONDS
+        ):
+            self._announced_first_start = True
+            self._bar.clear()
+            self._stream.write(f"{FIRST_START}\n")
+        self._bar.update(0)
 
-    def _write(self, text: str, end: str) -> None:
-        # On a terminal a line is written over until its stage ends.
-        start = "\r\x1b[K" if self._terminal else ""
-        try:
-            self._stream.write(start + text + end)
-            self._stream.flush()
-        except (OSError, ValueError):
-            # A closed stderr must not stop the model from loading.
-            self._stop.set()
+    def _end(self, *, finished: bool) -> None:
+        if self._bar is not None:
+            self._bar.bar_format = _DONE if finished else _STOPPED
+            self._bar.close()
+        self._bar = None
 
 
 def stage(name: str | None) -> None:
-    """Begins a stage of the display that is on, if one is."""
+    """Begins a stage of the active :class:`StartProgress`, if there is one."""
     if _current is not None:
         _current.stage(name)
+
+
+class _ProgressStream:
+    """A stream for tqdm to write to.
+
+    A closed stderr must not stop the operation, so errors of the stream are ignored.
+    If the stream is no terminal, each update becomes a line of its own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.is_terminal = False
+        with contextlib.suppress(OSError, ValueError):
+            self.is_terminal = stream.isatty()
+
+    def write(self, text: str) -> None:
+        if not self.is_terminal:
+            text = text.strip()
+            if not text:
+                return
+            text = f"{_printable(text)}\n"
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _printable(text: str) -> str:
+    """Returns a text without control characters, which a file's name may contain."""
+    return "".join(c if c.isprintable() else "?" for c in text)

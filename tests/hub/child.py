@@ -1,5 +1,8 @@
-"""Fetches a model as a program of its own: the hub's client reads its environment as it
-is imported.  Arguments are those of ``download_model`` in JSON."""
+"""Downloads a model in a process of its own.
+
+The hub's client reads the environment when it is imported.  The argument is a JSON
+object with the arguments of ``download_model``.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
     options = HubOptions(**arguments.pop("options", {}))
     try:
-        fetched = download_model(**arguments, options=options, quiet=False)
+        downloaded = download_model(**arguments, options=options, quiet=False)
     except MllamaError as error:
         print(json.dumps({"error": str(error), "kind": type(error).__name__}))
     else:
         print(
             json.dumps(
-                {"model": fetched.model, "weights": list(map(str, fetched.weight_path))}
+                {
+                    "model": downloaded.model,
+                    "weights": list(map(str, downloaded.weight_path)),
+                }
             )
         )

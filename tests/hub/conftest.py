@@ -1,4 +1,4 @@
-"""A stand-in hub with the demo model, and a cache of its own."""
+"""A stand-in hub that holds the demo model, and a machine with an empty cache."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ UNNEEDED = {
 
 
 @dataclass
-class Fetch:
-    """What a child made of a request."""
+class DownloadResult:
+    """The outcome of a download in a child process."""
 
     stderr: str
     model: str = ""
@@ -42,7 +42,7 @@ class Fetch:
 
 
 class Machine:
-    """A user's machine: its environment, and what it fetches."""
+    """A user's machine: its environment and its caches."""
 
     def __init__(self, hub: StandInHub, home: Path) -> None:
         self.hub = hub
@@ -60,11 +60,11 @@ class Machine:
 
     @property
     def cache(self) -> Path:
-        """Where the repository is kept."""
+        """The directory of the repository in the hub's cache."""
         return self.home / "hub" / f"models--{NAME.replace('/', '--')}"
 
-    def fetch(self, model: str = NAME, **arguments: Any) -> Fetch:
-        """What comes of it, good or bad, and nothing but lines of ours on stderr."""
+    def download(self, model: str = NAME, **arguments: Any) -> DownloadResult:
+        """Downloads a model; stderr may hold this package's lines only."""
         done = subprocess.run(
             self.command(model, **arguments),
             env=self.environment,
@@ -75,9 +75,9 @@ class Machine:
         assert done.returncode == 0, done.stderr
         for line in done.stderr.splitlines():
             assert line.startswith("mllama: "), done.stderr
-        fetch = Fetch(done.stderr, **json.loads(done.stdout))
-        assert "\n" not in fetch.error
-        return fetch
+        result = DownloadResult(done.stderr, **json.loads(done.stdout))
+        assert "\n" not in result.error
+        return result
 
     def command(self, model: str = NAME, **arguments: Any) -> list[str]:
         asked = json.dumps({"model": model, **arguments})
@@ -105,3 +105,8 @@ def hub() -> Iterator[StandInHub]:
 @pytest.fixture
 def machine(hub: StandInHub, tmp_path: Path) -> Machine:
     return Machine(hub, tmp_path / "home")
+
+
+def assert_no_weights_downloaded(hub: StandInHub) -> None:
+    """Checks that the store sent no more than headers."""
+    assert sum(request.sent for request in hub.asked("/store/")) < 1_000_000

@@ -29,7 +29,7 @@ def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
     assert complaint in line
 
 
-def test_quantize_takes_a_repository(machine: Machine, tmp_path: Path) -> None:
+def test_quantize_accepts_a_repository(machine: Machine, tmp_path: Path) -> None:
     done = machine.mllama("quantize", NAME, str(tmp_path / "hub.gguf"))
     assert done.returncode == 0, done.stderr
     assert f"mllama: downloading {NAME}" in done.stderr
@@ -39,7 +39,7 @@ def test_quantize_takes_a_repository(machine: Machine, tmp_path: Path) -> None:
     assert hub_bytes == (tmp_path / "local.gguf").read_bytes()
 
 
-def test_a_terminal_sees_a_progress_bar(machine: Machine, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_progress_bar(machine: Machine, tmp_path: Path) -> None:
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
     command = [sys.executable, "-m", "mllama", "quantize", NAME, f"{tmp_path}/x.gguf"]
@@ -71,7 +71,7 @@ SERVE = ["serve", "--devices", "cpu", "--model-path"]
         ),
     ],
 )
-def test_a_refusal_is_one_line_and_nothing_is_left(
+def test_a_refusal_is_one_line_and_leaves_no_file(
     hub: StandInHub, machine: Machine, command: list[str], complaint: str
 ) -> None:
     hub.repositories[NAME].gated = True
@@ -87,7 +87,7 @@ def test_a_refusal_is_one_line_and_nothing_is_left(
         (SERVE, "--max-length", "999999999"),
     ],
 )
-def test_what_can_not_be_served_is_refused_before_the_weights_come(
+def test_unservable_options_are_refused_before_the_weights(
     hub: StandInHub, machine: Machine, command: list[str], option: str, value: str
 ) -> None:
     refused(machine.mllama(*command, NAME, option, value), value)
@@ -102,18 +102,18 @@ def test_what_can_not_be_served_is_refused_before_the_weights_come(
         (SERVE, ["--force-download"]),
     ],
 )
-def test_options_of_the_hub_are_not_ignored_for_a_directory(
+def test_options_of_the_hub_are_refused_for_a_directory(
     machine: Machine, command: list[str], option: list[str]
 ) -> None:
     done = machine.mllama(*command, str(MODEL_PATH), *option)
     refused(done, "is on this machine")
 
 
-def test_generate_answers_from_the_hub_and_max_asks_nobody(
+def test_generate_reads_the_cache_and_max_sends_no_request(
     hub: StandInHub, machine: Machine, tmp_path: Path
 ) -> None:
-    """The repository is downloaded once, by us; all the rest is read from the cache."""
-    machine.fetch()
+    """This package downloads the repository once; later starts read the cache."""
+    machine.download()
     hub.requests.clear()
     picture = Image.new("RGB", (200, 200), "white")
     ImageDraw.Draw(picture).ellipse((40, 40, 140, 140), fill="red")

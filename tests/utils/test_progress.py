@@ -1,8 +1,11 @@
-"""A long start says what it is doing; a short one says nothing."""
+"""A long start says what it is doing, a short one says nothing, and logs stay short."""
 
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -18,10 +21,16 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens all intervals."""
+    monkeypatch.setattr(progress, "_TICK_SECONDS", 0.02)
     monkeypatch.setattr(progress, "SHOWN_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(progress, "TERMINAL_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.15)
     monkeypatch.setattr(progress, "FIRST_START_SECONDS", 0.2)
+
+
+def test_logs_get_a_line_every_ten_seconds() -> None:
+    assert progress.LOG_INTERVAL_SECONDS == 10
 
 
 def test_a_short_start_is_silent() -> None:
@@ -40,9 +49,27 @@ def test_a_long_stage_is_named_with_its_time(kind: type[io.StringIO]) -> None:
         time.sleep(0.5)
     text = stream.getvalue()
     assert text.count(progress.FIRST_START) == 1
-    assert "compiling the text graph: 0 s" in text
-    assert "compiling the text graph: done in " in text
+    assert "mllama: compiling the text graph: 0 s" in text
+    assert "mllama: compiling the text graph: done in " in text
+    assert text.endswith("\n")
     assert ("\r" in text) == (kind is Terminal)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_log_holds_plain_lines_in_order() -> None:
+    stream = io.StringIO()
+    with StartProgress(stream):
+        stage("compiling the text graph")
+        time.sleep(0.5)
+        stage("loading the weights")
+        time.sleep(0.25)
+    lines = stream.getvalue().splitlines()
+    running = "mllama: compiling the text graph: 0 s"
+    assert lines[0] == running
+    assert lines[1:3] == [progress.FIRST_START, running]
+    assert lines[-1].startswith("mllama: loading the weights: done in")
+    assert 5 <= len(lines) <= 7
+    assert "\x1b" not in stream.getvalue()
 
 
 @pytest.mark.usefixtures("fast")
@@ -76,14 +103,41 @@ def test_a_failed_stage_is_not_called_done() -> None:
         time.sleep(0.3)
         raise OSError
     assert "stopped after" in stream.getvalue()
+    assert "done" not in stream.getvalue()
 
 
-def test_a_closed_stderr_does_not_stop_the_start() -> None:
-    stream = io.StringIO()
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_closed_stderr_does_not_stop_the_start(kind: type[io.StringIO]) -> None:
+    stream = kind()
+    finished = False
     with StartProgress(stream):
-        stream.close()
         stage("compiling the text graph")
+        time.sleep(0.1)
+        stream.close()
+        time.sleep(0.2)
+        stage("loading the weights")
+        finished = True
+    assert finished
+
+
+def test_a_broken_pipe_does_not_stop_the_start() -> None:
+    code = (
+        "import os, time; from mllama.utils import progress;"
+        "progress.LOG_INTERVAL_SECONDS = 0.1; display = progress.StartProgress();"
+        "display.__enter__(); progress.stage('loading'); time.sleep(0.5);"
+        "display.__exit__(None, None, None); print('finished', flush=True);"
+        "os._exit(0)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True
+    )
+    os.close(writer)
+    assert done.stdout == "finished\n"
 
 
 def test_without_a_display_stages_are_ignored() -> None:
     stage("compiling the text graph")
+    assert progress._current is None
