@@ -20,7 +20,7 @@ from mllama.max_compat.model import (
 from mllama.nn.layers.image_cache_inputs import (
     ImageReadInputs,
     ImageWriteInputs,
-    sees_dtype,
+    image_mask_dtype,
 )
 
 
@@ -135,8 +135,8 @@ class ImageCacheStorage:
             np.arange(len(places) + 1, dtype=np.uint32) * np.uint32(tokens)
         )
         return [
-            ImageWriteInputs(pages=pages, row_offsets=row_offsets)
-            for pages, row_offsets in zip(page_inputs, offsets, strict=True)
+            ImageWriteInputs(pages=pages, patch_offsets=patch_offsets)
+            for pages, patch_offsets in zip(page_inputs, offsets, strict=True)
         ]
 
     def read_inputs(
@@ -154,8 +154,8 @@ class ImageCacheStorage:
         image_tokens = [read.image_tokens if read.entry else 1 for read in reads]
         lengths = np.array([read.length for read in reads], dtype=np.uint32)
         longest = max(read.length for read in reads)
-        dtype = sees_dtype(is_host=self.devices[0].is_host).to_numpy()
-        sees_image = np.repeat(
+        dtype = image_mask_dtype(is_host=self.devices[0].is_host).to_numpy()
+        image_mask = np.repeat(
             np.array([read.entry is not None for read in reads], dtype), lengths
         )
         return [
@@ -164,9 +164,9 @@ class ImageCacheStorage:
                 segment_offsets=segment_offsets,
                 image_offsets=image_offsets,
                 max_segment_length=_host(longest, np.uint32),
-                sees_image=sees,
+                image_mask=mask,
             )
-            for pages, segment_offsets, image_offsets, sees in zip(
+            for pages, segment_offsets, image_offsets, mask in zip(
                 self._page_inputs(
                     [
                         read.entry.pages if read.entry else (ZERO_PAGE,)
@@ -178,7 +178,7 @@ class ImageCacheStorage:
                 ),
                 self._upload(_offsets(lengths)),
                 self._upload(_offsets(image_tokens)),
-                self._upload(sees_image[:, None]),
+                self._upload(image_mask[:, None]),
                 strict=True,
             )
         ]

@@ -67,7 +67,7 @@ def networks(
     def image_encoder(device: DeviceRef, num_shards: int) -> MllamaImageEncoder:
         return MllamaImageEncoder(
             config.model,
-            config.pool,
+            config.image_cache_params,
             config.dtype,
             device,
             num_shards,
@@ -79,7 +79,7 @@ def networks(
         return MllamaTextDecoder(
             config.model,
             config.kv_params,
-            config.pool,
+            config.image_cache_params,
             config.dtype,
             device,
             num_shards,

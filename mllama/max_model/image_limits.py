@@ -85,4 +85,4 @@ class ImageLimits:
         # Computed late: MAX resolves its configuration after it makes the tokenizer.
         config = MllamaArchConfig.initialize(self._pipeline_config, max_seq_len=1)
         pages = image_cache_pages(config, self._pipeline_config) - 1
-        return pages, config.pool.bytes_per_block
+        return pages, config.image_cache_params.bytes_per_block

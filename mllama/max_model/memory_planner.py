@@ -34,7 +34,7 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
     """
     devices = load_devices(pipeline_config.model.device_specs)
     memory = sum(int(device.stats["total_memory"]) for device in devices)
-    page_bytes = config.pool.bytes_per_block
+    page_bytes = config.image_cache_params.bytes_per_block
     per_image = pages_per_image(config)
     settings = ModelSettings.from_max(pipeline_config.model)
     if settings.image_cache_size is None:
@@ -73,8 +73,9 @@ def run_pages(tokens: Sequence[int]) -> int:
 def image_cache_summary(config: MllamaArchConfig, pages: int) -> str:
     """Returns a line about the image cache for the log."""
     images = (pages - 1) // pages_per_image(config)
+    size = pages * config.image_cache_params.bytes_per_block
     return (
-        f"image cache: {format_bytes(pages * config.pool.bytes_per_block)}, "
+        f"image cache: {format_bytes(size)}, "
         f"{images} image(s) of {config.model.vision_config.max_num_tiles} tiles"
     )
 
@@ -102,4 +103,7 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
         """Returns the bytes of the image cache."""
         del huggingface_config
         config: MllamaArchConfig = self._config
-        return image_cache_pages(config, pipeline_config) * config.pool.bytes_per_block
+        return (
+            image_cache_pages(config, pipeline_config)
+            * config.image_cache_params.bytes_per_block
+        )

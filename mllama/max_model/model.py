@@ -101,7 +101,9 @@ class MllamaModel(
         self._freqs_cis = rotary_buffers(config, devices)
         vision_config = config.model.vision_config
         storage = ImageCacheStorage(
-            config.pool, devices, image_cache_pages(config, pipeline_config)
+            config.image_cache_params,
+            devices,
+            image_cache_pages(config, pipeline_config),
         )
         self.images = ImageCacheManager(vision_config, storage)
         self._image_encoder = ImageEncoderRunner(

@@ -39,7 +39,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         devices: The devices of the model; several divide its heads.
         max_seq_len: Maximum length of a sequence, prompt and answer, in tokens.
         kv_params: The paged KV cache, with one layer for each self-attention layer.
-        pool: The image cache, with one layer for each cross-attention layer.
+        image_cache_params: The image cache, with one layer for each cross-attention
+            layer.
         return_logits: The tokens whose logits the text graph returns.
         int8_vision: Whether the vision encoder and projector run in int8.
     """
@@ -56,7 +57,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     devices: list[DeviceRef]
     max_seq_len: int
     kv_params: KVCacheParamInterface
-    pool: MHAKVCacheParams
+    image_cache_params: MHAKVCacheParams
     return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN
     int8_vision: bool = False
 
@@ -108,7 +109,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                     encoding, model_config.kv_cache.kv_cache_format
                 ),
             ),
-            pool=image_cache_params(
+            image_cache_params=image_cache_params(
                 model,
                 image_cache_dtype(model, dtype, devices[0], is_blocks=is_blocks),
                 devices,
@@ -163,7 +164,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             devices=devices,
             max_seq_len=max_seq_len,
             kv_params=_kv_params(model, KVCacheConfig(), dtype, devices),
-            pool=image_cache_params(model, dtype, devices),
+            image_cache_params=image_cache_params(model, dtype, devices),
         )
 
     @classmethod

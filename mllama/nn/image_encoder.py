@@ -45,7 +45,7 @@ class MllamaImageEncoder(GraphModule):
     def __init__(
         self,
         config: MllamaConfig,
-        pool: MHAKVCacheParams,
+        image_cache_params: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
         num_shards: int = 1,
@@ -55,7 +55,7 @@ class MllamaImageEncoder(GraphModule):
     ) -> None:
         super().__init__()
         self.config = config
-        self.pool = pool
+        self.image_cache_params = image_cache_params
         self.device = device
         self.dtype = dtype
         self.vision_model = MllamaVisionModel(
@@ -167,6 +167,6 @@ class MllamaImageEncoder(GraphModule):
             TensorType(DType.int64, ["images"], self.device),
             TensorType(DType.int64, ["real_rows"], self.device),
             TensorType(DType.int64, ["padding_rows"], self.device),
-            image_write_types(self.pool),
-            signal_types(self.pool.devices),
+            image_write_types(self.image_cache_params),
+            signal_types(self.image_cache_params.devices),
         )

@@ -57,7 +57,7 @@ class MllamaTextModel(Sharded):
         self,
         config: MllamaTextConfig,
         kv_params: MHAKVCacheParams,
-        pool: MHAKVCacheParams,
+        image_cache_params: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
         num_shards: int,
@@ -80,7 +80,7 @@ class MllamaTextModel(Sharded):
             [
                 MllamaCrossAttentionDecoderLayer(
                     config,
-                    pool,
+                    image_cache_params,
                     dtype,
                     device,
                     num_shards,
@@ -168,7 +168,7 @@ class MllamaTextDecoder(GraphModule):
         self,
         config: MllamaConfig,
         kv_params: MHAKVCacheParams,
-        pool: MHAKVCacheParams,
+        image_cache_params: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
         num_shards: int = 1,
@@ -179,14 +179,14 @@ class MllamaTextDecoder(GraphModule):
         super().__init__()
         text = config.text_config
         self.kv_params: KVCacheParamInterface = kv_params
-        self.pool = pool
+        self.image_cache_params = image_cache_params
         self.device = device
         self.return_logits = return_logits
         self.freqs_cis_type = (dtype, ["positions", text.head_dim])
         self.language_model = MllamaTextModel(
             text,
             kv_params,
-            pool,
+            image_cache_params,
             dtype,
             device,
             num_shards,
@@ -259,8 +259,11 @@ class MllamaTextDecoder(GraphModule):
             TensorType(DType.int64, ["total_seq_len"], self.device),
             TensorType(DType.uint32, ["input_row_offsets_len"], self.device),
             TensorType(DType.int64, ["return_n_logits"], DeviceRef.CPU()),
-            image_read_types(self.pool),
+            image_read_types(self.image_cache_params),
             self.kv_params.get_symbolic_inputs(),
-            [TensorType(*self.freqs_cis_type, device) for device in self.pool.devices],
-            signal_types(self.pool.devices),
+            [
+                TensorType(*self.freqs_cis_type, device)
+                for device in self.image_cache_params.devices
+            ],
+            signal_types(self.image_cache_params.devices),
         )

@@ -73,7 +73,7 @@ def test_an_image_of_a_run_is_written_after_those_before_it() -> None:
     entry = reserved(images, (1, 2), (130, 20))
     (second,) = images.write_inputs([(entry, 1)], 20)
     assert second.pages.cache_lengths.to_numpy().tolist() == [130]
-    assert second.row_offsets.to_numpy().tolist() == [0, 20]
+    assert second.patch_offsets.to_numpy().tolist() == [0, 20]
     table = second.pages.lookup_table.to_numpy()
     assert table[0, :2].tolist() == list(entry.pages)
 
@@ -85,6 +85,6 @@ def test_rows_without_image_read_the_page_of_zeros_and_are_taken_out() -> None:
     assert read.segment_offsets.to_numpy().tolist() == [0, 3, 5]
     assert read.image_offsets.to_numpy().tolist() == [0, 1, 131]
     assert read.max_segment_length.to_numpy().tolist() == [3]
-    assert read.sees_image.to_numpy()[:, 0].tolist() == [False] * 3 + [True] * 2
+    assert read.image_mask.to_numpy()[:, 0].tolist() == [False] * 3 + [True] * 2
     assert not read.pages.lookup_table.to_numpy()[0].any()
     assert np.issubdtype(read.segment_offsets.to_numpy().dtype, np.uint32)

@@ -37,7 +37,7 @@ def oracle() -> Reference:
 def test_everything_is_kept_in_bfloat16(pipeline: Pipeline) -> None:
     config = pipeline.model.arch_config
     assert config.dtype is DType.bfloat16
-    assert config.pool.dtype is DType.bfloat16
+    assert config.image_cache_params.dtype is DType.bfloat16
     assert config.kv_params.dtype is DType.bfloat16
 
 

@@ -19,7 +19,7 @@ from max.driver import DeviceSpec
 from mllama.errors import ConfigError
 from mllama.image_cache import storage
 from mllama.nn.layers import image_cache_inputs
-from mllama.nn.layers.image_cache_inputs import sees_dtype
+from mllama.nn.layers.image_cache_inputs import image_mask_dtype
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.writing import write_gguf
 from tests.parity.pipeline import Pipeline
@@ -33,7 +33,9 @@ from tests.reference.oracle import reference
 def pipeline() -> Iterator[Pipeline]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (image_cache_inputs, storage):
-            patch.setattr(module, "sees_dtype", lambda **_: sees_dtype(is_host=False))
+            patch.setattr(
+                module, "image_mask_dtype", lambda **_: image_mask_dtype(is_host=False)
+            )
         yield Pipeline(
             checkpoint(), max_batch_size=4, device_specs=[DeviceSpec.cpu()] * 2
         )

@@ -34,7 +34,7 @@ class ImageWriteInputs(Generic[_Tensor, _Buffer]):
     """The pool, a page-table row per image, and the first row to write per image
     (``cache_lengths``)."""
 
-    row_offsets: _Tensor
+    patch_offsets: _Tensor
     """uint32 ``[images + 1]``: where each image starts in the ragged rows."""
 
 
@@ -44,7 +44,7 @@ class ImageReadInputs(Generic[_Tensor, _Buffer]):
 
     A segment is a range of consecutive text rows of one request that see the same
     images.  Segments without an image point at a page of zeros and are taken out by
-    ``sees_image``, so the kernel never meets an empty range.
+    ``image_mask``, so the kernel never meets an empty range.
     """
 
     pages: KVCacheInputsPerDevice[_Tensor, _Buffer]
@@ -59,8 +59,8 @@ class ImageReadInputs(Generic[_Tensor, _Buffer]):
     max_segment_length: _Tensor
     """uint32 ``[1]`` on the host: text rows of the longest segment."""
 
-    sees_image: _Tensor
-    """``[text rows, 1]`` of :func:`sees_dtype`: false for rows that precede every
+    image_mask: _Tensor
+    """``[text rows, 1]`` of :func:`image_mask_dtype`: false for rows that precede every
     image."""
 
 
@@ -132,13 +132,13 @@ def image_write_types(
     return [
         ImageWriteInputs(
             pages=_page_types(params, "images", device),
-            row_offsets=TensorType(DType.uint32, ["image_offsets"], device),
+            patch_offsets=TensorType(DType.uint32, ["image_offsets"], device),
         )
         for device in params.devices
     ]
 
 
-def sees_dtype(*, is_host: bool) -> DType:
+def image_mask_dtype(*, is_host: bool) -> DType:
     """How rows that see an image are told from others: a condition, or on a GPU a
     factor of one or zero.
 
@@ -158,8 +158,8 @@ def image_read_types(
             segment_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
             image_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
             max_segment_length=TensorType(DType.uint32, [1], DeviceRef.CPU()),
-            sees_image=TensorType(
-                sees_dtype(is_host=device.is_cpu()), ["total_seq_len", 1], device
+            image_mask=TensorType(
+                image_mask_dtype(is_host=device.is_cpu()), ["total_seq_len", 1], device
             ),
         )
         for device in params.devices

@@ -93,20 +93,20 @@ class MllamaCrossAttentionKeysValues(Sharded):
         shape = [rows, self.num_key_value_heads, self.head_dim]
         key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
-        pool = write.pages.kv_blocks
-        if supports(self.head_dim, key.dtype, pool.dtype, key.device):
+        image_cache = write.pages.kv_blocks
+        if supports(self.head_dim, key.dtype, image_cache.dtype, key.device):
             store_image_kv(
-                pool,
+                image_cache,
                 key,
                 value,
                 layer_idx,
                 table=write.pages.lookup_table,
-                row_offsets=write.row_offsets,
+                row_offsets=write.patch_offsets,
                 starts=write.pages.cache_lengths,
             )
             return
-        store_k_cache_ragged(write.pages, key, write.row_offsets, layer_idx)
-        store_v_cache_ragged(write.pages, value, write.row_offsets, layer_idx)
+        store_k_cache_ragged(write.pages, key, write.patch_offsets, layer_idx)
+        store_v_cache_ragged(write.pages, value, write.patch_offsets, layer_idx)
 
 
 class MllamaTextCrossAttention(Module):
@@ -115,7 +115,7 @@ class MllamaTextCrossAttention(Module):
     def __init__(
         self,
         config: MllamaTextConfig,
-        pool: MHAKVCacheParams,
+        image_cache_params: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
         num_shards: int,
@@ -123,7 +123,7 @@ class MllamaTextCrossAttention(Module):
         path: str,
     ) -> None:
         super().__init__()
-        self.pool = pool
+        self.image_cache_params = image_cache_params
         self.num_heads = config.num_attention_heads // num_shards
         self.head_dim = config.head_dim
         width = self.num_heads * config.head_dim
@@ -157,12 +157,12 @@ class MllamaTextCrossAttention(Module):
         self, layer_idx: TensorValue, query: TensorValue, read: ImageReadValues
     ) -> TensorValue:
         """q_norm and attention of ``[text rows, heads, head dim]``."""
-        pool = read.pages.kv_blocks
-        if supports(self.head_dim, query.dtype, pool.dtype, query.device):
+        image_cache = read.pages.kv_blocks
+        if supports(self.head_dim, query.dtype, image_cache.dtype, query.device):
             return image_attention(
                 query,
                 self.q_norm.weight,
-                pool,
+                image_cache,
                 layer_idx,
                 table=read.pages.lookup_table,
                 segment_offsets=read.segment_offsets,
@@ -170,7 +170,7 @@ class MllamaTextCrossAttention(Module):
                 epsilon=self.q_norm.eps,
             )
         return cross_attention_ragged(
-            self.pool,
+            self.image_cache_params,
             self.q_norm(query),
             read.segment_offsets,
             read.pages,
@@ -193,7 +193,7 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
     def __init__(
         self,
         config: MllamaTextConfig,
-        pool: MHAKVCacheParams,
+        image_cache_params: MHAKVCacheParams,
         dtype: DType,
         device: DeviceRef,
         num_shards: int,
@@ -202,7 +202,13 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
     ) -> None:
         super().__init__()
         self.cross_attn = MllamaTextCrossAttention(
-            config, pool, dtype, device, num_shards, encodings, f"{path}.cross_attn"
+            config,
+            image_cache_params,
+            dtype,
+            device,
+            num_shards,
+            encodings,
+            f"{path}.cross_attn",
         )
         self.mlp = feed_forward(
             encodings,
@@ -256,8 +262,8 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
         ]
         # A selection, not a product: zero times a non-finite value is not zero.
         return [
-            ops.where(read.sees_image, states, entered)
-            if read.sees_image.dtype is DType.bool
+            ops.where(read.image_mask, states, entered)
+            if read.image_mask.dtype is DType.bool
             else states
             for states, entered, read in zip(changed, hidden_states, reads, strict=True)
         ]
@@ -265,6 +271,6 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
 
 def _for_rows(read: ImageReadValues, change: TensorValue) -> TensorValue:
     """A change that is none to rows without an image, where these aren't selected."""
-    if read.sees_image.dtype is DType.bool:
+    if read.image_mask.dtype is DType.bool:
         return change
-    return change * read.sees_image.cast(change.dtype)
+    return change * read.image_mask.cast(change.dtype)
