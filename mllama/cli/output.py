@@ -1,7 +1,7 @@
-"""Answers on stdout, which is for them alone.
+"""Answers on stdout, which is reserved for them.
 
-MAX and the libraries under it print where they like, C++ code included, so the file
-descriptor itself is moved: what anyone else writes to stdout lands on stderr.
+MAX and its libraries also print to stdout, some from C++.  So the file descriptor
+itself is redirected: everything but the answers goes to stderr.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def reserve_stdout() -> TextIO:
-    """Takes stdout for the caller; everyone else's goes to stderr from now on.
+    """Reserves stdout for the caller; all other output goes to stderr from now on.
 
     Returns:
-        The stream to write answers to.
+        A stream that writes to the original stdout.
     """
     try:
         shared = sys.stdout.fileno()
     except (OSError, ValueError):
-        # Captured, as in a test: there is no descriptor to guard.
+        # A captured stdout, as in a test, has no descriptor to redirect.
         return sys.stdout
     sys.stdout.flush()
     answers = os.fdopen(
@@ -35,12 +35,12 @@ def reserve_stdout() -> TextIO:
 
 
 class Answers:
-    """Writes answers as text or as lines of JSON.
+    """A writer of answers, as text or as lines of JSON.
 
     Args:
-        stream: What to write to.
+        stream: The stream to write to.
         output_format: ``text`` or ``json``.
-        load_seconds: What loading the model took, for the JSON.
+        load_seconds: The time to load the model, which the JSON reports.
     """
 
     def __init__(self, stream: TextIO, output_format: str, load_seconds: float) -> None:
@@ -50,18 +50,18 @@ class Answers:
         self._number = 0
 
     def write_chunk(self, chunk: Chunk) -> None:
-        """A piece of the only answer, as it comes; JSON is written in the end."""
+        """Writes a piece of a single answer; JSON is written at the end."""
         if not self._is_json:
             self._stream.write(chunk.text)
             self._stream.flush()
 
     def end(self, output: Output) -> None:
-        """Ends the only answer, whose pieces were written."""
+        """Ends a single answer after its pieces."""
         self._stream.write(f"{self._json(output) if self._is_json else ''}\n")
         self._stream.flush()
 
     def write_one_of_many(self, output: Output) -> None:
-        """The next of several answers, under a heading such as ``head`` gives files."""
+        """Writes one of several answers, with a heading like those of ``head``."""
         self._number += 1
         if self._is_json:
             self._stream.write(f"{self._json(output)}\n")

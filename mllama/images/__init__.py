@@ -1,1 +1,1 @@
-"""From an image to its tiles, and the bookkeeping of what the image pool holds."""
+"""Loading of images and their division into tiles."""

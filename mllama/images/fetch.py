@@ -1,7 +1,7 @@
 """Downloads of images, for the command line and the Python API.
 
-The server doesn't come here: MAX Serve fetches by itself, guarded against requests
-to the inside of its network.
+The server doesn't use this module: MAX Serve fetches images itself and blocks requests
+to its internal network.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import httpx
 from mllama.errors import ImageError
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Largest download."""
+"""The limit for the size of a download."""
 
 MAX_SECONDS: Final = 30.0
-"""Longest download, redirects included."""
+"""The limit for the time of a download, redirects included."""
 
 MAX_REDIRECTS: Final = 5
 
 
 def fetch(url: str) -> bytes:
-    """The content behind an ``http:`` or ``https:`` URL.
+    """Returns the content of an ``http:`` or ``https:`` URL.
 
     Raises:
-        ImageError: If it can't be had within ``MAX_SECONDS``, ``MAX_BYTES`` and
+        ImageError: If it can't be downloaded within ``MAX_SECONDS``, ``MAX_BYTES`` and
             ``MAX_REDIRECTS``.
     """
     name = url if len(url) <= 120 else f"{url[:120]}..."

@@ -1,7 +1,7 @@
-"""From whatever names an image to an RGB picture, as the reference converts it.
+"""Loading of images from paths, URLs, bytes and pictures, and conversion to RGB.
 
-The EXIF orientation is left alone, because transformers' processor leaves it alone:
-a photograph that was stored lying on its side is shown to the model like that.
+The conversion is that of the reference, transformers' processor.  Like the reference it
+ignores the EXIF orientation: the model sees a photograph stored sideways as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mllama.errors import ImageError
 from mllama.images.fetch import fetch
 
 MAX_PIXELS: Final = 64_000_000
-"""Largest width times height: small files can unpack to any size."""
+"""The limit for width times height, since a small file can unpack to any size."""
 
 _FORMATS = (
     "PNG",
@@ -37,10 +37,10 @@ _FORMATS = (
     "PPM",
     "JPEG2000",
 )
-"""What Pillow may try.  Others are left out: EPS, for one, runs Ghostscript."""
+"""The formats that Pillow may try; some others are unsafe: EPS runs Ghostscript."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
-"""A URL's scheme; two letters at least, so that a drive letter is none."""
+"""A URL's scheme, which has at least two letters, unlike a drive letter."""
 
 
 def load_image(
@@ -48,20 +48,20 @@ def load_image(
 ) -> Image.Image:
     """Reads an image and converts it to RGB.
 
-    Of an animation it takes the first frame; transparency is put on white, as
-    transformers' processor does; 16-bit gray is scaled to 8 bits.
+    Only the first frame of an animation is used.  Transparent images get a white
+    background, as in transformers' processor.  16-bit gray is scaled to 8 bits.
 
     Args:
-        source: A picture, the content of an image file, the path of one, or a
-            ``data:``, ``http:`` or ``https:`` URL.  A string may make this function
-            read any file or address that the process can reach, so that servers
-            must pass pictures or bytes only.
+        source: A picture, the content or the path of an image file, or a ``data:``,
+            ``http:`` or ``https:`` URL.  A string can make this function read any file
+            or address that the process can reach, so servers must pass pictures or
+            bytes only.
 
     Returns:
         A picture of mode RGB, not resized.
 
     Raises:
-        ImageError: If there is no such image, it can't be read, or it has more than
+        ImageError: If the image doesn't exist, can't be read, or has more than
             ``MAX_PIXELS`` pixels.
     """
     if isinstance(source, Image.Image):
@@ -81,8 +81,8 @@ def _from_url(url: str, scheme: str) -> Image.Image:
     if scheme in ("http", "https"):
         return _decode(fetch(url), _shortened(url))
     raise ImageError(
-        f"URLs of scheme {scheme!r} can't be read; give a path, or a data:, http: or "
-        "https: URL"
+        f"URLs of scheme {scheme!r} are not supported; give a path, or a data:, "
+        "http: or https: URL"
     )
 
 
@@ -94,7 +94,7 @@ def _from_path(path: Path) -> Image.Image:
         raise ImageError(f"there is no image file {name}") from None
     except IsADirectoryError:
         raise ImageError(f"{name} is a directory; give an image file") from None
-    # A path with a zero byte or beyond the system's length is refused as a value.
+    # A path with a zero byte, or one that is too long, raises ValueError.
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name} can't be read: {reason}") from error
@@ -102,14 +102,14 @@ def _from_path(path: Path) -> Image.Image:
 
 
 def _data_url_content(url: str) -> bytes:
-    """The bytes of a ``data:`` URL, in base64 or percent-encoded (RFC 2397)."""
+    """Decodes a ``data:`` URL, in base64 or percent-encoded (RFC 2397)."""
     header, comma, data = url.partition(",")
     if not comma:
-        raise ImageError("the data: URL has no comma in front of its content")
+        raise ImageError("the data: URL has no comma before its content")
     content = unquote_to_bytes(data)
     if not header.lower().rstrip().endswith(";base64"):
         return content
-    # Clients wrap long lines and leave out the padding; neither is ambiguous.
+    # Clients wrap long lines or omit the padding; neither makes the content ambiguous.
     packed = b"".join(content.split())
     try:
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
@@ -119,7 +119,7 @@ def _data_url_content(url: str) -> bytes:
 
 @cache
 def _available_formats() -> tuple[str, ...]:
-    """Those of ``_FORMATS`` that this build of Pillow has."""
+    """Returns those of ``_FORMATS`` that this build of Pillow supports."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -131,7 +131,7 @@ def _decode(content: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=_available_formats())
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels") from None
-    # Pillow's decoders let errors of every kind through when a file is damaged.
+    # Pillow's decoders raise errors of any kind if a file is damaged.
     except Exception as error:
         raise ImageError(
             f"{name} is not an image, or of none of the formats "
@@ -142,8 +142,8 @@ def _decode(content: bytes, name: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    # transformers loads the hub's client, which reads its environment at once: only
-    # now has the telemetry been switched off.
+    # transformers imports the hub's client, which reads its environment then: this must
+    # not happen before telemetry is disabled.
     from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
     width, height = image.size
@@ -153,23 +153,23 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
             "accepted, so make it smaller"
         )
     if width * height == 0:
-        raise ImageError(f"{name} has {width} x {height} pixels, that is none")
+        raise ImageError(f"{name} has {width} x {height} pixels, so it is empty")
     try:
         image.load()
         converted = convert_to_rgb(_with_eight_bits(image))
-        # Pictures of mode RGB come back as they are, tied to the file.
+        # A picture of mode RGB is returned unchanged, still bound to its file.
         return converted.copy() if converted is image else converted
-    # As above; a truncated file is noticed only when its pixels are read.
+    # Pillow raises errors of any kind here, too: a truncated file fails only now.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name} can't be decoded: {reason}") from error
 
 
 def _with_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray scaled to 8 bits; Pillow's conversion would clip it at 255."""
+    """Scales 16-bit gray to 8 bits, where Pillow's conversion would clip it at 255."""
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
-    # "I" comes from 16-bit PGM files as well as from 8-bit pictures.
+    # Pillow uses mode "I" for 16-bit PGM files, but also for some 8-bit pictures.
     values = np.asarray(image).astype(np.int64)
     if image.mode == "I" and values.max() <= 255:
         return image
@@ -178,6 +178,6 @@ def _with_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _shortened(text: str, limit: int = 120) -> str:
-    """A name for a one-line message."""
+    """Returns a printable name for a one-line message."""
     printable = "".join(c if c.isprintable() else "?" for c in text)
     return printable if len(printable) <= limit else f"{printable[:limit]}..."

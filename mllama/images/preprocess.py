@@ -1,7 +1,7 @@
-"""From a picture to the tiles that the vision encoder takes.
+"""Division of pictures into the tiles that the vision encoder takes.
 
-The work is done by transformers' own NumPy variant of the image processor, so that
-the pixel values are the reference's bit for bit, without PyTorch.
+transformers' NumPy variant of the image processor does the work, so the pixel values
+equal the reference's bit for bit, without PyTorch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SETTINGS = (
     "rescale_factor",
     "size",
 )
-"""What an image processor's file may set; the rest of it names classes."""
+"""The settings that are read from a file; the others name classes."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class ImageTiles:
 
     Attributes:
         pixel_values: float32 ``[num_tiles, channels, tile, tile]``, the valid tiles
-            only, row by row.
-        aspect_ratio_id: Which arrangement of tiles it is, from 1.
-        num_tiles: Rows times columns of that arrangement.
+            only, in row-major order.
+        aspect_ratio_id: The id of the arrangement of tiles, from 1.
+        num_tiles: Rows times columns of the arrangement.
         hash: A stable hash of the pixel values and the aspect ratio, a signed 64-bit
             integer as MAX's prefix cache takes it.
     """
@@ -63,13 +63,13 @@ class ImageProcessor:
     """A checkpoint's image processor.
 
     Args:
-        settings: The fields of ``preprocessor_config.json``; missing ones take
-            transformers' defaults, the sizes those of the model.
-        vision_config: The model that the tiles are made for.
+        settings: The fields of ``preprocessor_config.json``.  Missing sizes default to
+            the model's, other missing fields to transformers' defaults.
+        vision_config: The configuration of the model's vision encoder.
 
     Raises:
-        CheckpointError: If the settings can't be used, or make tiles of another size
-            or number than the model takes.
+        CheckpointError: If the settings are invalid, or produce tiles of a size or
+            number that the model doesn't take.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ImageProcessor:
             size = self._processor.size
             found = (int(size.height), int(size.width))
             found_tiles = int(self._processor.max_image_tiles)
-        # A damaged file fails with whatever its values happen to break.
+        # Invalid settings raise errors of any kind.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
@@ -102,23 +102,23 @@ class ImageProcessor:
                 f"the image processor makes up to {found_tiles} tiles, but "
                 f"vision_config.max_num_tiles is {max_tiles}"
             )
-        # The processor counts its own list of arrangements, not the config's.
+        # The ids refer to the processor's list of arrangements, not the config's.
         arrangements = get_all_supported_aspect_ratios(max_tiles)
         if sorted(vision_config.supported_aspect_ratios) != sorted(arrangements):
             raise CheckpointError(
-                "vision_config.supported_aspect_ratios are not the arrangements that "
-                f"the image processor makes of up to {max_tiles} tiles"
+                "vision_config.supported_aspect_ratios differ from the arrangements of "
+                f"up to {max_tiles} tiles that the image processor makes"
             )
 
     @classmethod
     def from_pretrained(
         cls, directory: Path, vision_config: MllamaVisionConfig
     ) -> ImageProcessor:
-        """Reads a checkpoint's settings.
+        """Creates the image processor of a checkpoint.
 
-        They are the section ``image_processor`` of ``processor_config.json``, else
-        ``preprocessor_config.json``, in transformers' order; with neither, its
-        defaults.
+        Its settings are the section ``image_processor`` of ``processor_config.json``,
+        or else ``preprocessor_config.json``, in transformers' order.  Without both
+        files, transformers' defaults hold.
 
         Raises:
             CheckpointError: If a file can't be read, or as for the class.
@@ -139,14 +139,15 @@ class ImageProcessor:
         """Resizes, pads, normalizes and splits a picture.
 
         Args:
-            image: A picture of mode RGB, see :func:`mllama.images.load.load_image`.
+            image: A picture of mode RGB, as :func:`mllama.images.load.load_image`
+                returns it.
 
         Raises:
             ImageError: If transformers' processor can't process it.
         """
         try:
             features = self._processor(image, return_tensors="np")
-        # Whatever the processor's arithmetic raises is about this one image.
+        # Any error of the processor concerns this image only.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ImageError(

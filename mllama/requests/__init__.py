@@ -1,1 +1,1 @@
-"""Requests and answers, independent of the interface they came through."""
+"""Requests and answers, independent of the interface that they use."""

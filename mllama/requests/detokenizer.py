@@ -1,4 +1,4 @@
-"""Tokens to text as they come: whole characters, and nothing past a stop string."""
+"""Streaming conversion of tokens to text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mllama.requests.stop_strings import StopStringFilter
 
 
 class StreamingDetokenizer:
-    """Decodes one answer piece by piece.
+    """A decoder of one answer, piece by piece.
 
-    A character whose bytes are spread over several tokens comes out once it is whole.
+    A character whose bytes are spread over several tokens is returned once it is
+    complete.  Text ends before the first stop string.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
@@ -23,27 +24,29 @@ class StreamingDetokenizer:
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
-        self._guard = StopStringFilter(stop)
+        self._stop_filter = StopStringFilter(stop)
         self._ids: list[int] = []
         self._decoded = 0
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has come."""
-        return self._guard.stopped
+        """Returns True once a stop string has appeared."""
+        return self._stop_filter.stopped
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Text that is certain to be part of the answer after these tokens."""
+        """Adds tokens and returns the text that is now certain to be in the answer."""
         pieces = []
         for token_id in token_ids:
             self._ids.append(token_id)
             pieces.append(self._stream.step(self._tokenizer, token_id) or "")
         text = "".join(pieces)
         self._decoded += len(text)
-        return self._guard.push(text)
+        return self._stop_filter.push(text)
 
     def finish(self) -> str:
-        """What is left once no more tokens will come."""
-        # Bytes of a character that was never completed, as replacement characters.
+        """Returns the rest of the text after the last token."""
+        # Bytes of an incomplete character become replacement characters.
         text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return self._guard.push(text[self._decoded :]) + self._guard.finish()
+        return (
+            self._stop_filter.push(text[self._decoded :]) + self._stop_filter.finish()
+        )

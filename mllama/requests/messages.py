@@ -1,4 +1,4 @@
-"""From a user's messages to what MAX's request holds: parts of text, and images."""
+"""Validation of a user's messages, and loading of their images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Message = Mapping[str, Any]
-"""An OpenAI-style message: ``role`` and ``content``, a string or a list of parts."""
+"""An OpenAI-style message: ``role``, and ``content`` as a string or list of parts."""
 
 ROLES = ("system", "user", "assistant", "tool")
 _KEYS = {"role", "content", "tool_calls", "tool_call_id"}
@@ -22,7 +22,7 @@ _KEYS = {"role", "content", "tool_calls", "tool_call_id"}
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages whose image parts are placeholders, and the images in their order."""
+    """Messages with placeholders for images, and the images in order."""
 
     messages: list[dict[str, Any]]
     images: list[Image]
@@ -38,11 +38,12 @@ def read_conversation(
 
     Args:
         messages: The conversation.
-        directory: Where relative paths are looked for before the working directory.
+        directory: The directory to search for relative paths, before the working
+            directory.
 
     Raises:
-        MllamaError: If a message is malformed or an image can't be used; of
-            several messages the one is named by its number, from 1.
+        MllamaError: If a message is malformed or an image can't be used.  The error
+            numbers the message, from 1, if there are several.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
         raise MllamaError("a conversation must be a list of messages")
@@ -63,10 +64,10 @@ def read_conversation(
 def load_images(
     messages: Sequence[Message], directory: Path | None = None
 ) -> list[Message]:
-    """The same messages with their images loaded, so that mistakes show at once.
+    """Returns the same messages with their images loaded, to find errors early.
 
     Raises:
-        MllamaError: As ``read_conversation``.
+        MllamaError: As :func:`read_conversation`.
     """
     conversation = read_conversation(messages, directory)
     images = iter(conversation.images)
@@ -87,9 +88,9 @@ def load_images(
 def prompt_messages(
     prompt: str, images: Iterable[Any] = (), system: str | None = None
 ) -> list[Message]:
-    """One question as messages, its images before its text.
+    """Returns messages that ask one question, with the images before the text.
 
-    The model attends only to images that precede a text, so the order matters.
+    The order matters: a text attends only to images before it.
     """
     parts: list[Message] = [{"type": "image", "image": image} for image in images]
     user: Message = {
@@ -145,8 +146,8 @@ def _read_part(
     if source is None:
         raise MllamaError(f"a part of type {kind} holds no image")
     if directory is not None and isinstance(source, str):
-        beside = directory / source
-        source = beside if beside.is_file() else source
+        path = directory / source
+        source = path if path.is_file() else source
     try:
         images.append(load_image(source))
     except ImageError as error:

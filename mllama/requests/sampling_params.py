@@ -1,4 +1,4 @@
-"""How tokens are chosen, checked before anything is loaded."""
+"""Sampling parameters of a request, validated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from mllama.errors import MllamaError
 
 MAX_TEMPERATURE = 2.0
-"""OpenAI's limit, and MAX's."""
+"""The limit of OpenAI's API and of MAX."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Settings of one request.
+    """Sampling parameters of one request.
 
     Attributes:
-        max_new_tokens: Longest answer; -1 goes on until the context is full.
-        temperature: Divides the logits before sampling; 0 is greedy; None is the
-            checkpoint's own default.
-        top_k: How many of the likeliest tokens to choose from; 1 is greedy, -1 is
-            all; None is greedy unless temperature, top_p or seed asks for sampling,
-            which is then from all.
-        top_p: Share of the probability to choose from.
-        seed: Makes sampling repeatable; None draws one.
+        max_new_tokens: The longest answer in tokens; -1 is limited by the context only.
+        temperature: Divisor of the logits before sampling.  0 is greedy; None is the
+            checkpoint's default.
+        top_k: The number of most likely tokens to sample from.  1 is greedy and -1
+            samples from all tokens.  None is greedy, unless temperature, top_p or seed
+            is set: then it samples from all.
+        top_p: The share of the probability mass to sample from.
+        seed: The seed, which makes sampling repeatable; None draws one.
 
     Raises:
         MllamaError: If a value is out of range.
@@ -48,11 +48,11 @@ class Sampling:
             raise MllamaError(f"seed must be from 0 to 2^63 - 1, not {self.seed}")
 
     def to_max(self, *, default_temperature: float | None, vocabulary: int) -> Any:
-        """MAX's ``SamplingParams``.
+        """Returns MAX's ``SamplingParams``.
 
         Args:
-            default_temperature: The checkpoint's own, if it has one.
-            vocabulary: How many tokens there are.
+            default_temperature: The checkpoint's default, if it has one.
+            vocabulary: The number of tokens in the vocabulary.
         """
         from max.pipelines.context import SamplingParams
 

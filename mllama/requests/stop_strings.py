@@ -1,4 +1,4 @@
-"""Nothing past a stop string reaches the client, nor the beginning of one."""
+"""Stop strings, which end an answer and are not part of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 class StopStringFilter:
-    """Lets text through up to the first stop string.
+    """A filter that passes text up to the first stop string.
 
-    Text that may turn out to be the beginning of one is held back.
+    Text that may be the beginning of a stop string is held back.
 
     Args:
         stop: Strings that end the answer and are not part of it.
@@ -18,18 +18,18 @@ class StopStringFilter:
         self._stop = [text for text in stop if text]
         self._held = ""
         self.stopped = False
-        """Whether a stop string has come."""
+        """Whether a stop string has appeared."""
 
     def push(self, text: str) -> str:
-        """Text that is certain to be part of the answer now that this has come."""
+        """Adds text and returns the text that is now certain to be in the answer."""
         self._held += text
-        return self._release(self._uncertain())
+        return self._release(self._possible_start())
 
     def finish(self) -> str:
-        """What was held back, once no more text will come."""
+        """Returns the text that was held back, after the last piece."""
         return self._release(0)
 
-    def _release(self, uncertain: int) -> str:
+    def _release(self, held_back: int) -> str:
         if self.stopped:
             return ""
         places = [self._held.find(text) for text in self._stop if text in self._held]
@@ -37,12 +37,12 @@ class StopStringFilter:
             self.stopped = True
             text, self._held = self._held[: min(places)], ""
             return text
-        keep = len(self._held) - uncertain
+        keep = len(self._held) - held_back
         text, self._held = self._held[:keep], self._held[keep:]
         return text
 
-    def _uncertain(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+    def _possible_start(self) -> int:
+        """Returns the length of the longest suffix that may begin a stop string."""
         return max(
             (
                 size

@@ -1,4 +1,4 @@
-"""Child processes: what they inherit once MAX is loaded, and when they end."""
+"""Child processes: the environment they inherit, and their end with the parent."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's ``prctl``: the signal to get when the parent dies."""
+"""The ``prctl`` option for the signal that Linux sends when the parent dies."""
 
 
 def restore_child_environment() -> None:
-    """Gives child processes this process's own Python settings back.
+    """Restores the Python settings that child processes inherit.
 
-    Importing MAX sets ``PYTHONEXECUTABLE`` and ``PYTHONPATH`` in C, where
-    ``os.environ`` doesn't show it.  A child Python would then leave the virtual
-    environment that the caller's program runs in and find none of its packages.
+    Importing MAX sets ``PYTHONEXECUTABLE`` and ``PYTHONPATH`` in C, which
+    ``os.environ`` doesn't show.  A child Python would then leave the virtual
+    environment of the caller's program and find none of its packages.
     """
     for name in ("PYTHONEXECUTABLE", "PYTHONPATH"):
         if name in os.environ:
@@ -25,13 +25,13 @@ def restore_child_environment() -> None:
             os.unsetenv(name)
 
 
-def end_with_parent(how: signal.Signals) -> None:
-    """Has the system end this process when its parent dies, whatever kills it.
+def end_with_parent(death_signal: signal.Signals) -> None:
+    """Ends this process when its parent dies, however that happens.
 
-    Only Linux can do so.
+    Only Linux supports this; elsewhere the call does nothing.
 
     Args:
-        how: The signal to get then.
+        death_signal: The signal that the system then sends to this process.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)

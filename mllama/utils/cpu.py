@@ -1,4 +1,4 @@
-"""The CPU of this machine: its instruction sets and the cores that may be used."""
+"""The CPU of this machine: its instruction sets and usable cores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _INSTRUCTION_SETS = re.compile(
     r"(s?sse|avx|fma|f16c|bmi|amx|abm|adx|movbe|popcnt|sha|vaes|gfni|vpclmul|asimd|sve"
     r"|sme(\d|_|$)|neon|fphp|bf16|i8mm|aes|crc32|atomics|dotprod|vfpv|mmx)"
 )
-"""Of the kernel's list of features, those that a compiler generates code for."""
+"""Those features of the kernel's list for which compilers generate code."""
 
 
 @functools.cache
 def cpu_features() -> tuple[str, ...]:
-    """Architecture of this machine's CPU, then the instruction sets that it has.
+    """Returns the architecture of this machine's CPU and its instruction sets.
 
-    Where the system doesn't list them, the CPU's name stands for them.
+    If the system doesn't list the instruction sets, the CPU's name replaces them.
     """
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,9 +1,9 @@
-"""How many threads the CPU computes with.
+"""The number of MAX's CPU threads, limited by the affinity of the process.
 
-MAX makes its threads once in a process, one for each core that the main thread may use
-then.  Their number is an argument of its session, which a pipeline doesn't pass on and
-which ends the process once a device is known.  So the process is kept to as many cores
-while the threads are made.
+MAX creates its threads once in a process, one for each core that the main thread may
+use at that time.  Its session takes their number as an argument, but a pipeline doesn't
+pass that on, and setting it once a device is known ends the process.  So the process is
+limited to as many cores while the threads are created.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from contextlib import contextmanager
 from mllama.errors import MllamaError
 from mllama.utils.max_threads import limit_spinning
 
-_made: list[int | None] = []
-"""What MAX's threads were limited to, once they are made."""
+_limits: list[int | None] = []
+"""The limit under which MAX created its threads; empty before that."""
 
 
 @contextmanager
 def limited_to_cores(number: int | None) -> Iterator[None]:
-    """Keeps this thread, the main thread and processes that are started meanwhile to a
-    number of cores.
+    """Limits the process to a number of cores while the context is active.
+
+    The limit holds for this thread, the main thread and processes started meanwhile.
 
     Args:
-        number: How many; None leaves everything as it is.
+        number: The number of cores; None sets no limit.
 
     Raises:
-        MllamaError: If there are not so many, or the system can't do it.
+        MllamaError: If there are fewer cores, or the system doesn't support limits.
     """
     if number is None:
         yield
@@ -47,22 +48,25 @@ def limited_to_cores(number: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        for thread, own in threads.items():
-            os.sched_setaffinity(thread, own)
+        for thread, previous in threads.items():
+            os.sched_setaffinity(thread, previous)
 
 
 def start_max_threads(number: int | None) -> None:
-    """Has MAX make its threads in this process, if it has not yet.
+    """Makes MAX create its threads in this process, unless it already has.
+
+    Args:
+        number: The number of threads; None creates one for each usable core.
 
     Raises:
-        MllamaError: As :func:`limited_to_cores`, or if they are made and are another
-            number.
+        MllamaError: As :func:`limited_to_cores`, or if MAX has created another number
+            of threads already.
     """
-    if _made:
-        if number not in (None, *_made):
+    if _limits:
+        if number not in (None, *_limits):
             raise MllamaError(
-                "MAX has made its threads in this process already, for an earlier "
-                "model: give that one the num_threads"
+                "MAX has created its threads in this process already, for an earlier "
+                "model: set num_threads for that one"
             )
         return
     limit_spinning()
@@ -70,4 +74,4 @@ def start_max_threads(number: int | None) -> None:
         from max.driver import CPU
 
         CPU()
-    _made.append(number)
+    _limits.append(number)

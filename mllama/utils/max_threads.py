@@ -1,8 +1,8 @@
-"""MAX's threads leave the cores to others while they have nothing to do.
+"""Settings that keep MAX's idle threads from taking cores.
 
-Seen in MAX 26.7 with a profiler: between two steps of a model its workers, which spin
-after every small call, took the cores that Python needed, and a thread that empties a
-buffer every 0.1 ms took a tenth of a core, of an idle server as well.
+A profiler shows in MAX 26.7: between two steps of a model its workers, which spin after
+every small call, take the cores that Python needs; and a thread that empties a buffer
+every 0.1 ms takes a tenth of a core, even in an idle server.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 _SPINNING = ("MODULAR_THREAD_BUSY_WAIT_US", "MODULAR_RUNTIME_THREAD_BUSY_WAIT_TIME_US")
-"""How long a worker spins before it sleeps, for two parts of MAX that must agree: it
-ends the process if they don't."""
+"""The time that a worker spins before it sleeps, for two parts of MAX.
+
+MAX ends the process if the two differ.
+"""
 _SPIN_MICROSECONDS = "50"
-"""As long as the small operations of a step take; MAX's own is 200."""
+"""The time that the small operations of a step take; MAX's default is 200."""
 
 _TIMER_SLACK_NANOSECONDS = 10_000_000
 _PR_SET_TIMERSLACK = 29
@@ -26,9 +28,10 @@ _PR_GET_TIMERSLACK = 30
 
 
 def limit_spinning() -> None:
-    """Has MAX's workers sleep soon, or when one of its two variables says.
+    """Limits the time that MAX's workers spin before they sleep.
 
-    Does nothing once MAX is loaded, since its threads are made.
+    If the user has set one of MAX's two variables, its value holds for both.  The call
+    has no effect once MAX is loaded, since its threads exist by then.
     """
     if "max._core" in sys.modules:
         return
@@ -38,13 +41,13 @@ def limit_spinning() -> None:
 
 
 def with_patient_timers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function whose first call has the threads that it starts wake rarely.
+    """Wraps a function so that threads started by its first call wake rarely.
 
-    MAX starts a thread when it first executes a graph, which empties a buffer every
+    When MAX first executes a graph, it starts a thread that empties a buffer every
     0.1 ms.
 
     Args:
-        function: Executes a graph.
+        function: A function that executes a graph.
     """
     is_first = True
 
@@ -61,9 +64,9 @@ def with_patient_timers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _patient_timers() -> Iterator[None]:
-    """Threads that this one starts meanwhile wait some milliseconds longer than told.
+    """Makes timers of threads started meanwhile some milliseconds late.
 
-    Only Linux can do so: a thread inherits the slack of its timers.
+    On Linux a thread inherits the slack of its timers; elsewhere nothing changes.
     """
     if sys.platform != "linux":
         yield

@@ -13,15 +13,16 @@ for _power, _letter in enumerate("KMGT", 1):
 
 
 def parse_size(text: str, memory: int) -> int:
-    """Bytes that a size stands for.
+    """Returns the bytes that a text stands for.
 
     Args:
-        text: Bytes, with a unit such as ``MB`` or ``GiB`` if need be, or a share of
-            the memory such as ``0.2`` or ``20%``.
-        memory: Bytes that a share is of.
+        text: A number of bytes, with or without a unit, or a share of the memory.
+            ``MB`` is decimal; ``MiB`` and ``M`` are binary.  A share is a fraction
+            below 1 such as ``0.2``, or a percentage such as ``20%``.
+        memory: The memory in bytes.
 
     Raises:
-        MllamaError: If the text is no size.
+        MllamaError: If the text is not a size.
     """
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(%|[A-Za-z]*)", text.strip())
     if match:
@@ -34,13 +35,13 @@ def parse_size(text: str, memory: int) -> int:
         elif unit in _UNITS and number > 0:
             return int(number * _UNITS[unit])
     raise MllamaError(
-        f"{text!r} is no size of an image cache: use bytes (4GiB, 500MB) or a share of "
-        "the device's memory below 1 (0.2, 20%)"
+        f"{text!r} is not a valid size of an image cache: use bytes (4GiB, 500MB) or a "
+        "share of the device's memory below 1 (0.2, 20%)"
     )
 
 
 def format_bytes(count: int) -> str:
-    """Bytes with a unit."""
+    """Returns a number of bytes as text with a binary unit, such as ``1.5 GiB``."""
     number = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if number < 1024 or unit == "GiB":

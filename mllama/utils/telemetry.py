@@ -1,9 +1,9 @@
-"""Telemetry is off unless the user turns it on.
+"""Telemetry of MAX and the hub's client, off unless the user turns it on.
 
 MAX reports to Modular from two places: its C++ engine (compilations and crashes) and
 its server (logs and metrics).  Both read the environment when they are imported, so
-this must run before MAX is.  ``MLLAMA_TELEMETRY=1`` leaves everything as MAX has it;
-a variable that the user has set is never overwritten.
+:func:`disable_telemetry` must run before that.  ``MLLAMA_TELEMETRY=1`` keeps MAX's
+defaults; a variable that the user has set is never overwritten.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import os
 
 SWITCH = "MLLAMA_TELEMETRY"
-"""Environment variable that leaves MAX's telemetry on when it is ``1``."""
+"""The environment variable that keeps MAX's telemetry on if it is ``1``."""
 
 _ALWAYS = {
     # MAX's engine.
     "MODULAR_TELEMETRY_ENABLED": "0",
-    # Hugging Face's hub client, which MAX downloads with.
+    # Hugging Face's hub client.
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 _SERVER = {
-    # Stops what MAX Serve sends out and keeps its own /metrics page, which
-    # MAX_SERVE_DISABLE_TELEMETRY would take away too.
+    # Stops reports of MAX Serve but keeps its /metrics page, which
+    # MAX_SERVE_DISABLE_TELEMETRY would remove, too.
     "OTEL_SDK_DISABLED": "true",
 }
 _LIBRARY = {
@@ -31,11 +31,10 @@ _LIBRARY = {
 
 
 def disable_telemetry(*, server: bool = False) -> None:
-    """Sets the environment's switches, unless the user has decided otherwise.
+    """Turns telemetry off in the environment, unless the user has set it.
 
     Args:
-        server: Whether this process is a server of its own rather than a library
-            inside the caller's.
+        server: Whether this process is a server, rather than the caller's program.
     """
     if os.environ.get(SWITCH) == "1":
         return

@@ -1,4 +1,4 @@
-"""What the commands leave unimported."""
+"""A block on importing torch, for fast commands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 def block_torch() -> None:
     """Hides torch from this process, unless it is imported already.
 
-    transformers imports torch wherever it is installed, which takes seconds; nothing
-    here computes with it.  For the commands only: a program that uses :class:`LLM` may
-    want torch for itself.
+    transformers imports torch wherever it is installed.  That takes seconds, and this
+    package doesn't use torch.  Only the commands call this function: a program that
+    uses :class:`LLM` may need torch itself.
     """
-    # It would advise to install torch.
+    # transformers would advise installing torch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     modules: dict[str, Any] = sys.modules
     modules.setdefault("torch", None)

@@ -1,4 +1,4 @@
-"""Images of every kind reach the model; what is no image is refused by name."""
+"""Images of every kind are loaded; invalid ones are refused by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 PNG = encoded(noise())
 
 
-def same(left: Image.Image, right: Image.Image) -> bool:
+def are_equal(left: Image.Image, right: Image.Image) -> bool:
     return left.mode == right.mode and left.tobytes() == right.tobytes()
 
 
@@ -48,7 +48,7 @@ def refusal(source: Any) -> str:
     return message
 
 
-def test_picture_bytes_path_and_data_url_are_one_image(tmp_path: Path) -> None:
+def test_all_kinds_of_sources_give_the_same_image(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(PNG)
     packed = base64.b64encode(PNG).decode()
     for source in (
@@ -61,17 +61,17 @@ def test_picture_bytes_path_and_data_url_are_one_image(tmp_path: Path) -> None:
         f"data:image/png;base64,{packed[:60]}\n{packed[60:]}",
         "data:image/png," + "".join(f"%{byte:02x}" for byte in PNG),
     ):
-        assert same(load_image(source), noise())
+        assert are_equal(load_image(source), noise())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "RGBA", "PA"])
 def test_modes_are_converted_as_the_reference_does(mode: str) -> None:
     image = noise(channels=4).convert("RGB" if mode != "RGBA" else "RGBA")
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
-    assert same(load_image(image), convert_to_rgb(image))
+    assert are_equal(load_image(image), convert_to_rgb(image))
 
 
-def test_transparency_lies_on_white() -> None:
+def test_transparent_images_get_a_white_background() -> None:
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putdata([0, 1])
@@ -91,14 +91,14 @@ def test_sixteen_bit_pgm_is_scaled_too() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_animation_shows_its_first_frame(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
     red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encoded(red, kind, save_all=True, append_images=[blue], **options)
     assert load_image(content).getpixel((4, 4)) == (255, 0, 0)
 
 
-def test_exif_orientation_is_left_as_the_reference_leaves_it() -> None:
+def test_exif_orientation_is_ignored_as_in_the_reference() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (9, 7)
@@ -128,7 +128,7 @@ def test_files_are_refused_by_name(tmp_path: Path) -> None:
     assert "JPEG" in message
 
 
-def test_postscript_is_not_handed_to_ghostscript() -> None:
+def test_postscript_is_not_passed_to_ghostscript() -> None:
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     assert "not an image" in refusal(content)
 
@@ -153,13 +153,13 @@ def test_truncated_images_are_refused(kind: str) -> None:
         ("http://127.0.0.1:9/a.png", "fetched"),
     ],
 )
-def test_urls_that_lead_nowhere_say_why(url: str, reason: str) -> None:
+def test_unusable_urls_are_refused_with_the_reason(url: str, reason: str) -> None:
     assert reason in refusal(url)
 
 
 @example(b"")
 @given(st.binary(max_size=300))
-def test_random_bytes_are_never_more_than_an_image_error(content: bytes) -> None:
+def test_random_bytes_raise_nothing_but_an_image_error(content: bytes) -> None:
     with pytest.raises(ImageError):
         load_image(content)
 
@@ -170,7 +170,7 @@ def test_random_bytes_are_never_more_than_an_image_error(content: bytes) -> None
     ),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
 )
-def test_damaged_images_are_read_or_refused(
+def test_damaged_images_are_loaded_or_refused(
     content: bytes, changes: list[tuple[int, int]]
 ) -> None:
     damaged = bytearray(content)
@@ -204,10 +204,10 @@ def site() -> Iterator[str]:
         thread.join()
 
 
-def test_http_images_are_fetched_within_limits(
+def test_http_images_are_downloaded_within_limits(
     site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert same(load_image(f"{site}/image.png"), noise())
+    assert are_equal(load_image(f"{site}/image.png"), noise())
     assert "redirects" in refusal(f"{site}/loop")
     assert "404" in refusal(f"{site}/gone")
     monkeypatch.setattr(fetch, "MAX_BYTES", 10)

@@ -1,4 +1,4 @@
-"""Tiles are transformers' own, bit for bit, and made without PyTorch."""
+"""Tiles equal those of transformers bit for bit, and are made without PyTorch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def noise(width: int, height: int, channels: int = 3) -> Image.Image:
         ((90, 90), 4, 4),
     ],
 )
-def test_equal_to_transformers_bit_for_bit(
+def test_tiles_equal_those_of_transformers_bit_for_bit(
     size: tuple[int, int], channels: int, num_tiles: int
 ) -> None:
     image = noise(*size, channels)
@@ -70,7 +70,7 @@ def test_equal_to_transformers_bit_for_bit(
     )
 
 
-def test_hash_tells_contents_and_arrangements_apart() -> None:
+def test_the_hash_distinguishes_contents_and_arrangements() -> None:
     processor = ImageProcessor(CLIP, VISION)
     same = {processor(noise(80, 80)).hash for _ in range(2)}
     assert len(same) == 1
@@ -84,7 +84,9 @@ def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_settings_are_found_where_transformers_finds_them(tmp_path: Path) -> None:
+def test_settings_are_read_from_the_same_files_as_in_transformers(
+    tmp_path: Path,
+) -> None:
     image = noise(80, 80)
     expected = ImageProcessor(CLIP, VISION)(image).hash
     plain = ImageProcessor({}, VISION)(image).hash
@@ -117,7 +119,7 @@ def test_settings_that_contradict_the_model_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_arrangements_that_the_processor_does_not_make_are_refused() -> None:
+def test_unsupported_arrangements_of_tiles_are_refused() -> None:
     vision = MllamaVisionConfig.from_dict(
         {"image_size": 56, "patch_size": 14, "supported_aspect_ratios": [[1, 1]]}
     )
@@ -126,7 +128,7 @@ def test_arrangements_that_the_processor_does_not_make_are_refused() -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"image_processor": 3}'])
-def test_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "processor_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"processor_config\.json"):
         ImageProcessor.from_pretrained(tmp_path, VISION)

@@ -53,7 +53,7 @@ def test_a_model_that_max_started_itself_has_the_defaults() -> None:
     ("settings", "message"),
     [
         ({"max_images_per_request": 0}, "at least 1 image, not 0"),
-        ({"image_cache_size": "much"}, "'much' is no size of an image cache"),
+        ({"image_cache_size": "much"}, "'much' is not a valid size of an image cache"),
     ],
 )
 def test_values_that_cant_be_used_are_refused(

@@ -1,4 +1,4 @@
-"""Text comes out whole, in order, and ends before a stop string."""
+"""Streamed text is complete, in order, and ends before a stop string."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mllama.requests.stop_strings import StopStringFilter
 
 
 def byte_tokenizer() -> SimpleNamespace:
-    """A token per byte, as a fast tokenizer of transformers holds it."""
+    """Returns a stand-in for a fast tokenizer of transformers with a token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,11 +41,11 @@ def test_pieces_join_to_the_text(text: str, size: int) -> None:
     assert "".join(pieces(text, [], size)) == text
 
 
-def test_a_character_of_several_tokens_comes_out_whole() -> None:
+def test_a_character_of_several_tokens_is_returned_whole() -> None:
     assert [piece for piece in pieces("a😊b", []) if piece] == ["a", "😊", "b"]
 
 
-def test_an_unfinished_character_comes_out_as_a_replacement_at_the_end() -> None:
+def test_an_incomplete_character_becomes_a_replacement_at_the_end() -> None:
     ids = TOKENIZER.backend_tokenizer.encode("a😊").ids[:-1]
     stream = StreamingDetokenizer(TOKENIZER)
     assert stream.push(ids) == "a"
@@ -55,8 +55,8 @@ def test_an_unfinished_character_comes_out_as_a_replacement_at_the_end() -> None
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4)))
 def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> None:
     places = [text.find(one) for one in stop if one in text]
-    # A longer stop string that begins earlier may be overtaken by a shorter one that
-    # ends earlier: whichever is complete first ends the answer.
+    # The stop string that is complete first ends the answer, even if a longer one
+    # began earlier.
     ends = [text.find(one) + len(one) for one in stop if one in text]
     got = "".join(pieces(text, stop))
     if not places:
@@ -69,16 +69,16 @@ def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> N
         )
 
 
-def test_what_may_begin_a_stop_string_is_held_back() -> None:
-    guard = StopStringFilter(["END"])
-    assert guard.push("an E") == "an "
-    assert guard.push("N") == ""
-    assert guard.push("T") == "ENT"
-    assert guard.push("END and more") == ""
-    assert guard.stopped
-    assert guard.push("later") == ""
+def test_a_possible_start_of_a_stop_string_is_held_back() -> None:
+    stop_filter = StopStringFilter(["END"])
+    assert stop_filter.push("an E") == "an "
+    assert stop_filter.push("N") == ""
+    assert stop_filter.push("T") == "ENT"
+    assert stop_filter.push("END and more") == ""
+    assert stop_filter.stopped
+    assert stop_filter.push("later") == ""
 
 
 @pytest.mark.parametrize("stop", [[], [""]])
-def test_no_stop_string_holds_nothing_back(stop: list[str]) -> None:
+def test_without_stop_strings_nothing_is_held_back(stop: list[str]) -> None:
     assert StopStringFilter(stop).push("text") == "text"

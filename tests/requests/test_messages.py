@@ -1,4 +1,4 @@
-"""Messages become parts and images in their order; mistakes are named."""
+"""Messages are split into parts and images in order; mistakes are named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def picture(color: str) -> Image.Image:
     return Image.new("RGB", (4, 4), color)
 
 
-def test_images_keep_their_place_and_order() -> None:
+def test_images_keep_their_position_and_order() -> None:
     conversation = read_conversation(
         [
             {"role": "system", "content": "Be brief."},
@@ -46,7 +46,7 @@ def test_images_keep_their_place_and_order() -> None:
     ]
 
 
-def test_a_prompt_puts_its_images_before_the_text() -> None:
+def test_images_precede_the_text_of_a_prompt() -> None:
     (system, user) = prompt_messages("What?", [picture("red")], "Be brief.")
     assert system == {"role": "system", "content": "Be brief."}
     assert [part["type"] for part in user["content"]] == ["image", "text"]
@@ -65,12 +65,12 @@ def test_image_url_may_be_a_path(tmp_path: Path, shape: str) -> None:
     assert read_conversation([message]).images[0].size == (4, 4)
 
 
-def test_relative_paths_are_looked_for_beside_the_messages(tmp_path: Path) -> None:
+def test_relative_paths_are_relative_to_the_directory(tmp_path: Path) -> None:
     picture("red").save(tmp_path / "red.png")
     part = {"type": "image_url", "image_url": {"url": "red.png"}}
     (message,) = load_images([{"role": "user", "content": [part]}], tmp_path)
     assert message["content"][0]["image"].getpixel((0, 0)) == (255, 0, 0)
-    # Loaded once: what is loaded may be read again.
+    # Messages with loaded images can be read again.
     assert len(read_conversation([message]).images) == 1
 
 
@@ -95,7 +95,7 @@ def test_malformed_messages_are_refused(messages: Any, complaint: str) -> None:
         read_conversation(messages)
 
 
-def test_the_message_and_the_image_at_fault_are_named() -> None:
+def test_the_faulty_message_and_image_are_named() -> None:
     messages = json.loads(
         '[{"role": "user", "content": "hi"}, {"role": "user", "content": '
         '[{"type": "image_url", "image_url": {"url": "missing.png"}}]}]'

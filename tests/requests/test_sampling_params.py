@@ -1,4 +1,4 @@
-"""Settings out of range are refused; the rest reach MAX as they were meant."""
+"""Parameters out of range are refused; the others are passed to MAX."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def test_the_default_is_greedy_until_the_context_is_full() -> None:
 
 
 @pytest.mark.parametrize("asked", [{"temperature": 0.7}, {"top_p": 0.9}, {"seed": 0}])
-def test_asking_for_sampling_samples_from_all_tokens(asked: dict[str, Any]) -> None:
+def test_a_sampling_parameter_enables_sampling_from_all_tokens(
+    asked: dict[str, Any],
+) -> None:
     def top_k(**settings: Any) -> Any:
         params = Sampling(**settings).to_max(default_temperature=None, vocabulary=100)
         return params.top_k
@@ -51,7 +53,7 @@ def test_a_temperature_of_zero_is_greedy() -> None:
     assert params.top_k == 1
 
 
-def test_the_checkpoints_temperature_holds_unless_another_is_given() -> None:
+def test_the_checkpoints_temperature_is_the_default() -> None:
     own = Sampling(top_k=-1)
     assert own.to_max(default_temperature=0.6, vocabulary=9).temperature == 0.6
     assert own.to_max(default_temperature=None, vocabulary=9).temperature == 1.0
@@ -59,7 +61,7 @@ def test_the_checkpoints_temperature_holds_unless_another_is_given() -> None:
     assert given.to_max(default_temperature=0.6, vocabulary=9).temperature == 0.3
 
 
-def test_more_candidates_than_tokens_are_all_tokens() -> None:
-    """MAX reserves memory for as many as it is told."""
+def test_a_top_k_beyond_the_vocabulary_samples_from_all_tokens() -> None:
+    """MAX reserves memory for as many candidates as it is told."""
     params = Sampling(top_k=10**9).to_max(default_temperature=None, vocabulary=100)
     assert params.top_k == -1

@@ -1,4 +1,4 @@
-"""The CPU's instruction sets are read from the system."""
+"""Instruction sets of the CPU are read from the system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mllama.utils import cpu
 
 
-def test_the_cpu_is_described_by_what_a_compiler_uses(
+def test_features_are_the_instruction_sets_that_compilers_use(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"

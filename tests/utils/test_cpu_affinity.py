@@ -1,4 +1,4 @@
-"""How many cores MAX sees while it makes its threads."""
+"""MAX creates its threads under a limit of cores, once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_cores_are_limited_only_meanwhile() -> None:
+def test_cores_are_limited_within_the_context_only() -> None:
     before = os.sched_getaffinity(0)
     with cpu_affinity.limited_to_cores(1):
         assert len(os.sched_getaffinity(0)) == 1
@@ -23,7 +23,7 @@ def test_cores_are_limited_only_meanwhile() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, 10_000])
-def test_a_number_of_threads_that_is_none(number: int) -> None:
+def test_an_impossible_number_of_threads_is_refused(number: int) -> None:
     with (
         pytest.raises(MllamaError, match="--num-threads must be from 1 to"),
         cpu_affinity.limited_to_cores(number),
@@ -31,10 +31,12 @@ def test_a_number_of_threads_that_is_none(number: int) -> None:
         pass
 
 
-def test_a_second_model_can_not_have_other_threads(
+def test_a_second_model_can_not_change_the_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_affinity, "_made", [None])
+    monkeypatch.setattr(cpu_affinity, "_limits", [None])
     cpu_affinity.start_max_threads(None)
-    with pytest.raises(MllamaError, match="made its threads in this process already"):
+    with pytest.raises(
+        MllamaError, match="created its threads in this process already"
+    ):
         cpu_affinity.start_max_threads(1)

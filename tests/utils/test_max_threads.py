@@ -1,4 +1,4 @@
-"""How long MAX's threads spin: one figure, in both of its variables."""
+"""The spin time of MAX's threads is the same in both of its variables."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ ENGINE, CONFIGURATION = max_threads._SPINNING
 
 
 @pytest.fixture
-def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without MAX, in whose environment nothing is decided."""
+def unset_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulates a process without MAX, with neither variable set."""
     for name in (ENGINE, CONFIGURATION):
-        # Set first: what is there at the end is then taken back.
+        # Setting first makes pytest undo what the test sets.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "max._core", raising=False)
 
 
-def figures() -> list[str | None]:
+def spin_times() -> list[str | None]:
     return [os.environ.get(name) for name in (ENGINE, CONFIGURATION)]
 
 
-def test_threads_spin_briefly(undecided: None) -> None:
+def test_threads_spin_briefly(unset_variables: None) -> None:
     max_threads.limit_spinning()
-    assert figures() == ["50", "50"]
+    assert spin_times() == ["50", "50"]
 
 
 @pytest.mark.parametrize("given", [ENGINE, CONFIGURATION])
-def test_either_variable_of_the_user_stands_for_both(
-    undecided: None, monkeypatch: pytest.MonkeyPatch, given: str
+def test_either_variable_of_the_user_sets_both(
+    unset_variables: None, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv(given, "7")
     max_threads.limit_spinning()
-    assert figures() == ["7", "7"]
+    assert spin_times() == ["7", "7"]
 
 
-def test_nothing_changes_once_threads_are_made(
-    undecided: None, monkeypatch: pytest.MonkeyPatch
+def test_nothing_changes_once_max_is_loaded(
+    unset_variables: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "max._core", sys)
     max_threads.limit_spinning()
-    assert figures() == [None, None]
+    assert spin_times() == [None, None]
 
 
-def test_a_command_takes_one_variable_alone(tmp_path: Path) -> None:
+def test_a_command_accepts_one_variable_alone(tmp_path: Path) -> None:
     """MAX ends a process whose two variables differ."""
     target = tmp_path / "model.gguf"
     done = subprocess.run(
