@@ -1,9 +1,9 @@
 """Measure the demo model: ``python -m demo.evaluate --seed 7 --count 300``.
 
-Draws fresh scenes and questions from the seed, asks them through the project's own
-pipeline, and asks them again with every picture blanked to gray: what can be
-answered without looking is not seeing.  The last line of the output is one JSON
-object; a readable table goes to standard error.
+Draws fresh scenes and questions from the seed and asks them through the project's own
+pipeline.  Asks them again with every picture blanked to gray, which tells how much can
+be answered without looking.  The last line of the output is one JSON object; a readable
+table goes to standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from demo.data.questions import ask
 from demo.data.scenes import random_scene
 
 GRAY = (128, 128, 128)
-"""About the middle of the model's range of pixels."""
+"""About the middle of the range of pixels."""
 
 MAX_NEW_TOKENS = 40
 
@@ -32,7 +32,7 @@ Messages = list[dict[str, Any]]
 
 
 def questions(seed: int, count: int) -> Iterator[tuple[str, Messages, Messages, str]]:
-    """Kind, conversation, the same with blank pictures, and the right answer."""
+    """Yields kind, conversation, the same with blank pictures, and the right answer."""
     rng = np.random.default_rng((seed, 4))
     for index in range(count):
         kind = KINDS[index % len(KINDS)]
@@ -48,7 +48,7 @@ def questions(seed: int, count: int) -> Iterator[tuple[str, Messages, Messages, 
 
 
 def example(seed: int = 5) -> tuple[Image.Image, str, str]:
-    """A picture of a few shapes, a question about it and the right answer."""
+    """Returns a picture of two shapes, a question about it and the right answer."""
     rng = np.random.default_rng(seed)
     while True:
         scene = random_scene(rng, layout=(2, 2))
@@ -60,7 +60,7 @@ def example(seed: int = 5) -> tuple[Image.Image, str, str]:
 def report(
     kinds: Sequence[str], right: Sequence[bool], blind: Sequence[bool]
 ) -> dict[str, Any]:
-    """Accuracy in all and by kind, and without the pictures."""
+    """Returns the accuracy overall, by kind, and with blank pictures."""
     marks: dict[str, list[bool]] = {}
     for kind, ok in zip(kinds, right, strict=True):
         marks.setdefault(kind, []).append(ok)
@@ -73,9 +73,15 @@ def report(
 
 
 def run(seed: int, count: int, **model: Any) -> dict[str, Any]:
-    """Ask everything and compare; mistakes are told on standard error.
+    """Asks all questions and compares the answers; prints mistakes to stderr.
 
-    ``model`` is what ``LLM`` takes.
+    Args:
+        seed: Of the scenes and questions.
+        count: Number of questions.
+        model: Arguments of ``LLM``.
+
+    Returns:
+        The report, with ``seed`` and ``count``.
     """
     from mllama import LLM
 
@@ -112,7 +118,7 @@ def _text(parts: list[dict[str, Any]]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """Returns the result as a table for people."""
     rows = [*result["by_kind"].items(), ("overall", result["accuracy"])]
     rows.append(("blind", result["blind_accuracy"]))
     lines = [f"{name:12} {100 * share:6.1f} %" for name, share in rows]
@@ -120,7 +126,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=240)

@@ -1,8 +1,8 @@
-"""Whole conversations about one or two scenes, and their OpenAI-style messages.
+"""Conversations about one or two scenes, and their OpenAI-style messages.
 
-A conversation ends with a question whose answer is known; earlier turns carry their
-answers.  The kinds beyond those of ``questions`` are the ones that need more than one
-turn or more than one picture.
+A conversation ends with a question whose answer is known; earlier turns include their
+answers.  ``questions`` has the kinds that need one turn and one picture; this module
+adds those that need more.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from demo.data.scenes import COLOR_NAMES, SHAPES, Scene, random_scene
 from demo.data.wordings import MORE_SHAPES, SMALL_TALK, SYSTEMS, WHICH_PICTURE
 
 SINGLE = tuple(ASKERS)
-"""Kinds of one question about one picture."""
+"""Kinds of conversation with one question about one picture."""
 
 KINDS = (*SINGLE, "compare", "follow_up", "new_picture")
-"""Every kind of conversation that the evaluation asks."""
+"""Every kind of conversation that the evaluation uses."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What the user says, with which pictures, and the right answer."""
+    """A user's question, the pictures shown with it, and the right answer."""
 
     question: str
     answer: str
@@ -38,7 +38,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns about numbered scenes; the last turn's answer is the one asked for."""
+    """Turns about numbered scenes; the model is asked for the last turn's answer."""
 
     kind: str
     turns: tuple[Turn, ...]
@@ -46,14 +46,14 @@ class Conversation:
 
     @property
     def answer(self) -> str:
-        """The answer to the last question."""
+        """The right answer to the last question."""
         return self.turns[-1].answer
 
 
 def messages(
     conversation: Conversation, pictures: Sequence[Image.Image]
 ) -> list[dict[str, Any]]:
-    """The messages to send, without the last answer."""
+    """Returns the messages to send, without the last answer."""
     sent: list[dict[str, Any]] = []
     if conversation.system is not None:
         sent.append({"role": "system", "content": conversation.system})
@@ -85,7 +85,7 @@ def _any_question(rng: np.random.Generator, scene: Scene) -> Asked:
 def single(
     rng: np.random.Generator, scene: Scene, kind: str, picture: int = 0
 ) -> Conversation | None:
-    """One question of a kind about one picture, if the scene allows it."""
+    """Returns one question of a kind about one picture, or None if none fits."""
     asked = ask(rng, scene, kind)
     if asked is None:
         return None
@@ -93,7 +93,7 @@ def single(
 
 
 def follow_up(rng: np.random.Generator, scene: Scene, picture: int = 0) -> Conversation:
-    """A second or third question about the same picture."""
+    """Returns a conversation of two or three questions about the same picture."""
     count = 2 if rng.random() < 0.7 else 3
     turns = [
         _turn(rng, _any_question(rng, scene), (picture,) if index == 0 else ())
@@ -105,7 +105,10 @@ def follow_up(rng: np.random.Generator, scene: Scene, picture: int = 0) -> Conve
 def new_picture(
     rng: np.random.Generator, scenes: Sequence[Scene], first: int = 0, second: int = 1
 ) -> Conversation:
-    """A later turn brings another picture: the answer is about that one."""
+    """Returns a conversation in which a later turn shows another picture.
+
+    The last question is about the second picture.
+    """
     turns = [_turn(rng, _any_question(rng, scenes[first]), (first,))]
     if rng.random() < 0.2:
         turns.append(_turn(rng, _any_question(rng, scenes[first]), ()))
@@ -118,7 +121,10 @@ def new_picture(
 def compare(
     rng: np.random.Generator, scenes: Sequence[Scene], first: int = 0, second: int = 1
 ) -> Conversation | None:
-    """Which of two pictures in the same turn shows something."""
+    """Returns a question about which of two pictures shows something.
+
+    Both pictures are shown in the same turn.  Returns None if they show the same.
+    """
     pair = scenes[first], scenes[second]
     held = [
         {name(item) for item in scene.items}
@@ -143,7 +149,7 @@ def compare(
 
 
 def small_talk(rng: np.random.Generator) -> Conversation:
-    """What people type before they show a picture; not part of the evaluation."""
+    """Returns a conversation without a picture; the evaluation has none."""
     said, answer = SMALL_TALK[int(rng.integers(len(SMALL_TALK)))]
     return Conversation("small_talk", (Turn(pick(rng, said), answer),), _system(rng))
 
@@ -151,7 +157,7 @@ def small_talk(rng: np.random.Generator) -> Conversation:
 def random_conversation(
     rng: np.random.Generator, kind: str
 ) -> tuple[Conversation, list[Scene]]:
-    """A conversation of this kind about fresh scenes."""
+    """Returns a conversation of a kind about fresh scenes, and the scenes."""
     while True:
         conversation: Conversation | None
         if kind in ("compare", "new_picture"):
@@ -170,7 +176,7 @@ def random_conversation(
 
 
 def vocabulary_text(rng: np.random.Generator, count: int) -> list[str]:
-    """Texts for training the tokenizer: every wording and answer, many times."""
+    """Returns texts to train the tokenizer on: every wording and answer, many times."""
     texts: list[str] = []
     for index in range(count):
         conversation, _ = random_conversation(rng, KINDS[index % len(KINDS)])

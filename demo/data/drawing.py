@@ -17,7 +17,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _outline(kind: str, angle: float) -> list[tuple[float, float]]:
-    """Corners of a shape within the circle of radius one; y points down."""
+    """Returns the corners of a shape within the unit circle; y points down."""
 
     def ring(count: int, radius: float, turn: float) -> list[tuple[float, float]]:
         turns = [turn + 2 * math.pi * k / count for k in range(count)]
@@ -36,12 +36,12 @@ def _outline(kind: str, angle: float) -> list[tuple[float, float]]:
     return [*quarter, *turned, *[(-x, -y) for x, y in quarter + turned]]
 
 
-@lru_cache(maxsize=16)  # a picture and its coverage need the same ones
+@lru_cache(maxsize=16)  # render and coverage need the same ones
 def _stencil(item: Item) -> tuple[Image.Image, int, int]:
-    """The item's coverage as a gray image, and where its corner goes."""
+    """Returns an item's coverage in gray, and the left and top of its place."""
     side = math.ceil(item.size) + 2
     left, top = round(item.x - side / 2), round(item.y - side / 2)
-    fine = 4  # drawn four times as large, then reduced: smooth edges
+    fine = 4  # Drawn four times as large, then reduced, for smooth edges.
     stencil = Image.new("L", (side * fine, side * fine), 0)
     draw = ImageDraw.Draw(stencil)
     middle, radius = side * fine / 2, item.size * fine / 2
@@ -60,25 +60,27 @@ def _stencil(item: Item) -> tuple[Image.Image, int, int]:
     return stencil.reduce(fine), left, top
 
 
-def _ground(scene: Scene) -> Image.Image:
-    ground = scene.background
-    if ground.start == ground.end and not ground.noise:
-        return Image.new("RGB", (scene.width, scene.height), ground.start)
+def _background(scene: Scene) -> Image.Image:
+    background = scene.background
+    if background.start == background.end and not background.noise:
+        return Image.new("RGB", (scene.width, scene.height), background.start)
     x = np.linspace(-0.5, 0.5, scene.width)[None, :]
     y = np.linspace(-0.5, 0.5, scene.height)[:, None]
-    along = x * math.cos(ground.direction) + y * math.sin(ground.direction)
+    direction = background.direction
+    along = x * math.cos(direction) + y * math.sin(direction)
     share = np.clip(along + 0.5, 0, 1)[..., None]
-    start, end = np.array(ground.start), np.array(ground.end)
+    start, end = np.array(background.start), np.array(background.end)
     pixels = start + share * (end - start)
-    if ground.noise:
-        rng = np.random.default_rng(ground.noise_seed)
-        pixels = pixels + rng.integers(-ground.noise, ground.noise + 1, pixels.shape)
+    if background.noise:
+        rng = np.random.default_rng(background.noise_seed)
+        noise = rng.integers(-background.noise, background.noise + 1, pixels.shape)
+        pixels = pixels + noise
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw the scene as an RGB picture of its own size."""
-    picture = _ground(scene)
+    """Draws a scene as an RGB picture of its own size."""
+    picture = _background(scene)
     for item in scene.items:
         stencil, left, top = _stencil(item)
         picture.paste(item.rgb, (left, top), stencil)
@@ -86,7 +88,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def coverage(scene: Scene) -> Image.Image:
-    """Where the items are: a gray picture, white on their pixels."""
+    """Returns a gray picture that is white where items are."""
     covered = Image.new("L", (scene.width, scene.height), 0)
     for item in scene.items:
         stencil, left, top = _stencil(item)

@@ -1,4 +1,4 @@
-"""Small pieces of English that questions and answers are made of."""
+"""The pieces of English that questions and answers are made of."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from demo.data.scenes import Item
 
 
 def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    """One of the options."""
+    """Returns one of the options at random."""
     return options[int(rng.integers(len(options)))]
 
 
 def fill(rng: np.random.Generator, template: str) -> str:
-    """Put one of several equivalent words in each general place of a template."""
+    """Fills each placeholder of a template with one of several equivalent words."""
     for place, words in (
         ("{c}", ("colour", "color")),
         ("{o}", ("shape", "object", "thing")),
@@ -28,7 +28,7 @@ def fill(rng: np.random.Generator, template: str) -> str:
 
 
 def loosen(rng: np.random.Generator, question: str) -> str:
-    """Write a question the way hurried people do, now and then."""
+    """Returns a question as hurried people write it, now and then."""
     if rng.random() < 0.15:
         question = question[0].lower() + question[1:]
     if rng.random() < 0.12:
@@ -39,22 +39,22 @@ def loosen(rng: np.random.Generator, question: str) -> str:
 
 
 def name(item: Item) -> str:
-    """Colour and kind: ``red circle``, ``blue 7``."""
+    """Returns color and kind: ``red circle``, ``blue 7``."""
     return f"{item.color} {item.kind}"
 
 
 def with_article(words: str) -> str:
-    """``a red circle``, ``an orange star``."""
+    """Returns ``a red circle``, ``an orange star``."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def join(parts: Sequence[str]) -> str:
-    """``x``, ``x and y``, ``x, y and z``."""
+    """Returns ``x``, ``x and y`` or ``x, y and z``."""
     if len(parts) == 1:
         return parts[0]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def sentence(words: str) -> str:
-    """With a capital letter and a full stop."""
+    """Returns words with a capital letter and a full stop."""
     return f"{words[0].upper()}{words[1:]}."

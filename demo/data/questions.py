@@ -1,8 +1,8 @@
 """Questions about one scene, in varied wording, and their exact answers.
 
-Every kind of question has one function that draws a question from a random
-generator, or says None where the scene leaves no clear answer.  Answers have one
-canonical wording each, so that exact match is well defined.
+Each kind of question has one function, which returns a random question, or None if the
+scene has no clear answer.  Each answer has one canonical wording, so that exact match
+is well defined.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LONG = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of some kind and its only right answer."""
+    """A question of a kind and its only right answer."""
 
     kind: str
     question: str
@@ -50,7 +50,7 @@ class Asked:
 
 
 def references(item: Item, scene: Scene) -> list[str]:
-    """The expressions that single the item out, without an article."""
+    """Returns the expressions that only this item matches, without an article."""
     others = [other for other in scene.items if other is not item]
     found = []
     if all(name(other) != name(item) for other in others):
@@ -65,7 +65,10 @@ def references(item: Item, scene: Scene) -> list[str]:
 
 
 def _referable(rng: np.random.Generator, scene: Scene) -> list[tuple[Item, str]]:
-    """Items that can be singled out, each with one expression, in random order."""
+    """Returns the items that can be singled out, each with one expression for it.
+
+    The order is random.
+    """
     pairs = [
         (item, pick(rng, options))
         for item in scene.items
@@ -76,7 +79,7 @@ def _referable(rng: np.random.Generator, scene: Scene) -> list[tuple[Item, str]]
 
 
 def shape(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """Which shape is the red one; which shapes are there."""
+    """Asks which shape an item of a color is, or which shapes there are."""
     if not scene.shapes:
         return None
     unique = [
@@ -97,7 +100,7 @@ def shape(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def color(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """Which color something has; which colors there are."""
+    """Asks which color an item has, or which colors there are."""
     if len(scene.items) == 1 == len(scene.shapes) and rng.random() < 0.4:
         text = fill(rng, pick(rng, COLOR_ALONE))
         return Asked("color", text, sentence(scene.items[0].color))
@@ -112,13 +115,13 @@ def color(rng: np.random.Generator, scene: Scene) -> Asked | None:
         text = fill(rng, pick(rng, COLOR_OF)).replace("{x}", words)
         return Asked("color", text, sentence(item.color))
     if scene.digit is not None:
-        return None  # "which colors" would leave open whether the digit counts
+        return None  # "Which colors" would leave open whether the digit counts.
     colors = list(dict.fromkeys(item.color for item in scene.items))
     return Asked("color", fill(rng, pick(rng, COLOR_ALL)), sentence(join(colors)))
 
 
 def count(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """How many of a shape, of a color, of both, or in all."""
+    """Asks how many shapes there are of a kind, of a color, of both, or in all."""
     shapes = scene.shapes
     totals: dict[str, int] = {"shapes": len(shapes)}
     for kind in SHAPES:
@@ -126,14 +129,14 @@ def count(rng: np.random.Generator, scene: Scene) -> Asked | None:
         totals[plural] = sum(item.kind == kind for item in shapes)
         for paint in COLOR_NAMES:
             both = sum(item.kind == kind and item.color == paint for item in shapes)
-            # Of what is absent, only near misses: one of the two words fits.
+            # Ask about absent shapes only if the kind or the color is there.
             near = totals[plural] or any(item.color == paint for item in shapes)
             if both or (near and rng.random() < 0.3):
                 totals[f"{paint} {plural}"] = both
     for paint in COLOR_NAMES:
         number = sum(item.color == paint for item in shapes)
         totals[f"{paint} {pick(rng, ('shapes', 'objects'))}"] = number
-    # First the answer, then the question: priors alone must not pay.
+    # The answer is drawn before the question, so that priors alone score low.
     wanted = np.array([0.7, 1.0, 1.3, 1.6, 1.6])
     present = [n for n in range(5) if n in totals.values()]
     weights = wanted[present] / wanted[present].sum()
@@ -144,7 +147,7 @@ def count(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def place(item: Item, scene: Scene) -> str | None:
-    """Where in the picture an item is, or None if it is between two regions."""
+    """Returns an item's region of the picture, or None if it is between two."""
     bands = [band(item.x / scene.width), band(item.y / scene.height)]
     if bands[0] is None or bands[1] is None:
         return None
@@ -158,7 +161,7 @@ def place(item: Item, scene: Scene) -> str | None:
 
 
 def where(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """In which part of the picture something is."""
+    """Asks in which part of the picture an item is."""
     for item, words in _referable(rng, scene):
         answer = place(item, scene)
         if answer is not None:
@@ -169,7 +172,7 @@ def where(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def relation(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """On which side of a second thing a first one is."""
+    """Asks on which side of a second item a first one is."""
     pairs = _referable(rng, scene)
     if len(pairs) < 2:
         return None
@@ -188,7 +191,7 @@ def relation(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def beside(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """What stands on one side of something."""
+    """Asks what is on one side of an item."""
     for item, words in _referable(rng, scene):
         sides = {
             other: direction(other, item) for other in scene.items if other is not item
@@ -210,7 +213,7 @@ def beside(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def digit(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """Which digit is printed."""
+    """Asks which digit is printed."""
     if scene.digit is None:
         return None
     text = fill(rng, pick(rng, DIGIT))
@@ -218,7 +221,7 @@ def digit(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def exists(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """Whether there is such a thing; as often yes as no."""
+    """Asks if an item is there; the answer is yes as often as no."""
     true = rng.random() < 0.5
     if true:
         item = scene.items[int(rng.integers(len(scene.items)))]
@@ -246,7 +249,7 @@ def exists(rng: np.random.Generator, scene: Scene) -> Asked | None:
 
 
 def description(scene: Scene) -> str:
-    """The canonical description: everything, in reading order."""
+    """Returns the canonical description: all items in reading order."""
     names = [with_article(name(item)) for item in scene.items]
     if len(names) == 2:
         side = direction(scene.items[0], scene.items[1])
@@ -255,7 +258,7 @@ def description(scene: Scene) -> str:
 
 
 def describe(rng: np.random.Generator, scene: Scene) -> Asked | None:
-    """What the picture shows."""
+    """Asks what the picture shows."""
     return Asked("describe", fill(rng, pick(rng, DESCRIBE)), description(scene))
 
 
@@ -270,11 +273,11 @@ ASKERS: dict[str, Callable[[np.random.Generator, Scene], Asked | None]] = {
     "exists": exists,
     "describe": describe,
 }
-"""Each kind of question about one picture, with the function that asks it."""
+"""Each kind of question about one picture, and the function that asks it."""
 
 
 def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Asked | None:
-    """A question of this kind, in everyday spelling, if the scene allows one."""
+    """Returns a question of a kind as people type it, or None if none fits."""
     asked = ASKERS[kind](rng, scene)
     if asked is None:
         return None

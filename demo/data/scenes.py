@@ -1,9 +1,9 @@
 """Random scenes of colored shapes and printed digits.
 
 A scene is the ground truth: what is drawn, in which color, and where.  The picture
-(``drawing``) is derived from it, and so are all questions and answers, so a fresh
-seed gives fresh pictures whose right answers are known exactly.  No torch here: the
-evaluation uses this module on machines that have none.
+(``drawing``) and all questions and answers are derived from it, so a fresh seed gives
+fresh pictures whose right answers are known exactly.  This module doesn't import torch,
+since the evaluation runs on machines without it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ COLORS: dict[str, tuple[Rgb, ...]] = {
     "black": ((20, 20, 20), (0, 0, 0)),
     "white": ((245, 245, 245), (255, 255, 255)),
 }
-"""Typical values of each color; pure ones too, since people draw with those."""
+"""Typical values of each color, the pure ones included, which people draw with."""
 
 COLOR_NAMES = tuple(COLORS)
 
 MIN_CONTRAST = 110.0
-"""Least distance in RGB between an item and the background behind it."""
+"""Least Euclidean distance in RGB between an item and its background."""
 
 CLEAR = 1.7
-"""One direction counts as clear when it outweighs the other by this factor."""
+"""A direction is clear if its offset is this many times the other's."""
 
-# Sizes in tiles (high, wide) and how often each is drawn.  Ordinary pictures become
-# two by two tiles, so these are the most frequent.
 LAYOUTS: dict[tuple[int, int], float] = {
     (2, 2): 0.62,
     (1, 1): 0.12,
@@ -52,11 +50,15 @@ LAYOUTS: dict[tuple[int, int], float] = {
     (1, 4): 0.02,
     (4, 1): 0.01,
 }
+"""Sizes in tiles (high, wide), and the share of pictures of each.
+
+Ordinary pictures become two by two tiles, so these are the most frequent.
+"""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in the picture; ``x``, ``y`` and ``size`` are in pixels."""
+    """A shape or digit; ``x``, ``y`` (its center) and ``size`` are in pixels."""
 
     kind: str
     color: str
@@ -68,13 +70,13 @@ class Item:
 
     @property
     def is_digit(self) -> bool:
-        """Whether the item is a printed digit and not a shape."""
+        """True if the item is a printed digit and not a shape."""
         return self.kind in DIGITS
 
 
 @dataclass(frozen=True)
 class Background:
-    """A plain ground, or a gradient from ``start`` to ``end`` along ``direction``."""
+    """A plain color, or a gradient from ``start`` to ``end`` along ``direction``."""
 
     start: Rgb
     end: Rgb
@@ -85,7 +87,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's whole content; ``items`` stand in reading order."""
+    """A picture's whole content; ``items`` are in reading order."""
 
     width: int
     height: int
@@ -99,17 +101,17 @@ class Scene:
 
     @property
     def digit(self) -> Item | None:
-        """The printed digit, if there is one; a scene has at most one."""
+        """The printed digit or None; a scene has at most one."""
         return next((item for item in self.items if item.is_digit), None)
 
 
 def is_tall(width: float, height: float) -> bool:
-    """Whether a picture is read from top to bottom and not from left to right."""
+    """Returns True if a picture is read from top to bottom, not from left to right."""
     return height > 1.4 * width
 
 
 def direction(item: Item, other: Item) -> str | None:
-    """Where ``item`` stands seen from ``other``, or None if neither axis is clear."""
+    """Returns the side of ``other`` that ``item`` is on, or None if it isn't clear."""
     dx, dy = item.x - other.x, item.y - other.y
     if abs(dx) >= CLEAR * abs(dy):
         return "left of" if dx < 0 else "right of"
@@ -119,7 +121,10 @@ def direction(item: Item, other: Item) -> str | None:
 
 
 def band(share: float) -> int | None:
-    """First, middle or last part of a side, or None where people might differ."""
+    """Returns 0, 1 or 2 for the first, middle or last part of a side of the picture.
+
+    Returns None where people might disagree.
+    """
     if share < 0.3:
         return 0
     if share > 0.7:
@@ -128,7 +133,7 @@ def band(share: float) -> int | None:
 
 
 def _image_size(rng: np.random.Generator, layout: tuple[int, int]) -> tuple[int, int]:
-    """Pixel width and height that the processor splits into about this layout."""
+    """Returns a width and height that the processor splits into about this layout."""
     high, wide = layout
     if layout == (1, 1):
         width = int(rng.integers(48, 65))
@@ -143,7 +148,7 @@ def _image_size(rng: np.random.Generator, layout: tuple[int, int]) -> tuple[int,
 
 
 def _background(rng: np.random.Generator, items: tuple[Item, ...]) -> Background:
-    """A ground on which every item can be seen well."""
+    """Returns a background on which every item can be seen well."""
 
     def one() -> Rgb:
         for _ in range(200):
@@ -158,11 +163,11 @@ def _background(rng: np.random.Generator, items: tuple[Item, ...]) -> Background
                 rgb = (int(red), int(green), int(blue))
             if all(math.dist(rgb, item.rgb) >= MIN_CONTRAST for item in items):
                 return rgb
-        return (128, 128, 128)  # far enough from every named color
+        return (128, 128, 128)  # Far enough from every named color.
 
     start = one()
     end = one() if rng.random() < 0.3 else start
-    # The middle of a gradient is not checked by one(): fall back to a plain ground.
+    # one() does not check the middle of a gradient: fall back to a plain color.
     middle = tuple((a + b) // 2 for a, b in zip(start, end, strict=True))
     if any(math.dist(middle, item.rgb) < MIN_CONTRAST for item in items):
         end = start
@@ -185,7 +190,7 @@ def _rgb(rng: np.random.Generator, color: str) -> Rgb:
 
 
 def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """Kind and color of ``count`` items; repetitions are frequent on purpose."""
+    """Returns kind and color of ``count`` items, with frequent repetitions."""
     shapes = list(SHAPES)
     colors = list(COLOR_NAMES)
     if count > 1 and rng.random() < 0.4:
@@ -201,7 +206,10 @@ def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
 def _place(
     rng: np.random.Generator, width: int, height: int, sizes: list[float]
 ) -> list[tuple[float, float]] | None:
-    """Centers that neither overlap nor leave the reading order in doubt."""
+    """Returns centers of items that don't overlap and have a clear reading order.
+
+    Returns None if no place is found for one of them.
+    """
     tall = is_tall(width, height)
     centers: list[tuple[float, float]] = []
     for index, size in enumerate(sizes):
@@ -211,7 +219,7 @@ def _place(
             if all(
                 math.hypot(x - cx, y - cy) > 0.56 * (size + sizes[other])
                 and (
-                    # two items may stand one above the other
+                    # Two items may be one above the other.
                     len(sizes) == 2
                     or abs((y - cy) / height if tall else (x - cx) / width) > 0.13
                 )
@@ -235,7 +243,13 @@ def random_scene(
     max_items: int = 3,
     layout: tuple[int, int] | None = None,
 ) -> Scene:
-    """Draw a scene; ``layout`` asks for a picture of that many tiles, high and wide."""
+    """Returns a random scene.
+
+    Args:
+        rng: The source of everything random in it.
+        max_items: Most items.
+        layout: Height and width of the picture in tiles; None draws one.
+    """
     if layout is None:
         layouts = list(LAYOUTS)
         weights = np.array([LAYOUTS[each] for each in layouts])
@@ -250,7 +264,7 @@ def random_scene(
         least = 0.32 if min(layout) == 1 else 0.26
         most = 0.7 if count == 1 else min(0.5, 0.62 * math.sqrt(room / count))
         looks = _looks(rng, count)
-        # A digit is finer than a shape, so it is printed larger.
+        # A digit has finer lines than a shape, so it is printed larger.
         lows = [max(least, 0.55) if kind in DIGITS else least for kind, _ in looks]
         sizes = [short * float(rng.uniform(low, max(low, most))) for low in lows]
         centers = _place(rng, width, height, sizes)
@@ -265,9 +279,9 @@ def random_scene(
 
 
 def reading_order(items: list[Item], width: int, height: int) -> tuple[Item, ...]:
-    """The order of a description: left to right, in tall pictures top to bottom.
+    """Returns items from left to right, in tall pictures from top to bottom.
 
-    Of two items one of which stands above the other the upper one comes first.
+    If there are two items, one above the other, the upper one comes first.
     """
     down = is_tall(width, height)
     if len(items) == 2:

@@ -1,7 +1,7 @@
 """The wordings of the demo's questions.
 
-``{x}`` and ``{y}`` stand for what is asked about, ``{d}`` for a direction; the other
-places in braces are filled with one of several equivalent words.
+``{x}`` and ``{y}`` stand for the items in question, ``{d}`` for a direction; the other
+placeholders are filled with one of several equivalent words.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The demo model's shape and the values it starts from.
+"""The demo model's architecture and initial weights.
 
-The shape is Llama 3.2 Vision's in small.  The starting values differ from
+The architecture is Llama 3.2 Vision's in small.  The initial weights differ from
 transformers' defaults (standard deviation 0.02, gates closed), which are meant for
-wide models that are fine-tuned: a narrow model trained from nothing hardly learns
-to see from them.
+wide models that are fine-tuned: a narrow model trained from scratch with them hardly
+learns to see.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ TILE = 64
 PATCH = 16
 MAX_TILES = 4
 VOCABULARY = 768
-"""Entries of the head; ``<|image|>`` has this id, as in the real model."""
+"""Outputs of the LM head; ``<|image|>`` has this id, as in the real model."""
 
 
 def configuration(ids: dict[str, int]) -> MllamaConfig:
-    """The model's configuration; ``ids`` maps special tokens to their ids."""
+    """Returns the configuration; ``ids`` maps special tokens to their ids."""
     vision = MllamaVisionConfig(
         hidden_size=128,
         intermediate_size=512,
@@ -78,7 +78,7 @@ def configuration(ids: dict[str, int]) -> MllamaConfig:
 def _grid_features(
     width: int, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """Sines and cosines of two coordinates, ``width`` numbers for each position."""
+    """Returns sines and cosines of two coordinates, ``width`` numbers a position."""
     count = width // 4
     rates = torch.exp(torch.linspace(math.log(2.0), math.log(0.08), count))
     parts = [
@@ -90,10 +90,10 @@ def _grid_features(
 
 
 def _place_tiles(model: MllamaForConditionalGeneration) -> None:
-    """Tell the vision side where each tile's patches stand in the whole picture.
+    """Writes each patch's place in the whole picture into the tile embeddings.
 
-    The table has one row per aspect ratio and could learn this, but the rare aspect
-    ratios would learn it slowly.
+    The table has an entry per aspect ratio and could learn this, but slowly for rare
+    aspect ratios.
     """
     vision = model.config.vision_config
     side = vision.image_size // vision.patch_size
@@ -111,11 +111,11 @@ def _place_tiles(model: MllamaForConditionalGeneration) -> None:
 
 
 def _patch_filters() -> torch.Tensor:
-    """Filters of the patch embedding: (128, 3, PATCH, PATCH), cosines of growing rate.
+    """Returns filters for the patch embedding: (128, 3, PATCH, PATCH), cosines.
 
-    Random filters answer to a patch's mean color above all, and edges, of which
-    shapes are made, drown in it.  Each filter here answers to one frequency of
-    brightness or of one of two color contrasts, the high frequencies amplified.
+    Random filters respond mostly to a patch's mean color, which hides the edges that
+    shapes consist of.  Each filter here responds to one frequency of brightness or of
+    one of two color contrasts, with the high frequencies amplified.
     """
     steps = (torch.arange(PATCH) + 0.5) * math.pi / PATCH
     channels = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
@@ -136,26 +136,26 @@ def _patch_filters() -> torch.Tensor:
 
 
 def initialize(model: MllamaForConditionalGeneration) -> None:
-    """Set the starting values, from torch's current random state."""
+    """Sets the initial weights, from torch's current random state."""
     layers = 6
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             fan_in = module.weight[0].numel()
             std = fan_in**-0.5
             if name.endswith(("o_proj", "fc2", "down_proj")):
-                std /= math.sqrt(layers)  # these add to the residual stream
+                std /= math.sqrt(layers)  # These add to the residual stream.
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.3)
     with torch.no_grad():
-        eye = model.model.vision_model
-        eye.class_embedding.normal_(std=0.5)
-        eye.patch_embedding.weight.copy_(_patch_filters())
-        eye.gated_positional_embedding.embedding.normal_(std=0.3)
-        eye.gated_positional_embedding.gate.fill_(1.0)
-        eye.pre_tile_positional_embedding.gate.fill_(0.5)
-        eye.post_tile_positional_embedding.gate.fill_(0.5)
-        for layer in eye.global_transformer.layers:
+        vision = model.model.vision_model
+        vision.class_embedding.normal_(std=0.5)
+        vision.patch_embedding.weight.copy_(_patch_filters())
+        vision.gated_positional_embedding.embedding.normal_(std=0.3)
+        vision.gated_positional_embedding.gate.fill_(1.0)
+        vision.pre_tile_positional_embedding.gate.fill_(0.5)
+        vision.post_tile_positional_embedding.gate.fill_(0.5)
+        for layer in vision.global_transformer.layers:
             layer.gate_attn.fill_(1.0)
             layer.gate_ffn.fill_(1.0)
         _place_tiles(model)
@@ -166,7 +166,7 @@ def initialize(model: MllamaForConditionalGeneration) -> None:
 
 
 def build(ids: dict[str, int], seed: int) -> MllamaForConditionalGeneration:
-    """An untrained demo model that follows Meta's rules."""
+    """Returns an untrained demo model with Meta's semantics."""
     torch.manual_seed(seed)
     model = MllamaForConditionalGeneration(configuration(ids))
     initialize(model)
@@ -175,18 +175,19 @@ def build(ids: dict[str, int], seed: int) -> MllamaForConditionalGeneration:
 
 
 def follow_meta(*models: MllamaForConditionalGeneration) -> None:
-    """Apply Meta's rules; needed anew for copies, whose layers would run the original.
+    """Applies Meta's semantics, also to copies of models that have them.
 
-    A copied module keeps the patched method bound to the module it was copied from.
+    A copied module keeps the patched method bound to the module it was copied from, and
+    would run the original's layers.
     """
     for model in models:
         use_meta_semantics(model)
 
 
 def one_tile_view(model: MllamaForConditionalGeneration) -> MllamaVisionModel:
-    """The vision side for pictures of one tile, without the three empty slots.
+    """Returns the vision encoder for pictures of one tile, without three empty tiles.
 
-    It shares all weights but the tables of tile positions, and costs a quarter.
+    It shares all weights except the tile embeddings and costs a quarter.
     """
     whole = model.model.vision_model
     settings = whole.config.to_dict() | {

@@ -1,6 +1,8 @@
-"""Training batches drawn from a seed, and held-out ones of one kind each."""
+"""Training batches drawn from a seed, and held-out batches of one kind each."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,10 +20,16 @@ from demo.data.conversations import (
 )
 from demo.data.drawing import render
 from demo.data.scenes import Scene, random_scene
-from demo.training import eye
 from demo.training.architecture import MAX_TILES
-from demo.training.packing import Batch, Block, Encoder, Row, collate
+from demo.training.packing import (
+    Batch,
+    Encoder,
+    PackedSequence,
+    TokenizedConversation,
+    collate,
+)
 from demo.training.pixels import cut
+from demo.training.vision_probes import IGNORED, probe_targets
 
 ONE_PICTURE = {
     "shape": 1.2,
@@ -36,15 +44,16 @@ ONE_PICTURE = {
     "follow_up": 0.6,
     "small_talk": 0.06,
 }
-"""How often each kind is asked of a picture (where the scene allows it)."""
+"""Weight of each kind of conversation about one picture."""
 
 PAIR_ITEMS = (0.45, 0.4, 0.15)
-"""How many items, at most, each of two pictures shows: one, two or three."""
+"""Shares of pairs of pictures that show at most one, two or three items each."""
 
 TWO_PICTURES = {"compare": 8.0, "new_picture": 1.0, "single": 1.0}
+"""Weight of each kind of conversation about two pictures."""
 
 
-def _one_picture_block(
+def _about_one_picture(
     rng: np.random.Generator, scene: Scene, picture: int
 ) -> Conversation:
     kinds = list(ONE_PICTURE)
@@ -62,7 +71,7 @@ def _one_picture_block(
             return made
 
 
-def _two_picture_block(
+def _about_two_pictures(
     rng: np.random.Generator, scenes: list[Scene]
 ) -> Conversation | None:
     kinds = list(TWO_PICTURES)
@@ -73,14 +82,20 @@ def _two_picture_block(
         return compare(rng, scenes, *order)
     if kind == "new_picture":
         return new_picture(rng, scenes, *order)
-    return _one_picture_block(rng, scenes[order[0]], order[0])
+    return _about_one_picture(rng, scenes[order[0]], order[0])
 
 
-class Lessons(Dataset[Batch]):
-    """Step ``i`` of a seed always gives the same batch.
+class ConversationBatches(Dataset[Batch]):
+    """Batches of packed conversations; step ``i`` of a seed is always the same.
 
-    Every ``pair_every``-th batch shows two pictures per row, half as many rows.
-    Scenes grow from one item to three over the first ``ramp`` steps.
+    Args:
+        seed: Of the scenes and questions.
+        tokenizer: The model's.
+        rows: Sequences of a batch; half as many if each shows two pictures.
+        tokens: Most tokens of a sequence for each of its pictures.
+        pair_every: Every so many batches, sequences show two pictures; 0 is never.
+        ramp: Steps in which scenes grow from one item to three.
+        steps: Batches in all.
     """
 
     def __init__(
@@ -111,28 +126,36 @@ class Lessons(Dataset[Batch]):
             items = int(rng.choice([1, 2, 3], p=PAIR_ITEMS)) if pair else most
             items = min(items, most)
             scenes = [random_scene(rng, max_items=items) for _ in range(1 + pair)]
-            blocks: list[Block] = []
+            conversations: list[TokenizedConversation] = []
             room = self.tokens * (2 if pair else 1)
             while room > 0:
                 made = (
-                    _two_picture_block(rng, scenes)
+                    _about_two_pictures(rng, scenes)
                     if pair
-                    else _one_picture_block(rng, scenes[0], 0)
+                    else _about_one_picture(rng, scenes[0], 0)
                 )
                 if made is None:
-                    room -= 1  # two pictures that hold the same things
+                    room -= 1  # Both pictures show the same.
                     continue
-                block = self.encoder(made)
-                room -= len(block.ids)
-                if room >= 0 or not blocks:
-                    blocks.append(block)
+                tokenized = self.encoder(made)
+                room -= len(tokenized.ids)
+                if room >= 0 or not conversations:
+                    conversations.append(tokenized)
             tiles = [cut(render(scene)) for scene in scenes]
-            rows.append(Row(scenes, tiles, blocks))
+            rows.append(PackedSequence(scenes, tiles, conversations))
         return collate(rows, self.encoder, self.pad)
 
 
-class Pictures(Dataset[Batch]):
-    """Pictures with what the eye should see in them; step ``i`` is always the same."""
+class PictureBatches(Dataset[Batch]):
+    """Batches of pictures for the vision probes; step ``i`` of a seed is the same.
+
+    Args:
+        seed: Of the scenes.
+        rows: Pictures of a batch.
+        ramp: Steps in which scenes grow from one item to three.
+        steps: Batches in all.
+        small: Whether all pictures have one tile.
+    """
 
     def __init__(
         self, seed: int, rows: int, ramp: int, steps: int, small: bool = False
@@ -151,15 +174,15 @@ class Pictures(Dataset[Batch]):
             random_scene(rng, max_items=most, layout=layout) for _ in range(self.rows)
         ]
         tiles = [cut(render(scene)) for scene in scenes]
-        seen = [eye.targets(*pair) for pair in zip(scenes, tiles, strict=True)]
+        targets = [probe_targets(*pair) for pair in zip(scenes, tiles, strict=True)]
         valid = np.array([[i < t.count for i in range(MAX_TILES)] for t in tiles])
         return {
             "pixels": torch.from_numpy(np.stack([t.pixels for t in tiles]))[:, None],
             "aspect_ratio_ids": torch.tensor([[t.ratio_id] for t in tiles]),
             "aspect_ratio_mask": torch.from_numpy(valid.astype(np.int64))[:, None],
             "targets": {
-                key: torch.from_numpy(np.stack([each[key] for each in seen]))
-                for key in seen[0]
+                key: torch.from_numpy(np.stack([each[key] for each in targets]))
+                for key in targets[0]
             },
         }
 
@@ -167,7 +190,7 @@ class Pictures(Dataset[Batch]):
 def held_out(
     seed: int, tokenizer: PreTrainedTokenizerFast, kind: str, count: int, rows: int = 40
 ) -> list[Batch]:
-    """Batches of one kind only, of conversations like those of the evaluation."""
+    """Returns batches of one kind of conversation, as the evaluation draws them."""
     rng = np.random.default_rng((seed, 3))
     encoder, pad = Encoder(tokenizer), int(tokenizer.pad_token_id)
     batches = []
@@ -175,10 +198,12 @@ def held_out(
         made = []
         for _ in range(min(rows, count - start)):
             conversation, scenes = random_conversation(rng, kind)
-            block = encoder(conversation)
+            tokenized = encoder(conversation)
             last = encoder.length(conversation.answer) + 1
-            labels = [eye.NOTHING] * (len(block.ids) - last) + block.labels[-last:]
+            labels = [IGNORED] * (len(tokenized.ids) - last)
+            labels += tokenized.labels[-last:]
             tiles = [cut(render(scene)) for scene in scenes]
-            made.append(Row(scenes, tiles, [Block(block.ids, labels, block.pictures)]))
+            only_last = replace(tokenized, labels=labels)
+            made.append(PackedSequence(scenes, tiles, [only_last]))
         batches.append(collate(made, encoder, pad))
     return batches

@@ -1,18 +1,18 @@
 """Meta's semantics for a transformers model, where transformers differs.
 
-First, text rows that see no image.  In Meta's own implementation of Llama 3.2 Vision a
-text row that stands before every image leaves a cross-attention layer exactly as it
-entered: both the gated attention output and the gated MLP output are multiplied by the
-row mask.  transformers multiplies the MLP output only, so there such a row still
-receives the plain average of the image's values.
+First, text tokens that see no image.  In Meta's own implementation of Llama 3.2 Vision
+a token before every image leaves a cross-attention layer exactly as it entered: both
+the gated attention output and the gated MLP output are multiplied by a mask of the
+tokens that see an image.  transformers multiplies the MLP output only, so that a token
+before every image still receives the plain average of the image's values.
 
 Second, the vision states.  The vision encoder's intermediate states are the *input* of
 layer i for every i in ``intermediate_layers_indices`` in Meta's code, in transformers
 4.45 to 4.54, vLLM and Ollama, and the weights were trained so.  transformers 5.12
 returns the *output* of layer i, a regression of its pull request 39785.
 
-The server computes what Meta's code does; the demo model is therefore trained with the
-same, and tests that use transformers as the oracle apply this patch.
+The server computes what Meta's code does.  Therefore the demo model is trained with the
+same semantics, and tests that use transformers as the oracle apply this patch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _forward(
     position_embeddings: Any = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """transformers' forward of the layer plus the line marked below."""
+    """Runs transformers' forward of the layer, with the line marked below."""
     residual = hidden_states
     attended, _ = self.cross_attn(
         hidden_states=self.input_layernorm(hidden_states),
@@ -67,7 +67,7 @@ def _encoder_forward(
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
 ) -> BaseModelOutput:
-    """transformers' forward of the encoder, with each layer's input recorded."""
+    """Runs transformers' forward of the encoder, recording each layer's input."""
     encoder_states: tuple[torch.Tensor, ...] = ()
     for encoder_layer in self.layers:
         encoder_states += (hidden_states,)
@@ -81,11 +81,13 @@ def _encoder_forward(
 
 
 def use_meta_semantics(model: torch.nn.Module) -> None:
-    """Make ``model`` follow Meta's two rules of this module, in place.
+    """Patches a model in place to follow Meta in the two ways of this module.
 
-    ``model`` is any transformers Mllama model with a text side.  Without a
-    cross-attention mask (text only) nothing changes, since transformers skips the
-    cross-attention layers then.  Applying it twice is harmless.
+    Without a cross-attention mask (text only) nothing changes, since transformers skips
+    the cross-attention layers then.  Applying it twice is harmless.
+
+    Args:
+        model: A transformers Mllama model, or a part of one.
     """
     for module in model.modules():
         if isinstance(module, MllamaCrossAttentionDecoderLayer):

@@ -1,9 +1,9 @@
-"""Conversations as tokens, packed many to a row, with masks and right answers.
+"""Tokenized conversations, packed into sequences with masks and targets.
 
-A vision pass is expensive and a question short, so many conversations about the same
-pictures share one row.  They do not see each other: the attention mask is block
-diagonal and positions start anew in each, so every conversation is computed exactly
-as if it stood alone.
+Encoding a picture is expensive and a question short, so many conversations about the
+same pictures share one sequence.  They do not attend to each other: the attention mask
+is block diagonal and positions start at 0 in each, so that every conversation is
+computed exactly as if it were alone.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ from transformers.models.mllama.processing_mllama import (
 
 from demo.data.conversations import Conversation
 from demo.data.scenes import Scene
-from demo.training import eye
 from demo.training.architecture import MAX_TILES
-from demo.training.lookups import Notes, Words, found, holds
 from demo.training.pixels import Tiles
+from demo.training.text_probes import (
+    ItemWords,
+    TextProbeTargets,
+    phrase_targets,
+    picture_contents,
+)
 from demo.training.tokenizer import BEGIN, HEADER, HEADER_END, IMAGE, TURN_END
+from demo.training.vision_probes import IGNORED, probe_targets
 
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Block:
-    """One conversation as tokens: answers are the only positions with labels."""
+class TokenizedConversation:
+    """One conversation as tokens; only its answers have labels."""
 
     ids: list[int]
     labels: list[int]
@@ -40,26 +45,26 @@ class Block:
 
 
 class Encoder:
-    """Conversations to tokens, as the chat template and the tokenizer make them."""
+    """Tokenizes conversations as the chat template and the tokenizer do."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.raw = tokenizer.backend_tokenizer
         self.image = int(tokenizer.convert_tokens_to_ids(IMAGE))
         self.begin = self._ids(BEGIN)
-        self.words = Words(tokenizer)
+        self.words = ItemWords(tokenizer)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.raw.encode(text, add_special_tokens=False).ids)
 
-    def __call__(self, conversation: Conversation) -> Block:
-        """Tokens of the whole conversation, labels on all its answers."""
-        ids, labels = list(self.begin), [eye.NOTHING] * len(self.begin)
+    def __call__(self, conversation: Conversation) -> TokenizedConversation:
+        """Returns the tokens of a conversation, with labels on all its answers."""
+        ids, labels = list(self.begin), [IGNORED] * len(self.begin)
         pictures: list[int] = []
 
         def add(text: str, learn: bool = False) -> None:
             new = self._ids(text)
             ids.extend(new)
-            labels.extend(new if learn else [eye.NOTHING] * len(new))
+            labels.extend(new if learn else [IGNORED] * len(new))
 
         if conversation.system is not None:
             head = f"{HEADER}system{HEADER_END}\n\n"
@@ -72,107 +77,131 @@ class Encoder:
             add(f"{HEADER}assistant{HEADER_END}\n\n")
             add(f"{turn.answer}{TURN_END}", learn=True)
             pictures += turn.pictures
-        return Block(ids, labels, tuple(pictures))
+        return TokenizedConversation(ids, labels, tuple(pictures))
 
     def length(self, text: str) -> int:
-        """Number of tokens of a text."""
+        """Returns the number of tokens of a text."""
         return len(self._ids(text))
 
-    def rows_of_pictures(self, block: Block) -> npt.NDArray[np.bool_]:
-        """(tokens, pictures of the block): which row attends to which picture."""
-        length = len(block.ids)
-        seen = np.zeros((length, len(block.pictures)), bool)
-        spans = get_cross_attention_token_mask(block.ids, self.image)
+    def picture_mask(
+        self, conversation: TokenizedConversation
+    ) -> npt.NDArray[np.bool_]:
+        """Returns which token attends to which picture: (tokens, pictures)."""
+        length = len(conversation.ids)
+        seen = np.zeros((length, len(conversation.pictures)), bool)
+        spans = get_cross_attention_token_mask(conversation.ids, self.image)
         for index, (start, end) in enumerate(spans):
             seen[start : length if end == -1 else end, index] = True
         return seen
 
 
 @dataclass(frozen=True)
-class Row:
-    """Pictures of one row of a batch and the conversations about them."""
+class PackedSequence:
+    """Pictures of one sequence of a batch and the conversations about them."""
 
     scenes: list[Scene]
     tiles: list[Tiles]
-    blocks: list[Block]
+    conversations: list[TokenizedConversation]
 
 
-def _take_notes(
-    notes: Notes,
+def _add_probe_targets(
+    targets: TextProbeTargets,
     index: int,
     start: int,
-    row: Row,
-    block: Block,
+    sequence: PackedSequence,
+    conversation: TokenizedConversation,
     seen_by: npt.NDArray[np.bool_],
     encoder: Encoder,
 ) -> None:
-    """Note what the words of the questions mean in the pictures that they see.
+    """Adds the text probes' targets at the words of one conversation's questions.
 
-    The first phrase's meaning is also noted at a picture that follows the question,
-    and at the token that the answer follows.
+    The first phrase's targets are also added at a picture that follows the question and
+    at the token before the answer.
+
+    Args:
+        targets: Where to add them.
+        index: The sequence in the batch.
+        start: Where the conversation begins in the sequence.
+        sequence: The sequence.
+        conversation: The conversation.
+        seen_by: Which token attends to which picture.
+        encoder: Knows the words.
     """
-    phrases: list[int] = []  # ends of the phrases of the current turn
-    for at, token in enumerate(block.ids):
-        if at and block.labels[at] == eye.NOTHING != block.labels[at - 1]:
+    phrases: list[int] = []  # Ends of the phrases of the current turn.
+    for at, token in enumerate(conversation.ids):
+        if at and conversation.labels[at] == IGNORED != conversation.labels[at - 1]:
             phrases = []
-        if block.labels[at] != eye.NOTHING:
+        if conversation.labels[at] != IGNORED:
             continue
-        any_scene = row.scenes[0]
-        if encoder.words.meant(block.ids, at, any_scene) is not None:
+        any_scene = sequence.scenes[0]
+        if encoder.words.meant(conversation.ids, at, any_scene) is not None:
             phrases.append(at)
-        scenes = [row.scenes[block.pictures[int(i)]] for i in seen_by[at].nonzero()[0]]
+        scenes = [
+            sequence.scenes[conversation.pictures[int(i)]]
+            for i in seen_by[at].nonzero()[0]
+        ]
         if not scenes:
             continue
         here = (index, start + at)
-        answered = at + 1 < len(block.ids) and block.labels[at + 1] != eye.NOTHING
+        answered = (
+            at + 1 < len(conversation.ids) and conversation.labels[at + 1] != IGNORED
+        )
         asked = None
         if token == encoder.image and len(scenes) == 1:
-            notes.images_at.append(here)
-            notes.held.append(holds(scenes[0]))
+            targets.images_at.append(here)
+            targets.held.append(picture_contents(scenes[0]))
         if phrases and phrases[-1] == at:
             asked = at
         elif (token == encoder.image or answered) and phrases:
             asked = phrases[0]
         if asked is None:
             continue
-        meant = [encoder.words.meant(block.ids, asked, scene) for scene in scenes]
+        meant = [
+            encoder.words.meant(conversation.ids, asked, scene) for scene in scenes
+        ]
         if len(scenes) == 2:
-            notes.both_at.append(here)
-            notes.which.append(bool(meant[0]) + 2 * bool(meant[1]))
+            targets.both_at.append(here)
+            targets.which.append(bool(meant[0]) + 2 * bool(meant[1]))
         elif meant[0] is not None:
-            notes.at.append(here)
-            notes.answers.append(found(meant[0], scenes[0]))
+            targets.at.append(here)
+            targets.answers.append(phrase_targets(meant[0], scenes[0]))
 
 
-def collate(rows: list[Row], encoder: Encoder, pad: int) -> Batch:
-    """Pack rows into tensors named as the model's inputs are."""
-    count, media = len(rows), len(rows[0].tiles)
-    length = max(sum(len(block.ids) for block in row.blocks) for row in rows)
+def collate(sequences: list[PackedSequence], encoder: Encoder, pad: int) -> Batch:
+    """Packs sequences into tensors, named as the model's inputs are."""
+    count, media = len(sequences), len(sequences[0].tiles)
+    length = max(
+        sum(len(conversation.ids) for conversation in sequence.conversations)
+        for sequence in sequences
+    )
     ids = np.full((count, length), pad)
-    labels = np.full((count, length), eye.NOTHING)
+    labels = np.full((count, length), IGNORED)
     positions = np.zeros((count, length), np.int64)
     block_of = np.full((count, length), -1)
     cross = np.zeros((count, length, media, MAX_TILES), np.int64)
-    notes = Notes([], [], [], [], [], [])
-    for index, row in enumerate(rows):
+    targets = TextProbeTargets([], [], [], [], [], [])
+    for index, sequence in enumerate(sequences):
         start = 0
-        for number, block in enumerate(row.blocks):
-            span = slice(start, start + len(block.ids))
-            ids[index, span], labels[index, span] = block.ids, block.labels
-            positions[index, span] = np.arange(len(block.ids))
+        for number, conversation in enumerate(sequence.conversations):
+            span = slice(start, start + len(conversation.ids))
+            ids[index, span] = conversation.ids
+            labels[index, span] = conversation.labels
+            positions[index, span] = np.arange(len(conversation.ids))
             block_of[index, span] = number
-            seen_by = encoder.rows_of_pictures(block)
-            _take_notes(notes, index, start, row, block, seen_by, encoder)
-            for column, picture in zip(seen_by.T, block.pictures, strict=True):
-                used = row.tiles[picture].count
+            seen_by = encoder.picture_mask(conversation)
+            _add_probe_targets(
+                targets, index, start, sequence, conversation, seen_by, encoder
+            )
+            for column, picture in zip(seen_by.T, conversation.pictures, strict=True):
+                used = sequence.tiles[picture].count
                 cross[index, span, picture, :used] |= column[:, None]
             start = span.stop
     same = torch.from_numpy(block_of[:, :, None] == block_of[:, None, :])
-    tiles = [tile for row in rows for tile in row.tiles]
+    tiles = [tile for sequence in sequences for tile in sequence.tiles]
     seen = [
-        eye.targets(scene, tile)
-        for row in rows
-        for scene, tile in zip(row.scenes, row.tiles, strict=True)
+        probe_targets(scene, tile)
+        for sequence in sequences
+        for scene, tile in zip(sequence.scenes, sequence.tiles, strict=True)
     ]
     valid = np.array([[i < t.count for i in range(MAX_TILES)] for t in tiles])
     return {
@@ -189,7 +218,7 @@ def collate(rows: list[Row], encoder: Encoder, pad: int) -> Batch:
             key: torch.from_numpy(np.stack([each[key] for each in seen]))
             for key in seen[0]
         },
-        "notes": notes.tensors(),
+        "notes": targets.tensors(),
         "input_ids": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(positions),

@@ -1,8 +1,8 @@
-"""From a picture to the tiles that transformers' image processor makes of it.
+"""Cuts a picture into the tiles that transformers' image processor makes of it.
 
-The same arithmetic as ``MllamaImageProcessorPil``, kept in bytes and without its
-overhead, since training makes hundreds of thousands of pictures.  The processor
-itself is what ships with the model; a test holds the two together.
+The arithmetic is that of ``MllamaImageProcessorPil``, in bytes and without its
+overhead, since training makes hundreds of thousands of pictures.  The processor itself
+ships with the model; a test checks that both agree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Tiles:
-    """A picture cut into tiles; unused slots of ``pixels`` are not looked at."""
+    """A picture cut into tiles; unused tiles of ``pixels`` are ignored."""
 
     pixels: npt.NDArray[np.uint8]  # (MAX_TILES, TILE, TILE, 3)
     ratio_id: int
@@ -37,12 +37,12 @@ class Tiles:
 
     @property
     def count(self) -> int:
-        """Number of tiles in use."""
+        """The number of tiles in use."""
         return self.high * self.wide
 
 
 def cut(picture: Image.Image) -> Tiles:
-    """Resize, pad with black and cut, as the processor does."""
+    """Resizes a picture, pads it with black and cuts it, as the processor does."""
     canvas_height, canvas_width = (
         int(side)
         for side in get_optimal_tiled_canvas(
@@ -73,9 +73,9 @@ def cut(picture: Image.Image) -> Tiles:
 
 
 def normalize(pixels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Bytes ``(..., tiles, y, x, 3)`` to the model's ``(..., tiles, 3, y, x)``.
+    """Normalizes bytes ``(..., tiles, y, x, 3)`` to floats ``(..., tiles, 3, y, x)``.
 
-    Slots that ``valid`` marks 0 become exactly zero, as in the processor's output.
+    Tiles that ``valid`` marks 0 become exactly zero, as in the processor's output.
     """
     values = pixels.float() / 255.0
     values = (values - torch.tensor(MEAN)) / torch.tensor(STD)

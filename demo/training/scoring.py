@@ -1,8 +1,8 @@
 """Exact match on held-out conversations, computed with torch during training.
 
-An answer counts as right when every one of its tokens, the end of turn included, is
-the model's first choice given the ones before it.  That is the case exactly when
-greedy generation writes the whole answer, and costs one pass instead of many.
+An answer is right if each of its tokens, the end of turn included, is the model's first
+choice given the ones before it.  That is equivalent to greedy generation of the whole
+answer, and takes one forward pass instead of many.
 """
 
 from __future__ import annotations
@@ -13,15 +13,24 @@ from transformers import MllamaForConditionalGeneration, PreTrainedTokenizerFast
 
 from demo.data.conversations import KINDS
 from demo.training.batches import held_out
-from demo.training.eye import NOTHING
 from demo.training.packing import Batch
 from demo.training.pixels import normalize
+from demo.training.vision_probes import IGNORED
 
 
 def vision_states(
     model: MllamaForConditionalGeneration, batch: Batch, blind: bool = False
 ) -> torch.Tensor:
-    """Projected vision states: (rows, pictures, tiles, 1 + patches, width)."""
+    """Returns the projected vision states.
+
+    Args:
+        model: The model.
+        batch: Its inputs.
+        blind: Whether to blank the pictures to gray.
+
+    Returns:
+        (sequences, pictures, tiles, 1 + patches, width).
+    """
     mask = batch["aspect_ratio_mask"]
     pixels = batch["pixels"]
     if blind:
@@ -38,7 +47,7 @@ def vision_states(
 def answer_logits(
     model: MllamaForConditionalGeneration, batch: Batch, states: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits at every answer token, the right tokens, and the row of each."""
+    """Returns the answer tokens' logits, the right tokens, and their sequences."""
     hidden = model.model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -48,7 +57,7 @@ def answer_logits(
         use_cache=False,
     ).last_hidden_state
     target = batch["labels"][:, 1:]
-    asked = target != NOTHING
+    asked = target != IGNORED
     logits = model.lm_head(hidden[:, :-1][asked])
     return logits.float(), target[asked], asked.nonzero()[:, 0]
 
@@ -56,25 +65,25 @@ def answer_logits(
 def answer_loss(
     model: MllamaForConditionalGeneration, batch: Batch, states: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross entropy of the answers' tokens."""
+    """Returns the mean cross entropy of the answers' tokens."""
     logits, target, _ = answer_logits(model, batch, states)
     return F.cross_entropy(logits, target)
 
 
-def make_examination(
+def held_out_batches(
     seed: int, tokenizer: PreTrainedTokenizerFast, count: int
 ) -> dict[str, list[Batch]]:
-    """``count`` conversations of every kind, never used for training."""
+    """Returns ``count`` conversations of every kind, not used for training."""
     return {kind: held_out(seed, tokenizer, kind, count) for kind in KINDS}
 
 
 @torch.no_grad()
-def examine(
+def held_out_accuracy(
     model: MllamaForConditionalGeneration,
     examination: dict[str, list[Batch]],
     blind: bool = False,
 ) -> dict[str, float]:
-    """Share of right answers by kind."""
+    """Returns the share of right answers by kind."""
     model.eval()
     scores = {}
     for kind, batches in examination.items():
@@ -92,5 +101,5 @@ def examine(
 
 
 def overall(scores: dict[str, float]) -> float:
-    """The mean over kinds, which are asked equally often."""
+    """Returns the mean over kinds, which are equally frequent."""
     return sum(scores.values()) / len(scores)

@@ -1,16 +1,14 @@
-"""The demo model's tokenizer and chat template, made as Llama 3.2 Vision's are.
+"""The demo model's tokenizer and chat template, built as Llama 3.2 Vision's are.
 
-A byte-level BPE, so that any text can be encoded, trained on the demo's own
-questions and answers, so that the words of its small world are one token each and
+The tokenizer is a byte-level BPE, so that any text can be encoded.  It is trained on
+the demo's own questions and answers, so that their words are one token each and
 sequences stay short.  Special tokens have Llama's names; ``<|image|>`` has the first
-id after the head's vocabulary, as in the real model.
+id after the LM head's vocabulary, as in the real model.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from tokenizers import (
@@ -33,9 +31,9 @@ HEADER, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
 PAD, IMAGE, TOOL = "<|finetune_right_pad_id|>", "<|image|>", "<|python_tag|>"
 
 IN_VOCABULARY = (BEGIN, END, PAD, HEADER, HEADER_END, "<|eom_id|>", TURN_END, TOOL)
-"""Special tokens that the head can produce; the image token is not one of them."""
+"""Special tokens that the LM head can produce; the image token is not among them."""
 
-# Llama 3's way of cutting text into words, before any merging.
+# Llama 3's split of text into words, before any merge.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,7 +47,7 @@ ENGLISH = (
     "number no way could people my than first water been call who oil its now find "
     "long down day did get come made may part please tell me show picture hello yes"
 )
-"""Common words, so that free text does not fall apart into bytes entirely."""
+"""Common words, so that free text does not become mostly bytes."""
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -75,7 +73,7 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
-    """A byte-level BPE of exactly the head's vocabulary plus the image token."""
+    """Trains a byte-level BPE of the LM head's vocabulary and the image token."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -108,10 +106,9 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
 
 
 def build(seed: int = 0, count: int = 20_000) -> PreTrainedTokenizerFast:
-    """The tokenizer as transformers' class, with chat template and special tokens."""
+    """Returns the tokenizer as transformers' class, with its chat template."""
     texts = vocabulary_text(np.random.default_rng(seed), count)
-    # Every word with and without a space before it, with weight but below the
-    # demo's own words.
+    # Every word with and without a space before it, but less often than the demo's own.
     for word in dict.fromkeys(ENGLISH.split()):
         texts += [f" {word}"] * (count // 200) + [word] * (count // 400)
     return PreTrainedTokenizerFast(
@@ -128,12 +125,6 @@ def build(seed: int = 0, count: int = 20_000) -> PreTrainedTokenizerFast:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Ids of all special tokens."""
+    """Returns the ids of all special tokens."""
     names = (*IN_VOCABULARY, IMAGE)
     return {name: int(tokenizer.convert_tokens_to_ids(name)) for name in names}
-
-
-def entries(directory: Path) -> int:
-    """Number of entries, without the added ones, of a saved tokenizer."""
-    saved = json.loads((directory / "tokenizer.json").read_text())
-    return len(saved["model"]["vocab"])

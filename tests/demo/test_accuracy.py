@@ -1,4 +1,4 @@
-"""What the demo model gets right, measured through the whole pipeline."""
+"""The demo model's accuracy, measured through the whole pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from demo.evaluate import run
 from mllama.kernels import dispatch
 
 SEED, COUNT = 1234, 480
-CHANCE = 0.015
+TOLERANCE = 0.015
 """Twice the standard error of 480 questions at 0.97."""
 
 
@@ -25,14 +25,14 @@ ENCODINGS: dict[str, dict[str, str]] = {
 @cache
 def measured(encoding: str) -> dict[str, Any]:
     if encoding == "int8" and dispatch.chosen_kernels() == dispatch.MAX:
-        pytest.skip("this CPU lacks what own operations need")
+        pytest.skip("this CPU lacks what the custom ops need")
     return run(SEED, COUNT, devices="cpu", max_batch_size=8, **ENCODINGS[encoding])
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_it_sees(encoding: str) -> None:
+def test_answers_come_from_the_pictures(encoding: str) -> None:
     result = measured(encoding)
-    assert result["accuracy"] >= 0.95 - CHANCE
+    assert result["accuracy"] >= 0.95 - TOLERANCE
     assert result["blind_accuracy"] < result["accuracy"] / 2
     # 40 questions of each kind.
     assert min(result["by_kind"].values()) >= 0.8

@@ -61,7 +61,7 @@ def matching(scene: Scene, words: list[str]) -> list[Item]:
 
 @settings(max_examples=150, deadline=None)
 @given(seeds)
-def test_counts(seed: int) -> None:
+def test_counts_match_the_scene(seed: int) -> None:
     scene, asked = asked_of(seed, "count")
     numbers = ["Zero.", "One.", "Two.", "Three.", "Four."]
     right = len(matching(scene, words_of(asked.question)))
@@ -70,7 +70,7 @@ def test_counts(seed: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(seeds)
-def test_existence(seed: int) -> None:
+def test_existence_matches_the_scene(seed: int) -> None:
     scene, asked = asked_of(seed, "exists")
     found = matching(scene, words_of(asked.question))
     assert asked.answer == ("Yes." if found else "No."), (asked, scene.items)
@@ -78,7 +78,7 @@ def test_existence(seed: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(seeds)
-def test_digit(seed: int) -> None:
+def test_the_digit_is_the_one_in_the_scene(seed: int) -> None:
     scene, asked = asked_of(seed, "digit")
     assert [asked.answer] == [f"{i.kind}." for i in scene.items if i.kind in DIGITS]
 
@@ -129,7 +129,9 @@ def two(first: tuple[float, float], second: tuple[float, float]) -> Scene:
         (two((30, 30), (170, 40)), "left of", "At the top left."),
     ],
 )
-def test_known_scenes(scene: Scene, described: str, place: str) -> None:
+def test_known_scenes_have_known_answers(
+    scene: Scene, described: str, place: str
+) -> None:
     rng = np.random.default_rng(0)
     description = ask(rng, scene, "describe")
     assert description is not None

@@ -1,4 +1,4 @@
-"""What training feeds the model is what transformers' processor makes at use."""
+"""Training data equals what transformers' processor makes of the same pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from demo.data.conversations import (  # noqa: E402
 from demo.data.drawing import render  # noqa: E402
 from demo.data.scenes import LAYOUTS, random_scene  # noqa: E402
 from demo.training.architecture import build  # noqa: E402
-from demo.training.packing import Encoder, Row, collate  # noqa: E402
+from demo.training.packing import Encoder, PackedSequence, collate  # noqa: E402
 from demo.training.pixels import cut, normalize  # noqa: E402
 from demo.training.scoring import answer_logits, vision_states  # noqa: E402
 from demo.training.tokenizer import special_ids  # noqa: E402
@@ -33,7 +33,7 @@ def processor() -> object:
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_tiles_are_the_processors(processor, layout) -> None:
+def test_tiles_equal_those_of_the_processor(processor, layout) -> None:
     for seed in range(4):
         scene = random_scene(np.random.default_rng(seed), layout=layout)
         picture = render(scene)
@@ -51,7 +51,7 @@ def test_tiles_are_the_processors(processor, layout) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_and_masks_are_the_processors(processor, kind) -> None:
+def test_tokens_and_masks_equal_those_of_the_processor(processor, kind) -> None:
     encoder = Encoder(processor.tokenizer)
     for seed in range(6):
         conversation, scenes = random_conversation(np.random.default_rng(seed), kind)
@@ -66,13 +66,15 @@ def test_tokens_and_masks_are_the_processors(processor, kind) -> None:
         assert block.ids[: len(prompt)] == prompt
         answer = processor.tokenizer.decode(block.ids[len(prompt) :])
         assert answer == f"{conversation.answer}<|eot_id|>"
-        batch = collate([Row(scenes, [cut(p) for p in pictures], [block])], encoder, 0)
+        batch = collate(
+            [PackedSequence(scenes, [cut(p) for p in pictures], [block])], encoder, 0
+        )
         ours = batch["cross_attention_mask"][0, : len(prompt)]
         assert torch.equal(ours, wanted["cross_attention_mask"][0])
 
 
-def test_packed_conversations_do_not_see_each_other(processor) -> None:
-    """Several conversations in one row give each one's own logits."""
+def test_packed_conversations_do_not_attend_to_each_other(processor) -> None:
+    """Several conversations in one sequence give the logits of each alone."""
     encoder, rng = Encoder(processor.tokenizer), np.random.default_rng(0)
     model = build(special_ids(processor.tokenizer), seed=0).eval()
     conversation, scenes = random_conversation(rng, "new_picture")
@@ -81,7 +83,7 @@ def test_packed_conversations_do_not_see_each_other(processor) -> None:
     tiles = [cut(render(scene)) for scene in scenes]
 
     def logits(chosen):
-        batch = collate([Row(scenes, tiles, chosen)], encoder, 0)
+        batch = collate([PackedSequence(scenes, tiles, chosen)], encoder, 0)
         with torch.no_grad():
             return answer_logits(model, batch, vision_states(model, batch))[0]
 
@@ -91,7 +93,7 @@ def test_packed_conversations_do_not_see_each_other(processor) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text())
-def test_tokenizer_gives_back_any_text(text: str) -> None:
+def test_the_tokenizer_round_trips_any_text(text: str) -> None:
     tokenizer = AutoProcessor.from_pretrained(MODEL_PATH).tokenizer
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids) == text

@@ -1,4 +1,4 @@
-"""The small machinery of a training loop: batches, learning rate, checkpoints."""
+"""The parts of a training loop: batches, learning rate, optimizer, checkpoints."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from demo.training.packing import Batch
 
 
-def say(*words: object) -> None:
-    """Progress goes to stderr at once."""
+def log(*words: object) -> None:
+    """Prints progress to stderr at once."""
     print(*words, file=sys.stderr, flush=True)
 
 
-def rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate: a ramp, then half a cosine to zero."""
+def learning_rate_share(step: int, steps: int, warmup: int) -> float:
+    """Returns the share of the peak learning rate: linear warmup, then cosine decay."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def stream(data: Dataset[Batch], start: int, steps: int) -> DataLoader[Batch]:
-    """Batches ``start`` to ``steps``, made by a second process ahead of time."""
+    """Yields batches ``start`` to ``steps``, prepared by a second process."""
     rest = Subset(data, range(start, steps))
     return DataLoader(rest, batch_size=None, num_workers=1, prefetch_factor=6)
 
 
 def make_optimizer(groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.AdamW:
-    """AdamW; matrices decay, gates, norms and biases do not."""
+    """Returns AdamW with weight decay on matrices, not on gates, norms and biases."""
     settings = []
     for parameters, peak in groups:
         for decay, chosen in (
@@ -46,8 +46,10 @@ def make_optimizer(groups: list[tuple[list[nn.Parameter], float]]) -> torch.opti
     return torch.optim.AdamW(settings, betas=(0.9, 0.98))
 
 
-def advance(optimizer: torch.optim.AdamW, loss: torch.Tensor, share: float) -> None:
-    """One step at ``share`` of the peak learning rates."""
+def optimizer_step(
+    optimizer: torch.optim.AdamW, loss: torch.Tensor, share: float
+) -> None:
+    """Takes one optimizer step at ``share`` of the peak learning rates."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
     optimizer.zero_grad(set_to_none=True)
@@ -58,6 +60,6 @@ def advance(optimizer: torch.optim.AdamW, loss: torch.Tensor, share: float) -> N
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; an interruption leaves the old one whole."""
+    """Writes a checkpoint; an interruption leaves the old one whole."""
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)

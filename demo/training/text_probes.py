@@ -1,11 +1,11 @@
-"""What the text side is asked directly while it learns to look things up.
+"""Auxiliary heads that train the text decoder to find items in pictures.
 
-"What color is the star?" needs the word *star* to find the star in the picture.
-Answers alone teach this slowly, so the hidden state at such a word is asked, through
-small heads that are thrown away afterwards, what it has found; and the state at
-``<|image|>`` what the picture holds.  Where a word sees two pictures it is asked which
-of them holds what it means: the answer needs the state at the first ``<|image|>``,
-the only one that sees the first picture alone.
+To answer "What color is the star?", the hidden state at *star* must find the star in
+the picture.  Answers alone teach this slowly.  So small heads, which are discarded
+afterwards, predict from the hidden state at such a word what the matching items are,
+and from the state at ``<|image|>`` what the picture contains.  At a word that attends
+to two pictures they predict which of them contains a match.  That needs the state at
+the first ``<|image|>``, the only one that attends to the first picture alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from demo.data.scenes import COLOR_NAMES, DIGITS, KINDS, SHAPES, Item, Scene
-from demo.training.eye import NOTHING, bands, beside
+from demo.training.vision_probes import IGNORED, bands, beside
 
 GENERAL = ("shape", "object", "thing", "one")
 PRINTED = ("digit", "number")
@@ -29,13 +29,13 @@ PRINTED = ("digit", "number")
 SIZES = {"count": (1, 5), "kind": (1, len(KINDS)), "color": (1, len(COLOR_NAMES))}
 SIZES |= {"place": (2, 3), "beside_kind": (4, len(KINDS) + 1)}
 SIZES |= {"beside_color": (4, len(COLOR_NAMES))}
-"""What is asked about a word: how many questions of how many possible answers."""
+"""Predictions at a word: how many, and of how many classes."""
 
-Found = dict[str, list[int]]
+PhraseTargets = dict[str, list[int]]
 
 
-class Words:
-    """Which tokens are words for things, and what they stand for."""
+class ItemWords:
+    """The tokens that are words for items, and what they stand for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         raw = tokenizer.backend_tokenizer
@@ -52,7 +52,16 @@ class Words:
         self.space = raw.encode(" ", add_special_tokens=False).ids[0]
 
     def meant(self, ids: Sequence[int], at: int, scene: Scene) -> list[Item] | None:
-        """The items that the phrase ending at this token means, if it is one."""
+        """Returns the items of a scene that a phrase means.
+
+        Args:
+            ids: Tokens of the conversation.
+            at: Where the phrase ends.
+            scene: The scene.
+
+        Returns:
+            The items; None if no phrase ends there.
+        """
         word = self.of.get(ids[at])
         if word is None:
             return None
@@ -62,7 +71,7 @@ class Words:
             if at + 1 < len(ids) and (
                 ids[at + 1] in self.of or ids[at + 1] == self.space
             ):
-                return None  # the phrase goes on
+                return None  # The phrase goes on.
             return [item for item in scene.items if item.color == word]
         fits = [
             item
@@ -76,24 +85,24 @@ class Words:
         return fits
 
 
-def found(items: list[Item], scene: Scene) -> Found:
-    """The right answers about the items a phrase means."""
+def phrase_targets(items: list[Item], scene: Scene) -> PhraseTargets:
+    """Returns the targets for the items that a phrase means."""
     kinds = {item.kind for item in items}
     colors = {item.color for item in items}
     only = items[0] if len(items) == 1 else None
-    sides = beside(only, scene) if only else [(NOTHING, NOTHING)] * 4
+    sides = beside(only, scene) if only else [(IGNORED, IGNORED)] * 4
     return {
         "count": [len(items)],
-        "kind": [KINDS.index(kinds.pop()) if len(kinds) == 1 else NOTHING],
-        "color": [COLOR_NAMES.index(colors.pop()) if len(colors) == 1 else NOTHING],
-        "place": list(bands(only, scene)) if only else [NOTHING] * 2,
+        "kind": [KINDS.index(kinds.pop()) if len(kinds) == 1 else IGNORED],
+        "color": [COLOR_NAMES.index(colors.pop()) if len(colors) == 1 else IGNORED],
+        "place": list(bands(only, scene)) if only else [IGNORED] * 2,
         "beside_kind": [kind for kind, _ in sides],
         "beside_color": [color for _, color in sides],
     }
 
 
-def holds(scene: Scene) -> npt.NDArray[np.float32]:
-    """What a picture holds: each kind, each color, each shape in each color."""
+def picture_contents(scene: Scene) -> npt.NDArray[np.float32]:
+    """Returns which kinds, colors and shapes of a color a scene has, as 0 or 1."""
     kinds = [any(i.kind == kind for i in scene.items) for kind in KINDS]
     colors = [any(i.color == name for i in scene.items) for name in COLOR_NAMES]
     pairs = [
@@ -104,22 +113,22 @@ def holds(scene: Scene) -> npt.NDArray[np.float32]:
     return np.array([*kinds, *colors, *pairs], np.float32)
 
 
-HELD = len(KINDS) + len(COLOR_NAMES) * (1 + len(SHAPES))
+CONTENTS = len(KINDS) + len(COLOR_NAMES) * (1 + len(SHAPES))
 
 
 @dataclass
-class Notes:
-    """Positions in a batch and the right answers there."""
+class TextProbeTargets:
+    """Positions in a batch and the heads' targets there."""
 
     at: list[tuple[int, int]]
-    answers: list[Found]
+    answers: list[PhraseTargets]
     images_at: list[tuple[int, int]]
     held: list[npt.NDArray[np.float32]]
     both_at: list[tuple[int, int]]
     which: list[int]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """As tensors of a batch."""
+        """Returns the positions and targets as tensors."""
         made = {
             name: torch.tensor([answer[name] for answer in self.answers])
             for name in SIZES
@@ -128,25 +137,32 @@ class Notes:
         made["images_at"] = torch.tensor(self.images_at).view(-1, 2)
         made["both_at"] = torch.tensor(self.both_at, dtype=torch.long).view(-1, 2)
         made["which"] = torch.tensor(self.which, dtype=torch.long)
-        made["held"] = torch.from_numpy(np.array(self.held)).view(-1, HELD)
+        made["held"] = torch.from_numpy(np.array(self.held)).view(-1, CONTENTS)
         return made
 
 
-class LookupHeads(nn.Module):
-    """The throw-away heads on the states of one layer of the text side."""
+class TextProbes(nn.Module):
+    """The heads on the hidden states of one layer of the text decoder."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(
             {name: nn.Linear(width, n * size) for name, (n, size) in SIZES.items()}
         )
-        self.held = nn.Linear(width, HELD)
-        self.which = nn.Linear(width, 4)  # neither picture, the first, the second, both
+        self.held = nn.Linear(width, CONTENTS)
+        self.which = nn.Linear(
+            width, 4
+        )  # Neither picture, the first, the second, both.
 
     def forward(
         self, states: torch.Tensor, notes: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss and accuracies for states of (rows, tokens, width)."""
+        """Returns the loss and each head's accuracy.
+
+        Args:
+            states: (sequences, tokens, width).
+            notes: Positions and targets, as tensors.
+        """
         states = F.rms_norm(states.float(), states.shape[-1:])
         at, images_at, both_at = notes["at"], notes["images_at"], notes["both_at"]
         here = states[at[:, 0], at[:, 1]]
@@ -154,9 +170,9 @@ class LookupHeads(nn.Module):
         for name, (questions, _) in SIZES.items():
             logits = self.heads[name](here).unflatten(-1, (questions, -1)).flatten(0, 1)
             target = notes[name].flatten()
-            asked = target != NOTHING
+            asked = target != IGNORED
             if asked.any():
-                loss = loss + F.cross_entropy(logits, target, ignore_index=NOTHING)
+                loss = loss + F.cross_entropy(logits, target, ignore_index=IGNORED)
                 hit = logits.detach().argmax(-1) == target
                 right[name] = float(hit[asked].float().mean())
         if len(images_at):

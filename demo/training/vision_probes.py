@@ -1,8 +1,8 @@
-"""What the vision side is asked directly while it learns to see.
+"""Auxiliary heads that train the vision encoder directly.
 
-Answers to questions teach a vision encoder slowly: a few words per picture.  So the
-encoder's output is also asked, through small heads that are thrown away afterwards,
-what each patch shows and what the whole picture holds.
+Answers to questions teach a vision encoder slowly, being a few words per picture.  So
+small heads, which are discarded afterwards, also predict from the encoder's output what
+each patch shows and what the whole picture contains.
 """
 
 from __future__ import annotations
@@ -21,38 +21,40 @@ from demo.training.pixels import Tiles, cut
 SIDE = TILE // PATCH
 PATCHES = SIDE * SIDE
 SLOTS = 4
-FINE = 8  # the outline within a patch is asked at this many points squared
-NOTHING = -100  # torch's cross entropy leaves this target out
+FINE = 8
+"""Points along a patch's side at which its outline is predicted."""
+IGNORED = -100
+"""A target that torch's cross entropy leaves out."""
 
 Targets = dict[str, npt.NDArray[np.int64]]
 
 
 def outline(scene: Scene, tiles: Tiles) -> npt.NDArray[np.int64]:
-    """Which points of each patch an item covers: (tiles, patches, points), 0 or 1.
+    """Returns which points of each patch an item covers: (tiles, patches, points).
 
-    This is what makes shapes learnable: it asks for figure and ground apart from
-    color, and from outlines a shape follows easily.
+    They are 0 or 1, and make shapes learnable: they separate figure from ground without
+    regard to color, and a shape follows easily from its outline.
     """
     covered = cut(coverage(scene).convert("RGB")).pixels[..., 0]
     step = PATCH // FINE
     points = covered.reshape(MAX_TILES, SIDE, FINE, step, SIDE, FINE, step)
     dense = points.mean(axis=(3, 6)).transpose(0, 1, 3, 2, 4) > 127
     found: npt.NDArray[np.int64] = dense.reshape(MAX_TILES, PATCHES, -1).astype(int)
-    found[tiles.count :] = NOTHING
+    found[tiles.count :] = IGNORED
     return found
 
 
 def bands(item: Item, scene: Scene) -> tuple[int, int]:
-    """In which part of the width and of the height an item stands, where clear."""
+    """Returns an item's part of the width and of the height, where they are clear."""
     across, down = band(item.x / scene.width), band(item.y / scene.height)
     return (
-        NOTHING if across is None else across,
-        NOTHING if down is None else down,
+        IGNORED if across is None else across,
+        IGNORED if down is None else down,
     )
 
 
 def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
-    """Kind and color of the only item on each of the four sides."""
+    """Returns kind and color of the only item on each of the four sides."""
     found = []
     for side in ("left of", "right of", "above", "below"):
         others = [
@@ -61,35 +63,35 @@ def beside(item: Item, scene: Scene) -> list[tuple[int, int]]:
             if other is not item and direction(other, item) == side
         ]
         if len(others) > 1:
-            found.append((NOTHING, NOTHING))
+            found.append((IGNORED, IGNORED))
         elif others:
             kind = KINDS.index(others[0].kind) + 1
             found.append((kind, COLOR_NAMES.index(others[0].color)))
         else:
-            found.append((0, NOTHING))
+            found.append((0, IGNORED))
     return found
 
 
-def targets(scene: Scene, tiles: Tiles) -> Targets:
-    """Right answers for one picture.
+def probe_targets(scene: Scene, tiles: Tiles) -> Targets:
+    """Returns the targets of all heads for one picture.
 
-    ``kind`` and ``color`` say what covers the middle of each patch, ``center`` which
-    item has its center in the patch; ``slot_kind`` and ``slot_color`` list the items
-    in reading order, ``counts`` says how many there are of each shape and color.
+    ``kind`` and ``color`` tell what covers the middle of each patch, ``center`` which
+    item has its center in the patch.  ``slot_kind`` and ``slot_color`` list the items
+    in reading order, and ``counts`` has the number of items of each shape and color.
     """
-    kind = np.full((MAX_TILES, PATCHES), NOTHING)
+    kind = np.full((MAX_TILES, PATCHES), IGNORED)
     kind[: tiles.count] = 0
-    color = np.full((MAX_TILES, PATCHES), NOTHING)
+    color = np.full((MAX_TILES, PATCHES), IGNORED)
     center = kind.copy()
     rows, columns = tiles.high * SIDE, tiles.wide * SIDE
     y, x = np.mgrid[:rows, :columns]
     tile = (y // SIDE) * tiles.wide + x // SIDE
     inner = (y % SIDE) * SIDE + x % SIDE
-    place = np.full((MAX_TILES, PATCHES, 2), NOTHING)
-    beside_kind = np.full((MAX_TILES, PATCHES, 4), NOTHING)
+    place = np.full((MAX_TILES, PATCHES, 2), IGNORED)
+    beside_kind = np.full((MAX_TILES, PATCHES, 4), IGNORED)
     beside_color = beside_kind.copy()
     slot_kind = np.zeros(SLOTS, np.int64)
-    slot_color = np.full(SLOTS, NOTHING)
+    slot_color = np.full(SLOTS, IGNORED)
     for index, item in enumerate(scene.items):
         name = KINDS.index(item.kind) + 1
         paint = COLOR_NAMES.index(item.color)
@@ -123,8 +125,8 @@ def targets(scene: Scene, tiles: Tiles) -> Targets:
     }
 
 
-class EyeHeads(nn.Module):
-    """The throw-away heads on the projected vision states."""
+class VisionProbes(nn.Module):
+    """The heads on the projected vision states."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,7 +145,12 @@ class EyeHeads(nn.Module):
     def forward(
         self, states: torch.Tensor, wanted: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss and accuracies; ``states`` is (pictures, tiles, 1 + patches, width)."""
+        """Returns the loss and each head's accuracy.
+
+        Args:
+            states: (pictures, tiles, 1 + patches, width).
+            wanted: The targets, stacked for all pictures.
+        """
         whole, patches = states[:, 0, 0], states[:, :, 1:]
         logits = {
             "kind": self.kind(patches),
@@ -157,7 +164,7 @@ class EyeHeads(nn.Module):
             "counts": self.counts(whole).unflatten(-1, (-1, SLOTS + 1)),
         }
         points, covered = self.outline(patches), wanted["outline"]
-        real = covered != NOTHING
+        real = covered != IGNORED
         loss = 3 * F.binary_cross_entropy_with_logits(
             points, (covered > 0).to(points.dtype), real / real.float().mean()
         )
@@ -166,14 +173,14 @@ class EyeHeads(nn.Module):
             flat, target = values.flatten(0, -2), wanted[name].flatten()
             weight = None
             if name in ("kind", "center"):
-                # Most patches are background; do not let it drown the rest.
+                # Most patches are background, which would outweigh the rest.
                 weight = torch.ones(flat.shape[-1])
                 weight[0] = 0.25
-                weight[1 + len(SHAPES) :] = 2.0  # digits are rarer and finer
-            asked = target != NOTHING
+                weight[1 + len(SHAPES) :] = 2.0  # Digits are rarer and finer.
+            asked = target != IGNORED
             if not asked.any():
                 continue
-            loss = loss + F.cross_entropy(flat, target, weight, ignore_index=NOTHING)
+            loss = loss + F.cross_entropy(flat, target, weight, ignore_index=IGNORED)
             if name in ("kind", "center", "slot_kind", "beside_kind"):
                 asked &= target != 0
             hit = (flat.detach().argmax(-1) == target)[asked]
