@@ -48,7 +48,7 @@ from demo.training.scoring import (
     vision_states,
 )
 from demo.training.text_probes import TextProbes
-from demo.training.vision_probes import VisionProbes
+from demo.training.vision_probes import PER_TILE, VisionProbes
 
 HELD_OUT_SEED = 1_000_003
 """Training draws from other seeds."""
@@ -125,7 +125,7 @@ def train_vision_on_one_tile(
             aspect_ratio_mask=mask,
         ).last_hidden_state
         wanted = batch["targets"]
-        for name in ("outline", "kind", "color", "center"):
+        for name in PER_TILE:
             wanted[name] = wanted[name][:, :1].contiguous()
         loss, right = vision_probes(projector(encoded).flatten(0, 1), wanted)
         optimizer_step(optimizer, loss, max(0.3, learning_rate_share(step, steps, 100)))

@@ -26,6 +26,17 @@ FINE = 8
 IGNORED = -100
 """A target that torch's cross entropy leaves out."""
 
+PER_TILE = (
+    "outline",
+    "kind",
+    "color",
+    "center",
+    "place",
+    "beside_kind",
+    "beside_color",
+)
+"""Targets that have an entry for each tile; the others are of the whole picture."""
+
 Targets = dict[str, npt.NDArray[np.int64]]
 
 
