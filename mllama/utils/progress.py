@@ -113,6 +113,8 @@ class ProgressDisplay:
             dynamic_ncols=self._is_terminal,
             mininterval=self._interval,
             miniters=0,
+            # Below another bar tqdm moves the cursor, which only a terminal has.
+            position=None if self._is_terminal else 0,
             **options,
         )
 

@@ -113,6 +113,21 @@ def test_several_files_share_one_display(kind: type[io.StringIO]) -> None:
         assert "(4.00MB, " in last_line
 
 
+@pytest.mark.usefixtures("fast")
+def test_displays_at_the_same_time_keep_a_log_plain() -> None:
+    stream = io.StringIO()
+    with (
+        progress.StartProgress(stream) as start,
+        ByteProgress("quantizing", 1000, stream=stream) as display,
+    ):
+        start.stage("loading the weights")
+        display.show("tensor", 500, 1000)
+        time.sleep(0.3)
+    lines = stream.getvalue().splitlines()
+    assert all(line.startswith("mllama: ") for line in lines)
+    assert any("loading the weights: done in" in line for line in lines)
+
+
 def test_bytes_of_an_earlier_run_do_not_count_for_the_rate() -> None:
     stream = io.StringIO()
     with (
