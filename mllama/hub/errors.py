@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mllama.errors import HubError, MllamaError
 
-_LOG_IN = "set HF_TOKEN to a token of yours or log in with `hf auth login`"
+_LOG_IN = "set HF_TOKEN to your token or log in with `hf auth login`"
 
 
 def hub_error(error: Exception, name: str, revision: str) -> MllamaError:

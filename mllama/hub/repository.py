@@ -59,7 +59,7 @@ class Repository:
         self._quiet = quiet
         self._sizes: dict[str, int | None] = {}
         self._hub_failure: MllamaError | None = None
-        """Why the copy in the cache is used."""
+        """The failure that made the copy in the cache necessary."""
         try:
             from huggingface_hub import HfApi, constants
             from huggingface_hub.file_download import repo_folder_name

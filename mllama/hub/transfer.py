@@ -117,7 +117,7 @@ def download_blob(blob: Blob, progress: FileProgress, cancel: Event) -> None:
             blob.partial_path.unlink()
             raise HubError(
                 f"the download of {blob.name} is damaged and was deleted; start again "
-                "to download it anew"
+                "to repeat it"
             )
         os.replace(blob.partial_path, blob.path)
 

@@ -64,7 +64,7 @@ def with_patient_timers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _patient_timers() -> Iterator[None]:
-    """Makes timers of threads started meanwhile some milliseconds late.
+    """Delays timers of threads started in the context by some milliseconds.
 
     On Linux a thread inherits the slack of its timers; elsewhere nothing changes.
     """

@@ -80,8 +80,8 @@ class Machine:
         return result
 
     def command(self, model: str = NAME, **arguments: Any) -> list[str]:
-        asked = json.dumps({"model": model, **arguments})
-        return [sys.executable, "-m", "tests.hub.child", asked]
+        request = json.dumps({"model": model, **arguments})
+        return [sys.executable, "-m", "tests.hub.child", request]
 
     def mllama(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -109,4 +109,4 @@ def machine(hub: StandInHub, tmp_path: Path) -> Machine:
 
 def assert_no_weights_downloaded(hub: StandInHub) -> None:
     """Checks that the store sent no more than headers."""
-    assert sum(request.sent for request in hub.asked("/store/")) < 1_000_000
+    assert sum(request.sent for request in hub.requests_for("/store/")) < 1_000_000

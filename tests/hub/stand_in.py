@@ -32,7 +32,7 @@ class StandInHub:
         self.cut_after: list[int] = []
         self.stall_after: int | None = None
         self.stalled = threading.Event()
-        self.go_on = threading.Event()
+        self.closing = threading.Event()
         self.ignore_ranges = False
         self.damage = False
         self.answer: int | None = None
@@ -52,11 +52,11 @@ class StandInHub:
 
     def close(self) -> None:
         """Shuts the server down."""
-        self.go_on.set()
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
-    def asked(self, part: str, method: str = "GET") -> list[Request]:
+    def requests_for(self, part: str, method: str = "GET") -> list[Request]:
         """Returns the requests whose path contains a text."""
         return [
             request

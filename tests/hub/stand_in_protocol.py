@@ -235,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             if hub.stall_after is not None:
                 hub.stalled.set()
-                hub.go_on.wait()
+                hub.closing.wait()
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 

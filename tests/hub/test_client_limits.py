@@ -1,6 +1,7 @@
-"""What the hub's client can't do yet, and this package therefore does itself.
+"""Limits of the hub's client, the reasons for code of this package.
 
-When a test here fails after an update of the client, the named module can go.
+If a test here fails after an update of the client, the module that it names may no
+longer be needed.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def test_the_client_loses_a_partial_file_when_its_process_ends(
         command, env=machine.environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == WEIGHTS[:8].hex()
-    (request,) = hub.asked("/store/")
+    (request,) = hub.requests_for("/store/")
     assert "Range" not in request.headers
     assert request.sent == len(WEIGHTS)
 
@@ -65,7 +66,7 @@ def test_the_client_reads_a_whole_file_for_its_header_if_ranges_are_ignored(
     hub.ignore_ranges = True
     command = [sys.executable, "-c", PARSE, NAME]
     subprocess.run(command, env=machine.environment, capture_output=True, check=True)
-    (request,) = hub.asked("/store/")
+    (request,) = hub.requests_for("/store/")
     assert request.sent == len(WEIGHTS)
 
 

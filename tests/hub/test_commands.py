@@ -91,8 +91,8 @@ def test_unservable_options_are_refused_before_the_weights(
     hub: StandInHub, machine: Machine, command: list[str], option: str, value: str
 ) -> None:
     refused(machine.mllama(*command, NAME, option, value), value)
-    assert hub.asked("config.json")
-    assert not hub.asked("/store/")
+    assert hub.requests_for("config.json")
+    assert not hub.requests_for("/store/")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def quantized(model: str) -> ModelFiles:
 def test_the_quantized_file_of_a_snapshot_is_found_again(
     hub: StandInHub, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forced download or a commit with the same weights quantizes nothing anew."""
+    """A forced download or a commit with the same weights quantizes nothing again."""
     monkeypatch.setenv("MLLAMA_CACHE", str(machine.home / "mllama"))
     first = machine.download()
     q6 = quantized(first.model)

@@ -26,7 +26,7 @@ def test_only_files_that_the_model_needs_are_downloaded(
     assert held == {name: DEMO[name] for name in DEMO if name != "README.md"}
     assert result.weights == []
     for name in UNNEEDED:
-        assert not hub.asked(f"/{name}") + hub.asked(f"/{name}", "HEAD")
+        assert not hub.requests_for(f"/{name}") + hub.requests_for(f"/{name}", "HEAD")
     assert f"downloading {NAME}" in result.stderr
     assert not machine.partial_files()
 
@@ -54,14 +54,16 @@ def test_untrusted_tokenizer_code_is_refused_before_the_weights(
     done = machine.mllama(*command)
     assert done.returncode == 2
     assert "runs only with --trust-remote-code" in done.stderr
-    assert not hub.asked("/store/")
+    assert not hub.requests_for("/store/")
 
 
 def test_the_configuration_is_downloaded_first_and_the_weights_last(
     hub: StandInHub, machine: Machine
 ) -> None:
     machine.download()
-    files = [request.path.rpartition("/")[2] for request in hub.asked("/resolve/")]
+    files = [
+        request.path.rpartition("/")[2] for request in hub.requests_for("/resolve/")
+    ]
     first_of_weights = files.index("model.safetensors")
     assert files[0] == "config.json"
     assert "tokenizer.json" in files[:first_of_weights]
@@ -90,7 +92,7 @@ def test_a_forced_download_replaces_every_file(
     machine.download(options={"force_download": True})
     assert blob.read_bytes() == WEIGHTS
     assert (directory / "config.json").read_bytes() == DEMO["config.json"]
-    assert hub.asked("tokenizer.json")
+    assert hub.requests_for("tokenizer.json")
 
 
 def test_each_revision_has_a_directory(hub: StandInHub, machine: Machine) -> None:
@@ -107,7 +109,7 @@ def test_each_revision_has_a_directory(hub: StandInHub, machine: Machine) -> Non
         assert read["text_config"]["max_position_embeddings"] == 1234
     assert main.model != result.model
     # The cache has the same weights already; only their header was read.
-    assert sum(request.sent for request in hub.asked("/store/")) < 1_000_000
+    assert sum(request.sent for request in hub.requests_for("/store/")) < 1_000_000
 
 
 def test_a_branch_that_moved_is_followed(hub: StandInHub, machine: Machine) -> None:
@@ -139,7 +141,7 @@ def test_the_index_names_the_shards(hub: StandInHub, machine: Machine) -> None:
     hub.repositories[NAME].commit(shards() | UNNEEDED | {"extra.safetensors": b"?"})
     result = machine.download()
     assert set(shards()) <= {file.name for file in Path(result.model).iterdir()}
-    assert not hub.asked("extra.safetensors", "HEAD")
+    assert not hub.requests_for("extra.safetensors", "HEAD")
     assert machine.download().stderr == ""
 
 

@@ -145,8 +145,8 @@ def test_another_architecture_is_refused(
     config = json.dumps({"architectures": [architecture], "model_type": "x"})
     hub.repositories[NAME].commit(DEMO | {"config.json": config.encode()})
     refused(machine.download(), architecture)
-    assert not hub.asked("/store/")
-    assert not hub.asked("tokenizer.json")
+    assert not hub.requests_for("/store/")
+    assert not hub.requests_for("tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_repositories_without_a_servable_model_are_refused(
 ) -> None:
     hub.add(NAME, files)
     refused(machine.download(), complaint)
-    assert not hub.asked(".pth")
-    assert not hub.asked(".bin")
+    assert not hub.requests_for(".pth")
+    assert not hub.requests_for(".bin")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_an_implausibly_large_configuration_is_refused(
     monkeypatch.setattr("mllama.hub.repository._MAX_SMALL_BYTES", 999)
     with pytest.raises(HubError, match="has 1000 bytes"):
         repository.download(["c.txt"], small=True)
-    assert not hub.asked("c.txt")
+    assert not hub.requests_for("c.txt")
 
 
 def test_a_failure_cancels_the_other_downloads(

@@ -24,7 +24,7 @@ def test_a_broken_connection_is_resumed(hub: StandInHub, machine: Machine) -> No
     hub.cut_after = [CUT]
     result = machine.download()
     assert (Path(result.model) / "model.safetensors").read_bytes() == WEIGHTS
-    first, second = hub.asked("/store/")[-2:]
+    first, second = hub.requests_for("/store/")[-2:]
     assert first.sent == CUT
     assert second.headers["Range"] == f"bytes={CUT}-"
     assert second.sent == len(WEIGHTS) - CUT
@@ -51,7 +51,7 @@ def test_the_next_program_resumes_an_interrupted_download(
     result = machine.download()
     assert (Path(result.model) / "model.safetensors").read_bytes() == WEIGHTS
     assert not machine.partial_files()
-    (rest,) = hub.asked("/store/")[1:]  # The first is for the header.
+    (rest,) = hub.requests_for("/store/")[1:]  # The first is for the header.
     assert rest.headers["Range"] == f"bytes={CUT}-"
     assert rest.sent == len(WEIGHTS) - CUT
 
@@ -72,5 +72,5 @@ def test_two_concurrent_programs_download_a_file_once(
         json.loads(process.communicate(timeout=60)[0])["model"] for process in both
     }
     assert len(models) == 1
-    whole = [request for request in hub.asked("/store/") if request.sent > CUT]
+    whole = [request for request in hub.requests_for("/store/") if request.sent > CUT]
     assert len(whole) == 1

@@ -54,8 +54,8 @@ def test_a_weight_path_chooses_one_of_several_files(
     hub.add(NAME, DEMO | {"a.gguf": b"GGUF" * 99, name: gguf})
     result = machine.download(weight_path=[path])
     assert result.weights == [f"{result.model}/{name}"]
-    assert not hub.asked("a.gguf")
-    assert not hub.asked("model.safetensors")
+    assert not hub.requests_for("a.gguf")
+    assert not hub.requests_for("model.safetensors")
 
 
 def test_weights_may_come_from_another_repository(
@@ -68,7 +68,7 @@ def test_weights_may_come_from_another_repository(
         assert Path(weights).read_bytes() == gguf
         assert "models--maker--model-GGUF" in weights
         assert Path(result.model).is_relative_to(machine.cache)
-    assert not hub.asked("model.safetensors")
+    assert not hub.requests_for("model.safetensors")
 
 
 def test_a_local_directory_may_take_weights_of_the_hub(
@@ -89,7 +89,7 @@ def test_a_local_weight_file_takes_precedence(
     result = machine.download(weight_path=[str(tmp_path / "mine.gguf")])
     assert result.weights == [str(tmp_path / "mine.gguf")]
     assert (Path(result.model) / "tokenizer.json").is_file()
-    assert not hub.asked("/store/")
+    assert not hub.requests_for("/store/")
 
 
 def test_weights_may_come_from_another_revision(
@@ -133,7 +133,7 @@ def test_a_gguf_file_of_another_architecture_is_refused(
     hub.add("maker/model-GGUF", {"model.gguf": other})
     result = machine.download("maker/model-GGUF")
     assert "architecture 'qwen2a', not 'mllama'" in result.error
-    assert sum(request.sent for request in hub.asked("/store/")) < 1_000_000
+    assert sum(request.sent for request in hub.requests_for("/store/")) < 1_000_000
 
 
 def test_quantizing_a_quantized_file_is_refused(
@@ -142,4 +142,4 @@ def test_quantizing_a_quantized_file_is_refused(
     hub.add("maker/model-GGUF", {"model.gguf": gguf})
     result = machine.download("maker/model-GGUF", gguf=False)
     assert "use the original checkpoint" in result.error
-    assert not hub.asked("/store/")
+    assert not hub.requests_for("/store/")
