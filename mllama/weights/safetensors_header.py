@@ -1,7 +1,7 @@
 """The header of a safetensors file, read without trusting it.
 
 Format: eight bytes of little-endian length, that many bytes of JSON with each
-tensor's ``dtype``, ``shape`` and ``data_offsets``, then the data, without holes
+tensor's ``dtype``, ``shape`` and ``data_offsets``, then the data, without gaps
 (https://huggingface.co/docs/safetensors).  Nothing in it is ever executed.
 """
 
@@ -12,8 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Annotated, Any, Final
 
+from pydantic import Field, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from mllama.config.validation import Integer
 from mllama.errors import CheckpointError
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -24,11 +28,30 @@ ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2}
 
 _LFS_POINTER = b"version https://git-lfs"
 
+_Count = Annotated[Integer, Field(ge=0, lt=2**63)]
+
+
+@checked_dataclass(frozen=True)
+class _JsonEntry:
+    """A tensor as the JSON describes it; ``data_offsets`` are where its data begins and
+    ends."""
+
+    dtype: StrictStr
+    # No real tensor has more dimensions, and multiplying thousands takes forever.
+    shape: Annotated[tuple[_Count, ...], Field(max_length=8)]
+    data_offsets: tuple[_Count, _Count]
+
 
 @dataclass(frozen=True)
 class HeaderEntry:
-    """What a header says about one tensor: ``offset`` and ``nbytes`` are its place in
-    the file."""
+    """A tensor in a file.
+
+    Attributes:
+        dtype: Its element type, by the format's name.
+        shape: Its dimensions.
+        offset: Position of its first byte in the file.
+        nbytes: Its size in bytes.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,10 +60,10 @@ class HeaderEntry:
 
 
 def read_header(path: Path) -> dict[str, HeaderEntry]:
-    """The tensors of a file by their names in it.
+    """Returns the tensors of a file by their names in it.
 
     Raises:
-        CheckpointError: If the file can't be read, is damaged or cut short.
+        CheckpointError: If the file can't be read, is damaged or truncated.
     """
     try:
         with path.open("rb") as file:
@@ -63,59 +86,50 @@ def read_header(path: Path) -> dict[str, HeaderEntry]:
     try:
         values = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, "its header is no JSON") from error
+        raise _damaged(path, "its header is not JSON") from error
     if not isinstance(values, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     return _entries(path, values, 8 + length, size)
 
 
 def _entries(
     path: Path, values: Mapping[str, Any], start: int, size: int
 ) -> dict[str, HeaderEntry]:
+    """Checks that the tensors fill the data, which begins at ``start``, without gaps or
+    overlaps."""
+    adapter = TypeAdapter(_JsonEntry)
     entries: dict[str, HeaderEntry] = {}
     ranges: list[tuple[int, int]] = []
     for name, value in values.items():
         if name == "__metadata__":
             continue
-        if not isinstance(value, dict):
-            raise _damaged(path, f"{name!r} is described by no object")
-        dtype, shape = value.get("dtype"), value.get("shape")
-        offsets = value.get("data_offsets")
-        if (
-            not isinstance(dtype, str)
-            or not _are_sizes(shape)
-            or not _are_sizes(offsets)
-            or len(offsets) != 2
-            or not offsets[0] <= offsets[1]
+        try:
+            entry = adapter.validate_python(value)
+        except ValidationError:
+            raise _damaged(
+                path, f"{name!r} has no valid type, shape or offsets"
+            ) from None
+        begin, end = entry.data_offsets
+        nbytes = end - begin
+        item_bytes = ITEM_BYTES.get(entry.dtype)
+        if nbytes < 0 or (
+            item_bytes is not None and nbytes != math.prod(entry.shape) * item_bytes
         ):
-            raise _damaged(path, f"{name!r} has no valid type, shape or offsets")
-        nbytes = offsets[1] - offsets[0]
-        if dtype in ITEM_BYTES and nbytes != math.prod(shape) * ITEM_BYTES[dtype]:
-            raise _damaged(path, f"{name!r} has another size than its shape {shape}")
-        entries[name] = HeaderEntry(dtype, tuple(shape), start + offsets[0], nbytes)
-        ranges.append((offsets[0], offsets[1]))
-    end = 0
-    for begin, next_end in sorted(ranges):
-        if begin != end:
-            raise _damaged(path, "its tensors overlap or leave holes")
-        end = next_end
-    if end != size - start:
+            raise _damaged(
+                path, f"the size of {name!r} contradicts its shape {list(entry.shape)}"
+            )
+        entries[name] = HeaderEntry(entry.dtype, entry.shape, start + begin, nbytes)
+        ranges.append((begin, end))
+    reached = 0
+    for begin, end in sorted(ranges):
+        if begin != reached:
+            raise _damaged(path, "its tensors overlap or leave gaps")
+        reached = end
+    if reached != size - start:
         raise _damaged(
-            path, f"it holds {size - start} bytes of data where {end} belong"
+            path, f"it holds {size - start} bytes of data instead of {reached}"
         )
     return entries
-
-
-def _are_sizes(value: Any) -> TypeGuard[list[int]]:
-    # No tensor has more dimensions, and a product of thousands takes forever.
-    return (
-        isinstance(value, list)
-        and len(value) <= 8
-        and all(
-            isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**63
-            for item in value
-        )
-    )
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

@@ -20,7 +20,7 @@ from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError, quoted
 from mllama.kernels.ops.gguf_quantize import FORMATS, quantize
 from mllama.utils.bfloat16 import as_floats
-from mllama.weights.gguf.file import FLOATS, OLD_FORM, GgufFile
+from mllama.weights.gguf.file import FLOATS, OLD_LAYOUT, GgufFile
 from mllama.weights.gguf.names import stored_tensors
 from mllama.weights.gguf.writing import ARCHITECTURE
 from mllama.weights.names import expected_tensors
@@ -63,7 +63,7 @@ def open_gguf(path: Path) -> GgufFile:
         )
     for prefix, side in (("v.", "text"), ("blk.", "vision")):
         if not any(name.startswith(prefix) for name in file.tensors):
-            raise CheckpointError(f"{path} holds the {side} side only, {OLD_FORM}")
+            raise CheckpointError(f"{path} holds the {side} side only, {OLD_LAYOUT}")
     return file
 
 

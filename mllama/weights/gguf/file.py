@@ -20,11 +20,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.errors import CheckpointError
 
-OLD_FORM: Final = (
+OLD_LAYOUT: Final = (
     "the old form of two files; pull the model again with Ollama 0.7 to 0.29, or "
     "convert the original checkpoint with `mllama quantize`"
 )
-"""What Ollama 0.4 to 0.6 had, and the way out."""
+"""What Ollama 0.4 to 0.6 wrote, and the way out, as error messages say it."""
 
 MAGIC: Final = b"GGUF"
 _VERSIONS = (2, 3)

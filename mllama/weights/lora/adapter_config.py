@@ -1,22 +1,25 @@
-"""What ``adapter_config.json`` says of a LoRA adapter, in the form that PEFT writes.
+"""The settings of a LoRA adapter: ``adapter_config.json``, as PEFT writes it.
 
-PEFT knows many kinds of adapters and variants of LoRA.  Those that are no sum of the
-weights and a product of two matrices are refused by their name.
+PEFT knows many kinds of adapters and variants of LoRA.  Those that don't just add the
+product of two matrices to the weights are refused by name.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import regex
+from pydantic import AfterValidator, Field, StrictBool, StrictStr
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
-from mllama.config.fields import Section, is_integer
-from mllama.errors import CheckpointError, ConfigError
+from mllama.config.validation import MAX_SIZE, ConfigSection, PositiveNumber, Size
+from mllama.errors import CheckpointError, ConfigError, quoted
 
 CONFIG_FILE: Final = "adapter_config.json"
 
@@ -24,14 +27,14 @@ MERGE_WITH_PEFT: Final = (
     "merge it with PEFT's merge_and_unload, write the model with save_pretrained and "
     "give that directory as --model-path"
 )
-"""The way out where PEFT can do more than this package."""
+"""The advice for adapters that PEFT can merge and this package can't."""
 
 _MAX_BYTES = 10_000_000
 """Real files have a few kilobytes."""
 
 _MAX_PATTERN = 1000
 _MATCH_SECONDS = 1.0
-"""Limits of the regular expressions that a file may bring: they may take forever."""
+"""Limits for the regular expressions in a file, which could take forever."""
 
 _VARIANTS = (
     "alora_invocation_tokens",
@@ -40,14 +43,14 @@ _VARIANTS = (
     "target_parameters",
     "trainable_token_indices",
 )
-"""Settings that make an adapter more than two factors for each matrix."""
+"""Settings of adapters that are more than two factors for each matrix."""
 
 _HARMLESS = frozenset(
     (
         "use_dora",
         "use_rslora",
-        # How the factors were initialized; what changes the weights is told by
-        # init_lora_weights.
+        # Initializations of the factors; init_lora_weights tells whether they change
+        # the base model's weights.
         "corda_config",
         "eva_config",
         "loftq_config",
@@ -55,57 +58,94 @@ _HARMLESS = frozenset(
         "runtime_config",
     )
 )
-"""Settings that are read here or don't matter, of those named like a variant's."""
+"""Settings with a name like a variant's that are read here or don't matter."""
 
 _CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initializations that take the first factors out of the weights that they train."""
+"""Initializations that subtract the initial factors from the base model's weights."""
+
+
+@functools.cache
+def _module_pattern(pattern: str) -> regex.Pattern[str]:
+    """Compiles a pattern as PEFT matches it: the whole path, or its end after a dot.
+
+    Raises:
+        regex.error: If it is too long or not a regular expression.
+    """
+    if len(pattern) > _MAX_PATTERN:
+        raise regex.error("too long")
+    return regex.compile(rf"(.*\.)?({pattern})$")
+
+
+def _check_patterns(values: dict[str, Any]) -> dict[str, Any]:
+    for pattern in values:
+        try:
+            _module_pattern(pattern)
+        except regex.error as error:
+            raise PydanticCustomError(
+                "regular_expression",
+                "must have regular expressions as keys ({reason})",
+                {"reason": str(error)},
+            ) from error
+    return values
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterConfig(ConfigSection):
     """A LoRA adapter's settings.
 
     Attributes:
-        rank: The factors' inner size, ``r``.
-        alpha: ``lora_alpha``; by the rank, or its root, it is the product's factor.
-        is_rank_stabilized: ``use_rslora``, whether it is by the root.
-        has_magnitudes: ``use_dora``, whether rows have lengths of their own.
-        has_biases: ``lora_bias``, whether the second factor adds to a bias.
-        ranks: Regular expressions of modules with another rank.
-        alphas: Regular expressions of modules with another alpha.
-        modules_to_save: Modules that the adapter holds whole.
-        base_model: What it was made for, as a hint.
+        rank: The factors' inner size.
+        alpha: Divided by the rank, or by its root, this scales the product.
+        is_rank_stabilized: True if alpha is divided by the root of the rank.
+        has_magnitudes: True for DoRA, which also learns the norm of each row.
+        has_biases: True if the second factor has a bias, which adds to the module's.
+        rank_patterns: Regular expressions of modules with another rank.
+        alpha_patterns: Regular expressions of modules with another alpha.
+        modules_to_save: Modules that the adapter replaces.
+        base_model: The model that the adapter was trained for, as a hint.
     """
 
-    rank: int
-    alpha: float
-    is_rank_stabilized: bool
-    has_magnitudes: bool
-    has_biases: bool
-    ranks: Mapping[regex.Pattern[str], int]
-    alphas: Mapping[regex.Pattern[str], float]
-    modules_to_save: tuple[str, ...]
-    base_model: str | None
+    file: ClassVar[str] = CONFIG_FILE
+
+    rank: Size = Field(default=8, validation_alias="r")
+    alpha: PositiveNumber = Field(default=8.0, validation_alias="lora_alpha")
+    is_rank_stabilized: StrictBool = Field(default=False, validation_alias="use_rslora")
+    has_magnitudes: StrictBool = Field(default=False, validation_alias="use_dora")
+    has_biases: StrictBool = Field(default=False, validation_alias="lora_bias")
+    rank_patterns: Annotated[dict[str, Size], AfterValidator(_check_patterns)] = Field(
+        default_factory=dict, validation_alias="rank_pattern"
+    )
+    alpha_patterns: Annotated[
+        dict[str, Annotated[PositiveNumber, Field(le=MAX_SIZE)]],
+        AfterValidator(_check_patterns),
+    ] = Field(default_factory=dict, validation_alias="alpha_pattern")
+    modules_to_save: tuple[StrictStr, ...] = ()
+    base_model: StrictStr | None = Field(
+        default=None, validation_alias="base_model_name_or_path"
+    )
 
     def rank_of(self, module: str) -> int:
-        """The rank of a module.
+        """Returns the rank of a module.
 
         Args:
-            module: Its path in the spelling of the adapter, as the patterns are.
+            module: The module's path as the adapter spells it, like the patterns.
 
         Raises:
-            ConfigError: If a pattern takes too long.
+            ConfigError: If a pattern takes too long to match.
         """
-        return _first_match(self.ranks, module, self.rank)
+        return _first_match(self.rank_patterns, module, self.rank)
 
     def scale_of(self, module: str) -> float:
-        """The factor of the product of a module's factors.
+        """Returns the number that scales the product of a module's factors.
+
+        Args:
+            module: The module's path as the adapter spells it, like the patterns.
 
         Raises:
-            ConfigError: If a pattern takes too long.
+            ConfigError: If a pattern takes too long to match.
         """
         rank = self.rank_of(module)
-        alpha = _first_match(self.alphas, module, self.alpha)
+        alpha = _first_match(self.alpha_patterns, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
 
 
@@ -113,31 +153,17 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     """Reads ``adapter_config.json``.
 
     Raises:
-        ConfigError: If it is damaged, or a setting is of another type.
-        CheckpointError: If it is missing, or of an adapter that can't be merged.
+        ConfigError: If it is damaged, or a setting has a wrong type or value.
+        CheckpointError: If it is missing, or the adapter can't be merged here.
     """
-    section = Section("", _read(directory / CONFIG_FILE), CONFIG_FILE)
-    kind = section.text("peft_type", None)
-    if kind != "LORA":
-        raise CheckpointError(
-            f"{directory} is an adapter of the type {kind}; only LORA is supported, so "
-            + (MERGE_WITH_PEFT if kind else "look for another directory")
-        )
-    _refuse_variants(directory, section)
-    return AdapterConfig(
-        rank=section.integer("r", 8),
-        alpha=section.number("lora_alpha", 8.0),
-        is_rank_stabilized=section.flag("use_rslora", False),
-        has_magnitudes=section.flag("use_dora", False),
-        has_biases=section.flag("lora_bias", False),
-        ranks=_patterns(section, "rank_pattern", "whole numbers", _is_rank),
-        alphas=_patterns(section, "alpha_pattern", "numbers", _is_alpha),
-        modules_to_save=_names(section, "modules_to_save"),
-        base_model=section.text("base_model_name_or_path", None),
-    )
+    values = _read_json(directory / CONFIG_FILE)
+    if isinstance(values, Mapping):
+        _refuse_other_kinds(directory, values)
+    return AdapterConfig.from_dict(values)
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
+    """Reads the file, and explains what else the directory may be if there is none."""
     directory = path.parent
     if not directory.is_dir():
         raise CheckpointError(
@@ -145,12 +171,12 @@ def _read(path: Path) -> Any:
             f"{CONFIG_FILE} and the adapter's weights"
         )
     if not path.is_file():
-        whole = (directory / "config.json").is_file()
+        is_model = (directory / "config.json").is_file()
         raise CheckpointError(
             f"{directory} holds no {CONFIG_FILE}; "
             + (
                 "it is a whole model, which --model-path takes"
-                if whole
+                if is_model
                 else "--lora-path takes a directory that PEFT has written"
             )
         )
@@ -164,76 +190,42 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(content if len(content) <= _MAX_BYTES else b"")
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no JSON; download it again") from error
+        raise ConfigError(f"{path} is not JSON; download it again") from error
 
 
-def _refuse_variants(directory: Path, section: Section) -> None:
-    """Refuses what PEFT does with more than two factors and magnitudes."""
-    for key, value in section.values.items():
-        named_so = key.startswith("use_") or key.endswith("_config")
-        if value and (key in _VARIANTS or (named_so and key not in _HARMLESS)):
+def _refuse_other_kinds(directory: Path, values: Mapping[str, Any]) -> None:
+    """Refuses adapters that are more than low-rank factors and magnitudes."""
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(
+            f"{directory} is an adapter of the type {quoted(kind)}; only LORA is "
+            "supported, so "
+            + (MERGE_WITH_PEFT if kind else "look for another directory")
+        )
+    for key, value in values.items():
+        is_named_like_one = key.startswith("use_") or key.endswith("_config")
+        if value and (key in _VARIANTS or (is_named_like_one and key not in _HARMLESS)):
             raise CheckpointError(
-                f"{directory} was made with {key}, which is not supported; "
+                f"{directory} was made with {quoted(key)}, which is not supported; "
                 f"{MERGE_WITH_PEFT}"
             )
-    start = str(section.get("init_lora_weights", True)).lower()
+    start = str(values.get("init_lora_weights")).lower()
     if start.startswith(_CHANGES_WEIGHTS):
         raise CheckpointError(
-            f"{directory} was made with init_lora_weights {start!r}, which changes the "
-            f"weights below the adapter; {MERGE_WITH_PEFT}"
+            f"{directory} was made with init_lora_weights {quoted(start)}, which "
+            f"changes the base model's weights; {MERGE_WITH_PEFT}"
         )
 
 
-def _is_rank(value: Any) -> bool:
-    return is_integer(value) and 0 < value < 2**31
-
-
-def _is_alpha(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and 0 < value < 2**31
-    )
-
-
-def _patterns(
-    section: Section, key: str, wanted: str, is_valid: Any
-) -> dict[regex.Pattern[str], Any]:
-    """Patterns as PEFT matches them: the end of a module's path, from a dot on."""
-    value = section.get(key, {})
-    if not isinstance(value, dict) or not all(map(is_valid, value.values())):
-        raise section.refusal(key, f"an object of {wanted} above 0")
-    patterns = {}
-    for pattern, number in value.items():
-        try:
-            if len(pattern) > _MAX_PATTERN:
-                raise regex.error("too long")
-            patterns[regex.compile(rf"(.*\.)?({pattern})$")] = number
-        except regex.error as error:
-            raise ConfigError(
-                f"{CONFIG_FILE}: {key} has {pattern[:80]!r}, which is no regular "
-                f"expression: {error}"
-            ) from error
-    return patterns
-
-
-def _names(section: Section, key: str) -> tuple[str, ...]:
-    value = section.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise section.refusal(key, "a list of modules' names")
-    return tuple(value)
-
-
-def _first_match(
-    patterns: Mapping[regex.Pattern[str], Any], module: str, default: Any
-) -> Any:
+def _first_match(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """Returns the value of the first pattern that matches a module's path."""
     for pattern, value in patterns.items():
         try:
-            if pattern.match(module, timeout=_MATCH_SECONDS):
+            if _module_pattern(pattern).match(module, timeout=_MATCH_SECONDS):
                 return value
         except TimeoutError:
             raise ConfigError(
-                f"{CONFIG_FILE}: the regular expression {pattern.pattern[:80]!r} takes "
-                f"too long to match {module}"
+                f"{CONFIG_FILE}: the regular expression {quoted(pattern)} takes too "
+                f"long to match {module}"
             ) from None
     return default

@@ -143,7 +143,7 @@ def _rope_scaling(
     Ollama's converter wrote the tensor for the rope type llama3 alone, and its engine
     rotated without any scaling where there was none.
     """
-    kind = keys.text("mllama.rope.scaling.type", "none")
+    kind = keys.string("mllama.rope.scaling.type", "none")
     if kind != "none":
         raise CheckpointError(
             f"{file.path}: mllama.rope.scaling.type is {quoted(kind)}; the factors of "

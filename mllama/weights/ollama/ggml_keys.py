@@ -1,26 +1,40 @@
-"""Takes values out of a GGUF file's keys with a type, a range and a default.
-
-:class:`~mllama.config.fields.Section` does so for JSON; here names are ggml's, and the
-file that a message names is the GGUF file.
-"""
+"""Values of a GGUF file's metadata keys, checked for their type and range."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import (
+    FailFast,
+    Field,
+    StrictBool,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
 
-from mllama.config.fields import LARGEST_SIZE, is_integer
-from mllama.errors import CheckpointError, quoted
+from mllama.config.validation import MAX_SIZE, Integer, PositiveNumber, one_line
+from mllama.errors import CheckpointError
 from mllama.weights.gguf.file import GgufFile
+
+_T = TypeVar("_T")
+
+_Float32 = Annotated[PositiveNumber, Field(le=float(np.finfo(np.float32).max))]
+
+# A vocabulary is long: one wrong item is enough.
+_Integers = Annotated[
+    list[Annotated[Integer, Field(ge=0, le=MAX_SIZE)]], FailFast(), Field(strict=True)
+]
+_Strings = Annotated[list[StrictStr], FailFast(), Field(strict=True)]
 
 
 class GgmlKeys:
-    """The keys of a file.
+    """The metadata keys of a file, by ggml's names.
 
-    All methods raise CheckpointError, naming file and key, if a value is missing
-    without a default, of another type or out of range.
+    All methods raise CheckpointError, which names the file and the key, if a value has
+    a wrong type, is out of range, or is missing and has no default.
 
     Args:
         file: The file.
@@ -38,64 +52,33 @@ class GgmlKeys:
         default: int | None = None,
         *,
         least: int = 1,
-        most: int = LARGEST_SIZE,
+        most: int = MAX_SIZE,
     ) -> int:
-        """A whole number from ``least`` to ``most``."""
-        value = self._get(key, default)
-        if not is_integer(value) or not least <= value <= most:
-            raise self.refusal(key, f"a whole number from {least} to {most}")
-        return int(value)
+        """Returns an integer from ``least`` to ``most``."""
+        return self._get(key, Annotated[Integer, Field(ge=least, le=most)], default)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0: of those that float32 can't tell apart, the one
-        with the fewest digits, as a JSON file has it."""
-        value = self._get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 < value <= float(np.finfo(np.float32).max)
-        ):
-            raise self.refusal(key, "a number above 0")
-        return shortest(value)
+    def number(self, key: str) -> float:
+        """Returns a finite number above 0, with the fewest digits that give the same
+        float32, as a JSON file would have it."""
+        return shortest(self._get(key, _Float32))
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or False."""
-        value = self._get(key, default)
-        if not isinstance(value, bool):
-            raise self.refusal(key, "true or false")
-        return value
+        """Returns True or False."""
+        return self._get(key, StrictBool, default)
 
-    def text(self, key: str, default: str | None = None) -> str:
-        """A string."""
-        value = self._get(key, default)
-        if not isinstance(value, str):
-            raise self.refusal(key, "a text")
-        return value
+    def string(self, key: str, default: str | None = None) -> str:
+        """Returns a string."""
+        return self._get(key, StrictStr, default)
 
-    def integers(self, key: str, *, least: int = 0) -> list[int]:
-        """A list of whole numbers from ``least``."""
-        value = self._get(key, None)
-        if not isinstance(value, list) or not all(
-            is_integer(item) and least <= item <= LARGEST_SIZE for item in value
-        ):
-            raise self.refusal(key, f"a list of whole numbers from {least}")
-        return value
+    def integers(self, key: str) -> list[int]:
+        """Returns a list of integers from 0."""
+        return self._get(key, _Integers)
 
-    def texts(self, key: str) -> list[str]:
-        """A list of strings."""
-        value = self._get(key, None)
-        if not isinstance(value, list) or not all(isinstance(t, str) for t in value):
-            raise self.refusal(key, "a list of texts")
-        return value
+    def strings(self, key: str) -> list[str]:
+        """Returns a list of strings."""
+        return self._get(key, _Strings)
 
-    def refusal(self, key: str, wanted: str) -> CheckpointError:
-        """The error about a key's value, which is quoted in short."""
-        found = quoted(self._file.metadata.get(key))
-        return CheckpointError(
-            f"{self._file.path}: {key} must be {wanted}, not {found}"
-        )
-
-    def _get(self, key: str, default: Any) -> Any:
+    def _get(self, key: str, kind: Any, default: Any = None) -> Any:
         value = self._file.metadata.get(key, default)
         if value is None:
             raise CheckpointError(
@@ -103,11 +86,15 @@ class GgmlKeys:
                 "model's config.json and tokenizer as --model-path and this file as "
                 "--weight-path"
             )
-        return value
+        try:
+            return TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            message = one_line(error, str(self._file.path), key)
+            raise CheckpointError(message) from None
 
 
 def shortest(value: float) -> float:
-    """The number with the fewest digits that float32 takes for the same."""
+    """Returns the number with the fewest digits that gives the same float32."""
     single = np.float32(value)
     if single == 0 or not math.isfinite(single):
         return float(value)

@@ -81,7 +81,7 @@ def read_vocabulary(file: GgufFile) -> GgmlVocabulary:
     """
     keys = GgmlKeys(file)
     _require_llama_3(file, keys)
-    tokens = keys.texts("tokenizer.ggml.tokens")
+    tokens = keys.strings("tokenizer.ggml.tokens")
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) < len(tokens):
         twice = next(t for i, t in enumerate(tokens) if ids[t] != i)
@@ -124,13 +124,13 @@ def read_vocabulary(file: GgufFile) -> GgmlVocabulary:
 
 
 def _require_llama_3(file: GgufFile, keys: GgmlKeys) -> None:
-    model = keys.text("tokenizer.ggml.model")
+    model = keys.string("tokenizer.ggml.model")
     if model != "gpt2":
         raise CheckpointError(
             f"{file.path} has a tokenizer of the kind {quoted(model)}; only byte-level "
             f"BPE, 'gpt2', is read: {_BY_HAND}"
         )
-    cut = keys.text("tokenizer.ggml.pre", _LLAMA_3[0])
+    cut = keys.string("tokenizer.ggml.pre", _LLAMA_3[0])
     if cut not in _LLAMA_3:
         raise CheckpointError(
             f"{file.path} cuts text as {quoted(cut)}; only Llama 3's way, 'llama-bpe', "
@@ -201,7 +201,7 @@ def _merges(
     file: GgufFile, keys: GgmlKeys, ids: dict[str, int]
 ) -> list[tuple[str, str]]:
     merges: list[tuple[str, str]] = []
-    for merge in keys.texts("tokenizer.ggml.merges"):
+    for merge in keys.strings("tokenizer.ggml.merges"):
         left, space, right = merge.partition(" ")
         if not (space and left in ids and right in ids and left + right in ids):
             raise CheckpointError(

@@ -8,46 +8,69 @@ media type.  Names, defaults and layout are Ollama's (``types/model/name.go``,
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
+
+from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mllama.errors import CheckpointError, MllamaError, listed, quoted
-from mllama.weights.gguf.file import OLD_FORM
+from mllama.weights.gguf.file import OLD_LAYOUT
 
 PREFIX: Final = "ollama:"
-"""What marks a name of the store on the command line."""
+"""Marks a name of the store on the command line."""
 
 STORE_VARIABLE: Final = "OLLAMA_MODELS"
 """Ollama's environment variable that moves the store."""
 
 SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
-"""Where the service that Ollama's installer sets up on Linux keeps its models."""
+"""The store of the service that Ollama's installer sets up on Linux."""
 
-_DEFAULTS = ("registry.ollama.ai", "library")
+_DEFAULT_HOST = "registry.ollama.ai"
+_DEFAULT_NAMESPACE = "library"
 _DEFAULT_TAG = "latest"
-_MEDIA = "application/vnd.ollama.image."
-_LARGEST_MANIFEST = 1 << 20
-_MOST_NAMES = 8
-"""Names that a refusal lists."""
+_MEDIA_TYPE = "application/vnd.ollama.image."
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_LISTED_NAMES = 8
+"""Names that an error message lists."""
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
-_DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+_MODEL_OR_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+
+_Digest = Annotated[StrictStr, Field(pattern=r"^sha256[:-][0-9a-fA-F]{64}$")]
 
 
 class _UnreadableError(CheckpointError):
-    """A part of a store may not be read by this user."""
+    """This user may not read a part of a store."""
+
+
+@checked_dataclass(frozen=True)
+class _Layer:
+    """A blob in a manifest."""
+
+    digest: _Digest
+    size: StrictInt
+    media_type: StrictStr = Field(validation_alias="mediaType")
+
+    @property
+    def kind(self) -> str:
+        """The media type without Ollama's prefix."""
+        return self.media_type.removeprefix(_MEDIA_TYPE)
+
+
+@checked_dataclass(frozen=True)
+class _Manifest:
+    layers: list[_Layer]
 
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model's full name, each part fit to be a file's name."""
+    """A model's full name, in parts that are safe as names of files."""
 
     host: str
     namespace: str
@@ -60,12 +83,14 @@ class ModelName:
         return self.host, self.namespace, self.model, self.tag
 
     def __str__(self) -> str:
-        """As short as Ollama shows it."""
-        if self.host != _DEFAULTS[0]:
-            place = f"{self.host}/{self.namespace}/"
+        """Returns the name as short as Ollama shows it."""
+        if self.host != _DEFAULT_HOST:
+            prefix = f"{self.host}/{self.namespace}/"
+        elif self.namespace != _DEFAULT_NAMESPACE:
+            prefix = f"{self.namespace}/"
         else:
-            place = "" if self.namespace == _DEFAULTS[1] else f"{self.namespace}/"
-        return f"{place}{self.model}:{self.tag}"
+            prefix = ""
+        return f"{prefix}{self.model}:{self.tag}"
 
 
 def parse_name(name: str) -> ModelName:
@@ -77,80 +102,83 @@ def parse_name(name: str) -> ModelName:
     path, tag = name, _DEFAULT_TAG
     if name.rfind(":") > name.rfind("/"):
         path, _, tag = name.rpartition(":")
-    parts = path.split("/")
-    full = [*_DEFAULTS[: max(0, 3 - len(parts))], *parts, tag]
-    patterns = (_HOST, _NAMESPACE, _PART, _PART)
-    if len(full) != 4 or not all(
-        pattern.fullmatch(part) for pattern, part in zip(patterns, full, strict=True)
+    given = path.split("/")
+    defaults = (_DEFAULT_HOST, _DEFAULT_NAMESPACE)[: max(0, 3 - len(given))]
+    parts = [*defaults, *given, tag]
+    patterns = (_HOST, _NAMESPACE, _MODEL_OR_TAG, _MODEL_OR_TAG)
+    if len(parts) != 4 or not all(
+        pattern.fullmatch(part) for pattern, part in zip(patterns, parts, strict=True)
     ):
         raise MllamaError(
-            f"{quoted(name)} names no model of Ollama's store; write "
+            f"{quoted(name)} is not a name of a model in Ollama's store; write "
             f"{PREFIX}NAME[:TAG], such as {PREFIX}llama3.2-vision"
         )
-    return ModelName(*full)
+    return ModelName(*parts)
 
 
 def find_blob(name: str) -> Path:
-    """The file with a model's weights, in the store.
+    """Returns the file with a model's weights, in the store.
 
     Args:
-        name: The model's, with or without ``ollama:`` in front.
+        name: The model's name, with or without ``ollama:`` in front.
 
     Raises:
         MllamaError: If there is no store, no such model, or it can't be served.
     """
     wanted = parse_name(name.removeprefix(PREFIX))
     names: set[str] = set()
-    stores, closed = [], []
+    searched: list[Path] = []
+    unreadable: list[_UnreadableError] = []
     for store in store_directories():
         try:
-            if not _is_there(store / "manifests"):
+            if not _exists(store / "manifests"):
                 continue
-            manifest = _manifest(store, wanted)
+            manifest = _find_manifest(store, wanted)
         except _UnreadableError as error:
-            closed.append(error)
+            unreadable.append(error)
             continue
         if manifest is not None:
-            return _model_blob(store, wanted, _read_manifest(manifest))
-        stores.append(store)
+            return _model_blob(store, wanted, _read_layers(manifest))
+        searched.append(store)
         names |= {str(found) for found, _ in _models(store)}
-    if stores:
+    if searched:
         raise MllamaError(
-            f"{stores[0]} has no model {wanted}; it has "
-            f"{listed(sorted(names), _MOST_NAMES) or 'no model'}; pull it with Ollama "
-            "0.7 to 0.29"
+            f"{searched[0]} has no model {wanted}; it has "
+            f"{listed(sorted(names), _MAX_LISTED_NAMES) or 'no model'}; pull it with "
+            "Ollama 0.7 to 0.29"
         )
-    if closed:
-        raise closed[0]
-    looked = " or ".join(str(store) for store in store_directories())
+    if unreadable:
+        raise unreadable[0]
+    places = " or ".join(str(store) for store in store_directories())
     raise MllamaError(
-        f"there is no store of Ollama's at {looked}; set {STORE_VARIABLE} to the "
-        "directory that holds manifests and blobs"
+        f"there is no Ollama store at {places}; set {STORE_VARIABLE} to the directory "
+        "that holds manifests and blobs"
     )
 
 
 def store_directories() -> list[Path]:
-    """Where a store may be: ``$OLLAMA_MODELS``, or the user's and the service's."""
+    """Returns the directories that may be a store: ``$OLLAMA_MODELS``, or the user's
+    and the service's."""
     chosen = os.environ.get(STORE_VARIABLE, "").strip().strip("\"'")
     if chosen:
         return [Path(chosen)]
     return [Path.home() / ".ollama" / "models", SERVICE_STORE]
 
 
-def _manifest(store: Path, name: ModelName) -> Path | None:
-    """The model's manifest; upper and lower case are the same to Ollama."""
+def _find_manifest(store: Path, name: ModelName) -> Path | None:
+    """Returns a model's manifest; Ollama ignores upper and lower case."""
     path = store.joinpath("manifests", *name.parts)
-    if _is_there(path):
+    if _exists(path):
         return path
-    folded = tuple(part.lower() for part in name.parts)
+    lowered = tuple(part.lower() for part in name.parts)
     for found, manifest in _models(store):
-        if tuple(part.lower() for part in found.parts) == folded:
+        if tuple(part.lower() for part in found.parts) == lowered:
             return manifest
     return None
 
 
 def _models(store: Path) -> Iterator[tuple[ModelName, Path]]:
-    """Every model of a store, with its manifest."""
+    """Yields every model of a store, with its manifest."""
     root = store / "manifests"
     try:
         for manifest in sorted(root.glob("*/*/*/*")):
@@ -160,76 +188,67 @@ def _models(store: Path) -> Iterator[tuple[ModelName, Path]]:
         raise _unreadable(root, error) from error
 
 
-def _read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The layers of a manifest, each with media type, digest and size."""
+def _read_layers(path: Path) -> list[_Layer]:
+    """Returns the layers of a manifest."""
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_MANIFEST + 1)
+            content = file.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        if len(content) > _LARGEST_MANIFEST:
-            raise ValueError
-        layers = json.loads(content)["layers"]
-        if not all(
-            isinstance(layer["mediaType"], str)
-            and isinstance(layer["digest"], str)
-            and _DIGEST.fullmatch(layer["digest"])
-            and isinstance(layer["size"], int)
-            for layer in layers
-        ):
-            raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if len(content) > _MAX_MANIFEST_BYTES:
+            content = b""
+        return TypeAdapter(_Manifest).validate_json(content).layers
+    except ValidationError:
         raise CheckpointError(
-            f"{path} is no manifest of Ollama's; pull the model again"
-        ) from error
-    return list(layers)
+            f"{path} is not a manifest of Ollama's; pull the model again"
+        ) from None
 
 
-def _model_blob(store: Path, name: ModelName, layers: list[dict[str, Any]]) -> Path:
-    kinds: dict[str, list[dict[str, Any]]] = {}
-    for layer in layers:
-        kinds.setdefault(layer["mediaType"].removeprefix(_MEDIA), []).append(layer)
-    if "projector" in kinds:
-        raise CheckpointError(f"{PREFIX}{name} is {OLD_FORM}")
-    if "adapter" in kinds:
+def _model_blob(store: Path, name: ModelName, layers: Sequence[_Layer]) -> Path:
+    """Returns the blob with the weights, after checking that it is complete."""
+    adapters = [layer for layer in layers if layer.kind == "adapter"]
+    models = [layer for layer in layers if layer.kind == "model"]
+    if any(layer.kind == "projector" for layer in layers):
+        raise CheckpointError(f"{PREFIX}{name} is in {OLD_LAYOUT}")
+    if adapters:
         raise CheckpointError(
-            f"{PREFIX}{name} has an adapter ({kinds['adapter'][0]['digest'][:19]}...), "
-            "which can't be used with its blocks; serve the model that it was made for"
+            f"{PREFIX}{name} has an adapter ({adapters[0].digest[:19]}...), which "
+            "can't be merged into quantized weights; serve the model that it was made "
+            "for"
         )
-    models = kinds.get("model", [])
     if len(models) != 1:
         raise CheckpointError(
-            f"{PREFIX}{name} has {len(models)} GGUF files of a model, not one"
+            f"{PREFIX}{name} has {len(models)} GGUF files of a model instead of one"
         )
     (layer,) = models
-    blob = _blob(store, layer["digest"])
+    blob = _find_blob(store, layer.digest)
     if blob is None:
         raise CheckpointError(
-            f"{PREFIX}{name} lacks its blob {layer['digest']}; pull the model again"
+            f"{PREFIX}{name} lacks its blob {layer.digest}; pull the model again"
         )
     size = blob.stat().st_size
-    if size != layer["size"]:
+    if size != layer.size:
         raise CheckpointError(
-            f"{blob} has {size} bytes, but the manifest of {name} says "
-            f"{layer['size']}; pull the model again"
+            f"{blob} has {size} bytes, but the manifest of {name} says {layer.size}; "
+            "pull the model again"
         )
     if not os.access(blob, os.R_OK):
         raise _unreadable(blob, PermissionError(13, "Permission denied"))
     return blob
 
 
-def _blob(store: Path, digest: str) -> Path | None:
-    """A blob's file; early versions of Ollama wrote the digest with its colon."""
+def _find_blob(store: Path, digest: str) -> Path | None:
+    """Returns a blob's file; early versions of Ollama kept the digest's colon."""
     digits = digest[len("sha256:") :]
-    for spelling in (f"sha256-{digits}", f"sha256:{digits}"):
-        path = store / "blobs" / spelling
-        if _is_there(path):
+    for name in (f"sha256-{digits}", f"sha256:{digits}"):
+        path = store / "blobs" / name
+        if _exists(path):
             return path
     return None
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -127,7 +127,7 @@ def test_names_are_completed(
     ],
 )
 def test_what_is_no_name_never_becomes_a_path(store: Store, name: str) -> None:
-    assert "names no model of Ollama's store" in refusal(f"ollama:{name}")
+    assert "is not a name of a model in Ollama's store" in refusal(f"ollama:{name}")
 
 
 @pytest.mark.parametrize(
@@ -262,28 +262,31 @@ DIGEST = "sha256:" + "0" * 64
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (model_and("projector"), "is the old form of two files; pull the model again"),
+        (
+            model_and("projector"),
+            "is in the old form of two files; pull the",
+        ),
         (model_and("adapter"), "has an adapter (sha256:"),
-        (model_and("model"), "has 2 GGUF files"),
+        (model_and("model"), "has 2 GGUF files of a model instead of one"),
         (layers(), "has 0 GGUF files"),
         (missing, "lacks its blob sha256:"),
         (cut, "has 2 bytes, but the manifest of vision:latest says 4"),
-        (manifest("{"), "no manifest of Ollama's"),
-        (manifest("[]"), "no manifest of Ollama's"),
-        (manifest('{"layers": null}'), "no manifest of Ollama's"),
-        (manifest('{"layers": {"a": 1}}'), "no manifest of Ollama's"),
-        (manifest("[" * 100_000), "no manifest of Ollama's"),
-        (manifest('{"layers": []}' + " " * (1 << 20)), "no manifest of Ollama's"),
-        (layers({"mediaType": IMAGE + "model"}), "no manifest of Ollama's"),
+        (manifest("{"), "not a manifest of Ollama's"),
+        (manifest("[]"), "not a manifest of Ollama's"),
+        (manifest('{"layers": null}'), "not a manifest of Ollama's"),
+        (manifest('{"layers": {"a": 1}}'), "not a manifest of Ollama's"),
+        (manifest("[" * 100_000), "not a manifest of Ollama's"),
+        (manifest('{"layers": []}' + " " * (1 << 20)), "not a manifest of Ollama's"),
+        (layers({"mediaType": IMAGE + "model"}), "not a manifest of Ollama's"),
         (
             layers({"mediaType": "x", "digest": "sha256:../../x", "size": 1}),
-            "no manifest of Ollama's",
+            "not a manifest of Ollama's",
         ),
         (
             layers({"mediaType": "x", "digest": DIGEST, "size": "1"}),
-            "no manifest of Ollama's",
+            "not a manifest of Ollama's",
         ),
-        (layers(1), "no manifest of Ollama's"),
+        (layers(1), "not a manifest of Ollama's"),
     ],
 )
 def test_what_can_not_be_served_is_named(
