@@ -83,7 +83,7 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
     from tests.reference.configs import DEMO_MODEL
     from tests.reference.oracle import Reference
 
-    files = EngineOptions(**start(arguments)).check()
+    files = EngineOptions(**start(arguments)).resolve()
     pipeline = Pipeline(
         DEMO_MODEL,
         device_specs=[DeviceSpec.accelerator(0)],

@@ -25,9 +25,9 @@ def compile_model(options: EngineOptions, output: Path) -> None:
         MllamaError: If the options can't be served or the directory not be written.
     """
     options = replace(options, save_to_serialized_model_path=output)
-    files = options.check(quiet=False)
-    print(f"mllama: {files.described()}", file=sys.stderr)
-    files = files.quantized(quiet=False)
+    files = options.resolve(quiet=False)
+    print(f"mllama: {files.summary()}", file=sys.stderr)
+    files = files.ensure_quantized(quiet=False)
     with StartProgress():
         stage("starting MAX")
         _compile(options, files)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from mllama.cli.options import graph_options, model_or_demo
-from mllama.cli.sections import COMPUTE, OUTPUT, SectionedCommand, option
+from mllama.cli.options import model_or_demo, options_of
+from mllama.cli.sections import SectionedCommand
 from mllama.errors import MllamaError
 from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
@@ -19,22 +19,7 @@ _FILES = ("weight_path", "lora_path", "trust_remote_code")
 
 
 @click.command(cls=SectionedCommand)
-@graph_options
-@option(
-    "--target",
-    section=COMPUTE,
-    metavar="TARGET",
-    help="Compile for this kind of GPU, which need not be there, in bfloat16: "
-    "cuda:sm_90, hip:gfx942, ...  As many as --devices names share the model.",
-)
-@option(
-    "--output",
-    section=OUTPUT,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Directory to write the compiled model to.",
-)
+@options_of("compile", output={"type": click.Path(path_type=Path)})
 def compile(output: Path, target: str | None, **options: Any) -> None:
     """Compile a model for --serialized-model-path, without starting it.
 

@@ -11,87 +11,19 @@ from typing import Any
 
 import click
 
-from mllama.cli.options import model_options, model_or_demo
+from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.output import Answers, reserve_stdout
-from mllama.cli.sections import ANSWER, QUESTION, SectionedCommand, option
+from mllama.cli.sections import SectionedCommand
 from mllama.errors import MllamaError
+from mllama.launch.option_table import SAMPLING_OPTIONS
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
-_SAMPLING = ("max_new_tokens", "top_k", "temperature", "top_p", "seed")
+_SAMPLING = [option.name for option in SAMPLING_OPTIONS if "generate" in option.takers]
 
 
 @click.command(cls=SectionedCommand)
-@model_options
-@option("--prompt", section=QUESTION, help="The question.")
-@option(
-    "--image",
-    "images",
-    section=QUESTION,
-    type=click.Path(),
-    metavar="IMAGE",
-    multiple=True,
-    help="A path, an http(s) URL or a data URL, shown before the prompt.  Repeatable.",
-)
-@option("--system", section=QUESTION, help="A system prompt.")
-@option(
-    "--messages",
-    section=QUESTION,
-    type=click.Path(allow_dash=True),
-    metavar="FILE",
-    help="A JSON list of OpenAI-style messages instead of --prompt, kept in its order, "
-    "or a list of such lists, which are answered together; an image_url may be a path, "
-    "seen from FILE's directory.  - reads stdin.",
-)
-@option(
-    "--max-new-tokens",
-    section=ANSWER,
-    type=int,
-    default=-1,
-    show_default=True,
-    metavar="N",
-    help="Longest answer; -1 goes on until the context is full.",
-)
-@option(
-    "--top-k",
-    section=ANSWER,
-    type=int,
-    metavar="K",
-    help="Choose from this many of the likeliest tokens; 1 is greedy, -1 is all.  "
-    "Default: 1; -1 if --temperature, --top-p or --seed asks for sampling.",
-)
-@option(
-    "--temperature",
-    section=ANSWER,
-    type=float,
-    metavar="T",
-    help="Divides the logits before sampling.  Default: the checkpoint's, or 1.",
-)
-@option(
-    "--top-p",
-    section=ANSWER,
-    type=float,
-    default=1.0,
-    show_default=True,
-    metavar="P",
-    help="Share of the probability to choose from, from 0 to 1.",
-)
-@option(
-    "--seed",
-    section=ANSWER,
-    type=int,
-    metavar="N",
-    help="Makes sampling repeatable.",
-)
-@option(
-    "--format",
-    "output_format",
-    section=ANSWER,
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="json prints an object a line for each conversation, with counts and times.",
-)
+@options_of("generate", messages={"type": click.Path(allow_dash=True)})
 def generate(
     prompt: str | None,
     images: tuple[str, ...],

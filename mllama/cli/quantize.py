@@ -6,24 +6,14 @@ from pathlib import Path
 
 import click
 
-from mllama.cli.options import adapter_option, hub_options
-from mllama.cli.sections import MODEL, SectionedCommand, option
-from mllama.weights.quantization_plan import GGUF_ENCODINGS
+from mllama.cli.options import options_of
+from mllama.cli.sections import SectionedCommand
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("source", metavar="SRC", type=click.Path())
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
-@option(
-    "--encoding",
-    section=MODEL,
-    type=click.Choice(GGUF_ENCODINGS),
-    default="q4_k",
-    show_default=True,
-    help="Format of the text matrices; the vision weights stay float16.",
-)
-@adapter_option
-@hub_options
+@options_of("quantize")
 def quantize(
     source: str,
     target: Path,

@@ -1,20 +1,10 @@
-"""Options under headings, as the commands' help shows them."""
+"""Commands whose help lists their options under headings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import click
-
-MODEL: Final = "Model"
-COMPUTE: Final = "Computing and limits"
-IMAGES: Final = "Images"
-QUESTION: Final = "Question"
-ANSWER: Final = "Answer"
-SERVER: Final = "Server"
-OUTPUT: Final = "Output"
-OTHERS: Final = "Others"
 
 
 class SectionedOption(click.Option):
@@ -25,21 +15,14 @@ class SectionedOption(click.Option):
         self.section = section
 
 
-def option(
-    *names: str, section: str, **settings: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``click.option`` with the heading of the help that it belongs under."""
-    return click.option(*names, cls=SectionedOption, section=section, **settings)
-
-
 class SectionedCommand(click.Command):
-    """A command whose help lists its options under their headings, as they come.
+    """A command whose help lists its options under their headings, in their order.
 
-    Options without a heading are in the last section.
+    The last section lists the options without a heading.
     """
 
-    others = OTHERS
-    """The last section's heading."""
+    last_section = "Others"
+    """Heading of the last section."""
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -49,10 +32,10 @@ class SectionedCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                heading = getattr(param, "section", self.others)
+                heading = getattr(param, "section", self.last_section)
                 sections.setdefault(heading, []).append(record)
-        others = sections.pop(self.others, [])
-        for heading, records in [*sections.items(), (self.others, others)]:
+        last = sections.pop(self.last_section, [])
+        for heading, records in [*sections.items(), (self.last_section, last)]:
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)

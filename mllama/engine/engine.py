@@ -47,7 +47,7 @@ class Engine:
 
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
         start_max_threads(options.num_threads)
-        self._files = options.check(quiet=quiet)
+        self._files = options.resolve(quiet=quiet)
         # The thread that imports MAX's compiler must be the one that lives longest.
         importlib.import_module("max.graph")
         self._options = options
@@ -191,7 +191,7 @@ class Engine:
             if self._quiet:
                 scheduler, pipeline = self._load()
             else:
-                print(f"mllama: {self._files.described()}", file=sys.stderr)
+                print(f"mllama: {self._files.summary()}", file=sys.stderr)
                 with StartProgress():
                     stage("starting MAX")
                     scheduler, pipeline = self._load()
@@ -221,7 +221,7 @@ class Engine:
 
         restore_child_environment()
         config = PipelineConfig.from_args(
-            self._options.pipeline_args(self._files.quantized(self._quiet))
+            self._options.pipeline_args(self._files.ensure_quantized(self._quiet))
         )
         with ensure_default_mlir_context():
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)

@@ -1,1 +1,1 @@
-"""Resolves what a user names to files, devices and options."""
+"""From the options of a start to the model's files, devices and MAX's arguments."""

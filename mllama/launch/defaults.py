@@ -1,11 +1,14 @@
-"""How much is worked on at once; apart so that options load nothing."""
+"""Defaults of the batch sizes, in a module that imports nothing."""
 
 from __future__ import annotations
 
 from typing import Final
 
 DEFAULT_BATCH_SIZE: Final = {"cpu": 4, "gpu": 16}
-"""Requests worked on together, by device.  Beyond a few a CPU gains nothing."""
+"""Requests processed concurrently, by device type.
+
+A CPU gains nothing from more than a few.
+"""
 
 DEFAULT_CE_BATCH_SIZE: Final = 32
-"""Prompts read in one step."""
+"""Requests whose prompts are prefilled in one step."""

@@ -1,4 +1,4 @@
-"""Where a model runs: the spellings of ``--devices``, and what the machine has."""
+"""Finds the devices that ``--devices`` names."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from mllama.errors import MllamaError
 if TYPE_CHECKING:
     from max.driver import DeviceSpec
 
-SPELLINGS = "cpu, gpu, gpu:N, or gpu:0,1 (also gpu-0,gpu-1, and gpu:all)"
+_SPELLINGS = "cpu, gpu, gpu:N, or gpu:0,1 (also gpu-0,gpu-1, and gpu:all)"
 
 _GPU = re.compile(r"gpu[:-](\d{1,4})")
 _LIST = re.compile(r"gpu:(\d{1,4}(?:,\d{1,4})+)")
 
 
 def find_devices(devices: str | None) -> list[DeviceSpec]:
-    """The devices that were asked for, as far as this machine has them.
+    """Returns the devices that a text names.
 
     Args:
         devices: ``cpu``, ``gpu``, ``gpu:N`` or ``gpu-N``, a list of the latter two,
-            MAX's ``gpu:0,1``, or ``gpu:all``; None takes the first GPU, or the CPU.
+            MAX's ``gpu:0,1``, or ``gpu:all``; None is the first GPU, or the CPU if
+            there is none.
 
     Raises:
-        MllamaError: If the text is no device, or there is no such device.
+        MllamaError: If the text names no device, or one that this machine lacks.
     """
     from max.driver import DeviceSpec, scan_available_devices
 
@@ -43,20 +44,21 @@ def find_devices(devices: str | None) -> list[DeviceSpec]:
             raise MllamaError(f"{devices!r} names GPU {number} twice")
         if number not in {spec.id for spec in gpus}:
             raise MllamaError(
-                f"there is no GPU {number}; the machine has "
+                f"there is no GPU {number}; this machine has "
                 + ", ".join(f"gpu:{spec.id}" for spec in gpus)
             )
     return [spec for number in ids for spec in gpus if spec.id == number]
 
 
 def count_gpus(devices: str | None) -> int:
-    """How many GPUs a spelling of ``--devices`` names, whether or not they are there.
+    """Returns the number of GPUs that a text names, which this machine may lack.
 
     Args:
-        devices: As for :func:`find_devices`; None is one.
+        devices: ``gpu``, ``gpu:N``, ``gpu-N``, a list of the latter two, or
+            ``gpu:0,1``; None is one GPU.
 
     Raises:
-        MllamaError: If it names none, one twice, or as many as there are.
+        MllamaError: If it names no GPU, a GPU twice, or ``gpu:all``.
     """
     name = "".join((devices or "gpu").lower().split())
     if name in ("cpu", "gpu:all"):
@@ -71,10 +73,14 @@ def count_gpus(devices: str | None) -> int:
 
 
 def _gpu_ids(name: str, present: list[int]) -> list[int]:
-    """The ids that a spelling names, whether or not there are such GPUs.
+    """Returns the ids of the GPUs that a text names, which this machine may lack.
+
+    Args:
+        name: The text, in lower case and without spaces.
+        present: Ids of the GPUs that ``gpu`` and ``gpu:all`` choose from.
 
     Raises:
-        MllamaError: If it is none.
+        MllamaError: If the text names no GPU.
     """
     if name == "gpu":
         return present[:1]
@@ -85,9 +91,9 @@ def _gpu_ids(name: str, present: list[int]) -> list[int]:
     parts = name.split(",")
     if "cpu" in parts and len(parts) > 1:
         raise MllamaError(
-            f"{name!r} names the CPU beside GPUs; a model runs on one or the other"
+            f"{name!r} names the CPU and GPUs; a model runs on one or the other"
         )
     matches = [_GPU.fullmatch(part) for part in parts]
     if not all(matches):
-        raise MllamaError(f"{name!r} is no device: use {SPELLINGS}")
+        raise MllamaError(f"{name!r} is not a device: use {_SPELLINGS}")
     return [int(match[1]) for match in matches if match]

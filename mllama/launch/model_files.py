@@ -1,4 +1,4 @@
-"""What MAX is to load: a model's files, encoding and compiled graphs."""
+"""The files of a model that MAX loads, their encoding and their compiled graphs."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What MAX is to load.
+    """The files of a model that MAX loads.
 
     Attributes:
-        model: A directory with configuration and tokenizer.
-        weight_path: The weights' files.
+        model: Directory with configuration and tokenizer.
+        weight_path: Files of the weights; empty while ``unquantized`` is set.
         config: The model's configuration.
-        encoding: What the weights are served in.
-        formats: Format of each tensor that is served in blocks, by canonical name.
-        lora_path: An adapter to be merged into the weights as they are loaded; None if
-            there is none, or if it is in the weights already.
-        floats: A checkpoint that is yet to be quantized into ``weight_path``.
-        compiled: Where its graphs are kept.
+        encoding: Encoding that the weights are served in.
+        formats: Format of each tensor that is served as GGUF blocks, by canonical name.
+        lora_path: LoRA adapter to merge while the weights are loaded; None if there is
+            none, or if it is merged already.
+        unquantized: Checkpoint that has to be quantized before MAX can load it.
+        compiled: Where the compiled graphs are kept.
     """
 
     model: Path
@@ -47,12 +47,12 @@ class ModelFiles:
     encoding: Encoding
     formats: Mapping[str, GGMLQuantizationType]
     lora_path: Path | None = None
-    floats: Checkpoint | None = None
+    unquantized: Checkpoint | None = None
     compiled: CompiledSettings | None = None
 
     @cached_property
     def weights_bytes(self) -> int:
-        """Memory that the weights take as they are served."""
+        """Returns the bytes of memory that the weights take when they are served."""
         return served_bytes(
             self.config,
             self.formats,
@@ -62,7 +62,7 @@ class ModelFiles:
 
     @property
     def settings(self) -> ModelSettings:
-        """Returns what the model is told of its files, beside MAX's options."""
+        """Returns the settings of these files that MAX has no options for."""
         return ModelSettings(
             bfloat16_on_cpu=self.encoding.is_bfloat16_on_cpu,
             int8_vision=self.encoding.int8_vision,
@@ -70,8 +70,8 @@ class ModelFiles:
             compiled=self.compiled,
         )
 
-    def described(self) -> str:
-        """A line about the choice and its memory."""
+    def summary(self) -> str:
+        """Returns a line that names the encoding and its memory."""
         reason = f" ({self.encoding.reason})" if self.encoding.reason else ""
         return (
             f"weights in {self.encoding.name}{reason}"
@@ -79,29 +79,29 @@ class ModelFiles:
             f"{format_bytes(self.weights_bytes)} of memory"
         )
 
-    def compiled_for(
+    def with_compiled_graphs(
         self,
         devices: Sequence[DeviceSpec],
         *,
         max_length: int | None,
         max_batch_size: int,
         max_ce_batch_size: int,
-        saved: str | Path | None = None,
+        start_from: str | Path | None = None,
         save_to: str | Path | None = None,
     ) -> ModelFiles:
-        """The files with where the graphs of a start are kept.
+        """Returns these files with the place where the graphs of a start are kept.
 
         Args:
-            devices: Where the model is to run.
-            max_length: The context asked for; None is the model's limit.
-            max_batch_size: Requests worked on together.
-            max_ce_batch_size: Of these, most whose prompts are read in one step.
-            saved: A directory of compiled graphs to start from.
-            save_to: A directory to save them to.
+            devices: Devices that the model runs on.
+            max_length: Longest sequence in tokens; None is the model's limit.
+            max_batch_size: Requests processed concurrently.
+            max_ce_batch_size: Requests whose prompts are prefilled in one step.
+            start_from: Directory of a compiled model to start from.
+            save_to: Directory to save the compiled graphs to.
 
         Raises:
-            CompiledModelError: If the saved model doesn't fit the start, or the place
-                to save to can't be used.
+            CompiledModelError: If the compiled model is for other options, or the
+                directory to save to can't be used.
         """
         limit = self.config.text_config.max_position_embeddings
         manifest = Manifest.of_this_machine(
@@ -113,25 +113,28 @@ class ModelFiles:
             max_ce_batch_size=max_ce_batch_size,
             devices=tuple(_device_name(device) for device in devices),
         )
-        compiled = CompiledSettings.checked(manifest, saved=saved, save_to=save_to)
+        compiled = CompiledSettings.checked(manifest, saved=start_from, save_to=save_to)
         return replace(self, compiled=compiled)
 
-    def quantized(self, quiet: bool) -> ModelFiles:
-        """The files with the checkpoint of floats quantized, if it is to be.
+    def ensure_quantized(self, quiet: bool) -> ModelFiles:
+        """Returns these files, with the checkpoint quantized if it has to be.
 
-        It is done once; the result is kept in the cache.
+        Quantizes a checkpoint once; the cache keeps the result.
+
+        Args:
+            quiet: Whether to hide the progress.
 
         Raises:
-            CheckpointError: If it can't be written.
+            CheckpointError: If the result can't be written.
         """
-        if self.floats is None:
+        if self.unquantized is None:
             return self
-        file = quantized_file(self.floats, self.encoding.name, quiet)
-        return replace(self, weight_path=(file,), floats=None)
+        file = quantized_file(self.unquantized, self.encoding.name, quiet)
+        return replace(self, weight_path=(file,), unquantized=None)
 
 
 def _device_name(device: DeviceSpec) -> str:
-    """What a compiled graph depends on: not which of several equal GPUs it is."""
+    """Returns the kind of a device, which its compiled graphs depend on."""
     if device.device_type == "cpu":
         return "cpu"
     from max.driver import Accelerator

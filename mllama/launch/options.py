@@ -1,15 +1,15 @@
-"""What a user may ask of the engine, checked before MAX is started.
+"""The options of a model's start, checked before MAX starts.
 
-Starting MAX takes seconds and compiling takes minutes, so whatever can be refused is
-refused here, in one line.
+Starting MAX takes seconds and compiling takes minutes, so every option that can be
+refused is refused here, in one line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
@@ -30,72 +30,48 @@ ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How a model is to be loaded.
+    """The options of a model's start.
 
-    Attributes:
-        model_path: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
-            Ollama's store, or a repository of the hub; None is the demo model that
-            ships with the package.
-        weight_path: Files to read the weights from instead of the checkpoint's own.
-        lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
-            weights.
-        quantization_encoding: Element type or block format of the weights; None takes
-            bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
-            bfloat16, float32 for one of float32.
-        vision_encoding: ``int8`` has the vision side multiply in bytes and, on a CPU
-            with AVX512-BF16, attend in bfloat16; None leaves it in floats.
-        devices: "cpu", "gpu" or "gpu:N", see :func:`find_devices`; None takes the
-            first GPU, or the CPU.
-        max_batch_size: Requests worked on together; None chooses by device.
-        max_ce_batch_size: Most requests whose prompts are read in one step.
-        serialized_model_path: Directory of a compiled model to start from.
-        save_to_serialized_model_path: Directory to save the compiled model to.
-        max_length: Longest sequence, prompt and answer, in tokens; None is the
-            model's own limit.
-        image_cache_size: Memory for the keys and values of images, such as "4GiB" or
-            "0.2" of the device's; None chooses.
-        max_images_per_request: Most images of one request; None is 32.
-        huggingface_model_revision: Branch, tag or commit of a repository of the hub;
-            None is its main branch.
-        force_download: Whether to download what the hub's cache has already.
-        trust_remote_code: Whether the checkpoint's own tokenizer code may run.
-        num_threads: Threads of the CPU's computation; None is one for each core.
+    :data:`mllama.launch.option_table.MODEL_OPTIONS` describes each attribute under its
+    name.  A ``model_path`` of None is the demo model, and a ``max_batch_size`` of None
+    takes the device's :data:`~mllama.launch.defaults.DEFAULT_BATCH_SIZE`.
     """
 
     model_path: str | Path | None = None
     weight_path: Sequence[str | Path] = ()
     lora_path: str | Path | None = None
+    huggingface_model_revision: str | None = None
+    huggingface_weight_revision: str | None = None
+    force_download: bool = False
+    trust_remote_code: bool = False
+    devices: str | None = None
     quantization_encoding: str | None = None
     vision_encoding: str | None = None
-    devices: str | None = None
+    max_length: int | None = None
     max_batch_size: int | None = None
     max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE
-    max_length: int | None = None
+    num_threads: int | None = None
     serialized_model_path: str | Path | None = None
     save_to_serialized_model_path: str | Path | None = None
     image_cache_size: str | int | None = None
     max_images_per_request: int | None = None
-    huggingface_model_revision: str | None = None
-    force_download: bool = False
-    trust_remote_code: bool = False
-    num_threads: int | None = None
 
     @property
     def model(self) -> str:
-        """The path or repository that MAX is given."""
+        """Returns the model as the user names it, or the path of the demo model."""
         return str(MODEL_PATH if self.model_path is None else self.model_path)
 
-    def check(self, *, quiet: bool = True) -> ModelFiles:
-        """Checks what can be checked before MAX is started, and finds the files.
+    def resolve(self, *, quiet: bool = True) -> ModelFiles:
+        """Checks the options and finds the model's files, without starting MAX.
 
-        What is on the hub is downloaded.
+        Downloads a model of the hub first.
 
         Args:
-            quiet: Whether to show no progress of that.
+            quiet: Whether to hide the progress of downloads.
 
         Raises:
             MllamaError: If the checkpoint can't be served, a limit is out of range, or
-                there is no such device.
+                the machine lacks a device.
         """
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise MllamaError(
@@ -103,7 +79,7 @@ class EngineOptions:
             )
         if self.max_ce_batch_size < 1:
             raise MllamaError(
-                "at least 1 prompt must be read at a time, not "
+                "at least 1 prompt must be prefilled in a step, not "
                 f"{self.max_ce_batch_size}"
             )
         ModelSettings(  # Checks the two before anything is downloaded.
@@ -121,35 +97,52 @@ class EngineOptions:
             max_length=self.max_length,
             hub=HubOptions(
                 self.huggingface_model_revision,
+                self.huggingface_weight_revision,
                 force_download=self.force_download,
                 trust_remote_code=self.trust_remote_code,
             ),
             quiet=quiet,
         )
-        return files.compiled_for(
+        return files.with_compiled_graphs(
             devices,
             max_length=self.max_length,
             max_batch_size=self._batch_size(devices),
             max_ce_batch_size=self.max_ce_batch_size,
-            saved=self.serialized_model_path,
+            start_from=self.serialized_model_path,
             save_to=self.save_to_serialized_model_path,
         )
 
     def _batch_size(self, devices: Sequence[DeviceSpec]) -> int:
         return self.max_batch_size or DEFAULT_BATCH_SIZE[devices[0].device_type]
 
-    def pipeline_args(self, files: ModelFiles) -> PipelineArgs:
-        """MAX's arguments for these options.
+    def pipeline_args(
+        self,
+        files: ModelFiles,
+        *,
+        custom_architectures: Iterable[str] = (),
+        enable_in_flight_batching: bool = True,
+        **max_options: Any,
+    ) -> PipelineArgs:
+        """Returns MAX's arguments for these options.
 
         Args:
-            files: The model's, quantized if they are to be.
+            files: The model's files, quantized if they need to be.
+            custom_architectures: Further architectures for MAX to load.
+            enable_in_flight_batching: Whether running requests decode a token in each
+                step that prefills another request.
+            max_options: Further options of MAX.
 
         Raises:
-            MllamaError: If a device is not to be had.
+            MllamaError: If the machine lacks a device.
         """
         from max.pipelines.lib import PipelineArgs
 
         devices = find_devices(self.devices)
+        settings = replace(
+            files.settings,
+            image_cache_size=self.image_cache_size,
+            max_images_per_request=self.max_images_per_request,
+        )
         return PipelineArgs.from_flat_kwargs(
             model_path=str(files.model),
             weight_path=list(files.weight_path),
@@ -158,11 +151,8 @@ class EngineOptions:
             max_batch_size=self._batch_size(devices),
             max_length=self.max_length,
             trust_remote_code=self.trust_remote_code,
-            enable_in_flight_batching=True,
-            vision_config_overrides=replace(
-                files.settings,
-                image_cache_size=self.image_cache_size,
-                max_images_per_request=self.max_images_per_request,
-            ).to_max(),
-            custom_architectures=[ARCHITECTURES],
+            enable_in_flight_batching=enable_in_flight_batching,
+            vision_config_overrides=settings.to_max(),
+            custom_architectures=[ARCHITECTURES, *custom_architectures],
+            **max_options,
         )

@@ -1,4 +1,4 @@
-"""From what a user names to the files that MAX loads, checked before it is started."""
+"""Finds and checks the files of the model that a user names, before MAX starts."""
 
 from __future__ import annotations
 
@@ -48,31 +48,33 @@ def resolve_model_files(
     hub: HubOptions | None = None,
     quiet: bool = True,
 ) -> ModelFiles:
-    """Checks a model's files and says what to load.
+    """Returns the files of a model, checked.
 
-    What is on the hub is downloaded first; its configuration is checked before its
-    weights are downloaded.
+    Downloads a model of the hub, whose configuration is checked before its weights are
+    downloaded.
 
     Args:
-        model: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
+        model: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` from
             Ollama's store, or a repository of the hub.
-        weight_path: Files to read the weights from instead, or such of the hub.
-        encoding: The encoding asked for.
-        vision_encoding: That of the vision side, if it isn't floats.
-        lora_path: A LoRA adapter in PEFT's files to merge into the weights.
+        weight_path: Files to read the weights from instead of the model's own, here or
+            on the hub.
+        encoding: Requested encoding of the weights; None chooses.
+        vision_encoding: ``int8`` to run the vision side in int8; None leaves it in
+            floats.
+        lora_path: Directory of a LoRA adapter to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
-        max_length: The context asked for.
-        hub: How to ask the hub, and whether a model's own code may run.
-        quiet: Whether to show no progress of downloads.
+        max_length: Requested context in tokens; None is the model's limit.
+        hub: Options for downloads, and whether a model's own code may run.
+        quiet: Whether to hide the progress of downloads.
 
     Raises:
-        MllamaError: If the checkpoint can't be served, an encoding is not to be had on
-            the device, the memory doesn't suffice, or a limit is out of range.
+        MllamaError: If the checkpoint can't be served, the device doesn't run the
+            encoding, the machine lacks memory, or a limit is out of range.
     """
     if max_length is not None and max_length < 1:
         raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
 
-    def check(config: MllamaConfig) -> None:
+    def check_config(config: MllamaConfig) -> None:
         _check_length(config, max_length)
         if encoding is not None:
             check_runnable(encoding, device_type)
@@ -82,7 +84,12 @@ def resolve_model_files(
     if model.startswith(PREFIX):
         model = str(find_blob(model))
     downloaded = download_model(
-        model, weight_path, hub, check=check, check_files=check_files, quiet=quiet
+        model,
+        weight_path,
+        hub,
+        check=check_config,
+        check_files=check_files,
+        quiet=quiet,
     )
     # MAX looks for relative paths of weights in the model's directory.
     directory = Path(downloaded.model).absolute()
@@ -103,52 +110,62 @@ def resolve_model_files(
     if lora_path is not None:
         adapter = _open_adapter(Path(lora_path), config, weights)
     if any(path.suffix == ".gguf" for path in weights):
-        found = _gguf_files(directory, weights, config, encoding, device_type)
+        files = _gguf_files(directory, weights, config, encoding, device_type)
     else:
         checkpoint = open_checkpoint(directory, weights)
-        found = _float_files(checkpoint, adapter, encoding, device_type)
-    found = replace(
-        found, encoding=with_vision(found.encoding, vision_encoding, config)
+        files = _safetensors_files(checkpoint, adapter, encoding, device_type)
+    files = replace(
+        files, encoding=with_vision(files.encoding, vision_encoding, config)
     )
-    _check_memory(found)
-    return found
+    _check_memory(files)
+    return files
 
 
 def _gguf_files(
     directory: Path,
     weights: tuple[Path, ...],
     config: MllamaConfig,
-    asked: str | None,
+    requested: str | None,
     device_type: str,
 ) -> ModelFiles:
-    """A GGUF file, checked against the configuration."""
+    """Returns the files of a model whose weights are a GGUF file.
+
+    Raises:
+        MllamaError: If the file doesn't fit the configuration or the request.
+    """
     if len(weights) > 1:
-        raise MllamaError("a GGUF file is a whole model: give one --weight-path")
+        raise MllamaError("a GGUF file holds all weights: give --weight-path once")
     file = open_gguf(weights[0])
     check_tensors(file, config)
-    held = main_format(file)
-    is_floats = held not in GGUF_ENCODINGS
-    if asked not in (None, held) and not (is_floats and asked == "bfloat16"):
+    file_format = main_format(file)
+    is_floats = file_format not in GGUF_ENCODINGS
+    served_as_is = requested in (None, file_format)
+    if not served_as_is and not (is_floats and requested == "bfloat16"):
         raise MllamaError(
-            f"{weights[0]} holds {held}, not {asked}; leave --quantization-encoding "
-            "out, or quantize the original checkpoint anew"
+            f"{weights[0]} holds {file_format}, not {requested}; leave "
+            "--quantization-encoding out, or quantize the original checkpoint again"
         )
     if is_floats:
-        encoding = choose_encoding(asked, device_type, "float32", config)
+        encoding = choose_encoding(requested, device_type, "float32", config)
     else:
-        check_runnable(held, device_type)
-        encoding = Encoding(held, device_type, None if asked else "as in the file")
+        check_runnable(file_format, device_type)
+        reason = None if requested else "as in the file"
+        encoding = Encoding(file_format, device_type, reason)
     return ModelFiles(
         directory, weights, config, encoding, served_formats(file, config)
     )
 
 
-def _float_files(
-    checkpoint: Checkpoint, adapter: Adapter | None, asked: str | None, device_type: str
+def _safetensors_files(
+    checkpoint: Checkpoint,
+    adapter: Adapter | None,
+    requested: str | None,
+    device_type: str,
 ) -> ModelFiles:
-    """A checkpoint of floats, to be quantized if its encoding asks for it."""
+    """Returns the files of a checkpoint, marked for quantization if its encoding needs
+    it."""
     config = checkpoint.config
-    encoding = choose_encoding(asked, device_type, checkpoint.dtype, config)
+    encoding = choose_encoding(requested, device_type, checkpoint.dtype, config)
     files = ModelFiles(
         checkpoint.path,
         tuple(checkpoint.files),
@@ -163,12 +180,16 @@ def _float_files(
         files,
         weight_path=(),
         lora_path=None,
-        floats=adapter.merged_into(checkpoint) if adapter else checkpoint,
+        unquantized=adapter.merged_into(checkpoint) if adapter else checkpoint,
     )
 
 
 def _open_adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> Adapter:
-    """An adapter that can be merged into the weights, checked to the last number."""
+    """Returns an adapter whose tensors are checked, values included.
+
+    Raises:
+        MllamaError: If it can't be merged into the weights.
+    """
     quantized = [file for file in weights if file.suffix == ".gguf"]
     if quantized:
         raise MllamaError(
@@ -185,13 +206,17 @@ def _check_length(config: MllamaConfig, max_length: int | None) -> None:
     limit = config.text_config.max_position_embeddings
     if max_length is not None and max_length > limit:
         raise ConfigError(
-            f"a context of {max_length} tokens was asked for, but the model was made "
-            f"for at most {limit}"
+            f"a context of {max_length} tokens was requested, but the model's limit is "
+            f"{limit}"
         )
 
 
 def _check_memory(files: ModelFiles) -> None:
-    """Refuses what can't fit, since the system would end the process without a word."""
+    """Refuses weights that don't fit: Linux would kill the process without a message.
+
+    Raises:
+        MllamaError: If a CPU's memory is smaller than the weights.
+    """
     if files.encoding.device_type != "cpu":
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -199,7 +224,7 @@ def _check_memory(files: ModelFiles) -> None:
         if files.encoding.name in GGUF_ENCODINGS:
             way_out = "a machine with more memory is needed"
         elif files.weight_path[0].suffix == ".gguf":
-            way_out = "make a smaller file of the original with `mllama quantize`"
+            way_out = "make a smaller file from the original with `mllama quantize`"
         else:
             way_out = "use --quantization-encoding q4_k"
         raise MllamaError(

@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
         (["generate", "--prompt", "x"], "--num-threads", "0", "--num-threads must be"),
         (["generate", "--prompt", "x"], "--quantization-encoding", "gptq", "gptq"),
         (["serve"], "--devices", "gpu:7", "GPU"),
-        (["serve"], "--devices", "cpu,gpu", "beside GPUs"),
+        (["serve"], "--devices", "cpu,gpu", "the CPU and GPUs"),
         (["serve"], "--num-threads", "9999", "--num-threads must be from 1"),
         (["serve"], "--max-new-tokens", "0", "max_new_tokens must be -1 or"),
         (["serve"], "--max-new-tokens", "-2", "max_new_tokens must be -1 or"),

@@ -89,7 +89,7 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
     headings = [line for line in own.splitlines() if line and line[0] != " "]
     assert headings[1:] == [
         "Model:",
-        "Computing and limits:",
+        "Compute and limits:",
         "Images:",
         "Answer:",
         "Server:",

@@ -146,21 +146,21 @@ def test_the_engine_hands_on_to_max(
     option: dict[str, Any], read: Callable[[Any], Any], value: Any
 ) -> None:
     options = EngineOptions(devices="cpu", **option)
-    files = options.check().quantized(quiet=True)
+    files = options.resolve().ensure_quantized(quiet=True)
     assert read(options.pipeline_args(files)) == value
     plain = EngineOptions(devices="cpu")
-    assert read(plain.pipeline_args(plain.check())) != value
+    assert read(plain.pipeline_args(plain.resolve())) != value
 
 
 def test_the_engine_reads_other_weights(weights: str) -> None:
     options = EngineOptions(devices="cpu", weight_path=[weights])
-    assert list(map(str, options.check().weight_path)) == [weights]
+    assert list(map(str, options.resolve().weight_path)) == [weights]
 
 
 def test_the_kv_cache_is_sized_by_the_length() -> None:
     def cache(max_length: int | None) -> tuple[int, int]:
         options = EngineOptions(devices="cpu", max_batch_size=2, max_length=max_length)
-        config = PipelineConfig.from_args(options.pipeline_args(options.check()))
+        config = PipelineConfig.from_args(options.pipeline_args(options.resolve()))
         plan = PIPELINE_REGISTRY.retrieve_factory(config).memory_plan
         return plan.planned_max_length, plan.available_cache_memory
 
@@ -209,7 +209,7 @@ def test_both_hand_on_the_vision_sides_encoding(served: Started) -> None:
     args = served("--devices", "cpu", "--vision-encoding", "int8")["args"]
     assert ModelSettings.from_max(args).int8_vision
     options = EngineOptions(devices="cpu", vision_encoding="int8")
-    told = options.pipeline_args(options.check())
+    told = options.pipeline_args(options.resolve())
     assert ModelSettings.from_max(told).int8_vision
     with pytest.raises(MllamaError, match="in int8, not 'int4'"):
         served("--devices", "cpu", "--vision-encoding", "int4")
@@ -276,4 +276,4 @@ def test_a_tokenizer_of_its_own_is_refused_by_both(
     with pytest.raises(MllamaError, match="only with --trust-remote-code"):
         served("--devices", "cpu", "--model-path", str(model))
     with pytest.raises(MllamaError, match="only with --trust-remote-code"):
-        EngineOptions(model_path=model, devices="cpu").check()
+        EngineOptions(model_path=model, devices="cpu").resolve()

@@ -15,7 +15,7 @@ from tests.hub.stand_in import StandInHub
 
 def quantized(model: str) -> ModelFiles:
     files = resolve_model_files(model, encoding="q6_k", device_type="cpu")
-    return files.quantized(quiet=True)
+    return files.ensure_quantized(quiet=True)
 
 
 def test_the_quantized_file_of_a_snapshot_is_found_again(

@@ -20,7 +20,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
         found = resolve_model_files(str(MODEL_PATH), encoding="q4_k", device_type="cpu")
-        files = found.quantized(quiet=True)
+        files = found.ensure_quantized(quiet=True)
     return files.weight_path[0].read_bytes()
 
 

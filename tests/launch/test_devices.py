@@ -73,16 +73,16 @@ def test_several_keep_their_order(machine: Machine, asked: str, ids: list[int]) 
 @pytest.mark.parametrize(
     ("gpus", "asked", "complaint"),
     [
-        (2, "gpu:2", "there is no GPU 2; the machine has gpu:0, gpu:1"),
+        (2, "gpu:2", "there is no GPU 2; this machine has gpu:0, gpu:1"),
         (2, "gpu-0,gpu-7", "there is no GPU 7"),
         (2, "gpu:1,1", "names GPU 1 twice"),
         (2, "gpu-0,gpu:0", "names GPU 0 twice"),
-        (2, "cpu,gpu:0", "names the CPU beside GPUs"),
+        (2, "cpu,gpu:0", "names the CPU and GPUs"),
         (0, "gpu", "MAX finds no GPU on this machine; use --devices cpu"),
         (0, "gpu-0,gpu-1", "MAX finds no GPU"),
         (0, "gpu:all", "MAX finds no GPU"),
         *(
-            (2, asked, "is no device: use cpu, gpu, gpu:N")
+            (2, asked, "is not a device: use cpu, gpu, gpu:N")
             for asked in ("tpu", "gpu:", "gpu0", "gpu:a", "gpu:0,", "0", "gpu:-1", ",")
         ),
     ],

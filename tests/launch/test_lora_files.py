@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Merged:
 
 def find(**asked: Any) -> Any:
     files = resolve_model_files(str(checkpoint()), device_type="cpu", **asked)
-    return files.quantized(quiet=True)
+    return files.ensure_quantized(quiet=True)
 
 
 def floats_of(path: Path) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ def test_floats_are_merged_as_they_are_loaded(made: Merged) -> None:
     options = EngineOptions(
         model_path=checkpoint(), lora_path=made.folder, devices="cpu"
     )
-    settings = ModelSettings.from_max(options.pipeline_args(options.check()))
+    settings = ModelSettings.from_max(options.pipeline_args(options.resolve()))
     assert settings == ModelSettings(lora_path=made.folder, compiled=settings.compiled)
 
 
@@ -146,4 +146,4 @@ def test_an_adapter_is_checked_before_anything_is_loaded(
         devices="cpu",
     )
     with pytest.raises(MllamaError, match="of the type IA3"):
-        options.check()
+        options.resolve()

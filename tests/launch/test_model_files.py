@@ -35,7 +35,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def find(model: str = DEMO, **asked: Any) -> ModelFiles:
     files = resolve_model_files(model, **{"device_type": "cpu", **asked})
-    return files.quantized(quiet=True)
+    return files.ensure_quantized(quiet=True)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_vision_side_in_bytes_takes_a_quarter(
         math.prod(expected_tensors(config)[name]) for name in vision_formats(config)
     )
     assert floats.weights_bytes - files.weights_bytes == 3 * matrices > 1e6
-    assert ", vision in int8: " in files.described()
+    assert ", vision in int8: " in files.summary()
     assert files.settings == ModelSettings(int8_vision=True)
     quantized = find(encoding="q4_k", vision_encoding="int8")
     assert quantized.encoding.whole_name == "q4_k, vision in int8"
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_bfloat16_is_q4_k_on_a_cpu_and_itself_on_a_gpu() -> None
     files = find(model)
     assert files.encoding.name == "q4_k"
     assert files.weight_path[0].suffix == ".gguf"
-    described = files.described()
+    described = files.summary()
     assert described.startswith("weights in q4_k (the default for bfloat16 on a CPU): ")
     assert described.endswith(" MiB of memory")
     assert find(model, device_type="gpu").encoding.name == "bfloat16"
@@ -186,8 +186,8 @@ def test_a_gguf_file_beside_a_directory(gguf: Path) -> None:
     [
         ({"encoding": "q6_k"}, "holds q4_k, not q6_k"),
         ({"device_type": "gpu"}, "the gpu can't run the encoding 'q4_k'"),
-        ({"weight_path": 2}, "is a whole model"),
-        ({"max_length": 10**6}, "at most 4096"),
+        ({"weight_path": 2}, "give --weight-path once"),
+        ({"max_length": 10**6}, "limit is 4096"),
     ],
 )
 def test_what_a_gguf_file_is_not(

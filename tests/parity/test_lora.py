@@ -44,7 +44,7 @@ def pipeline(made: Merged) -> Pipeline:
     options = EngineOptions(
         model_path=checkpoint(), lora_path=made.folder, devices="cpu"
     )
-    arguments = options.pipeline_args(options.check())
+    arguments = options.pipeline_args(options.resolve())
     return Pipeline(
         checkpoint(),
         max_batch_size=4,

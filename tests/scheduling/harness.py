@@ -59,7 +59,7 @@ class Scheduled:
         self, *, prefix_caching: bool = True, overlaps: bool = True, **options: Any
     ) -> None:
         engine_options = EngineOptions(devices="cpu", **options)
-        arguments = engine_options.pipeline_args(engine_options.check())
+        arguments = engine_options.pipeline_args(engine_options.resolve())
         config = PipelineConfig.from_args(
             arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
         )

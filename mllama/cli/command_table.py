@@ -1,0 +1,210 @@
+"""The options that belong to one command, and those of all commands together.
+
+What a model's start and its answers take is described in
+:mod:`mllama.launch.option_table`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from mllama.launch.option_table import (
+    ANSWER,
+    COMPUTE,
+    MODEL,
+    MODEL_OPTIONS,
+    SAMPLING_OPTIONS,
+    Option,
+)
+
+QUESTION: Final = "Question"
+SERVER: Final = "Server"
+OUTPUT: Final = "Output"
+
+_GENERATE_QUESTION: Final = (
+    Option(
+        name="prompt",
+        section=QUESTION,
+        takers=("generate",),
+        kind="text",
+        description="The question.",
+    ),
+    Option(
+        name="images",
+        flag="--image",
+        section=QUESTION,
+        takers=("generate",),
+        kind="path",
+        metavar="IMAGE",
+        repeatable=True,
+        description="An image to show before the prompt: a path, an http(s) URL or a "
+        "data URL.",
+    ),
+    Option(
+        name="system",
+        section=QUESTION,
+        takers=("generate",),
+        kind="text",
+        description="A system prompt.",
+    ),
+    Option(
+        name="messages",
+        section=QUESTION,
+        takers=("generate",),
+        kind="path",
+        metavar="FILE",
+        description="A JSON file instead of --prompt, --image and --system: a list of "
+        "OpenAI-style messages, or a list of such conversations, which are answered "
+        "together. An image_url may be a path relative to the file. - reads stdin.",
+    ),
+)
+
+_GENERATE_ANSWER: Final = (
+    Option(
+        name="output_format",
+        flag="--format",
+        section=ANSWER,
+        takers=("generate",),
+        kind="text",
+        choices=("text", "json"),
+        default="text",
+        description="text streams the answer. json prints one object per conversation, "
+        "each on a line, with token counts and times.",
+    ),
+)
+
+
+def _for_requests(option: Option, default: int) -> Option:
+    return replace(
+        option,
+        takers=("serve",),
+        default=default,
+        default_text=None,
+        python_default=None,
+        request_field=None,
+        description=f"For requests that don't set {option.request_field}: "
+        f"{option.description[0].lower()}{option.description[1:]}",
+    )
+
+
+_SAMPLING_BY_NAME: Final = {option.name: option for option in SAMPLING_OPTIONS}
+
+_SERVE_ANSWER: Final = (
+    _for_requests(_SAMPLING_BY_NAME["max_new_tokens"], default=-1),
+    replace(
+        _for_requests(_SAMPLING_BY_NAME["top_k"], default=1),
+        details="With the default, a request that sets temperature, top_p, min_p or "
+        "seed samples from all tokens.",
+    ),
+)
+
+_SERVE: Final = (
+    Option(
+        name="served_model_name",
+        section=SERVER,
+        takers=("serve",),
+        kind="text",
+        metavar="NAME",
+        description="Name of the model in requests.",
+        default_text="the --model-path",
+    ),
+    Option(
+        name="host",
+        section=SERVER,
+        takers=("serve",),
+        kind="text",
+        description="Interface to listen on.",
+        default_text="127.0.0.1",
+    ),
+    Option(
+        name="port",
+        section=SERVER,
+        takers=("serve",),
+        kind="integer",
+        description="Port to listen on.",
+        default_text="8000",
+    ),
+    Option(
+        name="max_queue_size",
+        section=SERVER,
+        takers=("serve",),
+        kind="integer",
+        metavar="N",
+        description="Requests that may wait for the model before the server answers "
+        "429 to further ones.",
+        default_text="no limit",
+    ),
+    Option(
+        name="max_pending_requests",
+        section=SERVER,
+        takers=("serve",),
+        kind="integer",
+        metavar="N",
+        description="Requests that the scheduler accepts before their prefill.",
+        default_text="no limit",
+    ),
+    Option(
+        name="log_prefix",
+        section=SERVER,
+        takers=("serve",),
+        kind="text",
+        description="Text before every line of the log.",
+    ),
+    Option(
+        name="config_file",
+        section=SERVER,
+        takers=("serve",),
+        kind="path",
+        metavar="FILE",
+        description="YAML file with further options. Those of the command line win.",
+    ),
+)
+
+_COMPILE: Final = (
+    Option(
+        name="target",
+        section=COMPUTE,
+        takers=("compile",),
+        kind="text",
+        metavar="TARGET",
+        description="Compile in bfloat16 for this kind of GPU, which this machine need "
+        "not have: cuda:sm_90, hip:gfx942, ... --devices says how many GPUs share the "
+        "model.",
+        default_text="this machine",
+    ),
+    Option(
+        name="output",
+        section=OUTPUT,
+        takers=("compile",),
+        kind="path",
+        metavar="DIR",
+        required=True,
+        description="Directory to write the compiled model to.",
+    ),
+)
+
+_QUANTIZE: Final = (
+    Option(
+        name="encoding",
+        section=MODEL,
+        takers=("quantize",),
+        kind="text",
+        choices=("q4_0", "q4_k", "q6_k"),
+        default="q4_k",
+        description="GGUF block format of the text matrices; the vision weights become "
+        "float16.",
+    ),
+)
+
+ALL_OPTIONS: Final = (
+    *_QUANTIZE,
+    *MODEL_OPTIONS,
+    *_COMPILE,
+    *_GENERATE_QUESTION,
+    *SAMPLING_OPTIONS,
+    *_GENERATE_ANSWER,
+    *_SERVE_ANSWER,
+    *_SERVE,
+)
+"""Every option of this package's commands and of ``LLM``, in the order of the help."""

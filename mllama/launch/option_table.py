@@ -1,0 +1,365 @@
+"""The options of a model's start and of its answers, each described once.
+
+The commands make their options from these entries.  ``python -m docs.reference`` writes
+``docs/options.md`` and the argument descriptions of :class:`mllama.llm.LLM` from them,
+and a test fails if one of the two is stale.  The options of single commands are in
+``mllama/cli/command_table.py``.
+
+This module imports nothing heavy: ``--help`` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
+
+MODEL: Final = "Model"
+COMPUTE: Final = "Compute and limits"
+IMAGES: Final = "Images"
+ANSWER: Final = "Answer"
+
+Taker = Literal["generate", "serve", "compile", "quantize", "LLM"]
+
+Kind = Literal["text", "path", "integer", "count", "number", "flag"]
+"""Types of values.  A count is an integer of at least 1; a path is completed by shells,
+but may also name something that is not a file."""
+
+_ANY_START: Final[tuple[Taker, ...]] = ("generate", "serve", "LLM")
+_ANY_GRAPHS: Final[tuple[Taker, ...]] = ("generate", "serve", "compile", "LLM")
+_ANY_CHECKPOINT: Final[tuple[Taker, ...]] = (*_ANY_GRAPHS, "quantize")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option and its description.
+
+    Attributes:
+        name: Name of the parameter in Python.
+        section: Heading that the commands' help and the reference page list it under.
+        takers: Commands that take it, and ``LLM``.
+        kind: Type of its value.
+        description: What it does, in full sentences, for users of every taker.
+        metavar: Placeholder of the value in the commands' help.
+        default: Value that the commands use if it is not given.
+        default_text: What ``default`` means; None shows the value itself.
+        python_default: Value that ``LLM`` uses, where it is another one.
+        python_default_text: What ``python_default`` means.
+        details: What only the reference page and the docstrings add.
+        flag: Option of the command line, if ``name`` doesn't give it.
+        alias: Second spelling of the option on the command line.
+        choices: Values that it takes; empty if they are not a fixed list.
+        repeatable: Whether it may be given several times.
+        required: Whether it must be given.
+        request_field: Field with the same meaning in requests to the server.
+    """
+
+    name: str
+    section: str
+    takers: tuple[Taker, ...]
+    kind: Kind
+    description: str
+    metavar: str | None = None
+    default: Any = None
+    default_text: str | None = None
+    python_default: Any = None
+    python_default_text: str | None = None
+    details: str = ""
+    flag: str | None = None
+    alias: str | None = None
+    choices: tuple[str, ...] = ()
+    repeatable: bool = False
+    required: bool = False
+    request_field: str | None = None
+
+    @property
+    def option_name(self) -> str:
+        """Returns the option as it is typed: ``--max-length``."""
+        return self.flag or f"--{self.name.replace('_', '-')}"
+
+    @property
+    def shown_default(self) -> str:
+        """Returns what happens if a command is not given the option; may be empty."""
+        if self.default_text is not None:
+            return self.default_text
+        return "" if self.default is None else str(self.default)
+
+    @property
+    def help(self) -> str:
+        """Returns the text of the commands' help."""
+        return _joined(self.description, self.shown_default)
+
+    @property
+    def docstring(self) -> str:
+        """Returns the text of an argument's description in a docstring."""
+        default = self.python_default_text or self.shown_default
+        return _joined(self.description, default, self.details)
+
+
+def _joined(description: str, default: str, details: str = "") -> str:
+    texts = (description, details, default and f"Default: {default}.")
+    return " ".join(text for text in texts if text)
+
+
+LORA_PATH: Final = Option(
+    name="lora_path",
+    section=MODEL,
+    takers=_ANY_CHECKPOINT,
+    kind="path",
+    metavar="DIR",
+    description="Directory of a LoRA adapter, as PEFT writes it: adapter_config.json "
+    "and adapter_model.safetensors. The adapter is merged into the weights.",
+    default_text="no adapter",
+)
+
+MODEL_OPTIONS: Final = (
+    Option(
+        name="model_path",
+        section=MODEL,
+        takers=_ANY_GRAPHS,
+        kind="path",
+        metavar="PATH",
+        alias="--model",
+        description="Model to load: a directory in Hugging Face layout, a GGUF file, "
+        "ollama:NAME from Ollama's store, or a repository of the Hugging Face hub, "
+        "OWNER/NAME, which is downloaded.",
+        default_text="the small demo model that ships with this package",
+    ),
+    Option(
+        name="weight_path",
+        section=MODEL,
+        takers=_ANY_GRAPHS,
+        kind="path",
+        metavar="FILE",
+        repeatable=True,
+        default=(),
+        description="File to read the weights from instead of the model's own: a path, "
+        "a file of the model's repository, or OWNER/NAME/FILE.",
+        default_text="the model's own files",
+    ),
+    LORA_PATH,
+    Option(
+        name="huggingface_model_revision",
+        section=MODEL,
+        takers=_ANY_CHECKPOINT,
+        kind="text",
+        metavar="REVISION",
+        description="Branch, tag or commit of the repository on the hub.",
+        default_text="main",
+    ),
+    Option(
+        name="huggingface_weight_revision",
+        section=MODEL,
+        takers=("serve",),
+        kind="text",
+        metavar="REVISION",
+        description="Branch, tag or commit of the weights, if it is another one.",
+        default_text="the model's revision; main for weights of another repository",
+    ),
+    Option(
+        name="force_download",
+        section=MODEL,
+        takers=_ANY_CHECKPOINT,
+        kind="flag",
+        default=False,
+        description="Download files from the hub even if they are in its cache.",
+        default_text="",
+    ),
+    Option(
+        name="trust_remote_code",
+        section=MODEL,
+        takers=_ANY_GRAPHS,
+        kind="flag",
+        default=False,
+        description="Allow the Python code of the checkpoint's own tokenizer, if it "
+        "has any, to run.",
+        details="Without it, a checkpoint that needs such code is refused.",
+        default_text="",
+    ),
+    Option(
+        name="devices",
+        section=COMPUTE,
+        takers=_ANY_GRAPHS,
+        kind="text",
+        metavar="DEVICES",
+        description="Where to run: cpu, gpu, one GPU by its number (gpu:N or gpu-N), "
+        "or several that share the model (gpu:0,1, gpu-0,gpu-1 or gpu:all).",
+        default_text="the first GPU, or the CPU if there is none",
+    ),
+    Option(
+        name="quantization_encoding",
+        section=COMPUTE,
+        takers=_ANY_GRAPHS,
+        kind="text",
+        metavar="ENCODING",
+        description="Data type or GGUF block format of the weights: float32, bfloat16, "
+        "q4_0, q4_k or q6_k on a CPU; bfloat16 or float32 on a GPU.",
+        default_text="bfloat16 on a GPU; on a CPU the GGUF file's own format, q4_k for "
+        "a bfloat16 or float16 checkpoint, float32 for a float32 checkpoint",
+    ),
+    Option(
+        name="vision_encoding",
+        section=COMPUTE,
+        takers=_ANY_GRAPHS,
+        kind="text",
+        metavar="ENCODING",
+        description="int8 runs the vision encoder and projector in int8 (W8A8), which "
+        "CPUs with AVX-512 VNNI compute faster.",
+        details="One scale per output channel for weights and one per token for "
+        "activations. With AVX512-BF16 the vision encoder's attention runs in bfloat16 "
+        "as well. Only on a CPU.",
+        default_text="floats",
+    ),
+    Option(
+        name="max_length",
+        section=COMPUTE,
+        takers=_ANY_GRAPHS,
+        kind="count",
+        metavar="N",
+        description="Longest sequence in tokens, prompt and answer together.",
+        default_text="the model's limit",
+    ),
+    Option(
+        name="max_batch_size",
+        section=COMPUTE,
+        takers=_ANY_GRAPHS,
+        kind="count",
+        metavar="N",
+        default=1,
+        python_default_text=f"{DEFAULT_BATCH_SIZE['cpu']} on a CPU, "
+        f"{DEFAULT_BATCH_SIZE['gpu']} on a GPU",
+        description="Requests processed concurrently; further requests wait.",
+        details="Each concurrent request reserves KV-cache memory.",
+    ),
+    Option(
+        name="max_ce_batch_size",
+        section=COMPUTE,
+        takers=_ANY_GRAPHS,
+        kind="count",
+        metavar="N",
+        default=DEFAULT_CE_BATCH_SIZE,
+        python_default=DEFAULT_CE_BATCH_SIZE,
+        description="Requests whose prompts are prefilled in one step, at most.",
+    ),
+    Option(
+        name="num_threads",
+        section=COMPUTE,
+        takers=_ANY_START,
+        kind="integer",
+        metavar="N",
+        description="CPU threads that compute and compile.",
+        details="Needs Linux. MAX creates its threads once in a process, so a second "
+        "LLM shares those of the first.",
+        default_text="one for each core",
+    ),
+    Option(
+        name="serialized_model_path",
+        section=COMPUTE,
+        takers=_ANY_START,
+        kind="path",
+        metavar="DIR",
+        description="Directory of a compiled model to start from without compiling. It "
+        "must have been compiled for the same options.",
+        default_text="the graphs in the cache, compiled where they are missing",
+    ),
+    Option(
+        name="save_to_serialized_model_path",
+        section=COMPUTE,
+        takers=_ANY_START,
+        kind="path",
+        metavar="DIR",
+        description="Directory to write the compiled model to.",
+        details="The start goes on afterwards.",
+        default_text="the cache alone",
+    ),
+    Option(
+        name="image_cache_size",
+        section=IMAGES,
+        takers=_ANY_START,
+        kind="text",
+        metavar="SIZE",
+        description="Memory for the image cache, which keeps the cross-attention keys "
+        "and values of images: bytes, a size such as 4GiB, or a share of the device's "
+        "memory such as 0.2.",
+        default_text="0.1, or less if that holds 32 full images and four for each "
+        "concurrent request",
+    ),
+    Option(
+        name="max_images_per_request",
+        section=IMAGES,
+        takers=_ANY_START,
+        kind="count",
+        metavar="N",
+        description="Images that one request may contain.",
+        default_text="32",
+    ),
+)
+"""Options of a model's start, in the order of the commands' help."""
+
+SAMPLING_OPTIONS: Final = (
+    Option(
+        name="max_new_tokens",
+        section=ANSWER,
+        takers=("generate", "LLM"),
+        kind="integer",
+        metavar="N",
+        default=-1,
+        python_default=-1,
+        description="Longest answer in tokens; -1 continues until the context is full.",
+        request_field="max_tokens",
+    ),
+    Option(
+        name="top_k",
+        section=ANSWER,
+        takers=("generate", "LLM"),
+        kind="integer",
+        metavar="K",
+        description="Sample from the K likeliest tokens; 1 is greedy, -1 means all.",
+        default_text="1, or -1 if a temperature, a top-p or a seed is given",
+        request_field="top_k",
+    ),
+    Option(
+        name="temperature",
+        section=ANSWER,
+        takers=("generate", "LLM"),
+        kind="number",
+        metavar="T",
+        description="Divides the logits before sampling, from 0 (greedy) to 2.",
+        default_text="the checkpoint's, or 1",
+        request_field="temperature",
+    ),
+    Option(
+        name="top_p",
+        section=ANSWER,
+        takers=("generate", "LLM"),
+        kind="number",
+        metavar="P",
+        default=1.0,
+        python_default=1.0,
+        description="Sample from the likeliest tokens whose probabilities add up to "
+        "this, from 0 to 1.",
+        request_field="top_p",
+    ),
+    Option(
+        name="seed",
+        section=ANSWER,
+        takers=("generate", "LLM"),
+        kind="integer",
+        metavar="N",
+        description="Makes sampling repeatable.",
+        default_text="a random seed",
+        request_field="seed",
+    ),
+    Option(
+        name="stop",
+        section=ANSWER,
+        takers=("LLM",),
+        kind="text",
+        description="A string, or a list of strings, that ends the answer. The answer "
+        "doesn't include it.",
+        default_text="none",
+        request_field="stop",
+    ),
+)
+"""Settings of one answer."""
