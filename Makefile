@@ -29,11 +29,12 @@ $(VENV)/.dev-ready: $(VENV)/.run-ready
 
 setup: $(VENV)/.dev-ready  ## Make .venv with everything that development needs, pinned
 
-check: setup  ## Lint, format, types and the floors of packages
+check: setup  ## Lint, format, types, the floors of packages and the documents' links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest --quiet tests/docs
 
 # MAX compiles one graph at a time in a process: two of them share the files out.
 test: check  ## All checks and tests

@@ -1,0 +1,61 @@
+"""The Markdown files of the repository: their links, and the anchors of their headings.
+
+It reads only what Git tracks or would track, so that environments don't count.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"`[^`\n]+`")
+_LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)(?:\s+\"[^\"]*\")?\)")
+_HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
+_ABSOLUTE = re.compile(r"(?<![\w.~/])/(?:work|home|root|tmp|Users)/\S+")
+
+
+def documents() -> list[Path]:
+    """Returns the Markdown files of the repository."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    return sorted(path for name in set(listed) if (path := ROOT / name).is_file())
+
+
+def links(text: str) -> Iterator[str]:
+    """Yields the targets of a document's links, those in code left out."""
+    without_code = _FENCE.sub("", text)
+    # A link's text may be code, so that only the targets in code are removed.
+    for match in _LINK.finditer(without_code):
+        before = without_code[: match.start()].rpartition("\n")[2]
+        if _INLINE_CODE.sub("", before).count("`") % 2 == 0:
+            yield match[1]
+
+
+def absolute_paths(text: str) -> list[str]:
+    """Returns paths of one machine that a document names."""
+    return _ABSOLUTE.findall(text)
+
+
+def anchors(text: str) -> set[str]:
+    """Returns the anchors that GitHub gives a document's headings."""
+    found: set[str] = set()
+    for match in _HEADING.finditer(_FENCE.sub("", text)):
+        slug = base = _slug(match[1])
+        number = 0
+        while slug in found:
+            number += 1
+            slug = f"{base}-{number}"
+        found.add(slug)
+    return found
+
+
+def _slug(heading: str) -> str:
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
