@@ -24,7 +24,7 @@ KEYS_VALUES = "K/V projection"
 OTHER_VISION = "vision, other"
 
 _KINDS = (
-    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "block_product", "vroom", "store",
+    (KEYS_VALUES, ("q4_k", "q6_k", "q4_0", "qmatmul", "gguf", "vroom", "store",
                    "rms_norm", "kv_cache", "keys_values")),
     (ATTENTION, ("attention", "softmax", "flash", "mha")),
     (MATMULS, ("matmul", "linear", "gemm", "product")),

@@ -22,7 +22,7 @@ from max.nn.kernels import flash_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.kernels.dispatch import MAX, operations
+from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, causal_attention
 from mllama.max_compat.model import KVCacheInputsPerDevice
 
@@ -62,7 +62,7 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
                 collection.kv_blocks,
                 layer.tensor,
                 table=collection.lookup_table,
-                row_offsets=offsets.tensor,
+                token_offsets=offsets.tensor,
                 cache_lengths=collection.cache_lengths,
             )
         return flash_attention_ragged(
@@ -85,7 +85,7 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
                 TensorType(DType.uint32, [], cpu),
                 *leaves,
             ],
-            custom_extensions=[] if kernels == MAX else [operations(MOJO_PACKAGE)],
+            custom_extensions=[] if kernels == MAX else [mojo_package(MOJO_PACKAGE)],
         )
     return session.load(graph)
 

@@ -25,10 +25,10 @@ from mllama.kernels.dispatch import (
     AVX512,
     MAX,
     VARIABLE,
-    operations,
-    vector_width,
+    mojo_package,
+    simd_width,
 )
-from mllama.kernels.ops.gguf_matmul import MOJO_PACKAGE, product
+from mllama.kernels.ops.gguf_matmul import MOJO_PACKAGE, gguf_matmul
 from mllama.nn.layers.linear import gguf_weight
 
 SHAPES = ((4096, 14336), (14336, 4096), (4096, 4096))
@@ -75,7 +75,7 @@ def compiled(
         for index, (x, (width, columns)) in enumerate(zip(inputs, SHAPES, strict=True)):
             weight = gguf_weight(f"weight_{index}", columns, width, encoding, cpu)
             if kernels != MAX:
-                results.append(product(x.tensor, weight))
+                results.append(gguf_matmul(x.tensor, weight))
             else:
                 results.append(
                     ops.qmatmul(encoding, None, x.tensor, TensorValue(weight))
@@ -83,13 +83,13 @@ def compiled(
         return tuple(results)
 
     graph = Graph(
-        f"block_products_{kernels}_{encoding.name}",
+        f"gguf_matmul_{kernels}_{encoding.name}",
         forward,
         input_types=[
             TensorType(DType.float32, (f"rows_{index}", width), cpu)
             for index, (width, _) in enumerate(SHAPES)
         ],
-        custom_extensions=[operations(MOJO_PACKAGE)] if kernels != MAX else [],
+        custom_extensions=[mojo_package(MOJO_PACKAGE)] if kernels != MAX else [],
     )
     return session.load(graph, weights_registry=weights)
 
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     options = parser.parse_args(arguments)
-    contenders = [AVX512, AVX2, MAX] if vector_width() == 16 else [AVX2, MAX]
+    contenders = [AVX512, AVX2, MAX] if simd_width() == 16 else [AVX2, MAX]
     session = InferenceSession(devices=[CPU()])
     for encoding in ENCODINGS:
         if options.encoding not in (None, encoding.name.lower()):

@@ -25,7 +25,7 @@ from max.nn.kv_cache import MHAKVCacheParams
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
-from mllama.kernels.dispatch import MAX, operations
+from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, image_attention
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 
@@ -90,7 +90,7 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
                 TensorType(DType.uint32, [], cpu),
                 *tree.leaves(reads),
             ],
-            custom_extensions=[] if kernels == MAX else [operations(MOJO_PACKAGE)],
+            custom_extensions=[] if kernels == MAX else [mojo_package(MOJO_PACKAGE)],
         )
     return session.load(graph)
 

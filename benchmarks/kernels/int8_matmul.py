@@ -15,10 +15,10 @@ from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.kernels.dispatch import MAX, operations
+from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.int8_matmul import (
     MOJO_PACKAGE,
-    product,
+    int8_matmul,
     quantize_int8,
     tiled_shape,
 )
@@ -41,11 +41,11 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
             return session.load(
                 Graph(
                     f"bytes_{kernels}",
-                    lambda x, weights, scales: product(
+                    lambda x, weights, scales: int8_matmul(
                         x.tensor, weights.tensor, scales.tensor
                     ),
                     input_types=types,
-                    custom_extensions=[operations(MOJO_PACKAGE)],
+                    custom_extensions=[mojo_package(MOJO_PACKAGE)],
                 )
             )
 

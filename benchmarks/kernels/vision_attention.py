@@ -17,7 +17,7 @@ from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from benchmarks.kernels.interleaved import KERNELS, made_of, timed
-from mllama.kernels.dispatch import MAX, has_bfloat16_products, operations
+from mllama.kernels.dispatch import MAX, mojo_package, supports_bfloat16
 from mllama.kernels.ops.attention import MOJO_PACKAGE
 from mllama.nn.vision.attention import padded_attention
 
@@ -45,7 +45,7 @@ def compiled(session: InferenceSession, kernels: str, *, rounds: bool = False) -
                 TensorType(DType.int64, ["real"], cpu),
                 TensorType(DType.int64, ["padding"], cpu),
             ],
-            custom_extensions=[] if kernels == MAX else [operations(MOJO_PACKAGE)],
+            custom_extensions=[] if kernels == MAX else [mojo_package(MOJO_PACKAGE)],
         )
     return session.load(graph)
 
@@ -79,7 +79,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
     models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
-    if has_bfloat16_products():
+    if supports_bfloat16():
         models["own, bfloat16"] = compiled(session, "auto", rounds=True)
     chance = np.random.default_rng(0)
     states = [

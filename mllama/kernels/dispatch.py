@@ -1,4 +1,4 @@
-"""Whether graphs on this machine's CPU are made of own operations or of MAX's alone."""
+"""Decides whether graphs on this machine's CPU use the custom ops or only MAX's."""
 
 from __future__ import annotations
 
@@ -13,64 +13,73 @@ if TYPE_CHECKING:
     from max.graph import DeviceRef
 
 VARIABLE: Final = "MLLAMA_KERNELS"
-"""Environment variable: ``auto``, ``avx2`` for own operations without AVX-512, or
-``max`` for MAX's operations alone."""
+"""Environment variable: ``auto``, ``avx2`` for custom ops without AVX-512, or ``max``
+for MAX's ops alone."""
 
 AVX512: Final = "avx512"
 AVX2: Final = "avx2"
 MAX: Final = "max"
 
-_NEEDED: Final = ("x86_64", "avx2", "fma", "f16c")
-"""What own operations are written for; other CPUs get MAX's."""
+_AVX2_FEATURES: Final = ("x86_64", "avx2", "fma", "f16c")
+"""CPU features that all custom ops require; other CPUs use MAX's ops."""
 
-_WIDE: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
-"""What their wide form needs beside it."""
+_AVX512_FEATURES: Final = (
+    "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
+    "avx512_vnni",
+)
+"""CPU features that custom ops with AVX-512 require besides."""
 
 _FOLDER = Path(__file__).parent / "mojo"
 
 
 def chosen_kernels() -> str:
-    """``AVX512`` or ``AVX2``, own operations of either width, or ``MAX``, for graphs on
-    this CPU.
+    """Returns the kernels of graphs on this CPU.
+
+    Returns:
+        ``AVX512`` or ``AVX2`` for custom ops with these instructions, or ``MAX``.
 
     Raises:
-        MllamaError: If the environment asks for something else.
+        MllamaError: If the environment variable has an unknown value.
     """
     asked = os.environ.get(VARIABLE) or "auto"
     if asked not in ("auto", AVX2, MAX):
         raise MllamaError(f"{VARIABLE} must be auto, avx2 or max, not {asked!r}")
     features = set(cpu_features())
-    if asked == MAX or not features.issuperset(_NEEDED):
+    if asked == MAX or not features.issuperset(_AVX2_FEATURES):
         return MAX
-    return AVX512 if asked == "auto" and features.issuperset(_WIDE) else AVX2
+    has_avx512 = features.issuperset(_AVX512_FEATURES)
+    return AVX512 if asked == "auto" and has_avx512 else AVX2
 
 
 def uses_custom_ops(device: DeviceRef) -> bool:
-    """Whether graphs on a device are made of own operations."""
+    """Returns True if graphs on a device use the custom ops."""
     return device.is_cpu() and chosen_kernels() != MAX
 
 
-def vector_width() -> int:
-    """float32 values of a vector of the own operations that were chosen."""
+def simd_width() -> int:
+    """Returns the number of float32 values in a vector of the chosen custom ops."""
     return 16 if chosen_kernels() == AVX512 else 8
 
 
 def kernels_summary() -> str:
-    """A line about the choice for the log."""
+    """Describes the chosen kernels in a line for the log."""
     chosen = chosen_kernels()
     if chosen != MAX:
-        return f"own kernels ({'AVX-512' if chosen == AVX512 else 'AVX2'})"
-    lacking = [name for name in _NEEDED if name not in cpu_features()]
-    if lacking:
-        return f"MAX's kernels, as this CPU lacks {', '.join(lacking)}"
-    return f"MAX's kernels, as {VARIABLE} says"
+        return f"custom kernels ({'AVX-512' if chosen == AVX512 else 'AVX2'})"
+    missing = [name for name in _AVX2_FEATURES if name not in cpu_features()]
+    if missing:
+        return f"MAX's kernels, since this CPU lacks {', '.join(missing)}"
+    return f"MAX's kernels, since {VARIABLE} is max"
 
 
-def has_bfloat16_products() -> bool:
-    """Whether own operations can multiply in bfloat16, twice as many values at once."""
+def supports_bfloat16() -> bool:
+    """Returns True if custom ops can multiply in bfloat16, two products at a time."""
     return chosen_kernels() == AVX512 and "avx512_bf16" in cpu_features()
 
 
-def operations(name: str) -> Path:
-    """The Mojo package of own operations in a folder beside this file."""
+def mojo_package(name: str) -> Path:
+    """Returns the path of a Mojo package of custom ops."""
     return _FOLDER / name

@@ -29,9 +29,9 @@ from benchmarks.compare.results import Results
     ("operation", "kind"),
     [
         ("mo.matmul", MATMULS),
-        ("mllama_padded_attention", ATTENTION),
+        ("mllama_patch_attention", ATTENTION),
         ("mllama_gguf_fused_qkv", KEYS_VALUES),
-        ("mllama_image_store", KEYS_VALUES),
+        ("mllama_store_image_kv", KEYS_VALUES),
         ("Epilogue(matmul, gelu, operandIndices=[0])", MATMULS),
         ("reduce.softmax", ATTENTION),
         ("flash_attention_cpu", ATTENTION),

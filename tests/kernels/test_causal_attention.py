@@ -15,7 +15,7 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.dispatch import operations, uses_custom_ops
+from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, causal_attention
 from tests.kernels.widths import KERNELS, made_of
 
@@ -96,7 +96,7 @@ class Operation:
         with Graph(
             "causal_attention",
             input_types=types,
-            custom_extensions=[operations(MOJO_PACKAGE)],
+            custom_extensions=[mojo_package(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
             for start in range(0, len(types), 6):
@@ -109,7 +109,7 @@ class Operation:
                         cache.buffer,
                         layer.tensor,
                         table=table.tensor,
-                        row_offsets=offsets.tensor,
+                        token_offsets=offsets.tensor,
                         cache_lengths=lengths.tensor,
                     )
                 )
@@ -279,11 +279,17 @@ def test_no_rows(operation: Operation) -> None:
         ({"offsets": np.array([1, 5], np.uint32)}, "don't cover"),
         ({"offsets": np.array([0, 2, 5], np.uint32)}, "differ in number"),
         ({"lengths": np.array([1, 2], np.uint32)}, "differ in number"),
-        ({"lengths": np.array([400], np.uint32)}, "more keys than its pages hold"),
-        ({"table": np.array([[99, 0]], np.uint32)}, "a page that the pool lacks"),
-        ({"layer": np.array([3])}, "lack the layer"),
-        ({"cache": np.zeros((5, 2, 3, 64, 2, 16), np.float32)}, "another shape"),
-        ({"cache": np.zeros((5, 2, 3, 128, 3, 16), np.float32)}, "contradict"),
+        (
+            {"lengths": np.array([400], np.uint32)},
+            "more keys than its page table covers",
+        ),
+        ({"table": np.array([[99, 0]], np.uint32)}, "a page beyond the cache"),
+        ({"layer": np.array([3])}, "doesn't have this layer"),
+        ({"cache": np.zeros((5, 2, 3, 64, 2, 16), np.float32)}, "pages must be"),
+        (
+            {"cache": np.zeros((5, 2, 3, 128, 3, 16), np.float32)},
+            "shapes of queries and pages",
+        ),
     ],
 )
 def test_contradictions_are_refused(

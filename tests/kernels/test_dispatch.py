@@ -43,10 +43,10 @@ def test_the_choice(
         monkeypatch.setenv(dispatch.VARIABLE, asked)
     assert dispatch.chosen_kernels() == kernels
     assert dispatch.uses_custom_ops(DeviceRef.CPU()) == (kernels != "max")
-    assert dispatch.vector_width() == (16 if kernels == "avx512" else 8)
+    assert dispatch.simd_width() == (16 if kernels == "avx512" else 8)
     assert not dispatch.uses_custom_ops(DeviceRef.GPU(0))
     described = dispatch.kernels_summary()
-    beginnings = {"avx512": "own kernels (AVX-512)", "avx2": "own kernels (AVX2)"}
+    beginnings = {"avx512": "custom kernels (AVX-512)", "avx2": "custom kernels (AVX2)"}
     assert described.startswith(beginnings.get(kernels, "MAX's"))
     assert ("lacks" in described) == ("avx2" not in features)
 

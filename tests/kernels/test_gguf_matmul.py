@@ -16,7 +16,7 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, Weight, ops
 from max.graph.quantization import QuantizationEncoding
 
-from mllama.kernels.dispatch import operations, vector_width
+from mllama.kernels.dispatch import mojo_package, simd_width
 from mllama.kernels.ops import gguf_matmul as own
 from mllama.max_compat.compiler import ensure_default_mlir_context
 from tests.kernels import reference
@@ -35,7 +35,7 @@ FORMATS = (Kind.Q4_0, Kind.Q4_K, Kind.Q6_K)
 MIXED = (Kind.Q4_K, Kind.Q6_K, Kind.Q4_0)
 """The three of one call."""
 GATED = (Kind.Q4_K, Kind.Q6_K)
-LANES = (8, 16) if vector_width() == 16 else (8,)
+LANES = (8, 16) if simd_width() == 16 else (8,)
 """The vectors that this machine has."""
 CPU_DEVICE = DeviceRef.CPU()
 
@@ -62,9 +62,9 @@ def run(request: pytest.FixtureRequest) -> Run:
     with (
         ensure_default_mlir_context(),
         Graph(
-            "block_products",
+            "gguf_matmuls",
             input_types=inputs,
-            custom_extensions=[operations(own.MOJO_PACKAGE)],
+            custom_extensions=[mojo_package(own.MOJO_PACKAGE)],
         ) as graph,
     ):
         values = [value.tensor for value in graph.inputs]
@@ -73,7 +73,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         def call(name: str, place: int, given: list, columns: object, **encodings):
             kind = TensorType(DType.float32, (x[place].shape[0], columns), CPU_DEVICE)
             named = {key: kind.name.lower() for key, kind in encodings.items()}
-            named["lanes"] = request.param
+            named["simd_width"] = request.param
             return ops.custom(name, CPU_DEVICE, [x[place], *given], [kind], named)[0]
 
         results = [
@@ -321,10 +321,10 @@ def test_rows_do_not_depend_on_each_other(run: Run) -> None:
 def test_shapes_that_contradict_each_other(run: Run) -> None:
     rng = np.random.default_rng(6)
     short = random_blocks(rng, 4, 256, Kind.Q4_K)
-    with pytest.raises(ValueError, match="contradict"):
+    with pytest.raises(ValueError, match="activations, GGUF blocks and result"):
         one(run, normal(rng, 2, 512), short, Kind.Q4_K)
     odd = random_blocks(rng, 4, 288, Kind.Q4_0)
-    with pytest.raises(ValueError, match="contradict"):
+    with pytest.raises(ValueError, match="activations, GGUF blocks and result"):
         one(run, np.zeros((2, 288), np.float32), odd, Kind.Q4_0)
     unequal = [
         random_blocks(rng, 4, 256, GATED[0]),
@@ -352,19 +352,21 @@ def test_what_a_graph_refuses() -> None:
                 TensorType(DType.float32, ("rows", 512), CPU_DEVICE),
                 TensorType(DType.bfloat16, ("rows", 512), CPU_DEVICE),
             ],
-            custom_extensions=[operations(own.MOJO_PACKAGE)],
+            custom_extensions=[mojo_package(own.MOJO_PACKAGE)],
         ) as graph,
     ):
         x, low = (value.tensor for value in graph.inputs)
         with pytest.raises(ValueError, match="float32"):
-            own.product(low, fitting)
-        with pytest.raises(ValueError, match="no row of 512 weights"):
-            own.product(x, weight("c", 5, 287, q4_k))
+            own.gguf_matmul(low, fitting)
+        with pytest.raises(ValueError, match="don't hold a row of 512 weights"):
+            own.gguf_matmul(x, weight("c", 5, 287, q4_k))
         with pytest.raises(ValueError, match="blocks"):
-            own.product(x, weight("d", 5, 288, QuantizationEncoding.Q5_K))
+            own.gguf_matmul(x, weight("d", 5, 288, QuantizationEncoding.Q5_K))
         with pytest.raises(ValueError, match="a and b differ"):
             own.fused_gate_up_matmul(x, fitting, other)
-        graph.output(own.product(x, fitting), own.fused_qkv_matmul(x, *[fitting] * 3))
+        graph.output(
+            own.gguf_matmul(x, fitting), own.fused_qkv_matmul(x, *[fitting] * 3)
+        )
 
 
 def test_the_plain_form_quantizes() -> None:

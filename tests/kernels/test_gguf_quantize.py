@@ -237,9 +237,9 @@ def test_what_blocks_hold_exactly_comes_back(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("weights", "kind", "complaint"),
     [
-        (np.zeros((2, 320), np.float32), Kind.Q4_K, "320 is no multiple of 256"),
-        (np.zeros((2, 40), np.float32), Kind.Q4_0, "40 is no multiple of 32"),
-        (np.zeros((2, 0), np.float32), Kind.Q6_K, "0 is no multiple of 256"),
+        (np.zeros((2, 320), np.float32), Kind.Q4_K, "multiple of 256, not 320"),
+        (np.zeros((2, 40), np.float32), Kind.Q4_0, "multiple of 32, not 40"),
+        (np.zeros((2, 0), np.float32), Kind.Q6_K, "multiple of 256, not 0"),
         (np.zeros(256, np.float32), Kind.Q4_K, "1 dimensions"),
         (np.zeros((1, 2, 256), np.float32), Kind.Q4_K, "3 dimensions"),
         (np.zeros((2, 256), np.float64), Kind.Q4_K, "float64"),

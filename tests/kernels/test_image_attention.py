@@ -15,7 +15,7 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from mllama.kernels.dispatch import operations, uses_custom_ops
+from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.kernels.ops.attention import (
     MOJO_PACKAGE,
     PAGE_SIZE,
@@ -154,7 +154,7 @@ class Operations:
         with Graph(
             "image_attention",
             input_types=inputs,
-            custom_extensions=[operations(MOJO_PACKAGE)],
+            custom_extensions=[mojo_package(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
             for start in range(0, len(inputs), self.width):
@@ -168,7 +168,7 @@ class Operations:
                     value,
                     layer.tensor,
                     table=image_table,
-                    row_offsets=image_rows,
+                    patch_offsets=image_rows,
                     starts=starts,
                 )
                 outputs.append(
@@ -455,15 +455,15 @@ def test_rows_that_read_nothing_are_zeros(
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"table": np.array([[0, 99]])}, "page that the pool lacks"),
-        ({"table": np.array([[2**32 - 1, 0]])}, "page that the pool lacks"),
-        ({"counts": [257]}, "more keys than its pages hold"),
-        ({"counts": [2**31]}, "more keys than its pages hold"),
-        ({"lengths": [3]}, "don't cover the query rows"),
-        ({"lengths": [1]}, "don't cover the query rows"),
-        ({"layer": 3}, "lack the layer"),
+        ({"table": np.array([[0, 99]])}, "page beyond the cache"),
+        ({"table": np.array([[2**32 - 1, 0]])}, "page beyond the cache"),
+        ({"counts": [257]}, "more keys than its page table covers"),
+        ({"counts": [2**31]}, "more keys than its page table covers"),
+        ({"lengths": [3]}, "don't cover the query tokens"),
+        ({"lengths": [1]}, "don't cover the query tokens"),
+        ({"layer": 3}, "doesn't have this layer"),
         ({"counts": [1, 1]}, "differ in number"),
-        ({"query": np.zeros((2, 3, 1), np.float32)}, "contradict"),
+        ({"query": np.zeros((2, 3, 1), np.float32)}, "shapes of queries and pages"),
     ],
 )
 def test_what_would_read_beyond_is_refused(
@@ -520,11 +520,11 @@ def test_bfloat16_is_rounded_to_the_nearest(ops: Operations) -> None:
 @pytest.mark.parametrize(
     ("lengths", "starts", "table", "layer", "complaint"),
     [
-        ([4], [0], [[2]], 0, "page that the pool lacks"),
-        ([4], [126], [[0]], 0, "more rows than its pages hold"),
-        ([4], [2**32 - 1], [[0]], 0, "more rows than its pages hold"),
+        ([4], [0], [[2]], 0, "page beyond the cache"),
+        ([4], [126], [[0]], 0, "more patches than its page table covers"),
+        ([4], [2**32 - 1], [[0]], 0, "more patches than its page table covers"),
         ([3], [0], [[0]], 0, "don't cover"),
-        ([4], [0], [[0]], 1, "lack the layer"),
+        ([4], [0], [[0]], 1, "doesn't have this layer"),
         ([4], [0, 0], [[0]], 0, "differ in number"),
     ],
 )

@@ -14,7 +14,7 @@ from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType
 
 from mllama.kernels import dispatch
-from mllama.kernels.dispatch import operations
+from mllama.kernels.dispatch import mojo_package
 from mllama.kernels.ops import int8_matmul
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE, quantize_int8, supports
 from tests.kernels import int8_matmul as plain
@@ -46,9 +46,9 @@ class Products:
                 TensorType(DType.float32, [f"added{name}", f"sums{name}"], HOST),
             ]
         with Graph(
-            "byte_products",
+            "int8_matmuls",
             input_types=types,
-            custom_extensions=[operations(MOJO_PACKAGE)],
+            custom_extensions=[mojo_package(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
             for index, (kernels, adds) in enumerate(KINDS):
@@ -57,7 +57,9 @@ class Products:
                 )
                 with made_of(kernels):
                     outputs.append(
-                        int8_matmul.product(x, weights, scales, added if adds else None)
+                        int8_matmul.int8_matmul(
+                            x, weights, scales, added if adds else None
+                        )
                     )
             graph.output(*outputs)
         self.model: Model = InferenceSession(devices=[CPU()]).load(graph)
@@ -182,9 +184,9 @@ def test_zeros_and_tiny_values(products: Products, kernels: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "levels", "scales", "message"),
     [
-        ((2, 24), (1, 256), 16, "contradict"),
-        ((2, 32), (1, 256), 16, "contradict"),
-        ((2, 16), (1, 256), 32, "differ"),
+        ((2, 24), (1, 256), 16, "widths of activations and weights"),
+        ((2, 32), (1, 256), 16, "widths of activations and weights"),
+        ((2, 16), (1, 256), 32, "shapes of weights, scales and result"),
     ],
 )
 def test_contradictions_are_refused(
@@ -208,7 +210,7 @@ def test_what_is_added_must_fit(
     products: Products, kernels: str, shape: tuple[int, int]
 ) -> None:
     x, weights, _ = matrices(4, 3, 16, 32)
-    with pytest.raises(Exception, match="what is added differ"):
+    with pytest.raises(Exception, match="shapes of result and addend differ"):
         products(kernels, x, weights, np.zeros(shape, np.float32))
 
 

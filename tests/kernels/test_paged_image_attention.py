@@ -16,7 +16,7 @@ from max.graph import BufferValue, DeviceRef, Graph, TensorType, ops
 from mllama.config import MllamaConfig
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels import dispatch
-from mllama.kernels.dispatch import operations
+from mllama.kernels.dispatch import mojo_package
 from mllama.kernels.ops.attention import MOJO_PACKAGE, supports
 from mllama.nn.layers.image_cache_inputs import (
     image_cache_dtype,
@@ -31,7 +31,7 @@ from mllama.nn.text.cross_attention import (
 from tests.reference.configs import tiny_config
 
 CPU = DeviceRef.CPU()
-OWN = {"mllama_image_attention", "mllama_image_store"}
+OWN = {"mllama_image_attention", "mllama_store_image_kv"}
 MAXS = {"mo.cross_attention.ragged.paged", "mo.kv_cache.store.paged.ragged"}
 
 needs_own = pytest.mark.skipif(
@@ -63,7 +63,7 @@ def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
     read_leaves, read_form = tree.flatten(reads)
     write_leaves, write_form = tree.flatten(writes)
 
-    own = [operations(MOJO_PACKAGE)] if dispatch.uses_custom_ops(CPU) else []
+    own = [mojo_package(MOJO_PACKAGE)] if dispatch.uses_custom_ops(CPU) else []
     with Graph(
         "layer",
         input_types=[
@@ -123,7 +123,9 @@ class Variants:
             leaves, forms[kind] = tree.flatten(both)
             types += leaves
         with Graph(
-            "variants", input_types=types, custom_extensions=[operations(MOJO_PACKAGE)]
+            "variants",
+            input_types=types,
+            custom_extensions=[mojo_package(MOJO_PACKAGE)],
         ) as graph:
             rows, states, *others = graph.inputs
             layer_idx = ops.constant(0, DType.uint32, CPU)

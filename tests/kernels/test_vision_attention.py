@@ -12,7 +12,7 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
 from mllama.kernels import dispatch
-from mllama.kernels.dispatch import chosen_kernels, has_bfloat16_products, operations
+from mllama.kernels.dispatch import chosen_kernels, mojo_package, supports_bfloat16
 from mllama.kernels.ops.attention import MOJO_PACKAGE
 from mllama.nn.vision.attention import padded_attention
 from tests.kernels.widths import KERNELS, made_of
@@ -59,7 +59,7 @@ def attention_graph(
         "attention",
         forward,
         input_types=[given for several in heads for given in _types(*several)],
-        custom_extensions=[operations(MOJO_PACKAGE)],
+        custom_extensions=[mojo_package(MOJO_PACKAGE)],
     )
 
 
@@ -95,7 +95,7 @@ def attention(request: pytest.FixtureRequest) -> Attention:
 @pytest.fixture(scope="module")
 def rounding() -> Attention:
     """One whose factors may be rounded to bfloat16."""
-    if not has_bfloat16_products():
+    if not supports_bfloat16():
         pytest.skip("this CPU doesn't multiply in bfloat16")
     return Attention(rounds=True)
 
@@ -303,4 +303,4 @@ def test_what_own_operations_do_not_do_is_left_to_max(
     monkeypatch.setenv(dispatch.VARIABLE, kernels)
     graph = str(attention_graph(((head_dim, 2),), dtype))
     is_own = (head_dim, dtype, kernels) == (16, FLOATS, "auto")
-    assert ("mllama_padded_attention" in graph) == is_own
+    assert ("mllama_patch_attention" in graph) == is_own

@@ -11,7 +11,7 @@ from max.graph import DeviceRef, Graph, Shape, TensorType
 from max.graph.weights import WeightData
 
 from mllama.config import MllamaConfig
-from mllama.kernels.dispatch import operations, uses_custom_ops
+from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE
 from mllama.max_model.weight_adapters import quantize_vision
 from mllama.nn.vision.projector import Int8Projector
@@ -70,7 +70,7 @@ def test_small_states_count_beside_large_ones() -> None:
         lambda *inputs: projector([value.tensor for value in inputs]),
         input_types=[TensorType(DType.float32, ["images", "rows", width], HOST)]
         * len(states),
-        custom_extensions=[operations(MOJO_PACKAGE)],
+        custom_extensions=[mojo_package(MOJO_PACKAGE)],
     )
     model = InferenceSession(devices=[CPU()]).load(
         graph, weights_registry=projector.state_dict()

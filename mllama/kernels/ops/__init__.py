@@ -1,1 +1,1 @@
-"""Calls the custom ops in graphs."""
+"""Functions that add the custom ops to a graph, one module for each Mojo package."""

@@ -1,5 +1,5 @@
-"""The own attention operations in graphs: among patches, on the image pool and on the
-KV cache."""
+"""Adds custom attention ops to a graph: among patches, to cached images and to the KV
+cache."""
 
 from __future__ import annotations
 
@@ -8,93 +8,97 @@ from typing import Final
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.dispatch import has_bfloat16_products, uses_custom_ops, vector_width
+from mllama.kernels.dispatch import simd_width, supports_bfloat16, uses_custom_ops
 
 MOJO_PACKAGE: Final = "attention"
-"""The folder of ``mllama/kernels`` with them."""
+"""Mojo package of these ops, for graphs that use them."""
 
 PAGE_SIZE: Final = 128
-"""Rows of a page that they read, the size that MAX's paged kernels are tuned for."""
+"""Tokens of a page, the size that MAX's paged kernels are tuned for."""
 
 
 def supports_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
-    """Whether they can attend with heads of a width; else it is left to MAX's.
+    """Returns True if the ops support attention with heads of this width.
 
     Args:
         head_dim: Width of a head.
-        dtype: Element type of queries, keys and values.
-        device: Where it is done.
+        dtype: Data type of queries, keys and values.
+        device: Device of the attention.
     """
     return uses_custom_ops(device) and dtype is DType.float32 and head_dim % 8 == 0
 
 
-def supports(head_dim: int, dtype: DType, pages: DType, device: DeviceRef) -> bool:
-    """Whether they can attend to keys and values in pages; else it is left to MAX's.
+def supports(head_dim: int, dtype: DType, page_dtype: DType, device: DeviceRef) -> bool:
+    """Returns True if the ops support attention to keys and values in pages.
 
     Args:
         head_dim: Width of a head.
-        dtype: Element type of queries, keys and values.
-        pages: Element type of the pages.
-        device: Where it is done.
+        dtype: Data type of queries, keys and values.
+        page_dtype: Data type of the pages.
+        device: Device of the attention.
     """
-    is_known = pages in (DType.float32, DType.bfloat16)
-    return is_known and supports_heads(head_dim, dtype, device)
+    is_supported = page_dtype in (DType.float32, DType.bfloat16)
+    return is_supported and supports_heads(head_dim, dtype, device)
 
 
 def _parameters(head_dim: int) -> dict[str, bool | int | str | DType]:
-    """Of an operation that attends.
+    """Returns the Mojo parameters of an attention op.
 
-    Heads that are no whole vectors of AVX-512 are left to those of AVX2.
+    Heads that don't fill whole vectors of AVX-512 use AVX2.
     """
-    lanes = vector_width()
-    return {"head_dim": head_dim, "lanes": 8 if head_dim % lanes else lanes}
+    width = simd_width()
+    return {"head_dim": head_dim, "simd_width": 8 if head_dim % width else width}
 
 
 def patch_attention(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
-    real_rows: TensorValue,
+    real_patches: TensorValue,
     head_dim: int,
     *,
-    rounds: bool = False,
+    allow_bfloat16: bool = False,
 ) -> TensorValue:
-    """Attention among patches, of which padding comes last and is seen by real ones
-    alone.
+    """Computes the attention among patches, of which padding comes last.
+
+    Real patches attend to all patches, padding attends to real patches alone.
 
     Args:
-        query: float32 ``[images, rows, heads * head dim]``.
-        key: As ``query``.
-        value: As ``query``.
-        real_rows: Any tensor ``[real rows]``; only its length counts.
-        head_dim: Width of a head; scores are divided by its root.
-        rounds: Whether queries, keys, values and weights may be rounded to bfloat16.
-            They are where that is faster; sums are of float32.
+        query: float32 ``[images, patches, heads * head dim]``.
+        key: float32 of the same shape.
+        value: float32 of the same shape.
+        real_patches: Any tensor ``[real patches]``; only its length counts.
+        head_dim: Width of a head; scores are divided by its square root.
+        allow_bfloat16: Whether queries, keys, values and softmax weights may be rounded
+            to bfloat16.  They are if this CPU multiplies bfloat16 faster; sums stay
+            float32.
 
     Returns:
-        As ``query``.
+        float32 of the same shape.
     """
     parameters = _parameters(head_dim)
-    pairs = rounds and parameters["lanes"] == 16 and has_bfloat16_products()
+    use_bfloat16 = (
+        allow_bfloat16 and parameters["simd_width"] == 16 and supports_bfloat16()
+    )
     return ops.custom(
-        "mllama_padded_attention",
+        "mllama_patch_attention",
         query.device,
         [
             query,
             key,
             value,
-            real_rows,
+            real_patches,
             ops.constant(head_dim**-0.5, DType.float32, DeviceRef.CPU()),
         ],
         [query.type],
-        parameters={**parameters, "pairs": pairs},
+        parameters={**parameters, "use_bfloat16": use_bfloat16},
     )[0].tensor
 
 
 def image_attention(
     query: TensorValue,
     norm_weight: TensorValue,
-    pool: BufferValue,
+    cache: BufferValue,
     layer_idx: TensorValue,
     *,
     table: TensorValue,
@@ -102,21 +106,23 @@ def image_attention(
     image_offsets: TensorValue,
     epsilon: float,
 ) -> TensorValue:
-    """RMSNorm of the queries, then their attention to pages of the pool.
+    """Applies RMSNorm to queries and computes their attention to the image cache.
+
+    A segment is a range of successive tokens that attend to the same image tokens.
 
     Args:
-        query: float32 ``[rows, heads, head dim]``.
+        query: float32 ``[tokens, heads, head dim]``.
         norm_weight: float32 ``[head dim]``.
-        pool: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``.
+        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``.
         layer_idx: uint32 scalar on the host.
-        table: uint32 ``[segments, columns]``, the pages that a segment reads.
-        segment_offsets: uint32 ``[segments + 1]``, where segments begin in the rows.
-        image_offsets: uint32 ``[segments + 1]``, running sum of the rows of the pool
-            that each reads.
-        epsilon: Of the norm.
+        table: uint32 ``[segments, columns]``, the pages that each segment reads.
+        segment_offsets: uint32 ``[segments + 1]``, the first token of each segment.
+        image_offsets: uint32 ``[segments + 1]``, running sum of the image tokens that
+            each segment reads.
+        epsilon: Epsilon of the norm.
 
     Returns:
-        float32 of the queries' shape.  Rows that read nothing are zeros.
+        float32 of the queries' shape.  Tokens that read nothing get zeros.
     """
     head_dim = int(query.shape[2])
     cpu = DeviceRef.CPU()
@@ -124,7 +130,7 @@ def image_attention(
         "mllama_image_attention",
         device=query.device,
         values=[
-            pool,
+            cache,
             query,
             norm_weight,
             segment_offsets,
@@ -145,19 +151,19 @@ def causal_attention(
     layer_idx: TensorValue,
     *,
     table: TensorValue,
-    row_offsets: TensorValue,
+    token_offsets: TensorValue,
     cache_lengths: TensorValue,
 ) -> TensorValue:
-    """Attention of each request's new rows to the rows up to their own.
+    """Computes the attention of each request's new tokens to those up to their own.
 
     Args:
-        query: float32 ``[rows, heads, head dim]``, rotated.
-        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``, the
-            new rows' keys and values among them.
+        query: float32 ``[tokens, heads, head dim]``, with rotary embeddings.
+        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``; it
+            already holds the new tokens' keys and values.
         layer_idx: uint32 scalar on the host.
-        table: uint32 ``[requests, columns]``, the pages of a request.
-        row_offsets: uint32 ``[requests + 1]``, where requests begin in the rows.
-        cache_lengths: uint32 ``[requests]``, rows of each before the new ones.
+        table: uint32 ``[requests, columns]``, the pages of each request.
+        token_offsets: uint32 ``[requests + 1]``, the first token of each request.
+        cache_lengths: uint32 ``[requests]``, tokens of each before the new ones.
 
     Returns:
         float32 of the queries' shape.
@@ -169,7 +175,7 @@ def causal_attention(
         values=[
             cache,
             query,
-            row_offsets,
+            token_offsets,
             cache_lengths,
             table,
             layer_idx,
@@ -181,29 +187,29 @@ def causal_attention(
 
 
 def store_image_kv(
-    pool: BufferValue,
+    cache: BufferValue,
     keys: TensorValue,
     values: TensorValue,
     layer_idx: TensorValue,
     *,
     table: TensorValue,
-    row_offsets: TensorValue,
+    patch_offsets: TensorValue,
     starts: TensorValue,
 ) -> None:
-    """Writes keys and values into pages of the pool, rounded to its type.
+    """Writes keys and values into pages of the image cache, rounded to its data type.
 
     Args:
-        pool: As in :func:`image_attention`.
-        keys: float32 ``[rows, kv heads, head dim]``.
-        values: Of the same shape.
+        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``.
+        keys: float32 ``[patches, kv heads, head dim]``.
+        values: float32 of the same shape.
         layer_idx: uint32 scalar on the host.
-        table: uint32 ``[images, columns]``, the pages of an image.
-        row_offsets: uint32 ``[images + 1]``, where images begin in the rows.
-        starts: uint32 ``[images]``, the place of an image's first row in its pages.
+        table: uint32 ``[images, columns]``, the pages of each image.
+        patch_offsets: uint32 ``[images + 1]``, the first patch of each image.
+        starts: uint32 ``[images]``, the position of each first patch in its pages.
     """
     ops.inplace_custom(
-        "mllama_image_store",
+        "mllama_store_image_kv",
         device=keys.device,
-        values=[pool, keys, values, row_offsets, starts, table, layer_idx],
+        values=[cache, keys, values, patch_offsets, starts, table, layer_idx],
         parameters={"head_dim": int(keys.shape[2])},
     )

@@ -1,4 +1,4 @@
-"""Products of activations with GGUF blocks, as operations of a graph."""
+"""Adds custom ops to a graph that multiply activations with GGUF blocks."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from max.dtype import DType
 from max.graph import TensorType, TensorValue, Weight, ops
 from max.graph.quantization import QuantizationEncoding
 
-from mllama.kernels.dispatch import vector_width
+from mllama.kernels.dispatch import simd_width
 
 MOJO_PACKAGE: Final = "gguf_matmul"
-"""The folder of the operations, for a graph that uses them."""
+"""Mojo package of these ops, for graphs that use them."""
 
-SPAN: Final = 256
+SUPER_BLOCK: Final = 256
 """The width of a matrix must be a multiple of it."""
 
-_NAMES: Final = {
+_ENCODINGS: Final = {
     QuantizationEncoding.Q4_0: "q4_0",
     QuantizationEncoding.Q4_K: "q4_k",
     QuantizationEncoding.Q6_K: "q6_k",
 }
 
 
-def product(x: TensorValue, weight: Weight) -> TensorValue:
-    """``x @ weight.T``.
+def gguf_matmul(x: TensorValue, weight: Weight) -> TensorValue:
+    """Computes ``x @ weight.T``.
 
     Args:
-        x: float32 ``[rows, width]``.
-        weight: Blocks ``[columns, bytes of a row]``, as of
+        x: float32 ``[tokens, width]``.
+        weight: GGUF blocks ``[columns, bytes of a row]``, as of
             :func:`~mllama.nn.layers.linear.gguf_weight`.
 
     Returns:
-        float32 ``[rows, columns]``.
+        float32 ``[tokens, columns]``.
 
     Raises:
-        ValueError: If types or shapes don't fit; so do the others.
+        ValueError: If data types or shapes don't fit.
     """
     columns = _columns(x, weight)
     return _call(
@@ -47,10 +47,19 @@ def product(x: TensorValue, weight: Weight) -> TensorValue:
 def fused_qkv_matmul(
     x: TensorValue, first: Weight, second: Weight, third: Weight
 ) -> TensorValue:
-    """The products with three matrices, side by side: one call quantizes ``x`` once.
+    """Computes the products with three matrices, side by side, quantizing ``x`` once.
+
+    Args:
+        x: float32 ``[tokens, width]``.
+        first: GGUF blocks ``[columns, bytes of a row]``.
+        second: GGUF blocks with any number of columns.
+        third: GGUF blocks with any number of columns.
 
     Returns:
-        float32 ``[rows, columns of all]``.
+        float32 ``[tokens, columns of all]``.
+
+    Raises:
+        ValueError: If data types or shapes don't fit.
     """
     weights = [first, second, third]
     return _call(
@@ -66,10 +75,18 @@ def fused_qkv_matmul(
 
 
 def fused_gate_up_matmul(x: TensorValue, gate: Weight, up: Weight) -> TensorValue:
-    """``silu(x @ gate.T) * (x @ up.T)``.
+    """Computes ``silu(x @ gate.T) * (x @ up.T)``.
+
+    Args:
+        x: float32 ``[tokens, width]``.
+        gate: GGUF blocks ``[columns, bytes of a row]``.
+        up: GGUF blocks with as many columns.
 
     Returns:
-        float32 ``[rows, columns]``.
+        float32 ``[tokens, columns]``.
+
+    Raises:
+        ValueError: If data types or shapes don't fit.
     """
     columns = _columns(x, gate)
     if columns != _columns(x, up):
@@ -94,29 +111,32 @@ def _call(
     values = [x, *(TensorValue(weight) for weight in weights)]
     parameters: dict[str, bool | int | str | DType] = {
         **encodings,
-        "lanes": vector_width(),
+        "simd_width": simd_width(),
     }
     return ops.custom(name, x.device, values, [result], parameters)[0].tensor
 
 
 def _encoding(weight: Weight) -> str:
     encoding = weight.quantization_encoding
-    if encoding not in _NAMES:
-        raise ValueError(f"{weight.name} has no blocks of {', '.join(_NAMES.values())}")
-    return _NAMES[encoding]
+    if encoding not in _ENCODINGS:
+        raise ValueError(
+            f"{weight.name} has no GGUF blocks of {', '.join(_ENCODINGS.values())}"
+        )
+    return _ENCODINGS[encoding]
 
 
 def _columns(x: TensorValue, weight: Weight) -> int:
-    """The number of columns of a product, if it can be made."""
+    """Checks the operands of a product and returns its number of columns."""
     if x.dtype != DType.float32 or x.rank != 2:
-        raise ValueError(f"activations must be float32 [rows, width], not {x.type}")
+        raise ValueError(f"activations must be float32 [tokens, width], not {x.type}")
     name, encoding = _encoding(weight), weight.quantization_encoding
     assert encoding is not None
     columns, row_bytes = (int(dim) for dim in weight.shape)
     width = int(x.shape[1])
-    wanted = width // encoding.elements_per_block * encoding.block_size
-    if width % SPAN or row_bytes != wanted:
+    expected = width // encoding.elements_per_block * encoding.block_size
+    if width % SUPER_BLOCK or row_bytes != expected:
         raise ValueError(
-            f"{weight.name}: {row_bytes} bytes are no row of {width} weights in {name}"
+            f"{weight.name}: {row_bytes} bytes don't hold a row of {width} weights in "
+            f"{name}"
         )
     return columns

@@ -1,7 +1,7 @@
-"""Rows of floats to blocks of GGUF files, by MAX's engine on every core.
+"""Quantizes weights to GGUF blocks with MAX's engine, on all cores.
 
-One graph for each element type makes all three formats: compiling takes a quarter of a
-minute once on a machine, then some four seconds in each process.
+One graph for each data type quantizes to all three formats: compiling it takes a
+quarter of a minute once on a machine, then some four seconds in each process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.errors import CheckpointError
-from mllama.kernels.dispatch import operations
+from mllama.kernels.dispatch import mojo_package
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -26,23 +26,27 @@ FORMATS: Final = (
     GGMLQuantizationType.Q4_K,
     GGMLQuantizationType.Q6_K,
 )
-"""In the order of the graph's inputs."""
+"""The GGUF formats, in the order of the graph's inputs."""
 
-SOURCES: Final = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
-"""NumPy's element types of weights and MAX's; uint16 holds the bits of bfloat16."""
+SOURCE_DTYPES: Final = {
+    "float32": "float32",
+    "float16": "float16",
+    "uint16": "bfloat16",
+}
+"""MAX's data type for each of NumPy's; uint16 holds the bits of bfloat16."""
 
-_MOJO_PACKAGE = operations("gguf_quantize")
+_MOJO_PACKAGE = mojo_package("gguf_quantize")
 _NOT_FINITE = 1
-"""What the operations say of rows with NaN or infinity, see ``rows.mojo``."""
+"""Status of a row that holds NaN or infinity, see ``quantize.mojo``."""
 
-_one_at_a_time = threading.Lock()
+_compile_lock = threading.Lock()
 
 
-def prepare(dtype: npt.DTypeLike) -> None:
-    """Compiles what quantizes weights of an element type, if that is still to be done.
+def compile_quantizer(dtype: npt.DTypeLike) -> None:
+    """Compiles the graph that quantizes weights of a data type, unless it is compiled.
 
-    It happens in a thread, since a compilation can't be interrupted: Ctrl-C ends the
-    program meanwhile.
+    The compilation runs in a thread since it can't be interrupted: this way, Ctrl-C
+    ends the program at once.
 
     Args:
         dtype: float32, float16, or uint16 for bfloat16.
@@ -50,7 +54,7 @@ def prepare(dtype: npt.DTypeLike) -> None:
     # The thread that imports MAX's compiler must be the one that lives longest.
     importlib.import_module("max.graph")
     thread = ThreadPoolExecutor(1, "mllama-compiling")
-    compiled = thread.submit(_compiled, np.dtype(dtype).name)
+    compiled = thread.submit(_compiled_model, np.dtype(dtype).name)
     thread.shutdown(wait=False)
     compiled.result()
 
@@ -58,45 +62,53 @@ def prepare(dtype: npt.DTypeLike) -> None:
 def quantize(
     weights: npt.NDArray[Any], encoding: GGMLQuantizationType, name: str = "the matrix"
 ) -> Bytes:
-    """Quantizes a matrix row by row, on every core.
+    """Quantizes a matrix to GGUF blocks, on all cores.
 
     Args:
         weights: ``[rows, width]``: float32, float16, or the bits of bfloat16 in uint16.
         encoding: One of ``FORMATS``.
-        name: The matrix in messages.
+        name: Name of the matrix in error messages.
 
     Returns:
         uint8 ``[rows, bytes of a row]``.
 
     Raises:
         CheckpointError: If a weight is not finite, or too large for the format.
-        ValueError: If the weights are of another type or shape.
+        ValueError: If the weights have another data type or shape.
     """
     length, _ = GGML_QUANT_SIZES[encoding]
-    if weights.dtype.name not in SOURCES or weights.ndim != 2:
-        raise ValueError(f"{weights.ndim} dimensions of {weights.dtype} are no matrix")
+    if weights.dtype.name not in SOURCE_DTYPES or weights.ndim != 2:
+        raise ValueError(
+            f"weights must be a matrix of float32, float16 or uint16, not "
+            f"{weights.ndim} dimensions of {weights.dtype}"
+        )
     if not weights.shape[1] or weights.shape[1] % length:
-        raise ValueError(f"a width of {weights.shape[1]} is no multiple of {length}")
-    model = _compiled(weights.dtype.name)
+        raise ValueError(
+            f"the width of a matrix must be a multiple of {length}, not "
+            f"{weights.shape[1]}"
+        )
+    model = _compiled_model(weights.dtype.name)
     inputs = [_buffer(np.empty((0, 256), weights.dtype)) for _ in FORMATS]
-    place = FORMATS.index(encoding)
-    inputs[place] = _buffer(weights)
+    index = FORMATS.index(encoding)
+    inputs[index] = _buffer(weights)
     outputs = model.execute(*inputs)
-    faults = outputs[2 * place + 1].to_numpy()
-    if faults.any():
-        finite = not (faults == _NOT_FINITE).any()
-        raise unfit(name, encoding, finite=finite)
-    blocks: Bytes = outputs[2 * place].to_numpy()
+    statuses = outputs[2 * index + 1].to_numpy()
+    if statuses.any():
+        finite = not (statuses == _NOT_FINITE).any()
+        raise quantization_error(name, encoding, finite=finite)
+    blocks: Bytes = outputs[2 * index].to_numpy()
     return blocks
 
 
-def unfit(name: str, encoding: GGMLQuantizationType, *, finite: bool) -> Exception:
-    """The error for a tensor that a format can't hold.
+def quantization_error(
+    name: str, encoding: GGMLQuantizationType, *, finite: bool
+) -> Exception:
+    """Returns the error for a tensor that a format can't represent.
 
     Args:
-        name: The tensor's.
+        name: Name of the tensor.
         encoding: The format.
-        finite: Whether all values are finite numbers.
+        finite: Whether all values are finite.
     """
     if finite:
         return CheckpointError(
@@ -109,22 +121,24 @@ def unfit(name: str, encoding: GGMLQuantizationType, *, finite: bool) -> Excepti
 
 
 def _buffer(weights: npt.NDArray[Any]) -> Any:
-    """The same memory as MAX sees it, if its rows lie one after the other."""
+    """Returns a MAX buffer of the same memory, or of a copy if it isn't contiguous."""
     from max.driver import Buffer
     from max.dtype import DType
 
-    rows = np.require(weights, requirements=["C", "A"])
-    return Buffer.from_numpy(rows).view(DType[SOURCES[rows.dtype.name]], rows.shape)
+    contiguous = np.require(weights, requirements=["C", "A"])
+    return Buffer.from_numpy(contiguous).view(
+        DType[SOURCE_DTYPES[contiguous.dtype.name]], contiguous.shape
+    )
 
 
-def _compiled(source: str) -> Any:
-    with _one_at_a_time:
+def _compiled_model(source: str) -> Any:
+    with _compile_lock:
         return _model(source)
 
 
 @functools.cache
 def _model(source: str) -> Any:
-    """What quantizes weights of an element type of ``SOURCES``."""
+    """Compiles the graph for a data type of ``SOURCE_DTYPES``."""
     from max.driver import CPU
     from max.dtype import DType
     from max.engine import InferenceSession
@@ -133,7 +147,7 @@ def _model(source: str) -> Any:
     from mllama.max_compat.compiler import ensure_default_mlir_context
 
     cpu = DeviceRef.CPU()
-    dtype = DType[SOURCES[source]]
+    dtype = DType[SOURCE_DTYPES[source]]
     inputs = [
         TensorType(dtype, (f"rows_{kind.name}", f"width_{kind.name}"), cpu)
         for kind in FORMATS
@@ -141,19 +155,19 @@ def _model(source: str) -> Any:
     with (
         ensure_default_mlir_context(),
         Graph(
-            f"mllama_gguf_quantizers_{SOURCES[source]}",
+            f"mllama_gguf_quantizers_{SOURCE_DTYPES[source]}",
             input_types=inputs,
             custom_extensions=[_MOJO_PACKAGE],
         ) as graph,
     ):
         outputs = []
-        for kind, given in zip(FORMATS, graph.inputs, strict=True):
-            rows, width = given.tensor.shape
+        for kind, weights in zip(FORMATS, graph.inputs, strict=True):
+            rows, width = weights.tensor.shape
             length, size = GGML_QUANT_SIZES[kind]
             outputs += ops.custom(
                 f"mllama_gguf_quantize_{kind.name.lower()}",
                 cpu,
-                [given],
+                [weights],
                 [
                     TensorType(DType.uint8, (rows, width // length * size), cpu),
                     TensorType(DType.uint8, (rows,), cpu),

@@ -18,7 +18,7 @@ from max.graph import (
 )
 from max.graph import Module as MaxModule
 
-from mllama.kernels.dispatch import operations, uses_custom_ops
+from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.nn.layers.tensor_parallel import Sharded
 
 
@@ -45,7 +45,9 @@ class GraphModule(Sharded):
     def custom_ops_scope(self) -> AbstractContextManager[None]:
         """Lets graphs that are made within it use :attr:`operations`."""
         own = [
-            operations(name) for name in self.operations if uses_custom_ops(self.device)
+            mojo_package(name)
+            for name in self.operations
+            if uses_custom_ops(self.device)
         ]
         # Subgraphs don't see what is given to their graph, but they see this.
         return default_custom_extensions_scope(*own)

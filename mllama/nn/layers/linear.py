@@ -46,7 +46,7 @@ def has_custom_matmul(width: int, device: DeviceRef) -> bool:
 
     They read the blocks where they are; MAX's makes a copy of all when it loads them.
     """
-    return uses_custom_ops(device) and width % gguf_matmul.SPAN == 0
+    return uses_custom_ops(device) and width % gguf_matmul.SUPER_BLOCK == 0
 
 
 class QuantizedLinear(Module):
@@ -70,7 +70,7 @@ class QuantizedLinear(Module):
         *leading, width = x.shape
         rows = x if x.rank == 2 else ops.reshape(x, [-1, width])
         if self.own:
-            product = gguf_matmul.product(rows, self.weight)
+            product = gguf_matmul.gguf_matmul(rows, self.weight)
         else:
             product = ops.qmatmul(self.encoding, None, rows, TensorValue(self.weight))
         return ops.reshape(product, [*leading, self.out_dim])

@@ -101,7 +101,7 @@ class MllamaCrossAttentionKeysValues(Sharded):
                 value,
                 layer_idx,
                 table=write.pages.lookup_table,
-                row_offsets=write.patch_offsets,
+                patch_offsets=write.patch_offsets,
                 starts=write.pages.cache_lengths,
             )
             return

@@ -85,7 +85,7 @@ def attended(
             kv_collection.kv_blocks,
             layer_idx,
             table=kv_collection.lookup_table,
-            row_offsets=input_row_offsets,
+            token_offsets=input_row_offsets,
             cache_lengths=kv_collection.cache_lengths,
         )
     else:

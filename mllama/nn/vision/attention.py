@@ -54,7 +54,9 @@ def padded_attention(
     if width % head_dim:
         raise ValueError(f"{width} is no multiple of a head of {head_dim}")
     if supports_heads(head_dim, query.dtype, query.device):
-        return patch_attention(query, key, value, real_rows, head_dim, rounds=rounds)
+        return patch_attention(
+            query, key, value, real_rows, head_dim, allow_bfloat16=rounds
+        )
     rows = (real_rows, padding_rows)
     has_flash = query.device.is_gpu() and query.dtype is DType.bfloat16
     if has_flash and head_dim <= _FLASH_WIDTHS[-1]:

@@ -7,7 +7,7 @@ from max.graph import DeviceRef, TensorValue, Weight, ops
 from max.nn.layer import Module
 from max.nn.linear import Linear
 
-from mllama.kernels.ops.int8_matmul import product, tiled_shape
+from mllama.kernels.ops.int8_matmul import int8_matmul, tiled_shape
 
 
 class Int8Linear(Module):
@@ -32,7 +32,7 @@ class Int8Linear(Module):
             added: What is added to it if there is no bias: ``[..., out]`` or ``[out]``.
         """
         *leading, width = x.shape
-        result = product(
+        result = int8_matmul(
             ops.reshape(x, [-1, width]),
             TensorValue(self.weight),
             TensorValue(self.scale),

@@ -13,7 +13,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.kernels.ops.gguf_quantize import FORMATS, quantize, unfit
+from mllama.kernels.ops.gguf_quantize import FORMATS, quantization_error, quantize
 from mllama.utils.bfloat16 import as_floats
 from mllama.weights.checkpoint import TensorInfo
 from mllama.weights.gguf.file import stored_bytes
@@ -112,5 +112,7 @@ def _as_floats_of(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArra
     else:
         converted = values
     if not np.isfinite(converted).all():
-        raise unfit(tensor.ours, tensor.kind, finite=bool(np.isfinite(values).all()))
+        raise quantization_error(
+            tensor.ours, tensor.kind, finite=bool(np.isfinite(values).all())
+        )
     return converted

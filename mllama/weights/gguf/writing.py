@@ -18,7 +18,7 @@ from gguf import GGUFWriter, TokenType
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.kernels.ops.gguf_quantize import FORMATS, prepare
+from mllama.kernels.ops.gguf_quantize import FORMATS, compile_quantizer
 from mllama.utils.atomic_file import atomic_file
 from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.gguf.names import POSITION_GATE
@@ -76,7 +76,7 @@ def write_gguf(
     ]
     for part_type in {tensor.part_type for tensor in quantized}:
         progress("compiling the quantizer", 0, total)
-        prepare(part_type)
+        compile_quantizer(part_type)
     write_tensors(
         target,
         source.path,

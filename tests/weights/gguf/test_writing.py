@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
         from pathlib import Path
         import numpy as np
         from gguf import GGMLQuantizationType as Kind
-        from mllama.kernels.ops.gguf_quantize import prepare
+        from mllama.kernels.ops.gguf_quantize import compile_quantizer
         from mllama.weights.checkpoint import TensorInfo
         from mllama.weights.gguf.names import Stored
         from mllama.weights.gguf.tensor_encoding import PlannedTensor, encoded_parts
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
 
         shape = (1 << 15, 4096)
         info = TensorInfo(Path({str(file)!r}), "w", "bfloat16", shape, 0, 256 << 20)
-        prepare(np.uint16)
+        compile_quantizer(np.uint16)
         Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
         before = memory("VmRSS")
         for kind in (Kind.Q4_K, Kind.F16):
@@ -215,10 +215,10 @@ def command(source: Checkpoint, target: Path, *, before: str) -> str:
     return f"""
 import os, resource, signal, sys, time
 import numpy as np
-from mllama.kernels.ops.gguf_quantize import prepare
+from mllama.kernels.ops.gguf_quantize import compile_quantizer
 from mllama.utils.telemetry import disable_telemetry
 disable_telemetry()
-prepare(np.float32)  # What MAX compiles, it also writes.
+compile_quantizer(np.float32)  # What MAX compiles, it also writes.
 from mllama.weights.gguf import tensor_encoding
 quantize = tensor_encoding.quantize
 {textwrap.dedent(before)}

@@ -1,7 +1,20 @@
-"""Attention among patches, over the image pool and over the KV cache, as operations of
-MAX graphs.
+"""Custom ops for attention on CPUs: among image patches, to cached images and to the KV
+cache.
 
-Written for AVX2 with FMA (8 lanes) and for AVX-512 (16 lanes).
+The kernels are written for AVX2 with FMA (SIMD vectors of 8 float32 values) and for
+AVX-512 (16 values).
+
+Reading order:
+
+- `pages` has the paged caches and the queries; `plan` groups the segments of a batch
+  that read the same keys and splits the work into tasks; `paged_attention` runs the
+  tasks.
+- A task is one of two kernels: `decode` (few queries; `tiles` has its steps, `split_k`
+  merges the tasks' partial results) or `prefill` (many queries; keys and values are
+  packed for `microkernel`).
+- `patches` has the attention of the vision encoder, on the same microkernel.
+- `softmax` and `simd` have what the kernels share; `store` writes images' keys and
+  values into pages.
 """
 
 import extensibility
@@ -13,54 +26,56 @@ from extensibility import (
 )
 from max.gpu.host import DeviceContext
 
-from .attend import attend
-from .lanes import LOG2_E, Floats
-from .pages import PAGE, Norm, Pages, Queries
-from .patches import attend_patches
-from .plan import Integers, Segments
-from .store import Images, store
+from .paged_attention import paged_attention
+from .simd import LOG2_E, FloatPointer
+from .pages import PAGE_SIZE, Norm, Pages, Queries
+from .patches import patch_attention
+from .plan import IndexPointer, Segments
+from .store import Images, store_image_kv
 
 
 def _pages[
     dtype: DType
 ](
-    pool: MutableInputTensor[dtype=dtype, rank=6, ...], layer: UInt32, head_dim: Int
+    cache: MutableInputTensor[dtype=dtype, rank=6, ...], layer: UInt32, head_dim: Int
 ) raises -> Pages[dtype]:
-    """One layer of a pool.
+    """Returns one layer of a cache.
 
     Raises:
-        Error: If it lacks the layer, or its shape is another.
+        Error: If the cache lacks the layer, or has another shape.
     """
     if (
-        pool.dim_size(1) != 2
-        or pool.dim_size(3) != PAGE
-        or pool.dim_size(5) != head_dim
+        cache.dim_size(1) != 2
+        or cache.dim_size(3) != PAGE_SIZE
+        or cache.dim_size(5) != head_dim
     ):
-        raise Error("the pages have another shape")
-    if Int(layer) >= pool.dim_size(2):
-        raise Error("the pages lack the layer")
+        raise Error("the cache's pages must be [2, layers, 128, kv heads, head dim]")
+    if Int(layer) >= cache.dim_size(2):
+        raise Error("the cache doesn't have this layer")
     return Pages[dtype](
-        pool.unsafe_ptr().unsafe_mut_cast[True]().unsafe_origin_cast[MutUntrackedOrigin](),
-        pool.dim_size(2),
+        cache.unsafe_ptr()
+        .unsafe_mut_cast[True]()
+        .unsafe_origin_cast[MutUntrackedOrigin](),
+        cache.dim_size(2),
         Int(layer),
-        pool.dim_size(4),
+        cache.dim_size(4),
         head_dim,
     )
 
 
 @extensibility.register("mllama_image_attention")
 struct ImageAttention:
-    """RMSNorm of the queries, then their attention to pages of the pool."""
+    """RMSNorm of the queries, then their attention to pages of the image cache."""
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int, lanes: Int
+        target: StaticString, head_dim: Int, simd_width: Int
     ](
-        attended: OutputTensor[dtype=DType.float32, rank=3, ...],
-        pool: MutableInputTensor[rank=6, ...],
+        output: OutputTensor[dtype=DType.float32, rank=3, ...],
+        cache: MutableInputTensor[rank=6, ...],
         query: InputTensor[dtype=DType.float32, rank=3, ...],
         norm_weight: InputTensor[dtype=DType.float32, rank=1, ...],
-        row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        token_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
         key_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
         table: InputTensor[dtype=DType.uint32, rank=2, ...],
         layer: UInt32,
@@ -70,24 +85,26 @@ struct ImageAttention:
     ) raises:
         var count = table.dim_size(0)
         if norm_weight.dim_size(0) != head_dim:
-            raise Error("the norm has another width")
+            raise Error(
+                "the norm's weight must have one value for each dimension of a head"
+            )
         if (
-            row_offsets.dim_size(0) != count + 1
+            token_offsets.dim_size(0) != count + 1
             or key_offsets.dim_size(0) != count + 1
         ):
-            raise Error("the segments' offsets and pages differ in number")
-        _attend[head_dim, lanes](
-            attended,
-            pool,
+            raise Error("the segments' offsets and page tables differ in number")
+        _checked_attention[head_dim, simd_width](
+            output,
+            cache,
             query,
             layer,
-            Optional(Norm(rebind[Floats](norm_weight.unsafe_ptr()), epsilon)),
+            Optional(Norm(rebind[FloatPointer](norm_weight.unsafe_ptr()), epsilon)),
             scale,
             Segments(
                 count,
-                rebind[Integers](row_offsets.unsafe_ptr()),
-                rebind[Integers](key_offsets.unsafe_ptr()),
-                rebind[Integers](table.unsafe_ptr()),
+                rebind[IndexPointer](token_offsets.unsafe_ptr()),
+                rebind[IndexPointer](key_offsets.unsafe_ptr()),
+                rebind[IndexPointer](table.unsafe_ptr()),
                 table.dim_size(1),
                 False,
             ),
@@ -96,16 +113,16 @@ struct ImageAttention:
 
 @extensibility.register("mllama_causal_attention")
 struct CausalAttention:
-    """Attention of each request's new rows to those in the KV cache up to their own."""
+    """Attention of each request's new tokens to all its tokens up to their own."""
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int, lanes: Int
+        target: StaticString, head_dim: Int, simd_width: Int
     ](
-        attended: OutputTensor[dtype=DType.float32, rank=3, ...],
+        output: OutputTensor[dtype=DType.float32, rank=3, ...],
         cache: MutableInputTensor[rank=6, ...],
         query: InputTensor[dtype=DType.float32, rank=3, ...],
-        row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        token_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
         cache_lengths: InputTensor[dtype=DType.uint32, rank=1, ...],
         table: InputTensor[dtype=DType.uint32, rank=2, ...],
         layer: UInt32,
@@ -113,21 +130,19 @@ struct CausalAttention:
         ctx: DeviceContext,
     ) raises:
         var count = table.dim_size(0)
-        if (
-            row_offsets.dim_size(0) != count + 1
-            or cache_lengths.dim_size(0) != count
-        ):
-            raise Error("the requests' offsets and pages differ in number")
-        var offsets = rebind[Integers](row_offsets.unsafe_ptr())
-        # New rows are in the cache already, and not yet in its lengths.
-        var seen = Int(offsets.unsafe_load(0))
+        if token_offsets.dim_size(0) != count + 1 or cache_lengths.dim_size(0) != count:
+            raise Error("the requests' offsets and page tables differ in number")
+        var offsets = rebind[IndexPointer](token_offsets.unsafe_ptr())
+        # The new tokens' keys are in the cache already, but its lengths don't count
+        # them yet.
+        var num_keys = Int(offsets.unsafe_load(0))
         var key_offsets = List[UInt32](capacity=count + 1)
         key_offsets.append(0)
         for i in range(count):
-            seen += Int(cache_lengths.unsafe_ptr().unsafe_load(i))
-            key_offsets.append(UInt32(seen + Int(offsets.unsafe_load(i + 1))))
-        _attend[head_dim, lanes](
-            attended,
+            num_keys += Int(cache_lengths.unsafe_ptr().unsafe_load(i))
+            key_offsets.append(UInt32(num_keys + Int(offsets.unsafe_load(i + 1))))
+        _checked_attention[head_dim, simd_width](
+            output,
             cache,
             query,
             layer,
@@ -136,8 +151,8 @@ struct CausalAttention:
             Segments(
                 count,
                 offsets,
-                rebind[Integers](key_offsets.unsafe_ptr()),
-                rebind[Integers](table.unsafe_ptr()),
+                rebind[IndexPointer](key_offsets.unsafe_ptr()),
+                rebind[IndexPointer](table.unsafe_ptr()),
                 table.dim_size(1),
                 True,
             ),
@@ -145,42 +160,44 @@ struct CausalAttention:
         _ = key_offsets^
 
 
-def _attend[
-    dtype: DType, //, head_dim: Int, lanes: Int
+def _checked_attention[
+    dtype: DType, //, head_dim: Int, simd_width: Int
 ](
-    attended: OutputTensor[dtype=DType.float32, rank=3, ...],
-    pool: MutableInputTensor[dtype=dtype, rank=6, ...],
+    output: OutputTensor[dtype=DType.float32, rank=3, ...],
+    cache: MutableInputTensor[dtype=dtype, rank=6, ...],
     query: InputTensor[dtype=DType.float32, rank=3, ...],
     layer: UInt32,
     var norm: Optional[Norm],
     scale: Float32,
     segments: Segments,
 ) raises:
-    """Checks what the operations have in common, and attends.
+    """Checks what both ops on pages have in common, and runs the attention.
 
     Raises:
-        Error: If the arguments contradict each other.
+        Error: If shapes, offsets or page tables don't match.
     """
-    comptime assert head_dim > 0 and head_dim % lanes == 0, "no whole vectors"
-    var pages = _pages(pool, layer, head_dim)
+    comptime assert (
+        head_dim > 0 and head_dim % simd_width == 0
+    ), "a head must be whole SIMD vectors"
+    var pages = _pages(cache, layer, head_dim)
     var heads = query.dim_size(1)
     comptime for axis in range(3):
-        if attended.dim_size(axis) != query.dim_size(axis):
-            raise Error("queries and attended rows differ in shape")
+        if output.dim_size(axis) != query.dim_size(axis):
+            raise Error("queries and output differ in shape")
     if (
         query.dim_size(2) != head_dim
         or pages.kv_heads == 0
         or heads % pages.kv_heads != 0
     ):
-        raise Error("queries and pages contradict each other")
-    segments.check(query.dim_size(0), pool.dim_size(0))
-    attend[dtype, head_dim, lanes](
+        raise Error("the shapes of queries and pages don't match")
+    segments.check(query.dim_size(0), cache.dim_size(0))
+    paged_attention[dtype, head_dim, simd_width](
         pages,
         Queries(
-            rebind[Floats](query.unsafe_ptr()),
-            rebind[Floats](attended.unsafe_ptr()),
+            rebind[FloatPointer](query.unsafe_ptr()),
+            rebind[FloatPointer](output.unsafe_ptr()),
             norm^,
-            # Weights are powers of 2.
+            # The softmax uses powers of 2.
             scale * LOG2_E,
             heads,
             head_dim,
@@ -189,67 +206,72 @@ def _attend[
     )
 
 
-@extensibility.register("mllama_image_store")
-struct ImageCacheStorage:
-    """Keys and values of new images into pages of the pool."""
+@extensibility.register("mllama_store_image_kv")
+struct StoreImageKV:
+    """Writes keys and values of new images into pages of the image cache."""
 
     @staticmethod
     def execute[
         target: StaticString, head_dim: Int
     ](
-        pool: MutableInputTensor[rank=6, ...],
+        cache: MutableInputTensor[rank=6, ...],
         keys: InputTensor[dtype=DType.float32, rank=3, ...],
         values: InputTensor[dtype=DType.float32, rank=3, ...],
-        row_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
+        token_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
         starts: InputTensor[dtype=DType.uint32, rank=1, ...],
         table: InputTensor[dtype=DType.uint32, rank=2, ...],
         layer: UInt32,
         ctx: DeviceContext,
     ) raises:
-        comptime assert head_dim > 0 and head_dim % 8 == 0, "no multiple of 8"
-        var pages = _pages(pool, layer, head_dim)
+        comptime assert (
+            head_dim > 0 and head_dim % 8 == 0
+        ), "the width of a head must be a multiple of 8"
+        var pages = _pages(cache, layer, head_dim)
         comptime for axis in range(3):
             if keys.dim_size(axis) != values.dim_size(axis):
                 raise Error("keys and values differ in shape")
         if keys.dim_size(1) != pages.kv_heads or keys.dim_size(2) != head_dim:
-            raise Error("keys and pages contradict each other")
+            raise Error("the shapes of keys and pages don't match")
         var count = table.dim_size(0)
-        if row_offsets.dim_size(0) != count + 1 or starts.dim_size(0) != count:
-            raise Error("the images' offsets and pages differ in number")
+        if token_offsets.dim_size(0) != count + 1 or starts.dim_size(0) != count:
+            raise Error("the images' offsets and page tables differ in number")
         var images = Images(
             count,
-            rebind[Integers](row_offsets.unsafe_ptr()),
-            rebind[Integers](starts.unsafe_ptr()),
-            rebind[Integers](table.unsafe_ptr()),
+            rebind[IndexPointer](token_offsets.unsafe_ptr()),
+            rebind[IndexPointer](starts.unsafe_ptr()),
+            rebind[IndexPointer](table.unsafe_ptr()),
             table.dim_size(1),
         )
-        images.check(keys.dim_size(0), pool.dim_size(0))
-        store[pool.dtype](
+        images.check(keys.dim_size(0), cache.dim_size(0))
+        store_image_kv[cache.dtype](
             pages,
             images,
-            rebind[Floats](keys.unsafe_ptr()),
-            rebind[Floats](values.unsafe_ptr()),
+            rebind[FloatPointer](keys.unsafe_ptr()),
+            rebind[FloatPointer](values.unsafe_ptr()),
         )
 
 
-@extensibility.register("mllama_padded_attention")
-struct PaddedAttention:
-    """Attention without a mask, real rows first; padding attends to these alone."""
+@extensibility.register("mllama_patch_attention")
+struct PatchAttention:
+    """Attention among patches without a mask; real patches come first, and padding
+    attends to these alone."""
 
     @staticmethod
     def execute[
-        target: StaticString, head_dim: Int, lanes: Int, pairs: Bool
+        target: StaticString, head_dim: Int, simd_width: Int, use_bfloat16: Bool
     ](
         result: OutputTensor[dtype=DType.float32, rank=3, ...],
         query: InputTensor[dtype=DType.float32, rank=3, ...],
         key: InputTensor[dtype=DType.float32, rank=3, ...],
         value: InputTensor[dtype=DType.float32, rank=3, ...],
-        real_rows: InputTensor[rank=1, ...],
+        real_patches: InputTensor[rank=1, ...],
         scale: Float32,
         ctx: DeviceContext,
     ) raises:
-        comptime assert head_dim > 0 and head_dim % lanes == 0, "no whole vectors"
-        comptime assert lanes == 16 or not pairs, "pairs are for AVX-512"
+        comptime assert (
+            head_dim > 0 and head_dim % simd_width == 0
+        ), "a head must be whole SIMD vectors"
+        comptime assert simd_width == 16 or not use_bfloat16, "bfloat16 needs AVX-512"
         comptime for axis in range(3):
             var size = query.dim_size(axis)
             if (
@@ -258,17 +280,17 @@ struct PaddedAttention:
                 or result.dim_size(axis) != size
             ):
                 raise Error("queries, keys and values differ in shape")
-        var real = real_rows.dim_size(0)
-        if real > query.dim_size(1) or query.dim_size(2) % head_dim != 0:
-            raise Error("the shapes of an attention contradict each other")
-        attend_patches[lanes, pairs](
-            rebind[Floats](query.unsafe_ptr()),
-            rebind[Floats](key.unsafe_ptr()),
-            rebind[Floats](value.unsafe_ptr()),
-            rebind[Floats](result.unsafe_ptr()),
+        var num_real = real_patches.dim_size(0)
+        if num_real > query.dim_size(1) or query.dim_size(2) % head_dim != 0:
+            raise Error("the shapes of queries and real patches don't match")
+        patch_attention[simd_width, use_bfloat16](
+            rebind[FloatPointer](query.unsafe_ptr()),
+            rebind[FloatPointer](key.unsafe_ptr()),
+            rebind[FloatPointer](value.unsafe_ptr()),
+            rebind[FloatPointer](result.unsafe_ptr()),
             query.dim_size(0),
             query.dim_size(1),
-            real,
+            num_real,
             query.dim_size(2) // head_dim,
             head_dim,
             scale,

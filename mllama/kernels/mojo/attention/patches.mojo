@@ -1,8 +1,8 @@
-"""Attention without a mask over rows of which the first are real.
+"""Attention among an image's patches without a mask; real patches come before padding.
 
-Real rows attend to all rows, the others (padding) to the real ones.  A block of queries
-meets a block of keys at a time; their scores stay in the first cache, and the sums are
-corrected when a larger score turns up.
+Real patches attend to all patches, padding attends to real patches alone. Each block of
+queries takes one block of keys at a time; their scores stay in the L1 cache, and the
+sums are rescaled when a larger score turns up.
 
 Source: FlashAttention (https://arxiv.org/abs/2205.14135), algorithm 1.
 """
@@ -13,127 +13,125 @@ from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 from std.runtime import parallelism_level
 
-from .lanes import LOG2_E, LOWEST, Floats, Lanes, fill_row
-from .softmax import weigh
-from .tiles import (
-    PANEL,
-    STRIP,
-    multiply,
-    pack_columns,
-    pair_rows,
-    pair_values,
+from .simd import LOG2_E, LOWEST, FloatPointer, FloatVector, fill_floats
+from .softmax import softmax_step
+from .microkernel import (
+    PANEL_WIDTH,
+    STRIP_HEIGHT,
+    multiply_panel,
+    pack_transposed,
+    pack_bfloat16_pairs,
+    round_to_bfloat16,
 )
 
-comptime _KEYS = 240
-"""Keys of a block: packed with their values, they leave half of the second cache."""
-comptime _QUERIES = 96
-"""Queries of a task, about."""
+comptime _BLOCK_KEYS = 240
+"""Keys of a block: packed with their values, they take half of the L2 cache."""
+comptime _TASK_QUERIES = 96
+"""Approximate number of queries of a task."""
 
 
-def attend_patches[
-    lanes: Int, pairs: Bool
+def patch_attention[
+    simd_width: Int, use_bfloat16: Bool
 ](
-    query: Floats,
-    key: Floats,
-    value: Floats,
-    result: Floats,
-    images: Int,
-    rows: Int,
-    real: Int,
+    query: FloatPointer,
+    key: FloatPointer,
+    value: FloatPointer,
+    result: FloatPointer,
+    num_images: Int,
+    num_patches: Int,
+    num_real: Int,
     heads: Int,
     head_dim: Int,
     scale: Float32,
 ):
-    """Attention of all heads of all images.
+    """Computes the attention of all heads of all images.
 
     Parameters:
-        lanes: Of a vector.
-        pairs: Whether factors are rounded to bfloat16 and multiplied in pairs.
+        simd_width: Values of a vector.
+        use_bfloat16: Whether factors are rounded to bfloat16 and multiplied in pairs.
 
     Args:
-        query: `[images, rows, heads * head_dim]`.
-        key: As `query`.
-        value: As `query`.
-        result: As `query`; padding rows are zeros if no row is real.
-        images: How many there are.
-        rows: Of each image.
-        real: How many of them are real; they come first.
-        heads: How many there are.
-        head_dim: Of each.
-        scale: Of the scores.
+        query: `[images, patches, heads * head_dim]`.
+        key: Of the same shape.
+        value: Of the same shape.
+        result: Output, of the same shape. Without real patches, padding gets zeros.
+        num_images: Number of images.
+        num_patches: Patches of each image, with padding.
+        num_real: Real patches of each image; they come first.
+        heads: Number of heads.
+        head_dim: Width of a head.
+        scale: Factor of the scores.
     """
-    comptime width = PANEL[lanes]
+    comptime width = PANEL_WIDTH[simd_width]
     var stride = heads * head_dim
-    var blocks = ceildiv(rows, _KEYS)
+    var blocks = ceildiv(num_patches, _BLOCK_KEYS)
     var value_panels = ceildiv(head_dim, width)
     var value_width = value_panels * width
     var packed_keys = unsafe_alloc[Float32](
-        blocks * _KEYS * head_dim, alignment=64
+        blocks * _BLOCK_KEYS * head_dim, alignment=64
     )
     var packed_values = unsafe_alloc[Float32](
-        blocks * _KEYS * value_width, alignment=64
+        blocks * _BLOCK_KEYS * value_width, alignment=64
     )
 
-    var real_rows = _task_rows[lanes](real)
-    var padding_rows = _task_rows[lanes](rows - real)
-    var real_tasks = ceildiv(real, real_rows)
-    var tasks = real_tasks + ceildiv(rows - real, padding_rows)
-    for image in range(images):
+    var real_per_task = _patches_per_task[simd_width](num_real)
+    var padding_per_task = _patches_per_task[simd_width](num_patches - num_real)
+    var real_tasks = ceildiv(num_real, real_per_task)
+    var tasks = real_tasks + ceildiv(num_patches - num_real, padding_per_task)
+    for image in range(num_images):
         for head in range(heads):
-            var start = image * rows * stride + head * head_dim
+            var start = image * num_patches * stride + head * head_dim
 
             def pack(block: Int) {imm}:
-                var first = block * _KEYS
-                var count = min(_KEYS, rows - first)
-                var place = start + first * stride
+                var first = block * _BLOCK_KEYS
+                var count = min(_BLOCK_KEYS, num_patches - first)
+                var offset = start + first * stride
                 for panel in range(ceildiv(count, width)):
                     var target = packed_keys.unsafe_offset(
                         (first + panel * width) * head_dim
                     )
-                    pack_columns[width](
-                        key.unsafe_offset(place + panel * width * stride),
+                    pack_transposed[width](
+                        key.unsafe_offset(offset + panel * width * stride),
                         stride,
                         min(width, count - panel * width),
                         head_dim,
                         scale * LOG2_E,
                         target,
                     )
-                    comptime if pairs:
-                        pair_rows[width](target, head_dim)
+                    comptime if use_bfloat16:
+                        pack_bfloat16_pairs[width](target, head_dim)
                 for panel in range(value_panels):
                     var column = panel * width
                     var target = packed_values.unsafe_offset(
-                        first * value_width + column * _KEYS
+                        first * value_width + column * _BLOCK_KEYS
                     )
                     _pack_values[width](
-                        value.unsafe_offset(place + column),
+                        value.unsafe_offset(offset + column),
                         stride,
                         count,
                         min(width, head_dim - column),
                         target,
                     )
-                    comptime if pairs:
-                        pair_rows[width](target, count)
+                    comptime if use_bfloat16:
+                        pack_bfloat16_pairs[width](target, count)
 
             def work(task: Int) {imm}:
                 var is_real = task < real_tasks
                 var first = (
-                    task * real_rows if is_real else real
-                    + (task - real_tasks) * padding_rows
+                    task * real_per_task if is_real else num_real
+                    + (task - real_tasks) * padding_per_task
                 )
-                var end = (
-                    min(real, first + real_rows) if is_real else min(
-                        rows, first + padding_rows
-                    )
+                var end = min(num_real, first + real_per_task) if is_real else min(
+                    num_patches, first + padding_per_task
                 )
-                _attend_block[lanes, pairs](
+                _attend_query_block[simd_width, use_bfloat16](
                     query.unsafe_offset(start + first * stride),
                     packed_keys,
                     packed_values,
                     result.unsafe_offset(start + first * stride),
                     stride,
                     end - first,
-                    rows if is_real else real,
+                    num_patches if is_real else num_real,
                     head_dim,
                 )
 
@@ -143,152 +141,162 @@ def attend_patches[
     packed_values.unsafe_free()
 
 
-def _task_rows[lanes: Int](rows: Int) -> Int:
-    """Rows of a task, of which every core gets as many."""
+def _patches_per_task[simd_width: Int](num_patches: Int) -> Int:
+    """Returns the patches of a task such that all cores get the same number of tasks.
+    """
     var workers = parallelism_level()
-    var tasks = max(1, ceildiv(ceildiv(rows, _QUERIES), workers) * workers)
-    comptime strip = STRIP[lanes]
-    return max(1, ceildiv(ceildiv(rows, tasks), strip)) * strip
+    var tasks = max(1, ceildiv(ceildiv(num_patches, _TASK_QUERIES), workers) * workers)
+    comptime strip_rows = STRIP_HEIGHT[simd_width]
+    return max(1, ceildiv(ceildiv(num_patches, tasks), strip_rows)) * strip_rows
 
 
 @always_inline
 def _pack_values[
     width: Int
-](rows: Floats, stride: Int, count: Int, columns: Int, panel: Floats):
-    """Columns of rows as a panel `[count, width]`, the rest zeros."""
-    for row in range(count):
+](values: FloatPointer, stride: Int, count: Int, columns: Int, panel: FloatPointer):
+    """Packs columns of values as a panel `[count, width]`, padded with zeros."""
+    for key in range(count):
         for column in range(0, width, 8):
             panel.unsafe_store(
-                row * width + column,
-                rows.unsafe_load[width=8](row * stride + column) if column
-                < columns else Lanes[8](0),
+                key * width + column,
+                values.unsafe_load[width=8](key * stride + column) if column
+                < columns else FloatVector[8](0),
             )
 
 
 @no_inline
-def _attend_block[
-    lanes: Int, pairs: Bool
+def _attend_query_block[
+    simd_width: Int, use_bfloat16: Bool
 ](
-    query: Floats,
-    packed_keys: Floats,
-    packed_values: Floats,
-    result: Floats,
+    query: FloatPointer,
+    packed_keys: FloatPointer,
+    packed_values: FloatPointer,
+    result: FloatPointer,
     stride: Int,
-    rows: Int,
-    keys: Int,
+    num_queries: Int,
+    num_keys: Int,
     head_dim: Int,
 ):
-    """Attention of a task's queries.
+    """Computes the attention of a task's queries.
 
     Args:
-        query: The first; the next are `stride` apart.
-        packed_keys: Of the head, block by block, panel by panel `[head_dim, width]`.
-        packed_values: Of the head, block by block, panel by panel `[_KEYS, width]`.
-        result: As `query`.
-        stride: Values from one row to the next.
-        rows: How many queries there are.
-        keys: How many there are.
-        head_dim: A multiple of the lanes.
+        query: The first query; the next ones are `stride` apart.
+        packed_keys: Keys of the head, by blocks and within them panels `[head_dim,
+            width]`.
+        packed_values: Values of the head, by blocks and within them panels
+            `[_BLOCK_KEYS, width]`.
+        result: Output, laid out as `query`.
+        stride: Values from one patch to the next.
+        num_queries: Number of queries.
+        num_keys: Number of keys.
+        head_dim: Width of a head, a multiple of `simd_width`.
     """
-    comptime height = STRIP[lanes]
-    comptime width = PANEL[lanes]
+    comptime height = STRIP_HEIGHT[simd_width]
+    comptime width = PANEL_WIDTH[simd_width]
     var panels = ceildiv(head_dim, width)
-    var scores = unsafe_alloc[Float32](
-        height * _KEYS, alignment=64
+    var scores = unsafe_alloc[Float32](height * _BLOCK_KEYS, alignment=64)
+    var maxima = unsafe_alloc[Float32](num_queries)
+    var sums = unsafe_alloc[Float32](num_queries)
+    var last_row = rebind[FloatPointer](
+        unsafe_stack_allocation[PANEL_WIDTH[simd_width], Float32, alignment=64]()
     )
-    var tops = unsafe_alloc[Float32](rows)
-    var sums = unsafe_alloc[Float32](rows)
-    var last = rebind[Floats](
-        unsafe_stack_allocation[PANEL[lanes], Float32, alignment=64]()
-    )
-    # Rows of the states lie pages apart; these are side by side.
-    var own = unsafe_alloc[Float32](rows * head_dim, alignment=64)
-    var attended = unsafe_alloc[Float32](rows * head_dim, alignment=64)
-    for row in range(rows):
-        for d in range(0, head_dim, lanes):
-            own.unsafe_store(
+    # Vectors of successive patches lie pages of memory apart; these copies are
+    # contiguous.
+    var queries = unsafe_alloc[Float32](num_queries * head_dim, alignment=64)
+    var output = unsafe_alloc[Float32](num_queries * head_dim, alignment=64)
+    for row in range(num_queries):
+        for d in range(0, head_dim, simd_width):
+            queries.unsafe_store(
                 row * head_dim + d,
-                query.unsafe_load[width=lanes](row * stride + d),
+                query.unsafe_load[width=simd_width](row * stride + d),
             )
-        comptime if pairs:
-            pair_values[lanes](own.unsafe_offset(row * head_dim), head_dim)
-    fill_row(attended, rows * head_dim, 0)
-    fill_row(tops, rows, LOWEST)
-    fill_row(sums, rows, 0)
+        comptime if use_bfloat16:
+            round_to_bfloat16[simd_width](
+                queries.unsafe_offset(row * head_dim), head_dim
+            )
+    fill_floats(output, num_queries * head_dim, 0)
+    fill_floats(maxima, num_queries, LOWEST)
+    fill_floats(sums, num_queries, 0)
 
-    for first in range(0, keys, _KEYS):
-        var count = min(_KEYS, keys - first)
+    for first in range(0, num_keys, _BLOCK_KEYS):
+        var count = min(_BLOCK_KEYS, num_keys - first)
         var block_keys = packed_keys.unsafe_offset(first * head_dim)
         var block_values = packed_values.unsafe_offset(first * panels * width)
-        for start in range(0, rows, height):
-            var strip = min(height, rows - start)
+        for start in range(0, num_queries, height):
+            var strip_rows = min(height, num_queries - start)
             for panel in range(ceildiv(count, width)):
-                multiply[lanes, False, pairs](
-                    own.unsafe_offset(start * head_dim),
+                multiply_panel[simd_width, accumulate=False, use_bfloat16=use_bfloat16](
+                    queries.unsafe_offset(start * head_dim),
                     head_dim,
-                    strip,
+                    strip_rows,
                     block_keys.unsafe_offset(panel * width * head_dim),
-                    head_dim // 2 if pairs else head_dim,
+                    head_dim // 2 if use_bfloat16 else head_dim,
                     min(width, count - panel * width),
                     scores.unsafe_offset(panel * width),
-                    _KEYS,
+                    _BLOCK_KEYS,
                 )
-            for row in range(strip):
-                weigh[lanes, pairs](
-                    scores.unsafe_offset(row * _KEYS),
+            for row in range(strip_rows):
+                softmax_step[simd_width, use_bfloat16](
+                    scores.unsafe_offset(row * _BLOCK_KEYS),
                     count,
-                    tops.unsafe_offset(start + row),
+                    maxima.unsafe_offset(start + row),
                     sums.unsafe_offset(start + row),
-                    attended.unsafe_offset((start + row) * head_dim),
+                    output.unsafe_offset((start + row) * head_dim),
                     head_dim,
                 )
             for panel in range(panels):
-                var some = block_values.unsafe_offset(panel * width * _KEYS)
+                var panel_values = block_values.unsafe_offset(
+                    panel * width * _BLOCK_KEYS
+                )
                 var columns = min(width, head_dim - panel * width)
-                var target = attended.unsafe_offset(start * head_dim + panel * width)
-                multiply[lanes, True, pairs](
+                var target = output.unsafe_offset(start * head_dim + panel * width)
+                multiply_panel[simd_width, accumulate=True, use_bfloat16=use_bfloat16](
                     scores,
-                    _KEYS,
-                    strip,
-                    some,
-                    count // 2 if pairs else count,
+                    _BLOCK_KEYS,
+                    strip_rows,
+                    panel_values,
+                    count // 2 if use_bfloat16 else count,
                     columns,
                     target,
                     head_dim,
                 )
-                comptime if pairs:
+                comptime if use_bfloat16:
                     if count % 2 == 1:
-                        _without_partners[lanes](
-                            some.unsafe_offset(count // 2 * width), last
+                        _zero_partners[simd_width](
+                            panel_values.unsafe_offset(count // 2 * width), last_row
                         )
-                        multiply[lanes, True, pairs](
+                        multiply_panel[
+                            simd_width, accumulate=True, use_bfloat16=use_bfloat16
+                        ](
                             scores.unsafe_offset(count // 2),
-                            _KEYS,
-                            strip,
-                            last,
+                            _BLOCK_KEYS,
+                            strip_rows,
+                            last_row,
                             1,
                             columns,
                             target,
                             head_dim,
                         )
-    for row in range(rows):
-        var factor = 1 / sums.unsafe_load(row) if keys > 0 else Float32(0)
-        for d in range(0, head_dim, lanes):
-            var some = attended.unsafe_load[width=lanes](row * head_dim + d)
-            result.unsafe_store(row * stride + d, some * factor)
-    own.unsafe_free()
-    attended.unsafe_free()
+    for row in range(num_queries):
+        var factor = 1 / sums.unsafe_load(row) if num_keys > 0 else Float32(0)
+        for d in range(0, head_dim, simd_width):
+            var vector = output.unsafe_load[width=simd_width](row * head_dim + d)
+            result.unsafe_store(row * stride + d, vector * factor)
+    queries.unsafe_free()
+    output.unsafe_free()
     scores.unsafe_free()
-    tops.unsafe_free()
+    maxima.unsafe_free()
     sums.unsafe_free()
 
 
 @always_inline
-def _without_partners[lanes: Int](pairs: Floats, target: Floats):
-    """A row of a panel of pairs with zeros for the second of each.
+def _zero_partners[simd_width: Int](pairs: FloatPointer, target: FloatPointer):
+    """Copies a row of bfloat16 pairs of a panel, with zeros for the second value of
+    each.
 
-    A last key that is odd lies beside one that isn't attended to, and may not be finite.
+    If the number of keys is odd, the last key is paired with one that isn't attended
+    to, and whose values may not be finite.
     """
-    for column in range(0, PANEL[lanes], lanes):
-        var bits = pairs.unsafe_load[width=lanes](column).to_bits[DType.uint32]()
-        target.unsafe_store(column, Lanes[lanes](from_bits=bits & 0xFFFF))
+    for column in range(0, PANEL_WIDTH[simd_width], simd_width):
+        var bits = pairs.unsafe_load[width=simd_width](column).to_bits[DType.uint32]()
+        target.unsafe_store(column, FloatVector[simd_width](from_bits=bits & 0xFFFF))

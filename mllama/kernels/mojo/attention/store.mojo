@@ -1,74 +1,79 @@
-"""Keys and values of new images, written into their pages."""
+"""Writes keys and values of new images into their pages."""
 
 from max.algorithm import sync_parallelize
 from std.math import ceildiv
 
-from .lanes import Floats
-from .pages import PAGE, Pages
-from .plan import Integers
+from .simd import FloatPointer
+from .pages import PAGE_SIZE, Pages
+from .plan import IndexPointer
 
-comptime _ROWS_PER_TASK = 64
+comptime _PATCHES_PER_TASK = 64
 
 
 @fieldwise_init
 struct Images(Copyable, Movable):
-    """Ranges of rows and the pages that each is written to."""
+    """Ranges of patches, and the pages that each range is written to."""
 
     var count: Int
-    var row_offsets: Integers
+    var patch_offsets: IndexPointer
     """`[count + 1]`."""
-    var starts: Integers
-    """`[count]`, the place of each image's first row in its pages."""
-    var table: Integers
-    """`[count, columns]`."""
+    var starts: IndexPointer
+    """`[count]`, the position of each image's first patch in its pages."""
+    var table: IndexPointer
+    """`[count, columns]`, the page table of each image."""
     var columns: Int
 
-    def check(self, num_rows: Int, num_pages: Int) raises:
-        """Refuses what would be read or written beyond rows, table or pool."""
-        if self.row_offsets.unsafe_load(0) != 0 or (
-            Int(self.row_offsets.unsafe_load(self.count)) != num_rows
+    def check(self, num_patches: Int, num_pages: Int) raises:
+        """Checks that nothing is read or written beyond the patches, the page table or
+        the cache."""
+        if self.patch_offsets.unsafe_load(0) != 0 or (
+            Int(self.patch_offsets.unsafe_load(self.count)) != num_patches
         ):
-            raise Error("the images don't cover the rows of keys and values")
+            raise Error("the images' offsets don't cover the keys and values")
         for image in range(self.count):
-            var first = Int(self.row_offsets.unsafe_load(image))
-            var end = Int(self.row_offsets.unsafe_load(image + 1))
+            var first = Int(self.patch_offsets.unsafe_load(image))
+            var end = Int(self.patch_offsets.unsafe_load(image + 1))
             if first > end:
                 raise Error("the images' offsets decrease")
             var start = Int(self.starts.unsafe_load(image))
-            var used = ceildiv(start + end - first, PAGE)
+            var used = ceildiv(start + end - first, PAGE_SIZE)
             if used > self.columns:
-                raise Error("an image has more rows than its pages hold")
-            for column in range(start // PAGE, used):
+                raise Error("an image has more patches than its page table covers")
+            for column in range(start // PAGE_SIZE, used):
                 var page = self.table.unsafe_load(image * self.columns + column)
                 if Int(page) >= num_pages:
-                    raise Error("an image has a page that the pool lacks")
+                    raise Error(
+                        "an image's page table names a page beyond the cache"
+                    )
 
 
-def store[
+def store_image_kv[
     dtype: DType
-](pages: Pages[dtype], images: Images, keys: Floats, values: Floats):
-    """Writes rows that have been checked.
+](pages: Pages[dtype], images: Images, keys: FloatPointer, values: FloatPointer):
+    """Writes patches that have been checked.
 
     Args:
-        pages: Where keys and values go, rounded to their type.
-        images: Which rows go where.
-        keys: `[rows, kv heads, head dim]`.
+        pages: Output, which the values are rounded to.
+        images: Patches of each image, and where they go.
+        keys: `[patches, kv heads, head dim]`.
         values: Of the same shape.
     """
-    var width = pages.row_width()
+    var width = pages.token_width()
     for image in range(images.count):
-        var first = Int(images.row_offsets.unsafe_load(image))
-        var count = Int(images.row_offsets.unsafe_load(image + 1)) - first
+        var first = Int(images.patch_offsets.unsafe_load(image))
+        var count = Int(images.patch_offsets.unsafe_load(image + 1)) - first
         var start = Int(images.starts.unsafe_load(image))
 
         def work(task: Int) {imm}:
-            var begin = task * _ROWS_PER_TASK
-            for i in range(begin, min(count, begin + _ROWS_PER_TASK)):
-                var place = start + i
+            var begin = task * _PATCHES_PER_TASK
+            for i in range(begin, min(count, begin + _PATCHES_PER_TASK)):
+                var position = start + i
                 var page = Int(
-                    images.table.unsafe_load(image * images.columns + place // PAGE)
+                    images.table.unsafe_load(
+                        image * images.columns + position // PAGE_SIZE
+                    )
                 )
-                var offset = place % PAGE * width
+                var offset = position % PAGE_SIZE * width
                 var source = (first + i) * width
                 _copy(
                     keys.unsafe_offset(source),
@@ -81,12 +86,12 @@ def store[
                     width,
                 )
 
-        sync_parallelize(work, ceildiv(count, _ROWS_PER_TASK))
+        sync_parallelize(work, ceildiv(count, _PATCHES_PER_TASK))
 
 
 @always_inline
 def _copy[
     dtype: DType
-](source: Floats, target: Pointer[Scalar[dtype], MutUntrackedOrigin], count: Int):
+](source: FloatPointer, target: Pointer[Scalar[dtype], MutUntrackedOrigin], count: Int):
     for i in range(0, count, 8):
         target.unsafe_store(i, source.unsafe_load[width=8](i).cast[dtype]())

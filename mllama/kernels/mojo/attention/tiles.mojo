@@ -1,233 +1,256 @@
-"""The inner loop of matrix products: a tile kept in registers.
-
-A tile has 12 accumulators of 8 lanes or 24 of 16, which leaves registers for three of
-the right factor and one of the left; so many chains of additions keep both FMA units of
-a core busy.  The left factor is read as it lies, the right one from packed panels.
-
-Factors are float32, or pairs of terms in bfloat16, which take the place of one float32:
-AVX-512's BF16 adds both products of a pair at once, in float32.
-"""
+"""The steps of decode on a tile of keys: scores, softmax and weighted sums for four
+queries of a head."""
 
 from std.math import ceildiv, fma
-from std.memory import bitcast
-from std.sys.intrinsics import llvm_intrinsic
+from std.sys import CompilationTarget, size_of
+from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .lanes import Floats, Lanes, transpose
+from .simd import (
+    FloatPointer,
+    LOWEST,
+    FloatVector,
+    max_or_second,
+    load,
+    load_two_vectors,
+    exp2,
+    scale_floats,
+)
 
-comptime PANEL[lanes: Int] = 3 * lanes
-"""Columns of a panel."""
-comptime STRIP[lanes: Int] = 12 if lanes == 8 else 24
-"""Rows that go together: three tiles of a full panel, one of a vector's columns."""
+comptime _READ = PrefetchOptions().for_read().to_data_cache()
+comptime _IS_ZEN_5 = CompilationTarget._arch() == "znver5"
+comptime _LOCALITY = _READ.high_locality() if _IS_ZEN_5 else _READ.medium_locality()
+"""Prefetches into the L2 cache, for which a core can await more lines at once than for
+L1: 1.7 times as fast on Zen 4. For Zen 5 see `gguf_matmul/prefetch.mojo`."""
+comptime KEYS_PER_VECTOR[simd_width: Int] = simd_width // 4
+"""Keys whose scores with four queries fill a vector."""
 
 
 @always_inline
-def _tile[
-    lanes: Int, rows: Int, vectors: Int, adds: Bool, width: Int, pairs: Bool
+def tile_scores[
+    dtype: DType, head_dim: Int, simd_width: Int
 ](
-    left: Floats,
-    left_stride: Int,
-    panel: Floats,
-    depth: Int,
-    result: Floats,
-    result_stride: Int,
-):
-    """`rows` x `lanes * vectors` values of a product, over the depth of a panel.
+    keys: Pointer[Scalar[dtype], MutUntrackedOrigin],
+    token_width: Int,
+    last: Int,
+    query: FloatPointer,
+) -> FloatVector[simd_width]:
+    """Returns the dot products of the next keys with four queries, `[keys, 4]`.
 
     Args:
-        left: The first row of the left factor.
-        left_stride: Values from one row to the next.
-        panel: `[depth, width]`; only the first columns are read.
-        depth: Terms of each sum.
-        result: The first value, added to if `adds`, else overwritten.
-        result_stride: Values from one row to the next.
+        keys: The first key.
+        token_width: Values from one key to the next.
+        last: Index of the last key, which is read in place of those beyond it.
+        query: `[4, head dim]`, in the order of `deinterleave_row`.
     """
-    var sums = Array[Lanes[lanes], rows * vectors](uninitialized=True)
-    comptime for i in range(rows):
-        comptime for j in range(vectors):
-            comptime if adds:
-                sums[i * vectors + j] = result.unsafe_load[width=lanes](
-                    i * result_stride + j * lanes
+    comptime keys_per_vector = KEYS_PER_VECTOR[simd_width]
+    var sums = Array[FloatVector[simd_width], simd_width](
+        fill=FloatVector[simd_width](0)
+    )
+    var key = Array[FloatVector[simd_width], 2 * keys_per_vector](uninitialized=True)
+    var offsets = Array[Int, keys_per_vector](uninitialized=True)
+    comptime for k in range(keys_per_vector):
+        offsets[k] = min(k, last) * token_width
+    comptime whole = head_dim // (2 * simd_width) * 2 * simd_width
+    for i in range(0, whole, 2 * simd_width):
+        comptime for k in range(keys_per_vector):
+            var two = load_two_vectors[simd_width](keys, offsets[k] + i)
+            key[2 * k] = two[0]
+            key[2 * k + 1] = two[1]
+        comptime for half in range(2):
+            comptime for j in range(4):
+                var vector = query.unsafe_load[width=simd_width](
+                    j * head_dim + i + half * simd_width
                 )
-            else:
-                sums[i * vectors + j] = Lanes[lanes](0)
-    for p in range(depth):
-        var right = Array[Lanes[lanes], vectors](uninitialized=True)
-        comptime for j in range(vectors):
-            right[j] = panel.unsafe_load[width=lanes](p * width + j * lanes)
-        comptime for i in range(rows):
-            var value = Lanes[lanes](left.unsafe_load(i * left_stride + p))
-            comptime for j in range(vectors):
-                sums[i * vectors + j] = _added[lanes, pairs](
-                    value, right[j], sums[i * vectors + j]
+                comptime for k in range(keys_per_vector):
+                    sums[4 * k + j] = fma(vector, key[2 * k + half], sums[4 * k + j])
+    comptime if whole < head_dim:
+        comptime for k in range(keys_per_vector):
+            var vector = load[simd_width](keys, offsets[k] + whole)
+            comptime for j in range(4):
+                sums[4 * k + j] = fma(
+                    query.unsafe_load[width=simd_width](j * head_dim + whole),
+                    vector,
+                    sums[4 * k + j],
                 )
-    comptime for i in range(rows):
-        comptime for j in range(vectors):
-            result.unsafe_store(i * result_stride + j * lanes, sums[i * vectors + j])
+    return _row_sums(sums)
 
 
 @always_inline
-def _added[
-    lanes: Int, pairs: Bool
-](a: Lanes[lanes], b: Lanes[lanes], sum: Lanes[lanes]) -> Lanes[lanes]:
-    """A sum and one product, or the two of a pair."""
-    comptime if pairs:
-        return llvm_intrinsic[
-            "llvm.x86.avx512bf16.dpbf16ps.512", Lanes[lanes], has_side_effect=False
-        ](
-            sum,
-            bitcast[DType.bfloat16, 2 * lanes](a),
-            bitcast[DType.bfloat16, 2 * lanes](b),
-        )
+def _row_sums[
+    simd_width: Int
+](rows: Array[FloatVector[simd_width], simd_width]) -> FloatVector[simd_width]:
+    """Returns the sum of each row."""
+    var eights = Array[FloatVector[simd_width], 8](uninitialized=True)
+    comptime for i in range(8):
+        comptime if simd_width == 16:
+            var a = rows[i]
+            var b = rows[i + simd_width - 8]
+            eights[i] = a.shuffle[
+                0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+            ](b) + a.shuffle[
+                8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+            ](b)
+        else:
+            eights[i] = rows[i]
+    var low = _pair_sums(
+        _pair_sums(eights[0], eights[1]), _pair_sums(eights[2], eights[3])
+    )
+    var high = _pair_sums(
+        _pair_sums(eights[4], eights[5]), _pair_sums(eights[6], eights[7])
+    )
+    comptime if simd_width == 16:
+        return low.shuffle[
+            0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+        ](high) + low.shuffle[
+            4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+        ](high)
     else:
-        return fma(a, b, sum)
-
-
-@no_inline
-def strip[
-    lanes: Int, vectors: Int, adds: Bool, width: Int, pairs: Bool = False
-](
-    left: Floats,
-    left_stride: Int,
-    rows: Int,
-    panel: Floats,
-    depth: Int,
-    result: Floats,
-    result_stride: Int,
-):
-    """Rows times so many vectors of a panel `[depth, width]`; see `multiply`."""
-    comptime tall = STRIP[lanes] // vectors
-    var row = 0
-    while row + tall <= rows:
-        _tile[lanes, tall, vectors, adds, width, pairs](
-            left.unsafe_offset(row * left_stride),
-            left_stride,
-            panel,
-            depth,
-            result.unsafe_offset(row * result_stride),
-            result_stride,
-        )
-        row += tall
-    while row < rows:
-        _tile[lanes, 1, vectors, adds, width, pairs](
-            left.unsafe_offset(row * left_stride),
-            left_stride,
-            panel,
-            depth,
-            result.unsafe_offset(row * result_stride),
-            result_stride,
-        )
-        row += 1
+        return low.shuffle[0, 1, 2, 3, 8, 9, 10, 11](high) + low.shuffle[
+            4, 5, 6, 7, 12, 13, 14, 15
+        ](high)
 
 
 @always_inline
-def multiply[
-    lanes: Int, adds: Bool, pairs: Bool = False
+def _pair_sums[
+    simd_width: Int
+](a: FloatVector[simd_width], b: FloatVector[simd_width]) -> FloatVector[simd_width]:
+    """Adds neighbors, and alternates the sums of both vectors by halves of eight."""
+    comptime if simd_width == 16:
+        return a.shuffle[
+            0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30
+        ](b) + a.shuffle[
+            1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31
+        ](b)
+    else:
+        return a.shuffle[0, 2, 8, 10, 4, 6, 12, 14](b) + a.shuffle[
+            1, 3, 9, 11, 5, 7, 13, 15
+        ](b)
+
+
+@always_inline
+def softmax_step_of_quad[
+    head_dim: Int, simd_width: Int
 ](
-    left: Floats,
-    left_stride: Int,
-    rows: Int,
-    panel: Floats,
-    depth: Int,
-    columns: Int,
-    result: Floats,
-    result_stride: Int,
+    scores: FloatPointer,
+    count: Int,
+    maxima: FloatPointer,
+    sums: FloatPointer,
+    output: FloatPointer,
 ):
-    """Rows times a panel, both of float32 or both of pairs.
+    """Replaces scores `[keys, 4]` by powers of 2, relative to each query's largest
+    score so far.
 
     Args:
-        left: The first row of the left factor.
-        left_stride: Values from one row to the next.
-        rows: How many there are.
-        panel: `[depth, PANEL]`.
-        depth: Terms of each sum, or pairs of them.
-        columns: Of the panel that count, at most `PANEL`.  The result is written in
-            whole vectors, with what the panel holds beyond them.
-        result: The first value, added to if `adds`, else overwritten.
-        result_stride: Values from one row to the next.
+        scores: The scores, with room up to whole vectors.
+        count: Number of keys.
+        maxima: Each query's largest score so far.
+        sums: Each query's sum of powers so far.
+        output: `[4, head dim]`, the weighted sums of values so far, rescaled if a
+            maximum rises.
     """
-    var needed = ceildiv(columns, lanes)
-    comptime for vectors in range(1, PANEL[lanes] // lanes + 1):
-        if needed == vectors:
-            strip[lanes, vectors, adds, PANEL[lanes], pairs](
-                left, left_stride, rows, panel, depth, result, result_stride
+    var size = ceildiv(count * 4, simd_width) * simd_width
+    for i in range(count * 4, size, 4):
+        scores.unsafe_store(i, FloatVector[4](LOWEST))
+    var largest = FloatVector[simd_width](LOWEST)
+    for i in range(0, size, simd_width):
+        largest = max_or_second(scores.unsafe_load[width=simd_width](i), largest)
+    var old_maximum = maxima.unsafe_load[width=4](0)
+    var maximum = old_maximum
+    comptime for k in range(KEYS_PER_VECTOR[simd_width]):
+        maximum = max_or_second(largest.slice[4, offset=4 * k](), maximum)
+    var broadcast_maximum = _broadcast_four[simd_width](maximum)
+    var power_sums = FloatVector[simd_width](0)
+    for i in range(0, size, simd_width):
+        var power = exp2(scores.unsafe_load[width=simd_width](i) - broadcast_maximum)
+        scores.unsafe_store(i, power)
+        power_sums += power
+    var factor = exp2(old_maximum - maximum)
+    var new_sums = sums.unsafe_load[width=4](0) * factor
+    comptime for k in range(KEYS_PER_VECTOR[simd_width]):
+        new_sums += power_sums.slice[4, offset=4 * k]()
+    maxima.unsafe_store(0, maximum)
+    sums.unsafe_store(0, new_sums)
+    comptime for j in range(4):
+        if factor[j] != 1:
+            scale_floats[simd_width](
+                output.unsafe_offset(j * head_dim), head_dim, factor[j]
             )
 
 
 @always_inline
-def pack_columns[
-    width: Int
+def _broadcast_four[simd_width: Int](four: FloatVector[4]) -> FloatVector[simd_width]:
+    comptime if simd_width == 16:
+        return rebind[FloatVector[simd_width]](four.join(four).join(four.join(four)))
+    else:
+        return rebind[FloatVector[simd_width]](four.join(four))
+
+
+@always_inline
+def accumulate_values[
+    dtype: DType, head_dim: Int, simd_width: Int
 ](
-    rows: Floats, stride: Int, count: Int, depth: Int, scale: Float32, panel: Floats
+    values: Pointer[Scalar[dtype], MutUntrackedOrigin],
+    token_width: Int,
+    count: Int,
+    weights: FloatPointer,
+    output: FloatPointer,
+    upcoming: Pointer[Scalar[dtype], MutUntrackedOrigin],
+    prefetches: Bool,
 ):
-    """Rows of a matrix as columns of a panel `[depth, width]`, the rest zeros.
+    """Adds weighted values to the sums of four queries.
 
     Args:
-        rows: The first row.
-        stride: Values from one row to the next.
-        count: How many rows there are, at most `width`.
-        depth: How much of each row is taken, a multiple of 8.
-        scale: What they are multiplied by.
-        panel: Where they go.
+        values: The first key's value.
+        token_width: Values from one key to the next.
+        count: Number of keys.
+        weights: `[keys, 4]`.
+        output: `[4, head dim]`, in the order of `deinterleave_row`.
+        upcoming: As many values as are added here, which are needed next.
+        prefetches: Whether `upcoming` is prefetched.
     """
-    var row = 0
-    while row + 8 <= count:
-        _pack_eight[width](
-            rows.unsafe_offset(row * stride),
-            stride,
-            depth,
-            scale,
-            panel.unsafe_offset(row),
-        )
-        row += 8
-    while row < count:
-        for p in range(depth):
-            panel.unsafe_store(
-                p * width + row,
-                rows.unsafe_load(row * stride + p) * scale,
-            )
-        row += 1
-    while row < width:
-        for p in range(depth):
-            panel.unsafe_store(p * width + row, Float32(0))
-        row += 1
+    # As many dimensions at a time as there are registers for the sums of four queries.
+    comptime step = simd_width // 4 * simd_width
+    comptime for i in range(0, head_dim, step):
+        comptime vectors = min(step, head_dim - i) // simd_width
+        var sums = Array[FloatVector[simd_width], 4 * vectors](uninitialized=True)
+        comptime for j in range(4):
+            comptime for v in range(vectors):
+                sums[j * vectors + v] = output.unsafe_load[width=simd_width](
+                    j * head_dim + i + v * simd_width
+                )
+        for index in range(count):
+            if prefetches:
+                prefetch_values[dtype, vectors * simd_width](
+                    upcoming.unsafe_offset(index * head_dim + i)
+                )
+            var value = Array[FloatVector[simd_width], vectors](uninitialized=True)
+            comptime for v in range(0, vectors, 2):
+                comptime if v + 1 < vectors:
+                    var two = load_two_vectors[simd_width](
+                        values, index * token_width + i + v * simd_width
+                    )
+                    value[v] = two[0]
+                    value[v + 1] = two[1]
+                else:
+                    value[v] = load[simd_width](
+                        values, index * token_width + i + v * simd_width
+                    )
+            comptime for j in range(4):
+                var weight = FloatVector[simd_width](weights.unsafe_load(index * 4 + j))
+                comptime for v in range(vectors):
+                    sums[j * vectors + v] = fma(weight, value[v], sums[j * vectors + v])
+        comptime for j in range(4):
+            comptime for v in range(vectors):
+                output.unsafe_store(
+                    j * head_dim + i + v * simd_width, sums[j * vectors + v]
+                )
 
 
 @always_inline
-def _pack_eight[
-    width: Int
-](
-    rows: Floats, stride: Int, depth: Int, scale: Float32, panel: Floats
-):
-    """Eight rows as columns, 8 x 8 values at a time; the depth is a multiple of 8."""
-    for p in range(0, depth, 8):
-        var block = Array[Lanes[8], 8](uninitialized=True)
-        comptime for i in range(8):
-            block[i] = rows.unsafe_load[width=8](i * stride + p) * scale
-        transpose(block)
-        comptime for i in range(8):
-            panel.unsafe_store((p + i) * width, block[i])
-
-
-@always_inline
-def pair_rows[width: Int](panel: Floats, count: Int):
-    """Rows of a panel, in place, to half as many of pairs; an odd last one's partner is
-    what lies there."""
-    for row in range(0, count, 2):
-        for column in range(0, width, 8):
-            var place = panel.unsafe_offset(row * width + column)
-            var even = place.unsafe_load[width=8](0).cast[DType.bfloat16]()
-            var odd = place.unsafe_load[width=8](width).cast[DType.bfloat16]()
-            panel.unsafe_store(
-                row // 2 * width + column,
-                bitcast[DType.float32, 8](even.interleave(odd)),
-            )
-
-
-@always_inline
-def pair_values[lanes: Int](row: Floats, count: Int):
-    """Values of a row, in place, to half as many pairs, in whole vectors."""
-    var target = row.unsafe_bitcast[BFloat16]()
-    for i in range(0, count, lanes):
-        target.unsafe_store(
-            i, row.unsafe_load[width=lanes](i).cast[DType.bfloat16]()
-        )
+def prefetch_values[
+    dtype: DType, count: Int
+](values: Pointer[Scalar[dtype], MutUntrackedOrigin]):
+    """Prefetches values that are needed soon, while others are processed."""
+    comptime line = 64 // size_of[dtype]()
+    comptime for i in range(0, count, line):
+        prefetch[_LOCALITY](values.unsafe_offset(i))

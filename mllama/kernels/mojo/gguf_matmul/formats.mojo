@@ -1,80 +1,96 @@
-"""What a format of blocks has to say."""
+"""The interface of a GGUF format."""
 
-from .lanes import SPANS, Bytes, Floats, Lanes
+from .simd import UNROLL, BytePointer, FloatPointer, FloatVector
 
-comptime TILE = 8192
-"""Bytes for what is unpacked of 256 weights of sixteen columns."""
-comptime FACTORS = 4096
-"""Place in a tile of what follows the levels."""
+comptime TILE_BYTES = 8192
+"""Bytes of a tile: 256 unpacked weights of sixteen columns."""
+comptime TILE_SCALES = 4096
+"""Offset in a tile of the scales, which follow the quantization levels."""
 
 
 trait BlockFormat:
-    """A format of blocks of GGUF files.
+    """A format of GGUF blocks.
 
-    Its functions know the `rows` and the columns of a vector, `lanes`, from parameters.
+    `tokens` is the number of tokens and `simd_width` the number of columns of a vector.
     """
 
-    comptime SIZE: Int
-    """Bytes of 256 weights."""
+    comptime SUPER_BLOCK_BYTES: Int
+    """Bytes of a super-block: 256 weights, whether of one block or of eight."""
 
     @staticmethod
     def multiply_packed[
-        rows: Int, lanes: Int
-    ](column: Bytes, stride: Int, ahead: Bytes, records: Bytes, totals: Floats):
-        """Adds products of 256 values of few rows with columns.
+        tokens: Int, simd_width: Int
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        records: BytePointer,
+        totals: FloatPointer,
+    ):
+        """Adds the products of a super-block of each column with a few tokens,
+        unpacking weights in registers.
 
         Args:
-            column: Where the weights of the first column are.
-            stride: Bytes from a column to the next.
-            ahead: What is to be read next, of as many columns.
-            records: The rows' values, one record after the other.
-            totals: Sums of the products, a row of them in every sixteen.
+            column: The first column's super-block.
+            stride: Bytes from one column to the next.
+            upcoming: The super-block of the first column that is prefetched.
+            records: The tokens' values, one record after the other.
+            totals: Sums of the products, sixteen for each token.
         """
         ...
 
     @staticmethod
-    def unpack[lanes: Int](column: Bytes, stride: Int, tile: Bytes, part: Int):
-        """Unpacks 256 weights of columns.
+    def unpack[
+        simd_width: Int
+    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+        """Unpacks a super-block of each column into a tile.
 
         Args:
-            column: Where those of the first column are.
-            stride: Bytes from a column to the next.
-            tile: Where levels and their factors go.
-            part: Which of the tile's parts of so many columns they are.
+            column: The first column's super-block.
+            stride: Bytes from one column to the next.
+            tile: Output, quantization levels and scales.
+            part: Which of the tile's vectors of `simd_width` columns these columns
+                fill.
         """
         ...
 
     @staticmethod
-    def multiply[rows: Int, lanes: Int](tile: Bytes, records: Bytes, totals: Floats):
-        """Adds products of 256 values of some rows with a tile's columns.
+    def multiply_tile[
+        tokens: Int, simd_width: Int
+    ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
+        """Adds the products of a tile's columns with some tokens.
 
         Args:
-            tile: What `unpack` made of the columns.
-            records: The rows' values, one record after the other.
-            totals: Sums of the products, `[rows, 16]`.
+            tile: A tile that `unpack` has filled.
+            records: The tokens' values, one record after the other.
+            totals: Sums of the products, `[tokens, 16]`.
         """
         ...
 
 
-trait SpanFormat(BlockFormat):
-    """A format that is fast to multiply with one row, column by column."""
+trait GemvFormat(BlockFormat):
+    """A format that multiplies a single token faster column by column."""
 
-    comptime AHEAD: Int
-    """Bytes from what is being read to what is being fetched, as measured."""
+    comptime PREFETCH_DISTANCE: Int
+    """Bytes from what is read to what is prefetched, as measured."""
 
     @staticmethod
-    def multiply_spans[
-        count: Int, lanes: Int
-    ](blocks: Bytes, records: Bytes, crossed: Bytes) -> Lanes[SPANS]:
-        """Products of a column's spans with values of a row, but for these' scales.
+    def dot_super_blocks[
+        count: Int, simd_width: Int
+    ](blocks: BytePointer, records: BytePointer, reordered: BytePointer) -> FloatVector[
+        UNROLL
+    ]:
+        """Returns the dot products of a column's super-blocks with a token, without the
+        activations' scales.
 
         Parameters:
-            count: How many spans, at most four; the lanes of others hold anything.
-            lanes: Of a vector.
+            count: Number of super-blocks, at most four; the result's other values are
+                undefined.
+            simd_width: Columns of a vector in the other layout.
 
         Args:
-            blocks: Where the first span's weights are.
-            records: The values of the first span, then those of the others.
-            crossed: The same once more, as `cross` lays them out.
+            blocks: The column's first super-block.
+            records: The token's records, beginning with that of the first super-block.
+            reordered: The same values, as `reorder_records` lays them out.
         """
         ...

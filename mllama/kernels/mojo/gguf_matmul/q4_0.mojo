@@ -1,122 +1,158 @@
-"""Blocks of 32: a float16 scale, then levels of 4 bits, the halves interleaved."""
+"""Q4_0: blocks of 32 weights with a float16 scale, then 4-bit levels, halves
+interleaved."""
 
 from std.math import fma
 
-from .activations import EIGHTFOLD_SUMS, SCALE
-from .fetching import fetch_columns
-from .formats import FACTORS, BlockFormat
-from .lanes import (
+from .quantize import EIGHTFOLD_SUMS, SCALE
+from .prefetch import prefetch_columns
+from .formats import TILE_SCALES, BlockFormat
+from .simd import (
     COLUMNS,
-    RECORD,
-    VECTOR,
-    Bytes,
-    Floats,
-    Lanes,
+    RECORD_BYTES,
+    TILE_VECTOR,
+    BytePointer,
+    FloatPointer,
+    FloatVector,
     Products,
-    add_to,
-    float_at,
-    four_bytes,
-    half_floats,
-    keep,
-    kept,
-    scaled_sums,
-    tile_products,
-    transposed,
-    with_products,
+    add_scaled,
+    load_float,
+    broadcast_4_bytes,
+    load_float16,
+    store_vector,
+    load_vector,
+    scale_dot_products,
+    tile_dot_products,
+    load_transposed,
+    add_dot_products,
 )
 
-comptime _BLOCK = 18
+comptime _BLOCK_BYTES = 18
 
 
 struct Q4_0(BlockFormat):
     """A weight is its level less 8, times its block's scale.
 
     Eight products of a level (to 15) and a value (to 127) fit int16, in which AVX2 sums
-    a quarter of a block: those of a block are summed before its scale is applied.
+    a quarter of a block: the products of a block are summed before its scale is
+    applied.
     """
 
-    comptime SIZE = 8 * _BLOCK
+    comptime SUPER_BLOCK_BYTES = 8 * _BLOCK_BYTES
 
     @staticmethod
     def multiply_packed[
-        rows: Int, lanes: Int
-    ](column: Bytes, stride: Int, ahead: Bytes, records: Bytes, totals: Floats):
-        var sums = Array[Lanes[lanes], rows](fill=Lanes[lanes](0))
+        tokens: Int, simd_width: Int
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        records: BytePointer,
+        totals: FloatPointer,
+    ):
+        var sums = Array[FloatVector[simd_width], tokens](
+            fill=FloatVector[simd_width](0)
+        )
         comptime for block in range(8):
-            fetch_columns[Self.SIZE, lanes // 8](ahead, block, stride)
-            var start = column.unsafe_offset(block * _BLOCK)
-            var packed = transposed[lanes](start.unsafe_offset(2), stride)
-            var scales = half_floats[lanes](start, stride)
-            var products = Array[Products[lanes], rows](fill=Products[lanes](0))
+            prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 8](
+                upcoming, block, stride
+            )
+            var start = column.unsafe_offset(block * _BLOCK_BYTES)
+            var packed = load_transposed[simd_width](start.unsafe_offset(2), stride)
+            var scales = load_float16[simd_width](start, stride)
+            var products = Array[Products[simd_width], tokens](
+                fill=Products[simd_width](0)
+            )
             comptime for i in range(4):
-                comptime for row in range(rows):
+                comptime for token in range(tokens):
                     var values = records.unsafe_offset(
-                        row * RECORD + block * 32 + i * 4
+                        token * RECORD_BYTES + block * 32 + i * 4
                     )
-                    products[row] = with_products[lanes](
-                        products[row], packed[i] & 15, four_bytes[lanes](values)
+                    products[token] = add_dot_products[simd_width](
+                        products[token],
+                        packed[i] & 15,
+                        broadcast_4_bytes[simd_width](values),
                     )
-                    products[row] = with_products[lanes](
-                        products[row],
+                    products[token] = add_dot_products[simd_width](
+                        products[token],
                         packed[i] >> 4,
-                        four_bytes[lanes](values.unsafe_offset(16)),
+                        broadcast_4_bytes[simd_width](values.unsafe_offset(16)),
                     )
-            comptime for row in range(rows):
-                var record = records.unsafe_offset(row * RECORD)
-                sums[row] = fma(
-                    _sum[lanes](products[row], record, block), scales, sums[row]
+            comptime for token in range(tokens):
+                var record = records.unsafe_offset(token * RECORD_BYTES)
+                sums[token] = fma(
+                    _centered_sums[simd_width](products[token], record, block),
+                    scales,
+                    sums[token],
                 )
-        comptime for row in range(rows):
-            var scale = float_at(records.unsafe_offset(row * RECORD + SCALE))
-            add_to[lanes](totals.unsafe_offset(row * COLUMNS), sums[row], scale)
+        comptime for token in range(tokens):
+            var scale = load_float(records.unsafe_offset(token * RECORD_BYTES + SCALE))
+            add_scaled[simd_width](
+                totals.unsafe_offset(token * COLUMNS), sums[token], scale
+            )
 
     @staticmethod
-    def unpack[lanes: Int](column: Bytes, stride: Int, tile: Bytes, part: Int):
-        var place = tile.unsafe_offset(part * 4 * lanes)
+    def unpack[
+        simd_width: Int
+    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+        var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         comptime for block in range(8):
-            var start = column.unsafe_offset(block * _BLOCK)
-            keep(
-                place.unsafe_offset(FACTORS + block * VECTOR),
-                half_floats[lanes](start, stride),
+            var start = column.unsafe_offset(block * _BLOCK_BYTES)
+            store_vector(
+                tile_part.unsafe_offset(TILE_SCALES + block * TILE_VECTOR),
+                load_float16[simd_width](start, stride),
             )
-            var packed = transposed[lanes](start.unsafe_offset(2), stride)
+            var packed = load_transposed[simd_width](start.unsafe_offset(2), stride)
             comptime for i in range(4):
                 comptime quad = block * 8 + i
-                keep(place.unsafe_offset(quad * VECTOR), packed[i] & 15)
-                keep(place.unsafe_offset((quad + 4) * VECTOR), packed[i] >> 4)
+                store_vector(
+                    tile_part.unsafe_offset(quad * TILE_VECTOR), packed[i] & 15
+                )
+                store_vector(
+                    tile_part.unsafe_offset((quad + 4) * TILE_VECTOR), packed[i] >> 4
+                )
 
     @staticmethod
-    def multiply[rows: Int, lanes: Int](tile: Bytes, records: Bytes, totals: Floats):
-        comptime parts = COLUMNS // lanes
-        var sums = Array[Lanes[lanes], rows * parts](fill=Lanes[lanes](0))
+    def multiply_tile[
+        tokens: Int, simd_width: Int
+    ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
+        comptime parts = COLUMNS // simd_width
+        var sums = Array[FloatVector[simd_width], tokens * parts](
+            fill=FloatVector[simd_width](0)
+        )
         for block in range(8):
-            var products = tile_products[rows, 8, lanes](
-                tile.unsafe_offset(block * 8 * VECTOR),
+            var products = tile_dot_products[tokens, 8, simd_width](
+                tile.unsafe_offset(block * 8 * TILE_VECTOR),
                 records.unsafe_offset(block * 32),
             )
-            var factors = tile.unsafe_offset(FACTORS + block * VECTOR)
+            var factors = tile.unsafe_offset(TILE_SCALES + block * TILE_VECTOR)
             comptime for part in range(parts):
-                var scale = kept[DType.float32, lanes](
-                    factors.unsafe_offset(part * 4 * lanes)
+                var scale = load_vector[DType.float32, simd_width](
+                    factors.unsafe_offset(part * 4 * simd_width)
                 )
-                comptime for row in range(rows):
-                    comptime at = row * parts + part
-                    var record = records.unsafe_offset(row * RECORD)
-                    sums[at] = fma(
-                        _sum[lanes](products[at], record, block), scale, sums[at]
+                comptime for token in range(tokens):
+                    comptime index = token * parts + part
+                    var record = records.unsafe_offset(token * RECORD_BYTES)
+                    sums[index] = fma(
+                        _centered_sums[simd_width](products[index], record, block),
+                        scale,
+                        sums[index],
                     )
-        comptime for row in range(rows):
-            var scale = float_at(records.unsafe_offset(row * RECORD + SCALE))
+        comptime for token in range(tokens):
+            var scale = load_float(records.unsafe_offset(token * RECORD_BYTES + SCALE))
             comptime for part in range(parts):
-                comptime at = row * parts + part
-                add_to[lanes](totals.unsafe_offset(at * lanes), sums[at], scale)
+                comptime index = token * parts + part
+                add_scaled[simd_width](
+                    totals.unsafe_offset(index * simd_width), sums[index], scale
+                )
 
 
 @always_inline
-def _sum[
-    lanes: Int
-](products: Products[lanes], record: Bytes, block: Int) -> Lanes[lanes]:
-    """Sum of the products with a block's levels, less 8."""
-    var eight = float_at(record.unsafe_offset(EIGHTFOLD_SUMS + block * 4))
-    var sums = scaled_sums[lanes](products, Products[lanes](1))
-    return sums.cast[DType.float32]() - Lanes[lanes](eight)
+def _centered_sums[
+    simd_width: Int
+](products: Products[simd_width], record: BytePointer, block: Int) -> FloatVector[
+    simd_width
+]:
+    """Returns the sums of products of values with a block's levels less 8."""
+    var eight = load_float(record.unsafe_offset(EIGHTFOLD_SUMS + block * 4))
+    var sums = scale_dot_products[simd_width](products, Products[simd_width](1))
+    return sums.cast[DType.float32]() - FloatVector[simd_width](eight)

@@ -1,244 +1,292 @@
-"""Blocks of 256 in sixteen of 16: low and high bits, 8-bit scales, one float16."""
+"""Q6_K: super-blocks of sixteen sub-blocks of 16 weights.
+
+The low four bits of the levels come first, then the high two bits, 8-bit scales and one
+float16 super-scale.
+"""
 
 from std.memory import bitcast
 from std.utils.index import IndexList
 
-from .activations import SCALE, SUMS_OF_16
-from .fetching import fetch_columns
-from .formats import FACTORS, SpanFormat
-from .spans import (
-    levels_at,
-    pair_products,
-    shifted,
-    sixteen_of,
-    totals,
-    twice,
-    values_at,
+from .quantize import SCALE, SUMS_OF_16
+from .prefetch import prefetch_columns
+from .formats import TILE_SCALES, GemvFormat
+from .super_blocks import (
+    load_levels,
+    dot_byte_pairs,
+    shift_bytes,
+    load_16_bytes,
+    super_block_sums,
+    load_32_bytes,
+    load_values,
 )
-from .lanes import (
+from .simd import (
     COLUMNS,
-    RECORD,
-    SPANS,
-    VECTOR,
-    Bytes,
-    Floats,
-    Lanes,
+    RECORD_BYTES,
+    UNROLL,
+    TILE_VECTOR,
+    BytePointer,
+    FloatPointer,
+    FloatVector,
     Levels,
     Pairs,
     Products,
     Sums,
-    add_to,
-    float_at,
-    four_bytes,
-    half_floats,
-    keep,
-    kept,
-    pair_sums,
-    pairs_at,
-    scaled_sums,
-    scales_at,
-    tile_products,
-    transposed,
-    with_products,
+    add_scaled,
+    load_float,
+    broadcast_4_bytes,
+    load_float16,
+    store_vector,
+    load_vector,
+    dot_int16_pairs,
+    select_pairs,
+    scale_dot_products,
+    select_scales,
+    tile_dot_products,
+    load_transposed,
+    add_dot_products,
 )
 
-comptime _PAIRS = FACTORS + 16 * VECTOR
-"""Place of the scales once more, those of two sub-blocks in a vector."""
-comptime _UNIT = _PAIRS + 8 * VECTOR
-"""Place of the unit of the scales."""
-comptime _MIDDLE = 32
-"""What is taken from a level."""
-comptime _HIGH_BITS = 128
-comptime _SCALES = 192
-comptime _HALF = 208
+comptime _TILE_SCALE_PAIRS = TILE_SCALES + 16 * TILE_VECTOR
+"""Offset in a tile of a second copy of the scales, those of two sub-blocks in a vector.
+"""
+comptime _TILE_SUPER_SCALE = _TILE_SCALE_PAIRS + 8 * TILE_VECTOR
+"""Offset in a tile of the super-scale."""
+comptime _ZERO_POINT = 32
+"""The level of a weight of zero."""
+comptime _HIGH_BITS_OFFSET = 128
+comptime _SCALES_OFFSET = 192
+comptime _SUPER_SCALE_OFFSET = 208
 
 
-struct Q6_K(SpanFormat):
+struct Q6_K(GemvFormat):
     """A weight is its level less 32, times its scale.
 
-    Four products of a level (to 63) and a value (to 127) fit int16, in which AVX2 sums a
-    quarter of a sub-block: half of one is summed before its scale is applied.
+    Four products of a level (to 63) and a value (to 127) fit int16, in which AVX2 sums
+    a quarter of a sub-block: half of a sub-block is summed before its scale is applied.
     """
 
-    comptime SIZE = 210
-    comptime AHEAD = 12288
+    comptime SUPER_BLOCK_BYTES = 210
+    comptime PREFETCH_DISTANCE = 12288
 
     @staticmethod
-    def multiply_spans[
-        count: Int, lanes: Int
-    ](blocks: Bytes, records: Bytes, crossed: Bytes) -> Lanes[SPANS]:
-        var heads = sixteen_of[count](blocks.unsafe_offset(_SCALES), Self.SIZE)
-        var bytes = bitcast[DType.int8, 16 * SPANS](heads)
-        # Those of two spans each.
-        var scales: Array[SIMD[DType.int16, 8 * SPANS], 2] = [
-            bytes.slice[8 * SPANS]().cast[DType.int16](),
-            bytes.slice[8 * SPANS, offset=8 * SPANS]().cast[DType.int16](),
+    def dot_super_blocks[
+        count: Int, simd_width: Int
+    ](blocks: BytePointer, records: BytePointer, reordered: BytePointer) -> FloatVector[
+        UNROLL
+    ]:
+        var words = load_16_bytes[count](
+            blocks.unsafe_offset(_SCALES_OFFSET), Self.SUPER_BLOCK_BYTES
+        )
+        var bytes = bitcast[DType.int8, 16 * UNROLL](words)
+        # Scales of two super-blocks each.
+        var scales: Array[SIMD[DType.int16, 8 * UNROLL], 2] = [
+            bytes.slice[8 * UNROLL]().cast[DType.int16](),
+            bytes.slice[8 * UNROLL, offset=8 * UNROLL]().cast[DType.int16](),
         ]
-        var offsets: Array[SIMD[DType.int16, 8 * SPANS], 2] = [
-            scales[0] * -_MIDDLE, scales[1] * -_MIDDLE
+        var offsets: Array[SIMD[DType.int16, 8 * UNROLL], 2] = [
+            scales[0] * -_ZERO_POINT,
+            scales[1] * -_ZERO_POINT,
         ]
-        var sums = Array[Sums[lanes], SPANS](fill=Sums[lanes](0))
-        comptime for span in range(count):
-            var some = blocks.unsafe_offset(span * Self.SIZE)
-            var record = records.unsafe_offset(span * RECORD)
-            sums[span] = _offset_sums[lanes](
-                record, offsets[span // 2].slice[16, offset=span % 2 * 16]()
+        var sums = Array[Sums[simd_width], UNROLL](fill=Sums[simd_width](0))
+        comptime for super_block in range(count):
+            var block = blocks.unsafe_offset(super_block * Self.SUPER_BLOCK_BYTES)
+            var record = records.unsafe_offset(super_block * RECORD_BYTES)
+            sums[super_block] = _offset_sums[simd_width](
+                record,
+                offsets[super_block // 2].slice[16, offset=super_block % 2 * 16](),
             )
-            comptime for part in range(64 // lanes):
-                comptime sub = part * lanes // 4
-                var products = pair_products[lanes](
-                    _levels_of_part[part, lanes](some),
-                    values_at[lanes](record.unsafe_offset(sub * 16)),
+            comptime for part in range(64 // simd_width):
+                comptime sub = part * simd_width // 4
+                var products = dot_byte_pairs[simd_width](
+                    _levels_of_part[part, simd_width](block),
+                    load_values[simd_width](record.unsafe_offset(sub * 16)),
                 )
-                comptime places = _places_of_scales[lanes](span % 2 * 16 + sub)
-                var scale = scales[span // 2].shuffle[places]().slice[2 * lanes]()
-                sums[span] += pair_sums[lanes](products, scale)
-        var unit = half_floats[SPANS, count](blocks.unsafe_offset(_HALF), Self.SIZE)
-        return totals[lanes](sums).cast[DType.float32]() * unit
+                comptime indices = _scale_indices[simd_width](
+                    super_block % 2 * 16 + sub
+                )
+                var scale = (
+                    scales[super_block // 2].shuffle[indices]().slice[2 * simd_width]()
+                )
+                sums[super_block] += dot_int16_pairs[simd_width](products, scale)
+        var super_scale = load_float16[UNROLL, count](
+            blocks.unsafe_offset(_SUPER_SCALE_OFFSET), Self.SUPER_BLOCK_BYTES
+        )
+        return super_block_sums[simd_width](sums).cast[DType.float32]() * super_scale
 
     @staticmethod
     def multiply_packed[
-        rows: Int, lanes: Int
-    ](column: Bytes, stride: Int, ahead: Bytes, records: Bytes, totals: Floats):
-        comptime run = _quads_of_a_sum(lanes)
-        var scales = transposed[lanes](column.unsafe_offset(_SCALES), stride)
-        var sums = Array[Sums[lanes], rows](fill=Sums[lanes](0))
+        tokens: Int, simd_width: Int
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        records: BytePointer,
+        super_block_sums: FloatPointer,
+    ):
+        comptime run = _quads_per_sum(simd_width)
+        var scales = load_transposed[simd_width](
+            column.unsafe_offset(_SCALES_OFFSET), stride
+        )
+        var sums = Array[Sums[simd_width], tokens](fill=Sums[simd_width](0))
         comptime for i in range(4):
             comptime for j in range(2):
-                var both = pairs_at[lanes, 2 * j, 2 * j + 1, True](scales[i])
-                comptime for row in range(rows):
-                    sums[row] -= _offsets[lanes](
-                        records.unsafe_offset(row * RECORD), 2 * i + j, both
+                var both = select_pairs[simd_width, 2 * j, 2 * j + 1, True](scales[i])
+                comptime for token in range(tokens):
+                    sums[token] -= _offsets[simd_width](
+                        records.unsafe_offset(token * RECORD_BYTES), 2 * i + j, both
                     )
-        comptime for row in range(rows):
-            sums[row] <<= 5
+        comptime for token in range(tokens):
+            sums[token] <<= 5
         comptime for step in range(4):
-            fetch_columns[Self.SIZE, lanes // 4](ahead, step, stride)
-            var levels = _levels[step, lanes](column, stride)
+            prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 4](
+                upcoming, step, stride
+            )
+            var levels = _levels[step, simd_width](column, stride)
             comptime for quarter in range(4):
                 comptime sub = step // 2 * 8 + step % 2 + quarter * 2
-                var scale = scales_at[lanes, sub % 4, True](scales[sub // 4])
-                comptime for row in range(rows):
-                    var values = records.unsafe_offset(row * RECORD + sub * 16)
+                var scale = select_scales[simd_width, sub % 4, True](scales[sub // 4])
+                comptime for token in range(tokens):
+                    var values = records.unsafe_offset(token * RECORD_BYTES + sub * 16)
                     comptime for first in range(0, 4, run):
-                        var products = Products[lanes](0)
+                        var products = Products[simd_width](0)
                         comptime for i in range(first, first + run):
-                            products = with_products[lanes](
+                            products = add_dot_products[simd_width](
                                 products,
                                 levels[quarter * 4 + i],
-                                four_bytes[lanes](values.unsafe_offset(i * 4)),
+                                broadcast_4_bytes[simd_width](
+                                    values.unsafe_offset(i * 4)
+                                ),
                             )
-                        sums[row] += scaled_sums[lanes](products, scale)
-        var unit = half_floats[lanes](column.unsafe_offset(_HALF), stride)
-        comptime for row in range(rows):
-            add_to[lanes](
-                totals.unsafe_offset(row * COLUMNS),
-                sums[row].cast[DType.float32]() * unit,
-                float_at(records.unsafe_offset(row * RECORD + SCALE)),
+                        sums[token] += scale_dot_products[simd_width](products, scale)
+        var super_scale = load_float16[simd_width](
+            column.unsafe_offset(_SUPER_SCALE_OFFSET), stride
+        )
+        comptime for token in range(tokens):
+            add_scaled[simd_width](
+                super_block_sums.unsafe_offset(token * COLUMNS),
+                sums[token].cast[DType.float32]() * super_scale,
+                load_float(records.unsafe_offset(token * RECORD_BYTES + SCALE)),
             )
 
     @staticmethod
-    def unpack[lanes: Int](column: Bytes, stride: Int, tile: Bytes, part: Int):
-        var place = tile.unsafe_offset(part * 4 * lanes)
-        var scales = transposed[lanes](column.unsafe_offset(_SCALES), stride)
+    def unpack[
+        simd_width: Int
+    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+        var tile_part = tile.unsafe_offset(part * 4 * simd_width)
+        var scales = load_transposed[simd_width](
+            column.unsafe_offset(_SCALES_OFFSET), stride
+        )
         comptime for i in range(4):
             comptime for j in range(4):
-                keep(
-                    place.unsafe_offset(FACTORS + (i * 4 + j) * VECTOR),
-                    scales_at[lanes, j, True](scales[i]),
+                store_vector(
+                    tile_part.unsafe_offset(TILE_SCALES + (i * 4 + j) * TILE_VECTOR),
+                    select_scales[simd_width, j, True](scales[i]),
                 )
             comptime for j in range(2):
-                keep(
-                    place.unsafe_offset(_PAIRS + (i * 2 + j) * VECTOR),
-                    pairs_at[lanes, 2 * j, 2 * j + 1, True](scales[i]),
+                store_vector(
+                    tile_part.unsafe_offset(
+                        _TILE_SCALE_PAIRS + (i * 2 + j) * TILE_VECTOR
+                    ),
+                    select_pairs[simd_width, 2 * j, 2 * j + 1, True](scales[i]),
                 )
-        keep(
-            place.unsafe_offset(_UNIT),
-            half_floats[lanes](column.unsafe_offset(_HALF), stride),
+        store_vector(
+            tile_part.unsafe_offset(_TILE_SUPER_SCALE),
+            load_float16[simd_width](column.unsafe_offset(_SUPER_SCALE_OFFSET), stride),
         )
         comptime for step in range(4):
-            var levels = _levels[step, lanes](column, stride)
+            var levels = _levels[step, simd_width](column, stride)
             comptime for quarter in range(4):
                 comptime sub = step // 2 * 8 + step % 2 + quarter * 2
                 comptime for i in range(4):
-                    keep(
-                        place.unsafe_offset((sub * 4 + i) * VECTOR),
+                    store_vector(
+                        tile_part.unsafe_offset((sub * 4 + i) * TILE_VECTOR),
                         levels[quarter * 4 + i],
                     )
 
     @staticmethod
-    def multiply[rows: Int, lanes: Int](tile: Bytes, records: Bytes, totals: Floats):
-        comptime parts = COLUMNS // lanes
-        comptime run = _quads_of_a_sum(lanes)
-        var sums = Array[Sums[lanes], rows * parts](fill=Sums[lanes](0))
+    def multiply_tile[
+        tokens: Int, simd_width: Int
+    ](tile: BytePointer, records: BytePointer, super_block_sums: FloatPointer):
+        comptime parts = COLUMNS // simd_width
+        comptime run = _quads_per_sum(simd_width)
+        var sums = Array[Sums[simd_width], tokens * parts](fill=Sums[simd_width](0))
         comptime for part in range(parts):
             comptime for pair in range(8):
-                var scales = kept[DType.int16, 2 * lanes](
-                    tile.unsafe_offset(_PAIRS + pair * VECTOR + part * 4 * lanes)
-                )
-                comptime for row in range(rows):
-                    sums[row * parts + part] -= _offsets[lanes](
-                        records.unsafe_offset(row * RECORD), pair, scales
+                var scales = load_vector[DType.int16, 2 * simd_width](
+                    tile.unsafe_offset(
+                        _TILE_SCALE_PAIRS + pair * TILE_VECTOR + part * 4 * simd_width
                     )
-        comptime for at in range(rows * parts):
-            sums[at] <<= 5
+                )
+                comptime for token in range(tokens):
+                    sums[token * parts + part] -= _offsets[simd_width](
+                        records.unsafe_offset(token * RECORD_BYTES), pair, scales
+                    )
+        comptime for index in range(tokens * parts):
+            sums[index] <<= 5
         for sub in range(16):
-            var factors = tile.unsafe_offset(FACTORS + sub * VECTOR)
+            var factors = tile.unsafe_offset(TILE_SCALES + sub * TILE_VECTOR)
             comptime for first in range(0, 4, run):
-                var products = tile_products[rows, run, lanes](
-                    tile.unsafe_offset((sub * 4 + first) * VECTOR),
+                var products = tile_dot_products[tokens, run, simd_width](
+                    tile.unsafe_offset((sub * 4 + first) * TILE_VECTOR),
                     records.unsafe_offset(sub * 16 + first * 4),
                 )
                 comptime for part in range(parts):
-                    var scale = kept[Products[lanes].dtype, 16](
-                        factors.unsafe_offset(part * 4 * lanes)
+                    var scale = load_vector[Products[simd_width].dtype, 16](
+                        factors.unsafe_offset(part * 4 * simd_width)
                     )
-                    comptime for row in range(rows):
-                        comptime at = row * parts + part
-                        sums[at] += scaled_sums[lanes](products[at], scale)
+                    comptime for token in range(tokens):
+                        comptime index = token * parts + part
+                        sums[index] += scale_dot_products[simd_width](
+                            products[index], scale
+                        )
         comptime for part in range(parts):
-            var unit = kept[DType.float32, lanes](
-                tile.unsafe_offset(_UNIT + part * 4 * lanes)
+            var super_scale = load_vector[DType.float32, simd_width](
+                tile.unsafe_offset(_TILE_SUPER_SCALE + part * 4 * simd_width)
             )
-            comptime for row in range(rows):
-                comptime at = row * parts + part
-                add_to[lanes](
-                    totals.unsafe_offset(at * lanes),
-                    sums[at].cast[DType.float32]() * unit,
-                    float_at(records.unsafe_offset(row * RECORD + SCALE)),
+            comptime for token in range(tokens):
+                comptime index = token * parts + part
+                add_scaled[simd_width](
+                    super_block_sums.unsafe_offset(index * simd_width),
+                    sums[index].cast[DType.float32]() * super_scale,
+                    load_float(records.unsafe_offset(token * RECORD_BYTES + SCALE)),
                 )
 
 
-def _quads_of_a_sum(lanes: Int) -> Int:
-    """How many times four levels are summed before their scale is applied."""
-    return 2 if lanes == 8 else 4
+def _quads_per_sum(simd_width: Int) -> Int:
+    """Returns how many quads of levels are summed before their scale is applied."""
+    return 2 if simd_width == 8 else 4
 
 
 @always_inline
 def _offsets[
-    lanes: Int
-](record: Bytes, pair: Int, scales: Pairs[lanes]) -> Sums[lanes]:
-    """A 32nd of what two sub-blocks' products with a row are too large by."""
-    var sums = four_bytes[lanes](record.unsafe_offset(SUMS_OF_16 + pair * 4))
-    return pair_sums[lanes](bitcast[DType.int16, 2 * lanes](sums), scales)
+    simd_width: Int
+](record: BytePointer, pair: Int, scales: Pairs[simd_width]) -> Sums[simd_width]:
+    """Returns a 32nd of what the zero point adds to two sub-blocks' products with a
+    token."""
+    var sums = broadcast_4_bytes[simd_width](
+        record.unsafe_offset(SUMS_OF_16 + pair * 4)
+    )
+    return dot_int16_pairs[simd_width](
+        bitcast[DType.int16, 2 * simd_width](sums), scales
+    )
 
 
 @always_inline
 def _levels[
-    step: Int, lanes: Int
-](column: Bytes, stride: Int) -> Array[Levels[lanes], 16]:
-    """Levels of four sub-blocks of columns.
+    step: Int, simd_width: Int
+](column: BytePointer, stride: Int) -> Array[Levels[simd_width], 16]:
+    """Returns the levels of four sub-blocks of each column.
 
-    They are a half of 128 weights: sixteen bytes of high bits belong to sixteen low
-    halves and sixteen high halves of two times sixteen bytes.
+    The sub-blocks belong to one half of 128 weights, in which sixteen bytes of high
+    bits go with the low and the high halves of two times sixteen bytes.
     """
     comptime offset = step // 2 * 64 + step % 2 * 16
-    var near = transposed[lanes](column.unsafe_offset(offset), stride)
-    var far = transposed[lanes](column.unsafe_offset(offset + 32), stride)
-    var high = transposed[lanes](
-        column.unsafe_offset(_HIGH_BITS + step // 2 * 32 + step % 2 * 16), stride
+    var near = load_transposed[simd_width](column.unsafe_offset(offset), stride)
+    var far = load_transposed[simd_width](column.unsafe_offset(offset + 32), stride)
+    var high = load_transposed[simd_width](
+        column.unsafe_offset(_HIGH_BITS_OFFSET + step // 2 * 32 + step % 2 * 16), stride
     )
-    var levels = Array[Levels[lanes], 16](uninitialized=True)
+    var levels = Array[Levels[simd_width], 16](uninitialized=True)
     comptime for i in range(4):
         levels[i] = (near[i] & 15) | ((high[i] & 3) << 4)
         levels[4 + i] = (far[i] & 15) | ((high[i] & 12) << 2)
@@ -249,40 +297,52 @@ def _levels[
 
 @always_inline
 def _offset_sums[
-    lanes: Int
-](record: Bytes, offsets: SIMD[DType.int16, 16]) -> Sums[lanes]:
-    """In some lanes, what a column's products with a row are too small by."""
+    simd_width: Int
+](record: BytePointer, offsets: SIMD[DType.int16, 16]) -> Sums[simd_width]:
+    """Returns sums that correct a column's products with a token for the zero point.
+
+    The sums fill the first eight values; any others are zeros.
+    """
     var sums = record.unsafe_offset(SUMS_OF_16).unsafe_bitcast[Int16]()
-    var some = pair_sums[8](sums.unsafe_load[width=16, alignment=1](0), offsets)
-    comptime if lanes == 8:
-        return rebind[Sums[lanes]](some)
+    var eight_sums = dot_int16_pairs[8](
+        sums.unsafe_load[width=16, alignment=1](0), offsets
+    )
+    comptime if simd_width == 8:
+        return rebind[Sums[simd_width]](eight_sums)
     else:
-        return rebind[Sums[lanes]](some.join(Sums[8](0)))
+        return rebind[Sums[simd_width]](eight_sums.join(Sums[8](0)))
 
 
-def _places_of_scales[lanes: Int](first: Int) -> IndexList[8 * SPANS]:
-    """Where the scale of each pair of successive weights is; sixteen share one."""
-    var places = IndexList[8 * SPANS]()
-    for pair in range(2 * lanes):
-        places[pair] = first + pair // 8
-    return places
+def _scale_indices[simd_width: Int](first: Int) -> IndexList[8 * UNROLL]:
+    """Returns the index of the scale of each pair of successive weights; sixteen
+    weights share one."""
+    var indices = IndexList[8 * UNROLL]()
+    for pair in range(2 * simd_width):
+        indices[pair] = first + pair // 8
+    return indices
 
 
 @always_inline
-def _levels_of_part[part: Int, lanes: Int](block: Bytes) -> Levels[lanes]:
-    """Levels of successive weights, four for each lane.
+def _levels_of_part[
+    part: Int, simd_width: Int
+](block: BytePointer) -> Levels[simd_width]:
+    """Returns the levels of successive weights, four for each value of a vector of
+    sums.
 
-    In each half of 128 weights the low halves of 64 bytes belong to the first 64, the
-    high halves to the others, and pairs of bits of 32 bytes to four times 32.
+    In each half of 128 weights, the low halves of 64 bytes belong to the first 64
+    weights and the high halves to the others; the pairs of bits of 32 bytes belong to
+    four times 32 weights.
     """
-    comptime first = part * 4 * lanes
+    comptime first = part * 4 * simd_width
     comptime half = first // 128
     comptime quarter = first % 128 // 32
-    var low = levels_at[lanes](block.unsafe_offset(half * 64 + quarter % 2 * 32))
-    var high = twice[lanes](block.unsafe_offset(_HIGH_BITS + half * 32))
+    var low = load_levels[simd_width](block.unsafe_offset(half * 64 + quarter % 2 * 32))
+    var high = load_32_bytes[simd_width](
+        block.unsafe_offset(_HIGH_BITS_OFFSET + half * 32)
+    )
     comptime if quarter < 2:
-        var top = shifted[lanes, 32, -4 + 2 * quarter, -2](high)
+        var top = shift_bytes[simd_width, 32, -4 + 2 * quarter, -2](high)
         return (low & 15) | (top & 48)
     else:
-        var top = shifted[lanes, 32, 2 * quarter - 4, 2](high)
+        var top = shift_bytes[simd_width, 32, 2 * quarter - 4, 2](high)
         return (low >> 4) | (top & 48)

@@ -1,7 +1,10 @@
-"""Block quantizers of GGUF files, as operations of MAX graphs.
+"""Custom ops that quantize weights to GGUF blocks, on CPUs.
 
-Layouts and searches are those of ggml (`ggml-quants.c`); NumPy's form of them, which
-the tests compare with, is `tests/kernels/reference.py`.
+Layouts and searches are ggml's (`ggml-quants.c`). The tests compare with a NumPy form,
+`tests/kernels/reference.py`.
+
+Reading order: `quantize` shares a matrix among the cores, and `q4_0`, `q4_k`, `q6_k`
+quantize a block each.
 """
 
 import extensibility
@@ -12,52 +15,52 @@ from max.gpu.host import DeviceContext
 from .q4_0 import Q4_0
 from .q4_k import Q4_K
 from .q6_k import Q6_K
-from .rows import quantize_rows
+from .quantize import quantize_matrix
 
 
 @extensibility.register("mllama_gguf_quantize_q4_0")
 struct QuantizeQ4_0:
-    """Rows of floats to blocks of q4_0."""
+    """Quantizes a matrix to q4_0."""
 
     @staticmethod
     def execute[
         target: StaticString
     ](
         blocks: OutputTensor[dtype=DType.uint8, rank=2, ...],
-        faults: OutputTensor[dtype=DType.uint8, rank=1, ...],
+        statuses: OutputTensor[dtype=DType.uint8, rank=1, ...],
         weights: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        quantize_rows[Q4_0](blocks, faults, weights)
+        quantize_matrix[Q4_0](blocks, statuses, weights)
 
 
 @extensibility.register("mllama_gguf_quantize_q4_k")
 struct QuantizeQ4_K:
-    """Rows of floats to blocks of q4_k."""
+    """Quantizes a matrix to q4_k."""
 
     @staticmethod
     def execute[
         target: StaticString
     ](
         blocks: OutputTensor[dtype=DType.uint8, rank=2, ...],
-        faults: OutputTensor[dtype=DType.uint8, rank=1, ...],
+        statuses: OutputTensor[dtype=DType.uint8, rank=1, ...],
         weights: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        quantize_rows[Q4_K](blocks, faults, weights)
+        quantize_matrix[Q4_K](blocks, statuses, weights)
 
 
 @extensibility.register("mllama_gguf_quantize_q6_k")
 struct QuantizeQ6_K:
-    """Rows of floats to blocks of q6_k."""
+    """Quantizes a matrix to q6_k."""
 
     @staticmethod
     def execute[
         target: StaticString
     ](
         blocks: OutputTensor[dtype=DType.uint8, rank=2, ...],
-        faults: OutputTensor[dtype=DType.uint8, rank=1, ...],
+        statuses: OutputTensor[dtype=DType.uint8, rank=1, ...],
         weights: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        quantize_rows[Q6_K](blocks, faults, weights)
+        quantize_matrix[Q6_K](blocks, statuses, weights)

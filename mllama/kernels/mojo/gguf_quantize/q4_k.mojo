@@ -1,161 +1,178 @@
-"""Blocks of 256 in eight of 32: two float16, 6-bit scales and minima, levels."""
+"""Q4_K: blocks of eight sub-blocks of 32 weights.
+
+Two float16 super-scales come first, then 6-bit scales and minima, then 4-bit levels.
+"""
 
 from std.math import fma, round, sqrt
 
-from .rows import BlockFormat, Bytes, divided, fits, scale_bits, scale_value
+from .quantize import (
+    BlockFormat,
+    BytePointer,
+    safe_divide,
+    is_finite_float16,
+    float16_bits,
+    float16_value,
+)
 
-comptime _COUNT = 32
+comptime _SUB_BLOCK = 32
 """Weights of a sub-block."""
-comptime _Lanes = SIMD[DType.float32, 8]
+comptime _PerSubBlock = SIMD[DType.float32, 8]
 """One value of each sub-block."""
-comptime _Column = Array[_Lanes, _COUNT]
-"""One lane for each sub-block, so that none is summed across lanes."""
+comptime _SubBlocks = Array[_PerSubBlock, _SUB_BLOCK]
+"""The weights of all sub-blocks, one sub-block in each position of the vectors, so that
+sums need no horizontal additions."""
 
 
 struct Q4_K(BlockFormat):
-    """Scale and minimum of each sub-block, themselves levels of 6 bits."""
+    """Each sub-block has a scale and a minimum, themselves quantized to 6 bits."""
 
     comptime LENGTH = 256
     comptime SIZE = 144
 
     @staticmethod
-    def quantize(weights: Array[Float32, Self.LENGTH], block: Bytes) -> Bool:
-        """Writes a block of finite weights.
+    def quantize(weights: Array[Float32, Self.LENGTH], block: BytePointer) -> Bool:
+        """Quantizes a block of finite weights.
 
         Returns:
-            Whether its scales fit float16.
+            True if its super-scales fit float16.
         """
-        var columns = _Column(uninitialized=True)
-        var flat = columns.unsafe_ptr().unsafe_bitcast[Float32]()
+        var sub_blocks = _SubBlocks(uninitialized=True)
+        var flat = sub_blocks.unsafe_ptr().unsafe_bitcast[Float32]()
         for j in range(8):
-            for i in range(_COUNT):
-                flat.unsafe_store(i * 8 + j, weights[j * _COUNT + i])
-        var scales, lows = _scales_and_minima(columns)
+            for i in range(_SUB_BLOCK):
+                flat.unsafe_store(i * 8 + j, weights[j * _SUB_BLOCK + i])
+        var scales, minima = _scales_and_minima(sub_blocks)
 
-        var top_scale = scales.reduce_max()
-        var top_low = lows.reduce_max()
-        var scale_levels = _six_bits(scales, top_scale)
-        var low_levels = _six_bits(lows, top_low)
-        var scale_unit = scale_bits(top_scale / 63)
-        var low_unit = scale_bits(top_low / 63)
-        block.unsafe_bitcast[UInt16]().unsafe_store[alignment=1](0, scale_unit)
-        block.unsafe_bitcast[UInt16]().unsafe_store[alignment=1](1, low_unit)
+        var largest_scale = scales.reduce_max()
+        var largest_minimum = minima.reduce_max()
+        var scale_levels = _quantize_six_bits(scales, largest_scale)
+        var minimum_levels = _quantize_six_bits(minima, largest_minimum)
+        var super_scale = float16_bits(largest_scale / 63)
+        var super_minimum = float16_bits(largest_minimum / 63)
+        block.unsafe_bitcast[UInt16]().unsafe_store[alignment=1](0, super_scale)
+        block.unsafe_bitcast[UInt16]().unsafe_store[alignment=1](1, super_minimum)
         _store_six_bits(
-            scale_levels.cast[DType.uint8](), low_levels.cast[DType.uint8](), block
+            scale_levels.cast[DType.uint8](), minimum_levels.cast[DType.uint8](), block
         )
 
-        var scale = scale_levels * scale_value(scale_unit)
-        var low = low_levels * scale_value(low_unit)
+        var scale = scale_levels * float16_value(super_scale)
+        var minimum = minimum_levels * float16_value(super_minimum)
         for pair in range(4):
-            var first = _levels(weights, 2 * pair, scale[2 * pair], low[2 * pair])
+            var first = _levels(weights, 2 * pair, scale[2 * pair], minimum[2 * pair])
             var second = _levels(
-                weights, 2 * pair + 1, scale[2 * pair + 1], low[2 * pair + 1]
+                weights, 2 * pair + 1, scale[2 * pair + 1], minimum[2 * pair + 1]
             )
             block.unsafe_store[alignment=1](16 + pair * 32, first | (second << 4))
-        return fits(scale_unit) and fits(low_unit)
+        return is_finite_float16(super_scale) and is_finite_float16(super_minimum)
 
 
-def _scales_and_minima(values: _Column) -> Tuple[_Lanes, _Lanes]:
-    """Scale and minimum of each sub-block that fit 4-bit levels best.
+def _scales_and_minima(values: _SubBlocks) -> Tuple[_PerSubBlock, _PerSubBlock]:
+    """Returns the scale and minimum of each sub-block that fit 4-bit levels best.
 
-    ggml's search: from the range of values, 21 scales around it are tried, and for
-    each the least squares solution, weighted by the size of the values.  The range
-    begins at the best minimum so far.
+    ggml's search tries 21 scales around that of the range of values, and for each the
+    least-squares solution, weighted by the size of the values. The range begins at the
+    best minimum so far.
 
     Returns:
         Scales and minima, the latter as positive numbers.
     """
-    var squares = _Lanes(0)
-    var low = _Lanes(0)
-    var high = values[0]
-    for i in range(_COUNT):
+    var squares = _PerSubBlock(0)
+    var minimum = _PerSubBlock(0)
+    var maximum = values[0]
+    for i in range(_SUB_BLOCK):
         squares = fma(values[i], values[i], squares)
-        low = min(low, values[i])
-        high = max(high, values[i])
-    var spread = sqrt(squares / _COUNT)
+        minimum = min(minimum, values[i])
+        maximum = max(maximum, values[i])
+    var root_mean_square = sqrt(squares / _SUB_BLOCK)
 
-    var weights = _Column(uninitialized=True)
-    var levels = _Column(uninitialized=True)
-    var weight_sum = _Lanes(0)
-    var value_sum = _Lanes(0)
-    for i in range(_COUNT):
-        weights[i] = spread + abs(values[i])
+    var weights = _SubBlocks(uninitialized=True)
+    var levels = _SubBlocks(uninitialized=True)
+    var weight_sum = _PerSubBlock(0)
+    var value_sum = _PerSubBlock(0)
+    for i in range(_SUB_BLOCK):
+        weights[i] = root_mean_square + abs(values[i])
         weight_sum += weights[i]
         value_sum = fma(weights[i], values[i], value_sum)
 
-    var scale = (high - low) / 15
-    var inverse = divided(_Lanes(15), high - low)
-    for i in range(_COUNT):
-        levels[i] = round((values[i] - low) * inverse).clamp(0, 15)
-    var best = _error(values, weights, levels, scale, low)
+    var scale = (maximum - minimum) / 15
+    var inverse = safe_divide(_PerSubBlock(15), maximum - minimum)
+    for i in range(_SUB_BLOCK):
+        levels[i] = round((values[i] - minimum) * inverse).clamp(0, 15)
+    var best = _weighted_error(values, weights, levels, scale, minimum)
 
     for step in range(21):
-        inverse = divided(_Lanes(14 + Float32(0.1) * Float32(step)), high - low)
-        var level_sum = _Lanes(0)
-        var square_sum = _Lanes(0)
-        var product_sum = _Lanes(0)
-        for i in range(_COUNT):
-            var level = round((values[i] - low) * inverse).clamp(0, 15)
+        inverse = safe_divide(
+            _PerSubBlock(14 + Float32(0.1) * Float32(step)), maximum - minimum
+        )
+        var level_sum = _PerSubBlock(0)
+        var square_sum = _PerSubBlock(0)
+        var product_sum = _PerSubBlock(0)
+        for i in range(_SUB_BLOCK):
+            var level = round((values[i] - minimum) * inverse).clamp(0, 15)
             var weighted = weights[i] * level
             level_sum += weighted
             square_sum = fma(weighted, level, square_sum)
             product_sum = fma(weighted, values[i], product_sum)
             levels[i] = level
         var determinant = weight_sum * square_sum - level_sum * level_sum
-        var new_scale = divided(
+        var new_scale = safe_divide(
             weight_sum * product_sum - value_sum * level_sum, determinant
         )
-        var new_low = divided(
+        var new_minimum = safe_divide(
             square_sum * value_sum - level_sum * product_sum, determinant
         )
-        # A minimum above zero can't be stored: the scale alone is fitted then.
-        var positive = new_low.gt(0)
-        new_scale = positive.select(divided(product_sum, square_sum), new_scale)
-        new_low = positive.select(_Lanes(0), new_low)
-        var error = _error(values, weights, levels, new_scale, new_low)
+        # A minimum above zero can't be stored: only the scale is fitted then.
+        var positive = new_minimum.gt(0)
+        new_scale = positive.select(safe_divide(product_sum, square_sum), new_scale)
+        new_minimum = positive.select(_PerSubBlock(0), new_minimum)
+        var error = _weighted_error(values, weights, levels, new_scale, new_minimum)
         var better = determinant.gt(0) & error.lt(best)
         scale = better.select(new_scale, scale)
-        low = better.select(new_low, low)
+        minimum = better.select(new_minimum, minimum)
         best = better.select(error, best)
-    return scale, -low
+    return scale, -minimum
 
 
 @always_inline
-def _error(
-    values: _Column, weights: _Column, levels: _Column, scale: _Lanes, low: _Lanes
-) -> _Lanes:
-    var total = _Lanes(0)
-    for i in range(_COUNT):
-        var off = fma(scale, levels[i], low) - values[i]
-        total = fma(weights[i] * off, off, total)
+def _weighted_error(
+    values: _SubBlocks,
+    weights: _SubBlocks,
+    levels: _SubBlocks,
+    scale: _PerSubBlock,
+    minimum: _PerSubBlock,
+) -> _PerSubBlock:
+    var total = _PerSubBlock(0)
+    for i in range(_SUB_BLOCK):
+        var difference = fma(scale, levels[i], minimum) - values[i]
+        total = fma(weights[i] * difference, difference, total)
     return total
 
 
-def _six_bits(values: _Lanes, top: Float32) -> _Lanes:
-    var inverse = 63 / top if top > 0 else Float32(0)
+def _quantize_six_bits(values: _PerSubBlock, largest: Float32) -> _PerSubBlock:
+    var inverse = 63 / largest if largest > 0 else Float32(0)
     return round(values * inverse).clamp(0, 63)
 
 
 def _store_six_bits(
-    scales: SIMD[DType.uint8, 8], lows: SIMD[DType.uint8, 8], block: Bytes
+    scales: SIMD[DType.uint8, 8], minima: SIMD[DType.uint8, 8], block: BytePointer
 ):
-    """Eight scales and eight minima of 6 bits in 12 bytes.
+    """Stores eight scales and eight minima of 6 bits in 12 bytes.
 
-    The first four of each fill the low bits of a byte; the last four lend their high
-    two bits to these bytes.
+    The first four of each fill the low bits of a byte; the high two bits of these bytes
+    belong to the last four.
     """
     for i in range(4):
         block.unsafe_store(4 + i, scales[i] | ((scales[i + 4] >> 4) << 6))
-        block.unsafe_store(8 + i, lows[i] | ((lows[i + 4] >> 4) << 6))
-        block.unsafe_store(12 + i, (scales[i + 4] & 15) | ((lows[i + 4] & 15) << 4))
+        block.unsafe_store(8 + i, minima[i] | ((minima[i + 4] >> 4) << 6))
+        block.unsafe_store(12 + i, (scales[i + 4] & 15) | ((minima[i + 4] & 15) << 4))
 
 
 @always_inline
 def _levels(
-    weights: Array[Float32, 256], index: Int, scale: Float32, low: Float32
+    weights: Array[Float32, 256], index: Int, scale: Float32, minimum: Float32
 ) -> SIMD[DType.uint8, 32]:
-    """The nearest levels of a sub-block."""
-    var values = weights.unsafe_ptr().unsafe_load[width=32](index * _COUNT)
+    """Returns the nearest levels of a sub-block."""
+    var values = weights.unsafe_ptr().unsafe_load[width=32](index * _SUB_BLOCK)
     if scale == 0:
         return 0
-    return round((values + low) / scale).clamp(0, 15).cast[DType.uint8]()
+    return round((values + minimum) / scale).clamp(0, 15).cast[DType.uint8]()

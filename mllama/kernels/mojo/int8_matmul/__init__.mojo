@@ -1,8 +1,11 @@
-"""Products of activations with matrices of bytes, as an operation of MAX graphs.
+"""Custom op that multiplies activations with int8 matrices (W8A8), on CPUs.
 
-Rows of activations become bytes first, each with a scale of its own, as every column of
-the matrix has one.  NumPy's form, which the tests compare with, is
+Activations are quantized to int8 first, with one scale per token, as weights have one
+scale per output column. The tests compare with a NumPy form,
 `tests/kernels/int8_matmul.py`.
+
+Reading order: `quantize` quantizes a token, `matmul` shares tokens among the cores and
+multiplies tiles, `simd` has the dot products of int8.
 """
 
 import extensibility
@@ -10,60 +13,62 @@ import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
-from .lanes import COLUMNS, Bytes, Floats
-from .products import Matrix, Sums, multiply
+from .simd import COLUMNS, BytePointer, FloatPointer
+from .matmul import Matrix, Output, int8_matmul
 
 
 @extensibility.register("mllama_int8_matmul")
-struct ByteProduct:
-    """`x @ (bytes * scales).T`, with something added if there is something.
+struct Int8Matmul:
+    """`x @ (weights * scales).T + addend`, the latter optional.
 
-    `bytes` are tiles of sixteen columns, see `quantize_int8` in `byte_products.py`; `added` is
-    `[rows, columns]`, or one row for all.
+    `weights` are tiles of sixteen columns, as of `quantize_int8` in
+    `ops/int8_matmul.py`; `addend` is `[tokens, columns]`, or one row for all tokens.
     """
 
     @staticmethod
     def execute[
-        target: StaticString, lanes: Int, adds: Bool
+        target: StaticString, simd_width: Int, has_addend: Bool
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
-        bytes: InputTensor[dtype=DType.int8, rank=2, ...],
+        weights: InputTensor[dtype=DType.int8, rank=2, ...],
         scales: InputTensor[dtype=DType.float32, rank=1, ...],
-        added: InputTensor[dtype=DType.float32, rank=2, ...],
+        addend: InputTensor[dtype=DType.float32, rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        comptime assert lanes == 8 or lanes == 16, "vectors have 8 or 16 lanes"
-        var rows = x.dim_size(0)
+        comptime assert (
+            simd_width == 8 or simd_width == 16
+        ), "the SIMD width must be 8 or 16"
+        var tokens = x.dim_size(0)
         var width = x.dim_size(1)
-        var columns = bytes.dim_size(0) * COLUMNS
-        if width % COLUMNS != 0 or bytes.dim_size(1) != width * COLUMNS:
-            raise Error("the widths of activations and bytes contradict each other")
+        var columns = weights.dim_size(0) * COLUMNS
+        if width % COLUMNS != 0 or weights.dim_size(1) != width * COLUMNS:
+            raise Error("the widths of activations and weights differ")
         if (
             scales.dim_size(0) != columns
-            or result.dim_size(0) != rows
+            or result.dim_size(0) != tokens
             or result.dim_size(1) != columns
         ):
-            raise Error("the shapes of bytes, scales and result differ")
-        var one_for_all = added.dim_size(0) == 1
-        if adds and (
-            added.dim_size(1) != columns
-            or not (one_for_all or added.dim_size(0) == rows)
+            raise Error("the shapes of weights, scales and result differ")
+        var is_broadcast = addend.dim_size(0) == 1
+        if has_addend and (
+            addend.dim_size(1) != columns
+            or not (is_broadcast or addend.dim_size(0) == tokens)
         ):
-            raise Error("the shapes of the result and of what is added differ")
-        multiply[lanes, adds](
-            rebind[Floats](x.unsafe_ptr()),
-            rows,
+            raise Error("the shapes of result and addend differ")
+        int8_matmul[simd_width, has_addend](
+            rebind[FloatPointer](x.unsafe_ptr()),
+            tokens,
             Matrix(
-                rebind[Bytes](bytes.unsafe_ptr()),
-                rebind[Floats](scales.unsafe_ptr()),
+                rebind[BytePointer](weights.unsafe_ptr()),
+                rebind[FloatPointer](scales.unsafe_ptr()),
                 width,
                 columns,
             ),
-            Sums(
-                rebind[Floats](result.unsafe_ptr()),
+            Output(
+                rebind[FloatPointer](result.unsafe_ptr()),
                 columns,
-                rebind[Floats](added.unsafe_ptr()),
-                0 if one_for_all else columns,
+                rebind[FloatPointer](addend.unsafe_ptr()),
+                0 if is_broadcast else columns,
             ),
         )
