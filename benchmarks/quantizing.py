@@ -1,8 +1,8 @@
-"""How long ``mllama quantize`` takes for a bfloat16 checkpoint of 11B's shape.
+"""Times ``mllama quantize`` for a bfloat16 checkpoint of 11B's shape.
 
 ``python -m benchmarks.quantizing`` writes such a checkpoint of random weights (21 GB),
-quantizes it, and prints the time, the speed, and the memory at its peak.  Both are
-removed in the end.
+quantizes it, and prints the time, the speed and the peak memory.  It removes both files
+at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOISE_WEIGHTS = 1 << 25
 
 
 def write_random_checkpoint(folder: Path) -> int:
-    """Writes configuration, tokenizer and weights; the number of weights."""
+    """Writes configuration, tokenizer and weights; returns the number of weights."""
     shapes = expected_tensors(write_small_files(folder))
     header, end = {}, 0
     for name, shape in shapes.items():
@@ -59,10 +59,13 @@ def write_random_checkpoint(folder: Path) -> int:
 
 
 def main() -> None:
-    """Measures one encoding."""
+    """Quantizes to one encoding and prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoding", choices=GGUF_ENCODINGS, default="q4_k")
-    parser.add_argument("--folder", help="where 30 GB are free; default: the temporary")
+    parser.add_argument(
+        "--folder",
+        help="folder with 30 GB of free space; default: the system's temporary folder",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder, target = Path(name), Path(name) / "model.gguf"

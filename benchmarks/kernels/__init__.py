@@ -1,1 +1,1 @@
-"""Single operations beside MAX's, with the speed that each reaches."""
+"""Times single ops beside MAX's, with the speed that each reaches."""

@@ -1,8 +1,8 @@
-"""How fast activations meet GGUF blocks, own operations of either width and MAX's.
+"""Times the GGUF matmul: the custom op with either SIMD width, and MAX's.
 
-``python -m benchmarks.kernels.gguf_matmul`` times them, one after the other in each
-round, for the matrices of a text layer at its published widths.  Bytes are those of the
-blocks, read once; no matrix is met twice in a row, so that none is still in a cache.
+``python -m benchmarks.kernels.gguf_matmul`` times them in turn, for the matrices of a
+text layer at their published widths.  Bytes count the GGUF blocks once; no matrix is
+used twice in a row, so that none is still in a cache.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from mllama.kernels.ops.gguf_matmul import MOJO_PACKAGE, gguf_matmul
 from mllama.nn.layers.linear import gguf_weight
 
 SHAPES = ((4096, 14336), (14336, 4096), (4096, 4096))
-"""Widths of inputs and outputs."""
-ROWS = (1, 4, 8, 64, 512)
+"""Input and output widths."""
+TOKENS = (1, 4, 8, 64, 512)
 ENCODINGS = (
     QuantizationEncoding.Q4_0,
     QuantizationEncoding.Q4_K,
@@ -42,7 +42,7 @@ ENCODINGS = (
 
 
 def random_weights(encoding: QuantizationEncoding) -> dict[str, np.ndarray]:
-    """Blocks whose float16 are all about 0.03: no bit of them is infinity's."""
+    """Returns GGUF blocks whose float16 scales are all about 0.03, never infinite."""
     rng = np.random.default_rng(0)
     weights = {}
     for index, (width, columns) in enumerate(SHAPES):
@@ -53,19 +53,19 @@ def random_weights(encoding: QuantizationEncoding) -> dict[str, np.ndarray]:
     return weights
 
 
-def compiled(
+def compile_model(
     session: InferenceSession,
     encoding: QuantizationEncoding,
     weights: dict[str, np.ndarray],
     kernels: str,
 ) -> Model:
-    """Products with a matrix of each shape, each with rows of its own.
+    """Compiles a graph of one product with a matrix of each shape.
 
     Args:
         session: Compiles the graph.
-        encoding: What the matrices are made of.
-        weights: The matrices.
-        kernels: Whose operations make the products, AVX512's, AVX2's or MAX's.
+        encoding: GGUF encoding of the matrices.
+        weights: The matrices, by name.
+        kernels: AVX512, AVX2 or MAX.
     """
     os.environ[VARIABLE] = "auto" if kernels == AVX512 else kernels
     cpu = DeviceRef.CPU()
@@ -86,7 +86,7 @@ def compiled(
         f"gguf_matmul_{kernels}_{encoding.name}",
         forward,
         input_types=[
-            TensorType(DType.float32, (f"rows_{index}", width), cpu)
+            TensorType(DType.float32, (f"tokens_{index}", width), cpu)
             for index, (width, _) in enumerate(SHAPES)
         ],
         custom_extensions=[mojo_package(MOJO_PACKAGE)] if kernels != MAX else [],
@@ -94,12 +94,14 @@ def compiled(
     return session.load(graph, weights_registry=weights)
 
 
-def seconds(model: Model, shape: int, rows: int) -> float:
-    """Of one product; those with the other matrices have no rows."""
-    rng = np.random.default_rng(rows)
+def seconds(model: Model, shape: int, tokens: int) -> float:
+    """Returns the seconds of one product; the other products get no tokens."""
+    rng = np.random.default_rng(tokens)
     inputs = [
         Buffer.from_numpy(
-            rng.normal(0, 1, (rows if index == shape else 0, width)).astype(np.float32)
+            rng.normal(0, 1, (tokens if index == shape else 0, width)).astype(
+                np.float32
+            )
         )
         for index, (width, _) in enumerate(SHAPES)
     ]
@@ -108,12 +110,12 @@ def seconds(model: Model, shape: int, rows: int) -> float:
     return time.perf_counter() - start
 
 
-def described(
+def format_line(
     name: str, times: dict[str, list[float]], size: int, operations: int
 ) -> str:
-    """A line: the best of all, and how many times faster than others the first is."""
+    """Formats the shortest times, and the speed of the first kernels beside others'."""
     best = {kernels: min(values) for kernels, values in times.items()}
-    middle = {kernels: statistics.median(values) for kernels, values in times.items()}
+    median = {kernels: statistics.median(values) for kernels, values in times.items()}
     first, *others = times
     speeds = "   ".join(
         f"{kernels} {least * 1e3:8.2f} ms {size / least / 1e9:5.1f} GB/s "
@@ -122,20 +124,20 @@ def described(
     )
     ratios = ", ".join(
         f"{best[other] / best[first]:.2f} of {other} "
-        f"({middle[other] / middle[first]:.2f} of medians)"
+        f"({median[other] / median[first]:.2f} of medians)"
         for other in others
     )
     return f"{name}   {speeds}   speed {ratios}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Prints a line for each encoding, shape and number of tokens."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--encoding", choices=[each.name.lower() for each in ENCODINGS], default=None
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     options = parser.parse_args(arguments)
     contenders = [AVX512, AVX2, MAX] if simd_width() == 16 else [AVX2, MAX]
     session = InferenceSession(devices=[CPU()])
@@ -144,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         weights = random_weights(encoding)
         models = {
-            # Matrices of their own: the one before leaves none in a cache.
-            kernels: compiled(
+            # Each graph has its own copy of the matrices, so that none is cached.
+            kernels: compile_model(
                 session,
                 encoding,
                 {name: blocks.copy() for name, blocks in weights.items()},
@@ -155,24 +157,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         times: dict[tuple[int, int], dict[str, list[float]]] = {}
         for turn in range(options.rounds + 1):
-            for rows in options.rows:
+            for tokens in options.tokens:
                 for shape in range(len(SHAPES)):
                     each = times.setdefault(
-                        (shape, rows), {kernels: [] for kernels in models}
+                        (shape, tokens), {kernels: [] for kernels in models}
                     )
-                    # Whoever runs first follows others' work: all of them in turn.
+                    # Running first may be an advantage, so all take turns.
                     for place in range(len(contenders)):
                         kernels = contenders[(turn + place) % len(contenders)]
-                        each[kernels].append(seconds(models[kernels], shape, rows))
-        for (shape, rows), each in times.items():
+                        each[kernels].append(seconds(models[kernels], shape, tokens))
+        for (shape, tokens), each in times.items():
             width, columns = SHAPES[shape]
             print(
-                described(
-                    f"{encoding.name.lower()} {width:5} -> {columns:5} {rows:4} rows",
+                format_line(
+                    f"{encoding.name.lower()} {width:5} -> {columns:5} "
+                    f"{tokens:4} tokens",
                     # The first round warms up.
                     {kernels: values[1:] for kernels, values in each.items()},
                     weights[f"weight_{shape}"].nbytes,
-                    2 * rows * width * columns,
+                    2 * tokens * width * columns,
                 ),
                 flush=True,
             )

@@ -1,9 +1,9 @@
-"""How fast text rows attend to an image in the pool, own operation and MAX's.
+"""Times attention to a cached image: the custom op and MAX's.
 
 ``python -m benchmarks.kernels.image_attention`` times them in turn, at the published
-heads (32 of 128 dimensions, 8 of keys and values).  Each round reads another of several
-layers, as a model does, so that no cache holds what it reads.  Bytes are those of keys
-and values, read once; MAX's time lacks the norm of the queries.
+heads (32 of 128 dimensions, 8 KV heads).  Each round reads another of several layers,
+as a model does, so that the CPU's caches don't hold what it reads.  Bytes count keys
+and values once; MAX's time lacks the norm of the queries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from max.nn.attention.mask_config import MHAMaskVariant
 from max.nn.kernels import cross_attention_ragged
 from max.nn.kv_cache import MHAKVCacheParams
 
-from benchmarks.kernels.interleaved import KERNELS, made_of, timed
+from benchmarks.kernels.timing import KERNELS, time_calls, use_kernels
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, image_attention
@@ -32,12 +32,12 @@ from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_type
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LAYERS = 4
 KEYS = (1601, 6404)
-BATCHES = {"1 row": [1], "8 streams": [1] * 8, "176 rows": [176]}
-"""Query rows of each segment."""
+BATCHES = {"1 token": [1], "8 requests": [1] * 8, "176 tokens": [176]}
+"""Query tokens of each segment."""
 
 
-def pool_of(dtype: DType) -> MHAKVCacheParams:
-    """A pool of some layers."""
+def cache_params(dtype: DType) -> MHAKVCacheParams:
+    """Returns the parameters of an image cache with several layers."""
     return MHAKVCacheParams(
         dtype=dtype,
         n_kv_heads=KV_HEADS,
@@ -48,11 +48,11 @@ def pool_of(dtype: DType) -> MHAKVCacheParams:
     )
 
 
-def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
-    """The operation alone: queries, layer and what they read to attended rows."""
+def compile_model(session: InferenceSession, dtype: DType, kernels: str) -> Model:
+    """Compiles a graph of the attention alone."""
     cpu = DeviceRef.CPU()
-    pool = pool_of(dtype)
-    (reads,) = image_read_types(pool)
+    params = cache_params(dtype)
+    (reads,) = image_read_types(params)
     _, structure = tree.flatten(reads)
 
     def forward(query: Any, norm: Any, layer: Any, *inputs: Any) -> TensorValue:
@@ -69,7 +69,7 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
                 epsilon=1e-5,
             )
         return cross_attention_ragged(
-            pool,
+            params,
             query.tensor,
             read.segment_offsets,
             read.pages,
@@ -80,7 +80,7 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
             scale=HEAD_DIM**-0.5,
         )
 
-    with made_of(kernels):
+    with use_kernels(kernels):
         graph = Graph(
             f"attention_{kernels}_{dtype.name}",
             forward,
@@ -95,21 +95,21 @@ def compiled(session: InferenceSession, dtype: DType, kernels: str) -> Model:
     return session.load(graph)
 
 
-def caller(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callable:
-    """A call of a graph on random keys and values."""
-    chance = np.random.default_rng(0)
-    store = ImageCacheStorage(pool_of(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
+def make_call(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callable:
+    """Returns a call of a graph with random queries, keys and values."""
+    rng = np.random.default_rng(0)
+    store = ImageCacheStorage(cache_params(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
     store.blocks.reserve("request", {(1,): (keys,)})
     entry = store.blocks.pinned("request", (1,))
     (read,) = store.read_inputs([ReadSegment(n, entry, keys) for n in lengths])
     blocks = read.pages.kv_blocks
-    noise = chance.normal(0, 1, blocks.shape).astype(np.float32).view(np.uint32)
+    noise = rng.normal(0, 1, blocks.shape).astype(np.float32).view(np.uint32)
     if dtype is DType.bfloat16:
         view = blocks.view(DType.uint16, blocks.shape).to_numpy()
         view[...] = noise >> 16
     else:
         blocks.view(DType.uint32, blocks.shape).to_numpy()[...] = noise
-    query = chance.normal(0, 1, (sum(lengths), HEADS, HEAD_DIM)).astype(np.float32)
+    query = rng.normal(0, 1, (sum(lengths), HEADS, HEAD_DIM)).astype(np.float32)
     inputs = cycle(
         [
             Buffer.from_numpy(query),
@@ -123,7 +123,7 @@ def caller(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callabl
 
 
 def main() -> None:
-    """Prints a line for each shape and operation."""
+    """Prints a line for each shape and kernel; ratios compare the shortest times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
@@ -135,24 +135,24 @@ def main() -> None:
         if kernels != MAX or dtype is DType.float32
     }
     models = {
-        name: compiled(session, dtype, kernels)
+        name: compile_model(session, dtype, kernels)
         for name, (dtype, kernels) in variants.items()
     }
-    print(f"{'':43}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
+    print(f"{'':47}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
     for keys in KEYS:
         for batch, lengths in BATCHES.items():
             calls = {
-                name: caller(models[name], dtype, keys, lengths)
+                name: make_call(models[name], dtype, keys, lengths)
                 for name, (dtype, _) in variants.items()
             }
-            times = timed(calls, rounds)
+            times = time_calls(calls, rounds)
             base = min(times["MAX's, float32"])
             for name, (dtype, _) in variants.items():
                 least, median = min(times[name]), float(np.median(times[name]))
                 size = 2 * keys * KV_HEADS * HEAD_DIM * dtype.size_in_bytes
                 work = 4 * sum(lengths) * HEADS * HEAD_DIM * keys
                 print(
-                    f"{keys} keys, {batch:9} {name:23}{least * 1e3:8.2f}"
+                    f"{keys} keys, {batch:10} {name:26}{least * 1e3:8.2f}"
                     f"{median * 1e3:8.2f}{size / least / 1e9:7.1f}"
                     f"{work / least / 1e9:9.0f}{base / least:7.1f}",
                     flush=True,

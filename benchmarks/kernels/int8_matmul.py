@@ -1,7 +1,7 @@
-"""How fast rows meet matrices of bytes, beside MAX's product of floats.
+"""Times the int8 matmul beside MAX's float32 matmul.
 
 ``python -m benchmarks.kernels.int8_matmul`` times both in turn, for the matrices of a
-vision layer at its published widths and the rows of a picture of four tiles.
+vision layer at their published widths and the patches of an image of four tiles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 
-from benchmarks.kernels.interleaved import KERNELS, made_of, timed
+from benchmarks.kernels.timing import KERNELS, time_calls, use_kernels
 from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.int8_matmul import (
     MOJO_PACKAGE,
@@ -24,23 +24,23 @@ from mllama.kernels.ops.int8_matmul import (
 )
 
 SHAPES = ((1280, 1280), (1280, 5120), (5120, 1280))
-"""Widths of inputs and outputs."""
-ROWS = 6432
+"""Input and output widths."""
+PATCHES = 6432
 HOST = DeviceRef.CPU()
 
 
-def compiled(session: InferenceSession, kernels: str) -> Model:
-    """A product; its matrix is an input."""
+def compile_model(session: InferenceSession, kernels: str) -> Model:
+    """Compiles a graph of the product alone, whose matrix is an input."""
     if kernels != MAX:
         types = [
-            TensorType(DType.float32, ["rows", "width"], HOST),
-            TensorType(DType.int8, ["tiles", "bytes"], HOST),
+            TensorType(DType.float32, ["patches", "width"], HOST),
+            TensorType(DType.int8, ["tiles", "tile_size"], HOST),
             TensorType(DType.float32, ["columns"], HOST),
         ]
-        with made_of(kernels):
+        with use_kernels(kernels):
             return session.load(
                 Graph(
-                    f"bytes_{kernels}",
+                    f"int8_{kernels}",
                     lambda x, weights, scales: int8_matmul(
                         x.tensor, weights.tensor, scales.tensor
                     ),
@@ -53,41 +53,44 @@ def compiled(session: InferenceSession, kernels: str) -> Model:
         return x @ ops.transpose(weights, 0, 1)
 
     types = [
-        TensorType(DType.float32, ["rows", "width"], HOST),
+        TensorType(DType.float32, ["patches", "width"], HOST),
         TensorType(DType.float32, ["columns", "width"], HOST),
     ]
-    return session.load(Graph("floats", forward, input_types=types))
+    return session.load(Graph("float32", forward, input_types=types))
 
 
 def main() -> None:
-    """Prints two lines for each matrix; ratios are of the least times."""
+    """Prints a line for each matrix and kernel; ratios compare the shortest times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
-    models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
-    chance = np.random.default_rng(0)
-    print(f"{'':28}{'min ms':>8}{'median':>8}{'Gop/s':>8}{'ratio':>7}")
+    models = {
+        name: compile_model(session, kernels) for name, kernels in KERNELS.items()
+    }
+    rng = np.random.default_rng(0)
+    print(f"{'':31}{'min ms':>8}{'median':>8}{'Gop/s':>8}{'ratio':>7}")
     for width, columns in SHAPES:
-        x = chance.normal(0, 1, (ROWS, width)).astype(np.float32)
-        weights = chance.normal(0, 1, (columns, width)).astype(np.float32)
+        x = rng.normal(0, 1, (PATCHES, width)).astype(np.float32)
+        weights = rng.normal(0, 1, (columns, width)).astype(np.float32)
         levels, scales = quantize_int8(weights)
         assert levels.shape == tiled_shape(columns, width)
-        floats, in_bytes = (x, weights), (x, levels, scales)
+        float32, int8 = (x, weights), (x, levels, scales)
         calls = {
-            name: lambda m=model, i=floats if KERNELS[name] == MAX else in_bytes: (
+            name: lambda m=model, i=float32 if KERNELS[name] == MAX else int8: (
                 m.execute(*i)
             )
             for name, model in models.items()
         }
-        times = timed(calls, rounds)
+        times = time_calls(calls, rounds)
         base = min(times["MAX's"])
         for name, taken in times.items():
             least, median = min(taken), float(np.median(taken))
             print(
-                f"{width:6} x {columns:5} {name:13}"
+                f"{width:6} x {columns:5} {name:16}"
                 f"{least * 1e3:8.1f}{median * 1e3:8.1f}"
-                f"{2 * ROWS * width * columns / least / 1e9:8.0f}{base / least:7.1f}",
+                f"{2 * PATCHES * width * columns / least / 1e9:8.0f}"
+                f"{base / least:7.1f}",
                 flush=True,
             )
 

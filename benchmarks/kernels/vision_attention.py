@@ -1,4 +1,4 @@
-"""How fast patches attend to each other, own operation and MAX's.
+"""Times the attention among patches: the custom op and MAX's.
 
 ``python -m benchmarks.kernels.vision_attention`` times them in turn, at the published
 16 heads of 80 dimensions, for an image of four tiles and for one of one tile.
@@ -16,29 +16,31 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue
 
-from benchmarks.kernels.interleaved import KERNELS, made_of, timed
+from benchmarks.kernels.timing import KERNELS, time_calls, use_kernels
 from mllama.kernels.dispatch import MAX, mojo_package, supports_bfloat16
 from mllama.kernels.ops.attention import MOJO_PACKAGE
 from mllama.nn.vision.attention import padded_attention
 
-ROWS, HEADS, HEAD_DIM = 6432, 16, 80
-REAL = {"four tiles": 6404, "one tile": 1601}
+PATCHES, HEADS, HEAD_DIM = 6432, 16, 80
+REAL_PATCHES = {"four tiles": 6404, "one tile": 1601}
 
 HEADER = f"{'':44}{'min ms':>9}{'median':>9}{'GFLOP/s':>9}{'ratio':>7}"
 
 
-def compiled(session: InferenceSession, kernels: str, *, rounds: bool = False) -> Model:
-    """The operation alone."""
+def compile_model(
+    session: InferenceSession, kernels: str, *, bfloat16: bool = False
+) -> Model:
+    """Compiles a graph of the attention alone."""
     cpu = DeviceRef.CPU()
 
     def forward(*inputs: Any) -> TensorValue:
         values = [value.tensor for value in inputs]
-        return padded_attention(*values, HEAD_DIM, rounds=rounds)
+        return padded_attention(*values, HEAD_DIM, rounds=bfloat16)
 
-    states = TensorType(DType.float32, ["images", ROWS, HEADS * HEAD_DIM], cpu)
-    with made_of(kernels):
+    states = TensorType(DType.float32, ["images", PATCHES, HEADS * HEAD_DIM], cpu)
+    with use_kernels(kernels):
         graph = Graph(
-            f"attention_{kernels}_{rounds}",
+            f"attention_{kernels}_{bfloat16}",
             forward,
             input_types=[
                 *[states] * 3,
@@ -53,15 +55,15 @@ def compiled(session: InferenceSession, kernels: str, *, rounds: bool = False) -
 def report(
     title: str, calls: Mapping[str, Callable[[], object]], work: float, rounds: int
 ) -> None:
-    """Prints a line for each call; ratios are to the first, of the least times.
+    """Prints a line for each call; ratios compare the shortest times with the first.
 
     Args:
-        title: What the calls do.
-        calls: By name.
-        work: Floating point operations of a call, in thousands of millions.
-        rounds: How often each is called.
+        title: Name of the image.
+        calls: The calls, by name.
+        work: Floating-point operations of a call, in thousands of millions.
+        rounds: Number of times each is called.
     """
-    times = timed(calls, rounds)
+    times = time_calls(calls, rounds)
     base = min(next(iter(times.values())))
     for name, taken in times.items():
         least, median = min(taken), float(np.median(taken))
@@ -73,28 +75,30 @@ def report(
 
 
 def main() -> None:
-    """Prints a line for each image and form of the operation."""
+    """Prints a line for each image and kernel."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
-    models = {name: compiled(session, kernels) for name, kernels in KERNELS.items()}
+    models = {
+        name: compile_model(session, kernels) for name, kernels in KERNELS.items()
+    }
     if supports_bfloat16():
-        models["own, bfloat16"] = compiled(session, "auto", rounds=True)
-    chance = np.random.default_rng(0)
+        models["custom, bfloat16"] = compile_model(session, "auto", bfloat16=True)
+    rng = np.random.default_rng(0)
     states = [
-        chance.normal(0, 1, (1, ROWS, HEADS * HEAD_DIM)).astype(np.float32)
+        rng.normal(0, 1, (1, PATCHES, HEADS * HEAD_DIM)).astype(np.float32)
         for _ in range(3)
     ]
     print(HEADER)
-    for title, real in REAL.items():
-        padding = ROWS - real
+    for title, real in REAL_PATCHES.items():
+        padding = PATCHES - real
         lengths = [np.zeros(real, np.int64), np.zeros(padding, np.int64)]
         calls = {
             name: lambda m=model, i=(*states, *lengths): m.execute(*i)
             for name, model in models.items()
         }
-        pairs = real * ROWS + padding * real
+        pairs = real * PATCHES + padding * real
         report(title, calls, 4e-9 * pairs * HEADS * HEAD_DIM, rounds)
 
 

@@ -20,10 +20,10 @@ AVX512: Final = "avx512"
 AVX2: Final = "avx2"
 MAX: Final = "max"
 
-_AVX2_FEATURES: Final = ("x86_64", "avx2", "fma", "f16c")
+AVX2_FEATURES: Final = ("x86_64", "avx2", "fma", "f16c")
 """CPU features that all custom ops require; other CPUs use MAX's ops."""
 
-_AVX512_FEATURES: Final = (
+AVX512_FEATURES: Final = (
     "avx512f",
     "avx512bw",
     "avx512dq",
@@ -48,9 +48,9 @@ def chosen_kernels() -> str:
     if asked not in ("auto", AVX2, MAX):
         raise MllamaError(f"{VARIABLE} must be auto, avx2 or max, not {asked!r}")
     features = set(cpu_features())
-    if asked == MAX or not features.issuperset(_AVX2_FEATURES):
+    if asked == MAX or not features.issuperset(AVX2_FEATURES):
         return MAX
-    has_avx512 = features.issuperset(_AVX512_FEATURES)
+    has_avx512 = features.issuperset(AVX512_FEATURES)
     return AVX512 if asked == "auto" and has_avx512 else AVX2
 
 
@@ -69,7 +69,7 @@ def kernels_summary() -> str:
     chosen = chosen_kernels()
     if chosen != MAX:
         return f"custom kernels ({'AVX-512' if chosen == AVX512 else 'AVX2'})"
-    missing = [name for name in _AVX2_FEATURES if name not in cpu_features()]
+    missing = [name for name in AVX2_FEATURES if name not in cpu_features()]
     if missing:
         return f"MAX's kernels, since this CPU lacks {', '.join(missing)}"
     return f"MAX's kernels, since {VARIABLE} is max"

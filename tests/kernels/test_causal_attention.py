@@ -17,7 +17,7 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType
 
 from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, causal_attention
-from tests.kernels.widths import KERNELS, made_of
+from tests.kernels.widths import KERNELS, use_kernels
 
 Array = np.ndarray
 
@@ -147,7 +147,7 @@ class Operation:
 
 @pytest.fixture(scope="module", params=KERNELS)
 def operation(request: pytest.FixtureRequest) -> Operation:
-    with made_of(request.param):
+    with use_kernels(request.param):
         return Operation()
 
 

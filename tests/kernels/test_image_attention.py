@@ -23,7 +23,7 @@ from mllama.kernels.ops.attention import (
     store_image_kv,
 )
 from mllama.utils.bfloat16 import to_bfloat16
-from tests.kernels.widths import KERNELS, made_of
+from tests.kernels.widths import KERNELS, use_kernels
 
 Array = np.ndarray
 
@@ -260,7 +260,7 @@ class Operations:
 
 @pytest.fixture(scope="module", params=KERNELS)
 def ops(request: pytest.FixtureRequest) -> Operations:
-    with made_of(request.param):
+    with use_kernels(request.param):
         return Operations()
 
 

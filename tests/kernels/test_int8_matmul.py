@@ -18,7 +18,7 @@ from mllama.kernels.dispatch import mojo_package
 from mllama.kernels.ops import int8_matmul
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE, quantize_int8, supports
 from tests.kernels import int8_matmul as plain
-from tests.kernels.widths import KERNELS, made_of
+from tests.kernels.widths import KERNELS, use_kernels
 
 Array = np.ndarray
 HOST = DeviceRef.CPU()
@@ -55,7 +55,7 @@ class Products:
                 x, weights, scales, added = (
                     value.tensor for value in graph.inputs[4 * index : 4 * index + 4]
                 )
-                with made_of(kernels):
+                with use_kernels(kernels):
                     outputs.append(
                         int8_matmul.int8_matmul(
                             x, weights, scales, added if adds else None

@@ -15,7 +15,7 @@ from mllama.kernels import dispatch
 from mllama.kernels.dispatch import chosen_kernels, mojo_package, supports_bfloat16
 from mllama.kernels.ops.attention import MOJO_PACKAGE
 from mllama.nn.vision.attention import padded_attention
-from tests.kernels.widths import KERNELS, made_of
+from tests.kernels.widths import KERNELS, use_kernels
 
 Array = np.ndarray
 CPU_REF = DeviceRef.CPU()
@@ -88,7 +88,7 @@ class Attention:
 
 @pytest.fixture(scope="module", params=KERNELS)
 def attention(request: pytest.FixtureRequest) -> Attention:
-    with made_of(request.param):
+    with use_kernels(request.param):
         return Attention()
 
 

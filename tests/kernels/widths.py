@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.kernels.interleaved import made_of
+from benchmarks.kernels.timing import use_kernels
 from mllama.kernels.dispatch import AVX2, AVX512, chosen_kernels
 
-__all__ = ["KERNELS", "made_of"]
+__all__ = ["KERNELS", "use_kernels"]
 
 KERNELS: Final = (AVX2, "auto") if chosen_kernels() == AVX512 else (AVX2,)
-"""What :func:`made_of` is told for each."""
+"""What :func:`use_kernels` is told for each."""

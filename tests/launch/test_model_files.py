@@ -57,7 +57,7 @@ def test_a_checkpoint_of_float32_stays_so_on_a_cpu() -> None:
 def test_the_vision_side_in_bytes_takes_a_quarter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch._NEEDED)
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
     floats, files = find(), find(vision_encoding="int8")
     config = floats.config
     matrices = sum(
@@ -73,10 +73,10 @@ def test_the_vision_side_in_bytes_takes_a_quarter(
 @pytest.mark.parametrize(
     ("asked", "features", "message"),
     [
-        ({"device_type": "gpu"}, dispatch._NEEDED, "runs on a CPU only"),
-        ({"encoding": "bfloat16"}, dispatch._NEEDED, "not with bfloat16"),
+        ({"device_type": "gpu"}, dispatch.AVX2_FEATURES, "runs on a CPU only"),
+        ({"encoding": "bfloat16"}, dispatch.AVX2_FEATURES, "not with bfloat16"),
         ({}, ("aarch64",), "which don't run here"),
-        ({"vision_encoding": "q8_0"}, dispatch._NEEDED, "in int8, not 'q8_0'"),
+        ({"vision_encoding": "q8_0"}, dispatch.AVX2_FEATURES, "in int8, not 'q8_0'"),
     ],
 )
 def test_where_the_vision_side_is_not_to_be_had_in_bytes(

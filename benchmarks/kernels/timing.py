@@ -1,4 +1,4 @@
-"""Calls that are timed in turn, so that a machine's moods meet all of them."""
+"""Times calls in turn, so that changes in a machine's speed affect all of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import Final
 
 from mllama.kernels.dispatch import AVX2, AVX512, MAX, VARIABLE, chosen_kernels
 
-KERNELS: Final = {"MAX's": MAX, "own, AVX2": AVX2} | (
-    {"own, AVX-512": "auto"} if chosen_kernels() == AVX512 else {}
+KERNELS: Final = {"MAX's": MAX, "custom, AVX2": AVX2} | (
+    {"custom, AVX-512": "auto"} if chosen_kernels() == AVX512 else {}
 )
-"""What graphs can be made of on this CPU, as the environment variable says it."""
+"""Kernels that this CPU supports, with their values of the environment variable."""
 
 
 @contextmanager
-def made_of(kernels: str) -> Iterator[None]:
-    """Graphs that are built meanwhile are made of these operations."""
+def use_kernels(kernels: str) -> Iterator[None]:
+    """Selects the kernels of graphs that are built within the context.
+
+    Args:
+        kernels: A value of the environment variable.
+    """
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = kernels
     try:
@@ -30,10 +34,10 @@ def made_of(kernels: str) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def timed(
+def time_calls(
     calls: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of each call, by name, each made once a round."""
+    """Makes each call once a round, and returns its seconds by name."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
