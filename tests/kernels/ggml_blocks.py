@@ -1,4 +1,4 @@
-"""ggml itself, as ``ggml-python`` builds it when it is installed."""
+"""Quantizes and dequantizes with ggml itself, which ``ggml-python`` builds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = np.ndarray
 
 
 def ggml_quantize(weights: Array, kind: Kind) -> Array:
-    """ggml's blocks of a matrix, made without an importance matrix."""
+    """Quantizes a matrix with ggml, without an importance matrix."""
     length, size = GGML_QUANT_SIZES[kind]
     rows, width = weights.shape
     blocks = np.empty((rows, width // length * size), np.uint8)
@@ -32,7 +32,7 @@ def ggml_quantize(weights: Array, kind: Kind) -> Array:
 
 
 def ggml_dequantize(blocks: Array, kind: Kind) -> Array:
-    """What ggml reads from blocks."""
+    """Decodes GGUF blocks with ggml."""
     length, size = GGML_QUANT_SIZES[kind]
     values = np.empty((len(blocks), blocks.shape[1] // size * length), np.float32)
     traits = ggml.ggml_get_type_traits(int(kind)).contents

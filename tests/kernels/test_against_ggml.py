@@ -1,6 +1,6 @@
-"""ggml itself quantizes no better, and decodes our blocks as the gguf package does.
+"""Compares quantization with ggml's own, and decodes the GGUF blocks with ggml.
 
-``ggml-python`` builds ggml as it is installed.  Without it this file fails.
+Needs ``ggml-python``, which builds ggml when it is installed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tests.kernels.ggml_blocks import ggml_dequantize, ggml_quantize
 Array = np.ndarray
 Make = Callable[[], Array]
 
-WORSE = 1.02
-"""Factor by which our error may be larger."""
+MAX_ERROR_RATIO = 1.02
+"""Allowed ratio of our quantization error to ggml's."""
 
-every_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
 
 
 def relative_error(blocks: Array, kind: Kind, weights: Array) -> float:
-    off = np.square(dequantize(blocks, kind) - weights, dtype=np.float64).mean()
-    return float(np.sqrt(off / np.square(weights, dtype=np.float64).mean()))
+    error = np.square(dequantize(blocks, kind) - weights, dtype=np.float64).mean()
+    return float(np.sqrt(error / np.square(weights, dtype=np.float64).mean()))
 
 
 def gaussian() -> Array:
@@ -58,19 +58,19 @@ def shifted() -> Array:
     return gaussian() + np.random.default_rng(3).normal(0, 0.02, (256, 1))
 
 
-@every_format
+@each_format
 @pytest.mark.parametrize(
     "make", [gaussian, heavy_tailed, outlier_columns, zero_blocks, shifted]
 )
-def test_the_error_is_no_larger_than_ggmls(kind: Kind, make: Make) -> None:
+def test_error_is_close_to_ggmls(kind: Kind, make: Make) -> None:
     weights = make().astype(np.float32)
     ours, theirs = quantize(weights, kind), ggml_quantize(weights, kind)
     error = relative_error(ours, kind, weights)
-    assert 0 < error <= WORSE * relative_error(theirs, kind, weights)
+    assert 0 < error <= MAX_ERROR_RATIO * relative_error(theirs, kind, weights)
 
 
-@every_format
-def test_nor_on_the_demo_models_matrices(kind: Kind) -> None:
+@each_format
+def test_error_is_close_to_ggmls_on_the_demo_models_matrices(kind: Kind) -> None:
     checkpoint = open_checkpoint(MODEL_PATH)
     names = [
         tensor.ours
@@ -82,26 +82,28 @@ def test_nor_on_the_demo_models_matrices(kind: Kind) -> None:
         weights = checkpoint.tensors[name].floats()
         error = relative_error(quantize(weights, kind), kind, weights)
         theirs = relative_error(ggml_quantize(weights, kind), kind, weights)
-        assert 0 < error <= WORSE * theirs, name
+        assert 0 < error <= MAX_ERROR_RATIO * theirs, name
 
 
-@every_format
-def test_most_blocks_are_ggmls_own(kind: Kind) -> None:
+@each_format
+def test_most_bytes_equal_ggmls(kind: Kind) -> None:
     weights = gaussian().astype(np.float32)
     same = quantize(weights, kind) == ggml_quantize(weights, kind)
     assert same.mean() > 0.99
 
 
-@every_format
+@each_format
 @pytest.mark.parametrize("make", [heavy_tailed, zero_blocks])
-def test_ggml_reads_what_the_gguf_package_reads(kind: Kind, make: Make) -> None:
+def test_ggml_and_the_gguf_package_decode_the_same_values(
+    kind: Kind, make: Make
+) -> None:
     blocks = quantize(make().astype(np.float32), kind)
     theirs, ours = ggml_dequantize(blocks, kind), dequantize(blocks, kind)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
-@every_format
-def test_blocks_of_zeros_are_zeros_to_ggml(kind: Kind) -> None:
+@each_format
+def test_zeros_decode_to_zeros_in_ggml(kind: Kind) -> None:
     weights = zero_blocks().astype(np.float32)
-    found = ggml_dequantize(quantize(weights, kind), kind)
-    assert not found[weights == 0].any()
+    actual = ggml_dequantize(quantize(weights, kind), kind)
+    assert not actual[weights == 0].any()

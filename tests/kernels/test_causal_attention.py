@@ -1,4 +1,4 @@
-"""Attention over the KV cache against plain NumPy."""
+"""Compares attention to the KV cache with NumPy."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType
 
 from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, causal_attention
-from tests.kernels.widths import KERNELS, use_kernels
+from tests.kernels.simd_widths import KERNELS, use_kernels
 
 Array = np.ndarray
 
 HEAD_DIMS = (16, 24, 128)
-"""Those that the tests' graph has an operation for."""
+"""Widths of heads for which the tests' graph has an op."""
 
 pytestmark = pytest.mark.skipif(
     not uses_custom_ops(DeviceRef.CPU()),
-    reason="this CPU lacks what own operations need",
+    reason="this CPU doesn't support the custom ops",
 )
 
-every_width = pytest.mark.parametrize("head_dim", HEAD_DIMS)
+each_head_dim = pytest.mark.parametrize("head_dim", HEAD_DIMS)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """New rows of some requests, and the cache that has them already."""
+    """New tokens of some requests, and the cache that holds them already."""
 
     query: Array
     cache: Array
@@ -43,11 +43,11 @@ class Batch:
     lengths: Sequence[int]
     cached: Sequence[int]
 
-    def attended(self) -> Array:
-        """The plain form, in float64."""
+    def expected_output(self) -> Array:
+        """Returns the expected attention, computed in float64."""
         _, heads, head_dim = self.query.shape
         result = np.zeros(self.query.shape)
-        row = 0
+        token = 0
         for length, cached, pages in zip(
             self.lengths, self.cached, self.table, strict=True
         ):
@@ -62,19 +62,18 @@ class Batch:
                 for side in (0, 1)
             )
             for i in range(length):
-                seen = cached + i + 1
-                scores = np.einsum("hd,khd->hk", self.query[row], keys[:seen])
+                visible = cached + i + 1
+                scores = np.einsum("hd,khd->hk", self.query[token], keys[:visible])
                 scores *= head_dim**-0.5
                 weights = np.exp(scores - scores.max(-1, keepdims=True))
                 weights /= weights.sum(-1, keepdims=True)
-                result[row] = np.einsum("hk,khd->hd", weights, values[:seen])
-                row += 1
+                result[token] = np.einsum("hk,khd->hd", weights, values[:visible])
+                token += 1
         return result
 
 
-class Operation:
-    """One graph with the operation for every width; those that aren't asked for get no
-    rows."""
+class CausalAttention:
+    """A graph with the op for every head width; the others get no tokens."""
 
     def __init__(self) -> None:
         cpu = DeviceRef.CPU()
@@ -117,7 +116,7 @@ class Operation:
         self.model: Model = InferenceSession(devices=[CPU()]).load(graph)
 
     def __call__(self, batch: Batch, **changed: Array) -> Array:
-        """Attended rows; arguments may be changed."""
+        """Runs the op on a batch, with some arguments changed."""
         inputs: list[Any] = []
         for width in HEAD_DIMS:
             given: dict[str, Any] = {
@@ -141,14 +140,14 @@ class Operation:
             layer = Buffer.scalar(int(given.pop("layer")[0]), DType.uint32)
             buffers = [Buffer.from_numpy(value) for value in given.values()]
             inputs += [*buffers[:2], layer, *buffers[2:]]
-        place = HEAD_DIMS.index(batch.query.shape[2])
-        return self.model.execute(*inputs)[place].to_numpy()
+        index = HEAD_DIMS.index(batch.query.shape[2])
+        return self.model.execute(*inputs)[index].to_numpy()
 
 
 @pytest.fixture(scope="module", params=KERNELS)
-def operation(request: pytest.FixtureRequest) -> Operation:
+def attention(request: pytest.FixtureRequest) -> CausalAttention:
     with use_kernels(request.param):
-        return Operation()
+        return CausalAttention()
 
 
 def random_batch(
@@ -157,24 +156,24 @@ def random_batch(
     lengths: Sequence[int],
     cached: Sequence[int],
     *,
-    share: int = 4,
+    gqa_ratio: int = 4,
     kv_heads: int = 2,
 ) -> Batch:
-    """Pages in random order; what lies beyond a request's rows must not be read."""
-    chance = np.random.default_rng(seed)
+    """Returns a batch with pages in random order, and NaN beyond a request's tokens."""
+    rng = np.random.default_rng(seed)
     totals = [sum(both) for both in zip(lengths, cached, strict=True)]
     used = [-(-total // PAGE_SIZE) for total in totals]
     num_pages = sum(used) + 2
-    pages = chance.permutation(num_pages)
+    pages = rng.permutation(num_pages)
     table = np.full((len(used), max(used) + 1), pages[-1])
-    cache = chance.normal(0, 1, (num_pages, 2, 3, PAGE_SIZE, kv_heads, head_dim))
+    cache = rng.normal(0, 1, (num_pages, 2, 3, PAGE_SIZE, kv_heads, head_dim))
     for row, total, number, end in zip(
         table, totals, used, np.cumsum(used), strict=True
     ):
         row[:number] = pages[end - number : end]
         if total % PAGE_SIZE:
             cache[row[number - 1], :, :, total % PAGE_SIZE :] = np.nan
-    query = chance.normal(0, 1, (sum(lengths), kv_heads * share, head_dim))
+    query = rng.normal(0, 1, (sum(lengths), kv_heads * gqa_ratio, head_dim))
     return Batch(
         query=query.astype(np.float32),
         cache=cache.astype(np.float32),
@@ -185,12 +184,12 @@ def random_batch(
     )
 
 
-def check(operation: Operation, batch: Batch) -> None:
-    found, wanted = operation(batch), batch.attended()
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-6)
+def check(attention: CausalAttention, batch: Batch) -> None:
+    actual, expected = attention(batch), batch.expected_output()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-6)
 
 
-@every_width
+@each_head_dim
 @pytest.mark.parametrize(
     ("lengths", "cached"),
     [
@@ -210,58 +209,60 @@ def check(operation: Operation, batch: Batch) -> None:
         ([1, 200, 3, 1], [400, 100, 0, 128]),
     ],
 )
-def test_requests_of_any_size(
-    operation: Operation, head_dim: int, lengths: list[int], cached: list[int]
+def test_attention_matches_numpy_for_any_request_sizes(
+    attention: CausalAttention, head_dim: int, lengths: list[int], cached: list[int]
 ) -> None:
-    check(operation, random_batch(len(lengths), head_dim, lengths, cached))
+    check(attention, random_batch(len(lengths), head_dim, lengths, cached))
 
 
-@every_width
+@each_head_dim
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.lists(
         st.tuples(st.integers(1, 60), st.integers(0, 400)), min_size=1, max_size=5
     ),
-    share=st.sampled_from([1, 2, 3, 4, 8, 20]),
+    gqa_ratio=st.sampled_from([1, 2, 3, 4, 8, 20]),
     kv_heads=st.integers(1, 3),
 )
-def test_random_batches(
-    operation: Operation,
+def test_attention_matches_numpy_for_random_batches(
+    attention: CausalAttention,
     head_dim: int,
     seed: int,
     sizes: list[tuple[int, int]],
-    share: int,
+    gqa_ratio: int,
     kv_heads: int,
 ) -> None:
     lengths, cached = zip(*sizes, strict=True)
     check(
-        operation,
-        random_batch(seed, head_dim, lengths, cached, share=share, kv_heads=kv_heads),
+        attention,
+        random_batch(
+            seed, head_dim, lengths, cached, gqa_ratio=gqa_ratio, kv_heads=kv_heads
+        ),
     )
 
 
-def test_requests_that_share_pages(operation: Operation) -> None:
-    """A common beginning, which MAX's cache of prefixes gives several requests."""
+def test_requests_may_share_pages(attention: CausalAttention) -> None:
+    """MAX's prefix cache lets requests share the pages of a common beginning."""
     batch = random_batch(1, 128, [1, 1, 1], [300, 300, 300])
     batch.table[1:, :2] = batch.table[0, :2]
-    check(operation, batch)
+    check(attention, batch)
 
 
 @pytest.mark.parametrize("lengths", [[1], [30]])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_stays_with_its_request(
-    operation: Operation, lengths: list[int], value: float
+def test_nan_and_infinity_stay_within_their_request(
+    attention: CausalAttention, lengths: list[int], value: float
 ) -> None:
     batch = random_batch(2, 128, [*lengths, *lengths], [200, 200])
-    wanted = batch.attended()[lengths[0] :]
+    expected = batch.expected_output()[lengths[0] :]
     batch.cache[batch.table[0, 0], 1, 1, 5] = value
-    found = operation(batch)
-    assert not np.isfinite(found[: lengths[0]]).any()
-    np.testing.assert_allclose(found[lengths[0] :], wanted, rtol=0, atol=5e-6)
+    actual = attention(batch)
+    assert not np.isfinite(actual[: lengths[0]]).any()
+    np.testing.assert_allclose(actual[lengths[0] :], expected, rtol=0, atol=5e-6)
 
 
-def test_no_rows(operation: Operation) -> None:
+def test_a_batch_without_tokens_gives_no_output(attention: CausalAttention) -> None:
     batch = random_batch(3, 16, [2], [3])
     nothing = {
         "query": batch.query[:0],
@@ -269,7 +270,7 @@ def test_no_rows(operation: Operation) -> None:
         "lengths": np.zeros(0, np.uint32),
         "table": np.zeros((0, 1), np.uint32),
     }
-    assert operation(batch, **nothing).shape == (0, 8, 16)
+    assert attention(batch, **nothing).shape == (0, 8, 16)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +293,10 @@ def test_no_rows(operation: Operation) -> None:
         ),
     ],
 )
-def test_contradictions_are_refused(
-    operation: Operation, changed: dict[str, Array], message: str
+def test_inconsistent_arguments_raise(
+    attention: CausalAttention, changed: dict[str, Array], message: str
 ) -> None:
     batch = random_batch(4, 16, [5], [3])
     with pytest.raises(Exception, match=message):
-        operation(batch, **changed)
-    check(operation, batch)
+        attention(batch, **changed)
+    check(attention, batch)

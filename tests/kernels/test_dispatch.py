@@ -1,4 +1,4 @@
-"""Own operations run where they can, and MAX's where they can't or are asked for."""
+"""Checks when graphs use custom ops, and when MAX's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mllama.errors import MllamaError
 from mllama.kernels import dispatch
 
 AVX2 = ("x86_64", "avx", "avx2", "f16c", "fma")
-WIDE = (*AVX2, "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512_vnni")
+AVX512 = (*AVX2, "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512_vnni")
 ARM = ("aarch64", "asimd", "bf16")
 
 
@@ -21,16 +21,16 @@ ARM = ("aarch64", "asimd", "bf16")
         (AVX2, "", "avx2"),
         (AVX2, "max", "max"),
         (AVX2[:2], None, "max"),
-        (WIDE, None, "avx512"),
-        (WIDE, "avx2", "avx2"),
-        (WIDE, "max", "max"),
-        (WIDE[:-1], None, "avx2"),
-        (WIDE[5:], None, "max"),
+        (AVX512, None, "avx512"),
+        (AVX512, "avx2", "avx2"),
+        (AVX512, "max", "max"),
+        (AVX512[:-1], None, "avx2"),
+        (AVX512[5:], None, "max"),
         (ARM, "auto", "max"),
         (ARM, "avx2", "max"),
     ],
 )
-def test_the_choice(
+def test_cpu_and_environment_choose_the_kernels(
     monkeypatch: pytest.MonkeyPatch,
     features: tuple[str, ...],
     asked: str | None,
@@ -45,13 +45,13 @@ def test_the_choice(
     assert dispatch.uses_custom_ops(DeviceRef.CPU()) == (kernels != "max")
     assert dispatch.simd_width() == (16 if kernels == "avx512" else 8)
     assert not dispatch.uses_custom_ops(DeviceRef.GPU(0))
-    described = dispatch.kernels_summary()
-    beginnings = {"avx512": "custom kernels (AVX-512)", "avx2": "custom kernels (AVX2)"}
-    assert described.startswith(beginnings.get(kernels, "MAX's"))
-    assert ("lacks" in described) == ("avx2" not in features)
+    summary = dispatch.kernels_summary()
+    prefixes = {"avx512": "custom kernels (AVX-512)", "avx2": "custom kernels (AVX2)"}
+    assert summary.startswith(prefixes.get(kernels, "MAX's"))
+    assert ("lacks" in summary) == ("avx2" not in features)
 
 
-def test_a_wrong_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_choice_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(dispatch.VARIABLE, "fast")
     with pytest.raises(MllamaError, match="MLLAMA_KERNELS must be auto, avx2 or max"):
         dispatch.chosen_kernels()

@@ -1,4 +1,4 @@
-"""Products with bytes against plain NumPy."""
+"""Compares the int8 matmul with NumPy."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ from mllama.kernels import dispatch
 from mllama.kernels.dispatch import mojo_package
 from mllama.kernels.ops import int8_matmul
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE, quantize_int8, supports
-from tests.kernels import int8_matmul as plain
-from tests.kernels.widths import KERNELS, use_kernels
+from tests.kernels import int8_matmul as numpy_form
+from tests.kernels.simd_widths import KERNELS, use_kernels
 
 Array = np.ndarray
 HOST = DeviceRef.CPU()
 
-needs_own = pytest.mark.skipif(
-    not dispatch.uses_custom_ops(HOST), reason="this CPU lacks what own operations need"
+needs_custom_ops = pytest.mark.skipif(
+    not dispatch.uses_custom_ops(HOST), reason="this CPU doesn't support the custom ops"
 )
 
+VARIANTS = [
+    (kernels, has_addend) for kernels in KERNELS for has_addend in (False, True)
+]
 
-KINDS = [(kernels, adds) for kernels in KERNELS for adds in (False, True)]
 
+class Int8Matmul:
+    """A graph with the op for every SIMD width, with and without an addend.
 
-class Products:
-    """One graph with the operation for every width of vectors, with something added and
-    without; those that aren't asked for get no rows."""
+    Each call runs one of them; the others get no tokens.
+    """
 
     def __init__(self) -> None:
         types: list[Any] = []
-        for kernels, adds in KINDS:
-            name = f"_{kernels}_{adds}"
+        for kernels, has_addend in VARIANTS:
+            name = f"_{kernels}_{has_addend}"
             types += [
-                TensorType(DType.float32, [f"rows{name}", f"width{name}"], HOST),
+                TensorType(DType.float32, [f"tokens{name}", f"width{name}"], HOST),
                 TensorType(DType.int8, [f"tiles{name}", f"bytes{name}"], HOST),
                 TensorType(DType.float32, [f"columns{name}"], HOST),
-                TensorType(DType.float32, [f"added{name}", f"sums{name}"], HOST),
+                TensorType(DType.float32, [f"addend{name}", f"sums{name}"], HOST),
             ]
         with Graph(
             "int8_matmuls",
@@ -51,133 +54,133 @@ class Products:
             custom_extensions=[mojo_package(MOJO_PACKAGE)],
         ) as graph:
             outputs = []
-            for index, (kernels, adds) in enumerate(KINDS):
-                x, weights, scales, added = (
+            for index, (kernels, has_addend) in enumerate(VARIANTS):
+                x, weights, scales, addend = (
                     value.tensor for value in graph.inputs[4 * index : 4 * index + 4]
                 )
                 with use_kernels(kernels):
                     outputs.append(
                         int8_matmul.int8_matmul(
-                            x, weights, scales, added if adds else None
+                            x, weights, scales, addend if has_addend else None
                         )
                     )
             graph.output(*outputs)
         self.model: Model = InferenceSession(devices=[CPU()]).load(graph)
 
     def __call__(
-        self, kernels: str, x: Array, weights: Array, added: Array | None = None
+        self, kernels: str, x: Array, weights: Array, addend: Array | None = None
     ) -> Array:
-        """``x @ weights.T + added`` with vectors of a width."""
-        return self.of_bytes(kernels, x, *quantize_int8(weights), added)
+        """Quantizes the weights and computes ``x @ weights.T + addend``."""
+        return self.multiply_int8(kernels, x, *quantize_int8(weights), addend)
 
-    def of_bytes(
+    def multiply_int8(
         self,
         kernels: str,
         x: Array,
         levels: Array,
         scales: Array,
-        added: Array | None = None,
+        addend: Array | None = None,
     ) -> Array:
-        """The same with a matrix of bytes; one row is added to all."""
-        wanted = (kernels, added is not None)
+        """Multiplies with an int8 matrix; an addend of one row is for all tokens."""
+        called = (kernels, addend is not None)
         inputs: list[Array] = []
-        for kind in KINDS:
-            if kind == wanted:
-                addend = scales[None] if added is None else np.atleast_2d(added)
-                inputs += [x, levels, scales, addend]
+        for variant in VARIANTS:
+            if variant == called:
+                addend_rows = scales[None] if addend is None else np.atleast_2d(addend)
+                inputs += [x, levels, scales, addend_rows]
             else:
-                nothing = np.zeros((1, 16), np.float32)
-                some = np.zeros((1, 256), np.int8)
-                inputs += [nothing[:0], some, nothing[0], nothing]
-        return self.model.execute(*inputs)[KINDS.index(wanted)].to_numpy()
+                empty = np.zeros((1, 16), np.float32)
+                tile = np.zeros((1, 256), np.int8)
+                inputs += [empty[:0], tile, empty[0], empty]
+        return self.model.execute(*inputs)[VARIANTS.index(called)].to_numpy()
 
 
 @pytest.fixture(scope="module")
-def products() -> Products:
+def matmul() -> Int8Matmul:
     if not dispatch.uses_custom_ops(HOST):
-        pytest.skip("this CPU lacks what own operations need")
-    return Products()
+        pytest.skip("this CPU doesn't support the custom ops")
+    return Int8Matmul()
 
 
 def matrices(
-    seed: int, rows: int, width: int, columns: int
+    seed: int, tokens: int, width: int, columns: int
 ) -> tuple[Array, Array, Array]:
-    """Rows whose sizes differ, as those of a matrix do, and a bias."""
-    chance = np.random.default_rng(seed)
-    x = chance.normal(0, 1, (rows, width)) * chance.uniform(0.1, 9, (rows, 1))
-    weights = chance.normal(0, 1, (columns, width)) * chance.uniform(
-        0.01, 0.1, (columns, 1)
-    )
-    bias = chance.normal(0, 1, columns)
+    """Returns activations and weights whose rows differ in magnitude, and a bias."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 1, (tokens, width)) * rng.uniform(0.1, 9, (tokens, 1))
+    weights = rng.normal(0, 1, (columns, width)) * rng.uniform(0.01, 0.1, (columns, 1))
+    bias = rng.normal(0, 1, columns)
     return x.astype("f4"), weights.astype("f4"), bias.astype("f4")
 
 
-def check(found: Array, wanted: Array, x: Array) -> None:
-    """Equal but for rounding of sums; a value half way between two may go either."""
-    spread = np.abs(x).max() * 0.5
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * spread)
+def check(actual: Array, expected: Array, x: Array) -> None:
+    """Checks equality except for rounding of sums and of values between two levels."""
+    scale = np.abs(x).max() * 0.5
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("added", ["nothing", "a row", "rows"])
-@pytest.mark.parametrize("rows", [0, 1, 3, 4, 11, 12, 13, 95, 96, 97, 230])
-def test_any_number_of_rows(
-    products: Products, kernels: str, added: str, rows: int
+@pytest.mark.parametrize("addend_kind", ["none", "bias", "residual"])
+@pytest.mark.parametrize("tokens", [0, 1, 3, 4, 11, 12, 13, 95, 96, 97, 230])
+def test_products_match_numpy_for_any_number_of_tokens(
+    matmul: Int8Matmul, kernels: str, addend_kind: str, tokens: int
 ) -> None:
-    x, weights, bias = matrices(rows, rows, 48, 80)
-    sums = np.random.default_rng(rows).normal(0, 9, (rows, 80)).astype(np.float32)
-    given = {"nothing": None, "a row": bias, "rows": sums}[added]
-    found = products(kernels, x, weights, given)
-    assert found.shape == (rows, 80)
-    if rows:
-        check(found, plain.product(x, weights, given), x)
+    x, weights, bias = matrices(tokens, tokens, 48, 80)
+    sums = np.random.default_rng(tokens).normal(0, 9, (tokens, 80)).astype(np.float32)
+    addend_value = {"none": None, "bias": bias, "residual": sums}[addend_kind]
+    actual = matmul(kernels, x, weights, addend_value)
+    assert actual.shape == (tokens, 80)
+    if tokens:
+        check(actual, numpy_form.int8_matmul(x, weights, addend_value), x)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    rows=st.integers(1, 40),
+    tokens=st.integers(1, 40),
     width=st.integers(1, 40),
     columns=st.integers(1, 8),
 )
-def test_random_shapes(
-    products: Products, kernels: str, seed: int, rows: int, width: int, columns: int
+def test_products_match_numpy_for_random_shapes(
+    matmul: Int8Matmul, kernels: str, seed: int, tokens: int, width: int, columns: int
 ) -> None:
-    x, weights, bias = matrices(seed, rows, 16 * width, 16 * columns)
-    check(products(kernels, x, weights, bias), plain.product(x, weights, bias), x)
+    x, weights, bias = matrices(seed, tokens, 16 * width, 16 * columns)
+    check(
+        matmul(kernels, x, weights, bias), numpy_form.int8_matmul(x, weights, bias), x
+    )
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_the_largest_bytes_do_not_saturate(products: Products, kernels: str) -> None:
+def test_the_largest_values_do_not_saturate(matmul: Int8Matmul, kernels: str) -> None:
     x = np.full((13, 7680), -2.0, np.float32)
     weights = np.full((48, 7680), -0.5, np.float32)
     x[:, ::2] = 2
     weights[:, ::2] = 0.5
-    np.testing.assert_allclose(products(kernels, x, weights), 7680, rtol=1e-6)
+    np.testing.assert_allclose(matmul(kernels, x, weights), 7680, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_stays_in_its_row(
-    products: Products, kernels: str, value: float
+def test_nan_and_infinity_stay_within_their_token(
+    matmul: Int8Matmul, kernels: str, value: float
 ) -> None:
     x, weights, _ = matrices(1, 30, 64, 32)
-    wanted = plain.product(x, weights)
+    expected = numpy_form.int8_matmul(x, weights)
     x[5, 17] = value
-    found = products(kernels, x, weights)
-    assert np.isnan(found[5]).all()
+    actual = matmul(kernels, x, weights)
+    assert np.isnan(actual[5]).all()
     others = np.arange(30) != 5
-    check(found[others], wanted[others], x[others])
+    check(actual[others], expected[others], x[others])
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_zeros_and_tiny_values(products: Products, kernels: str) -> None:
+def test_zeros_and_tiny_values_give_the_bias(matmul: Int8Matmul, kernels: str) -> None:
     x, weights, bias = matrices(2, 3, 32, 16)
     x[0], x[1], weights[4] = 0, 1e-38, 0
-    found = products(kernels, x, weights, bias)
-    np.testing.assert_array_equal(found[:2], np.broadcast_to(bias, (2, 16)))
-    assert found[2, 4] == bias[4]
+    actual = matmul(kernels, x, weights, bias)
+    np.testing.assert_array_equal(actual[:2], np.broadcast_to(bias, (2, 16)))
+    assert actual[2, 4] == bias[4]
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -189,8 +192,8 @@ def test_zeros_and_tiny_values(products: Products, kernels: str) -> None:
         ((2, 16), (1, 256), 32, "shapes of weights, scales and result"),
     ],
 )
-def test_contradictions_are_refused(
-    products: Products,
+def test_inconsistent_shapes_raise(
+    matmul: Int8Matmul,
     kernels: str,
     shape: tuple[int, int],
     levels: tuple[int, int],
@@ -199,22 +202,22 @@ def test_contradictions_are_refused(
 ) -> None:
     x = np.zeros(shape, np.float32)
     with pytest.raises(Exception, match=message):
-        products.of_bytes(
+        matmul.multiply_int8(
             kernels, x, np.zeros(levels, np.int8), np.ones(scales, np.float32)
         )
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("shape", [(2, 32), (4, 32), (0, 32), (3, 16), (1, 16)])
-def test_what_is_added_must_fit(
-    products: Products, kernels: str, shape: tuple[int, int]
+def test_an_addend_of_another_shape_raises(
+    matmul: Int8Matmul, kernels: str, shape: tuple[int, int]
 ) -> None:
     x, weights, _ = matrices(4, 3, 16, 32)
     with pytest.raises(Exception, match="shapes of result and addend differ"):
-        products(kernels, x, weights, np.zeros(shape, np.float32))
+        matmul(kernels, x, weights, np.zeros(shape, np.float32))
 
 
-def test_bytes_are_the_nearest() -> None:
+def test_quantized_weights_are_the_nearest() -> None:
     _, weights, _ = matrices(3, 1, 64, 32)
     levels, scales = quantize_int8(weights)
     tiles = levels.reshape(2, 16, 16, 4).transpose(0, 2, 1, 3).reshape(32, 64)
@@ -222,8 +225,8 @@ def test_bytes_are_the_nearest() -> None:
     assert np.abs(levels.astype(int)).max() == 127
 
 
-@needs_own
-def test_what_it_suits() -> None:
+@needs_custom_ops
+def test_supports_multiples_of_16_in_float32_on_cpus() -> None:
     assert supports(1280, 5120, DType.float32, HOST)
     assert not supports(1280, 5120, DType.bfloat16, HOST)
     assert not supports(1288, 5120, DType.float32, HOST)

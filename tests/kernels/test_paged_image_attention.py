@@ -1,4 +1,4 @@
-"""Which operations cross-attention is made of, and what the pool holds."""
+"""Checks which ops cross-attention uses, and the data type of the image cache."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from mllama.nn.text.cross_attention import (
 from tests.reference.configs import tiny_config
 
 CPU = DeviceRef.CPU()
-OWN = {"mllama_image_attention", "mllama_store_image_kv"}
-MAXS = {"mo.cross_attention.ragged.paged", "mo.kv_cache.store.paged.ragged"}
+CUSTOM_OPS = {"mllama_image_attention", "mllama_store_image_kv"}
+MAX_OPS = {"mo.cross_attention.ragged.paged", "mo.kv_cache.store.paged.ragged"}
 
-needs_own = pytest.mark.skipif(
-    not dispatch.uses_custom_ops(CPU), reason="this CPU lacks what own operations need"
+needs_custom_ops = pytest.mark.skipif(
+    not dispatch.uses_custom_ops(CPU), reason="this CPU doesn't support the custom ops"
 )
 
 
@@ -50,9 +50,9 @@ def model(head_dim: int | None = None) -> MllamaConfig:
     )
 
 
-def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
-    """Both sides of a cross-attention layer, as MAX's compiler sees them."""
-    params = image_cache_params(config, pool, [CPU])
+def trace_layer(config: MllamaConfig, dtype: DType, cache_dtype: DType) -> str:
+    """Returns the graph of both sides of a cross-attention layer."""
+    params = image_cache_params(config, cache_dtype, [CPU])
     text = config.text_config
     layer = MllamaTextCrossAttention(text, params, dtype, CPU, 1, {}, "layer")
     images = MllamaCrossAttentionKeysValues(text, dtype, CPU, 1, {}, "layer")
@@ -63,7 +63,9 @@ def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
     read_leaves, read_form = tree.flatten(reads)
     write_leaves, write_form = tree.flatten(writes)
 
-    own = [mojo_package(MOJO_PACKAGE)] if dispatch.uses_custom_ops(CPU) else []
+    custom_extensions = (
+        [mojo_package(MOJO_PACKAGE)] if dispatch.uses_custom_ops(CPU) else []
+    )
     with Graph(
         "layer",
         input_types=[
@@ -72,32 +74,31 @@ def traced(config: MllamaConfig, dtype: DType, pool: DType) -> str:
             *read_leaves,
             *write_leaves,
         ],
-        custom_extensions=own,
+        custom_extensions=custom_extensions,
     ) as graph:
-        rows, states, *others = graph.inputs
-        read = tree.unflatten(read_form, iter(others[: len(read_leaves)]))
-        write = tree.unflatten(write_form, iter(others[len(read_leaves) :]))
+        tokens, states, *inputs = graph.inputs
+        read = tree.unflatten(read_form, iter(inputs[: len(read_leaves)]))
+        write = tree.unflatten(write_form, iter(inputs[len(read_leaves) :]))
         assert isinstance(write.pages.kv_blocks, BufferValue)
         layer_idx = ops.constant(0, DType.uint32, CPU)
         images.store(layer_idx, states.tensor, write)
-        graph.output(layer(layer_idx, rows.tensor, read))
+        graph.output(layer(layer_idx, tokens.tensor, read))
     return str(graph)
 
 
-KINDS = {"max": DType.float32, "own": DType.float32, "bfloat16": DType.bfloat16}
-"""Of the pool."""
+KINDS = {"max": DType.float32, "custom": DType.float32, "bfloat16": DType.bfloat16}
+"""Kinds of ops, and the data type of the image cache for each."""
 
 
 class Variants:
-    """One graph that stores the same images and attends to them by MAX's operations,
-    by own ones, and by own ones with a pool in bfloat16."""
+    """A graph that stores the same images and attends to them with each kind of ops."""
 
     def __init__(self, config: MllamaConfig) -> None:
         text = config.text_config
         self.width = text.hidden_size
         self.params = {
-            kind: image_cache_params(config, pool, [CPU])
-            for kind, pool in KINDS.items()
+            kind: image_cache_params(config, cache_dtype, [CPU])
+            for kind, cache_dtype in KINDS.items()
         }
         layer = MllamaTextCrossAttention(
             text, self.params["max"], DType.float32, CPU, 1, {}, "layer"
@@ -105,14 +106,14 @@ class Variants:
         images = MllamaCrossAttentionKeysValues(
             text, DType.float32, CPU, 1, {}, "layer"
         )
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         registry = {}
         for number, module in enumerate((layer, images)):
             for name, weight in module.raw_state_dict().items():
                 weight.name = f"{number}.{name}"
                 shape = [int(dim) for dim in weight.shape]
-                spread = 0.3 if len(shape) == 1 else 2 * shape[1] ** -0.5
-                registry[weight.name] = chance.normal(0, spread, shape).astype("f4")
+                scale = 0.3 if len(shape) == 1 else 2 * shape[1] ** -0.5
+                registry[weight.name] = rng.normal(0, scale, shape).astype("f4")
         types: list[Any] = [
             TensorType(DType.float32, ["total_seq_len", self.width], CPU),
             TensorType(DType.float32, ["image_rows", self.width], CPU),
@@ -127,29 +128,32 @@ class Variants:
             input_types=types,
             custom_extensions=[mojo_package(MOJO_PACKAGE)],
         ) as graph:
-            rows, states, *others = graph.inputs
+            tokens, states, *inputs = graph.inputs
             layer_idx = ops.constant(0, DType.uint32, CPU)
             outputs = []
-            size = len(others) // len(forms)
+            size = len(inputs) // len(forms)
             for kind, form in forms.items():
-                mine, others = others[:size], others[size:]
-                write, read = tree.unflatten(form, iter(mine))
-                # One value for both: MAX orders operations by the buffer they name.
+                kind_inputs, inputs = inputs[:size], inputs[size:]
+                write, read = tree.unflatten(form, iter(kind_inputs))
+                # The same value for both, since MAX orders ops by the buffer they name.
                 read.pages.kv_blocks = write.pages.kv_blocks
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv(dispatch.VARIABLE, "max" if kind == "max" else "auto")
                     images.store(layer_idx, states.tensor, write)
-                    outputs.append(layer(layer_idx, rows.tensor, read))
+                    outputs.append(layer(layer_idx, tokens.tensor, read))
             graph.output(*outputs)
         self.model = InferenceSession(devices=[Processor()]).load(
             graph, weights_registry=registry
         )
 
     def __call__(
-        self, rows: np.ndarray, states: np.ndarray, lengths: list[int]
+        self, tokens: np.ndarray, states: np.ndarray, lengths: list[int]
     ) -> dict[str, np.ndarray]:
-        """Attended rows of each kind: of two images of equal size, the first segment
-        sees none, the second the first, the third both."""
+        """Returns the output of each kind, for two images of equal size.
+
+        The first segment attends to no image, the second to the first image, and the
+        third to both.
+        """
         inputs: list[Any] = []
         count = len(states) // 2
         for params in self.params.values():
@@ -168,7 +172,7 @@ class Variants:
                 ]
             )
             inputs += tree.leaves((write, read))
-        outputs = self.model.execute(rows, states, *inputs)
+        outputs = self.model.execute(tokens, states, *inputs)
         return {
             kind: output.to_numpy() for kind, output in zip(KINDS, outputs, strict=True)
         }
@@ -179,61 +183,61 @@ def variants() -> Variants:
     return Variants(model())
 
 
-@needs_own
+@needs_custom_ops
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [3, 1, 70], [2, 200, 2]])
 @pytest.mark.parametrize("count", [5, 300])
-def test_own_operations_give_what_maxs_give(
+def test_custom_ops_match_maxs(
     variants: Variants, lengths: list[int], count: int
 ) -> None:
-    chance = np.random.default_rng(count)
-    rows, states = (
-        chance.normal(0, 1, (number, variants.width)).astype(np.float32)
+    rng = np.random.default_rng(count)
+    tokens, states = (
+        rng.normal(0, 1, (number, variants.width)).astype(np.float32)
         for number in (sum(lengths), 2 * count)
     )
-    found = variants(rows, states, lengths)
-    wanted = found["max"]
-    assert wanted.std() > 0.05
-    np.testing.assert_allclose(found["own"], wanted, rtol=0, atol=2e-5)
-    error = np.abs(found["bfloat16"] - wanted).max() / wanted.std()
+    actual = variants(tokens, states, lengths)
+    expected = actual["max"]
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(actual["custom"], expected, rtol=0, atol=2e-5)
+    error = np.abs(actual["bfloat16"] - expected).max() / expected.std()
     assert 1e-4 < error < 0.05
 
 
-def used(text: str) -> set[str]:
-    return {name for name in OWN | MAXS if f'"{name}"' in text}
+def used_ops(text: str) -> set[str]:
+    return {name for name in CUSTOM_OPS | MAX_OPS if f'"{name}"' in text}
 
 
-@needs_own
-@pytest.mark.parametrize("pool", [DType.float32, DType.bfloat16])
-def test_own_operations_where_they_can(pool: DType) -> None:
-    assert used(traced(model(), DType.float32, pool)) == OWN
+@needs_custom_ops
+@pytest.mark.parametrize("cache_dtype", [DType.float32, DType.bfloat16])
+def test_the_graph_uses_custom_ops_if_supported(cache_dtype: DType) -> None:
+    assert used_ops(trace_layer(model(), DType.float32, cache_dtype)) == CUSTOM_OPS
 
 
 @pytest.mark.parametrize(
     ("head_dim", "dtype"), [(None, DType.bfloat16), (12, DType.float32)]
 )
-def test_maxs_for_what_they_were_not_made_for(
+def test_unsupported_types_and_heads_use_maxs_ops(
     head_dim: int | None, dtype: DType
 ) -> None:
-    """Activations in bfloat16, and heads that are no whole vectors."""
-    assert used(traced(model(head_dim), dtype, dtype)) == MAXS
+    """Neither activations in bfloat16 nor heads of partial vectors are supported."""
+    assert used_ops(trace_layer(model(head_dim), dtype, dtype)) == MAX_OPS
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_maxs_where_they_are_asked_for_or_the_cpu_is_another(
+def test_the_environment_or_another_cpu_selects_maxs_ops(
     monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     if asked:
         monkeypatch.setenv(dispatch.VARIABLE, "max")
     else:
         monkeypatch.setattr(dispatch, "cpu_features", lambda: ("aarch64", "asimd"))
-    assert used(traced(model(), DType.float32, DType.float32)) == MAXS
+    assert used_ops(trace_layer(model(), DType.float32, DType.float32)) == MAX_OPS
     assert (
         image_cache_dtype(model(), DType.float32, CPU, is_blocks=True) is DType.float32
     )
 
 
-@needs_own
-def test_the_pool_is_bfloat16_beside_weights_in_blocks() -> None:
+@needs_custom_ops
+def test_the_image_cache_is_bfloat16_beside_gguf_weights() -> None:
     def dtype(activations: DType, *, is_blocks: bool) -> DType:
         return image_cache_dtype(model(), activations, CPU, is_blocks=is_blocks)
 
@@ -246,5 +250,5 @@ def test_the_pool_is_bfloat16_beside_weights_in_blocks() -> None:
     )
 
 
-def test_no_gpu_uses_them() -> None:
+def test_gpus_are_not_supported() -> None:
     assert not supports(64, DType.float32, DType.float32, DeviceRef.GPU(0))

@@ -1,4 +1,4 @@
-"""Which operations the text graph is made of, without compiling it."""
+"""Checks which ops the text graph uses, without compiling it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mllama.nn.text_decoder import MllamaTextDecoder
 from mllama.weights.quantization_plan import quantization_plan
 from tests.reference.checkpoints import checkpoint
 
-OWN = (
+CUSTOM_OPS = (
     "mllama_gguf_matmul",
     "mllama_gguf_fused_qkv",
     "mllama_gguf_fused_gate_up",
     "mllama_causal_attention",
 )
-MAXS = ("vroom", "mo.mha.ragged.paged")
+MAX_OPS = ("vroom", "mo.mha.ragged.paged")
 
 
-def traced(page_size: int = PAGE_SIZE) -> str:
-    """The text graph of a small model in q4_k, with its subgraphs.
+def trace_graph(page_size: int = PAGE_SIZE) -> str:
+    """Returns the text graph of a small model in q4_k, with its subgraphs.
 
     Args:
-        page_size: Rows of a page of its KV cache.
+        page_size: Tokens of a page of its KV cache.
     """
     config = MllamaConfig.from_path(checkpoint())
     text = config.text_config
@@ -50,11 +50,11 @@ def traced(page_size: int = PAGE_SIZE) -> str:
             devices=[DeviceRef.CPU()],
         )
 
-    crossing = len(text.cross_attention_layers)
+    num_cross_attention = len(text.cross_attention_layers)
     decoder = MllamaTextDecoder(
         config,
-        cache(text.num_hidden_layers - crossing, page_size),
-        cache(crossing, PAGE_SIZE),
+        cache(text.num_hidden_layers - num_cross_attention, page_size),
+        cache(num_cross_attention, PAGE_SIZE),
         DType.float32,
         DeviceRef.CPU(),
         return_logits=ReturnLogits.LAST_TOKEN,
@@ -67,26 +67,28 @@ def traced(page_size: int = PAGE_SIZE) -> str:
         return str(graph._module)
 
 
-def test_own_operations_are_used_where_they_can_be(
+def test_the_graph_uses_custom_ops_if_the_cpu_supports_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
-    graph = traced()
-    assert all(name in graph for name in OWN)
-    assert not any(name in graph for name in MAXS)
+    graph = trace_graph()
+    assert all(name in graph for name in CUSTOM_OPS)
+    assert not any(name in graph for name in MAX_OPS)
 
 
-def test_other_pages_of_the_kv_cache_are_left_to_max(
+def test_other_page_sizes_use_maxs_attention(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
-    graph = traced(page_size=256)
+    graph = trace_graph(page_size=256)
     assert "mllama_causal_attention" not in graph
     assert "mo.mha.ragged.paged" in graph
 
 
-def test_operations_are_max_s_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_selects_maxs_ops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(dispatch.VARIABLE, dispatch.MAX)
-    graph = traced()
-    assert not any(name in graph for name in OWN)
-    assert all(name in graph for name in MAXS)
+    graph = trace_graph()
+    assert not any(name in graph for name in CUSTOM_OPS)
+    assert all(name in graph for name in MAX_OPS)

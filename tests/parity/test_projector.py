@@ -1,4 +1,4 @@
-"""In bytes the projector is that of floats, however layers' states differ in size."""
+"""Compares the int8 projector with float32 for states of different magnitudes."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from tests.reference.compare import spread_error
 
 HOST = DeviceRef.CPU()
 BIAS = "multi_modal_projector.bias"
-IMAGES, ROWS = 2, 7
+IMAGES, PATCHES = 2, 7
 
 pytestmark = pytest.mark.skipif(
-    not uses_custom_ops(HOST), reason="this CPU lacks what own operations need"
+    not uses_custom_ops(HOST), reason="this CPU doesn't support the custom ops"
 )
 
 
-def test_small_states_count_beside_large_ones() -> None:
+def test_the_int8_projector_keeps_layers_of_small_states() -> None:
     config = MllamaConfig.from_path(checkpoint())
     vision, columns = config.vision_config, config.text_config.hidden_size
     width, layers = vision.hidden_size, len(vision.intermediate_layers_indices)
-    chance = np.random.default_rng(0)
-    # What a layer's states are larger by, its weights are smaller: all count the same.
+    rng = np.random.default_rng(0)
+    # Large states have small weights, so that all layers contribute equally.
     sizes = np.geomspace(0.01, 100, 1 + layers)
     states = [
-        chance.normal(0, size, (IMAGES, ROWS, width)).astype(np.float32)
+        rng.normal(0, size, (IMAGES, PATCHES, width)).astype(np.float32)
         for size in sizes
     ]
     matrices = [
-        chance.normal(0, 1 / size, (columns, width)).astype(np.float32)
-        for size in sizes
+        rng.normal(0, 1 / size, (columns, width)).astype(np.float32) for size in sizes
     ]
-    bias = chance.normal(0, 10, columns).astype(np.float32)
+    bias = rng.normal(0, 10, columns).astype(np.float32)
     # Hugging Face stacks the intermediate layers along the last dimension.
     intermediate = np.stack(matrices[1:], axis=-1).reshape(columns, width * layers)
     floats = {
@@ -76,11 +75,11 @@ def test_small_states_count_beside_large_ones() -> None:
         graph, weights_registry=projector.state_dict()
     )
 
-    found = model.execute(*states)[0].to_numpy()
+    actual = model.execute(*states)[0].to_numpy()
 
-    wanted = bias + sum(
+    expected = bias + sum(
         state.astype(np.float64) @ matrix.T
         for state, matrix in zip(states, matrices, strict=True)
     )
-    assert found.shape == (IMAGES, ROWS, columns)
-    assert spread_error(found, wanted).max() < 0.02
+    assert actual.shape == (IMAGES, PATCHES, columns)
+    assert spread_error(actual, expected).max() < 0.02

@@ -1,7 +1,7 @@
 """Custom ops that quantize weights to GGUF blocks, on CPUs.
 
 Layouts and searches are ggml's (`ggml-quants.c`). The tests compare with a NumPy form,
-`tests/kernels/reference.py`.
+`tests/kernels/gguf_quantize.py`.
 
 Reading order: `quantize` shares a matrix among the cores, and `q4_0`, `q4_k`, `q6_k`
 quantize a block each.

@@ -1,4 +1,4 @@
-"""Both vector widths of the own operations, as far as this CPU has them."""
+"""The SIMD widths of the custom ops that this CPU supports."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from mllama.kernels.dispatch import AVX2, AVX512, chosen_kernels
 __all__ = ["KERNELS", "use_kernels"]
 
 KERNELS: Final = (AVX2, "auto") if chosen_kernels() == AVX512 else (AVX2,)
-"""What :func:`use_kernels` is told for each."""
+"""Arguments of :func:`use_kernels`, one for each width."""
