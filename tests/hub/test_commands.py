@@ -109,6 +109,7 @@ def test_options_of_the_hub_are_refused_for_a_directory(
     refused(done, "is on this machine")
 
 
+@pytest.mark.compiles
 def test_generate_reads_the_cache_and_max_sends_no_request(
     hub: StandInHub, machine: Machine, tmp_path: Path
 ) -> None:
