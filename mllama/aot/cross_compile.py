@@ -64,7 +64,7 @@ def compile_for_target(
             ) from error
     store = CompiledStore(directory, [graph.path.name for graph in graphs])
     store.write_manifest(
-        Manifest.of_this_machine(
+        Manifest.for_this_machine(
             config,
             encoding="bfloat16",
             formats={},
@@ -72,9 +72,9 @@ def compile_for_target(
             max_batch_size=max_batch_size,
             max_ce_batch_size=max_ce_batch_size,
             devices=(gpu_name(target.api, target.architecture),) * devices,
-        ).for_host_of_gpus()
+        ).for_gpu_host()
     )
-    store.remove_others()
+    store.remove_unlisted()
     return graphs
 
 

@@ -23,7 +23,7 @@ from max.graph import DeviceRef
 
 from mllama.aot.targets import CompiledGraph, Target
 from mllama.compilation.graph_compiler import default_compile_settings
-from mllama.compilation.host import host_of_gpus
+from mllama.compilation.host import gpu_host
 from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
 from mllama.compilation.store import CompiledStore
 from mllama.config import MllamaConfig
@@ -31,7 +31,7 @@ from mllama.errors import MllamaError
 from mllama.max_model.graphs import (
     IMAGE_ENCODER,
     TEXT_DECODER,
-    described,
+    graph_fingerprints,
     name_weights,
     networks,
 )
@@ -66,26 +66,26 @@ def compile_graphs(
     session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
     graphs = []
     with StartProgress():
-        for untraced in planned_graphs(model, devices):
-            stage(f"{untraced.name} for {target}")
+        for lazy in planned_graphs(model, devices):
+            stage(f"{lazy.name} for {target}")
             started = time.perf_counter()
             try:
-                compiled = session.compile(untraced.traced())
+                compiled = session.compile(lazy.trace())
                 path = store.add(
-                    untraced.key(default_compile_settings()), compiled.export_mef
+                    lazy.key(default_compile_settings()), compiled.export_mef
                 )
             except RuntimeError as error:
                 raise MllamaError(
-                    f"MAX can't compile {untraced.name} for {target}: {_cause(error)}"
+                    f"MAX can't compile {lazy.name} for {target}: {_cause(error)}"
                 ) from error
             seconds = time.perf_counter() - started
-            graphs.append(CompiledGraph(untraced.name, path, seconds))
+            graphs.append(CompiledGraph(lazy.name, path, seconds))
     return graphs
 
 
 def make_devices_virtual(target: Target, devices: int) -> None:
     """Has MAX compile for so many GPUs, and a CPU, that need not be here."""
-    set_virtual_cpu_target(host_of_gpus()[0])
+    set_virtual_cpu_target(gpu_host()[0])
     set_virtual_device_api(target.api)
     set_virtual_device_target_arch(target.architecture)
     set_virtual_device_count(devices)
@@ -99,14 +99,14 @@ def planned_graphs(model: MllamaConfig, devices: int) -> list[LazyGraph]:
         [DeviceRef.GPU(index) for index in range(devices)],
         model.text_config.max_position_embeddings,
     )
-    descriptions = described(config, {})
+    fingerprints = graph_fingerprints(config, {})
     graphs = []
     for name, network in zip(
         (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
     ):
         name_weights(network)
         spec = LazyGraphSpec(
-            network, name, network.input_types(), description=descriptions[name]
+            network, name, network.input_types(), fingerprint=fingerprints[name]
         )
         graphs.append(spec.trace())
     return graphs

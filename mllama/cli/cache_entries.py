@@ -87,7 +87,7 @@ def _description(path: Path) -> str:
     if path.parent.name != COMPILED_DIRECTORY:
         return ""
     try:
-        manifest, _ = CompiledStore.read(path)
+        manifest, _ = CompiledStore.open_verified(path)
     except CompiledModelError:
         return "unfinished or damaged; compiled anew when it is needed"
     versions = f"MAX {manifest.max}, mllama {manifest.mllama}"

@@ -64,12 +64,12 @@ class GraphCompiler:
         self._cache: CompiledStore | None = None
         self._target: CompiledStore | None = None
         self._finished = False
-        self._apart: dict[GraphKey, subprocess.Popen[bytes]] = {}
+        self._parallel: dict[GraphKey, subprocess.Popen[bytes]] = {}
         self._compile_reusing_mefs = session.compile_reusing_mefs
         self._init_all = session.init_all
         if settings is not None:
             if settings.saved is not None:
-                self._sources.append(CompiledStore.listed(settings.saved)[1])
+                self._sources.append(CompiledStore.open(settings.saved)[1])
             self._cache = _opened(settings.cache)
             self._sources.append(self._cache)
             if settings.save_to is not None:
@@ -97,15 +97,15 @@ class GraphCompiler:
             return
         process = start_in_parallel(task(key, self._cache.directory))
         if process is not None:
-            self._apart[key] = process
+            self._parallel[key] = process
 
     def _compile(self, model: Any, **options: Any) -> CompiledModel:
-        untraced = model if isinstance(model, LazyGraph) else _as_lazy(model)
-        key = untraced.key(self._compile_settings)
-        if (process := self._apart.pop(key, None)) is not None and self._cache:
+        lazy = model if isinstance(model, LazyGraph) else _as_lazy(model)
+        key = lazy.key(self._compile_settings)
+        if (process := self._parallel.pop(key, None)) is not None and self._cache:
             stage(STAGES[key.name])
             process.wait()
-            self._cache.find_new(key)
+            self._cache.find_added(key)
         for store in self._sources:
             if (file := store.find(key)) is not None:
                 self._keep(
@@ -115,13 +115,13 @@ class GraphCompiler:
                 )
                 return self._session.compile(file)
         saved = self._settings.saved if self._settings else None
-        if untraced.is_ours and saved is not None:
+        if lazy.is_required and saved is not None:
             raise CompiledModelError(
                 f"{saved} has no {key.name} for this start: an option of MAX's, such "
                 "as the KV cache's page size, is another one"
             )
         stage(STAGES.get(key.name, f"compiling {key.name}"))
-        compiled = self._compile_reusing_mefs(untraced.traced(), **options)
+        compiled = self._compile_reusing_mefs(lazy.trace(), **options)
         self._keep(key, compiled.export_mef)
         return compiled
 
@@ -153,7 +153,7 @@ class GraphCompiler:
         self._finished = True
         if self._target is not None and self._settings is not None:
             self._target.write_manifest(self._settings.manifest)
-            self._target.remove_others()
+            self._target.remove_unlisted()
             logger.info("the compiled model is in %s", self._target.directory)
         try:
             self._write_cache_manifest()
@@ -213,7 +213,7 @@ def _compile_settings(
 def _opened(directory: Path) -> CompiledStore:
     """The cache's directory; what is unfinished or damaged in it is compiled anew."""
     try:
-        return CompiledStore.listed(directory)[1]
+        return CompiledStore.open(directory)[1]
     except CompiledModelError:
         return CompiledStore(directory)
 

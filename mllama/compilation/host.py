@@ -30,7 +30,7 @@ _X86_64_V3 = (
 """What every CPU of that level has, in the kernel's names."""
 
 
-def host_of_gpus() -> tuple[str, tuple[str, ...]]:
+def gpu_host() -> tuple[str, tuple[str, ...]]:
     """The CPU that graphs for another machine's GPUs are compiled for.
 
     Returns:

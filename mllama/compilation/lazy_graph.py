@@ -1,6 +1,6 @@
-"""Graphs that are traced only when they must be compiled.
+"""Graphs that are traced only when they have to be compiled.
 
-Tracing takes seconds, and a graph that is kept needs none.
+Tracing a graph takes seconds, and a graph that is already compiled does not need it.
 """
 
 from __future__ import annotations
@@ -18,39 +18,46 @@ from mllama.max_compat.model import GraphSpec
 
 @dataclass(frozen=True)
 class LazyGraph:
-    """A graph that is traced only if it must be compiled, which takes seconds.
+    """A graph that is traced only when it has to be compiled.
 
     Attributes:
-        name: MAX's name of it.
-        description: All that the traced graph depends on.
-        traced: Traces it.
-        is_ours: Whether a start from a saved model needs it to be there.
+        name: The graph's name in MAX.
+        fingerprint: Text that covers everything the traced graph depends on.
+        trace: Traces the graph, which takes seconds.
+        is_required: Whether a start from a saved model fails without this graph.
     """
 
     name: str
-    description: str
-    traced: Callable[[], Graph]
-    is_ours: bool = False
+    fingerprint: str
+    trace: Callable[[], Graph]
+    is_required: bool = False
 
-    def key(self, how: str) -> GraphKey:
-        """The graph's identity, compiled so; see :func:`default_compile_settings`."""
-        return GraphKey.of(self.name, f"{self.description}\n{how}")
+    def key(self, compile_settings: str) -> GraphKey:
+        """Returns the key of this graph compiled with the given settings.
+
+        Args:
+            compile_settings: MAX's settings that change the generated code, as
+                :func:`~mllama.compilation.graph_compiler.default_compile_settings`
+                returns them.
+        """
+        return GraphKey.of(self.name, f"{self.fingerprint}\n{compile_settings}")
 
 
 @dataclass(frozen=True)
 class LazyGraphSpec(GraphSpec):
-    """A graph of a pipeline that is not traced before it must be compiled.
+    """The specification of a pipeline's graph whose tracing is deferred.
 
     Attributes:
-        description: All that the traced graph depends on beside its inputs' types.
+        fingerprint: Text that covers everything the traced graph depends on, except
+            the types of its inputs.
     """
 
-    description: str = ""
+    fingerprint: str = ""
 
     def trace(self, module: MaxModule | None = None) -> Any:
-        """Leaves tracing to :class:`GraphCompiler`, which stands behind the session."""
+        """Returns a graph that :class:`GraphCompiler` traces if it has to."""
         assert module is None
         types = [str(kind) for kind in self.input_types]
         return LazyGraph(
-            self.name, f"{self.description}\n{types}", super().trace, is_ours=True
+            self.name, f"{self.fingerprint}\n{types}", super().trace, is_required=True
         )

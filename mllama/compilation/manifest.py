@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mllama.compilation.host import host_of_gpus, versions
+from mllama.compilation.host import gpu_host, versions
 from mllama.config import MllamaConfig
 from mllama.errors import CompiledModelError
 from mllama.kernels.dispatch import MAX, chosen_kernels
@@ -71,7 +71,7 @@ class Manifest:
     sources: str
 
     @classmethod
-    def of_this_machine(
+    def for_this_machine(
         cls,
         config: MllamaConfig,
         *,
@@ -106,9 +106,9 @@ class Manifest:
             **versions(),
         )
 
-    def for_host_of_gpus(self) -> Manifest:
-        """The same of graphs that were compiled for :func:`host_of_gpus`."""
-        return replace(self, cpu=host_of_gpus()[1])
+    def for_gpu_host(self) -> Manifest:
+        """The same of graphs that were compiled for :func:`gpu_host`."""
+        return replace(self, cpu=gpu_host()[1])
 
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:
@@ -144,7 +144,7 @@ class Manifest:
             del values[name]
         return _hash(values)
 
-    def differences(self, asked: Manifest) -> list[str]:
+    def mismatches(self, asked: Manifest) -> list[str]:
         """What was saved and what is asked for, for every field that differs."""
         lines = []
         for name, label in _NAMES.items():

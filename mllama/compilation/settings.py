@@ -29,7 +29,7 @@ class CompiledSettings:
     save_to: Path | None = None
 
     @classmethod
-    def checked(
+    def create(
         cls,
         manifest: Manifest,
         *,
@@ -43,11 +43,11 @@ class CompiledSettings:
                 another start, or if the place to save to can't be used.
         """
         if saved is not None:
-            found, _ = CompiledStore.read(Path(saved))
-            if differences := found.differences(manifest):
+            found, _ = CompiledStore.open_verified(Path(saved))
+            if mismatches := found.mismatches(manifest):
                 raise CompiledModelError(
                     f"{saved} was compiled for another start: "
-                    f"{'; '.join(differences)}; start with what it was compiled for, "
+                    f"{'; '.join(mismatches)}; start with what it was compiled for, "
                     "or compile it anew"
                 )
         if save_to is not None:

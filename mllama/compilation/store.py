@@ -69,19 +69,19 @@ class CompiledStore:
         self._files = {name[: name.rindex("-") + 1]: name for name in files}
 
     @classmethod
-    def read(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
+    def open_verified(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
         """A directory that was saved, checked to the last byte.
 
         Raises:
             CompiledModelError: If it is none, unfinished, damaged or of another format.
         """
-        manifest, store = cls.listed(directory)
+        manifest, store = cls.open(directory)
         for name in store._files.values():
             _check(directory / name)
         return manifest, store
 
     @classmethod
-    def listed(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
+    def open(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
         """What a directory's manifest lists, whose graphs :meth:`find` checks.
 
         Raises:
@@ -123,7 +123,7 @@ class CompiledStore:
             return None
         return self.directory / name
 
-    def find_new(self, key: GraphKey) -> Path | None:
+    def find_added(self, key: GraphKey) -> Path | None:
         """As :meth:`find`, also if another process has added the graph."""
         for file in self.directory.glob(f"{key.stem}*.mef"):
             self._files[key.stem] = file.name
@@ -168,7 +168,7 @@ class CompiledStore:
             self.directory / MANIFEST, (json.dumps(content, indent=1) + "\n").encode()
         )
 
-    def remove_others(self) -> None:
+    def remove_unlisted(self) -> None:
         """Removes graphs of an earlier model that was saved in the same place."""
         for file in self.directory.glob("*.mef"):
             if file.name not in self._files.values():

@@ -104,7 +104,7 @@ class ModelFiles:
                 directory to save to can't be used.
         """
         limit = self.config.text_config.max_position_embeddings
-        manifest = Manifest.of_this_machine(
+        manifest = Manifest.for_this_machine(
             self.config,
             encoding=self.encoding.whole_name,
             formats={name: kind.name for name, kind in self.formats.items()},
@@ -113,7 +113,7 @@ class ModelFiles:
             max_ce_batch_size=max_ce_batch_size,
             devices=tuple(_device_name(device) for device in devices),
         )
-        compiled = CompiledSettings.checked(manifest, saved=start_from, save_to=save_to)
+        compiled = CompiledSettings.create(manifest, saved=start_from, save_to=save_to)
         return replace(self, compiled=compiled)
 
     def ensure_quantized(self, quiet: bool) -> ModelFiles:

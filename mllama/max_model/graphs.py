@@ -125,7 +125,7 @@ def graph_specs(
         ),
         weight_alignment=1,
     )
-    descriptions = described(config, encodings)
+    fingerprints = graph_fingerprints(config, encodings)
     specs = {
         # The text graph comes first: another process may compile the vision graph.
         GraphRole.DECODER: LazyGraphSpec(
@@ -133,14 +133,14 @@ def graph_specs(
             TEXT_DECODER,
             text_decoder.input_types(),
             weights=text_decoder.state_dict(),
-            description=descriptions[TEXT_DECODER],
+            fingerprint=fingerprints[TEXT_DECODER],
         ),
         GraphRole.VISION: LazyGraphSpec(
             image_encoder,
             IMAGE_ENCODER,
             image_encoder.input_types(),
             weights=image_encoder.state_dict(),
-            description=descriptions[IMAGE_ENCODER],
+            fingerprint=fingerprints[IMAGE_ENCODER],
         ),
     }
     if config.devices == [DeviceRef.CPU()]:
@@ -192,7 +192,9 @@ def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[
     return [host.to(device) for device in devices]
 
 
-def described(config: MllamaArchConfig, encodings: Encodings) -> dict[str, str]:
+def graph_fingerprints(
+    config: MllamaArchConfig, encodings: Encodings
+) -> dict[str, str]:
     """All that each graph depends on beside the types of its inputs, by its name."""
     both = str(
         {

@@ -82,11 +82,11 @@ config = MllamaConfig.from_path(MODEL_PATH)
 graphs = planned_graphs(config, 1)
 planned = [graph.key(default_compile_settings()).stem for graph in graphs]
 for graph in graphs:
-    graph.traced()
+    graph.trace()
 asked = []
 
 def note(compiler, graph, **options):
-    if not getattr(graph, "is_ours", False):
+    if not getattr(graph, "is_required", False):
         print(json.dumps([planned, asked]))
         sys.exit()
     asked.append(graph.key(compiler._compile_settings).stem)

@@ -22,7 +22,7 @@ from mllama.compilation.store import CompiledStore
 from mllama.config import MllamaConfig
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import CompiledModelError
-from mllama.max_model.graphs import described
+from mllama.max_model.graphs import graph_fingerprints
 from mllama.max_model.model_config import MllamaArchConfig
 from tests.compilation.test_manifest import MANIFEST
 
@@ -93,11 +93,11 @@ def test_a_saved_model_has_all_graphs_of_its_start(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
     saving = replace(settings, save_to=tmp_path / "saved")
-    start(saving, graph(is_ours=True), graph("sampler"))
-    found, _ = CompiledStore.read(tmp_path / "saved")
+    start(saving, graph(is_required=True), graph("sampler"))
+    found, _ = CompiledStore.open_verified(tmp_path / "saved")
     assert found == MANIFEST
     loading = replace(settings, cache=tmp_path / "other", saved=tmp_path / "saved")
-    assert start(loading, graph(is_ours=True), graph("sampler")) == []
+    assert start(loading, graph(is_required=True), graph("sampler")) == []
 
 
 def test_saving_takes_what_the_cache_has(
@@ -112,10 +112,10 @@ def test_saving_takes_what_the_cache_has(
 def test_a_saved_model_without_a_graph_of_ours_is_refused(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
-    start(replace(settings, save_to=tmp_path / "saved"), graph(is_ours=True))
+    start(replace(settings, save_to=tmp_path / "saved"), graph(is_required=True))
     loading = replace(settings, cache=tmp_path / "other", saved=tmp_path / "saved")
     with pytest.raises(CompiledModelError, match="has no text for this start"):
-        start(loading, graph("of other pages", is_ours=True))
+        start(loading, graph("of other pages", is_required=True))
     # MAX's own small graphs follow options that a manifest doesn't know.
     assert start(loading, graph("another sampler")) == ["graph another sampler"]
 
@@ -127,7 +127,7 @@ def test_a_start_that_breaks_off_declares_nothing_whole(
     GraphCompiler(session, pipeline(), replace(settings, save_to=tmp_path / "saved"))
     session.compile_reusing_mefs(graph())
     with pytest.raises(CompiledModelError, match="not finished"):
-        CompiledStore.read(tmp_path / "saved")
+        CompiledStore.open_verified(tmp_path / "saved")
 
 
 def test_without_settings_compiling_is_left_to_max() -> None:
@@ -162,7 +162,7 @@ def test_a_graph_is_described_by_all_that_it_is_built_from() -> None:
         return MllamaArchConfig.for_graphs(config, dtype, [cpu] * devices, length)
 
     def texts(config: Any, **encodings: QuantizationEncoding) -> tuple[str, ...]:
-        return tuple(described(config, encodings).values())
+        return tuple(graph_fingerprints(config, encodings).values())
 
     plain = texts(arch())
     assert texts(arch(length=100)) == plain

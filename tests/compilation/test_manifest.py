@@ -17,7 +17,7 @@ from mllama.demo_model import MODEL_PATH
 from mllama.errors import CompiledModelError
 
 CONFIG = MllamaConfig.from_path(MODEL_PATH)
-MANIFEST = Manifest.of_this_machine(
+MANIFEST = Manifest.for_this_machine(
     CONFIG,
     encoding="float32",
     formats={},
@@ -44,9 +44,9 @@ def test_a_saved_model_is_refused_if_one_field_differs(
     saved, asked = (changed, MANIFEST) if saved_is_changed else (MANIFEST, changed)
     store = CompiledStore(tmp_path)
     store.write_manifest(saved)
-    CompiledSettings.checked(saved, saved=tmp_path)
+    CompiledSettings.create(saved, saved=tmp_path)
     with pytest.raises(CompiledModelError) as refused:
-        CompiledSettings.checked(asked, saved=tmp_path)
+        CompiledSettings.create(asked, saved=tmp_path)
     message = str(refused.value)
     assert str(tmp_path) in message
     assert "\n" not in message
@@ -59,17 +59,15 @@ def test_a_saved_model_is_refused_if_one_field_differs(
 
 
 def test_graphs_for_gpus_run_where_the_host_has_what_they_need() -> None:
-    here = replace(
-        MANIFEST, devices=("cuda:sm_90",), cpu=(*host.host_of_gpus()[1], "amx")
-    )
-    saved = here.for_host_of_gpus()
-    assert saved.differences(here) == []
+    here = replace(MANIFEST, devices=("cuda:sm_90",), cpu=(*host.gpu_host()[1], "amx"))
+    saved = here.for_gpu_host()
+    assert saved.mismatches(here) == []
     lacking = replace(here, cpu=tuple(set(here.cpu) - {"fma"}))
-    (line,) = saved.differences(lacking)
+    (line,) = saved.mismatches(lacking)
     assert "this machine lacks fma" in line
     # Graphs for the CPU itself would be others where it has more.
     on_cpu = replace(saved, devices=("cpu",))
-    assert on_cpu.differences(replace(here, devices=("cpu",)))
+    assert on_cpu.mismatches(replace(here, devices=("cpu",)))
 
 
 def test_a_manifest_survives_json() -> None:

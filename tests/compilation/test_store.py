@@ -24,7 +24,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_a_graph_is_found_by_what_it_computes(saved: Path) -> None:
-    manifest, store = CompiledStore.read(saved)
+    manifest, store = CompiledStore.open_verified(saved)
     found = store.find(KEY)
     assert manifest == MANIFEST
     assert found is not None
@@ -35,26 +35,26 @@ def test_a_graph_is_found_by_what_it_computes(saved: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"compilee", b"compiled more"])
 def test_a_damaged_graph_is_refused_by_its_name(saved: Path, damage: bytes) -> None:
-    _, store = CompiledStore.read(saved)
+    _, store = CompiledStore.open_verified(saved)
     (file,) = saved.glob("*.mef")
     file.write_bytes(damage)
     assert store.find(KEY) is None
     with pytest.raises(CompiledModelError, match=file.name):
-        CompiledStore.read(saved)
+        CompiledStore.open_verified(saved)
 
 
 def test_a_missing_graph_is_refused_by_its_name(saved: Path) -> None:
     (file,) = saved.glob("*.mef")
     file.unlink()
     with pytest.raises(CompiledModelError, match=file.name):
-        CompiledStore.read(saved)
+        CompiledStore.open_verified(saved)
 
 
 def test_a_directory_without_manifest_is_unfinished(saved: Path) -> None:
     (saved / MANIFEST_NAME).unlink()
     for directory in (saved, saved / "nowhere", next(saved.glob("*.mef"))):
         with pytest.raises(CompiledModelError, match="not finished"):
-            CompiledStore.read(directory)
+            CompiledStore.open_verified(directory)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_directory_without_manifest_is_unfinished(saved: Path) -> None:
 def test_a_manifest_of_another_form_is_refused(saved: Path, content: str) -> None:
     (saved / MANIFEST_NAME).write_text(content)
     with pytest.raises(CompiledModelError, match=MANIFEST_NAME) as refused:
-        CompiledStore.read(saved)
+        CompiledStore.open_verified(saved)
     assert "\n" not in str(refused.value)
 
 
@@ -85,7 +85,7 @@ def test_a_manifest_can_name_graphs_of_its_directory_only(
     content["graphs"] = [name]
     path.write_text(json.dumps(content))
     with pytest.raises(CompiledModelError, match="names no graphs"):
-        CompiledStore.read(saved)
+        CompiledStore.open_verified(saved)
 
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_saving_again_replaces_what_was_there(saved: Path) -> None:
     store = CompiledStore(saved)
     store.add(KEY, lambda part: part.write_bytes(b"newer"))
     # Until the manifest is written, the earlier model is whole.
-    assert CompiledStore.read(saved)[1].find(KEY) is not None
+    assert CompiledStore.open_verified(saved)[1].find(KEY) is not None
     store.write_manifest(MANIFEST)
-    store.remove_others()
+    store.remove_unlisted()
     (file,) = saved.glob("*.mef")
     assert file.read_bytes() == b"newer"
 

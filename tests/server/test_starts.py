@@ -31,7 +31,7 @@ def test_serve_saves_its_graphs_and_starts_from_them(
     options = ["--save-to-serialized-model-path", str(saved)]
     with running(tmp_path / "first.log", *options) as server:
         expected = ask(server)
-    manifest, _ = CompiledStore.read(saved)
+    manifest, _ = CompiledStore.open_verified(saved)
     assert manifest.max_batch_size == 4
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLLAMA_CACHE", str(tmp_path / "cache"))
