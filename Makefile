@@ -43,6 +43,9 @@ test: check  ## All checks and tests
 test-fast: setup  ## The tests that need no compiled graph, in under two minutes
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not compiles'
 
+reference: setup  ## Write docs/options.md and the docstrings of LLM from the tables
+	$(BIN)/python -m docs.reference
+
 dist: setup  ## Build the sdist and the wheel into dist/
 	rm -rf dist
 	$(BIN)/python -m build
@@ -59,4 +62,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-fast dist check-gpu bench bench-growth demo
+.PHONY: help setup check test test-fast reference dist check-gpu bench bench-growth demo

@@ -10,67 +10,99 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from mllama.engine.conversations import (
+    answer_conversations,
+    is_batch,
+    submit_conversation,
+)
 from mllama.engine.engine import Engine
-from mllama.engine.generation import Chunk, Generation, Output, stop_strings
+from mllama.engine.generation import Chunk, Generation, Output, as_stop_list
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.launch.options import EngineOptions
-from mllama.requests.messages import Message, prompt_messages, read_conversation
+from mllama.requests.messages import Message, prompt_messages
 from mllama.requests.sampling_params import Sampling
 from mllama.utils.telemetry import disable_telemetry
 
 __all__ = ["LLM", "Chunk", "Generation", "Output"]
 
-_WAITING_PER_ROW = 2
-"""Requests prepared per row of a batch: enough that a row that ends is refilled at
-once, and few, as each prepared request holds its images' pixels."""
 
-
+# The descriptions of options in this file are written by `python -m docs.reference`.
 class LLM:
-    """A loaded model that answers conversations about images.
+    """A model that is loaded into this process and answers questions about images.
 
-    Requests from several threads and lists of conversations are worked on together.
+    A context manager::
+
+        from mllama import LLM
+
+        with LLM("meta-llama/Llama-3.2-11B-Vision-Instruct", max_length=8192) as llm:
+            output = llm.generate("What is in the picture?", images=["photo.jpg"])
+            print(output.text)
+
+    Threads may share an ``LLM``: their requests, and the conversations of a list, run
+    together, up to ``max_batch_size`` at a time.  The first start with new options
+    compiles the model's graphs, which takes minutes; later starts find them in the
+    cache.
 
     Args:
-        model_path: A directory in Hugging Face layout, a GGUF file, ``ollama:NAME`` of
-            Ollama's store, or a repository of the hub, which is downloaded; None is the
-            small demo model that ships with this package.
-        max_batch_size: Requests worked on together; None chooses by device.
-        max_ce_batch_size: Of these, most whose prompts are read in one step.
-        max_length: Longest sequence, prompt and answer, in tokens; None is the
-            model's own limit.
-        devices: "cpu", "gpu" or "gpu:N"; None takes the first GPU, or the CPU.
-        num_threads: Threads that the CPU computes with; None is one for each core.
-            MAX makes them once in a process, so that a second model has the first's.
-        quantization_encoding: Element type or block format of the weights; None takes
-            bfloat16 on a GPU; on a CPU a GGUF file's own, q4_k for a checkpoint of
-            bfloat16, float32 for one of float32.
-        vision_encoding: ``int8`` has the vision side multiply in bytes and, on a CPU
-            with AVX512-BF16, attend in bfloat16; None leaves it in floats.
-        weight_path: Files to read the weights from instead of the checkpoint's own:
-            paths, names of files in the model's repository, or ``owner/name/FILE``.
-        lora_path: Directory of a LoRA adapter in PEFT's files, which is merged into the
-            weights.
-        image_cache_size: Memory for the keys and values of images, which are encoded
-            once and kept: bytes, "4GiB", or "0.2" of the device's; None chooses.
-        max_images_per_request: Most images of one conversation; None is 32.
-        huggingface_model_revision: Branch, tag or commit of a repository of the hub;
-            None is its main branch.
-        force_download: Whether to download what the hub's cache has already.
-        trust_remote_code: Whether the checkpoint's own Python code may run, if its
-            tokenizer has any.
+        model_path: Model to load: a directory in Hugging Face layout, a GGUF file,
+            ollama:NAME from Ollama's store, or a repository of the Hugging Face hub,
+            OWNER/NAME, which is downloaded. Default: the small demo model that ships
+            with this package.
+        max_batch_size: Requests processed concurrently; further requests wait. Each
+            concurrent request reserves KV-cache memory. Default: 4 on a CPU, 16 on a
+            GPU.
+        max_ce_batch_size: Requests whose prompts are prefilled in one step, at most.
+            Default: 32.
+        max_length: Longest sequence in tokens, prompt and answer together. Default: the
+            model's limit.
+        devices: Where to run: cpu, gpu, one GPU by its number (gpu:N or gpu-N), or
+            several that share the model (gpu:0,1, gpu-0,gpu-1 or gpu:all). Default: the
+            first GPU, or the CPU if there is none.
+        num_threads: CPU threads that compute and compile. Needs Linux. MAX creates its
+            threads once in a process, so a second LLM shares those of the first.
+            Default: one for each core.
+        quantization_encoding: Data type or GGUF block format of the weights: float32,
+            bfloat16, q4_0, q4_k or q6_k on a CPU; bfloat16 or float32 on a GPU.
+            Default: bfloat16 on a GPU; on a CPU the GGUF file's own format, q4_k for a
+            bfloat16 or float16 checkpoint, float32 for a float32 checkpoint.
+        vision_encoding: int8 runs the vision encoder and projector in int8 (W8A8),
+            which CPUs with AVX-512 VNNI compute faster. One scale per output channel
+            for weights and one per token for activations. With AVX512-BF16 the vision
+            encoder's attention runs in bfloat16 as well. Only on a CPU. Default:
+            floats.
+        weight_path: File to read the weights from instead of the model's own: a path, a
+            file of the model's repository, or OWNER/NAME/FILE. Default: the model's own
+            files.
+        lora_path: Directory of a LoRA adapter, as PEFT writes it: adapter_config.json
+            and adapter_model.safetensors. The adapter is merged into the weights.
+            Default: no adapter.
+        image_cache_size: Memory for the image cache, which keeps the cross-attention
+            keys and values of images: bytes, a size such as 4GiB, or a share of the
+            device's memory such as 0.2. Default: 0.1, or less if that holds 32 full
+            images and four for each concurrent request.
+        max_images_per_request: Images that one request may contain. Default: 32.
+        huggingface_model_revision: Branch, tag or commit of the repository on the hub.
+            Default: main.
+        force_download: Download files from the hub even if they are in its cache.
+        trust_remote_code: Allow the Python code of the checkpoint's own tokenizer, if
+            it has any, to run. Without it, a checkpoint that needs such code is
+            refused.
         serialized_model_path: Directory of a compiled model to start from without
-            compiling; it must have been compiled for the same options.
-        save_to_serialized_model_path: Directory to write the compiled model to.
-        quiet: Whether to keep silent on stderr while the model is being loaded.
+            compiling. It must have been compiled for the same options. Default: the
+            graphs in the cache, compiled where they are missing.
+        save_to_serialized_model_path: Directory to write the compiled model to. The
+            start goes on afterwards. Default: the cache alone.
+        quiet: Hide on stderr what is loaded and how far the start has come. Default:
+            False.
 
     Raises:
-        MllamaError: If the checkpoint can't be served.
+        MllamaError: If the checkpoint can't be served, an option is out of range, or
+            the machine lacks a device or memory.
     """
 
     def __init__(
@@ -128,17 +160,20 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Ends running requests and frees the model.  May be called twice."""
+        """Ends running requests and frees the model.
+
+        Further calls do nothing.  A program that ends closes its models by itself.
+        """
         self._close()
 
     @property
     def image_cache(self) -> ImageCacheStats:
-        """What the image cache holds and has done so far.
+        """Returns a snapshot of the image cache: its size, entries, hits and misses.
 
         Raises:
             RuntimeError: If the model is closed.
         """
-        return self._engine.image_stats()
+        return self._engine.image_cache_stats()
 
     @overload
     def chat(
@@ -196,67 +231,89 @@ class LLM:
     ) -> Output | list[Output] | Generation:
         """Answers one conversation, or a list of conversations together.
 
-        Messages are OpenAI's: ``{"role": ..., "content": string or list of parts}``.
-        A part is ``{"type": "text", "text": ...}``, ``{"type": "image", "image": PIL
-        image, path, URL or bytes}`` or ``{"type": "image_url", "image_url": {"url":
-        URL or path}}``.  Text attends to the image, or the run of adjacent images,
-        that most recently precedes it, so images belong before the question.
+        Messages have OpenAI's form, and an image may be a PIL image or a file::
+
+            image = {"type": "image", "image": "photo.jpg"}
+            text = {"type": "text", "text": "What is in the picture?"}
+            output = llm.chat([{"role": "user", "content": [image, text]}])
+
+        An image part is ``{"type": "image", "image": PIL image, path, URL or bytes}``
+        or ``{"type": "image_url", "image_url": {"url": URL or path}}``.  Text attends
+        to the image, or the run of adjacent images, that most recently precedes it, so
+        images belong before the question.
 
         Args:
-            messages: The conversation, or a list of conversations.
-            stream: Whether to return chunks as they come (one conversation only).
-            max_new_tokens: Longest answer; -1 goes on until the context is full.
-            temperature: Divides the logits before sampling; None is the checkpoint's
-                own default.
-            top_k: How many of the likeliest tokens to choose from; 1 is greedy, -1
-                is all; None is greedy unless ``temperature``, ``top_p`` or ``seed``
-                asks for sampling, which is then from all.
-            top_p: Share of the probability to choose from, from 0 to 1.
-            seed: Makes sampling repeatable; None draws one.
-            stop: Strings that end the answer; they are not part of it.
+            messages: A conversation, or a list of conversations.
+            stream: Return the answer's chunks as they are generated. Only for one
+                conversation.
+            max_new_tokens: Longest answer in tokens; -1 continues until the context is
+                full. Default: -1.
+            temperature: Divides the logits before sampling, from 0 (greedy) to 2.
+                Default: the checkpoint's, or 1.
+            top_k: Sample from the K likeliest tokens; 1 is greedy, -1 means all.
+                Default: 1, or -1 if a temperature, a top-p or a seed is given.
+            top_p: Sample from the likeliest tokens whose probabilities add up to this,
+                from 0 to 1. Default: 1.0.
+            seed: Makes sampling repeatable. Default: a random seed.
+            stop: A string, or a list of strings, that ends the answer. The answer
+                doesn't include it. Default: none.
 
         Returns:
-            An ``Output``, a list of them in the conversations' order, or an iterator
-            of ``Chunk`` that can be abandoned at any time.
+            An ``Output`` for one conversation; a list of them, in the conversations'
+            order, for a list; with ``stream`` a ``Generation``, which iterates over
+            ``Chunk`` and can be abandoned at any time.
 
         Raises:
-            MllamaError: If a conversation or a setting can't be used.  Of a list, the
-                conversation is named by its number, from 1, and none is answered.
+            MllamaError: If a conversation or a setting can't be used.  For a list, the
+                message has the conversation's number, from 1, and none is answered.
             RuntimeError: If the model is closed.
         """
-        settings = Sampling(
+        sampling = Sampling(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             seed=seed,
         )
-        stops = stop_strings(stop)
-        if not _is_batch(messages):
-            generation = self._submit(messages, settings, stops)
-            return generation if stream else generation.wait()
-        if stream:
-            raise MllamaError("only one conversation at a time can be streamed")
-        return list(self._answers(messages, settings, stops))
+        stops = as_stop_list(stop)
+        if is_batch(messages):
+            if stream:
+                raise MllamaError("only one conversation at a time can be streamed")
+            conversations: Any = messages
+            return list(
+                answer_conversations(self._engine, conversations, sampling, stops)
+            )
+        conversation: Any = messages
+        generation = submit_conversation(self._engine, conversation, sampling, stops)
+        return generation if stream else generation.wait()
 
     def answers(
         self, conversations: Sequence[Sequence[Message]], **settings: Any
     ) -> Iterator[Output]:
-        """Answers a list of conversations together, each as soon as its turn is there.
+        """Answers a list of conversations together, and yields each answer in turn.
+
+        Unlike ``chat`` it doesn't wait for the whole list::
+
+            for output in llm.answers(conversations, max_new_tokens=100):
+                print(output.text)
 
         Args:
-            conversations: As for ``chat``.
-            settings: As for ``chat``, without ``stream``.
+            conversations: Lists of messages in the form that ``chat`` takes.
+            settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
 
         Returns:
-            Their outputs, in the conversations' order; the others are worked on
-            meanwhile.  Dropping the iterator ends them.
+            The outputs, in the conversations' order.  The following conversations run
+            meanwhile; dropping the iterator cancels them.
 
         Raises:
-            MllamaError: As ``chat``, but when the conversation's turn comes.
+            MllamaError: If a setting can't be used; from the iterator, if a
+                conversation can't.
+            RuntimeError: If the model is closed.
         """
-        stop = stop_strings(settings.pop("stop", None))
-        return self._answers(conversations, Sampling(**settings), stop)
+        stop = as_stop_list(settings.pop("stop", None))
+        return answer_conversations(
+            self._engine, conversations, Sampling(**settings), stop
+        )
 
     @overload
     def generate(
@@ -289,74 +346,29 @@ class LLM:
         system: str | None = None,
         **settings: Any,
     ) -> Output | Generation:
-        """Answers one question about images, which are shown before it.
+        """Answers one question about images, which the model sees before the question.
+
+        For example, with the answer as it is generated::
+
+            for chunk in llm.generate("Describe it.", ["photo.jpg"], stream=True):
+                print(chunk.text, end="", flush=True)
 
         Args:
             prompt: The question.
-            images: PIL images, paths, http(s) or data URLs, or bytes.
-            stream: Whether to return chunks as they come.
+            images: PIL images, paths, http(s) URLs, data URLs, or bytes of image files.
+            stream: Return the answer's chunks as they are generated.
             system: A system prompt.
-            settings: As for ``chat``.
+            settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
+
+        Returns:
+            An ``Output``; with ``stream`` a ``Generation``, which iterates over
+            ``Chunk`` and can be abandoned at any time.
 
         Raises:
             MllamaError: If an image or a setting can't be used.
+            RuntimeError: If the model is closed.
         """
         messages = prompt_messages(prompt, images, system)
         if stream:
             return self.chat(messages, stream=True, **settings)
         return self.chat(messages, **settings)
-
-    def _submit(self, messages: Any, settings: Sampling, stop: list[str]) -> Generation:
-        from max.pipelines.modeling.types import RequestID, TextGenerationRequest
-
-        conversation = read_conversation(messages)
-        request = TextGenerationRequest(
-            request_id=RequestID(),
-            model_name="mllama",
-            messages=conversation.messages,
-            # The tokenizer takes the decoded images; MAX wants as many entries here.
-            images=[b""] * len(conversation.images),
-            decoded_images=list(conversation.images),
-            sampling_params=self._engine.sampling_params(settings),
-        )
-        return self._engine.submit(request, stop)
-
-    def _answers(
-        self, conversations: Any, settings: Sampling, stop: list[str]
-    ) -> Iterator[Output]:
-        running: list[Generation] = []
-
-        def answer(number: int, messages: Any) -> Output:
-            try:
-                generation = self._submit(messages, settings, stop)
-            except MllamaError as error:
-                raise type(error)(f"conversation {number}: {error}") from error
-            running.append(generation)
-            return generation.wait()
-
-        rows = _WAITING_PER_ROW * self._engine.max_batch_size
-        with ThreadPoolExecutor(rows, thread_name_prefix="mllama-batch") as pool:
-            answers = [
-                pool.submit(answer, number, messages)
-                for number, messages in enumerate(conversations, 1)
-            ]
-            try:
-                for each in answers:
-                    yield each.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for generation in running:
-                    generation.close()
-                raise
-
-
-def _is_batch(messages: Any) -> bool:
-    """Whether this is a list of conversations rather than one."""
-    return (
-        isinstance(messages, Sequence)
-        and bool(messages)
-        and all(
-            isinstance(entry, Sequence) and not isinstance(entry, (str, bytes))
-            for entry in messages
-        )
-    )

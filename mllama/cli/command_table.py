@@ -81,7 +81,6 @@ def _for_requests(option: Option, default: int) -> Option:
         takers=("serve",),
         default=default,
         default_text=None,
-        python_default=None,
         request_field=None,
         description=f"For requests that don't set {option.request_field}: "
         f"{option.description[0].lower()}{option.description[1:]}",

@@ -102,7 +102,7 @@ class Engine:
             vocabulary=len(self._tokenizer.delegate),
         )
 
-    def image_stats(self) -> ImageCacheStats:
+    def image_cache_stats(self) -> ImageCacheStats:
         """What the image cache holds and has done.
 
         Raises:

@@ -202,7 +202,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-def stop_strings(stop: str | Sequence[str] | None) -> list[str]:
+def as_stop_list(stop: str | Sequence[str] | None) -> list[str]:
     """Stop strings as a list.
 
     Raises:

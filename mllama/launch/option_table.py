@@ -44,8 +44,8 @@ class Option:
         metavar: Placeholder of the value in the commands' help.
         default: Value that the commands use if it is not given.
         default_text: What ``default`` means; None shows the value itself.
-        python_default: Value that ``LLM`` uses, where it is another one.
-        python_default_text: What ``python_default`` means.
+        python_default_text: What ``LLM`` does by default, if its default is None and
+            not ``default``.
         details: What only the reference page and the docstrings add.
         flag: Option of the command line, if ``name`` doesn't give it.
         alias: Second spelling of the option on the command line.
@@ -63,7 +63,6 @@ class Option:
     metavar: str | None = None
     default: Any = None
     default_text: str | None = None
-    python_default: Any = None
     python_default_text: str | None = None
     details: str = ""
     flag: str | None = None
@@ -239,7 +238,6 @@ MODEL_OPTIONS: Final = (
         kind="count",
         metavar="N",
         default=DEFAULT_CE_BATCH_SIZE,
-        python_default=DEFAULT_CE_BATCH_SIZE,
         description="Requests whose prompts are prefilled in one step, at most.",
     ),
     Option(
@@ -305,7 +303,6 @@ SAMPLING_OPTIONS: Final = (
         kind="integer",
         metavar="N",
         default=-1,
-        python_default=-1,
         description="Longest answer in tokens; -1 continues until the context is full.",
         request_field="max_tokens",
     ),
@@ -336,7 +333,6 @@ SAMPLING_OPTIONS: Final = (
         kind="number",
         metavar="P",
         default=1.0,
-        python_default=1.0,
         description="Sample from the likeliest tokens whose probabilities add up to "
         "this, from 0 to 1.",
         request_field="top_p",

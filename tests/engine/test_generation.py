@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from max.pipelines.context import GenerationStatus
 
-from mllama.engine.generation import Generation, Step, stop_strings
+from mllama.engine.generation import Generation, Step, as_stop_list
 from mllama.errors import MllamaError
 from mllama.requests.detokenizer import StreamingDetokenizer
 from tests.requests.test_detokenizer import TOKENIZER
@@ -111,7 +111,7 @@ def test_a_dead_engine_raises_what_killed_it() -> None:
 
 
 def test_stop_strings_must_be_strings() -> None:
-    assert stop_strings(None) == []
-    assert stop_strings("x") == ["x"]
+    assert as_stop_list(None) == []
+    assert as_stop_list("x") == ["x"]
     with pytest.raises(MllamaError):
-        stop_strings([""])
+        as_stop_list([""])

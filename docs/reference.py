@@ -1,0 +1,155 @@
+"""Writes what is made of the option tables: ``python -m docs.reference``.
+
+That is ``docs/options.md``, and the descriptions of arguments in ``mllama/llm.py``.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from mllama.cli.command_table import ALL_OPTIONS
+from mllama.launch.option_table import Option
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "options.md"
+LLM_FILE = ROOT / "mllama" / "llm.py"
+
+_WIDTH = 88
+
+_INTRODUCTION = """\
+# Options
+
+Every option of `mllama generate`, `serve`, `compile` and `quantize`, with the argument
+of `mllama.LLM` or `LLM.chat` that means the same. `mllama COMMAND --help` shows those
+of one command.
+
+`mllama serve` also takes MAX Serve's own options, which `mllama serve --help` lists
+last. MAX offers them for all of its models, and not every one has an effect on this
+model.
+
+This page is generated from the tables in `mllama/launch/option_table.py` and
+`mllama/cli/command_table.py`: change those, then run `python -m docs.reference`.
+"""
+
+_TYPES = {
+    "text": "text",
+    "path": "path",
+    "integer": "integer",
+    "count": "integer, at least 1",
+    "number": "number",
+    "flag": "flag, takes no value",
+}
+
+_OPTION_NAME = re.compile(r"(--[a-z-]+)")
+
+_ARGUMENT = re.compile(r"^( +)(\w+): .*\n(?:\1 +\S.*\n)*", re.MULTILINE)
+"""An argument in a docstring: its indent, its name and its description."""
+
+
+def options_page() -> str:
+    """Returns the text of ``docs/options.md``."""
+    sections: dict[str, dict[str, list[Option]]] = {}
+    for option in ALL_OPTIONS:
+        entries = sections.setdefault(option.section, {})
+        entries.setdefault(_heading(option), []).append(option)
+    lines = [_INTRODUCTION]
+    for section, entries in sections.items():
+        lines.append(f"## {section}\n")
+        for heading, options in entries.items():
+            lines.append(f"### {heading}\n")
+            for option in options:
+                lines += [*_entry(option), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _heading(option: Option) -> str:
+    if not _commands(option):
+        return f"`{option.name}`"
+    names = [option.option_name, *([option.alias] if option.alias else [])]
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _entry(option: Option) -> list[str]:
+    text = f"{option.description} {option.details}".strip()
+    lines = [_wrapped(_OPTION_NAME.sub(r"`\1`", text)), ""]
+    takers = [f"`{command}`" for command in _commands(option)]
+    if "LLM" in option.takers:
+        callee = "LLM.chat" if option.request_field else "LLM"
+        takers.append(f"`{callee}({option.name}=...)`")
+    if option.request_field:
+        takers.append(f"`{option.request_field}` in requests to the server")
+    lines.append(_wrapped(f"- Taken by: {', '.join(takers)}", "  "))
+    kind = _TYPES[option.kind]
+    if option.choices:
+        kind = "one of " + ", ".join(f"`{choice}`" for choice in option.choices)
+    if option.repeatable:
+        kind += "; may be given several times"
+        kind += ", and is a list in Python" if "LLM" in option.takers else ""
+    lines.append(f"- Type: {kind}")
+    if option.required:
+        lines.append("- Required")
+    elif default := _default(option):
+        default = _OPTION_NAME.sub(r"`\1`", default)
+        lines.append(_wrapped(f"- Default: {default}", "  "))
+    return lines
+
+
+def _default(option: Option) -> str:
+    if option.kind == "flag":
+        return "off"
+    if option.python_default_text:
+        return f"{option.shown_default}; for `LLM` {option.python_default_text}"
+    return option.shown_default
+
+
+def _commands(option: Option) -> list[str]:
+    return [taker for taker in option.takers if taker != "LLM"]
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def with_descriptions(source: str) -> str:
+    """Returns Python source whose docstrings describe the arguments as the tables do.
+
+    Args:
+        source: Source in which the tables' options are arguments of ``LLM``.
+    """
+    options = {option.name: option for option in ALL_OPTIONS if "LLM" in option.takers}
+
+    def described(match: re.Match[str]) -> str:
+        indent, name = match.groups()
+        if name not in options:
+            return match[0]
+        text = textwrap.fill(
+            f"{name}: {options[name].docstring}",
+            _WIDTH,
+            initial_indent=indent,
+            subsequent_indent=f"{indent}    ",
+            break_on_hyphens=False,
+        )
+        return f"{text}\n"
+
+    parts = source.split('"""')
+    parts[1::2] = [_ARGUMENT.sub(described, docstring) for docstring in parts[1::2]]
+    return '"""'.join(parts)
+
+
+def main() -> None:
+    """Writes the page and the docstrings."""
+    PAGE.write_text(options_page(), encoding="utf-8")
+    source = LLM_FILE.read_text(encoding="utf-8")
+    LLM_FILE.write_text(with_descriptions(source), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
