@@ -1,16 +1,14 @@
-"""The Markdown files of the repository: their links, and the anchors of their headings.
-
-It reads only what Git tracks or would track, so that environments don't count.
-"""
+"""Markdown files of the repository: their links, and their headings' anchors."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+_BUILT = frozenset({"build", "dist"})
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
@@ -20,12 +18,18 @@ _ABSOLUTE = re.compile(r"(?<![\w.~/])/(?:work|home|root|tmp|Users)/\S+")
 
 
 def documents() -> list[Path]:
-    """Returns the Markdown files of the repository."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    listed = subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split()
-    return sorted(path for name in set(listed) if (path := ROOT / name).is_file())
+    """Returns the Markdown files of the repository.
+
+    Environments, caches and built files are left out.
+    """
+    return sorted(
+        path
+        for path in ROOT.rglob("*.md")
+        if not any(
+            name in _BUILT or (name.startswith(".") and name != ".github")
+            for name in path.relative_to(ROOT).parts
+        )
+    )
 
 
 def links(text: str) -> Iterator[str]:
