@@ -113,7 +113,7 @@ def random_values(
     """
     kind, shape = tensor.kind, tensor.shape
     if kind is GGMLQuantizationType.F32:
-        is_norm = "norm" in tensor.ours and tensor.ours.endswith("weight")
+        is_norm = "norm" in tensor.name and tensor.name.endswith("weight")
         if is_norm:
             return np.ones(shape, np.float32)
         return generator.normal(0, SPREAD, shape).astype(np.float32)

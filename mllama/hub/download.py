@@ -24,7 +24,7 @@ from mllama.hub.file_selection import (
 from mllama.hub.options import DownloadedModel, HubOptions
 from mllama.hub.remote_headers import check_headers
 from mllama.hub.repository import Repository
-from mllama.weights.checkpoint import INDEX_FILE, weight_map
+from mllama.weights.checkpoint import INDEX_FILE, read_weight_map
 from mllama.weights.remote_code import code_files
 
 DEFAULT_REVISION = "main"
@@ -232,7 +232,7 @@ class _ModelDownload:
     def _select_all(self, repository: Repository) -> _WeightSelection:
         def read_index() -> list[str]:
             (index,) = repository.download([INDEX_FILE], small=True)
-            return list(weight_map(index).values())
+            return list(read_weight_map(index).values())
 
         try:
             names = choose_weights(

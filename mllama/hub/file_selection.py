@@ -10,7 +10,7 @@ from mllama.weights.checkpoint import (
     INDEX_FILE,
     PICKLE_SUFFIXES,
     SINGLE_FILE,
-    only_pickles,
+    pickles_only_message,
 )
 from mllama.weights.gguf.writing import SMALL_FILES
 
@@ -80,7 +80,7 @@ def choose_weights(
         return files
     pickles = [name for name in top if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
-        raise HubError(only_pickles(repository, pickles[0]))
+        raise HubError(pickles_only_message(repository, pickles[0]))
     raise HubError(f"{repository} holds no weights: no safetensors and no GGUF file")
 
 

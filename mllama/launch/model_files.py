@@ -56,7 +56,7 @@ class ModelFiles:
         return served_bytes(
             self.config,
             self.formats,
-            self.encoding.item_bytes,
+            self.encoding.bytes_per_float,
             int8_vision=self.encoding.int8_vision,
         )
 
@@ -75,7 +75,7 @@ class ModelFiles:
         reason = f" ({self.encoding.reason})" if self.encoding.reason else ""
         return (
             f"weights in {self.encoding.name}{reason}"
-            f"{self.encoding.vision_part}: "
+            f"{self.encoding.vision_suffix}: "
             f"{format_bytes(self.weights_bytes)} of memory"
         )
 
@@ -106,7 +106,7 @@ class ModelFiles:
         limit = self.config.text_config.max_position_embeddings
         manifest = Manifest.for_this_machine(
             self.config,
-            encoding=self.encoding.whole_name,
+            encoding=self.encoding.full_name,
             formats={name: kind.name for name, kind in self.formats.items()},
             max_length=max_length or limit,
             max_batch_size=max_batch_size,

@@ -20,16 +20,16 @@ from mllama.weights.encodings import (
     Encoding,
     check_runnable,
     choose_encoding,
-    with_vision,
+    with_vision_encoding,
 )
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
-    main_format,
+    main_encoding,
     open_gguf,
-    served_formats,
+    quantized_formats,
 )
 from mllama.weights.lora.adapter import Adapter, check_values, open_adapter
-from mllama.weights.ollama.links import is_file, named_gguf
+from mllama.weights.ollama.links import is_readable_file, with_gguf_suffix
 from mllama.weights.ollama.small_files import unpack_small_files
 from mllama.weights.ollama.store import PREFIX, find_blob
 from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantization_plan
@@ -94,10 +94,10 @@ def resolve_model_files(
     # MAX looks for relative paths of weights in the model's directory.
     directory = Path(downloaded.model).absolute()
     weights = tuple(
-        named_gguf(Path(path).absolute()) for path in downloaded.weight_path
+        with_gguf_suffix(Path(path).absolute()) for path in downloaded.weight_path
     )
-    if is_file(directory):
-        weights = weights or (named_gguf(directory),)
+    if is_readable_file(directory):
+        weights = weights or (with_gguf_suffix(directory),)
         directory = unpack_small_files(directory)
     if not directory.is_dir():
         raise MllamaError(
@@ -115,7 +115,7 @@ def resolve_model_files(
         checkpoint = open_checkpoint(directory, weights)
         files = _safetensors_files(checkpoint, adapter, encoding, device_type)
     files = replace(
-        files, encoding=with_vision(files.encoding, vision_encoding, config)
+        files, encoding=with_vision_encoding(files.encoding, vision_encoding, config)
     )
     _check_memory(files)
     return files
@@ -137,7 +137,7 @@ def _gguf_files(
         raise MllamaError("a GGUF file holds all weights: give --weight-path once")
     file = open_gguf(weights[0])
     check_tensors(file, config)
-    file_format = main_format(file)
+    file_format = main_encoding(file)
     is_floats = file_format not in GGUF_ENCODINGS
     served_as_is = requested in (None, file_format)
     if not served_as_is and not (is_floats and requested == "bfloat16"):
@@ -152,7 +152,7 @@ def _gguf_files(
         reason = None if requested else "as in the file"
         encoding = Encoding(file_format, device_type, reason)
     return ModelFiles(
-        directory, weights, config, encoding, served_formats(file, config)
+        directory, weights, config, encoding, quantized_formats(file, config)
     )
 
 

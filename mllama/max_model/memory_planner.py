@@ -14,7 +14,7 @@ from mllama.max_compat.model import PagedMemoryPlanner
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes, parse_size
-from mllama.weights.gguf.checkpoint import open_gguf, served_formats
+from mllama.weights.gguf.checkpoint import open_gguf, quantized_formats
 from mllama.weights.memory_estimate import served_bytes
 
 _DEFAULT_SHARE = 0.1
@@ -89,7 +89,7 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
         file = pipeline_config.model.resolved_weight_paths()[0]
         formats = {}
         if file.suffix == ".gguf":
-            formats = served_formats(open_gguf(file), config.model)
+            formats = quantized_formats(open_gguf(file), config.model)
         return served_bytes(
             config.model,
             formats,

@@ -27,7 +27,7 @@ from mllama.nn.layers.linear import Encodings
 from mllama.weights.gguf.checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.lora.adapter import open_adapter
 from mllama.weights.names import canonical_name, expected_tensors
-from mllama.weights.quantization_plan import PROJECTOR, vision_formats
+from mllama.weights.quantization_plan import PROJECTOR, int8_vision_formats
 
 logger = logging.getLogger("mllama")
 
@@ -139,9 +139,9 @@ def merge_adapter(
                 f"{name} has shape {list(found)}, but config.json asks for "
                 f"{list(shapes[name])}; they belong to different models"
             )
-        values = change.applied(name, _as_numpy(data))
+        values = change.apply(name, _as_numpy(data))
         merged[name] = _as_weights(values, name, dtype)
-    logger.info(adapter.described())
+    logger.info(adapter.summary())
     return merged
 
 
@@ -184,7 +184,7 @@ def quantize_vision(
     """
     result = dict(state_dict)
     # Missing tensors are reported later, with the others.
-    names = [name for name in vision_formats(config) if name in state_dict]
+    names = [name for name in int8_vision_formats(config) if name in state_dict]
 
     def quantized(name: str) -> list[WeightData]:
         floats = state_dict[name].astype(DType.float32).to_buffer().to_numpy()

@@ -57,7 +57,7 @@ class TensorInfo:
     nbytes: int
 
     @property
-    def part_type(self) -> np.dtype[Any]:
+    def part_dtype(self) -> np.dtype[Any]:
         """NumPy's type of what :meth:`parts` gives."""
         return self._stored_type
 
@@ -185,7 +185,7 @@ def _weight_files(path: Path) -> list[Path]:
     if (path / SINGLE_FILE).is_file():
         return [path / SINGLE_FILE]
     if (path / INDEX_FILE).is_file():
-        names = sorted(set(weight_map(path / INDEX_FILE).values()))
+        names = sorted(set(read_weight_map(path / INDEX_FILE).values()))
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
             raise CheckpointError(
@@ -205,11 +205,11 @@ def _weight_files(path: Path) -> list[Path]:
         file.name for suffix in PICKLE_SUFFIXES for file in path.glob(f"*{suffix}")
     )
     if pickles:
-        raise CheckpointError(only_pickles(str(path), pickles[0]))
+        raise CheckpointError(pickles_only_message(str(path), pickles[0]))
     raise CheckpointError(f"{path} holds no {SINGLE_FILE} and no {INDEX_FILE}")
 
 
-def only_pickles(place: str, name: str) -> str:
+def pickles_only_message(place: str, name: str) -> str:
     """Why a place is refused whose only weights are pickles.
 
     Args:
@@ -223,7 +223,7 @@ def only_pickles(place: str, name: str) -> str:
     )
 
 
-def weight_map(index: Path) -> Mapping[str, str]:
+def read_weight_map(index: Path) -> Mapping[str, str]:
     """Tensor name to file name; files lie next to the index and nowhere else.
 
     Raises:

@@ -40,17 +40,17 @@ class Encoding:
     int8_vision: bool = False
 
     @property
-    def whole_name(self) -> str:
+    def full_name(self) -> str:
         """With the vision side's."""
-        return self.name + self.vision_part
+        return self.name + self.vision_suffix
 
     @property
-    def vision_part(self) -> str:
+    def vision_suffix(self) -> str:
         """What is said of the vision side, if it isn't what the rest is."""
         return f", vision in {_BYTES}" if self.int8_vision else ""
 
     @property
-    def item_bytes(self) -> int:
+    def bytes_per_float(self) -> int:
         """Bytes of a weight that is no block; blocks are multiplied with float32."""
         return 2 if self.name == "bfloat16" else 4
 
@@ -87,7 +87,7 @@ def choose_encoding(
         return Encoding("bfloat16", device_type, "the default on a GPU")
     if dtype == "float32":
         return Encoding("float32", device_type, "as in the checkpoint")
-    if not supports_gguf_blocks(config, "q4_k"):
+    if not _can_quantize(config, "q4_k"):
         return Encoding(
             "float32", device_type, "since its widths are no multiples of 256"
         )
@@ -108,7 +108,7 @@ def check_runnable(name: str, device_type: str) -> None:
         )
 
 
-def with_vision(
+def with_vision_encoding(
     encoding: Encoding, asked: str | None, config: MllamaConfig
 ) -> Encoding:
     """An encoding with the vision side's.
@@ -148,7 +148,7 @@ def with_vision(
     return replace(encoding, int8_vision=True)
 
 
-def supports_gguf_blocks(config: MllamaConfig, encoding: str) -> bool:
+def _can_quantize(config: MllamaConfig, encoding: str) -> bool:
     """Whether the text side's matrices can be cut into blocks of an encoding."""
     length, _ = GGML_QUANT_SIZES[GGMLQuantizationType[encoding.upper()]]
     text = config.text_config

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType
 from mllama.config import MllamaConfig
 from mllama.weights.gguf.file import stored_bytes
 from mllama.weights.names import expected_tensors
-from mllama.weights.quantization_plan import vision_formats
+from mllama.weights.quantization_plan import int8_vision_formats
 
 
 def served_bytes(
@@ -29,7 +29,7 @@ def served_bytes(
         int8_vision: Whether the vision side's matrices are bytes.
     """
     if int8_vision:
-        formats = {**formats, **vision_formats(config)}
+        formats = {**formats, **int8_vision_formats(config)}
     total = 0
     for name, shape in expected_tensors(config).items():
         if name in formats:

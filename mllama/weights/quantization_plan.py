@@ -58,7 +58,7 @@ def quantization_plan(
     return plan
 
 
-def vision_formats(config: MllamaConfig) -> dict[str, GGMLQuantizationType]:
+def int8_vision_formats(config: MllamaConfig) -> dict[str, GGMLQuantizationType]:
     """What is bytes, by canonical name, if the vision side is asked for in them: the
     matrices of the encoder's layers, and the projector."""
     layers = (

@@ -73,7 +73,7 @@ def test_error_is_close_to_ggmls(kind: Kind, make: Make) -> None:
 def test_error_is_close_to_ggmls_on_the_demo_models_matrices(kind: Kind) -> None:
     checkpoint = open_checkpoint(MODEL_PATH)
     names = [
-        tensor.ours
+        tensor.name
         for tensor in planned_tensors(checkpoint.config, "q4_0")
         if tensor.kind in FORMATS and tensor.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0
     ]

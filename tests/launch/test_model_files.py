@@ -20,7 +20,7 @@ from mllama.max_model.settings import ModelSettings
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.encodings import RUNNABLE, Encoding
 from mllama.weights.names import expected_tensors
-from mllama.weights.quantization_plan import vision_formats
+from mllama.weights.quantization_plan import int8_vision_formats
 from tests.reference.checkpoints import checkpoint, tiny_config, write_checkpoint
 
 DEMO = str(MODEL_PATH)
@@ -61,13 +61,14 @@ def test_the_vision_side_in_bytes_takes_a_quarter(
     floats, files = find(), find(vision_encoding="int8")
     config = floats.config
     matrices = sum(
-        math.prod(expected_tensors(config)[name]) for name in vision_formats(config)
+        math.prod(expected_tensors(config)[name])
+        for name in int8_vision_formats(config)
     )
     assert floats.weights_bytes - files.weights_bytes == 3 * matrices > 1e6
     assert ", vision in int8: " in files.summary()
     assert files.settings == ModelSettings(int8_vision=True)
     quantized = find(encoding="q4_k", vision_encoding="int8")
-    assert quantized.encoding.whole_name == "q4_k, vision in int8"
+    assert quantized.encoding.full_name == "q4_k, vision in int8"
 
 
 @pytest.mark.parametrize(

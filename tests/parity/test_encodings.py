@@ -15,7 +15,7 @@ from mllama.config import MllamaConfig
 from mllama.kernels.ops.gguf_quantize import FORMATS
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf import tensor_encoding
-from mllama.weights.gguf.checkpoint import main_format, open_gguf, read_tensors
+from mllama.weights.gguf.checkpoint import main_encoding, open_gguf, read_tensors
 from mllama.weights.gguf.writing import write_gguf
 from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantization_plan
 from tests.parity.pipeline import STEPS, Pipeline
@@ -88,7 +88,7 @@ def pipeline(encoded: Path) -> Pipeline:
     return Pipeline(
         checkpoint(),
         weight_path=[encoded],
-        quantization_encoding=main_format(open_gguf(encoded)),
+        quantization_encoding=main_encoding(open_gguf(encoded)),
         max_batch_size=4,
     )
 

@@ -20,7 +20,7 @@ from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError, quoted
 from mllama.kernels.ops.gguf_quantize import FORMATS, quantize
 from mllama.utils.bfloat16 import as_floats
-from mllama.weights.gguf.file import FLOATS, OLD_LAYOUT, GgufFile
+from mllama.weights.gguf.file import FLOAT_DTYPES, OLD_LAYOUT, GgufFile
 from mllama.weights.gguf.names import stored_tensors
 from mllama.weights.gguf.writing import ARCHITECTURE
 from mllama.weights.names import expected_tensors
@@ -36,7 +36,7 @@ _BYTES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
-class GgufMatrix:
+class LoadedTensor:
     """A tensor as the graphs take it.
 
     Attributes:
@@ -67,15 +67,17 @@ def open_gguf(path: Path) -> GgufFile:
     return file
 
 
-def main_format(file: GgufFile) -> str:
+def main_encoding(file: GgufFile) -> str:
     """The encoding that most of the text side has: q4_0, q4_k, q6_k or float32."""
     sizes: Counter[str] = Counter()
     for name, tensor in file.tensors.items():
         if name.startswith("blk."):
             kind = tensor.kind
-            known = kind in FORMATS or kind in FLOATS
+            known = kind in FORMATS or kind in FLOAT_DTYPES
             format_name = kind.name if known else _REPLACEMENT.name
-            sizes["float32" if kind in FLOATS else format_name.lower()] += tensor.nbytes
+            sizes["float32" if kind in FLOAT_DTYPES else format_name.lower()] += (
+                tensor.nbytes
+            )
     return sizes.most_common(1)[0][0] if sizes else "float32"
 
 
@@ -119,7 +121,7 @@ def _is_text(name: str) -> bool:
 @functools.cache
 def _is_readable(kind: GGMLQuantizationType) -> bool:
     """Whether values of a type are known; the gguf package knows most blocks."""
-    if kind in FLOATS:
+    if kind in FLOAT_DTYPES:
         return True
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
@@ -130,14 +132,14 @@ def _is_readable(kind: GGMLQuantizationType) -> bool:
 
 def read_tensors(
     file: GgufFile, config: MllamaConfig
-) -> Iterator[tuple[str, GgufMatrix]]:
+) -> Iterator[tuple[str, LoadedTensor]]:
     """The model's tensors by canonical name, in the form in which they are served.
 
     Blocks of the text side stay blocks if MAX has kernels for them; others become
     q6_k, which is said in the log.
     """
     expected = expected_tensors(config)
-    formats = served_formats(file, config)
+    formats = quantized_formats(file, config)
     converted: Counter[str] = Counter()
     raw_gates = _raw_gates(file)
     for name, place in stored_tensors(config).items():
@@ -147,14 +149,14 @@ def read_tensors(
         if served is None:
             floats = _as_floats(raw, kind).reshape(expected[name])
             if place.name not in raw_gates:
-                floats = place.from_file(floats).astype(np.float32, copy=False)
-            yield name, GgufMatrix(floats)
+                floats = place.from_ollama_layout(floats).astype(np.float32, copy=False)
+            yield name, LoadedTensor(floats)
             continue
         if kind is not served:
             converted[kind.name.lower()] += 1
             raw = _converted(raw, kind, served, name)
-        blocks = place.from_file(raw)
-        yield name, GgufMatrix(np.ascontiguousarray(blocks), served.name)
+        blocks = place.from_ollama_layout(raw)
+        yield name, LoadedTensor(np.ascontiguousarray(blocks), served.name)
     for kind_name, count in converted.items():
         logger.info(
             "converted %d tensors from %s, for which there is no kernel, to q6_k",
@@ -163,7 +165,7 @@ def read_tensors(
         )
 
 
-def served_formats(
+def quantized_formats(
     file: GgufFile, config: MllamaConfig
 ) -> dict[str, GGMLQuantizationType]:
     """The format of each tensor that is served in blocks, by canonical name; the others
@@ -172,7 +174,7 @@ def served_formats(
     served: dict[str, GGMLQuantizationType] = {}
     for name, place in stored_tensors(config).items():
         kind = file.tensors[place.name].kind
-        if kind not in FLOATS and _is_text(name) and name not in loose:
+        if kind not in FLOAT_DTYPES and _is_text(name) and name not in loose:
             served[name] = kind if _has_kernel(kind, name) else _REPLACEMENT
     return served
 
@@ -201,7 +203,7 @@ def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
         kinds = [
             file.tensors[stored[name].name].kind for name in names if name in stored
         ]
-        if any(kind in FLOATS for kind in kinds):
+        if any(kind in FLOAT_DTYPES for kind in kinds):
             loose.update(names)
     return loose
 
@@ -217,7 +219,7 @@ def _raw_gates(file: GgufFile) -> set[str]:
         for name, tensor in file.tensors.items()
         if name.startswith("v.global.blk.")
         and name.endswith("_gate")
-        and tensor.kind in FLOATS
+        and tensor.kind in FLOAT_DTYPES
     ]
     if any(
         np.abs(_as_floats(file.raw(name), file.tensors[name].kind)).max() > 1
@@ -246,4 +248,4 @@ def _converted(
 def _as_floats(
     raw: npt.NDArray[Any], kind: GGMLQuantizationType
 ) -> npt.NDArray[np.float32]:
-    return as_floats(raw if kind in FLOATS else dequantize(raw, kind))
+    return as_floats(raw if kind in FLOAT_DTYPES else dequantize(raw, kind))

@@ -54,7 +54,7 @@ SCALARS = {
 STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 
-FLOATS: dict[GGMLQuantizationType, np.dtype[Any]] = {
+FLOAT_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(np.uint16),
@@ -136,11 +136,11 @@ class GgufFile:
             of a block format uint8 ``[..., bytes of a row]``.
         """
         tensor = self.tensors[name]
-        dtype: np.dtype[Any] = FLOATS.get(tensor.kind, np.dtype(np.uint8))
+        dtype: np.dtype[Any] = FLOAT_DTYPES.get(tensor.kind, np.dtype(np.uint8))
         values = np.frombuffer(
             self._bytes, dtype, tensor.nbytes // dtype.itemsize, tensor.offset
         )
-        if tensor.kind in FLOATS:
+        if tensor.kind in FLOAT_DTYPES:
             return values.reshape(tensor.shape)
         return values.reshape(*tensor.shape[:-1], -1)
 

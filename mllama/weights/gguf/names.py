@@ -2,8 +2,8 @@
 
 Ollama's converter (``convert/convert_mllama.go``, until it was removed) renamed the
 tensors, stored gates of the vision side after tanh, and permuted the rows of query and
-key projections for interleaved rotation.  Each :class:`Stored` names our tensor's place
-in the file and what was done to it.
+key projections for interleaved rotation.  A :class:`StoredTensor` is a tensor's name
+in the file and the transformation of its values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor of ours in the file.
 
     Attributes:
@@ -33,13 +33,13 @@ class Stored:
     heads: int = 0
     is_tanh: bool = False
 
-    def to_file(self, values: Array) -> Array:
+    def to_ollama_layout(self, values: Array) -> Array:
         """Our values, or rows of blocks, as the file has them."""
         if self.is_tanh:
             return np.tanh(values)
         return _permuted(values, self.heads) if self.heads else values
 
-    def from_file(self, values: Array) -> Array:
+    def from_ollama_layout(self, values: Array) -> Array:
         """The file's values, or rows of blocks, as we have them."""
         if self.is_tanh:
             with np.errstate(divide="ignore"):
@@ -121,18 +121,18 @@ _VISION_LAYER = {
 }
 
 
-def stored_tensors(config: MllamaConfig) -> dict[str, Stored]:
+def stored_tensors(config: MllamaConfig) -> dict[str, StoredTensor]:
     """Where every tensor of ours is in the file, by canonical name."""
     text, vision = config.text_config, config.vision_config
     queries, keys = text.num_attention_heads, text.num_key_value_heads
     found = {
-        "language_model.embed_tokens.weight": Stored("token_embd.weight"),
-        "language_model.norm.weight": Stored("output_norm.weight"),
-        "multi_modal_projector.weight": Stored("mm.0.weight"),
-        "multi_modal_projector.bias": Stored("mm.0.bias"),
+        "language_model.embed_tokens.weight": StoredTensor("token_embd.weight"),
+        "language_model.norm.weight": StoredTensor("output_norm.weight"),
+        "multi_modal_projector.weight": StoredTensor("mm.0.weight"),
+        "multi_modal_projector.bias": StoredTensor("mm.0.bias"),
     }
     if not text.tie_word_embeddings:
-        found["lm_head.weight"] = Stored("output.weight")
+        found["lm_head.weight"] = StoredTensor("output.weight")
     heads = {
         f"{kind}.{p}_proj.weight": n
         for kind in ("self_attn", "cross_attn")
@@ -142,13 +142,13 @@ def stored_tensors(config: MllamaConfig) -> dict[str, Stored]:
         crosses = index in text.cross_attention_layers
         names = {**_LAYER, **(_CROSS_ATTENTION if crosses else _SELF_ATTENTION)}
         for ours, theirs in names.items():
-            found[f"language_model.layers.{index}.{ours}"] = Stored(
+            found[f"language_model.layers.{index}.{ours}"] = StoredTensor(
                 f"blk.{index}.{theirs}", heads=heads.get(ours, 0)
             )
     for ours, theirs in _VISION.items():
-        found[f"vision_model.{ours}"] = Stored(theirs)
+        found[f"vision_model.{ours}"] = StoredTensor(theirs)
     for ours, theirs in _VISION_GATES.items():
-        found[f"vision_model.{ours}"] = Stored(theirs, is_tanh=True)
+        found[f"vision_model.{ours}"] = StoredTensor(theirs, is_tanh=True)
     for ours, theirs, count in (
         ("transformer", "v.blk", vision.num_hidden_layers),
         ("global_transformer", "v.global.blk", vision.num_global_layers),
@@ -156,14 +156,14 @@ def stored_tensors(config: MllamaConfig) -> dict[str, Stored]:
         for index in range(count):
             module, block = f"vision_model.{ours}.layers.{index}", f"{theirs}.{index}"
             for name, stored in _VISION_LAYER.items():
-                found[f"{module}.{name}"] = Stored(f"{block}.{stored}")
+                found[f"{module}.{name}"] = StoredTensor(f"{block}.{stored}")
             for p in "qk":
-                found[f"{module}.self_attn.{p}_proj.weight"] = Stored(
+                found[f"{module}.self_attn.{p}_proj.weight"] = StoredTensor(
                     f"{block}.attn_{p}.weight", heads=vision.attention_heads
                 )
             if theirs == "v.global.blk":
                 for part in ("attn", "ffn"):
-                    found[f"{module}.gate_{part}"] = Stored(
+                    found[f"{module}.gate_{part}"] = StoredTensor(
                         f"{block}.{part}_gate", is_tanh=True
                     )
     return found

@@ -17,7 +17,7 @@ from mllama.kernels.ops.gguf_quantize import FORMATS, quantization_error, quanti
 from mllama.utils.bfloat16 import as_floats
 from mllama.weights.checkpoint import TensorInfo
 from mllama.weights.gguf.file import stored_bytes
-from mllama.weights.gguf.names import Stored, stored_tensors
+from mllama.weights.gguf.names import StoredTensor, stored_tensors
 from mllama.weights.names import expected_tensors
 from mllama.weights.quantization_plan import quantization_plan
 
@@ -32,8 +32,8 @@ _WEIGHTS_AT_ONCE = 1 << 22
 class PlannedTensor:
     """A tensor to be written: our name, its place in the file, its format and shape."""
 
-    ours: str
-    stored: Stored
+    name: str
+    stored: StoredTensor
     kind: GGMLQuantizationType
     shape: tuple[int, ...]
 
@@ -75,7 +75,7 @@ def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
     return planned
 
 
-def encoded_parts(
+def encode_in_parts(
     tensor: PlannedTensor, source: TensorInfo
 ) -> Iterator[npt.NDArray[Any]]:
     """A tensor as the file has it, some rows at a time.
@@ -97,10 +97,10 @@ def encoded_parts(
         if heads:
             stored = replace(stored, heads=len(part) // unit)
         if tensor.kind in FORMATS:
-            blocks = quantize(part, tensor.kind, tensor.ours)
-            yield np.ascontiguousarray(stored.to_file(blocks))
+            blocks = quantize(part, tensor.kind, tensor.name)
+            yield np.ascontiguousarray(stored.to_ollama_layout(blocks))
         else:
-            values = _as_floats_of(tensor, stored.to_file(as_floats(part)))
+            values = _as_floats_of(tensor, stored.to_ollama_layout(as_floats(part)))
             yield np.ascontiguousarray(values)
 
 
@@ -113,6 +113,6 @@ def _as_floats_of(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArra
         converted = values
     if not np.isfinite(converted).all():
         raise quantization_error(
-            tensor.ours, tensor.kind, finite=bool(np.isfinite(values).all())
+            tensor.name, tensor.kind, finite=bool(np.isfinite(values).all())
         )
     return converted

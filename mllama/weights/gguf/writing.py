@@ -24,7 +24,7 @@ from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.gguf.names import POSITION_GATE
 from mllama.weights.gguf.tensor_encoding import (
     PlannedTensor,
-    encoded_parts,
+    encode_in_parts,
     planned_tensors,
 )
 
@@ -72,17 +72,17 @@ def write_gguf(
     total = sum(tensor.nbytes for tensor in plan)
     _check_room(target, total)
     quantized = [
-        source.tensors[tensor.ours] for tensor in plan if tensor.kind in FORMATS
+        source.tensors[tensor.name] for tensor in plan if tensor.kind in FORMATS
     ]
-    for part_type in {tensor.part_type for tensor in quantized}:
+    for part_dtype in {tensor.part_dtype for tensor in quantized}:
         progress("compiling the quantizer", 0, total)
-        compile_quantizer(part_type)
+        compile_quantizer(part_dtype)
     write_tensors(
         target,
         source.path,
         source.config,
         plan,
-        lambda tensor: encoded_parts(tensor, source.tensors[tensor.ours]),
+        lambda tensor: encode_in_parts(tensor, source.tensors[tensor.name]),
         progress,
     )
 
@@ -175,17 +175,17 @@ def _append_tensors(
             file.write(bytes(-file.tell() % alignment))
 
         for tensor in plan:
-            progress(tensor.ours, done, total)
+            progress(tensor.name, done, total)
             align()
             written = 0
             for values in encoded(tensor):
                 file.write(values.data.cast("B"))
                 written += values.nbytes
-                progress(tensor.ours, done + written, total)
+                progress(tensor.name, done + written, total)
             if written != tensor.nbytes:
-                raise RuntimeError(f"{tensor.ours} has {written} bytes")
+                raise RuntimeError(f"{tensor.name} has {written} bytes")
             done += written
-            if tensor.ours == _POSITION_GATE_SOURCE:
+            if tensor.name == _POSITION_GATE_SOURCE:
                 position_gate = 1 - values
         align()
         file.write(position_gate.data.cast("B"))

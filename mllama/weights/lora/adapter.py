@@ -19,7 +19,7 @@ from mllama.weights.lora.adapter_config import (
     AdapterConfig,
     read_adapter_config,
 )
-from mllama.weights.lora.adapter_parts import Parts, Place, factors, split_name
+from mllama.weights.lora.adapter_parts import AdaptedModule, Parts, factors, split_name
 from mllama.weights.lora.merging import Change, MergedTensor, is_finite
 from mllama.weights.names import Shapes, canonical_name, expected_tensors
 from mllama.weights.safetensors_header import HeaderEntry, read_header
@@ -48,7 +48,7 @@ class Adapter:
     files: tuple[Path, ...]
     changes: Mapping[str, Change]
 
-    def described(self) -> str:
+    def summary(self) -> str:
         """A line about it for the log."""
         base = self.config.base_model
         return (
@@ -115,7 +115,7 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
         if name in adapted:
             raise CheckpointError(f"{file} changes {name} twice; download it again")
         adapted.add(name)
-        found = factors(Place(file, module, name, shapes), parts, settings)
+        found = factors(AdaptedModule(file, module, name, shapes), parts, settings)
         for changed, change in found.items():
             below = changes.get(changed, Change()).replacement
             changes[changed] = replace(change, replacement=below)

@@ -40,24 +40,24 @@ Parts = dict[str, TensorInfo]
 
 
 @dataclass(frozen=True)
-class Place:
+class AdaptedModule:
     """A module that an adapter changes.
 
     Attributes:
         file: The adapter's weights.
-        module: The module's path in them.
+        path: The module's path in them.
         name: Canonical name of its weights.
         shapes: The model's tensors.
     """
 
     file: Path
-    module: str
+    path: str
     name: str
     shapes: Shapes
 
-    def refusal(self, problem: str) -> CheckpointError:
+    def error(self, problem: str) -> CheckpointError:
         """The error that says what is wrong with the module's parts."""
-        return CheckpointError(f"{self.file}: {self.module} {problem}")
+        return CheckpointError(f"{self.file}: {self.path} {problem}")
 
 
 def split_name(source_name: str) -> tuple[str, str | None]:
@@ -68,24 +68,26 @@ def split_name(source_name: str) -> tuple[str, str | None]:
     return source_name, None
 
 
-def factors(place: Place, parts: Parts, settings: AdapterConfig) -> dict[str, Change]:
+def factors(
+    module: AdaptedModule, parts: Parts, settings: AdapterConfig
+) -> dict[str, Change]:
     """What the factors of a module do to its tensors, by canonical name.
 
     Raises:
         ConfigError: If a pattern of the settings takes too long.
         CheckpointError: If a part is missing or doesn't fit.
     """
-    shape = place.shapes[place.name]
+    shape = module.shapes[module.name]
     if len(shape) < 2:
-        raise place.refusal("is no matrix, so it has no factors")
-    is_embedding = place.name.endswith(_EMBEDDINGS)
-    rank = settings.rank_of(_peft_path(place.module))
+        raise module.error("is no matrix, so it has no factors")
+    is_embedding = module.name.endswith(_EMBEDDINGS)
+    rank = settings.rank_of(_peft_path(module.path))
     wanted = _wanted_parts(shape, rank, is_embedding, settings)
-    _check_parts(place, parts, wanted, rank)
-    scale = settings.scale_of(_peft_path(place.module))
+    _check_parts(module, parts, wanted, rank)
+    scale = settings.scale_of(_peft_path(module.path))
     down, up = (_EMBEDDING_DOWN, _EMBEDDING_UP) if is_embedding else (_DOWN, _UP)
     changes = {
-        place.name: Change(
+        module.name: Change(
             down=parts[down],
             up=parts[up],
             magnitude=parts.get(_MAGNITUDE),
@@ -94,9 +96,9 @@ def factors(place: Place, parts: Parts, settings: AdapterConfig) -> dict[str, Ch
         )
     }
     if _BIAS in parts:
-        bias_name = place.name.removesuffix("weight") + "bias"
-        if bias_name not in place.shapes:
-            raise place.refusal(
+        bias_name = module.name.removesuffix("weight") + "bias"
+        if bias_name not in module.shapes:
+            raise module.error(
                 f"has no bias, to which lora_bias could add; {MERGE_WITH_PEFT}"
             )
         changes[bias_name] = Change(bias=parts[_BIAS], scale=scale)
@@ -123,23 +125,25 @@ def _wanted_parts(
     return wanted
 
 
-def _check_parts(place: Place, parts: Parts, wanted: Shapes, rank: int) -> None:
+def _check_parts(
+    module: AdaptedModule, parts: Parts, wanted: Shapes, rank: int
+) -> None:
     for part in wanted:
         if part not in parts:
-            raise place.refusal(f"lacks {part}; the adapter is incomplete")
+            raise module.error(f"lacks {part}; the adapter is incomplete")
     for part in parts:
         if part not in wanted:
-            raise place.refusal(f"has {part}, of which {CONFIG_FILE} says nothing")
+            raise module.error(f"has {part}, of which {CONFIG_FILE} says nothing")
     down, up = list(wanted)[:2]
     inner = parts[down].shape[:1]
     if inner and inner == parts[up].shape[1:2] and inner != (rank,):
-        raise place.refusal(
+        raise module.error(
             f"has the rank {inner[0]}, but {CONFIG_FILE} says {rank}; the two are not "
             "of one adapter"
         )
     for part, tensor in parts.items():
         if tensor.shape != wanted[part]:
-            raise place.refusal(
+            raise module.error(
                 f"has {part} of shape {list(tensor.shape)}, but the model asks for "
                 f"{list(wanted[part])}; the adapter is for another one"
             )

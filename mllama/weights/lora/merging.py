@@ -52,7 +52,7 @@ class Change:
         parts = (self.replacement, self.down, self.up, self.magnitude, self.bias)
         return [part for part in parts if part is not None]
 
-    def applied(self, name: str, weights: npt.NDArray[Any]) -> Floats:
+    def apply(self, name: str, weights: npt.NDArray[Any]) -> Floats:
         """The changed tensor, in memory of its own.
 
         Args:
@@ -114,7 +114,7 @@ class MergedTensor(TensorInfo):
     change: Change
 
     @property
-    def part_type(self) -> np.dtype[Any]:
+    def part_dtype(self) -> np.dtype[Any]:
         """float32, which the sum is computed in."""
         return np.dtype(np.float32)
 
@@ -137,7 +137,7 @@ class MergedTensor(TensorInfo):
         Raises:
             CheckpointError: If they are beyond what float32 holds.
         """
-        return self.change.applied(self.source_name, self.mapped())
+        return self.change.apply(self.source_name, self.mapped())
 
 
 def is_finite(tensor: TensorInfo) -> bool:

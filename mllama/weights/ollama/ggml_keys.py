@@ -60,7 +60,7 @@ class GgmlKeys:
     def number(self, key: str) -> float:
         """Returns a finite number above 0, with the fewest digits that give the same
         float32, as a JSON file would have it."""
-        return shortest(self._get(key, _Float32))
+        return shortest_float32(self._get(key, _Float32))
 
     def flag(self, key: str, default: bool) -> bool:
         """Returns True or False."""
@@ -93,7 +93,7 @@ class GgmlKeys:
             raise CheckpointError(message) from None
 
 
-def shortest(value: float) -> float:
+def shortest_float32(value: float) -> float:
     """Returns the number with the fewest digits that gives the same float32."""
     single = np.float32(value)
     if single == 0 or not math.isfinite(single):

@@ -17,7 +17,7 @@ from mllama.weights.gguf.file import is_gguf
 SUFFIX = ".gguf"
 
 
-def is_file(path: Path) -> bool:
+def is_readable_file(path: Path) -> bool:
     """Whether there is a file.
 
     Raises:
@@ -31,7 +31,7 @@ def is_file(path: Path) -> bool:
         ) from error
 
 
-def named_gguf(path: Path) -> Path:
+def with_gguf_suffix(path: Path) -> Path:
     """A path of the same file that ends in ``.gguf``, if it is a GGUF file.
 
     Args:

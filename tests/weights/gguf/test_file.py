@@ -20,7 +20,7 @@ from mllama.weights.checkpoint import Checkpoint, open_checkpoint
 from mllama.weights.gguf import checkpoint as gguf_checkpoint
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
-    main_format,
+    main_encoding,
     open_gguf,
     read_tensors,
 )
@@ -28,7 +28,7 @@ from mllama.weights.gguf.file import GgufFile
 from mllama.weights.gguf.names import stored_tensors
 from mllama.weights.gguf.tensor_encoding import (
     PlannedTensor,
-    encoded_parts,
+    encode_in_parts,
     planned_tensors,
 )
 from mllama.weights.gguf.writing import write_gguf, write_tensors
@@ -126,7 +126,7 @@ def test_another_reader_finds_our_values(source: Checkpoint, written: Path) -> N
 def test_every_tensor_comes_back(source: Checkpoint, written: Path) -> None:
     file = open_gguf(written)
     check_tensors(file, source.config)
-    assert main_format(file) == "q4_k"
+    assert main_encoding(file) == "q4_k"
     seen = set()
     for name, matrix in read_tensors(file, source.config):
         seen.add(name)
@@ -167,13 +167,13 @@ def test_blocks_without_a_kernel_become_q6_k(
     kinds = {f"{layer}.q_proj.weight": Kind.Q8_0, f"{layer}.o_proj.weight": Kind.Q5_K}
 
     def encoded(tensor: PlannedTensor) -> Iterable[np.ndarray]:
-        if tensor.ours not in kinds:
-            return encoded_parts(tensor, source.tensors[tensor.ours])
-        floats = tensor.stored.to_file(source.tensors[tensor.ours].floats())
+        if tensor.name not in kinds:
+            return encode_in_parts(tensor, source.tensors[tensor.name])
+        floats = tensor.stored.to_ollama_layout(source.tensors[tensor.name].floats())
         return [ggml_quantize(floats, tensor.kind)]
 
     plan = [
-        replace(tensor, kind=kinds.get(tensor.ours, tensor.kind))
+        replace(tensor, kind=kinds.get(tensor.name, tensor.kind))
         for tensor in planned_tensors(source.config, "q4_k")
     ]
     path = tmp_path / "model.gguf"

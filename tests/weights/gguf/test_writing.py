@@ -21,8 +21,8 @@ from mllama.kernels.ops.gguf_quantize import FORMATS
 from mllama.utils.atomic_file import atomic_file
 from mllama.weights.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from mllama.weights.gguf import tensor_encoding
-from mllama.weights.gguf.names import Stored
-from mllama.weights.gguf.tensor_encoding import PlannedTensor, encoded_parts
+from mllama.weights.gguf.names import StoredTensor
+from mllama.weights.gguf.tensor_encoding import PlannedTensor, encode_in_parts
 from mllama.weights.gguf.writing import write_gguf
 from tests.reference.checkpoints import checkpoint
 
@@ -98,8 +98,8 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
         from gguf import GGMLQuantizationType as Kind
         from mllama.kernels.ops.gguf_quantize import compile_quantizer
         from mllama.weights.checkpoint import TensorInfo
-        from mllama.weights.gguf.names import Stored
-        from mllama.weights.gguf.tensor_encoding import PlannedTensor, encoded_parts
+        from mllama.weights.gguf.names import StoredTensor
+        from mllama.weights.gguf.tensor_encoding import PlannedTensor, encode_in_parts
 
         def memory(key):
             for line in Path("/proc/self/status").read_text().splitlines():
@@ -112,8 +112,8 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
         before = memory("VmRSS")
         for kind in (Kind.Q4_K, Kind.F16):
-            plan = PlannedTensor("w", Stored("w"), kind, shape)
-            written = sum(part.nbytes for part in encoded_parts(plan, info))
+            plan = PlannedTensor("w", StoredTensor("w"), kind, shape)
+            written = sum(part.nbytes for part in encode_in_parts(plan, info))
             assert written == plan.nbytes
         print((memory("VmHWM") - before) // 1024)
         """
@@ -192,8 +192,8 @@ def test_parts_of_a_tensor_are_its_rows(
     assert [len(part) for part in parts] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(parts), info.mapped())
     if kind in FORMATS:
-        plan = PlannedTensor("w", Stored("w"), kind, values.shape)
-        assert sum(part.nbytes for part in encoded_parts(plan, info)) == plan.nbytes
+        plan = PlannedTensor("w", StoredTensor("w"), kind, values.shape)
+        assert sum(part.nbytes for part in encode_in_parts(plan, info)) == plan.nbytes
 
 
 # --- Whole or not at all.

@@ -250,7 +250,7 @@ def test_a_sum_beyond_float32_is_refused(adapter: Path, value: float) -> None:
     change = opened(adapter).changes["language_model.layers.0.self_attn.q_proj.weight"]
     shape = (change.up.shape[0], change.down.shape[1])  # type: ignore[union-attr]
     with pytest.raises(MllamaError, match=r"q isn't finite any more with the adapter"):
-        change.applied("q", np.zeros(shape, np.float32))
+        change.apply("q", np.zeros(shape, np.float32))
 
 
 def test_a_pickle_is_refused_with_the_way_out(adapter: Path) -> None:

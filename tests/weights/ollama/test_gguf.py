@@ -22,7 +22,7 @@ from mllama.images.preprocess import ImageProcessor
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
-    main_format,
+    main_encoding,
     open_gguf,
     read_tensors,
 )
@@ -104,7 +104,7 @@ def test_every_tensor_is_the_sources(written: Path) -> None:
     config = MllamaConfig.from_path(unpack_small_files(written))
     file, source = open_gguf(written), open_checkpoint(checkpoint())
     check_tensors(file, config)
-    assert main_format(file) == "float32"
+    assert main_encoding(file) == "float32"
     seen = set()
     for name, matrix in read_tensors(file, config):
         seen.add(name)
