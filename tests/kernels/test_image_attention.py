@@ -178,7 +178,7 @@ def test_tokens_without_keys_get_zeros(
         ({"lengths": [3]}, "don't cover the query tokens"),
         ({"lengths": [1]}, "don't cover the query tokens"),
         ({"layer": 3}, "doesn't have this layer"),
-        ({"counts": [1, 1]}, "differ in index"),
+        ({"counts": [1, 1]}, "differ in number"),
         ({"query": np.zeros((2, 3, 1), np.float32)}, "shapes of queries and pages"),
     ],
 )

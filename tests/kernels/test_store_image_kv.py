@@ -59,7 +59,7 @@ def test_stores_round_to_the_nearest_bfloat16(ops: ImageOps) -> None:
         ([4], [2**32 - 1], [[0]], 0, "more patches than its page table covers"),
         ([3], [0], [[0]], 0, "don't cover"),
         ([4], [0], [[0]], 1, "doesn't have this layer"),
-        ([4], [0, 0], [[0]], 0, "differ in index"),
+        ([4], [0, 0], [[0]], 0, "differ in number"),
     ],
 )
 def test_writes_out_of_bounds_raise(
