@@ -1,4 +1,4 @@
-"""The root of the vision graph: pixels of images to keys and values in the pool."""
+"""The root of the vision graph: from pixels to keys and values in the image cache."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from mllama.nn.vision.projector import FloatProjector, Int8Projector
 
 
 class MllamaImageEncoder(GraphModule):
-    """Vision model, projector, and the image side of every cross-attention layer.
+    """The vision model, the projector, and keys and values for cross-attention.
 
-    The decoder never sees image states: it reads the keys and values that this
-    graph writes, so nothing of an image is projected twice.  Over several devices the
-    projector, a few percent of the work, runs on the first.
+    The decoder reads the keys and values that this graph writes, and never the states
+    of an image, so that each image is projected only once.  On several devices, the
+    first runs the projector, which is a few percent of the work.
     """
 
-    operations = (
+    mojo_packages = (
         attention.MOJO_PACKAGE,
         gguf_matmul.MOJO_PACKAGE,
         int8_matmul.MOJO_PACKAGE,
@@ -59,7 +59,7 @@ class MllamaImageEncoder(GraphModule):
         self.device = device
         self.dtype = dtype
         self.vision_model = MllamaVisionModel(
-            config.vision_config, dtype, device, num_shards, in_bytes=int8_vision
+            config.vision_config, dtype, device, num_shards, int8=int8_vision
         )
         self.multi_modal_projector = (
             Int8Projector(config, device)
@@ -83,7 +83,7 @@ class MllamaImageEncoder(GraphModule):
         ]
 
     def cross_attention_paths(self) -> list[str]:
-        """Where the layers of ``cross_attn`` stand in the whole model."""
+        """Returns the paths of the layers of ``cross_attn`` in the whole model."""
         layers = self.config.text_config.cross_attention_layers
         return [f"language_model.layers.{index}.cross_attn" for index in layers]
 
@@ -91,17 +91,23 @@ class MllamaImageEncoder(GraphModule):
         self,
         pixel_values: TensorValue,
         aspect_ratio_ids: TensorValue,
-        real_rows: TensorValue,
-        padding_rows: TensorValue,
+        real_patches: TensorValue,
+        padding_patches: TensorValue,
         signals: Sequence[BufferValue],
     ) -> TensorValue:
-        """``[images, real rows, text hidden]`` on the first device; the arguments are
-        those of :class:`~mllama.nn.vision.model.MllamaVisionModel`."""
+        """Encodes images and projects them to the width of the text decoder.
+
+        The arguments are those of
+        :class:`~mllama.nn.vision.model.MllamaVisionModel`.
+
+        Returns:
+            ``[images, real patches, text hidden]`` on the first device.
+        """
         vision_states = self.vision_model(
             pixel_values.cast(self.dtype),
             aspect_ratio_ids,
-            real_rows,
-            padding_rows,
+            real_patches,
+            padding_patches,
             signals,
             path="vision_model",
         )
@@ -111,33 +117,34 @@ class MllamaImageEncoder(GraphModule):
         self,
         pixel_values: TensorValue,
         aspect_ratio_ids: TensorValue,
-        real_rows: TensorValue,
-        padding_rows: TensorValue,
+        real_patches: TensorValue,
+        padding_patches: TensorValue,
         writes: Sequence[ImageWriteValues],
         signals: Sequence[BufferValue],
     ) -> TensorValue:
         """Encodes images and stores their keys and values.
 
         Args:
-            pixel_values: As in :class:`~mllama.nn.vision.model.MllamaVisionModel`,
-                and so are the next three.
+            pixel_values: float32 ``[images, max tiles, channels, size, size]``, as
+                in :class:`~mllama.nn.vision.model.MllamaVisionModel`.
             aspect_ratio_ids: int64 ``[images]``.
-            real_rows: int64 ``[real rows]``.
-            padding_rows: int64 ``[padding rows]``.
-            writes: Where each image's rows go, on each device.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            real_patches: int64 ``[real patches]``, the patches of valid tiles.
+            padding_patches: int64 ``[padding patches]``, all others.
+            writes: Where each device stores each image.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
 
         Returns:
-            uint32 scalar: the number of cross-attention layers stored, since a graph
-            must return something.
+            uint32 scalar: the number of cross-attention layers stored.  MAX requires
+            a graph to return something.
         """
         states = self.cross_attention_states(
-            pixel_values, aspect_ratio_ids, real_rows, padding_rows, signals
+            pixel_values, aspect_ratio_ids, real_patches, padding_patches, signals
         )
-        # A subgraph's inputs may have names for dimensions, but no products of them.
+        # Dimensions of a subgraph's inputs may be names, but not products of names.
         width = self.config.text_config.hidden_size
-        rows = broadcast(
-            ops.rebind(ops.reshape(states, [-1, width]), ["image_rows", width]),
+        patches = broadcast(
+            ops.rebind(ops.reshape(states, [-1, width]), ["image_patches", width]),
             len(self.shards),
             signals,
         )
@@ -145,12 +152,12 @@ class MllamaImageEncoder(GraphModule):
         layer_idx = ops.constant(0, DType.uint32, DeviceRef.CPU())
         for index, layer in enumerate(self.cross_attn):
             (layer_idx,) = repeated[self.kinds[index]](
-                layer, [layer_idx, rows, writes], prefix=f"cross_attn.{index}."
+                layer, [layer_idx, patches, writes], prefix=f"cross_attn.{index}."
             )
         return layer_idx
 
     def argument_types(self) -> tuple[Any, ...]:
-        """Types of the arguments of a call."""
+        """Returns the types of the arguments of a call."""
         vision = self.config.vision_config
         return (
             TensorType(
@@ -165,8 +172,8 @@ class MllamaImageEncoder(GraphModule):
                 self.device,
             ),
             TensorType(DType.int64, ["images"], self.device),
-            TensorType(DType.int64, ["real_rows"], self.device),
-            TensorType(DType.int64, ["padding_rows"], self.device),
+            TensorType(DType.int64, ["real_patches"], self.device),
+            TensorType(DType.int64, ["padding_patches"], self.device),
             image_write_types(self.image_cache_params),
             signal_types(self.image_cache_params.devices),
         )

@@ -1,8 +1,8 @@
-"""The root of the text graph: tokens and images in the pool to logits.
+"""The root of the text graph: from tokens and cached images to logits.
 
 Source: transformers' ``modeling_mllama.py`` (MllamaTextModel, MllamaForCausalLM).
-The self-attention layers are MAX's own Llama layers over MAX's paged KV cache, which
-holds one layer per *self*-attention layer.
+The self-attention layers are MAX's Llama layers.  MAX's paged KV cache has one layer
+for each *self*-attention layer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from mllama.nn.text.self_attention import (
 
 
 class MllamaTextModel(Sharded):
-    """Embedding, self-attention layers interleaved with cross-attention, norm."""
+    """The embedding, self-attention and cross-attention layers, and the final norm."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class MllamaTextModel(Sharded):
             ]
         )
         self.norm = text_norm(config, config.hidden_size, dtype)
-        # Layers whose weights have the same formats are one kind of layer.
+        # Layers whose weights have the same formats share a subgraph.
         self.kinds = [
             layer_formats(encodings, f"{path}.layers.{index}.")
             for index in range(config.num_hidden_layers)
@@ -117,8 +117,18 @@ class MllamaTextModel(Sharded):
         freqs_cis: Sequence[TensorValue],
         signals: Sequence[BufferValue],
     ) -> list[TensorValue]:
-        """int64 tokens ``[rows]`` to hidden states ``[rows, hidden]`` before the
-        final norm, on each device."""
+        """Returns the hidden states before the final norm, ``[tokens, hidden]``, on
+        each device.
+
+        Args:
+            tokens: int64 ``[tokens]``.
+            input_row_offsets: uint32 ``[requests + 1]``, on each device.
+            kv_caches: The KV cache of each device's heads.
+            reads: The image segments that tokens attend to, on each device.
+            freqs_cis: The rotary table, on each device.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+        """
         hidden_states = all_gather(
             [
                 shard.embed_tokens(indices)
@@ -160,9 +170,9 @@ class MllamaTextModel(Sharded):
 
 
 class MllamaTextDecoder(GraphModule):
-    """Language model and head; one graph serves prefill and decode."""
+    """The language model and its head; one graph serves prefill and decode."""
 
-    operations = (attention.MOJO_PACKAGE, gguf_matmul.MOJO_PACKAGE)
+    mojo_packages = (attention.MOJO_PACKAGE, gguf_matmul.MOJO_PACKAGE)
 
     def __init__(
         self,
@@ -212,22 +222,23 @@ class MllamaTextDecoder(GraphModule):
         freqs_cis: Sequence[TensorValue],
         signals: Sequence[BufferValue],
     ) -> tuple[TensorValue, ...]:
-        """One step over a ragged batch.
+        """Computes one step of a ragged batch.
 
         Args:
-            tokens: int64 ``[rows]``, the new tokens of all requests.
+            tokens: int64 ``[tokens]``, the new tokens of all requests.
             input_row_offsets: uint32 ``[requests + 1]``.
             return_n_logits: int64 ``[1]`` on the host.
-            reads: What each row attends to in the image pool, on each device.
+            reads: The image segments that tokens attend to, on each device.
             kv_caches: The paged KV cache of the self-attention layers, of each device.
             freqs_cis: :func:`~mllama.config.rope.rotary_table` on each device, in the
-                activations' type.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+                dtype of the activations.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
 
         Returns:
-            float32 logits ``[requests, vocab]`` of each request's last row, and as
-            MAX's ``distributed_logits_postprocess`` adds for other values of
-            ``return_logits``.
+            float32 logits ``[requests, vocab]`` of each request's last token.  For
+            other values of ``return_logits``, also what MAX's
+            ``distributed_logits_postprocess`` adds.
         """
         offsets = broadcast(input_row_offsets, len(self.shards), signals)
         return distributed_logits_postprocess(
@@ -244,7 +255,7 @@ class MllamaTextDecoder(GraphModule):
     def logits(
         self, hidden_states: Sequence[TensorValue], signals: Sequence[BufferValue]
     ) -> list[TensorValue]:
-        """Normed ``[rows, hidden]`` to logits ``[rows, vocab]``, on each device."""
+        """Maps normed ``[tokens, hidden]`` to ``[tokens, vocab]``, on each device."""
         return all_gather(
             [
                 shard.lm_head(states)
@@ -254,7 +265,7 @@ class MllamaTextDecoder(GraphModule):
         )
 
     def argument_types(self) -> tuple[Any, ...]:
-        """Types of the arguments of a call."""
+        """Returns the types of the arguments of a call."""
         return (
             TensorType(DType.int64, ["total_seq_len"], self.device),
             TensorType(DType.uint32, ["input_row_offsets_len"], self.device),

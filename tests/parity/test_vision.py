@@ -1,4 +1,4 @@
-"""Every stage of the vision side equals the reference's."""
+"""Every stage of the vision encoder and the projector equals the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllama.config import MllamaConfig
 from mllama.images.preprocess import ImageProcessor
 from mllama.nn.image_encoder import MllamaImageEncoder
 from mllama.nn.layers.image_cache_inputs import image_cache_params
-from mllama.nn.vision.projector import joined
+from mllama.nn.vision.projector import concat_layers
 from mllama.weights.names import canonical_name
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
@@ -27,7 +27,7 @@ CPU_REF = DeviceRef.CPU()
 
 
 class Stages:
-    """The vision model and the projector, compiled with each stage as an output."""
+    """The vision model and projector, compiled with every stage as an output."""
 
     def __init__(self) -> None:
         folder = checkpoint()
@@ -46,7 +46,7 @@ class Stages:
             canonical_name(name): tensor
             for name, tensor in load_file(folder / "model.safetensors").items()
         }
-        # The image side of cross-attention has names of its own and isn't run here.
+        # This graph doesn't use cross-attention, whose weights have other names here.
         encoder.load_state_dict(
             {
                 name: tensors.get(name, np.zeros(tuple(map(int, weight.shape)), "f4"))
@@ -61,7 +61,7 @@ class Stages:
             states = vision(pixels, ids, real, padding, [], path="vision_model")
             return (
                 vision.embed(pixels, ids),
-                joined(states),
+                concat_layers(states),
                 encoder.multi_modal_projector(states),
             )
 
@@ -78,12 +78,15 @@ class Stages:
             (1, vision.max_num_tiles, *tiles.pixel_values.shape[1:]), np.float32
         )
         pixels[0, : tiles.num_tiles] = tiles.pixel_values
-        rows = np.arange(vision.max_num_tiles * vision.padded_patches)
-        is_real = (rows < tiles.num_tiles * vision.padded_patches) & (
-            rows % vision.padded_patches < vision.num_patches
+        patches = np.arange(vision.max_num_tiles * vision.padded_patches)
+        is_real = (patches < tiles.num_tiles * vision.padded_patches) & (
+            patches % vision.padded_patches < vision.num_patches
         )
         outputs = self.model.execute(
-            pixels, np.array([tiles.aspect_ratio_id]), rows[is_real], rows[~is_real]
+            pixels,
+            np.array([tiles.aspect_ratio_id]),
+            patches[is_real],
+            patches[~is_real],
         )
         return tuple(output.to_numpy()[0] for output in outputs)
 

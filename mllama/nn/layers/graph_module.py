@@ -1,4 +1,4 @@
-"""What both graphs have in common: a network whose call is a graph."""
+"""The base class of the two networks: a module whose call is traced into a graph."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ from mllama.nn.layers.tensor_parallel import Sharded
 
 
 class GraphModule(Sharded):
-    """A network that is traced as a graph of its own.
+    """A network that is traced into a graph of its own.
 
     Attributes:
-        device: Where the graph's inputs are; the first of several.
-        operations: Folders of ``mllama/kernels`` with the own operations that its graph
-            on a CPU may use.
+        device: Device of the graph's inputs; the first of several.
+        mojo_packages: Mojo packages whose custom ops its graph may use on a CPU.
     """
 
     device: DeviceRef
-    operations: ClassVar[tuple[str, ...]] = ()
+    mojo_packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def argument_types(self) -> tuple[Any, ...]:
-        """Types of the arguments of a call, nested as they are."""
+        """Returns the types of the arguments of a call, in the same nesting."""
 
     def input_types(self) -> tuple[Type[Any], ...]:
-        """The graph's inputs: the leaves of :meth:`argument_types`, in order."""
+        """Returns the flattened :meth:`argument_types`: the graph's input types."""
         return tuple(tree.leaves(self.argument_types()))
 
     def custom_ops_scope(self) -> AbstractContextManager[None]:
-        """Lets graphs that are made within it use :attr:`operations`."""
-        own = [
+        """Makes the ops of :attr:`mojo_packages` available to graphs traced within."""
+        packages = [
             mojo_package(name)
-            for name in self.operations
+            for name in self.mojo_packages
             if uses_custom_ops(self.device)
         ]
-        # Subgraphs don't see what is given to their graph, but they see this.
-        return default_custom_extensions_scope(*own)
+        # A graph's own extensions don't reach its subgraphs; those of this scope do.
+        return default_custom_extensions_scope(*packages)
 
     def trace(
         self,
@@ -60,7 +59,15 @@ class GraphModule(Sharded):
         custom_extensions: Iterable[Path] = (),
         is_device_graph: bool = False,
     ) -> Graph:
-        """Traces the graph; see :meth:`input_types`."""
+        """Traces the network into a graph.
+
+        Args:
+            input_types: Those of :meth:`input_types`.
+            name: The graph's name; by default the class's.
+            module: The MAX module that gets the graph; by default a new one.
+            custom_extensions: Further Mojo packages.
+            is_device_graph: As in MAX's ``Graph``.
+        """
         _, structure = tree.flatten(self.argument_types())
 
         def forward(*inputs: Value[Any]) -> Any:

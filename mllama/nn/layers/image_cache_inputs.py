@@ -1,11 +1,10 @@
-"""How the graphs see the image pool: the paged cross-attention keys and values.
+"""The graphs' inputs of the image cache: paged keys and values of cross-attention.
 
-The pool is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
-head dim]`` in the layout of MAX's paged KV cache, so that MAX's paged kernels can
-store into it and attend over it where the custom ops can't
-(:mod:`mllama.kernels.ops.attention`).
-Of several devices each has such a buffer with its own kv heads, and the same pages hold
-the same images on all.  What lies in it is decided on the host
+The image cache is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
+head dim]`` in the layout of MAX's paged KV cache, so that MAX's paged kernels can use
+it where the custom ops (:mod:`mllama.kernels.ops.attention`) can't.  Each of several
+devices has such a buffer with its own kv heads, and a page holds the same image on all
+of them.  The host decides which page holds which image
 (:mod:`mllama.image_cache.block_manager`).
 """
 
@@ -28,40 +27,40 @@ _Buffer = TypeVar("_Buffer")
 
 @tree_dataclass(frozen=True)
 class ImageWriteInputs(Generic[_Tensor, _Buffer]):
-    """Where the vision graph stores the keys and values of its images."""
+    """The places where the vision graph stores the keys and values of its images."""
 
     pages: KVCacheInputsPerDevice[_Tensor, _Buffer]
-    """The pool, a page-table row per image, and the first row to write per image
-    (``cache_lengths``)."""
+    """The image cache, a row of the page table for each image, and the first token to
+    write of each image (``cache_lengths``)."""
 
     patch_offsets: _Tensor
-    """uint32 ``[images + 1]``: where each image starts in the ragged rows."""
+    """uint32 ``[images + 1]``: the start of each image in the ragged patches."""
 
 
 @tree_dataclass(frozen=True)
 class ImageReadInputs(Generic[_Tensor, _Buffer]):
-    """What each text row attends to, as segments.
+    """The images that each text token attends to, in segments.
 
-    A segment is a range of consecutive text rows of one request that see the same
-    images.  Segments without an image point at a page of zeros and are taken out by
-    ``image_mask``, so the kernel never meets an empty range.
+    A segment is a range of consecutive tokens of one request that attend to the same
+    images.  A segment without images attends to a page of zeros, because the kernels
+    need at least one key, and ``image_mask`` discards the result.
     """
 
     pages: KVCacheInputsPerDevice[_Tensor, _Buffer]
-    """The pool and a page-table row per segment."""
+    """The image cache, and a row of the page table for each segment."""
 
     segment_offsets: _Tensor
-    """uint32 ``[segments + 1]``: where each segment starts in the text rows."""
+    """uint32 ``[segments + 1]``: the start of each segment in the text tokens."""
 
     image_offsets: _Tensor
-    """uint32 ``[segments + 1]``: running sum of the image rows each segment sees."""
+    """uint32 ``[segments + 1]``: running sum of the segments' image tokens."""
 
     max_segment_length: _Tensor
-    """uint32 ``[1]`` on the host: text rows of the longest segment."""
+    """uint32 ``[1]`` on the host: text tokens of the longest segment."""
 
     image_mask: _Tensor
-    """``[text rows, 1]`` of :func:`image_mask_dtype`: false for rows that precede every
-    image."""
+    """``[text tokens, 1]`` of :func:`image_mask_dtype`: false for tokens that precede
+    every image."""
 
 
 ImageWriteValues = ImageWriteInputs[TensorValue, BufferValue]
@@ -71,16 +70,17 @@ ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
 def image_cache_dtype(
     config: MllamaConfig, dtype: DType, device: DeviceRef, *, is_blocks: bool
 ) -> DType:
-    """Element type of keys and values in the pool.
+    """Returns the dtype of keys and values in the image cache.
 
-    Weights in blocks err far more than keys and values that are rounded to bfloat16,
-    which take half the memory.  MAX's kernels want the activations' type.
+    Beside GGUF blocks, whose rounding error is far larger, keys and values are rounded
+    to bfloat16, which halves their memory.  MAX's kernels require the dtype of the
+    activations.
 
     Args:
         config: The model.
-        dtype: Element type of the activations.
-        device: Where the pool lives.
-        is_blocks: Whether the weights are in blocks.
+        dtype: Data type of the activations.
+        device: Device of the image cache.
+        is_blocks: Whether the weights are GGUF blocks.
     """
     head_dim = config.text_config.head_dim
     if is_blocks and supports(head_dim, dtype, DType.bfloat16, device):
@@ -91,12 +91,12 @@ def image_cache_dtype(
 def image_cache_params(
     config: MllamaConfig, dtype: DType, devices: Sequence[DeviceRef]
 ) -> MHAKVCacheParams:
-    """Describes the pool in MAX's terms.
+    """Returns the parameters of the image cache, as those of a KV cache of MAX.
 
     Args:
         config: The model.
-        dtype: Element type of the keys and values.
-        devices: Where the pool lives; their number divides the kv heads.
+        dtype: Data type of the keys and values.
+        devices: Devices of the image cache; their number divides the kv heads.
     """
     text = config.text_config
     return MHAKVCacheParams(
@@ -110,15 +110,17 @@ def image_cache_params(
 
 
 def _page_types(
-    params: MHAKVCacheParams, rows: str, device: DeviceRef
+    params: MHAKVCacheParams, sequences: str, device: DeviceRef
 ) -> KVCacheInputsPerDevice[TensorType, BufferType]:
     host_scalar = TensorType(DType.uint32, [1], DeviceRef.CPU())
     return KVCacheInputsPerDevice(
         kv_blocks=BufferType(
             params.dtype, ["image_pages", *params.shape_per_block], device
         ),
-        cache_lengths=TensorType(DType.uint32, [rows], device),
-        lookup_table=TensorType(DType.uint32, [rows, "image_table_columns"], device),
+        cache_lengths=TensorType(DType.uint32, [sequences], device),
+        lookup_table=TensorType(
+            DType.uint32, [sequences, "image_table_columns"], device
+        ),
         max_prompt_length=host_scalar,
         max_cache_length=host_scalar,
         page_stride=TensorType(DType.int64, [1], DeviceRef.CPU()),
@@ -128,7 +130,7 @@ def _page_types(
 def image_write_types(
     params: MHAKVCacheParams,
 ) -> list[ImageWriteInputs[TensorType, BufferType]]:
-    """Input types of the vision graph's stores, for each device."""
+    """Returns the input types of the vision graph's writes, for each device."""
     return [
         ImageWriteInputs(
             pages=_page_types(params, "images", device),
@@ -139,11 +141,10 @@ def image_write_types(
 
 
 def image_mask_dtype(*, is_host: bool) -> DType:
-    """How rows that see an image are told from others: a condition, or on a GPU a
-    factor of one or zero.
+    """Returns the dtype of the image mask: a boolean, or on a GPU a factor of 1 or 0.
 
-    There, in this graph and MAX 26.7, a selection made zeros of the rows that were to
-    stay as they were (``docs/gpu.md``).
+    On a GPU, MAX 26.7's ``where`` turned the tokens of this graph that it should have
+    kept into zeros (``docs/gpu.md``).
     """
     return DType.bool if is_host else DType.float32
 
@@ -151,7 +152,7 @@ def image_mask_dtype(*, is_host: bool) -> DType:
 def image_read_types(
     params: MHAKVCacheParams,
 ) -> list[ImageReadInputs[TensorType, BufferType]]:
-    """Input types of the text graph's cross-attention, for each device."""
+    """Returns the input types of the text graph's reads, for each device."""
     return [
         ImageReadInputs(
             pages=_page_types(params, "segments", device),

@@ -1,7 +1,7 @@
-"""Matrices of the text side, as floats or as GGUF blocks.
+"""Linear layers of the text decoder, with weights as floats or as GGUF blocks.
 
-Which form each has is known from the checkpoint when the graphs are built, by the
-tensor's name, and may differ from one matrix to the next.
+The checkpoint determines the format of each weight by its name, before the graphs are
+built.  Formats may differ from one weight to the next.
 """
 
 from __future__ import annotations
@@ -19,38 +19,42 @@ from mllama.kernels.dispatch import uses_custom_ops
 from mllama.kernels.ops import gguf_matmul
 
 Encodings = Mapping[str, QuantizationEncoding]
-"""Canonical name of a tensor to the format of its blocks; absent if it is floats."""
+"""Formats of the tensors in GGUF blocks by canonical name; floats are absent."""
 
 
 def gguf_weight(
-    name: str, rows: int, width: int, encoding: QuantizationEncoding, device: DeviceRef
+    name: str,
+    out_dim: int,
+    in_dim: int,
+    encoding: QuantizationEncoding,
+    device: DeviceRef,
 ) -> Weight:
-    """A matrix ``[rows, width]`` as blocks: uint8 ``[rows, bytes of a row]``.
+    """Returns a weight ``[out, in]`` as GGUF blocks: uint8 ``[out, bytes of a row]``.
 
     Raises:
-        ValueError: If the width is no multiple of the block length.
+        ValueError: If the input width is not a multiple of the block length.
     """
-    if width % encoding.elements_per_block:
+    if in_dim % encoding.elements_per_block:
         raise ValueError(
-            f"{name}: a width of {width} is no multiple of "
-            f"{encoding.elements_per_block}, as {encoding.name} needs"
+            f"{name}: the width {in_dim} is not a multiple of "
+            f"{encoding.elements_per_block}, the block length of {encoding.name}"
         )
-    row_bytes = width // encoding.elements_per_block * encoding.block_size
+    row_bytes = in_dim // encoding.elements_per_block * encoding.block_size
     return Weight(
-        name, DType.uint8, (rows, row_bytes), device, quantization_encoding=encoding
+        name, DType.uint8, (out_dim, row_bytes), device, quantization_encoding=encoding
     )
 
 
 def has_custom_matmul(width: int, device: DeviceRef) -> bool:
-    """Whether products with blocks of rows of a width are own operations.
+    """Returns True if a custom op multiplies GGUF blocks of rows of this width.
 
-    They read the blocks where they are; MAX's makes a copy of all when it loads them.
+    It reads the blocks in place; MAX's op copies all of them when it loads the model.
     """
     return uses_custom_ops(device) and width % gguf_matmul.SUPER_BLOCK == 0
 
 
 class QuantizedLinear(Module):
-    """``x @ weight.T`` with a weight of blocks; activations are float32."""
+    """``x @ weight.T`` with a weight in GGUF blocks and float32 activations."""
 
     def __init__(
         self,
@@ -62,17 +66,17 @@ class QuantizedLinear(Module):
         super().__init__()
         self.out_dim = out_dim
         self.encoding = encoding
-        self.own = has_custom_matmul(in_dim, device)
+        self.uses_custom_op = has_custom_matmul(in_dim, device)
         self.weight = gguf_weight("weight", out_dim, in_dim, encoding, device)
 
     def __call__(self, x: TensorValue) -> TensorValue:
-        """``[..., in]`` to ``[..., out]``."""
+        """Multiplies ``[..., in]`` to ``[..., out]``."""
         *leading, width = x.shape
-        rows = x if x.rank == 2 else ops.reshape(x, [-1, width])
-        if self.own:
-            product = gguf_matmul.gguf_matmul(rows, self.weight)
+        flat = x if x.rank == 2 else ops.reshape(x, [-1, width])
+        if self.uses_custom_op:
+            product = gguf_matmul.gguf_matmul(flat, self.weight)
         else:
-            product = ops.qmatmul(self.encoding, None, rows, TensorValue(self.weight))
+            product = ops.qmatmul(self.encoding, None, flat, TensorValue(self.weight))
         return ops.reshape(product, [*leading, self.out_dim])
 
 
@@ -84,7 +88,7 @@ def projection(
     dtype: DType,
     device: DeviceRef,
 ) -> Linear | QuantizedLinear:
-    """The linear layer at a path, in the form that its weight has."""
+    """Returns the linear layer at a path, in the format of its weight."""
     encoding = encodings.get(f"{path}.weight")
     if encoding is None:
         return Linear(in_dim, out_dim, dtype, device)
@@ -94,22 +98,22 @@ def projection(
 def token_embedding(
     encodings: Encodings,
     path: str,
-    rows: int,
+    num_embeddings: int,
     width: int,
     dtype: DType,
     device: DeviceRef,
 ) -> Embedding:
-    """The embedding at a path; rows of blocks are dequantized as they are looked up."""
+    """Returns the embedding at a path; GGUF blocks are dequantized at lookup."""
     encoding = encodings.get(f"{path}.weight")
     if encoding is None:
-        return Embedding(rows, width, dtype, device)
-    embedding = Embedding(rows, width, DType.uint8, device)
-    embedding.weight = gguf_weight("weight", rows, width, encoding, device)
+        return Embedding(num_embeddings, width, dtype, device)
+    embedding = Embedding(num_embeddings, width, DType.uint8, device)
+    embedding.weight = gguf_weight("weight", num_embeddings, width, encoding, device)
     return embedding
 
 
 class GatedMLP(Module):
-    """Llama's feed-forward network, each matrix in the form that its weight has."""
+    """Llama's feed-forward network; each projection has the format of its weight."""
 
     def __init__(
         self,
@@ -122,22 +126,22 @@ class GatedMLP(Module):
     ) -> None:
         super().__init__()
 
-        def named(name: str, in_dim: int, out_dim: int) -> Linear | QuantizedLinear:
+        def linear(name: str, in_dim: int, out_dim: int) -> Linear | QuantizedLinear:
             return projection(
                 encodings, f"{path}.{name}", in_dim, out_dim, dtype, device
             )
 
-        self.gate_proj = named("gate_proj", width, inner)
-        self.up_proj = named("up_proj", width, inner)
-        self.down_proj = named("down_proj", inner, width)
+        self.gate_proj = linear("gate_proj", width, inner)
+        self.up_proj = linear("up_proj", width, inner)
+        self.down_proj = linear("down_proj", inner, width)
 
     def __call__(self, x: TensorValue) -> TensorValue:
-        """``[rows, width]`` to the same shape."""
+        """Maps ``[tokens, width]`` to the same shape."""
         gate, up = self.gate_proj, self.up_proj
         if (
             isinstance(gate, QuantizedLinear)
             and isinstance(up, QuantizedLinear)
-            and gate.own
+            and gate.uses_custom_op
         ):
             return self.down_proj(
                 gguf_matmul.fused_gate_up_matmul(x, gate.weight, up.weight)
@@ -153,7 +157,7 @@ def feed_forward(
     dtype: DType,
     device: DeviceRef,
 ) -> MLP | GatedMLP:
-    """The feed-forward network at a path: MAX's, unless some of it is blocks."""
+    """Returns the feed-forward network at a path: MAX's if all weights are floats."""
     names = ("gate_proj", "up_proj", "down_proj")
     if any(f"{path}.{name}.weight" in encodings for name in names):
         return GatedMLP(encodings, path, width, inner, dtype, device)
@@ -161,7 +165,12 @@ def feed_forward(
 
 
 def layer_formats(encodings: Encodings, prefix: str) -> str:
-    """What distinguishes the graphs of layers that differ in formats alone."""
+    """Returns the formats of a layer's weights; layers of equal formats share a graph.
+
+    Args:
+        encodings: The formats of the model's weights.
+        prefix: The layer's path, including the final dot.
+    """
     formats = sorted(
         f"{name.removeprefix(prefix)}={encoding.name}"
         for name, encoding in encodings.items()

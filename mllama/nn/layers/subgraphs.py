@@ -1,4 +1,4 @@
-"""Layers of one kind compiled once."""
+"""Compiles layers of one kind once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from max.tree import Tree
 class RepeatedLayer:
     """Calls layers of one kind through a single subgraph.
 
-    The first call builds the subgraph from its layer; the others name their own
-    weights by prefix.  Compile time then follows the number of distinct kinds, not
-    the depth of the model.
+    The first call builds the subgraph from its layer; later calls select the weights of
+    theirs by prefix.  Compile time then depends on the number of kinds instead of the
+    number of layers.
 
     Args:
         name: The subgraph's name, unique within the graph.
@@ -32,9 +32,9 @@ class RepeatedLayer:
 
         Args:
             layer: A layer whose weights are named ``prefix`` + a common suffix.
-            inputs: The positional arguments of ``layer``; anything that differs
-                between the layers must be among them (a layer index, say).
-            prefix: The layer's full path in the root module, with its final dot.
+            inputs: The positional arguments of ``layer``, among them everything that
+                differs between layers, such as a layer index.
+            prefix: The layer's path in the root module, including the final dot.
 
         Returns:
             The layer's output tensors.
@@ -48,10 +48,10 @@ class RepeatedLayer:
 
 
 class RepeatedLayers:
-    """A :class:`RepeatedLayer` for each kind of layer, made when it is asked for.
+    """A mapping from kinds of layers to :class:`RepeatedLayer`, created on first use.
 
     Args:
-        name: What the subgraphs' names begin with.
+        name: The prefix of the subgraphs' names.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,9 +1,9 @@
-"""Cross-attention from text to the images in the pool.
+"""Cross-attention from text tokens to cached images.
 
 Source: transformers' ``modeling_mllama.py`` (MllamaTextCrossAttention,
-MllamaCrossAttentionDecoderLayer).  The layer is split where its two inputs meet:
-keys and values depend on the image alone and are computed once, by the vision graph;
-queries depend on the text and belong to the text graph.
+MllamaCrossAttentionDecoderLayer).  The layer is split between the two graphs.
+Keys and values depend on the image alone, so the vision graph computes them once.
+Queries depend on the text and belong to the text graph.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from mllama.nn.layers.tensor_parallel import Sharded, all_reduce, feed_forward_s
 
 
 def text_norm(config: MllamaTextConfig, width: int, dtype: DType) -> RMSNorm:
-    """Llama's RMSNorm: the weight multiplies after the cast back to ``dtype``."""
+    """Returns Llama's RMSNorm, which applies the weight after the cast to ``dtype``."""
     return RMSNorm(width, dtype, config.rms_norm_eps, multiply_before_cast=False)
 
 
 class MllamaCrossAttentionKeysValues(Sharded):
-    """The image side of one MllamaTextCrossAttention: k_proj, k_norm, v_proj."""
+    """The keys and values of one MllamaTextCrossAttention: k_proj, k_norm, v_proj."""
 
     def __init__(
         self,
@@ -64,17 +64,17 @@ class MllamaCrossAttentionKeysValues(Sharded):
         cross_attention_states: Sequence[TensorValue],
         writes: Sequence[ImageWriteValues],
     ) -> TensorValue:
-        """Stores keys and values of ``[rows of all images, hidden]`` into the pool.
+        """Computes keys and values of all images and stores them in the image cache.
 
         Args:
             layer_idx: uint32 scalar, index among the cross-attention layers.
-            cross_attention_states: The projected vision states of all images, on each
-                device.
-            writes: Where each image's rows go, on each device.
+            cross_attention_states: The projected vision states of all images,
+                ``[patches, hidden]``, on each device.
+            writes: Where each device stores each image.
 
         Returns:
-            The next layer's ``layer_idx``: MAX rejects a subgraph of whose results
-            none is used.
+            The next layer's ``layer_idx``, because MAX rejects a subgraph none of whose
+            results is used.
         """
         for shard, states, write in zip(
             self.shards, cross_attention_states, writes, strict=True
@@ -88,9 +88,9 @@ class MllamaCrossAttentionKeysValues(Sharded):
         cross_attention_states: TensorValue,
         write: ImageWriteValues,
     ) -> None:
-        """One device's part: the keys and values of its heads."""
-        rows, _ = cross_attention_states.shape
-        shape = [rows, self.num_key_value_heads, self.head_dim]
+        """Stores the keys and values of one device's heads."""
+        patches, _ = cross_attention_states.shape
+        shape = [patches, self.num_key_value_heads, self.head_dim]
         key = self.k_norm(ops.reshape(self.k_proj(cross_attention_states), shape))
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
         image_cache = write.pages.kv_blocks
@@ -110,7 +110,7 @@ class MllamaCrossAttentionKeysValues(Sharded):
 
 
 class MllamaTextCrossAttention(Module):
-    """The text side of cross-attention: q_proj, q_norm, attention, o_proj."""
+    """The queries of cross-attention: q_proj, q_norm, attention, o_proj."""
 
     def __init__(
         self,
@@ -138,25 +138,25 @@ class MllamaTextCrossAttention(Module):
     def __call__(
         self, layer_idx: TensorValue, hidden_states: TensorValue, read: ImageReadValues
     ) -> TensorValue:
-        """``[text rows, hidden]`` to the device's share of the same shape.
+        """Maps ``[text tokens, hidden]`` to the device's partial sum of the same shape.
 
-        Rows that see no image come out finite but meaningless.
+        Outputs of tokens that attend to no image are finite but meaningless.
         """
-        rows = hidden_states.shape[0]
+        tokens = hidden_states.shape[0]
         query = ops.reshape(
-            self.q_proj(hidden_states), [rows, self.num_heads, self.head_dim]
+            self.q_proj(hidden_states), [tokens, self.num_heads, self.head_dim]
         )
         return self.o_proj(
             ops.reshape(
-                self.attended(layer_idx, query, read),
-                [rows, self.num_heads * self.head_dim],
+                self.attend(layer_idx, query, read),
+                [tokens, self.num_heads * self.head_dim],
             )
         )
 
-    def attended(
+    def attend(
         self, layer_idx: TensorValue, query: TensorValue, read: ImageReadValues
     ) -> TensorValue:
-        """q_norm and attention of ``[text rows, heads, head dim]``."""
+        """Applies q_norm and attention to ``[text tokens, heads, head dim]``."""
         image_cache = read.pages.kv_blocks
         if supports(self.head_dim, query.dtype, image_cache.dtype, query.device):
             return image_attention(
@@ -185,9 +185,9 @@ class MllamaTextCrossAttention(Module):
 class MllamaCrossAttentionDecoderLayer(Sharded):
     """Cross-attention and MLP, each gated with tanh.
 
-    Rows that precede every image leave the layer exactly as they entered, as in
-    Meta's original code.  transformers lets such rows attend uniformly to the image
-    and takes out the MLP only.
+    The layer leaves tokens that precede every image exactly as they were, as Meta's
+    original code does.  transformers lets such tokens attend uniformly to the image,
+    and masks only the MLP.
     """
 
     def __init__(
@@ -230,15 +230,16 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
         reads: Sequence[ImageReadValues],
         signals: Sequence[BufferValue],
     ) -> list[TensorValue]:
-        """``[text rows, hidden]`` on each device to the same shape.
+        """Maps ``[text tokens, hidden]`` to the same shape, on each device.
 
         Args:
             layer_idx: uint32 index among the cross-attention layers.
-            hidden_states: The rows, on each device.
-            reads: What they attend to, on each device.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            hidden_states: The states of the text tokens, on each device.
+            reads: The image segments that tokens attend to, on each device.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
         """
-        attended = all_reduce(
+        attn_outputs = all_reduce(
             [
                 shard.cross_attn(layer_idx, shard.input_layernorm(states), read)
                 for shard, states, read in zip(
@@ -247,30 +248,35 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
             ],
             signals,
         )
-        seen = [
-            states + _for_rows(read, ops.tanh(shard.cross_attn_attn_gate) * attention)
+        after_attention = [
+            states + _apply_mask(read, ops.tanh(shard.cross_attn_attn_gate) * attention)
             for shard, states, attention, read in zip(
-                self.shards, hidden_states, attended, reads, strict=True
+                self.shards, hidden_states, attn_outputs, reads, strict=True
             )
         ]
-        mixed = feed_forward_sum(self.shards, seen, signals)
-        changed = [
-            states + _for_rows(read, ops.tanh(shard.cross_attn_mlp_gate) * mlp)
+        mlp_outputs = feed_forward_sum(self.shards, after_attention, signals)
+        after_mlp = [
+            states + _apply_mask(read, ops.tanh(shard.cross_attn_mlp_gate) * mlp)
             for shard, states, mlp, read in zip(
-                self.shards, seen, mixed, reads, strict=True
+                self.shards, after_attention, mlp_outputs, reads, strict=True
             )
         ]
-        # A selection, not a product: zero times a non-finite value is not zero.
+        # Selects instead of multiplying: zero times a non-finite value is not zero.
         return [
-            ops.where(read.image_mask, states, entered)
+            ops.where(read.image_mask, states, unchanged)
             if read.image_mask.dtype is DType.bool
             else states
-            for states, entered, read in zip(changed, hidden_states, reads, strict=True)
+            for states, unchanged, read in zip(
+                after_mlp, hidden_states, reads, strict=True
+            )
         ]
 
 
-def _for_rows(read: ImageReadValues, change: TensorValue) -> TensorValue:
-    """A change that is none to rows without an image, where these aren't selected."""
+def _apply_mask(read: ImageReadValues, update: TensorValue) -> TensorValue:
+    """Zeroes the update of tokens without an image if the mask is a factor.
+
+    A boolean mask is applied at the end of the layer.
+    """
     if read.image_mask.dtype is DType.bool:
-        return change
-    return change * read.image_mask.cast(change.dtype)
+        return update
+    return update * read.image_mask.cast(update.dtype)

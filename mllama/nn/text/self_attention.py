@@ -1,6 +1,6 @@
-"""Self-attention layers: MAX's for Llama, over floats or over GGUF blocks.
+"""Self-attention layers: MAX's for Llama, with weights as floats or GGUF blocks.
 
-On a CPU the attention itself is an own operation where that suits.
+On a CPU, a custom op computes the attention where it supports the KV cache.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from mllama.nn.text.cross_attention import text_norm
 def supports_kv_cache(
     params: MHAKVCacheParams, dtype: DType, device: DeviceRef
 ) -> bool:
-    """Whether the own operation can attend to a KV cache.
+    """Returns True if the custom op supports attention to a KV cache.
 
     Args:
-        params: The cache.
-        dtype: Element type of the queries.
-        device: Where it is done.
+        params: The KV cache.
+        dtype: Data type of the queries.
+        device: Device of the attention.
     """
     return (
         params.page_size == PAGE_SIZE
@@ -46,7 +46,7 @@ def supports_kv_cache(
     )
 
 
-def attended(
+def attend(
     layer: AttentionWithRope,
     layer_idx: TensorValue,
     qkv: TensorValue,
@@ -54,18 +54,18 @@ def attended(
     freqs_cis: TensorValue,
     input_row_offsets: TensorValue,
 ) -> TensorValue:
-    """Rotation, store and attention, as in MAX's layer.
+    """Applies rotary embedding, stores keys and values, and attends, as MAX does.
 
     Args:
-        layer: Says how.
+        layer: The layer, for its settings.
         layer_idx: uint32 index among the self-attention layers.
-        qkv: ``[rows, (heads + 2 * kv heads) * head dim]``.
-        kv_collection: Where keys and values are stored.
-        freqs_cis: The rotation table.
+        qkv: ``[tokens, (heads + 2 * kv heads) * head dim]``.
+        kv_collection: The KV cache.
+        freqs_cis: The rotary table.
         input_row_offsets: uint32 ``[requests + 1]``.
 
     Returns:
-        ``[rows, heads * head dim]``.
+        ``[tokens, heads * head dim]``.
     """
     params = layer.kv_params
     query = rope_split_store_ragged(
@@ -102,7 +102,7 @@ def attended(
 
 
 class FloatSelfAttention(AttentionWithRope):
-    """MAX's attention over floats."""
+    """MAX's attention with float weights."""
 
     def __call__(
         self,
@@ -112,19 +112,19 @@ class FloatSelfAttention(AttentionWithRope):
         freqs_cis: TensorValue,
         input_row_offsets: TensorValue,
     ) -> TensorValue:
-        """As MAX's, but for the attention itself."""
+        """Runs MAX's layer, with the custom op for attention where it is supported."""
         if not supports_kv_cache(self.kv_params, x.dtype, x.device):
             return super().__call__(
                 layer_idx, x, kv_collection, freqs_cis, input_row_offsets
             )
         qkv = self.qkv_proj(x)
         return self.o_proj(
-            attended(self, layer_idx, qkv, kv_collection, freqs_cis, input_row_offsets)
+            attend(self, layer_idx, qkv, kv_collection, freqs_cis, input_row_offsets)
         )
 
 
 class QuantizedSelfAttention(GGUFQAttentionWithRope):
-    """MAX's attention over blocks, whose three projections may differ in format."""
+    """MAX's attention with GGUF blocks; the three projections may differ in format."""
 
     def __init__(
         self,
@@ -149,11 +149,11 @@ class QuantizedSelfAttention(GGUFQAttentionWithRope):
             devices=[device],
         )
 
-        def weight(name: str, rows: int) -> Weight:
+        def weight(name: str, out_dim: int) -> Weight:
             encoding = encodings[f"{path}.{name}"]
-            return gguf_weight(name, rows, width, encoding, device)
+            return gguf_weight(name, out_dim, width, encoding, device)
 
-        self.own = has_custom_matmul(width, device)
+        self.uses_custom_op = has_custom_matmul(width, device)
         self.q_proj_weight = weight("q_proj.weight", queries)
         self.k_proj_weight = weight("k_proj.weight", keys)
         self.v_proj_weight = weight("v_proj.weight", keys)
@@ -169,8 +169,8 @@ class QuantizedSelfAttention(GGUFQAttentionWithRope):
         freqs_cis: TensorValue,
         input_row_offsets: TensorValue,
     ) -> TensorValue:
-        """As MAX's, but for the product with all three projections."""
-        if not self.own:
+        """Runs MAX's layer, with the custom op for fused QKV where it is supported."""
+        if not self.uses_custom_op:
             return super().__call__(
                 layer_idx, x, kv_collection, freqs_cis, input_row_offsets
             )
@@ -178,13 +178,16 @@ class QuantizedSelfAttention(GGUFQAttentionWithRope):
             x, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         )
         return self.o_proj(
-            attended(self, layer_idx, qkv, kv_collection, freqs_cis, input_row_offsets)
+            attend(self, layer_idx, qkv, kv_collection, freqs_cis, input_row_offsets)
         )
 
 
 def rotary_embedding(config: MllamaTextConfig) -> RotaryEmbedding:
-    """What MAX's attention is told of the rotation; its table is an input of the graph,
-    which is then the same for every length of the context."""
+    """Returns the rotary embedding's settings for MAX's attention.
+
+    The table itself is an input of the graph, which therefore doesn't depend on the
+    length of the context.
+    """
     return RotaryEmbedding(
         dim=config.hidden_size,
         n_heads=config.num_attention_heads,
@@ -196,7 +199,7 @@ def rotary_embedding(config: MllamaTextConfig) -> RotaryEmbedding:
 
 
 class MllamaSelfAttentionDecoderLayer(Sharded):
-    """Llama's layer: MAX's attention over its KV cache, and MLP."""
+    """Llama's layer: MAX's attention over the KV cache, and MLP."""
 
     def __init__(
         self,
@@ -260,17 +263,18 @@ class MllamaSelfAttentionDecoderLayer(Sharded):
         input_row_offsets: Sequence[TensorValue],
         signals: Sequence[BufferValue],
     ) -> list[TensorValue]:
-        """``[text rows, hidden]`` on each device to the same shape.
+        """Maps ``[text tokens, hidden]`` to the same shape, on each device.
 
         Args:
             layer_idx: uint32 index among the self-attention layers.
-            hidden_states: The rows, on each device.
+            hidden_states: The states of the text tokens, on each device.
             kv_caches: The KV cache of each device's heads.
-            freqs_cis: The rotation table, on each device.
+            freqs_cis: The rotary table, on each device.
             input_row_offsets: uint32 ``[requests + 1]``, on each device.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
         """
-        attended = all_reduce(
+        attn_outputs = all_reduce(
             [
                 shard.self_attn(
                     layer_idx,
@@ -290,9 +294,12 @@ class MllamaSelfAttentionDecoderLayer(Sharded):
             ],
             signals,
         )
-        seen = [
+        after_attention = [
             states + attention
-            for states, attention in zip(hidden_states, attended, strict=True)
+            for states, attention in zip(hidden_states, attn_outputs, strict=True)
         ]
-        mixed = feed_forward_sum(self.shards, seen, signals)
-        return [states + mlp for states, mlp in zip(seen, mixed, strict=True)]
+        mlp_outputs = feed_forward_sum(self.shards, after_attention, signals)
+        return [
+            states + mlp
+            for states, mlp in zip(after_attention, mlp_outputs, strict=True)
+        ]

@@ -1,7 +1,6 @@
-"""Attention among an image's patches: an own operation on a CPU where it runs, MAX's
-flash attention on a GPU.
+"""Attention among an image's patches: a custom op on a CPU, flash attention on a GPU.
 
-Elsewhere (bfloat16 on a CPU, another CPU) MAX's simple operations do the same.
+Where neither is supported (bfloat16 on a CPU, other CPUs), MAX's basic ops compute it.
 """
 
 from __future__ import annotations
@@ -15,74 +14,79 @@ from max.nn.kernels import flash_attention_gpu
 
 from mllama.kernels.ops.attention import patch_attention, supports_heads
 
-_FLASH_WIDTHS = (64, 128, 256)
-"""Widths of a head that MAX's flash attention is made for.  On a H200 it was wrong for
-the 80 of the published checkpoints and right for 128."""
+_FLASH_HEAD_DIMS = (64, 128, 256)
+"""Widths of a head that MAX's flash attention supports.
+
+On an H200, its result was wrong for 80, the width of the published checkpoints, and
+right for 128."""
 
 
 def padded_attention(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
-    real_rows: TensorValue,
-    padding_rows: TensorValue,
+    real_patches: TensorValue,
+    padding_patches: TensorValue,
     head_dim: int,
     *,
     rounds: bool = False,
 ) -> TensorValue:
-    """Attends: real rows to all rows, padding rows, which come last, to the real ones.
+    """Computes the attention among patches, of which padding comes last.
+
+    Real patches attend to all patches, padding attends to real patches alone.
 
     Args:
-        query: ``[images, rows, heads * head dim]``.
-        key: As ``query``.
-        value: As ``query``.
-        real_rows: Any tensor ``[real rows]``; only its length counts.
-        padding_rows: Any tensor ``[padding rows]``; only its length counts.
-        head_dim: Width of a head; scores are divided by its root.
-        rounds: Whether factors may be rounded to bfloat16, see
+        query: ``[images, patches, heads * head dim]``.
+        key: The keys, of the same shape.
+        value: The values, of the same shape.
+        real_patches: Any tensor ``[real patches]``; only its length counts.
+        padding_patches: Any tensor ``[padding patches]``; only its length counts.
+        head_dim: Width of a head; scores are divided by its square root.
+        rounds: Whether factors may be rounded to bfloat16, as in
             :func:`~mllama.kernels.ops.attention.patch_attention`.
 
     Returns:
-        As ``query``.
+        The attention's output, of the same shape.
 
     Raises:
-        ValueError: If the shapes differ or aren't of whole heads.
+        ValueError: If the shapes differ, or the width isn't a multiple of ``head_dim``.
     """
     if not query.shape == key.shape == value.shape:
         raise ValueError(f"shapes {query.shape}, {key.shape}, {value.shape} differ")
     width = int(query.shape[-1])
     if width % head_dim:
-        raise ValueError(f"{width} is no multiple of a head of {head_dim}")
+        raise ValueError(f"width {width} is not a multiple of head_dim {head_dim}")
     if supports_heads(head_dim, query.dtype, query.device):
         return patch_attention(
-            query, key, value, real_rows, head_dim, allow_bfloat16=rounds
+            query, key, value, real_patches, head_dim, allow_bfloat16=rounds
         )
-    rows = (real_rows, padding_rows)
+    patches = (real_patches, padding_patches)
     has_flash = query.device.is_gpu() and query.dtype is DType.bfloat16
-    if has_flash and head_dim <= _FLASH_WIDTHS[-1]:
-        return flash_attention(query, key, value, *rows, head_dim)
-    return max_attention(query, key, value, *rows, head_dim)
+    if has_flash and head_dim <= _FLASH_HEAD_DIMS[-1]:
+        return flash_attention(query, key, value, *patches, head_dim)
+    return max_attention(query, key, value, *patches, head_dim)
 
 
 def flash_attention(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
-    real_rows: TensorValue,
-    padding_rows: TensorValue,
+    real_patches: TensorValue,
+    padding_patches: TensorValue,
     head_dim: int,
 ) -> TensorValue:
-    """As :func:`padded_attention`, on a GPU.
+    """Computes :func:`padded_attention` on a GPU with MAX's flash attention.
 
-    Heads are made wider with zeros, which change no score and are cut off again.
+    Zeros pad the heads to a supported width; they don't change the scores, and the
+    result is cut to the original width.
     """
-    images, rows, width = query.shape
+    images, patches, width = query.shape
     heads = int(width) // head_dim
-    missing = next(w for w in _FLASH_WIDTHS if w >= head_dim) - head_dim
+    padding = next(w for w in _FLASH_HEAD_DIMS if w >= head_dim) - head_dim
 
     def split(states: TensorValue) -> TensorValue:
-        states = ops.reshape(states, [images, rows, heads, head_dim])
-        return ops.pad(states, [0] * 7 + [missing]) if missing else states
+        states = ops.reshape(states, [images, patches, heads, head_dim])
+        return ops.pad(states, [0] * 7 + [padding]) if padding else states
 
     def attention(
         query: TensorValue, key: TensorValue, value: TensorValue
@@ -91,27 +95,35 @@ def flash_attention(
             query, key, value, MHAMaskVariant.NULL_MASK, head_dim**-0.5
         )
 
-    attended = _by_kind(
-        split(query), split(key), split(value), real_rows, padding_rows, 1, attention
-    ).rebind([images, rows, heads, head_dim + missing])
-    return ops.reshape(attended[:, :, :, :head_dim], [images, rows, width])
+    result = _attend_without_padding_pairs(
+        split(query),
+        split(key),
+        split(value),
+        real_patches,
+        padding_patches,
+        1,
+        attention,
+    ).rebind([images, patches, heads, head_dim + padding])
+    return ops.reshape(result[:, :, :, :head_dim], [images, patches, width])
 
 
 def max_attention(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
-    real_rows: TensorValue,
-    padding_rows: TensorValue,
+    real_patches: TensorValue,
+    padding_patches: TensorValue,
     head_dim: int,
 ) -> TensorValue:
-    """As :func:`padded_attention`: two attention calls that MAX fuses into flash
-    attention."""
-    images, rows, width = query.shape
+    """Computes :func:`padded_attention` with two basic attentions.
+
+    MAX fuses each into flash attention.
+    """
+    images, patches, width = query.shape
     heads, scale = int(width) // head_dim, head_dim**-0.5
 
     def split(states: TensorValue) -> TensorValue:
-        shape = [images, rows, heads, head_dim]
+        shape = [images, patches, heads, head_dim]
         return ops.transpose(ops.reshape(states, shape), 1, 2)
 
     def attention(
@@ -120,34 +132,40 @@ def max_attention(
         scores = query @ ops.transpose(key, -1, -2)
         return ops.softmax(scores * scale) @ value
 
-    attended = _by_kind(
-        split(query), split(key), split(value), real_rows, padding_rows, 2, attention
+    result = _attend_without_padding_pairs(
+        split(query),
+        split(key),
+        split(value),
+        real_patches,
+        padding_patches,
+        2,
+        attention,
     )
-    attended = ops.transpose(attended, 1, 2).rebind([images, rows, heads, head_dim])
-    return ops.reshape(attended, [images, rows, width])
+    result = ops.transpose(result, 1, 2).rebind([images, patches, heads, head_dim])
+    return ops.reshape(result, [images, patches, width])
 
 
-def _by_kind(
+def _attend_without_padding_pairs(
     query: TensorValue,
     key: TensorValue,
     value: TensorValue,
-    real_rows: TensorValue,
-    padding_rows: TensorValue,
+    real_patches: TensorValue,
+    padding_patches: TensorValue,
     axis: int,
     attention: Callable[[TensorValue, TensorValue, TensorValue], TensorValue],
 ) -> TensorValue:
-    """Attention of real rows to all, and of padding rows to real ones.
+    """Attends from real patches to all, and from padding patches to real ones.
 
     Args:
-        query: Of rank 4, as are the next two.
-        key: See there.
-        value: See there.
-        real_rows: As in :func:`padded_attention`.
-        padding_rows: As there.
-        axis: Which dimension is the rows.
-        attention: Of queries to keys and values.
+        query: The queries, of rank 4.
+        key: The keys, of rank 4.
+        value: The values, of rank 4.
+        real_patches: Any tensor ``[real patches]``; only its length counts.
+        padding_patches: Any tensor ``[padding patches]``; only its length counts.
+        axis: The dimension of the patches.
+        attention: Computes the attention of queries to keys and values.
     """
-    real, padding = real_rows.shape[0], padding_rows.shape[0]
+    real, padding = real_patches.shape[0], padding_patches.shape[0]
     count = TensorValue(real)
     before = [slice(None)] * axis
     first = (*before, (slice(0, count), real))

@@ -14,8 +14,10 @@ from max.nn.layer import Module
 from mllama.config import MllamaVisionConfig
 
 _GPU_MATMUL_MULTIPLE = 64
-"""MAX's matmul for sm_90 doesn't compile for rows that aren't multiples of 16 bytes,
-such as the 588 values of a patch of 14 x 14; this is the width of its tiles."""
+"""Width of the tiles of MAX's matmul for sm_90.
+
+It doesn't compile for rows that aren't multiples of 16 bytes, such as the 588 values of
+a patch of 14 x 14."""
 
 
 class MllamaPatchEmbedding(Module):
@@ -35,8 +37,14 @@ class MllamaPatchEmbedding(Module):
         )
 
     def __call__(self, pixel_values: TensorValue) -> TensorValue:
-        """``[images, tiles, channels, size, size]`` to ``[images, tiles, patches,
-        hidden]``, patches in row-major order."""
+        """Embeds the patches in row-major order.
+
+        Args:
+            pixel_values: ``[images, tiles, channels, size, size]``.
+
+        Returns:
+            ``[images, tiles, patches, hidden]``.
+        """
         config = self.config
         images, tiles = pixel_values.shape[0], config.max_num_tiles
         side, patch = config.image_size // config.patch_size, config.patch_size
@@ -73,7 +81,7 @@ class MllamaPrecomputedAspectRatioEmbedding(Module):
         self.gate = Weight("gate", dtype, (1,), device)
 
     def __call__(self, aspect_ratio_ids: TensorValue) -> TensorValue:
-        """int64 ``[images]`` to ``[images, tiles, hidden]``."""
+        """Looks up int64 ``[images]`` as ``[images, tiles, hidden]``."""
         embeddings = self.embedding(aspect_ratio_ids) * ops.tanh(self.gate)
         return ops.reshape(
             embeddings,

@@ -4,7 +4,7 @@ Source: transformers' ``modeling_mllama.py`` (MllamaVisionEncoderLayer and below
 
 The reference masks attention with ``m @ m^T * min`` where m marks padding, so only
 padding-to-padding pairs are blocked: real patches attend to everything, padding
-attends to the real patches.  With the real rows ordered first this needs no mask.
+attends to the real patches.  With the real patches first, this needs no mask.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mllama.nn.vision.linear import vision_linear
 
 
 class MllamaVisionAttention(Module):
-    """Multi-head attention without bias, padding rows last and unseen by padding."""
+    """Multi-head attention without bias; padding doesn't attend to padding."""
 
     def __init__(
         self,
@@ -32,45 +32,44 @@ class MllamaVisionAttention(Module):
         device: DeviceRef,
         num_shards: int,
         *,
-        in_bytes: bool,
+        int8: bool,
     ) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.attention_heads
-        self.rounds = in_bytes
+        self.allow_bfloat16 = int8
         width, inner = config.hidden_size, config.hidden_size // num_shards
         self.q_proj, self.k_proj, self.v_proj = (
-            vision_linear(width, inner, dtype, device, in_bytes=in_bytes)
-            for _ in range(3)
+            vision_linear(width, inner, dtype, device, int8=int8) for _ in range(3)
         )
-        self.o_proj = vision_linear(inner, width, dtype, device, in_bytes=in_bytes)
+        self.o_proj = vision_linear(inner, width, dtype, device, int8=int8)
 
     def __call__(
         self,
         hidden_state: TensorValue,
-        real_rows: TensorValue,
-        padding_rows: TensorValue,
+        real_patches: TensorValue,
+        padding_patches: TensorValue,
     ) -> TensorValue:
-        """Attends over ``[images, rows, hidden]``: the device's share of the result.
+        """Returns the device's partial sum of the attention among patches.
 
         Args:
-            hidden_state: The rows, real ones first.
-            real_rows: Any tensor ``[real rows]``; only its length counts.
-            padding_rows: Any tensor ``[padding rows]``; only its length counts.
+            hidden_state: ``[images, patches, hidden]``, real patches first.
+            real_patches: Any tensor ``[real patches]``; only its length counts.
+            padding_patches: Any tensor ``[padding patches]``; only its length counts.
         """
-        attended = padded_attention(
+        attention = padded_attention(
             self.q_proj(hidden_state),
             self.k_proj(hidden_state),
             self.v_proj(hidden_state),
-            real_rows,
-            padding_rows,
+            real_patches,
+            padding_patches,
             self.head_dim,
-            rounds=self.rounds,
+            rounds=self.allow_bfloat16,
         )
-        return self.o_proj(attended)
+        return self.o_proj(attention)
 
 
 class MllamaVisionMLP(Module):
-    """Two biased linears around an exact GELU."""
+    """Two linear layers with bias around an exact GELU."""
 
     def __init__(
         self,
@@ -79,22 +78,22 @@ class MllamaVisionMLP(Module):
         device: DeviceRef,
         num_shards: int,
         *,
-        in_bytes: bool,
+        int8: bool,
     ) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size // num_shards
         self.fc1, self.fc2 = (
-            vision_linear(*widths, dtype, device, in_bytes=in_bytes, has_bias=True)
+            vision_linear(*widths, dtype, device, int8=int8, has_bias=True)
             for widths in ((width, inner), (inner, width))
         )
 
     def __call__(self, hidden_state: TensorValue) -> TensorValue:
-        """``[..., hidden]`` to the device's share of the same shape."""
+        """Maps ``[..., hidden]`` to the device's partial sum of the same shape."""
         return self.fc2(ops.gelu(self.fc1(hidden_state)))
 
 
 class MllamaVisionEncoderLayer(Sharded):
-    """Pre-norm attention and MLP; the global layers gate both branches with tanh."""
+    """Pre-norm attention and MLP; global layers gate both with tanh."""
 
     def __init__(
         self,
@@ -104,14 +103,14 @@ class MllamaVisionEncoderLayer(Sharded):
         num_shards: int,
         *,
         is_gated: bool,
-        in_bytes: bool,
+        int8: bool,
     ) -> None:
         super().__init__()
         self.is_gated = is_gated
         self.self_attn = MllamaVisionAttention(
-            config, dtype, device, num_shards, in_bytes=in_bytes
+            config, dtype, device, num_shards, int8=int8
         )
-        self.mlp = MllamaVisionMLP(config, dtype, device, num_shards, in_bytes=in_bytes)
+        self.mlp = MllamaVisionMLP(config, dtype, device, num_shards, int8=int8)
         self.input_layernorm = LayerNorm(
             config.hidden_size, [device], dtype, config.norm_eps
         )
@@ -125,38 +124,44 @@ class MllamaVisionEncoderLayer(Sharded):
     def __call__(
         self,
         hidden_states: Sequence[TensorValue],
-        real_rows: TensorValue,
-        padding_rows: TensorValue,
+        real_patches: TensorValue,
+        padding_patches: TensorValue,
         signals: Sequence[BufferValue],
     ) -> list[TensorValue]:
-        """``[images, rows, hidden]`` on each device to the same shape.
+        """Maps ``[images, patches, hidden]`` to the same shape, on each device.
 
         Args:
-            hidden_states: The rows, real ones first, on each device.
-            real_rows: As in :class:`MllamaVisionAttention`.
-            padding_rows: As there.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            hidden_states: The states of the patches, real ones first, on each device.
+            real_patches: Any tensor ``[real patches]``; only its length counts.
+            padding_patches: Any tensor ``[padding patches]``; only its length counts.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
         """
-        attended = all_reduce(
+        attn_outputs = all_reduce(
             [
-                shard.self_attn(shard.input_layernorm(states), real_rows, padding_rows)
+                shard.self_attn(
+                    shard.input_layernorm(states), real_patches, padding_patches
+                )
                 for shard, states in zip(self.shards, hidden_states, strict=True)
             ],
             signals,
         )
         if self.is_gated:
-            attended = [
+            attn_outputs = [
                 ops.tanh(shard.gate_attn) * attention
-                for shard, attention in zip(self.shards, attended, strict=True)
+                for shard, attention in zip(self.shards, attn_outputs, strict=True)
             ]
-        seen = [
+        after_attention = [
             states + attention
-            for states, attention in zip(hidden_states, attended, strict=True)
+            for states, attention in zip(hidden_states, attn_outputs, strict=True)
         ]
-        mixed = feed_forward_sum(self.shards, seen, signals)
+        mlp_outputs = feed_forward_sum(self.shards, after_attention, signals)
         if self.is_gated:
-            mixed = [
+            mlp_outputs = [
                 ops.tanh(shard.gate_ffn) * mlp
-                for shard, mlp in zip(self.shards, mixed, strict=True)
+                for shard, mlp in zip(self.shards, mlp_outputs, strict=True)
             ]
-        return [states + mlp for states, mlp in zip(seen, mixed, strict=True)]
+        return [
+            states + mlp
+            for states, mlp in zip(after_attention, mlp_outputs, strict=True)
+        ]

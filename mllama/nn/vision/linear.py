@@ -1,4 +1,4 @@
-"""Linear layers of the vision side, over floats or over bytes."""
+"""Linear layers of the vision encoder, in floats or int8 (W8A8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllama.kernels.ops.int8_matmul import int8_matmul, tiled_shape
 
 
 class Int8Linear(Module):
-    """``x @ (weight * scale).T + bias``, rows of ``x`` rounded to bytes as well."""
+    """``x @ (weight * scale).T + bias`` in int8, with one scale per token of ``x``."""
 
     def __init__(
         self, in_dim: int, out_dim: int, device: DeviceRef, *, has_bias: bool
@@ -24,19 +24,22 @@ class Int8Linear(Module):
             Weight("bias", DType.float32, (out_dim,), device) if has_bias else None
         )
 
-    def __call__(self, x: TensorValue, added: TensorValue | None = None) -> TensorValue:
-        """``[..., in]`` to ``[..., out]``.
+    def __call__(
+        self, x: TensorValue, addend: TensorValue | None = None
+    ) -> TensorValue:
+        """Multiplies ``[..., in]`` to ``[..., out]``.
 
         Args:
-            x: What is multiplied.
-            added: What is added to it if there is no bias: ``[..., out]`` or ``[out]``.
+            x: The activations.
+            addend: Added to the product if there is no bias: ``[..., out]`` or
+                ``[out]``.
         """
         *leading, width = x.shape
         result = int8_matmul(
             ops.reshape(x, [-1, width]),
             TensorValue(self.weight),
             TensorValue(self.scale),
-            added if self.bias is None else TensorValue(self.bias),
+            addend if self.bias is None else TensorValue(self.bias),
         )
         return ops.reshape(result, [*leading, self.out_dim])
 
@@ -47,19 +50,19 @@ def vision_linear(
     dtype: DType,
     device: DeviceRef,
     *,
-    in_bytes: bool,
+    int8: bool,
     has_bias: bool = False,
 ) -> Linear | Int8Linear:
-    """A linear layer of the encoder's.
+    """Returns a linear layer of the vision encoder.
 
     Args:
         in_dim: Width of its input.
         out_dim: Width of its output.
-        dtype: Element type of the weights, if they are floats.
-        device: Where it is.
-        in_bytes: Whether they are bytes.
+        dtype: Data type of the weights, if they are floats.
+        device: Device of the layer.
+        int8: Whether the layer runs in int8.
         has_bias: Whether it adds a bias.
     """
-    if in_bytes:
+    if int8:
         return Int8Linear(in_dim, out_dim, device, has_bias=has_bias)
     return Linear(in_dim, out_dim, dtype, device, has_bias=has_bias)

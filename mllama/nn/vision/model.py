@@ -1,8 +1,8 @@
 """The tiled vision encoder.
 
 Source: transformers' ``modeling_mllama.py`` (MllamaVisionModel), with Meta's choice
-of intermediate states: the *input* of each listed layer, as the published weights
-were trained.  transformers returns the output of that layer since its pull request
+of intermediate states: the *input* of each listed layer, as in the training of the
+published weights.  transformers has returned the layer's output since its pull request
 39785; version 4.45 agreed with Meta.
 """
 
@@ -27,7 +27,7 @@ from mllama.nn.vision.encoder import MllamaVisionEncoderLayer
 
 
 class MllamaVisionEncoder(Sharded):
-    """A stack of vision layers, traced once."""
+    """A stack of vision layers, which share a subgraph."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class MllamaVisionEncoder(Sharded):
         num_shards: int,
         *,
         is_gated: bool,
-        in_bytes: bool,
+        int8: bool,
     ) -> None:
         super().__init__()
         self.layers = LayerList(
@@ -49,7 +49,7 @@ class MllamaVisionEncoder(Sharded):
                     device,
                     num_shards,
                     is_gated=is_gated,
-                    in_bytes=in_bytes,
+                    int8=int8,
                 )
                 for _ in range(num_layers)
             ]
@@ -58,8 +58,8 @@ class MllamaVisionEncoder(Sharded):
     def __call__(
         self,
         hidden_state: TensorValue,
-        real_rows: TensorValue,
-        padding_rows: TensorValue,
+        real_patches: TensorValue,
+        padding_patches: TensorValue,
         signals: Sequence[BufferValue],
         *,
         path: str,
@@ -67,15 +67,16 @@ class MllamaVisionEncoder(Sharded):
         """Runs the layers.
 
         Args:
-            hidden_state: ``[images, rows, hidden]``, real rows first, on the first
-                device.
-            real_rows: ``[real rows]``, for its length.
-            padding_rows: ``[padding rows]``, for its length.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
-            path: Where this module stands in the root module.
+            hidden_state: ``[images, patches, hidden]``, real patches first, on the
+                first device.
+            real_patches: Any tensor ``[real patches]``; only its length counts.
+            padding_patches: Any tensor ``[padding patches]``; only its length counts.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            path: The path of this module in the root module.
 
         Returns:
-            The input of every layer, then the output of the last, on the first device.
+            The input of each layer, then the output of the last, on the first device.
         """
         repeated = RepeatedLayer(path.replace(".", "_") + "_layer")
         states = [hidden_state]
@@ -83,7 +84,7 @@ class MllamaVisionEncoder(Sharded):
         for index, layer in enumerate(self.layers):
             hidden_states = repeated(
                 layer,
-                [hidden_states, real_rows, padding_rows, signals],
+                [hidden_states, real_patches, padding_patches, signals],
                 prefix=f"{path}.layers.{index}.",
             )
             states.append(hidden_states[0])
@@ -91,7 +92,7 @@ class MllamaVisionEncoder(Sharded):
 
 
 class MllamaVisionModel(Sharded):
-    """Pixels of tiles to states of patches, of local and global layers.
+    """The vision encoder: embeddings, local layers, global layers.
 
     The layers run on all devices, everything else on the first.
     """
@@ -103,7 +104,7 @@ class MllamaVisionModel(Sharded):
         device: DeviceRef,
         num_shards: int,
         *,
-        in_bytes: bool,
+        int8: bool,
     ) -> None:
         super().__init__()
         self.config = config
@@ -130,7 +131,7 @@ class MllamaVisionModel(Sharded):
                 device,
                 num_shards,
                 is_gated=is_gated,
-                in_bytes=in_bytes,
+                int8=int8,
             )
             for layers, is_gated in (
                 (config.num_hidden_layers, False),
@@ -141,14 +142,14 @@ class MllamaVisionModel(Sharded):
     def embed(
         self, pixel_values: TensorValue, aspect_ratio_ids: TensorValue
     ) -> TensorValue:
-        """Patches with class token and positions, normed and padded, on one device.
+        """Embeds patches with class token and positions, then norms and pads them.
 
         Args:
             pixel_values: ``[images, tiles, channels, size, size]``.
             aspect_ratio_ids: int64 ``[images]``.
 
         Returns:
-            ``[images, tiles * padded patches, hidden]`` in tile order.
+            ``[images, tiles * padded patches, hidden]`` in the order of the tiles.
         """
         config = self.config
         images = pixel_values.shape[0]
@@ -174,52 +175,58 @@ class MllamaVisionModel(Sharded):
         self,
         pixel_values: TensorValue,
         aspect_ratio_ids: TensorValue,
-        real_rows: TensorValue,
-        padding_rows: TensorValue,
+        real_patches: TensorValue,
+        padding_patches: TensorValue,
         signals: Sequence[BufferValue],
         *,
         path: str,
     ) -> list[TensorValue]:
-        """Encodes images of one number of valid tiles; all tensors are on the first
-        device.
+        """Encodes images that have the same number of valid tiles.
+
+        All tensors are on the first device.
 
         Args:
             pixel_values: float32 ``[images, max tiles, channels, size, size]``,
                 normalized; tiles beyond the valid ones are zero.
             aspect_ratio_ids: int64 ``[images]``.
-            real_rows: int64 ``[real rows]``: rows (tile * padded patches + patch)
-                that hold patches of valid tiles.
-            padding_rows: int64 ``[padding rows]``: all other rows.
-            signals: As in :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
-            path: Where this module stands in the root module.
+            real_patches: int64 ``[real patches]``: indices (tile * padded patches +
+                patch) of the patches of valid tiles.
+            padding_patches: int64 ``[padding patches]``: all other indices.
+            signals: The buffers of
+                :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            path: The path of this module in the root module.
 
         Returns:
-            The global layers' output, then the states of the intermediate layers:
-            each ``[images, real rows, hidden]``.
+            The output of the global layers, then the states of the intermediate
+            layers, each ``[images, real patches, hidden]``.
         """
         config = self.config
-        rows = config.max_num_tiles * config.padded_patches
-        order = ops.concat([real_rows, padding_rows]).rebind([rows])
+        patches = config.max_num_tiles * config.padded_patches
+        order = ops.concat([real_patches, padding_patches]).rebind([patches])
 
         first_device = self.shards[0]
         hidden_state = first_device.embed(pixel_values, aspect_ratio_ids)
         hidden_state = ops.gather(hidden_state, order, axis=1)
         states = self.transformer(
-            hidden_state, real_rows, padding_rows, signals, path=f"{path}.transformer"
+            hidden_state,
+            real_patches,
+            padding_patches,
+            signals,
+            path=f"{path}.transformer",
         )
         hidden_state = first_device.layernorm_post(states[-1])
         tile_embedding = first_device.post_tile_positional_embedding(aspect_ratio_ids)
-        tile_of_row = order // config.padded_patches
-        hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_row, axis=1)
+        tile_of_patch = order // config.padded_patches
+        hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_patch, axis=1)
         global_states = self.global_transformer(
             hidden_state,
-            real_rows,
-            padding_rows,
+            real_patches,
+            padding_patches,
             signals,
             path=f"{path}.global_transformer",
         )
 
-        real = real_rows.shape[0]
+        real = real_patches.shape[0]
         first = (slice(0, TensorValue(real)), real)
         intermediate = (states[index] for index in config.intermediate_layers_indices)
         return [state[:, first] for state in (global_states[-1], *intermediate)]

@@ -1,7 +1,7 @@
-"""The projector from the vision side's states to the width of the text side.
+"""The projector from the vision encoder's states to the width of the text decoder.
 
-A row that it projects joins states of several layers: the last one's, then those of
-``intermediate_layers_indices``, value by value in turn.
+Its input concatenates the states of several layers: first those of the last layer, then
+those of ``intermediate_layers_indices``, interleaved value by value.
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ from mllama.config import MllamaConfig
 from mllama.nn.vision.linear import Int8Linear
 
 
-def joined(states: Sequence[TensorValue]) -> TensorValue:
-    """States of layers, each ``[images, rows, hidden]``, as the projector's weights
-    have them: ``[images, rows, vision output dim]``."""
+def concat_layers(states: Sequence[TensorValue]) -> TensorValue:
+    """Concatenates the states of layers in the order of the projector's weights.
+
+    Args:
+        states: Those of the last layer, then the intermediate ones, each ``[images,
+            patches, hidden]``.
+
+    Returns:
+        ``[images, patches, vision output dim]``.
+    """
     last, *others = states
-    images, rows, width = last.shape
-    # Stacked along the last dimension at once they would take twice the time.
+    images, patches, width = last.shape
+    # Stacking along the last dimension directly takes twice the time.
     intermediate = ops.transpose(ops.stack(others, axis=-2), -1, -2)
     return ops.concat(
-        [last, ops.reshape(intermediate, [images, rows, width * len(others)])], axis=-1
+        [last, ops.reshape(intermediate, [images, patches, width * len(others)])],
+        axis=-1,
     )
 
 
 class FloatProjector(Linear):
-    """The projector as the checkpoint has it."""
+    """The projector with float weights."""
 
     def __init__(self, config: MllamaConfig, dtype: DType, device: DeviceRef) -> None:
         super().__init__(
@@ -42,14 +50,14 @@ class FloatProjector(Linear):
         )
 
     def __call__(self, states: Sequence[TensorValue]) -> TensorValue:
-        """States of layers to ``[images, rows, text hidden]``."""
-        return super().__call__(joined(states))
+        """Projects the states of layers to ``[images, patches, text hidden]``."""
+        return super().__call__(concat_layers(states))
 
 
 class Int8Projector(Module):
-    """The same in bytes: a sum of a product for each layer's states.
+    """The projector in int8 (W8A8), as a sum of one product for each layer's states.
 
-    Layers differ too much in the size of their states for one scale in a row of all.
+    The states of different layers differ too much in magnitude to share a scale.
     """
 
     def __init__(self, config: MllamaConfig, device: DeviceRef) -> None:
@@ -64,7 +72,7 @@ class Int8Projector(Module):
         )
 
     def __call__(self, states: Sequence[TensorValue]) -> TensorValue:
-        """States of layers to ``[images, rows, text hidden]``."""
+        """Projects the states of layers to ``[images, patches, text hidden]``."""
         total = TensorValue(self.bias)
         for part, state in zip(self.parts, states, strict=True):
             total = part(state, total)
