@@ -1,4 +1,4 @@
-"""The pipeline as MAX drives it, with the logits of every step kept."""
+"""Runs MAX's pipeline and records the logits of every step."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ STEPS = 8
 
 @dataclass
 class Answer:
-    """Greedy tokens, the first from prefill, and the logits that chose each."""
+    """Greedy tokens, the first from prefill, and the logits that each is chosen by."""
 
     token_ids: list[int] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
 
 
 class Pipeline:
-    """A checkpoint in MAX's text generation pipeline on the CPU, in float32 unless
-    ``options`` say otherwise."""
+    """A checkpoint in MAX's text generation pipeline.
+
+    It runs on the CPU in float32, unless ``options`` override this.
+    """
 
     def __init__(self, checkpoint: Path, **options: Any) -> None:
         arguments = PipelineArgs.from_flat_kwargs(
@@ -65,7 +67,7 @@ class Pipeline:
         self.model.execute = recording
 
     def context(self, case: Case) -> Any:
-        """The case as a request of ours: tokens, tiles, places."""
+        """Returns the context of a case: its tokens, tiles and image positions."""
         request = TextGenerationRequest(
             request_id=RequestID(),
             model_name="test",
@@ -78,7 +80,7 @@ class Pipeline:
         return asyncio.run(self.tokenizer.new_context(request))
 
     def decode(self, cases: Sequence[Case]) -> list[Answer]:
-        """Decodes the cases together, as one batch."""
+        """Decodes the cases in one batch."""
         answers = [Answer() for _ in cases]
         contexts = [self.context(case) for case in cases]
         self._steps.clear()
@@ -95,7 +97,7 @@ class Pipeline:
 
 
 def rounding_error(pipeline: Pipeline, oracle: Reference, name: str) -> np.ndarray:
-    """Of a case's logits, token by token, after its tokens were found to be equal."""
+    """Returns the error of a case's logits, by token; its tokens must be equal."""
     one = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
     (answer,) = pipeline.decode([one])
     expected = oracle.decode(one.messages, STEPS)

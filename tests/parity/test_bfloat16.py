@@ -1,6 +1,6 @@
-"""bfloat16 answers as float32 does, within what its 8 bits of precision keep.
+"""Compares bfloat16 with float32, to within its 8 bits of precision.
 
-On a CPU, since the graphs are those of a GPU.
+This runs on a CPU, with the graphs that a GPU gets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.05
-"""Of the logits' spread."""
+"""Relative to the standard deviation of the logits."""
 
 CASES = ("four_tiles", "text_only", "text_between_images")
 
@@ -34,7 +34,7 @@ def oracle() -> Reference:
     return Reference(checkpoint(dtype="bfloat16"))
 
 
-def test_everything_is_kept_in_bfloat16(pipeline: Pipeline) -> None:
+def test_weights_and_caches_are_bfloat16(pipeline: Pipeline) -> None:
     config = pipeline.model.arch_config
     assert config.dtype is DType.bfloat16
     assert config.image_cache_params.dtype is DType.bfloat16
@@ -42,7 +42,7 @@ def test_everything_is_kept_in_bfloat16(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_answers_are_those_of_float32(
+def test_tokens_and_logits_equal_those_of_float32(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     error = rounding_error(pipeline, oracle, name)

@@ -1,4 +1,4 @@
-"""Requests get the reference's logits and tokens, alone and together."""
+"""Tokens and logits equal those of the reference, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_prefill_and_decode_equal_the_reference(
     check(answer, one, oracle)
 
 
-def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
+def test_a_mixed_batch_equals_the_reference(
     pipeline: Pipeline, oracle: Reference, tile: int
 ) -> None:
     cases = [case(name, tile) for name in TOGETHER]
@@ -54,7 +54,7 @@ def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
         check(answer, one, oracle)
 
 
-def test_tokens_are_those_of_the_reference_processor(
+def test_prompt_tokens_equal_those_of_the_reference_processor(
     pipeline: Pipeline, oracle: Reference, tile: int
 ) -> None:
     for name in case_names():
@@ -66,9 +66,7 @@ def test_tokens_are_those_of_the_reference_processor(
         assert tiles == prompt.num_tiles, name
 
 
-def test_an_image_seen_before_is_not_encoded_again(
-    pipeline: Pipeline, tile: int
-) -> None:
+def test_a_cached_image_is_not_encoded_again(pipeline: Pipeline, tile: int) -> None:
     one = case("one_tile", tile)
     pipeline.decode([one])
     before = pipeline.model.images.stats().misses
@@ -76,12 +74,12 @@ def test_an_image_seen_before_is_not_encoded_again(
     assert pipeline.model.images.stats().misses == before
 
 
-def test_nothing_stays_pinned_once_requests_have_ended(
+def test_no_entry_stays_pinned_after_requests_end(
     pipeline: Pipeline, tile: int
 ) -> None:
     context = pipeline.context(case("one_tile", tile))
     pipeline.decode([case("image_per_turn", tile)])
     assert pipeline.model.images.blocks.pinned_entries == 0
-    # MAX calls release on every end, also for requests that never ran.
+    # MAX also calls release for requests that never ran.
     pipeline.model.release(context.request_id)
     assert pipeline.model.images.blocks.pinned_entries == 0

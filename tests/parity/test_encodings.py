@@ -1,4 +1,4 @@
-"""Blocks of every kind, also mixed in one file, answer as the floats they stand for."""
+"""Compares GGUF blocks of every format, and mixed formats, with their float values."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from tests.reference.compare import spread_error
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.06
-"""Of the logits' spread.  The kernels round activations to 8 bits, block by block."""
+"""Relative to the standard deviation of the logits.
+
+The kernels round activations to 8 bits, block by block."""
 
 CASES = ("four_tiles", "text_only", "text_between_images")
 
 
 def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, GGMLQuantizationType]:
-    """Another format for each layer, and floats for one matrix of each kind."""
+    """Varies the format by layer, and keeps one matrix of each kind in floats."""
     plan = quantization_plan(config, encoding)
     for name in list(plan):
         parts = name.split(".")
@@ -50,14 +52,14 @@ def mixed_plan(config: MllamaConfig, encoding: str) -> dict[str, GGMLQuantizatio
 def encoded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A GGUF file of one encoding, or of mixed formats."""
+    """A GGUF file with one encoding, or with mixed formats."""
     path = tmp_path_factory.mktemp(request.param) / f"{request.param}.gguf"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "mixed":
             patch.setattr(tensor_encoding, "quantization_plan", mixed_plan)
             kinds = {"F32", "F16", "Q4_0", "Q4_K", "Q6_K"}
         else:
-            # Every encoding's head is in q6_k.
+            # In every encoding, the head is in q6_k.
             kinds = {"F32", "F16", request.param.upper(), "Q6_K"}
         encoding = "q4_k" if request.param == "mixed" else request.param
         write_gguf(open_checkpoint(checkpoint()), path, encoding, lambda *_: None)
@@ -67,7 +69,7 @@ def encoded(
 
 @pytest.fixture(scope="module")
 def oracle(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """transformers with the values that the file's blocks stand for."""
+    """transformers with the dequantized values of the file's blocks."""
     folder = tmp_path_factory.mktemp("dequantized")
     shutil.copytree(checkpoint(), folder, dirs_exist_ok=True)
     tensors = {}
@@ -94,14 +96,14 @@ def pipeline(encoded: Path) -> Pipeline:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_blocks_answer_as_their_floats(
+def test_logits_equal_those_of_dequantized_weights(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
     one = case(name, tile)
     (answer,) = pipeline.decode([one])
     expected = oracle.decode(one.messages, STEPS)
-    # Greedy tokens of a random model part sooner or later; compare what precedes.
+    # Greedy tokens of a random model diverge eventually; compare those before.
     same = 0
     for ours, theirs in zip(answer.token_ids, expected.token_ids, strict=True):
         if ours != theirs:

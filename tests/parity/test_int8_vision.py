@@ -1,5 +1,4 @@
-"""With the vision side's matrices in bytes answers are those of floats, but for what
-eight bits lose."""
+"""Compares the int8 vision encoder and projector with those in floats."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import Reference
 
 TOLERANCE = 0.05
-"""Of the logits' spread."""
+"""Relative to the standard deviation of the logits."""
 
-LEAST = 1e-4
-"""Of it: floats err less."""
+MIN_ERROR = 1e-4
+"""The smallest error that shows that int8 is used; the error of floats is below it."""
 
 pytestmark = pytest.mark.skipif(
     not uses_custom_ops(DeviceRef.CPU()),
-    reason="this CPU lacks what own operations need",
+    reason="this CPU doesn't support the custom ops",
 )
 
 
@@ -39,20 +38,20 @@ def oracle() -> Reference:
     return Reference(checkpoint())
 
 
-def test_the_matrices_are_bytes(pipeline: Pipeline) -> None:
-    kinds = {name: data.dtype for name, data in pipeline.model._state_dict.items()}
-    assert kinds["vision_model.transformer.layers.0.mlp.fc1.weight"] is DType.int8
-    assert kinds["vision_model.transformer.layers.0.mlp.fc1.scale"] is DType.float32
-    assert kinds["multi_modal_projector.parts.1.weight"] is DType.int8
-    assert "multi_modal_projector.weight" not in kinds
-    assert kinds["multi_modal_projector.bias"] is DType.float32
-    assert kinds["vision_model.patch_embedding.weight"] is DType.float32
+def test_vision_weights_are_int8(pipeline: Pipeline) -> None:
+    dtypes = {name: data.dtype for name, data in pipeline.model._state_dict.items()}
+    assert dtypes["vision_model.transformer.layers.0.mlp.fc1.weight"] is DType.int8
+    assert dtypes["vision_model.transformer.layers.0.mlp.fc1.scale"] is DType.float32
+    assert dtypes["multi_modal_projector.parts.1.weight"] is DType.int8
+    assert "multi_modal_projector.weight" not in dtypes
+    assert dtypes["multi_modal_projector.bias"] is DType.float32
+    assert dtypes["vision_model.patch_embedding.weight"] is DType.float32
 
 
 @pytest.mark.parametrize("name", ["four_tiles", "text_between_images", "text_only"])
-def test_answers_are_those_of_floats(
+def test_tokens_and_logits_equal_those_of_floats(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     error = rounding_error(pipeline, oracle, name)
     assert error.max() < TOLERANCE, error
-    assert (error.max() > LEAST) == (name != "text_only"), error
+    assert (error.max() > MIN_ERROR) == (name != "text_only"), error

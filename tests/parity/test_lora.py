@@ -1,4 +1,4 @@
-"""A model with an adapter answers as transformers does with the merged model."""
+"""A model with a LoRA adapter equals the merged model in transformers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CASES = ("four_tiles", "text_only", "text_between_images")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Merged:
-    """An adapter of both sides, small enough that the model stays a model."""
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Merged:
+    """An adapter of text and vision layers that changes the weights only slightly."""
     return write_adapter(
         tmp_path_factory.mktemp("adapter"),
         checkpoint(),
@@ -33,16 +33,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Merged:
 
 
 @pytest.fixture(scope="module")
-def oracle(made: Merged, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def oracle(merged: Merged, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     folder = tmp_path_factory.mktemp("merged")
-    return Reference(write_merged(made, checkpoint(), folder))
+    return Reference(write_merged(merged, checkpoint(), folder))
 
 
 @pytest.fixture(scope="module")
-def pipeline(made: Merged) -> Pipeline:
-    """The graphs are those of the other tests; only their weights differ."""
+def pipeline(merged: Merged) -> Pipeline:
+    """The pipeline with the adapter.  Its graphs are the same as without it."""
     options = EngineOptions(
-        model_path=checkpoint(), lora_path=made.folder, devices="cpu"
+        model_path=checkpoint(), lora_path=merged.folder, devices="cpu"
     )
     arguments = options.pipeline_args(options.resolve())
     return Pipeline(
@@ -53,18 +53,18 @@ def pipeline(made: Merged) -> Pipeline:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_answers_are_those_of_the_merged_model(
+def test_tokens_and_logits_equal_those_of_the_merged_model(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
     one = case(name, tile)
     (answer,) = pipeline.decode([one])
     expected = oracle.decode(one.messages, STEPS)
-    found = np.stack(answer.logits)
-    assert_close(found, expected.logits, what=name)
+    logits = np.stack(answer.logits)
+    assert_close(logits, expected.logits, what=name)
     assert_same_tokens(
         answer.token_ids, expected.token_ids, what=name, logits=expected.logits
     )
     without = reference(checkpoint()).decode(one.messages, STEPS)
-    assert max_relative_error(found[:1], without.logits[:1]) > 0.05
+    assert max_relative_error(logits[:1], without.logits[:1]) > 0.05
     assert answer.token_ids != without.token_ids

@@ -1,4 +1,4 @@
-"""A file of Ollama's answers as the safetensors that it came from."""
+"""A GGUF file from Ollama equals the safetensors that it was converted from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tests.reference.oracle import Reference, reference
 from tests.weights.ollama.ollama_writer import write_ollama_gguf
 
 CASES = ("four_tiles", "text_between_images", "image_per_turn")
-"""With an image and no system message: what precedes them is dated otherwise."""
+"""Conversations with an image and no system message.
+
+Others begin with a system block, in which Ollama's template has another date."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def oracle() -> Reference:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_answers_as_its_source(
+def test_tokens_and_logits_equal_those_of_its_source(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
@@ -55,7 +57,7 @@ def test_it_answers_as_its_source(
     assert tokens == prompt.token_ids.tolist()
     (answer,) = pipeline.decode([one])
     expected = oracle.decode(one.messages, STEPS)
-    # The file's matrices are in float16.
+    # The file stores the matrices in float16.
     assert_close(np.stack(answer.logits), expected.logits, what=name)
     assert_same_tokens(
         answer.token_ids, expected.token_ids, what=name, logits=expected.logits

@@ -1,7 +1,7 @@
-"""At the widths of the published models, with few layers, the same holds.
+"""Models with the widths of the published ones and few layers equal the reference.
 
-The widths are where block sizes, head dimensions and page counts of the real model
-come in: 1601 patches a tile, 80 and 128 wide heads, tens of pages an image.
+They have the sizes of the real model: 1601 patches per tile, heads of width 80 and 128,
+tens of pages per image.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from tests.parity.pipeline import STEPS, Pipeline
-from tests.reference.cases import FEW, case
+from tests.reference.cases import REPRESENTATIVE_CASES, case
 from tests.reference.checkpoints import checkpoint
 from tests.reference.compare import assert_close, assert_same_tokens
 from tests.reference.oracle import reference
 
 SEED = 0
-"""Of a checkpoint whose best token leads clearly in every step of these cases."""
+"""Seed of a checkpoint whose best token leads clearly in every step of these cases."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def pipeline() -> Pipeline:
     )
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", REPRESENTATIVE_CASES)
 def test_published_widths_equal_the_reference(pipeline: Pipeline, name: str) -> None:
     vision = pipeline.model.arch_config.model.vision_config
     one = case(name, vision.image_size)

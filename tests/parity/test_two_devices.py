@@ -1,9 +1,8 @@
-"""A model that two devices share gives the reference's answers.
+"""A model on two devices equals the reference.
 
-Both devices are this machine's CPU.  Each has half of the heads, of the inner widths,
-of the vocabulary, of the KV cache and of the image pool, as on two GPUs, and rows that
-see no image are taken out as there; only that sums stand where MAX's collectives are on
-GPUs.
+Both devices are this machine's CPU.  As on two GPUs, each has half of the heads, the
+inner widths, the vocabulary, the KV cache and the image cache, and tokens without an
+image are masked with a factor.  In place of a GPU's collectives, tensors are added.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def pipeline() -> Iterator[Pipeline]:
         )
 
 
-def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
+def test_a_mixed_batch_equals_the_reference(
     pipeline: Pipeline,
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
@@ -50,18 +49,18 @@ def test_requests_of_all_kinds_in_one_batch_equal_the_reference(
         check(answer, one, reference(checkpoint()))
 
 
-def test_each_device_keeps_the_images_of_its_own_heads(pipeline: Pipeline) -> None:
+def test_each_device_caches_images_for_its_own_heads(pipeline: Pipeline) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
     pipeline.decode([case("one_tile", tile)])
-    store = pipeline.model.images.storage
-    entry, _ = store.blocks.find(
+    cache_storage = pipeline.model.images.storage
+    entry, _ = cache_storage.blocks.find(
         pipeline.context(case("one_tile", tile)).images[0].image_hash
     )
     first, second = (
         write.pages.kv_blocks.to_numpy()[entry.pages[0]]
-        for write in store.write_inputs([(entry, 0)], entry.token_ends[0])
+        for write in cache_storage.write_inputs([(entry, 0)], entry.token_ends[0])
     )
-    assert first.shape == second.shape == tuple(store.params.shape_per_block)
+    assert first.shape == second.shape == tuple(cache_storage.params.shape_per_block)
     assert first.any()
     assert second.any()
     assert not np.array_equal(first, second)
@@ -74,14 +73,14 @@ def test_each_device_keeps_the_images_of_its_own_heads(pipeline: Pipeline) -> No
         (2, {"data_parallel_degree": 2}, "leave --data-parallel-degree out"),
     ],
 )
-def test_devices_that_cannot_share_the_model_are_refused(
+def test_number_of_devices_that_cannot_share_the_model_is_refused(
     devices: int, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Pipeline(checkpoint(), device_specs=[DeviceSpec.cpu()] * devices, **options)
 
 
-def test_blocks_on_several_devices_are_refused(tmp_path: Path) -> None:
+def test_gguf_blocks_on_several_devices_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     write_gguf(open_checkpoint(checkpoint()), file, "q4_k", lambda *_: None)
     with pytest.raises(ConfigError, match="weights in q4_k run on one device, not on"):

@@ -1,4 +1,4 @@
-"""LoRA adapters made, trained at random and merged by PEFT itself."""
+"""Writes LoRA adapters with random factors, and merges them, with PEFT."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import MllamaForConditionalGeneration
 
-from mllama.weights.names import canonical_name
-
 from .configs import Spelling
 from .weights import published_name
 
@@ -25,27 +23,23 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 STRENGTH = 0.3
-"""Standard deviation of the factors, far from where training begins."""
+"""Standard deviation of the factors, far from their initial values."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """An adapter's folder, and the model that PEFT makes of it.
-
-    ``weights`` are the merged tensors in float32 under our names.
-    """
+    """An adapter's folder, and the model that PEFT merges it into."""
 
     folder: Path
     model: Any
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
-        found = {}
-        for name, tensor in self.model.state_dict().items():
-            canonical = canonical_name(name)
-            assert canonical is not None, name
-            found[canonical] = tensor.float().numpy()
-        return found
+        """The merged tensors in float32, without ``model.`` in their names."""
+        return {
+            name.removeprefix("model."): tensor.float().numpy()
+            for name, tensor in self.model.state_dict().items()
+        }
 
 
 def write_adapter(
@@ -57,10 +51,10 @@ def write_adapter(
     strength: float = STRENGTH,
     **settings: Any,
 ) -> Merged:
-    """Write an adapter for a checkpoint into ``folder``, and merge it.
+    """Writes an adapter for a checkpoint into ``folder``, and merges it.
 
-    ``settings`` are those of ``LoraConfig``.  Whatever the adapter trains is moved at
-    random.  ``names`` "old" is the spelling of transformers before 4.52.
+    ``settings`` are those of ``LoraConfig``.  All trainable parameters get random
+    values.  ``names`` "old" is the spelling of transformers before 4.52.
     """
     base = MllamaForConditionalGeneration.from_pretrained(
         checkpoint, dtype=torch.float32
@@ -97,20 +91,20 @@ def write_adapter(
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
-    """Change fields of ``adapter_config.json``."""
+    """Changes fields of ``adapter_config.json``."""
     path = folder / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def edit_weights(folder: Path, change: Any) -> None:
-    """Have ``change`` alter the dictionary of the adapter's tensors in place."""
+    """Rewrites the adapter's tensors after ``change`` has edited their dictionary."""
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def write_merged(merged: Merged, checkpoint: Path, folder: Path) -> Path:
-    """A copy of the checkpoint with the merged weights in float32."""
+    """Writes a copy of the checkpoint with the merged weights in float32."""
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     (folder / "model.safetensors").unlink()
     tensors = {

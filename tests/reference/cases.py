@@ -1,7 +1,7 @@
-"""The requests that every parity test asks, with pictures made on the spot.
+"""The requests of the parity tests, with generated images.
 
-Picture sizes are given in tiles, so that one list serves every checkpoint: an
-image of (1.8, 1.7) tiles is cut into the same four tiles at 64 and at 560 pixels.
+Image sizes are given in tiles, so that one list serves every checkpoint: an image of
+(1.8, 1.7) tiles is cut into the same four tiles at 64 and at 560 pixels.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Case:
 
     @property
     def images(self) -> list[Image.Image]:
-        """The pictures in the order in which the conversation shows them."""
+        """The images in the order of the conversation."""
         return images_of(self.messages)
 
     def openai_messages(self) -> list[Message]:
-        """The same conversation with images as ``image_url`` parts (PNG, data URL)."""
+        """Returns the messages with images as ``image_url`` parts (PNG, data URL)."""
 
         def convert(part: dict[str, Any]) -> dict[str, Any]:
             if part["type"] != "image":
@@ -53,7 +53,7 @@ class Case:
 
 
 def images_of(messages: tuple[Message, ...] | list[Message]) -> list[Image.Image]:
-    """All images of a conversation, in order."""
+    """Returns all images of a conversation, in order."""
     return [
         part["image"]
         for message in messages
@@ -64,17 +64,17 @@ def images_of(messages: tuple[Message, ...] | list[Message]) -> list[Image.Image
 
 
 def data_url(image: Image.Image) -> str:
-    """``image`` as a PNG data URL (lossless)."""
+    """Encodes an image as a PNG data URL (lossless)."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def picture(name: str, width: int, height: int) -> Image.Image:
-    """Coarse colored noise over a gradient; depends only on the arguments.
+    """Draws coarse colored noise over a gradient, which depends only on the arguments.
 
-    The grains are coarse so that resizing leaves them visible, and the gradient
-    makes every tile of one picture differ.
+    The noise is coarse so that it survives resizing, and the gradient makes the tiles
+    of one image differ.
     """
     generator = np.random.default_rng([zlib.crc32(name.encode()), width, height])
     grains = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
@@ -107,7 +107,7 @@ def _system(text: str) -> Message:
 
 
 def cases(tile: int) -> list[Case]:
-    """All requests for a checkpoint whose tiles are ``tile`` pixels wide."""
+    """Returns all requests for a checkpoint with tiles ``tile`` pixels wide."""
 
     def image(name: str, width: float, height: float) -> dict[str, Any]:
         size = (max(1, round(width * tile)), max(1, round(height * tile)))
@@ -209,16 +209,21 @@ def cases(tile: int) -> list[Case]:
     ]
 
 
-# One case for each kind of place that an image can have, for checkpoints on which
-# every image costs seconds.
-FEW = ("four_tiles", "text_only", "system_and_image", "text_between_images")
+# One case for each kind of position of an image, for checkpoints on which every image
+# takes seconds.
+REPRESENTATIVE_CASES = (
+    "four_tiles",
+    "text_only",
+    "system_and_image",
+    "text_between_images",
+)
 
 
 def case(name: str, tile: int) -> Case:
-    """The case of that name."""
+    """Returns the case with this name."""
     return {c.name: c for c in cases(tile)}[name]
 
 
 def case_names() -> list[str]:
-    """The names of all cases, for ``pytest.mark.parametrize``."""
+    """Returns the names of all cases, for ``pytest.mark.parametrize``."""
     return [c.name for c in cases(8)]

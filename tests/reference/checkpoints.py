@@ -1,4 +1,4 @@
-"""Deterministic random checkpoints in Hugging Face's layout, in every spelling.
+"""Writes deterministic random checkpoints in Hugging Face's layout, in every spelling.
 
 ``write_checkpoint`` writes one; ``checkpoint`` writes it once per test session and
 returns its folder.
@@ -52,7 +52,7 @@ __all__ = [
 
 Dtype = Literal["float32", "bfloat16"]
 
-# With the demo model's dimensions the greedy tokens of all cases lead by 0.05.
+# With the dimensions of the demo model, the best token of every step leads by 0.05.
 DEFAULT_SEED = 2
 
 CONFIGS: dict[str, Callable[[], MllamaConfig]] = {
@@ -62,7 +62,7 @@ CONFIGS: dict[str, Callable[[], MllamaConfig]] = {
 
 
 def _save_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int) -> None:
-    """One ``model.safetensors``, or ``shards`` files of about one size and an index."""
+    """Writes ``model.safetensors``, or ``shards`` similar-sized files and an index."""
     metadata = {"format": "pt"}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata=metadata)
@@ -98,7 +98,7 @@ def write_checkpoint(
     processor_layout: ProcessorLayout = "preprocessor_config",
     template_layout: TemplateLayout = "jinja",
 ) -> Path:
-    """Write a complete checkpoint into ``folder`` and return it.
+    """Writes a complete checkpoint into ``folder`` and returns it.
 
     The same ``config`` and ``seed`` give the same values in every spelling.
     ``names``: "old" is the published spelling (``language_model.model...``), "new"
@@ -156,7 +156,7 @@ def write_checkpoint(
 
 @cache
 def _session_folder() -> Path:
-    """A folder of this process, removed at its end."""
+    """Creates a folder that is removed when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="mllama-checkpoints-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -174,7 +174,7 @@ def checkpoint(
     processor_layout: ProcessorLayout = "preprocessor_config",
     template_layout: TemplateLayout = "jinja",
 ) -> Path:
-    """The folder of a checkpoint, written at the first call of the session.
+    """Returns the folder of a checkpoint, which the first call of the session writes.
 
     ``kind`` is a key of ``CONFIGS``; the rest is as in ``write_checkpoint``.  Treat
     the folder as read-only, since tests share it.

@@ -1,4 +1,4 @@
-"""How far two answers may be apart, and a message that says where they are."""
+"""Compares two answers, and reports where they differ."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# What this project promises for float32: on logits, against transformers.
+# The promised error of float32 logits against transformers.
 FLOAT32_TOLERANCE = 1e-3
 
 
 def max_relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """max |actual - expected| / max |expected|: one scale for the whole array.
+    """Returns max |actual - expected| / max |expected|.
 
-    Relative to the largest value rather than to each one, since a logit near zero
-    is no more precise than its neighbors.
+    The error is relative to the largest value of the array rather than to each value,
+    since a logit near zero is no more precise than its neighbors.
     """
     if actual.shape != expected.shape:
         raise AssertionError(
@@ -34,10 +34,11 @@ def assert_close(
     what: str,
     tolerance: float = FLOAT32_TOLERANCE,
 ) -> float:
-    """Fail if ``max_relative_error`` exceeds ``tolerance``; return the error.
+    """Asserts that ``max_relative_error`` is within ``tolerance``, and returns it.
 
-    The message names ``what``, the worst place with both values, and how many rows
-    (all axes but the last) are off, so that a wrong row can be told from noise.
+    The message gives ``what``, the position and values of the largest difference, and
+    the number of rows (all axes but the last) that are off, which distinguishes a wrong
+    row from noise.
     """
     actual, expected = np.asarray(actual), np.asarray(expected)
     if actual.shape != expected.shape:
@@ -58,12 +59,12 @@ def assert_close(
     difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     scale = float(np.max(np.abs(expected)))
     worst = np.unravel_index(int(np.argmax(difference)), difference.shape)
-    place = tuple(int(i) for i in worst)
+    position = tuple(int(i) for i in worst)
     rows = difference.reshape(-1, difference.shape[-1]).max(axis=-1) / scale
     off = np.flatnonzero(rows > tolerance)
     raise AssertionError(
         f"{what}: relative error {error:.2e} exceeds {tolerance:.0e}; worst at "
-        f"{place}: "
+        f"{position}: "
         f"{float(actual[worst]):.6g}, the reference has {float(expected[worst]):.6g} "
         f"(largest value {scale:.4g}); {len(off)} of {len(rows)} rows off, "
         f"first rows {off[:8].tolist()}"
@@ -71,17 +72,17 @@ def assert_close(
 
 
 def spread_error(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Of each row the root of the mean squared error, over the row's spread.
+    """Returns each row's root mean squared error over its standard deviation.
 
-    What rounding costs: it errs everywhere a little, and most where values are large.
+    This measures rounding, which is small everywhere and largest for large values.
     """
     error = np.sqrt(((actual - expected) ** 2).mean(axis=-1))
-    shares: np.ndarray = error / expected.std(axis=-1)
-    return shares
+    relative: np.ndarray = error / expected.std(axis=-1)
+    return relative
 
 
 def argmax_margin(logits: np.ndarray) -> float:
-    """The smallest lead of the best over the second best token, in any row."""
+    """Returns the smallest lead of the best over the second-best token in any row."""
     top = np.partition(logits.reshape(-1, logits.shape[-1]), -2, axis=-1)[:, -2:]
     return float(np.min(top[:, 1] - top[:, 0]))
 
@@ -93,21 +94,22 @@ def assert_same_tokens(
     what: str,
     logits: np.ndarray | None = None,
 ) -> None:
-    """Fail at the first token that differs.
+    """Asserts that tokens are equal, and reports the first that differs.
 
-    ``logits`` are the reference's, one row a token: with them the message gives the
-    reference's lead at that place, which tells a near tie from a real difference.
+    ``logits`` are the reference's, one row per token.  With them, the message gives the
+    reference's lead at that position, which distinguishes a near tie from an error.
     """
     got, want = [int(t) for t in actual], [int(t) for t in expected]
     if got == want:
         return
     shorter = min(len(got), len(want))
-    place = next((i for i in range(shorter) if got[i] != want[i]), shorter)
+    position = next((i for i in range(shorter) if got[i] != want[i]), shorter)
     lead = ""
-    if logits is not None and place < len(logits):
-        lead = f" (the reference's lead there: {argmax_margin(logits[place]):.4g})"
+    if logits is not None and position < len(logits):
+        lead = f" (the reference's lead there: {argmax_margin(logits[position]):.4g})"
     raise AssertionError(
-        f"{what}: tokens differ from number {place} on{lead}: "
-        f"{got[place : place + 8]}, the reference has {want[place : place + 8]}; "
+        f"{what}: tokens differ from number {position} on{lead}: "
+        f"{got[position : position + 8]}, the reference has "
+        f"{want[position : position + 8]}; "
         f"{len(got)} tokens, the reference {len(want)}"
     )

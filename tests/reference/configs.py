@@ -1,4 +1,4 @@
-"""Model configurations of the test checkpoints, and how config.json spells them."""
+"""Model configurations of the test checkpoints, and their spellings in config.json."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ VISION_KEYS = (
 
 
 def build_config(vision: dict[str, Any], text: dict[str, Any]) -> MllamaConfig:
-    """A config from the fields that matter, the rest as in the published ones.
+    """Builds a config from the given fields, with the published values for the rest.
 
     ``vision_output_dim``, ``supported_aspect_ratios``, the rope settings and the
-    id of ``<|image|>`` (== ``vocab_size``) follow unless given.
+    id of ``<|image|>`` (== ``vocab_size``) are derived unless given.
     """
     vision = {"max_num_tiles": 4, "supported_aspect_ratios": ASPECT_RATIOS, **vision}
     states = 1 + len(vision["intermediate_layers_indices"])
@@ -94,10 +94,10 @@ def build_config(vision: dict[str, Any], text: dict[str, Any]) -> MllamaConfig:
 def tiny_config(
     *, vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None
 ) -> MllamaConfig:
-    """The dimensions of the demo model, so that compiled graphs are shared with it.
+    """Returns the demo model's dimensions, so that tests share its compiled graphs.
 
-    They are read from its ``config.json`` where the trained model is there, else
-    from what it is trained with.  ``vision`` and ``text`` replace single fields, e.g.
+    They come from its ``config.json`` if the trained model exists, else from the
+    settings of its training.  ``vision`` and ``text`` replace single fields, e.g.
     ``text={"rope_parameters": {...}}``.
     """
     if (DEMO_MODEL / "config.json").is_file():
@@ -119,7 +119,7 @@ def published_widths_config(
     intermediate_layers: list[int] | None = None,
     vocab_size: int = 2048,
 ) -> MllamaConfig:
-    """11B-Vision-Instruct's widths with few layers and a small vocabulary.
+    """Returns 11B-Vision-Instruct's widths with few layers and a small vocabulary.
 
     ``intermediate_layers`` are the recorded vision layers (all by default, at most
     the published number of five), ``cross`` the cross-attention layers ([1]).
@@ -152,7 +152,7 @@ def published_widths_config(
 def config_json(
     config: MllamaConfig, *, rope_spelling: Spelling, dtype: str
 ) -> dict[str, Any]:
-    """``config`` as the published config.json spells it, or as transformers 5 does.
+    """Returns ``config`` in the spelling of the published files or of transformers 5.
 
     "old" has ``rope_theta``, ``rope_scaling`` and ``torch_dtype`` (in the outer and
     in both inner dictionaries), "new" has ``rope_parameters`` and ``dtype``.
@@ -180,5 +180,5 @@ def config_json(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as Hugging Face's files are written."""
+    """Writes ``content`` in the format of Hugging Face's files."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

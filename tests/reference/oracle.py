@@ -1,35 +1,35 @@
-"""What transformers answers, with Meta's rules patched in, as numpy arrays.
+"""Answers of transformers with Meta's semantics patched in, as NumPy arrays.
 
-The patch is ``demo.training.meta_semantics.use_meta_semantics``: rows before every
+The patch is ``demo.training.meta_semantics.use_meta_semantics``: tokens before every
 image get exactly zero from cross-attention, and the recorded vision states are the
-layers' inputs.  Everything else is transformers as it is.
+layers' inputs.  Everything else is transformers unchanged.
 
-What an implementation must copy, read in transformers 5.12 and confirmed by
-``test_reference.py``:
+An implementation must reproduce the following rules of transformers 5.12, which
+``test_reference.py`` confirms:
 
-* *Which image a row sees.*  A row sees the run of adjacent ``<|image|>`` tokens
-  that most recently precedes it, and no earlier run.  Within a run the mask starts
-  at each image's own token: for adjacent images p1, p2 the row of p1 sees image 1
-  only, the row of p2 and all text after it see both.  Anything between two image
-  tokens, one space included, ends the run.
-* *Decoding.*  ``_update_model_kwargs_for_generation`` repeats the last row of the
-  mask for every new token, so generated tokens see what the last prompt token saw:
-  the last run, or nothing in a text-only request.  Vision runs once;
-  ``prepare_inputs_for_generation`` drops the pixels after the first step and K and
-  V come from the cache.
-* *Rows that see nothing.*  transformers zeroes the mask of such rows (they would
-  attend to all images and padding tiles of their batch row) and multiplies only the
-  MLP by ``full_text_row_masked_out_mask``; with the patch the layer is the identity.
-  A text-only request skips the cross-attention layers: the same thing, so such a
+* *Images that a token attends to.*  A token attends to the run of adjacent
+  ``<|image|>`` tokens that most recently precedes it, and to no earlier run.  Within a
+  run, the mask starts at each image's own token: of adjacent images p1 and p2, the
+  token p1 attends to image 1 only, the token p2 and all text after it attend to both.
+  Anything between two image tokens, even one space, ends the run.
+* *Decoding.*  ``_update_model_kwargs_for_generation`` repeats the last row of the mask
+  for every new token, so generated tokens attend to the images of the last prompt
+  token: the last run, or none in a text-only request.  The vision encoder runs once;
+  ``prepare_inputs_for_generation`` drops the pixels after the first step, and K and V
+  come from the cache.
+* *Tokens without an image.*  transformers zeroes the mask of such tokens, which would
+  then attend to all images and padding tiles of their sequence, and multiplies only the
+  MLP by ``full_text_row_masked_out_mask``; with the patch, the layer is the identity.
+  A text-only request skips the cross-attention layers, which is the same, so such a
   request may share a batch with requests that have images.
-* *Padding tiles.*  In the vision encoder only pad-to-pad pairs are masked (``m @
+* *Padding tiles.*  In the vision encoder, only pad-to-pad pairs are masked (``m @
   m^T``), where the patches that fill a tile up to a multiple of 8 count as padding
-  too: real patches attend to all padding, whose states start as zeros after the
-  first norm (filling patches) or as embeddings and the class token (padding tiles:
-  black pixels *after* normalization, i.e. exact zeros).  In cross-attention
-  padding tiles are masked and filling patches are gone.
-* *Aspect ratio id 0* and a mask with only the first tile set stand for an absent
-  image in a batch; its states are computed and never attended to.
+  too: real patches attend to all padding.  Its states start as zeros after the first
+  norm (filling patches), or as embeddings and the class token (padding tiles: black
+  pixels *after* normalization, i.e. exact zeros).  In cross-attention, padding tiles
+  are masked and filling patches are removed.
+* *Aspect ratio id 0* and a mask with only the first tile set stand for an absent image
+  in a batch; its states are computed, and no token attends to them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from .cases import Message, images_of
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request as the model gets it.
+    """The model's inputs of a request.
 
     ``cross_attention_mask`` is [tokens, images, max tiles] of 0 and 1; it and the
     image arrays are None in a text-only request.
@@ -75,10 +75,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class VisionStages:
-    """States of one image, [max tiles, patches + 1, width], padding tiles included.
+    """The states of one image, [max tiles, patches + 1, width], with padding tiles.
 
-    The patches that fill a tile up to a multiple of 8 are left out everywhere.
-    ``valid`` is the number of real tiles; the other tiles come after them.
+    They omit the patches that fill a tile up to a multiple of 8.  ``valid`` is the
+    number of real tiles, which precede the padding tiles.
     """
 
     valid: int
@@ -94,9 +94,9 @@ class VisionStages:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Greedy decoding; ``logits[i]`` are those that chose ``token_ids[i]``.
+    """Greedily decoded tokens; ``token_ids[i]`` is chosen by ``logits[i]``.
 
-    ``logits[0]`` belongs to prefill (its last row), the others to decode steps.
+    ``logits[0]`` is the last row of prefill, the others belong to decode steps.
     """
 
     token_ids: list[int]
@@ -125,12 +125,12 @@ class Reference:
         self.model: Any = model.eval()
         if patched:
             use_meta_semantics(self.model)
-        # Decoding goes on past end tokens, so that every case has as many steps.
+        # Decoding continues after end tokens, so that all cases have the same steps.
         self.model.generation_config.eos_token_id = None
         self.processor = load_processor(checkpoint)
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """Chat template, tokens, tiles and mask, as ``MllamaProcessor`` makes them."""
+        """Renders and tokenizes messages with ``MllamaProcessor``."""
         images = images_of(list(messages))
         text = self.processor.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True
@@ -154,19 +154,19 @@ class Reference:
 
     @torch.inference_mode()
     def prefill(self, messages: Sequence[Message]) -> np.ndarray:
-        """Logits at all positions of the prompt, [tokens, vocabulary]."""
+        """Returns the logits at all positions of the prompt, [tokens, vocabulary]."""
         return self.logits(self.prompt(messages).tensors)
 
     @torch.inference_mode()
     def logits(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        """Logits at all positions of prepared inputs (their first row)."""
+        """Returns the logits at all positions of the first sequence of model inputs."""
         return _numpy(self.model(**tensors, use_cache=False).logits[0])
 
     @torch.inference_mode()
     def decode(self, messages: Sequence[Message], steps: int = 8) -> Decoded:
-        """Prefill and ``steps`` decode steps, greedy, through ``generate``.
+        """Decodes greedily with ``generate``: prefill and ``steps`` decode steps.
 
-        ``steps + 1`` tokens come out: the first one is prefill's.
+        The result has ``steps + 1`` tokens, of which the first comes from prefill.
         """
         out = self.model.generate(
             **self.prompt(messages).tensors,
@@ -184,16 +184,16 @@ class Reference:
 
     @torch.inference_mode()
     def vision(self, images: Sequence[Image.Image]) -> list[VisionStages]:
-        """Every stage of the vision tower and the projector, image by image."""
+        """Returns every stage of the vision encoder and projector, for each image."""
         return [self._vision(image) for image in images]
 
     @torch.inference_mode()
     def cross_kv(
         self, images: Sequence[Image.Image]
     ) -> list[dict[int, tuple[np.ndarray, np.ndarray]]]:
-        """K (after k_norm) and V of each cross-attention layer, for each image.
+        """Returns K (after k_norm) and V of each cross-attention layer, for each image.
 
-        Keyed by layer; each [valid tiles * (patches + 1), kv heads, head width].
+        The keys are layers; each is [valid tiles * (patches + 1), kv heads, head dim].
         """
         text = self.model.config.text_config
         head_width = text.hidden_size // text.num_attention_heads
@@ -252,10 +252,10 @@ class Reference:
 
 
 def load_processor(checkpoint: Path) -> MllamaProcessor:
-    """The checkpoint's own processor, with the image processor that needs no torch.
+    """Loads a checkpoint's processor, with the image processor that needs no torch.
 
-    ``MllamaProcessor.from_pretrained`` would take it too where torchvision is
-    absent, and another one (other resizing, last digits) where it is installed.
+    ``MllamaProcessor.from_pretrained`` selects this one too if torchvision is absent,
+    and another one (whose resizing differs in the last digits) if it is installed.
     """
     image_processor = MllamaImageProcessorPil.from_pretrained(checkpoint)
     return MllamaProcessor(
@@ -266,7 +266,7 @@ def load_processor(checkpoint: Path) -> MllamaProcessor:
 
 
 def _chat_template(checkpoint: Path) -> str:
-    """The template as transformers finds it, in whichever file it is."""
+    """Returns the chat template from the file in which transformers finds it."""
     found: Any = MllamaProcessor.from_pretrained(checkpoint)
     template = found.chat_template or found.tokenizer.chat_template
     if not isinstance(template, str):
@@ -276,5 +276,5 @@ def _chat_template(checkpoint: Path) -> str:
 
 @cache
 def reference(checkpoint: Path, *, patched: bool = True) -> Reference:
-    """The oracle for a checkpoint, loaded once per process."""
+    """Returns the oracle of a checkpoint, loaded once per process."""
     return Reference(checkpoint, patched=patched)

@@ -1,4 +1,4 @@
-"""The test checkpoints: nothing in them is inert, and every spelling is the same."""
+"""The test checkpoints: all parts have an effect, and all spellings are equal."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def test_every_spelling_loads_to_the_same_model(
         np.testing.assert_array_equal(other.prefill(messages), oracle.prefill(messages))
 
 
-def test_bfloat16_weights_are_the_rounded_float32_ones() -> None:
+def test_bfloat16_weights_are_rounded_float32_weights() -> None:
     rounded = load_file(checkpoint(dtype="bfloat16") / "model.safetensors")
     for name, tensor in load_file(checkpoint() / "model.safetensors").items():
         assert torch.equal(tensor.to(torch.bfloat16), rounded[name]), name
 
 
-def test_names_are_the_published_ones() -> None:
+def test_published_names_are_those_of_published_checkpoints() -> None:
     names = {published_name(name) for name in weight_shapes(tiny_config())}
     assert {
         "language_model.lm_head.weight",
@@ -87,7 +87,7 @@ def test_names_are_the_published_ones() -> None:
     } <= names
 
 
-def test_llama3_scaling_of_the_rotary_embedding_shows_in_the_logits(
+def test_llama3_rope_scaling_changes_the_logits(
     oracle: Reference, tile: int, tmp_path: Path
 ) -> None:
     # The published scaling hardly moves positions below a hundred; this one does.

@@ -1,4 +1,4 @@
-"""The oracle itself: that it depends on what it should, and on nothing else."""
+"""The oracle depends on what it should, and on nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from .cases import FEW, Message, case, case_names, cases, picture
+from .cases import REPRESENTATIVE_CASES, Message, case, case_names, cases, picture
 from .checkpoints import checkpoint
 from .compare import argmax_margin, assert_close, assert_same_tokens
 from .oracle import Prompt, Reference, reference
@@ -25,7 +25,7 @@ def tile(oracle: Reference) -> int:
 
 
 def with_other_images(messages: tuple[Message, ...]) -> list[Message]:
-    """The same conversation about other pictures of the same sizes."""
+    """Returns the same conversation about other images of the same sizes."""
 
     def other(part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "image":
@@ -40,12 +40,12 @@ def with_other_images(messages: tuple[Message, ...]) -> list[Message]:
     ]
 
 
-def image_rows(oracle: Reference, prompt: Prompt) -> np.ndarray:
+def image_positions(oracle: Reference, prompt: Prompt) -> np.ndarray:
     return np.flatnonzero(prompt.token_ids == oracle.model.config.image_token_index)
 
 
-def last_row_repeated(prompt: Prompt, extra: list[int]) -> dict[str, torch.Tensor]:
-    """The prompt followed by ``extra`` tokens that see what its last row sees."""
+def with_mask_row_repeated(prompt: Prompt, extra: list[int]) -> dict[str, torch.Tensor]:
+    """Appends ``extra`` tokens, with the last row of the cross-attention mask."""
     tensors = dict(prompt.tensors)
     tail = torch.tensor([extra])
     tensors["input_ids"] = torch.cat([tensors["input_ids"], tail], dim=1)
@@ -57,20 +57,18 @@ def last_row_repeated(prompt: Prompt, extra: list[int]) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("name", case_names())
-def test_cases_have_the_tiles_they_claim(
-    oracle: Reference, tile: int, name: str
-) -> None:
+def test_cases_have_the_declared_tiles(oracle: Reference, tile: int, name: str) -> None:
     request = case(name, tile)
     prompt = oracle.prompt(request.messages)
     assert prompt.num_tiles == request.tiles
-    assert len(image_rows(oracle, prompt)) == len(request.images)
+    assert len(image_positions(oracle, prompt)) == len(request.images)
     begins = prompt.token_ids == oracle.model.config.text_config.bos_token_id
     assert np.flatnonzero(begins).tolist() == [0]
 
 
 def test_logits_spread_and_the_best_token_leads(oracle: Reference, tile: int) -> None:
-    # Equal greedy tokens can be asked for only where the lead is far above the
-    # tolerance of float32.  If new dimensions break this, take another default seed.
+    # Tests can require equal greedy tokens only if the lead is far above the tolerance
+    # of float32.  If new dimensions break this, choose another default seed.
     answers = set()
     for request in cases(tile):
         decoded = oracle.decode(request.messages)
@@ -83,51 +81,51 @@ def test_logits_spread_and_the_best_token_leads(oracle: Reference, tile: int) ->
 @pytest.mark.parametrize(
     "name", ["system_and_image", "text_before_image", "image_last"]
 )
-def test_rows_before_the_image_do_not_depend_on_it(
+def test_tokens_before_the_image_do_not_depend_on_it(
     oracle: Reference, tile: int, name: str
 ) -> None:
     request = case(name, tile)
-    place = image_rows(oracle, oracle.prompt(request.messages))[0]
+    position = image_positions(oracle, oracle.prompt(request.messages))[0]
     first = oracle.prefill(request.messages)
     second = oracle.prefill(with_other_images(request.messages))
-    np.testing.assert_array_equal(first[:place], second[:place])
+    np.testing.assert_array_equal(first[:position], second[:position])
     change = np.abs(first - second).max(axis=-1)
-    assert (change[place:] > 0.1).all(), change[place:]
+    assert (change[position:] > 0.1).all(), change[position:]
 
 
-def test_without_the_patch_rows_before_the_image_depend_on_it(tile: int) -> None:
+def test_without_the_patch_tokens_before_the_image_depend_on_it(tile: int) -> None:
     plain = reference(checkpoint(), patched=False)
     request = case("text_before_image", tile)
-    place = image_rows(plain, plain.prompt(request.messages))[0]
+    position = image_positions(plain, plain.prompt(request.messages))[0]
     first = plain.prefill(request.messages)
     second = plain.prefill(with_other_images(request.messages))
-    assert np.abs(first - second)[:place].max() > 0.1
+    assert np.abs(first - second)[:position].max() > 0.1
 
 
-def test_a_text_only_row_among_images_equals_the_text_alone(
+def test_text_only_sequence_in_a_batch_with_images_equals_it_alone(
     oracle: Reference, tile: int
 ) -> None:
-    # What a batch makes of a request without images: its mask is zero everywhere.
+    # In a batch, the mask of a request without images is zero everywhere.
     text = oracle.prompt(case("text_only", tile).messages)
     image = oracle.prompt(case("four_tiles", tile).messages)
     tensors = {**image.tensors, **text.tensors}
     shape = (1, len(text.token_ids), *image.tensors["cross_attention_mask"].shape[2:])
     tensors["cross_attention_mask"] = torch.zeros(shape, dtype=torch.int64)
     alone = oracle.logits(text.tensors)
-    assert_close(oracle.logits(tensors), alone, what="masked rows", tolerance=1e-5)
+    assert_close(oracle.logits(tensors), alone, what="masked tokens", tolerance=1e-5)
     plain = reference(checkpoint(), patched=False)
     assert np.abs(plain.logits(tensors) - alone).max() > 0.1
 
 
-def test_a_row_sees_the_latest_run_of_adjacent_images(
+def test_tokens_attend_to_the_latest_run_of_adjacent_images(
     oracle: Reference, tile: int
 ) -> None:
     def mask_of(name: str) -> tuple[np.ndarray, np.ndarray]:
         prompt = oracle.prompt(case(name, tile).messages)
         assert prompt.cross_attention_mask is not None
-        return prompt.cross_attention_mask.sum(axis=-1), image_rows(oracle, prompt)
+        return prompt.cross_attention_mask.sum(axis=-1), image_positions(oracle, prompt)
 
-    # Within a run the row of an image token does not see the images after it.
+    # Within a run, an image token does not attend to the images after it.
     seen, (p1, p2, p3) = mask_of("three_adjacent_images")
     assert (p2, p3) == (p1 + 1, p1 + 2)
     assert not seen[:p1].any()
@@ -142,10 +140,10 @@ def test_a_row_sees_the_latest_run_of_adjacent_images(
         assert (seen[p2:] == [0, tiles[1]]).all()
 
 
-def test_an_earlier_image_reaches_later_rows_through_earlier_rows_only(
+def test_self_attention_carries_earlier_images_to_later_tokens(
     oracle: Reference, tile: int
 ) -> None:
-    # Masking the first image changes later rows (self-attention carries it on).
+    # Masking the first image still changes tokens after the second.
     prompt = oracle.prompt(case("image_per_turn", tile).messages)
     tensors = dict(prompt.tensors)
     tensors["cross_attention_mask"] = tensors["cross_attention_mask"].clone()
@@ -154,20 +152,22 @@ def test_an_earlier_image_reaches_later_rows_through_earlier_rows_only(
     assert change[-1].max() > 1e-2
 
 
-@pytest.mark.parametrize("name", [*FEW, "two_images_in_one_turn", "image_per_turn"])
+@pytest.mark.parametrize(
+    "name", [*REPRESENTATIVE_CASES, "two_images_in_one_turn", "image_per_turn"]
+)
 def test_decoding_repeats_the_last_row_of_the_mask(
     oracle: Reference, tile: int, name: str
 ) -> None:
     prompt = oracle.prompt(case(name, tile).messages)
     decoded = oracle.decode(case(name, tile).messages)
-    whole = oracle.logits(last_row_repeated(prompt, decoded.token_ids[:-1]))
+    whole = oracle.logits(with_mask_row_repeated(prompt, decoded.token_ids[:-1]))
     steps = whole[len(prompt.token_ids) - 1 :]
     assert_close(decoded.logits, steps, what=name, tolerance=1e-5)
     chosen = steps.argmax(axis=-1).tolist()
     assert_same_tokens(decoded.token_ids, chosen, what=name, logits=steps)
 
 
-def test_vision_stages_and_cross_kv_are_those_of_the_model(
+def test_vision_stages_and_cross_kv_equal_those_of_the_model(
     oracle: Reference, tile: int
 ) -> None:
     request = case("two_images_in_one_turn", tile)
@@ -182,9 +182,9 @@ def test_vision_stages_and_cross_kv_are_those_of_the_model(
         assert stages[number].valid == request.tiles[number]
         for index, pair in layers.items():
             layer = cached.layers[index]
-            for made, kept in zip(pair, (layer.keys, layer.values), strict=True):
+            for actual, kept in zip(pair, (layer.keys, layer.values), strict=True):
                 expected = kept[0, :, rows].transpose(0, 1).numpy()
-                assert_close(made, expected, what=f"layer {index}", tolerance=1e-5)
+                assert_close(actual, expected, what=f"layer {index}", tolerance=1e-5)
 
 
 def test_intermediate_states_are_the_inputs_of_the_layers(
@@ -201,7 +201,7 @@ def test_intermediate_states_are_the_inputs_of_the_layers(
 
 
 def test_real_patches_attend_to_padding_tiles(oracle: Reference, tile: int) -> None:
-    # The reason why padding tiles can't be dropped from the vision encoder.
+    # This is why the vision encoder can't drop padding tiles.
     inputs = oracle.prompt(case("one_tile", tile).messages).tensors
     tower = oracle.model.model.vision_model
     pixels = inputs["pixel_values"].clone()
@@ -215,9 +215,9 @@ def test_real_patches_attend_to_padding_tiles(oracle: Reference, tile: int) -> N
     assert (before - after).abs().max() > 1e-2
 
 
-def test_eager_attention_agrees(oracle: Reference, tile: int) -> None:
+def test_eager_attention_equals_sdpa(oracle: Reference, tile: int) -> None:
     eager = Reference(checkpoint(), attention="eager")
-    for name in FEW:
+    for name in REPRESENTATIVE_CASES:
         messages = case(name, tile).messages
         expected = oracle.prefill(messages)
         assert_close(eager.prefill(messages), expected, what=name, tolerance=1e-4)

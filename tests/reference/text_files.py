@@ -1,4 +1,4 @@
-"""The files around the weights: tokenizer, chat template, image processor."""
+"""Writes the files beside the weights: tokenizer, chat template, image processor."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NAMED_SPECIALS = (
 )
 MIN_SPECIALS = 16
 
-# Llama 3's way of cutting text before byte pairs are merged.
+# The regular expression with which Llama 3 splits text before merging byte pairs.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -62,10 +62,10 @@ CORPUS = (
     "A wide street at night, a tall tower, a tiny dot and an empty sky.",
 )
 
-# The structure of the official Llama 3.2 Vision template (header, blank line,
-# content, end of turn; the parts of a message in their own order; a system block
-# if there is a system message or no image) in our words.  Unlike the first
-# published version it accepts a system message together with images.
+# A template of our own with the structure of the official one of Llama 3.2 Vision:
+# header, blank line, content, end of turn; the parts of a message in their order; a
+# system block if there is a system message or no image.  Unlike the first published
+# version, it accepts a system message together with images.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- if date_string is not defined %}{% set date_string = "26 Jul 2024" %}{% endif %}
@@ -116,11 +116,11 @@ CHAT_TEMPLATE = """\
 
 
 def build_tokenizer(vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with ``vocab_size`` entries and ``<|image|>`` after them.
+    """Trains a byte-level BPE with ``vocab_size`` entries, followed by ``<|image|>``.
 
-    As in the published tokenizer ``<|begin_of_text|>`` is added by the
-    post-processor too: who tokenizes a rendered template with special tokens gets
-    it twice.  Ids that the short training text cannot fill are reserved tokens.
+    As in the published tokenizer, the post-processor also adds ``<|begin_of_text|>``,
+    so that tokenizing a rendered template with special tokens yields it twice.  Ids
+    that the short training text cannot fill are reserved tokens.
     """
     words = vocab_size - MIN_SPECIALS
     if words < 256:
@@ -163,7 +163,7 @@ def build_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def printable_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
-    """Ordinary tokens that decode to printable ASCII on their own."""
+    """Returns ordinary tokens that decode to printable ASCII on their own."""
     printable = set(string.printable) - set("\r\x0b\x0c")
     specials = set(tokenizer.get_added_tokens_decoder())
     return [
@@ -174,7 +174,7 @@ def printable_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, layout: TemplateLayout) -> None:
-    """tokenizer.json, its config, special tokens, and the template where asked."""
+    """Writes the tokenizer, its config, special tokens and the chat template."""
     tokenizer.save(str(folder / "tokenizer.json"))
     specials = {"bos_token": BOS, "eos_token": END_OF_TURN, "pad_token": PAD}
     added = {
@@ -209,7 +209,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, layout: TemplateLayout) 
 def write_image_processor(
     folder: Path, *, tile: int, max_tiles: int, layout: ProcessorLayout
 ) -> None:
-    """The image processor's settings, in its own file or inside the processor's."""
+    """Writes the image processor's settings, in its own file or the processor's."""
     settings = {
         "do_convert_rgb": True,
         "do_normalize": True,

@@ -1,9 +1,9 @@
-"""Random weights that leave no part of the network without effect.
+"""Random weights with which every part of the network has an effect.
 
-transformers initializes every gate to zero and every norm to one; a parity test on
-such weights would pass with whole blocks missing.  Here every gate is far from
-zero (of either sign), norms and biases vary, attention is neither uniform nor
-one-hot, and logits spread over a few units.
+transformers initializes every gate to zero and every norm to one; a parity test with
+such weights would pass without whole layers.  Here every gate is far from zero (of
+either sign), norms and biases vary, attention is neither uniform nor one-hot, and
+logits spread over a few units.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 import torch
 from transformers import MllamaConfig, MllamaForConditionalGeneration
 
-# Rows of the head differ in length, so that the best token leads clearly.
+# The head's rows differ in length, so that the best token leads clearly.
 ROW_SPREAD = 0.25
 
-# Rows of the head for special tokens and for bytes that are no text: small, so that
+# The head's rows for special tokens and for bytes that aren't text are small, so that
 # greedy decoding neither ends by accident nor leaves printable ASCII.
 DAMPED_ROWS = 0.1
 
 
 def weight_shapes(config: MllamaConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model under transformers 5's name, with its shape."""
+    """Returns the shape of every tensor, by its name in transformers 5."""
     with torch.device("meta"):
         model = MllamaForConditionalGeneration(config)
     return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
 def published_name(name: str) -> str:
-    """transformers 5's name of a tensor as the published checkpoints spell it."""
+    """Returns the published name of a tensor, given its name in transformers 5."""
     renamed = {
         "model.language_model.": "language_model.model.",
         "model.vision_model.": "vision_model.",
@@ -45,7 +45,7 @@ def published_name(name: str) -> str:
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
-    """A stream of its own for each tensor: other tensors' shapes don't move it."""
+    """Returns a generator that depends on one tensor's name alone."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
@@ -64,7 +64,7 @@ def is_norm(name: str) -> bool:
 
 
 def spread(name: str, shape: tuple[int, ...]) -> float:
-    """Standard deviation of a tensor that is neither a gate nor a norm."""
+    """Returns the standard deviation of a tensor that is neither a gate nor a norm."""
     fan_in = int(np.prod(shape[1:]))
     if name.endswith("bias"):
         return 0.1
@@ -74,7 +74,7 @@ def spread(name: str, shape: tuple[int, ...]) -> float:
         return 0.5  # class, position and tile embeddings
     gain = 1.0
     if "patch_embedding" in name:
-        gain = 1.5  # the picture outweighs the embeddings
+        gain = 1.5  # the image outweighs the embeddings
     elif ".q_proj" in name or ".k_proj" in name:
         gain = 1.4  # scores spread by about two
     elif ".o_proj" in name or ".down_proj" in name or ".fc2" in name:
@@ -85,7 +85,7 @@ def spread(name: str, shape: tuple[int, ...]) -> float:
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The float32 values of one tensor; they depend on nothing but the arguments."""
+    """Returns the float32 values of one tensor, which depend only on the arguments."""
     generator = _generator(seed, name)
     if is_gate(name):
         sign = generator.choice([-1.0, 1.0])
@@ -102,7 +102,7 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def random_weights(
     config: MllamaConfig, seed: int, favored: Sequence[int]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names (transformers 5's) and float32 tensors, one at a time.
+    """Yields float32 tensors with their names in transformers 5.
 
     ``favored`` are the token ids whose logits keep their full spread.
     """
