@@ -35,7 +35,7 @@ def compile_model(
 
     def forward(*inputs: Any) -> TensorValue:
         values = [value.tensor for value in inputs]
-        return padded_attention(*values, HEAD_DIM, rounds=bfloat16)
+        return padded_attention(*values, HEAD_DIM, allow_bfloat16=bfloat16)
 
     states = TensorType(DType.float32, ["images", PATCHES, HEADS * HEAD_DIM], cpu)
     with use_kernels(kernels):

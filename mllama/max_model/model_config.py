@@ -80,14 +80,14 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         if _is_bfloat16_on_cpu(model_config):
             encoding = "bfloat16"
         # MAX's kernels multiply GGUF blocks with float32.
-        is_blocks = encoding in GGUF_ENCODINGS
-        dtype = DType.float32 if is_blocks else supported_encoding_dtype(encoding)
+        is_gguf = encoding in GGUF_ENCODINGS
+        dtype = DType.float32 if is_gguf else supported_encoding_dtype(encoding)
         devices = [
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
         ]
         model = MllamaConfig.from_dict(model_config.huggingface_config.to_dict())
         check_shards(model, len(devices))
-        if is_blocks and len(devices) > 1:
+        if is_gguf and len(devices) > 1:
             raise ConfigError(
                 f"weights in {encoding} run on one device, not on {len(devices)}"
             )
@@ -111,7 +111,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             ),
             image_cache_params=image_cache_params(
                 model,
-                image_cache_dtype(model, dtype, devices[0], is_blocks=is_blocks),
+                image_cache_dtype(model, dtype, devices[0], is_gguf=is_gguf),
                 devices,
             ),
             int8_vision=ModelSettings.from_max(model_config).int8_vision,

@@ -231,22 +231,19 @@ def test_the_environment_or_another_cpu_selects_maxs_ops(
     else:
         monkeypatch.setattr(dispatch, "cpu_features", lambda: ("aarch64", "asimd"))
     assert used_ops(trace_layer(model(), DType.float32, DType.float32)) == MAX_OPS
-    assert (
-        image_cache_dtype(model(), DType.float32, CPU, is_blocks=True) is DType.float32
-    )
+    assert image_cache_dtype(model(), DType.float32, CPU, is_gguf=True) is DType.float32
 
 
 @needs_custom_ops
 def test_the_image_cache_is_bfloat16_beside_gguf_weights() -> None:
-    def dtype(activations: DType, *, is_blocks: bool) -> DType:
-        return image_cache_dtype(model(), activations, CPU, is_blocks=is_blocks)
+    def dtype(activations: DType, *, is_gguf: bool) -> DType:
+        return image_cache_dtype(model(), activations, CPU, is_gguf=is_gguf)
 
-    assert dtype(DType.float32, is_blocks=True) is DType.bfloat16
-    assert dtype(DType.float32, is_blocks=False) is DType.float32
-    assert dtype(DType.bfloat16, is_blocks=False) is DType.bfloat16
+    assert dtype(DType.float32, is_gguf=True) is DType.bfloat16
+    assert dtype(DType.float32, is_gguf=False) is DType.float32
+    assert dtype(DType.bfloat16, is_gguf=False) is DType.bfloat16
     assert (
-        image_cache_dtype(model(12), DType.float32, CPU, is_blocks=True)
-        is DType.float32
+        image_cache_dtype(model(12), DType.float32, CPU, is_gguf=True) is DType.float32
     )
 
 

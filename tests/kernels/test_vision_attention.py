@@ -51,7 +51,9 @@ def attention_graph(
             query, key, value, real, padding = values[5 * index : 5 * index + 5]
             states = [given.cast(dtype) for given in (query, key, value)]
             outputs.append(
-                padded_attention(*states, real, padding, head_dim, rounds=bfloat16)
+                padded_attention(
+                    *states, real, padding, head_dim, allow_bfloat16=bfloat16
+                )
             )
         return tuple(outputs)
 

@@ -68,7 +68,7 @@ ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
 
 
 def image_cache_dtype(
-    config: MllamaConfig, dtype: DType, device: DeviceRef, *, is_blocks: bool
+    config: MllamaConfig, dtype: DType, device: DeviceRef, *, is_gguf: bool
 ) -> DType:
     """Returns the dtype of keys and values in the image cache.
 
@@ -80,10 +80,10 @@ def image_cache_dtype(
         config: The model.
         dtype: Data type of the activations.
         device: Device of the image cache.
-        is_blocks: Whether the weights are GGUF blocks.
+        is_gguf: Whether the weights are GGUF blocks.
     """
     head_dim = config.text_config.head_dim
-    if is_blocks and supports(head_dim, dtype, DType.bfloat16, device):
+    if is_gguf and supports(head_dim, dtype, DType.bfloat16, device):
         return DType.bfloat16
     return dtype
 

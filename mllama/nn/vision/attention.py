@@ -29,7 +29,7 @@ def padded_attention(
     padding_patches: TensorValue,
     head_dim: int,
     *,
-    rounds: bool = False,
+    allow_bfloat16: bool = False,
 ) -> TensorValue:
     """Computes the attention among patches, of which padding comes last.
 
@@ -42,7 +42,7 @@ def padded_attention(
         real_patches: Any tensor ``[real patches]``; only its length counts.
         padding_patches: Any tensor ``[padding patches]``; only its length counts.
         head_dim: Width of a head; scores are divided by its square root.
-        rounds: Whether factors may be rounded to bfloat16, as in
+        allow_bfloat16: Whether factors may be rounded to bfloat16, as in
             :func:`~mllama.kernels.ops.attention.patch_attention`.
 
     Returns:
@@ -58,7 +58,7 @@ def padded_attention(
         raise ValueError(f"width {width} is not a multiple of head_dim {head_dim}")
     if supports_heads(head_dim, query.dtype, query.device):
         return patch_attention(
-            query, key, value, real_patches, head_dim, allow_bfloat16=rounds
+            query, key, value, real_patches, head_dim, allow_bfloat16=allow_bfloat16
         )
     patches = (real_patches, padding_patches)
     has_flash = query.device.is_gpu() and query.dtype is DType.bfloat16

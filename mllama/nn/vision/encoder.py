@@ -63,7 +63,7 @@ class MllamaVisionAttention(Module):
             real_patches,
             padding_patches,
             self.head_dim,
-            rounds=self.allow_bfloat16,
+            allow_bfloat16=self.allow_bfloat16,
         )
         return self.o_proj(attention)
 
