@@ -1,1 +1,1 @@
-"""Turns graphs into executables, and keeps the executables on disk."""
+"""Compiles graphs to executables and keeps the executables on disk."""

@@ -1,7 +1,7 @@
-"""Graphs taken from where they are kept, or compiled and kept.
+"""Loads compiled graphs from a store, or compiles and stores them.
 
-MAX's own cache also keeps compiled graphs, but needs each graph to be traced before it
-finds it, and can't be handed to another machine.
+MAX has a cache of compiled graphs too, but it has to trace a graph to look it up, and
+its entries can't be moved to another machine.
 """
 
 from __future__ import annotations
@@ -36,19 +36,22 @@ STAGES = {
     TopKSampler.GRAPH_NAME: "compiling the sampler",
     "ragged_logprobs": "compiling the log probabilities",
 }
-"""A graph's name in MAX, and the stage of a start that it is to a user."""
+"""The progress message for each graph, by the graph's name in MAX."""
 
-_PATHS = re.compile(r"_kernel_library_paths = \[[^\]]*\]")
-"""Where this installation lies, which is no part of what a graph computes."""
+_INSTALLATION_PATHS = re.compile(r"_kernel_library_paths = \[[^\]]*\]")
+"""The part of a traced graph that depends on where this package is installed."""
 
 
 class GraphCompiler:
-    """Stands before a session's compilation, and tells the progress of a start.
+    """Replaces the compilation of a MAX session, and reports the progress of a start.
+
+    A graph is looked up in the saved model and in the cache, and compiled only if
+    neither holds it.
 
     Args:
-        session: Every graph of the pipeline goes through it.
-        pipeline: Says how graphs are compiled.
-        settings: Where graphs are kept; None leaves that to MAX.
+        session: The session that compiles all graphs of the pipeline.
+        pipeline: MAX's configuration, whose settings affect the compiled code.
+        settings: The directories of compiled graphs; None leaves caching to MAX.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class GraphCompiler:
         if settings is not None:
             if settings.saved is not None:
                 self._sources.append(CompiledStore.open(settings.saved)[1])
-            self._cache = _opened(settings.cache)
+            self._cache = _open_cache(settings.cache)
             self._sources.append(self._cache)
             if settings.save_to is not None:
                 self._target = CompiledStore(settings.save_to)
@@ -81,12 +84,12 @@ class GraphCompiler:
     def compile_in_parallel(
         self, graph: LazyGraph, task: Callable[[GraphKey, Path], ParallelTask]
     ) -> None:
-        """Compiles a graph in another process, unless it is kept already.
+        """Compiles a graph in another process unless a store already holds it.
 
         Args:
-            graph: The graph, to be compiled for a CPU.
-            task: Makes the process's task, given the graph's key and the directory
-                that keeps it.
+            graph: The graph, which must be for a CPU.
+            task: Returns the task of the process, given the graph's key and the
+                directory to add the compiled graph to.
         """
         key = graph.key(self._compile_settings)
         if (
@@ -108,7 +111,7 @@ class GraphCompiler:
             self._cache.find_added(key)
         for store in self._sources:
             if (file := store.find(key)) is not None:
-                self._keep(
+                self._store(
                     key,
                     lambda part, file=file: shutil.copyfile(file, part),
                     is_cached=store is self._cache,
@@ -117,12 +120,13 @@ class GraphCompiler:
         saved = self._settings.saved if self._settings else None
         if lazy.is_required and saved is not None:
             raise CompiledModelError(
-                f"{saved} has no {key.name} for this start: an option of MAX's, such "
-                "as the KV cache's page size, is another one"
+                f"{saved} has no {key.name} for this start: an option of MAX, such as "
+                "the KV cache's page size, has another value; start with the options "
+                "that it was compiled with, or compile it again"
             )
         stage(STAGES.get(key.name, f"compiling {key.name}"))
         compiled = self._compile_reusing_mefs(lazy.trace(), **options)
-        self._keep(key, compiled.export_mef)
+        self._store(key, compiled.export_mef)
         return compiled
 
     def _init(self, *args: Any, **options: Any) -> Any:
@@ -131,7 +135,7 @@ class GraphCompiler:
         stage(None)
         return models
 
-    def _keep(self, key: GraphKey, export: Any, *, is_cached: bool = False) -> None:
+    def _store(self, key: GraphKey, export: Any, *, is_cached: bool = False) -> None:
         if self._target is not None and not self._finished:
             self._target.add(key, export)
         if is_cached or self._cache is None or self._cache.find(key) is not None:
@@ -141,14 +145,14 @@ class GraphCompiler:
             if self._finished:
                 self._write_cache_manifest()
         except OSError as error:
-            logger.warning("the compiled graph can't be kept: %s", error)
+            logger.warning("the compiled graph can't be cached: %s", error)
             self._cache = None
 
     def finish(self) -> None:
-        """Declares what was kept whole: the start needs no other graph.
+        """Marks the stored graphs as complete once a start has all its graphs.
 
         Raises:
-            OSError: If a directory that was asked for can't be written.
+            OSError: If the directory that the user asked to save to can't be written.
         """
         self._finished = True
         if self._target is not None and self._settings is not None:
@@ -158,7 +162,7 @@ class GraphCompiler:
         try:
             self._write_cache_manifest()
         except OSError as error:
-            logger.warning("the compiled graphs can't be kept: %s", error)
+            logger.warning("the compiled graphs can't be cached: %s", error)
 
     def _write_cache_manifest(self) -> None:
         if self._cache is not None and self._settings is not None:
@@ -166,32 +170,32 @@ class GraphCompiler:
 
 
 def lazy_sampler() -> AbstractContextManager[None]:
-    """Keeps MAX from tracing its sampler before it must be compiled.
+    """Defers the tracing of MAX's sampler until it has to be compiled.
 
-    It holds for the pipeline that is made within the ``with`` block; its session must
-    be a :class:`GraphCompiler`'s.
+    This applies to pipelines that are created within the ``with`` block, whose session
+    must belong to a :class:`GraphCompiler`.
     """
 
-    def lazy_trace(trace: Callable[..., Any]) -> Callable[..., LazyGraph]:
-        def traced_later(sampler: Any, *input_types: Any, **options: Any) -> LazyGraph:
-            described = {
+    def replaced(trace: Callable[..., Any]) -> Callable[..., LazyGraph]:
+        def lazy_trace(sampler: Any, *input_types: Any, **options: Any) -> LazyGraph:
+            settings = {
                 name: value
                 for name, value in vars(sampler).items()
                 if name in ("_sampling_config", "_device", "_unpadded_vocab_size")
             }
             return LazyGraph(
                 TopKSampler.GRAPH_NAME,
-                f"{described}\n{[str(kind) for kind in input_types]}",
+                f"{settings}\n{[str(kind) for kind in input_types]}",
                 lambda: trace(sampler, *input_types, **options),
             )
 
-        return traced_later
+        return lazy_trace
 
-    return patches.replaced_sampler_trace(lazy_trace)
+    return patches.replaced_sampler_trace(replaced)
 
 
 def default_compile_settings() -> str:
-    """Settings of MAX's that change the code of a graph, as they are by default."""
+    """Returns the default values of MAX's settings that affect the compiled code."""
     return _compile_settings(PipelineRuntimeConfig(), ProfilingConfig())
 
 
@@ -210,8 +214,8 @@ def _compile_settings(
     )
 
 
-def _opened(directory: Path) -> CompiledStore:
-    """The cache's directory; what is unfinished or damaged in it is compiled anew."""
+def _open_cache(directory: Path) -> CompiledStore:
+    """Returns the graphs of a cache directory; an incomplete one counts as empty."""
     try:
         return CompiledStore.open(directory)[1]
     except CompiledModelError:
@@ -219,5 +223,7 @@ def _opened(directory: Path) -> CompiledStore:
 
 
 def _as_lazy(graph: Any) -> LazyGraph:
-    """A graph that MAX has traced already."""
-    return LazyGraph(graph.name, _PATHS.sub("", repr(graph)), lambda: graph)
+    """Wraps a graph that MAX has already traced."""
+    return LazyGraph(
+        graph.name, _INSTALLATION_PATHS.sub("", repr(graph)), lambda: graph
+    )

@@ -1,4 +1,4 @@
-"""What of this machine and these versions a compiled graph depends on."""
+"""The properties of this machine and of this package that compiled graphs depend on."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ _X86_64_V3 = (
     "sse4_2",
     "ssse3",
 )
-"""What every CPU of that level has, in the kernel's names."""
+"""The features of every x86-64-v3 CPU, as the Linux kernel names them."""
 
 
 def gpu_host() -> tuple[str, tuple[str, ...]]:
-    """The CPU that graphs for another machine's GPUs are compiled for.
+    """Returns the host CPU to assume when compiling for another machine's GPUs.
 
     Returns:
-        LLVM's name of it, and its features as :func:`cpu_features` has them: a level
-        that machines with GPUs have.  Without one, an empty name and this machine's.
+        LLVM's name of the CPU, and its features in the form of :func:`cpu_features`.
+        On x86-64 this is a level that every machine with a GPU supports; on other
+        architectures the name is empty and the features are those of this machine.
     """
     if platform.machine() == "x86_64":
         return "x86-64-v3", ("x86_64", *_X86_64_V3)
@@ -43,19 +44,20 @@ def gpu_host() -> tuple[str, tuple[str, ...]]:
 
 
 def gpu_name(api: str, architecture: str) -> str:
-    """A kind of GPU in a manifest: ``cuda:sm_90``.
+    """Returns the name of a GPU model in a manifest, such as ``cuda:sm_90``.
 
-    MAX finds an ``sm_90a`` on a machine, and makes code for it if asked for ``sm_90``.
+    MAX reports ``sm_90a`` for a GPU that it compiles for as ``sm_90``, so the suffix is
+    dropped.
     """
     return f"{api}:{architecture.removesuffix('a') if api == 'cuda' else architecture}"
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Returns the versions that graphs depend on: MAX's, this package's, and a digest
-    of the sources that graphs are made of.
+    """Returns the versions that graphs depend on.
 
-    The sources count since they may change between two releases.
+    These are the versions of MAX and of this package, and a digest of the files that
+    graphs are built from, because these files may change between two releases.
     """
     return {
         "max": version("max"),
@@ -79,12 +81,13 @@ GRAPH_SOURCES = (
     "max_model/model_config.py",
     "nn",
 )
-"""What a graph is made of, as files and folders of this package: the network, its
-kernels, and what builds graphs.  A change elsewhere compiles nothing anew."""
+"""The files and folders of this package that graphs are built from: the network, its
+kernels, and the code that builds graphs.  A change to any other file keeps compiled
+graphs valid."""
 
 
 def graph_source_files() -> list[Path]:
-    """Returns the files of :data:`GRAPH_SOURCES`, sorted."""
+    """Returns the source files in :data:`GRAPH_SOURCES`, sorted by path."""
     root = Path(__file__).resolve().parents[1]
     files = []
     for name in GRAPH_SOURCES:

@@ -1,29 +1,35 @@
-"""What a directory of compiled graphs was compiled for."""
+"""The manifest of a compiled model: everything that its graphs were compiled for."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
+
+from pydantic import ConfigDict, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mllama.compilation.host import gpu_host, versions
 from mllama.config import MllamaConfig
+from mllama.config.validation import one_line
 from mllama.errors import CompiledModelError
 from mllama.kernels.dispatch import MAX, chosen_kernels
 from mllama.utils.cpu import cpu_features
 
-_NO_SHAPE = ("pad_token_id", "bos_token_id", "eos_token_id")
+MANIFEST = "manifest.json"
+
+_IRRELEVANT_TEXT_FIELDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Fields of the text configuration that no graph depends on."""
 
-_NAMES = {
+_LABELS = {
     "config": "config hash",
     "encoding": "encoding",
-    "formats": "hash of the blocks' formats",
+    "formats": "hash of the quantized tensors' formats",
     "max_length": "maximum length",
     "max_batch_size": "batch size",
-    "max_ce_batch_size": "context-encoding batch size",
+    "max_ce_batch_size": "prefill batch size",
     "devices": "devices",
     "kernels": "kernels",
     "cpu": "CPU features",
@@ -31,44 +37,45 @@ _NAMES = {
     "mllama": "mllama version",
     "sources": "hash of mllama's sources",
 }
+"""The name of each field in messages."""
 
 _NOT_IN_GRAPHS = ("max_length", "max_batch_size", "max_ce_batch_size")
-"""What a saved model is checked for although its graphs would do for others."""
+"""Fields that a saved model must match although its graphs don't depend on them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Manifest:
-    """Everything that a start and its graphs must agree on.
+    """Everything that a start must have in common with its compiled graphs.
 
     Attributes:
-        config: Hash of the model's configuration, without what graphs don't see.
-        encoding: The weights' encoding.
-        formats: Hash of the formats of the tensors that are blocks.
-        max_length: Longest sequence in tokens.
-        max_batch_size: Rows of a decode batch.
-        max_ce_batch_size: Rows of a context-encoding batch.
-        devices: ``cpu``, or API and architecture of each GPU, ``cuda:sm_90``.
+        config: Hash of the parts of the model's configuration that graphs depend on.
+        encoding: The encoding of the weights.
+        formats: Hash of the formats of the tensors that are stored as GGUF blocks.
+        max_length: Maximum length of a sequence in tokens.
+        max_batch_size: Maximum number of requests in a decode batch.
+        max_ce_batch_size: Maximum number of requests in a prefill batch.
+        devices: ``cpu``, or the API and architecture of each GPU (``cuda:sm_90``).
         kernels: ``avx512``, ``avx2`` or ``max``, see
             :func:`~mllama.kernels.dispatch.chosen_kernels`.
         cpu: Features of the CPU, see :func:`cpu_features`.  Graphs for GPUs need them
-            on the host, and run where there are more.
+            on the host, and run on hosts that have more.
         max: Version of MAX.
         mllama: Version of this package.
-        sources: Hash of this package's sources.
+        sources: Hash of the source files that graphs are built from.
     """
 
-    config: str
-    encoding: str
-    formats: str
-    max_length: int
-    max_batch_size: int
-    max_ce_batch_size: int
-    devices: tuple[str, ...]
-    kernels: str
-    cpu: tuple[str, ...]
-    max: str
-    mllama: str
-    sources: str
+    config: StrictStr
+    encoding: StrictStr
+    formats: StrictStr
+    max_length: StrictInt
+    max_batch_size: StrictInt
+    max_ce_batch_size: StrictInt
+    devices: tuple[StrictStr, ...]
+    kernels: StrictStr
+    cpu: tuple[StrictStr, ...]
+    max: StrictStr
+    mllama: StrictStr
+    sources: StrictStr
 
     @classmethod
     def for_this_machine(
@@ -82,16 +89,16 @@ class Manifest:
         max_ce_batch_size: int,
         devices: tuple[str, ...],
     ) -> Manifest:
-        """The manifest of what is about to be started or compiled here.
+        """Returns the manifest of a start or compilation on this machine.
 
         Args:
-            config: The model's.
-            encoding: The weights' encoding.
-            formats: Format of each tensor in blocks, by canonical name.
-            max_length: As in the class, as are the others.
-            max_batch_size: See there.
-            max_ce_batch_size: See there.
-            devices: See there.
+            config: The model's configuration.
+            encoding: The encoding of the weights.
+            formats: Format of each tensor in GGUF blocks, by canonical name.
+            max_length: Maximum length of a sequence in tokens.
+            max_batch_size: Maximum number of requests in a decode batch.
+            max_ce_batch_size: Maximum number of requests in a prefill batch.
+            devices: ``cpu``, or the API and architecture of each GPU.
         """
         return cls(
             config=config_hash(config),
@@ -107,63 +114,58 @@ class Manifest:
         )
 
     def for_gpu_host(self) -> Manifest:
-        """The same of graphs that were compiled for :func:`gpu_host`."""
+        """Returns this manifest for graphs that were compiled for :func:`gpu_host`."""
         return replace(self, cpu=gpu_host()[1])
 
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:
-        """The manifest that :meth:`to_dict` gave.
+        """Returns the manifest from the result of :meth:`to_dict`.
 
         Raises:
             CompiledModelError: If a field is missing, unknown or of a wrong type.
         """
-        if not isinstance(values, dict) or set(values) != set(_NAMES):
-            raise CompiledModelError("its fields are not those of a manifest")
-        fields: dict[str, Any] = {}
-        for name, value in values.items():
-            kind = type(value).__name__
-            if kind == "list" and all(isinstance(entry, str) for entry in value):
-                fields[name], kind = tuple(value), "tuple[str, ...]"
-            else:
-                fields[name] = value
-            if kind != cls.__annotations__[name]:
-                raise CompiledModelError(f"its field {name!r} is of a wrong type")
-        return cls(**fields)
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise CompiledModelError(one_line(error, MANIFEST)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold."""
+        """Returns the fields as JSON values."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
 
     def key(self) -> str:
-        """Names what the graphs themselves depend on."""
+        """Returns a hash of the fields that the graphs depend on."""
         values = self.to_dict()
         for name in _NOT_IN_GRAPHS:
             del values[name]
         return _hash(values)
 
-    def mismatches(self, asked: Manifest) -> list[str]:
-        """What was saved and what is asked for, for every field that differs."""
+    def mismatches(self, requested: Manifest) -> list[str]:
+        """Describes each field in which a requested start differs from this manifest.
+
+        A CPU with additional features matches graphs that were compiled for GPUs.
+        """
         lines = []
-        for name, label in _NAMES.items():
-            saved, wanted = getattr(self, name), getattr(asked, name)
+        for name, label in _LABELS.items():
+            saved, wanted = getattr(self, name), getattr(requested, name)
             if saved == wanted:
                 continue
             if name == "cpu":
                 if "cpu" not in self.devices and set(saved) <= set(wanted):
                     continue
-                lines.append(f"{label} ({_change(saved, wanted)})")
+                lines.append(f"{label} ({_feature_mismatch(saved, wanted)})")
             else:
-                lines.append(f"{label} {_shown(saved)} (asked for: {_shown(wanted)})")
+                lines.append(f"{label} {_joined(saved)} (asked for: {_joined(wanted)})")
         return lines
 
 
 def config_hash(config: MllamaConfig) -> str:
-    """Hash of what graphs depend on in a model's configuration."""
+    """Returns a hash of the parts of a configuration that graphs depend on."""
     text = asdict(config.text_config)
-    for name in _NO_SHAPE:
+    for name in _IRRELEVANT_TEXT_FIELDS:
         del text[name]
     return _hash({"text": text, "vision": asdict(config.vision_config)})
 
@@ -173,17 +175,17 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def _shown(value: Any) -> str:
+def _joined(value: Any) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _change(saved: tuple[str, ...], asked: tuple[str, ...]) -> str:
-    """Features that this machine lacks, and those that it has beyond the saved ones."""
-    lacking = sorted(set(saved) - set(asked))
-    beyond = sorted(set(asked) - set(saved))
+def _feature_mismatch(saved: tuple[str, ...], present: tuple[str, ...]) -> str:
+    """Describes the CPU features that this machine lacks or has in addition."""
+    missing = sorted(set(saved) - set(present))
+    additional = sorted(set(present) - set(saved))
     parts = []
-    if lacking:
-        parts.append(f"this machine lacks {', '.join(lacking)}")
-    if beyond:
-        parts.append(f"this machine has also {', '.join(beyond)}")
+    if missing:
+        parts.append(f"this machine lacks {', '.join(missing)}")
+    if additional:
+        parts.append(f"this machine also has {', '.join(additional)}")
     return "; ".join(parts)

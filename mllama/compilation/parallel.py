@@ -1,7 +1,7 @@
-"""One graph compiled in a process of its own, on another core.
+"""Compiles a graph in a separate process, on another core.
 
-MAX compiles one graph of a process at a time and has little for a second core to do.
-The first start of a model has two graphs that take minutes each.
+MAX compiles one graph at a time in each process and uses little more than one core for
+it.  The first start of a model compiles two graphs that take minutes each.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from mllama.utils.torch_blocker import block_torch
 
 
 class ParallelTask(Protocol):
-    """What the process does; it is pickled."""
+    """A picklable task for the separate process."""
 
     def run(self) -> None:
-        """Compiles a graph and keeps it."""
+        """Compiles a graph and stores it."""
 
 
 def start_in_parallel(task: ParallelTask) -> subprocess.Popen[bytes] | None:
     """Starts a process that runs a task and ends with this one.
 
     Returns:
-        The process; None if there is no core for it, or it can't be started.
+        The process; None if no second core is free or the process can't be started.
     """
     if usable_cores() < 2:
         return None
-    # MAX is loaded in this process.
+    # Importing MAX has changed the environment that children inherit.
     restore_child_environment()
     try:
         process = subprocess.Popen(
@@ -50,9 +50,9 @@ def start_in_parallel(task: ParallelTask) -> subprocess.Popen[bytes] | None:
 
 
 def main() -> None:
-    """Runs the task that the parent process has sent."""
+    """Runs the task that the parent process writes to standard input."""
     end_with_parent(signal.SIGKILL)
-    # A compilation can't be interrupted otherwise.
+    # With Python's handler, Ctrl-C would wait until the compilation ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     block_torch()
     pickle.load(sys.stdin.buffer).run()

@@ -1,4 +1,4 @@
-"""Where a start finds and keeps its compiled graphs, decided before MAX is loaded."""
+"""The directories of a start's compiled graphs, chosen before MAX is loaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mllama.utils.cache_dir import cache_root
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledSettings:
-    """What is told to the model.
+    """The directories that a start loads compiled graphs from and saves them to.
 
     Attributes:
-        manifest: What is started.
-        cache: The cache's directory for it.
-        saved: A directory to start from; its graphs are not compiled.
+        manifest: Describes the start.
+        cache: The directory of its graphs in the cache.
+        saved: A saved model to load graphs from instead of compiling them.
         save_to: A directory to save the graphs to.
     """
 
@@ -36,11 +36,16 @@ class CompiledSettings:
         saved: str | Path | None = None,
         save_to: str | Path | None = None,
     ) -> CompiledSettings:
-        """Settings whose directories are fit for the start.
+        """Returns settings after checking that their directories fit the start.
+
+        Args:
+            manifest: Describes the start.
+            saved: A saved model to load graphs from.
+            save_to: A directory to save the graphs to.
 
         Raises:
-            CompiledModelError: If the saved model is none, is damaged or is for
-                another start, or if the place to save to can't be used.
+            CompiledModelError: If ``saved`` holds no compiled model, is damaged or was
+                compiled for another start, or if ``save_to`` can't be used.
         """
         if saved is not None:
             found, _ = CompiledStore.open_verified(Path(saved))
@@ -48,7 +53,7 @@ class CompiledSettings:
                 raise CompiledModelError(
                     f"{saved} was compiled for another start: "
                     f"{'; '.join(mismatches)}; start with what it was compiled for, "
-                    "or compile it anew"
+                    "or compile it again"
                 )
         if save_to is not None:
             check_target(Path(save_to))
@@ -69,7 +74,7 @@ class CompiledSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CompiledSettings:
-        """Returns the settings that :meth:`to_dict` made values of."""
+        """Returns settings from the result of :meth:`to_dict`."""
         paths = {n: Path(value) for n, value in values.items() if n != "manifest"}
         return cls(manifest=Manifest.from_dict(values["manifest"]), **paths)
 

@@ -1,9 +1,9 @@
-"""A directory of compiled graphs: files that carry their own digest, and a manifest.
+"""A directory of compiled graphs, with a manifest that lists them.
 
-A graph's file is ``NAME-KEY-DIGEST.mef``: MAX's name of the graph, what it computes,
-and its content's SHA-256.  The manifest is written last, and lists them, so that a
-directory without one, or with a file that is missing or damaged, is never taken for
-whole.
+The file of a graph is called ``NAME-KEY-DIGEST.mef``, where NAME is the graph's name in
+MAX, KEY a hash of what it computes and DIGEST the SHA-256 of the file.  The manifest is
+written last, so a directory without a manifest is incomplete, and a file that is
+missing or damaged is noticed.
 """
 
 from __future__ import annotations
@@ -16,52 +16,65 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mllama.compilation.manifest import Manifest
-from mllama.errors import CompiledModelError
+from pydantic import StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from mllama.compilation.manifest import MANIFEST, Manifest
+from mllama.config.validation import one_line
+from mllama.errors import CompiledModelError, quoted
 from mllama.utils.atomic_file import write_small_file
 
 COMPILED_DIRECTORY = "compiled"
-"""Where the cache keeps compiled models."""
+"""The subdirectory of the cache for compiled models."""
 
-MANIFEST = "manifest.json"
 _FORMAT = 1
 _FILE = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{16}-(?P<digest>[0-9a-f]{32})\.mef")
-_LARGEST_MANIFEST = 1 << 20
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+@checked_dataclass(frozen=True)
+class _ManifestFile:
+    """The content of a manifest file."""
+
+    format: Literal[1]
+    compiled_for: Manifest
+    graphs: list[StrictStr]
 
 
 @dataclass(frozen=True)
 class GraphKey:
-    """A graph's identity.
+    """The identity of a compiled graph.
 
     Attributes:
-        name: MAX's name of it.
-        digest: 16 hexadecimal digits of a hash of what it computes.
+        name: The graph's name in MAX.
+        digest: The first 16 hexadecimal digits of the SHA-256 of its fingerprint.
     """
 
     name: str
     digest: str
 
     @classmethod
-    def of(cls, name: str, description: str) -> GraphKey:
-        """The key of a graph that a text describes to the last detail."""
+    def of(cls, name: str, fingerprint: str) -> GraphKey:
+        """Returns the key of a graph whose fingerprint covers all that it computes."""
         return cls(
             re.sub(r"[^A-Za-z0-9._-]", "_", name),
-            hashlib.sha256(description.encode()).hexdigest()[:16],
+            hashlib.sha256(fingerprint.encode()).hexdigest()[:16],
         )
 
     @property
     def stem(self) -> str:
-        """What the graph's files begin with."""
+        """The part of the file name before the digest."""
         return f"{self.name}-{self.digest}-"
 
 
 class CompiledStore:
-    """Graphs in a directory, found and added by their keys.
+    """A directory of compiled graphs by key.
 
     Args:
-        directory: Made when the first graph is added.
-        files: Names of the graphs' files that are known to it.
+        directory: The directory, which is created with the first graph.
+        files: Names of the graph files that it holds already.
     """
 
     def __init__(self, directory: Path, files: Iterable[str] = ()) -> None:
@@ -70,77 +83,82 @@ class CompiledStore:
 
     @classmethod
     def open_verified(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
-        """A directory that was saved, checked to the last byte.
+        """Opens a directory after checking the digest of every graph.
 
         Raises:
-            CompiledModelError: If it is none, unfinished, damaged or of another format.
+            CompiledModelError: If the directory holds no compiled model, is incomplete
+                or damaged, or has another format.
         """
         manifest, store = cls.open(directory)
         for name in store._files.values():
-            _check(directory / name)
+            _verify(directory / name)
         return manifest, store
 
     @classmethod
     def open(cls, directory: Path) -> tuple[Manifest, CompiledStore]:
-        """What a directory's manifest lists, whose graphs :meth:`find` checks.
+        """Opens a directory; :meth:`find` checks the digest of each graph later.
 
         Raises:
-            CompiledModelError: If it is none, unfinished or of another format.
+            CompiledModelError: If the directory holds no compiled model, is incomplete
+                or has another format.
         """
         path = directory / MANIFEST
         try:
-            if path.stat().st_size > _LARGEST_MANIFEST:
+            if path.stat().st_size > _MAX_MANIFEST_BYTES:
                 raise CompiledModelError("it is too large for a manifest")
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or content.get("format") != _FORMAT:
-                raise CompiledModelError("it is of another format")
-            manifest = Manifest.from_dict(content.get("compiled_for"))
-            names = content.get("graphs")
-            if not isinstance(names, list) or not all(
-                isinstance(name, str) and _FILE.fullmatch(name) for name in names
-            ):
-                raise CompiledModelError("it names no graphs")
+            content = TypeAdapter(_ManifestFile).validate_python(
+                json.loads(path.read_text(encoding="utf-8"))
+            )
+            for name in content.graphs:
+                if not _FILE.fullmatch(name):
+                    raise CompiledModelError(
+                        f"{quoted(name)} is not the name of a compiled graph's file"
+                    )
         except (FileNotFoundError, NotADirectoryError):
             raise CompiledModelError(
                 f"{directory} holds no compiled model, or one that was not finished: "
-                f"it has no {MANIFEST}; make it with `mllama compile --output "
+                f"it has no {MANIFEST}; create it with `mllama compile --output "
                 f"{directory}`"
+            ) from None
+        except ValidationError as error:
+            raise CompiledModelError(
+                f"{one_line(error, str(path))}; compile the model again"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise CompiledModelError(
-                f"{path} can't be used: {error}; make the compiled model anew"
+                f"{path} can't be used: {error}; compile the model again"
             ) from None
-        return manifest, cls(directory, names)
+        return content.compiled_for, cls(directory, content.graphs)
 
     def find(self, key: GraphKey) -> Path | None:
-        """The file of a graph; None if there is none, or it is damaged."""
+        """Returns the file of a graph, or None if it is missing or damaged."""
         name = self._files.get(key.stem)
         if name is None:
             return None
         try:
-            _check(self.directory / name)
+            _verify(self.directory / name)
         except CompiledModelError:
             return None
         return self.directory / name
 
     def find_added(self, key: GraphKey) -> Path | None:
-        """As :meth:`find`, also if another process has added the graph."""
+        """Returns the file of a graph that another process may have added, or None."""
         for file in self.directory.glob(f"{key.stem}*.mef"):
             self._files[key.stem] = file.name
         return self.find(key)
 
     def add(self, key: GraphKey, export: Callable[[Path], None]) -> Path:
-        """Keeps a graph.
+        """Adds a graph to the directory.
 
         Args:
-            key: The graph's.
-            export: Writes its file to a path.
+            key: The key of the graph.
+            export: Writes the graph to the given path.
 
         Returns:
-            The file.
+            The file of the graph.
 
         Raises:
-            OSError: If it can't be written.
+            OSError: If the file can't be written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         part = self.directory / f"{key.stem}{os.getpid()}.part"
@@ -154,10 +172,10 @@ class CompiledStore:
         return self.directory / name
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Declares the directory whole.
+        """Writes the manifest, which marks the directory as complete.
 
         Raises:
-            OSError: If it can't be written.
+            OSError: If the manifest can't be written.
         """
         content = {
             "format": _FORMAT,
@@ -169,7 +187,7 @@ class CompiledStore:
         )
 
     def remove_unlisted(self) -> None:
-        """Removes graphs of an earlier model that was saved in the same place."""
+        """Removes the graphs of a model that was saved in this directory earlier."""
         for file in self.directory.glob("*.mef"):
             if file.name not in self._files.values():
                 with suppress(OSError):
@@ -177,10 +195,10 @@ class CompiledStore:
 
 
 def check_target(directory: Path) -> None:
-    """Refuses a directory that graphs may not be saved into.
+    """Checks that graphs can be saved to a directory, and creates it.
 
     Raises:
-        CompiledModelError: If it holds something else, or can't be written.
+        CompiledModelError: If the directory holds other files or can't be written.
     """
     try:
         if directory.is_dir():
@@ -203,16 +221,16 @@ def check_target(directory: Path) -> None:
         ) from None
 
 
-def _check(file: Path) -> None:
+def _verify(file: Path) -> None:
     match = _FILE.fullmatch(file.name)
     try:
         found = _digest(file)
     except OSError as error:
         raise CompiledModelError(
-            f"{file} can't be read: {error.strerror}; make the compiled model anew"
+            f"{file} can't be read: {error.strerror}; compile the model again"
         ) from None
     if match is None or found != match["digest"]:
-        raise CompiledModelError(f"{file} is damaged; make the compiled model anew")
+        raise CompiledModelError(f"{file} is damaged; compile the model again")
 
 
 def _digest(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which graphs are compiled, and which are taken from where they are kept."""
+"""Graphs are loaded from the saved model or the cache, and compiled otherwise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.compilation.test_manifest import MANIFEST
 
 
 class Session:
-    """Stands for MAX's session: notes what it is asked to compile."""
+    """A stand-in for MAX's session that records which graphs it compiles."""
 
     def __init__(self) -> None:
         self.compiled: list[Any] = []
@@ -52,14 +52,14 @@ def pipeline(**runtime: Any) -> Any:
     )
 
 
-def graph(description: str = "of 2 layers", **more: Any) -> LazyGraph:
-    return LazyGraph("text", description, lambda: f"graph {description}", **more)
+def graph(fingerprint: str = "of 2 layers", **more: Any) -> LazyGraph:
+    return LazyGraph("text", fingerprint, lambda: f"graph {fingerprint}", **more)
 
 
 def start(
     settings: CompiledSettings | None, *graphs: LazyGraph, **runtime: Any
 ) -> list[Any]:
-    """What a start compiles."""
+    """Returns the graphs that a start compiles."""
     session: Any = Session()
     compiler = GraphCompiler(session, pipeline(**runtime), settings)
     for each in graphs:
@@ -80,7 +80,7 @@ def test_a_second_start_traces_and_compiles_nothing(settings: CompiledSettings) 
     assert start(settings, graph("of 3 layers"), graph()) == []
 
 
-def test_settings_that_change_the_code_change_the_graph(
+def test_settings_that_affect_the_compiled_code_are_part_of_the_key(
     settings: CompiledSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(settings, graph())
@@ -89,7 +89,7 @@ def test_settings_that_change_the_code_change_the_graph(
     assert start(settings, graph())
 
 
-def test_a_saved_model_has_all_graphs_of_its_start(
+def test_a_start_from_a_saved_model_compiles_nothing(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
     saving = replace(settings, save_to=tmp_path / "saved")
@@ -100,7 +100,7 @@ def test_a_saved_model_has_all_graphs_of_its_start(
     assert start(loading, graph(is_required=True), graph("sampler")) == []
 
 
-def test_saving_takes_what_the_cache_has(
+def test_saving_copies_graphs_from_the_cache(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
     start(settings, graph())
@@ -109,18 +109,18 @@ def test_saving_takes_what_the_cache_has(
     assert file.read_text() == "code of graph of 2 layers"
 
 
-def test_a_saved_model_without_a_graph_of_ours_is_refused(
+def test_a_saved_model_without_a_required_graph_is_refused(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
     start(replace(settings, save_to=tmp_path / "saved"), graph(is_required=True))
     loading = replace(settings, cache=tmp_path / "other", saved=tmp_path / "saved")
     with pytest.raises(CompiledModelError, match="has no text for this start"):
         start(loading, graph("of other pages", is_required=True))
-    # MAX's own small graphs follow options that a manifest doesn't know.
+    # MAX's small graphs depend on options that are not in the manifest.
     assert start(loading, graph("another sampler")) == ["graph another sampler"]
 
 
-def test_a_start_that_breaks_off_declares_nothing_whole(
+def test_an_interrupted_start_leaves_the_saved_model_incomplete(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:
     session: Any = Session()
@@ -130,11 +130,11 @@ def test_a_start_that_breaks_off_declares_nothing_whole(
         CompiledStore.open_verified(tmp_path / "saved")
 
 
-def test_without_settings_compiling_is_left_to_max() -> None:
+def test_without_settings_max_compiles_every_graph() -> None:
     assert start(None, graph()) == ["graph of 2 layers"]
 
 
-def test_progress_names_each_graph(
+def test_progress_names_each_graph_that_is_compiled(
     settings: CompiledSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[Any] = []
@@ -154,7 +154,7 @@ def test_progress_names_each_graph(
     assert "compiling the vision graph" not in stages
 
 
-def test_a_graph_is_described_by_all_that_it_is_built_from() -> None:
+def test_fingerprints_differ_with_everything_that_graphs_depend_on() -> None:
     config = MllamaConfig.from_path(MODEL_PATH)
     cpu = DeviceRef.CPU()
 

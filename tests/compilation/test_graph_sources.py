@@ -1,4 +1,4 @@
-"""Compiled graphs are kept as long as what they are made of stays the same."""
+"""Compiled graphs stay valid as long as their sources don't change."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from mllama.compilation.host import GRAPH_SOURCES, graph_source_files
 
 PACKAGE = Path(mllama.__file__).parent
 
-NO_PART_OF_A_GRAPH = {
+UNRELATED_TO_GRAPHS = {
     "__init__.py",
     "errors.py",
     "version.py",
     "kernels/__init__.py",
     "kernels/ops/__init__.py",
     "max_compat/__init__.py",
-    # What it finds is a field of the manifest.
+    # The CPU features that it returns are a field of the manifest.
     "utils/cpu.py",
     "utils/__init__.py",
 }
 
 
 def imported_files(file: Path) -> set[Path]:
-    """The files of this package that one imports, also within functions."""
+    """Returns the files of this package that a file imports, also within functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom) or not node.module:
@@ -38,9 +38,9 @@ def imported_files(file: Path) -> set[Path]:
     return {path for path in found if path.is_file()}
 
 
-def test_every_source_that_a_graph_is_made_of_is_in_the_digest() -> None:
+def test_the_digest_covers_every_file_that_the_network_imports() -> None:
     digested = set(graph_source_files())
-    # Of MAX's interface the network is a part; weights and memory are not.
+    # The model classes around the network only load weights and plan memory.
     waiting = list((PACKAGE / "nn").rglob("*.py"))
     reached: set[Path] = set()
     while waiting:
@@ -49,17 +49,17 @@ def test_every_source_that_a_graph_is_made_of_is_in_the_digest() -> None:
             reached.add(file)
             waiting += imported_files(file)
     missing = {str(file.relative_to(PACKAGE)) for file in reached - digested}
-    assert missing <= NO_PART_OF_A_GRAPH
+    assert missing <= UNRELATED_TO_GRAPHS
 
 
-def test_the_sources_of_graphs_exist() -> None:
+def test_every_graph_source_names_existing_files() -> None:
     for name in GRAPH_SOURCES:
         path = PACKAGE / name
         inside = [file for file in graph_source_files() if file.is_relative_to(path)]
         assert inside, name
 
 
-def test_a_change_elsewhere_compiles_nothing_anew() -> None:
-    rooms = {file.relative_to(PACKAGE).parts[0] for file in graph_source_files()}
-    assert rooms == {"config", "kernels", "max_compat", "max_model", "nn"}
+def test_files_outside_the_graph_sources_are_not_in_the_digest() -> None:
+    folders = {file.relative_to(PACKAGE).parts[0] for file in graph_source_files()}
+    assert folders == {"config", "kernels", "max_compat", "max_model", "nn"}
     assert PACKAGE / "kernels" / "ops" / "gguf_quantize.py" not in graph_source_files()

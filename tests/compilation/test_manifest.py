@@ -1,4 +1,4 @@
-"""A manifest agrees with one start only, and says where another one differs."""
+"""A manifest matches one start only, and lists the mismatches with any other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANIFEST = Manifest.for_this_machine(
 FIELDS = [field.name for field in fields(Manifest)]
 
 
-def another(value: Any) -> Any:
+def changed_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return (*value, "another")
     return value + 1 if isinstance(value, int) else f"{value}x"
@@ -40,17 +40,17 @@ def another(value: Any) -> Any:
 def test_a_saved_model_is_refused_if_one_field_differs(
     tmp_path: Any, name: str, saved_is_changed: bool
 ) -> None:
-    changed = replace(MANIFEST, **{name: another(getattr(MANIFEST, name))})
-    saved, asked = (changed, MANIFEST) if saved_is_changed else (MANIFEST, changed)
+    changed = replace(MANIFEST, **{name: changed_value(getattr(MANIFEST, name))})
+    saved, requested = (changed, MANIFEST) if saved_is_changed else (MANIFEST, changed)
     store = CompiledStore(tmp_path)
     store.write_manifest(saved)
     CompiledSettings.create(saved, saved=tmp_path)
     with pytest.raises(CompiledModelError) as refused:
-        CompiledSettings.create(asked, saved=tmp_path)
+        CompiledSettings.create(requested, saved=tmp_path)
     message = str(refused.value)
     assert str(tmp_path) in message
     assert "\n" not in message
-    for manifest in (saved, asked):
+    for manifest in (saved, requested):
         value = getattr(manifest, name)
         if name == "cpu":
             assert "another" in message
@@ -58,21 +58,21 @@ def test_a_saved_model_is_refused_if_one_field_differs(
             assert (value[-1] if isinstance(value, tuple) else str(value)) in message
 
 
-def test_graphs_for_gpus_run_where_the_host_has_what_they_need() -> None:
+def test_graphs_for_gpus_run_on_hosts_with_at_least_their_cpu_features() -> None:
     here = replace(MANIFEST, devices=("cuda:sm_90",), cpu=(*host.gpu_host()[1], "amx"))
     saved = here.for_gpu_host()
     assert saved.mismatches(here) == []
     lacking = replace(here, cpu=tuple(set(here.cpu) - {"fma"}))
     (line,) = saved.mismatches(lacking)
     assert "this machine lacks fma" in line
-    # Graphs for the CPU itself would be others where it has more.
+    # Graphs for the CPU itself would use the additional features.
     on_cpu = replace(saved, devices=("cpu",))
     assert on_cpu.mismatches(replace(here, devices=("cpu",)))
 
 
-def test_a_manifest_survives_json() -> None:
-    told = json.loads(json.dumps(MANIFEST.to_dict()))
-    assert Manifest.from_dict(told) == MANIFEST
+def test_a_manifest_is_read_as_it_was_written() -> None:
+    values = json.loads(json.dumps(MANIFEST.to_dict()))
+    assert Manifest.from_dict(values) == MANIFEST
 
 
 @pytest.mark.parametrize(
@@ -86,26 +86,29 @@ def test_a_manifest_survives_json() -> None:
         ("extra", 1),
     ],
 )
-def test_a_manifest_of_wrong_types_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(CompiledModelError):
+def test_a_manifest_with_a_wrong_type_or_an_unknown_field_is_refused(
+    name: str, value: Any
+) -> None:
+    with pytest.raises(CompiledModelError, match=name) as refused:
         Manifest.from_dict(MANIFEST.to_dict() | {name: value})
+    assert "\n" not in str(refused.value)
 
 
-def test_a_manifest_that_lacks_a_field_is_refused() -> None:
+def test_a_manifest_without_a_field_is_refused() -> None:
     values = MANIFEST.to_dict()
     del values["cpu"]
-    with pytest.raises(CompiledModelError):
+    with pytest.raises(CompiledModelError, match="cpu is missing"):
         Manifest.from_dict(values)
 
 
-def test_the_cache_key_follows_what_graphs_depend_on() -> None:
+def test_the_cache_key_covers_exactly_the_fields_that_graphs_depend_on() -> None:
     for name in FIELDS:
-        changed = replace(MANIFEST, **{name: another(getattr(MANIFEST, name))})
+        changed = replace(MANIFEST, **{name: changed_value(getattr(MANIFEST, name))})
         shares_graphs = name.startswith("max_")
         assert (changed.key() == MANIFEST.key()) == shares_graphs, name
 
 
-def test_fine_tunes_share_a_config_hash_and_other_shapes_do_not() -> None:
+def test_only_models_of_the_same_shape_share_a_config_hash() -> None:
     text = CONFIG.text_config
     fine_tune = replace(
         CONFIG, dtype="bfloat16", text_config=replace(text, eos_token_id=(7,))

@@ -1,4 +1,4 @@
-"""A directory of compiled graphs is whole, or refused by name."""
+"""A directory of compiled graphs is complete, or an error names what is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def test_a_graph_is_found_by_what_it_computes(saved: Path) -> None:
+def test_a_graph_is_found_by_its_key(saved: Path) -> None:
     manifest, store = CompiledStore.open_verified(saved)
     found = store.find(KEY)
     assert manifest == MANIFEST
@@ -34,7 +34,7 @@ def test_a_graph_is_found_by_what_it_computes(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"compilee", b"compiled more"])
-def test_a_damaged_graph_is_refused_by_its_name(saved: Path, damage: bytes) -> None:
+def test_a_damaged_graph_is_refused_with_its_name(saved: Path, damage: bytes) -> None:
     _, store = CompiledStore.open_verified(saved)
     (file,) = saved.glob("*.mef")
     file.write_bytes(damage)
@@ -43,14 +43,14 @@ def test_a_damaged_graph_is_refused_by_its_name(saved: Path, damage: bytes) -> N
         CompiledStore.open_verified(saved)
 
 
-def test_a_missing_graph_is_refused_by_its_name(saved: Path) -> None:
+def test_a_missing_graph_is_refused_with_its_name(saved: Path) -> None:
     (file,) = saved.glob("*.mef")
     file.unlink()
     with pytest.raises(CompiledModelError, match=file.name):
         CompiledStore.open_verified(saved)
 
 
-def test_a_directory_without_manifest_is_unfinished(saved: Path) -> None:
+def test_a_directory_without_a_manifest_is_incomplete(saved: Path) -> None:
     (saved / MANIFEST_NAME).unlink()
     for directory in (saved, saved / "nowhere", next(saved.glob("*.mef"))):
         with pytest.raises(CompiledModelError, match="not finished"):
@@ -69,26 +69,34 @@ def test_a_directory_without_manifest_is_unfinished(saved: Path) -> None:
         "\0" * (1 << 21),
     ],
 )
-def test_a_manifest_of_another_form_is_refused(saved: Path, content: str) -> None:
+def test_a_malformed_manifest_is_refused_in_one_line(saved: Path, content: str) -> None:
     (saved / MANIFEST_NAME).write_text(content)
     with pytest.raises(CompiledModelError, match=MANIFEST_NAME) as refused:
         CompiledStore.open_verified(saved)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["../x.mef", "x.mef", 1, "/etc/passwd"])
-def test_a_manifest_can_name_graphs_of_its_directory_only(
-    saved: Path, name: object
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../x.mef", "'../x.mef' is not the name of a compiled graph's file"),
+        ("x.mef", "'x.mef' is not the name"),
+        (1, r"graphs\[0\] must be a valid string, not 1"),
+        ("/etc/passwd", "'/etc/passwd' is not the name"),
+    ],
+)
+def test_a_manifest_lists_only_graphs_of_its_own_directory(
+    saved: Path, name: object, message: str
 ) -> None:
     path = saved / MANIFEST_NAME
     content = json.loads(path.read_text())
     content["graphs"] = [name]
     path.write_text(json.dumps(content))
-    with pytest.raises(CompiledModelError, match="names no graphs"):
+    with pytest.raises(CompiledModelError, match=message):
         CompiledStore.open_verified(saved)
 
 
-def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file_behind(tmp_path: Path) -> None:
     def fail(part: Path) -> None:
         part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -100,11 +108,11 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
     assert store.find(KEY) is None
 
 
-def test_saving_again_replaces_what_was_there(saved: Path) -> None:
+def test_saving_again_replaces_the_earlier_graphs(saved: Path) -> None:
     check_target(saved)
     store = CompiledStore(saved)
     store.add(KEY, lambda part: part.write_bytes(b"newer"))
-    # Until the manifest is written, the earlier model is whole.
+    # Until the manifest is written, the earlier model stays complete.
     assert CompiledStore.open_verified(saved)[1].find(KEY) is not None
     store.write_manifest(MANIFEST)
     store.remove_unlisted()
@@ -112,7 +120,7 @@ def test_saving_again_replaces_what_was_there(saved: Path) -> None:
     assert file.read_bytes() == b"newer"
 
 
-def test_other_files_are_not_written_among(tmp_path: Path) -> None:
+def test_graphs_are_not_saved_into_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(CompiledModelError, match=r"thesis\.txt"):
         check_target(tmp_path)

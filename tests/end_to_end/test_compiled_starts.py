@@ -175,4 +175,4 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_start(
     (tmp_path / "file").touch()
     done = mllama("generate", *OPTIONS, *QUESTION, cache=tmp_path / "file" / "below")
     assert answer(done) == expected
-    assert "can't be kept" in done.stderr
+    assert "can't be cached" in done.stderr
