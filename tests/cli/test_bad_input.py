@@ -118,7 +118,7 @@ def test_ollamas_store_is_named_by_every_command(
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     for command in (["generate", "--prompt", "x"], ["serve"]):
         done = mllama(*command, "--model-path", "ollama:llama3.2-vision")
-        refused(done, f"there is no store of Ollama's at {tmp_path}")
+        refused(done, f"there is no Ollama store at {tmp_path}")
 
 
 def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:

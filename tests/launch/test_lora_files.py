@@ -145,5 +145,5 @@ def test_an_adapter_is_checked_before_anything_is_loaded(
         quantization_encoding=encoding,
         devices="cpu",
     )
-    with pytest.raises(MllamaError, match="of the type IA3"):
+    with pytest.raises(MllamaError, match="of the type 'IA3'"):
         options.resolve()

@@ -221,5 +221,5 @@ def test_a_name_of_ollamas_store_is_no_repository(
 ) -> None:
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     for name in ("ollama:vision", "ollama:me/vision"):
-        with pytest.raises(MllamaError, match="no store of Ollama's"):
+        with pytest.raises(MllamaError, match="no Ollama store"):
             resolve_model_files(name, device_type="cpu")
