@@ -84,12 +84,8 @@ def one_line(error: ValidationError, file: str, section: str = "") -> str:
         section: The part of the file that was validated; empty for all of it.
     """
     first = error.errors(include_url=False)[0]
-    kind, steps = first["type"], [section, *first["loc"]]
-    path = "".join(
-        f"[{step}]" if isinstance(step, int) else f".{step}"
-        for step in steps
-        if step != ""
-    ).removeprefix(".")
+    kind, message = first["type"], first["msg"]
+    path = (section + "".join(map(_step, first["loc"]))).removeprefix(".")
     if kind == "value_error":
         # The message of a check across fields, which begins with a field's name.
         prefix = f"{path}." if path else ""
@@ -97,10 +93,14 @@ def one_line(error: ValidationError, file: str, section: str = "") -> str:
     if kind == "missing":
         return f"{file}: {path} is missing"
     if kind == "dataclass_type":
-        wanted = "must be an object"
-    else:
-        wanted = re.sub("^(Input|Tuple) should", "must", first["msg"])
-        wanted = re.sub(" after validation.*", "", wanted).replace(
-            "valid tuple", "list"
-        )
+        message = "Input should be an object"
+    wanted = re.sub("^(Input|Tuple) should", "must", message)
+    wanted = re.sub(" after validation.*", "", wanted).replace("valid tuple", "list")
     return f"{file}: {path or 'the file'} {wanted}, not {quoted(first['input'])}"
+
+
+def _step(step: int | str) -> str:
+    """Returns a step of a path to a value; keys that aren't names are quoted."""
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if step.isidentifier() else f"[{quoted(step)}]"
