@@ -98,9 +98,9 @@ class Pipeline:
 
 def rounding_error(pipeline: Pipeline, oracle: Reference, name: str) -> np.ndarray:
     """Returns the error of a case's logits, by token; its tokens must be equal."""
-    one = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
-    (answer,) = pipeline.decode([one])
-    expected = oracle.decode(one.messages, STEPS)
+    sample = case(name, int(pipeline.model.arch_config.model.vision_config.image_size))
+    (answer,) = pipeline.decode([sample])
+    expected = oracle.decode(sample.messages, STEPS)
     assert answer.token_ids == expected.token_ids
     return spread_error(np.stack(answer.logits), expected.logits)
 

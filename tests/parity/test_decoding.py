@@ -11,7 +11,7 @@ from tests.reference.checkpoints import checkpoint
 from tests.reference.compare import assert_close, assert_same_tokens
 from tests.reference.oracle import Reference, reference
 
-TOGETHER = ("one_tile", "text_only", "two_images_in_one_turn", "tall")
+MIXED_BATCH = ("one_tile", "text_only", "two_images_in_one_turn", "tall")
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def tile(pipeline: Pipeline) -> int:
     return int(pipeline.model.arch_config.model.vision_config.image_size)
 
 
-def check(answer: Answer, one: Case, oracle: Reference) -> None:
-    expected = oracle.decode(one.messages, STEPS)
-    assert_close(np.stack(answer.logits), expected.logits, what=one.name)
+def check(answer: Answer, sample: Case, oracle: Reference) -> None:
+    expected = oracle.decode(sample.messages, STEPS)
+    assert_close(np.stack(answer.logits), expected.logits, what=sample.name)
     assert_same_tokens(
-        answer.token_ids, expected.token_ids, what=one.name, logits=expected.logits
+        answer.token_ids, expected.token_ids, what=sample.name, logits=expected.logits
     )
 
 
@@ -41,36 +41,36 @@ def check(answer: Answer, one: Case, oracle: Reference) -> None:
 def test_prefill_and_decode_equal_the_reference(
     pipeline: Pipeline, oracle: Reference, tile: int, name: str
 ) -> None:
-    one = case(name, tile)
-    (answer,) = pipeline.decode([one])
-    check(answer, one, oracle)
+    sample = case(name, tile)
+    (answer,) = pipeline.decode([sample])
+    check(answer, sample, oracle)
 
 
 def test_a_mixed_batch_equals_the_reference(
     pipeline: Pipeline, oracle: Reference, tile: int
 ) -> None:
-    cases = [case(name, tile) for name in TOGETHER]
-    for answer, one in zip(pipeline.decode(cases), cases, strict=True):
-        check(answer, one, oracle)
+    cases = [case(name, tile) for name in MIXED_BATCH]
+    for answer, sample in zip(pipeline.decode(cases), cases, strict=True):
+        check(answer, sample, oracle)
 
 
 def test_prompt_tokens_equal_those_of_the_reference_processor(
     pipeline: Pipeline, oracle: Reference, tile: int
 ) -> None:
     for name in case_names():
-        one = case(name, tile)
-        context = pipeline.context(one)
-        prompt = oracle.prompt(one.messages)
+        sample = case(name, tile)
+        context = pipeline.context(sample)
+        prompt = oracle.prompt(sample.messages)
         assert context.tokens.all.tolist() == prompt.token_ids.tolist(), name
         tiles = tuple(len(image.pixel_values) for image in context.images)
         assert tiles == prompt.num_tiles, name
 
 
 def test_a_cached_image_is_not_encoded_again(pipeline: Pipeline, tile: int) -> None:
-    one = case("one_tile", tile)
-    pipeline.decode([one])
+    sample = case("one_tile", tile)
+    pipeline.decode([sample])
     before = pipeline.model.images.stats().misses
-    pipeline.decode([one])
+    pipeline.decode([sample])
     assert pipeline.model.images.stats().misses == before
 
 

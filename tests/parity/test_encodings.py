@@ -100,9 +100,9 @@ def test_logits_equal_those_of_dequantized_weights(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
-    one = case(name, tile)
-    (answer,) = pipeline.decode([one])
-    expected = oracle.decode(one.messages, STEPS)
+    sample = case(name, tile)
+    (answer,) = pipeline.decode([sample])
+    expected = oracle.decode(sample.messages, STEPS)
     # Greedy tokens of a random model diverge eventually; compare those before.
     same = 0
     for ours, theirs in zip(answer.token_ids, expected.token_ids, strict=True):

@@ -57,14 +57,14 @@ def test_tokens_and_logits_equal_those_of_the_merged_model(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
-    one = case(name, tile)
-    (answer,) = pipeline.decode([one])
-    expected = oracle.decode(one.messages, STEPS)
+    sample = case(name, tile)
+    (answer,) = pipeline.decode([sample])
+    expected = oracle.decode(sample.messages, STEPS)
     logits = np.stack(answer.logits)
     assert_close(logits, expected.logits, what=name)
     assert_same_tokens(
         answer.token_ids, expected.token_ids, what=name, logits=expected.logits
     )
-    without = reference(checkpoint()).decode(one.messages, STEPS)
+    without = reference(checkpoint()).decode(sample.messages, STEPS)
     assert max_relative_error(logits[:1], without.logits[:1]) > 0.05
     assert answer.token_ids != without.token_ids

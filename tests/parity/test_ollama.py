@@ -51,12 +51,12 @@ def test_tokens_and_logits_equal_those_of_its_source(
     pipeline: Pipeline, oracle: Reference, name: str
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
-    one = case(name, tile)
-    prompt = oracle.prompt(one.messages)
-    tokens = pipeline.context(one).tokens.all.tolist()
+    sample = case(name, tile)
+    prompt = oracle.prompt(sample.messages)
+    tokens = pipeline.context(sample).tokens.all.tolist()
     assert tokens == prompt.token_ids.tolist()
-    (answer,) = pipeline.decode([one])
-    expected = oracle.decode(one.messages, STEPS)
+    (answer,) = pipeline.decode([sample])
+    expected = oracle.decode(sample.messages, STEPS)
     # The file stores the matrices in float16.
     assert_close(np.stack(answer.logits), expected.logits, what=name)
     assert_same_tokens(

@@ -29,10 +29,10 @@ def pipeline() -> Pipeline:
 @pytest.mark.parametrize("name", REPRESENTATIVE_CASES)
 def test_published_widths_equal_the_reference(pipeline: Pipeline, name: str) -> None:
     vision = pipeline.model.arch_config.model.vision_config
-    one = case(name, vision.image_size)
-    (answer,) = pipeline.decode([one])
+    sample = case(name, vision.image_size)
+    (answer,) = pipeline.decode([sample])
     expected = reference(checkpoint("published_widths", SEED)).decode(
-        one.messages, STEPS
+        sample.messages, STEPS
     )
     assert_close(np.stack(answer.logits), expected.logits, what=name)
     assert_same_tokens(

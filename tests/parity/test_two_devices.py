@@ -22,7 +22,7 @@ from mllama.nn.layers.image_cache_inputs import image_mask_dtype
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.writing import write_gguf
 from tests.parity.pipeline import Pipeline
-from tests.parity.test_decoding import TOGETHER, check
+from tests.parity.test_decoding import MIXED_BATCH, check
 from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import reference
@@ -44,9 +44,9 @@ def test_a_mixed_batch_equals_the_reference(
     pipeline: Pipeline,
 ) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
-    cases = [case(name, tile) for name in TOGETHER]
-    for answer, one in zip(pipeline.decode(cases), cases, strict=True):
-        check(answer, one, reference(checkpoint()))
+    cases = [case(name, tile) for name in MIXED_BATCH]
+    for answer, sample in zip(pipeline.decode(cases), cases, strict=True):
+        check(answer, sample, reference(checkpoint()))
 
 
 def test_each_device_caches_images_for_its_own_heads(pipeline: Pipeline) -> None:
