@@ -1,7 +1,7 @@
 """Llama 3.2 Vision (``MllamaForConditionalGeneration``) on MAX.
 
-``ARCHITECTURES`` is what ``max serve --custom-architectures`` looks for; ``LLM`` is
-the Python API.  Both are imported on first use, so that ``import mllama`` is cheap.
+``LLM`` is the Python API, and ``max serve --custom-architectures`` reads
+``ARCHITECTURES``.  Both are imported on first use, so that ``import mllama`` is cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m mllama`` is the command ``mllama``."""
+"""Runs the command ``mllama`` as ``python -m mllama``."""
 
 from __future__ import annotations
 

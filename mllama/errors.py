@@ -1,4 +1,4 @@
-"""Errors whose message is meant for the user: one line, what is wrong, the way out."""
+"""Errors for users, whose one-line messages say what is wrong and what helps."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 
 class MllamaError(ValueError):
-    """Bad input.  The command line prints it and exits 2, the server answers 400."""
+    """Bad input.
+
+    The command line prints the message and exits with code 2; the server answers 400.
+    """
 
 
 class ConfigError(MllamaError):
-    """The checkpoint's configuration is missing, contradicts itself or can't be
-    served."""
+    """A checkpoint's configuration is missing, contradictory or can't be served."""
 
 
 class CheckpointError(MllamaError):
-    """The checkpoint's files are missing, damaged or of another model."""
+    """A checkpoint's files are missing, damaged or of another model."""
 
 
 class CompiledModelError(MllamaError):
-    """A directory of compiled graphs is damaged, or is for another start."""
+    """A compiled model is damaged, or was compiled for other options."""
 
 
 class ImageError(MllamaError):
@@ -28,16 +30,17 @@ class ImageError(MllamaError):
 
 
 class HubError(MllamaError):
-    """A repository of Hugging Face's hub can't be had, or holds no such model."""
+    """A repository of the Hugging Face hub can't be read, or holds no such model."""
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """Names in a row as messages show them: the first ones, and how many more."""
+    """Returns names for a message: the first ``most``, then how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def quoted(value: Any) -> str:
-    """A value from outside as messages show it: on one line, and not all of it."""
+    """Returns a value from outside for a message, on one line and cut to about 80
+    characters."""
     text = repr(value[:80] if isinstance(value, (str, list)) else value)
     return text if len(text) <= 80 else f"{text[:80]}..."

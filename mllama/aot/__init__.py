@@ -1,1 +1,1 @@
-"""Compiles models ahead of time, also for GPUs that this machine lacks."""
+"""Compilation of models ahead of time, also for GPUs that this machine lacks."""

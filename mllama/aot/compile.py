@@ -1,4 +1,4 @@
-"""Compiles a model's graphs without loading its weights into memory."""
+"""Compilation of a model's graphs without loading its weights into memory."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mllama.utils.progress import StartProgress, stage
 
 
 def compile_model(options: EngineOptions, output: Path) -> None:
-    """Compiles what a start with these options needs, and saves it.
+    """Compiles the graphs that a start with these options needs, and saves them.
 
-    A checkpoint that is served quantized is quantized first, as the start would do it.
+    Quantizes the checkpoint first if the start would do so.
 
     Args:
-        options: The start's.
-        output: Directory to save to.
+        options: Options of the start.
+        output: Directory to save the graphs to.
 
     Raises:
-        MllamaError: If the options can't be served or the directory not be written.
+        MllamaError: If the options can't be served, or the directory can't be written.
     """
     options = replace(options, save_to_serialized_model_path=output)
     files = options.resolve(quiet=False)

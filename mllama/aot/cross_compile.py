@@ -1,6 +1,6 @@
-"""Graphs for a kind of GPU, on any machine.
+"""Compilation for a kind of GPU, on any machine.
 
-What comes out has been compiled, not run.
+The graphs are compiled, but not run.
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ def compile_for_target(
     Takes minutes, and needs neither a GPU nor weights.
 
     Args:
-        config: The checkpoint's.
-        target: The kind of GPU.
-        directory: Where the compiled model is saved, with its manifest; made if it
-            isn't there.
-        devices: How many GPUs share the model.
-        max_length: Longest sequence, in tokens; None is the model's own limit.
-        max_batch_size: Requests worked on together, for the manifest.
-        max_ce_batch_size: Prompts read in one step, likewise.
+        config: The checkpoint's configuration.
+        target: Kind of GPU to compile for.
+        directory: Directory to save the compiled model and its manifest to; created if
+            it is missing.
+        devices: Number of GPUs that share the model.
+        max_length: Longest sequence in tokens; None is the model's limit.
+        max_batch_size: Requests processed concurrently, for the manifest.
+        max_ce_batch_size: Requests whose prompts are prefilled in one step, for the
+            manifest.
+
+    Returns:
+        The compiled graphs.
 
     Raises:
         MllamaError: If the devices can't share the model, the directory can't be used,
@@ -59,8 +63,8 @@ def compile_for_target(
             graphs = work.result()
         except BrokenProcessPool as error:
             raise MllamaError(
-                f"the compiler broke off for {target}; what it said stands above, and "
-                "if it said nothing it lacked memory (sm_90 takes 11 GiB)"
+                f"the compiler died for {target}; its messages are above, and if there "
+                "are none it ran out of memory (sm_90 takes 11 GiB)"
             ) from error
     store = CompiledStore(directory, [graph.path.name for graph in graphs])
     store.write_manifest(
@@ -84,7 +88,7 @@ def _compile(
     devices: int,
     directory: Path,
 ) -> list[CompiledGraph]:
-    """What the process does; MAX is loaded there alone."""
+    """Compiles the graphs in the process that alone loads MAX."""
     from mllama.aot.gpu_target import compile_graphs
 
     return compile_graphs(config, target, devices, directory)

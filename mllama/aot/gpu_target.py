@@ -1,6 +1,7 @@
-"""Both graphs compiled for GPUs that this machine need not have.
+"""Compilation of both graphs for GPUs that this machine may lack.
 
-MAX's devices are virtual then, for the rest of the process: it needs one of its own.
+It makes MAX's devices virtual for the rest of the process, so it needs a process of its
+own.
 """
 
 from __future__ import annotations
@@ -48,17 +49,21 @@ def compile_graphs(
     """Compiles the vision and the text graph in bfloat16 and saves both.
 
     Args:
-        model: The checkpoint's configuration; no weights are needed.
-        target: The kind of GPU.
-        devices: How many of them.
-        directory: Where the graphs are saved, as a start looks for them.
+        model: The checkpoint's configuration; weights are not needed.
+        target: Kind of GPU to compile for.
+        devices: Number of GPUs that share the model.
+        directory: Directory to save the graphs to, under the names that a start looks
+            for.
+
+    Returns:
+        The compiled graphs.
 
     Raises:
         MllamaError: If the devices can't share the model, or MAX can't compile it.
     """
-    # A compilation can't be interrupted otherwise.
+    # Python's own handler would wait until the compilation ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # If memory runs out, Linux is to end this process and no other.
+    # If memory runs out, Linux should kill this process rather than another.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     make_devices_virtual(target, devices)
@@ -84,7 +89,7 @@ def compile_graphs(
 
 
 def make_devices_virtual(target: Target, devices: int) -> None:
-    """Has MAX compile for so many GPUs, and a CPU, that need not be here."""
+    """Makes MAX compile for a CPU and a number of GPUs that this machine may lack."""
     set_virtual_cpu_target(gpu_host()[0])
     set_virtual_device_api(target.api)
     set_virtual_device_target_arch(target.architecture)
@@ -92,7 +97,10 @@ def make_devices_virtual(target: Target, devices: int) -> None:
 
 
 def planned_graphs(model: MllamaConfig, devices: int) -> list[LazyGraph]:
-    """What a start on so many GPUs will look for: vision and text, in bfloat16."""
+    """Returns the graphs that a start on so many GPUs looks for, in bfloat16.
+
+    They are those of the vision side and of the text side.
+    """
     config = MllamaArchConfig.for_graphs(
         model,
         DType.bfloat16,
@@ -113,6 +121,6 @@ def planned_graphs(model: MllamaConfig, devices: int) -> list[LazyGraph]:
 
 
 def _cause(error: RuntimeError) -> str:
-    """The innermost complaint of the compiler, in one line of very many."""
+    """Returns the line of the compiler's long message that names the cause."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return next((line for line in lines if "constraint failed" in line), lines[0])

@@ -1,4 +1,4 @@
-"""Kinds of GPU that graphs can be compiled for, by name."""
+"""The kinds of GPU that graphs can be compiled for, by name."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ ARCHITECTURES = {
     ),
 }
 # fmt: on
-"""GPUs with bfloat16 that MAX's compiler names, by interface.  The first of each is
-what MAX takes when none is named."""
+"""GPU architectures with bfloat16 that MAX's compiler knows, by API.
+
+The first of each is MAX's default.
+"""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of GPU."""
+    """A kind of GPU.
+
+    Attributes:
+        api: ``cuda`` or ``hip``.
+        architecture: Name of the architecture, such as ``sm_90``.
+    """
 
     api: str
     architecture: str
@@ -36,7 +43,13 @@ class Target:
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """A graph that was compiled, and where it was saved."""
+    """A compiled graph.
+
+    Attributes:
+        name: Name of the graph.
+        path: File that it was saved to.
+        seconds: Seconds that its compilation took.
+    """
 
     name: str
     path: Path
@@ -44,7 +57,7 @@ class CompiledGraph:
 
 
 def find_target(name: str) -> Target:
-    """The target that a name such as "cuda" or "hip:gfx942" stands for.
+    """Returns the target with a name such as "cuda" or "hip:gfx942".
 
     Raises:
         MllamaError: If MAX knows no such target.
@@ -53,13 +66,13 @@ def find_target(name: str) -> Target:
     known = ARCHITECTURES.get(api)
     if known is None:
         raise MllamaError(
-            f"{name!r} is no target: use "
+            f"{name!r} is not a target: use "
             + " or ".join(f"{api}:{names[0]}" for api, names in ARCHITECTURES.items())
         )
     architecture = architecture or known[0]
     if architecture not in known:
         raise MllamaError(
-            f"{architecture!r} is no {api} target in bfloat16; known are "
+            f"{architecture!r} is not a {api} target with bfloat16; known are "
             + ", ".join(known)
         )
     return Target(api, architecture)

@@ -1,5 +1,5 @@
-"""The command ``mllama``: one file a command.
+"""The command ``mllama``, with one file for each subcommand.
 
-Help must come at once, so that MAX and transformers are imported only when a command
-runs.
+MAX and transformers take seconds to import, so that happens when a command runs, not
+when its help is shown.
 """

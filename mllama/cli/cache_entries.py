@@ -1,7 +1,7 @@
-"""What lies in the cache, and how it is removed.
+"""The entries of the cache.
 
-Only what this package has made is touched, by its names: the cache's directory may hold
-other files of the user's.
+The cache's directory may also hold files of the user, so only names that this package
+gives to its entries count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = {
     QUANTIZED_DIRECTORY: "checkpoints quantized to GGUF",
     "gguf": "configuration and tokenizers of GGUF files",
 }
-"""Directories of the cache, and what is in them."""
+"""Descriptions of the kinds of entries, by the directory that holds them."""
 
 _NAMES = {
     "compiled": re.compile(r"[0-9a-f]{16}"),
@@ -37,13 +37,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A file or directory that this package has made.
+    """A file or directory in the cache.
 
     Attributes:
         kind: One of ``KINDS``.
-        path: Where it lies.
-        bytes: What it takes on disk; links take nothing.
-        description: What it is for, or nothing.
+        path: Its path.
+        bytes: Bytes that it takes on disk; links take none.
+        description: What it is for; empty if its name says so.
     """
 
     kind: str
@@ -53,14 +53,14 @@ class CacheEntry:
 
     @property
     def modified(self) -> float:
-        """When it was last changed, in seconds since 1970."""
+        """Returns the time of the last change, in seconds since 1970."""
         return self.path.stat().st_mtime
 
     def remove(self) -> None:
-        """Removes it.
+        """Removes the file or directory.
 
         Raises:
-            CheckpointError: If that isn't allowed.
+            CheckpointError: If the system doesn't allow it.
         """
         try:
             if self.path.is_dir():
@@ -68,13 +68,13 @@ class CacheEntry:
             else:
                 self.path.unlink()
         except FileNotFoundError:
-            pass  # Another process was first.
+            pass  # Another process has removed it.
         except OSError as error:
             raise cache_unwritable(error) from error
 
 
-def cache_entries(kind: str) -> Iterator[CacheEntry]:
-    """What the cache holds of a kind, by name."""
+def entries_of(kind: str) -> Iterator[CacheEntry]:
+    """Yields the entries of a kind, sorted by name."""
     directory = cache_root() / kind
     if not directory.is_dir():
         return
@@ -89,6 +89,6 @@ def _description(path: Path) -> str:
     try:
         manifest, _ = CompiledStore.open_verified(path)
     except CompiledModelError:
-        return "unfinished or damaged; compiled anew when it is needed"
+        return "unfinished or damaged; compiled again when it is needed"
     versions = f"MAX {manifest.max}, mllama {manifest.mllama}"
     return f"{manifest.encoding}, {', '.join(manifest.devices)}, {versions}"

@@ -1,4 +1,4 @@
-"""``mllama compile``: a model's graphs, compiled ahead of its start."""
+"""``mllama compile``: compiles a model's graphs ahead of its start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
-_FILES = ("weight_path", "lora_path", "trust_remote_code")
-"""Options about files that aren't read for another machine."""
+_UNUSED_WITH_TARGET = ("weight_path", "lora_path", "trust_remote_code")
+"""Options about files that ``--target`` doesn't read."""
 
 
 @click.command(cls=SectionedCommand)
@@ -23,8 +23,8 @@ _FILES = ("weight_path", "lora_path", "trust_remote_code")
 def compile(output: Path, target: str | None, **options: Any) -> None:
     """Compile a model for --serialized-model-path, without starting it.
 
-    The compiled model is for the same options, CPU and versions.  It holds no weights,
-    so that fine-tunes of one shape share it.
+    A compiled model fits starts with the same options, on the same CPU, with the same
+    versions. It holds no weights, so fine-tunes of one shape share it.
 
     \b
     mllama compile --model-path DIR --output compiled
@@ -53,13 +53,13 @@ def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> N
     from mllama.hub.options import HubOptions
     from mllama.launch.devices import count_gpus
 
-    found = find_target(target)
+    gpu = find_target(target)
     devices = count_gpus(options["devices"])
-    for name in _FILES:
+    for name in _UNUSED_WITH_TARGET:
         if options[name]:
             raise MllamaError(
-                f"--{name.replace('_', '-')} does nothing with --target, for which "
-                "only the configuration is read; leave it out"
+                f"--{name.replace('_', '-')} does nothing with --target, which reads "
+                "only the configuration; leave it out"
             )
     if options["quantization_encoding"] not in (None, "bfloat16"):
         raise MllamaError(
@@ -76,7 +76,7 @@ def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> N
     )
     graphs = compile_for_target(
         config,
-        found,
+        gpu,
         output,
         devices=devices,
         max_length=options["max_length"],
@@ -85,4 +85,4 @@ def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> N
     )
     for graph in graphs:
         click.echo(f"mllama: {graph.name}: {graph.seconds:.0f} s", err=True)
-    click.echo(f"mllama: compiled for {devices} x {found}, not run: {output}", err=True)
+    click.echo(f"mllama: compiled for {devices} x {gpu}, not run: {output}", err=True)

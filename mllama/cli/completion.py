@@ -1,4 +1,4 @@
-"""``mllama completion``: the script with which a shell completes this command."""
+"""``mllama completion``: prints the script that lets a shell complete this command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script with which SHELL completes commands, options and paths.
+    """Print the script that lets SHELL complete commands, options and paths.
 
     \b
     mllama completion bash >> ~/.bashrc

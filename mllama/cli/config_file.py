@@ -1,8 +1,8 @@
-"""``--config-file``: a YAML file whose values are the command's defaults.
+"""``--config-file``: a YAML file whose values become the command's defaults.
 
-MAX has such files for its own options.  Here every option of the command may be in one,
-and all take the same way as those of the command line: a model that MAX itself read
-from a file would miss our checks.
+MAX reads such files for its own options.  Here a file may set every option of the
+command, and its values are checked like those of the command line: a model that MAX
+itself read from a file would miss this package's checks.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ SECTIONS: Final = frozenset(
         "speculative",
     }
 )
-"""What MAX groups its options under in a file; a file may also do without."""
+"""Sections that MAX groups its options under; they are optional."""
 
-_OTHER_NAMES: Final = {"model": "model_path", "device_specs": "devices"}
+_ALIASES: Final = {"model": "model_path", "device_specs": "devices"}
 
 
 def read_config_file(path: str, names: Collection[str]) -> dict[str, Any]:
-    """The values in a file, by the names of the command's parameters.
+    """Returns the values in a file, by the names of the command's parameters.
 
     Args:
-        path: A YAML file: ``max-length`` or ``max_length`` and their values, at the top
-            or in MAX's sections.
-        names: Names of the parameters.
+        path: A YAML file with options such as ``max-length`` or ``max_length``, at the
+            top level or in MAX's sections.
+        names: Names of the command's parameters.
 
     Raises:
-        MllamaError: If it can't be read, or names something that is no option.
+        MllamaError: If the file can't be read, or names an unknown option.
     """
     import yaml
 
@@ -55,14 +55,16 @@ def read_config_file(path: str, names: Collection[str]) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, Mapping):
-        raise MllamaError(f"{path} must hold options and their values, as `port: 8000`")
+        raise MllamaError(
+            f"{path} must hold options and their values, such as `port: 8000`"
+        )
     values: dict[str, Any] = {}
     for key, value in _flattened(content):
         name = str(key).replace("-", "_")
-        name = _OTHER_NAMES.get(name, name)
+        name = _ALIASES.get(name, name)
         if name not in names or name == "config_file":
             raise MllamaError(
-                f"{path} names {key!r}, which is no option of this command"
+                f"{path} names {key!r}, which is not an option of this command"
             )
         if name in values:
             raise MllamaError(f"{path} names {key!r} twice")
@@ -85,15 +87,15 @@ def use_config_file(
     """Makes a file's values the defaults of the options that are not given.
 
     Raises:
-        MllamaError: As :func:`read_config_file`, or if a value is a list where one is
-            asked for, or the other way round.
+        MllamaError: If the file can't be read, names an unknown option, or has a list
+            for an option that takes one value.
     """
     if path is None or context.resilient_parsing:
         return
     options = {
-        str(each.name): each
-        for each in context.command.get_params(context)
-        if isinstance(each, click.Option)
+        str(option.name): option
+        for option in context.command.get_params(context)
+        if isinstance(option, click.Option)
     }
     values = read_config_file(path, options)
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""``mllama doctor``: what a report of a problem needs."""
+"""``mllama doctor``: prints the facts that a problem report needs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mllama.utils.telemetry import disable_telemetry
     help="json prints one object.",
 )
 def doctor(output_format: str) -> None:
-    """Show what a report of a problem needs: versions, machine, caches, settings.
+    """Show the facts that a problem report needs: versions, machine, caches, settings.
 
-    Values of the environment that are secret are hidden.
+    Secrets in environment variables are hidden.
     """
     from mllama.cli.environment_report import as_text, environment_report
 
-    settings = dict(os.environ)  # Without what we and MAX set.
+    settings = dict(os.environ)  # Before this package and MAX add theirs.
     disable_telemetry()
     stream = reserve_stdout()
     report = environment_report(settings)

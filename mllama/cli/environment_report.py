@@ -1,6 +1,6 @@
-"""What a report of a problem needs: versions, the machine, caches and settings.
+"""The facts that a problem report needs: versions, machine, caches and settings.
 
-Every probe stands alone: one that fails says so in its own place.
+A probe that fails reports the failure in its own place and spares the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from mllama.cli.cache_entries import cache_entries
+from mllama.cli.cache_entries import entries_of
 from mllama.compilation.store import COMPILED_DIRECTORY
 from mllama.kernels.dispatch import kernels_summary
 from mllama.utils.cache_dir import cache_home, cache_root, disk_usage
@@ -23,32 +23,45 @@ from mllama.utils.sizes import format_bytes
 from mllama.version import __version__
 
 Facts = dict[str, str]
+"""Values by name."""
+
 Report = dict[str, Facts]
+"""Facts by section."""
+
+Probe = Callable[[], str]
+"""Returns one value; may fail."""
 
 _PACKAGES: Final = ("max", "transformers", "tokenizers", "huggingface-hub", "numpy")
 
-_SETTINGS: Final = ("MLLAMA_", "MAX_", "MODULAR_", "HF_", "HUGGING_FACE_", "OLLAMA_")
+_SETTING_PREFIXES: Final = (
+    "MLLAMA_",
+    "MAX_",
+    "MODULAR_",
+    "HF_",
+    "HUGGING_FACE_",
+    "OLLAMA_",
+)
 _OTHER_SETTINGS: Final = (
     "CUDA_VISIBLE_DEVICES",
     "OTEL_SDK_DISABLED",
     "TRANSFORMERS_OFFLINE",
     "XDG_CACHE_HOME",
 )
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_USER_OF_URL = re.compile(r"(?<=//)[^/@\s]+@")
+_SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_CREDENTIALS_IN_URL = re.compile(r"(?<=//)[^/@\s]+@")
 
-_TELLING: Final = re.compile(
+_RELEVANT_CPU_FEATURE: Final = re.compile(
     r"(avx2|fma|f16c|avx512f|avx512_(bf16|vnni)|avx_vnni|amx_\w+|asimd|neon|sve2?|bf16"
     r"|i8mm|sme)"
 )
-"""Of the CPU's features, those that decide how fast this model is."""
+"""CPU features that decide how fast this model runs."""
 
 
 def environment_report(settings: Mapping[str, str]) -> Report:
-    """All facts, by section and name.
+    """Returns all facts, by section and name.
 
     Args:
-        settings: The environment as the user has set it.
+        settings: Environment variables as the user has set them.
     """
     return {
         "versions": _collected(_versions),
@@ -60,7 +73,7 @@ def environment_report(settings: Mapping[str, str]) -> Report:
 
 
 def as_text(report: Report) -> str:
-    """The report in aligned lines."""
+    """Returns the report as lines with aligned values."""
     width = max(len(name) for facts in report.values() for name in facts) + 2
     lines = []
     for section, facts in report.items():
@@ -71,19 +84,19 @@ def as_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _collected(probe: Callable[[], Iterator[tuple[str, Callable[[], str]]]]) -> Facts:
+def _collected(section: Callable[[], Iterator[tuple[str, Probe]]]) -> Facts:
     facts: Facts = {}
     try:
-        for name, value in probe():
-            facts[name] = _answer(value)
+        for name, probe in section():
+            facts[name] = _result(probe)
     except Exception as error:
         facts["failed"] = _failure(error)
     return facts
 
 
-def _answer(value: Callable[[], str]) -> str:
+def _result(probe: Probe) -> str:
     try:
-        return value()
+        return probe()
     except Exception as error:
         return _failure(error)
 
@@ -92,7 +105,7 @@ def _failure(error: Exception) -> str:
     return f"unknown ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
-def _versions() -> Iterator[tuple[str, Callable[[], str]]]:
+def _versions() -> Iterator[tuple[str, Probe]]:
     yield "mllama", lambda: __version__
     for package in _PACKAGES:
         yield package, partial(version, package)
@@ -100,12 +113,9 @@ def _versions() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "system", platform.platform
 
 
-def _machine() -> Iterator[tuple[str, Callable[[], str]]]:
+def _machine() -> Iterator[tuple[str, Probe]]:
     yield "CPU", cpu_name
-    yield (
-        "CPU features",
-        lambda: " ".join(name for name in cpu_features() if _TELLING.fullmatch(name)),
-    )
+    yield "CPU features", _relevant_cpu_features
     yield "kernels", kernels_summary
     yield "cores", _cores
     yield "memory", _memory
@@ -113,7 +123,7 @@ def _machine() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def cpu_name() -> str:
-    """What the CPU's maker calls it, and its architecture."""
+    """Returns the model name of the CPU and its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -123,6 +133,12 @@ def cpu_name() -> str:
         if name.strip() == "model name":
             return f"{value.strip()} ({platform.machine()})"
     return f"{platform.processor()} ({platform.machine()})".strip()
+
+
+def _relevant_cpu_features() -> str:
+    return " ".join(
+        name for name in cpu_features() if _RELEVANT_CPU_FEATURE.fullmatch(name)
+    )
 
 
 def _cores() -> str:
@@ -144,40 +160,40 @@ def _gpus() -> str:
     from max.driver import Accelerator, scan_available_devices
 
     gpus = [spec for spec in scan_available_devices() if spec.device_type == "gpu"]
-    described = [
+    names = [
         f"gpu:{spec.id} {device.api} {device.architecture_name}"
         for spec in gpus
         for device in [Accelerator(spec.id)]
     ]
-    return ", ".join(described) or "none that MAX sees"
+    return ", ".join(names) or "none that MAX sees"
 
 
-def _caches() -> Iterator[tuple[str, Callable[[], str]]]:
+def _caches() -> Iterator[tuple[str, Probe]]:
     root = cache_root()
-    yield "mllama", lambda: _described(root)
+    yield "mllama", lambda: _with_size(root)
     for kind in sorted(root.iterdir()) if root.is_dir() else ():
         if kind.is_dir():
-            yield f"mllama {kind.name}", partial(_described, kind)
-    yield "MAX", lambda: _described(_cache_of_max())
-    yield "hub", lambda: _described(_cache_of_the_hub())
+            yield f"mllama {kind.name}", partial(_with_size, kind)
+    yield "MAX", lambda: _with_size(_max_cache())
+    yield "hub", lambda: _with_size(_hub_cache())
 
 
-def _cache_of_max() -> Path:
+def _max_cache() -> Path:
     return cache_home() / "modular"
 
 
-def _cache_of_the_hub() -> Path:
+def _hub_cache() -> Path:
     home = os.environ.get("HF_HOME") or cache_home() / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def _compiled_models() -> Iterator[tuple[str, Callable[[], str]]]:
-    for model in cache_entries(COMPILED_DIRECTORY):
-        text = f"{format_bytes(model.bytes)}, {model.description}"
-        yield model.path.name, partial(str, text)
+def _compiled_models() -> Iterator[tuple[str, Probe]]:
+    for entry in entries_of(COMPILED_DIRECTORY):
+        text = f"{format_bytes(entry.bytes)}, {entry.description}"
+        yield entry.path.name, partial(str, text)
 
 
-def _described(directory: Path) -> str:
+def _with_size(directory: Path) -> str:
     if not directory.is_dir():
         return f"{directory} (none)"
     return f"{directory} ({format_bytes(disk_usage(directory))})"
@@ -185,13 +201,13 @@ def _described(directory: Path) -> str:
 
 def _environment(
     settings: Mapping[str, str],
-) -> Iterator[tuple[str, Callable[[], str]]]:
+) -> Iterator[tuple[str, Probe]]:
     for name, value in sorted(settings.items()):
-        if name.startswith(_SETTINGS) or name in _OTHER_SETTINGS:
+        if name.startswith(_SETTING_PREFIXES) or name in _OTHER_SETTINGS:
             yield name, partial(_without_secrets, name, value)
 
 
 def _without_secrets(name: str, value: str) -> str:
-    if _SECRET.search(name):
+    if _SECRET_NAME.search(name):
         return "set (hidden)" if value else "set, but empty"
-    return _USER_OF_URL.sub("(hidden)@", value)
+    return _CREDENTIALS_IN_URL.sub("(hidden)@", value)

@@ -1,4 +1,4 @@
-"""``mllama generate``: conversations, their answers on stdout."""
+"""``mllama generate``: answers conversations and prints the answers to stdout."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def generate(
     mllama generate --prompt "What is in the picture?" --image scene.png
     mllama generate --model-path DIR --messages chat.json --format json
 
-    The answers to several conversations stand under headings of their own, in order.
+    The answers to several conversations come in order, each under a heading.
     """
     started = time.perf_counter()
     from mllama.requests.sampling_params import Sampling
 
-    disable_telemetry()  # The hub's client reads the environment as it is imported.
+    disable_telemetry()  # The hub's client reads the environment when imported.
     if not settings["trust_remote_code"]:
         block_torch()
     sampling = {name: settings.pop(name) for name in _SAMPLING}
-    Sampling(**sampling)  # Refuses what is out of range before the model is loaded.
-    asked = _conversations(prompt, images, system, messages)
+    Sampling(**sampling)  # Refuses values out of range before the model is loaded.
+    asked = _read_conversations(prompt, images, system, messages)
     stream = reserve_stdout()
-    # Libraries may warn, on stderr; their notes would bury the answer.
+    # Libraries may warn on stderr, but their notes would bury the answer.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     model_path = model_or_demo(model_path)
 
@@ -72,22 +72,22 @@ def generate(
 
 @dataclass(frozen=True)
 class Conversations:
-    """Several conversations, which are answered together."""
+    """A list of conversations that are answered together."""
 
     messages: list[list[Any]]
 
 
-def _conversations(
+def _read_conversations(
     prompt: str | None,
     images: tuple[str, ...],
     system: str | None,
     messages: str | None,
 ) -> list[Any] | Conversations:
-    """What the options ask: the messages of one conversation or of several, their
-    images loaded.
+    """Returns the messages of one conversation or of several, with images loaded.
 
     Raises:
-        MllamaError: If they describe none, or an image or a file can't be read.
+        click.UsageError: If the options name no conversation, or name it twice.
+        MllamaError: If the messages are malformed, or a file can't be read.
     """
     from mllama.requests.messages import load_images, prompt_messages
 
@@ -104,21 +104,22 @@ def _conversations(
             click.get_current_context(),
         )
     content, directory = _read_messages(messages)
-    if not (
-        isinstance(content, list) and any(isinstance(each, list) for each in content)
-    ):
+    has_several = isinstance(content, list) and any(
+        isinstance(entry, list) for entry in content
+    )
+    if not has_several:
         return load_images(content, directory)
-    read = []
-    for number, each in enumerate(content, 1):
+    conversations = []
+    for number, entry in enumerate(content, 1):
         try:
-            read.append(load_images(each, directory))
+            conversations.append(load_images(entry, directory))
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error
-    return Conversations(read)
+    return Conversations(conversations)
 
 
 def _read_messages(name: str) -> tuple[Any, Path]:
-    """Messages from a file, and the directory that their paths are seen from."""
+    """Returns the messages in a file, and the directory of their relative paths."""
     try:
         with click.open_file(name, encoding="utf-8") as file:
             return json.load(file), Path() if name == "-" else Path(name).parent

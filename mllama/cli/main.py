@@ -1,4 +1,4 @@
-"""The command ``mllama`` and how it ends."""
+"""The command ``mllama`` and its exit codes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from mllama.utils.atomic_file import remove_unfinished
 from mllama.version import __version__
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the signal's number."""
+"""Exit code after Ctrl-C: 128 plus the signal's number."""
 
 BAD_INPUT = 2
+"""Exit code after an error in the user's input."""
 
 COMMANDS = {
     "demo": "Ask a small model about pictures, to see everything work.",
@@ -26,22 +27,22 @@ COMMANDS = {
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
     "quantize": "Quantize a checkpoint to one GGUF file.",
     "compile": "Compile a model ahead of its start.",
-    "cache": "Show or empty the cache.",
-    "doctor": "Show what a report of a problem needs.",
-    "completion": "Print a shell's script for completing this command.",
+    "cache": "List or clear the cache.",
+    "doctor": "Show the facts that a problem report needs.",
+    "completion": "Print the script that lets a shell complete this command.",
 }
-"""Commands and their line in the list; each is a module of this package."""
+"""Commands with their line in the help; each is a module of this package."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is used."""
+    """A group that imports a subcommand when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names."""
+        """Returns the names of the subcommands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Imports a command."""
+        """Imports a subcommand and returns it; None if there is no such."""
         if name not in COMMANDS:
             return None
         command = getattr(importlib.import_module(f"mllama.cli.{name}"), name)
@@ -51,7 +52,7 @@ class LazyGroup(click.Group):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        """Lists the commands without importing them."""
+        """Lists the subcommands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -67,24 +68,27 @@ def group() -> None:
 
 
 def main() -> None:
-    """Runs the command line; a mistake of the user's is one line and exit code 2."""
-    signal.signal(signal.SIGINT, _interrupted)
+    """Runs the command line.
+
+    An error in the user's input ends it with one line and exit code 2.
+    """
+    signal.signal(signal.SIGINT, _exit_at_once)
     try:
         group.main(prog_name="mllama", standalone_mode=False)
     except MllamaError as error:
-        _refuse(str(error))
+        _exit_with_error(str(error))
     except click.UsageError as error:
-        _refuse(error.format_message(), error.ctx)
+        _exit_with_error(error.format_message(), error.ctx)
     except click.ClickException as error:
-        _refuse(error.format_message())
+        _exit_with_error(error.format_message())
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the answer has gone.  Nothing may be flushed to the pipe.
+        # The reader of the answer has gone, so nothing may be flushed to the pipe.
         os._exit(128 + signal.SIGPIPE)
 
 
-def _refuse(message: str, ctx: click.Context | None = None) -> None:
+def _exit_with_error(message: str, ctx: click.Context | None = None) -> None:
     line = " ".join(message.split())
     if ctx is not None:
         line += f" (see '{ctx.command_path} --help')"
@@ -92,12 +96,11 @@ def _refuse(message: str, ctx: click.Context | None = None) -> None:
     sys.exit(BAD_INPUT)
 
 
-def _interrupted(signum: int, frame: FrameType | None) -> None:
-    """Ends the program at once, wherever it is.
+def _exit_at_once(signum: int, frame: FrameType | None) -> None:
+    """Ends the program without unwinding, since a compilation can't be interrupted.
 
-    A compilation can't be interrupted, and nothing here needs tidying up but a file
-    that is being quantized: ``generate`` has no other process, and ``serve`` puts a
-    handler of its own in this one's place before it starts any.
+    Only a file that is being quantized needs cleaning up: ``generate`` starts no other
+    process, and ``serve`` installs its own handler before it starts any.
     """
     remove_unfinished()
     sys.stderr.write("\n")

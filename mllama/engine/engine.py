@@ -1,9 +1,9 @@
 """MAX's pipeline and scheduler in a thread of this process.
 
-MAX's own server runs them in a second process.  Here they share the caller's: scripts
-need no ``if __name__ == "__main__"``, a start imports everything once, and tokens
-cross no socket.  MAX's scheduler still batches requests continuously; it is fed from
-plain queues.  Compiling and executing release Python's lock, so the caller's thread
+MAX's own server runs them in a second process.  Here they share the caller's process:
+scripts need no ``if __name__ == "__main__"``, a start imports everything once, and
+tokens cross no socket.  MAX's scheduler still batches requests continuously; plain
+queues feed it.  Compiling and executing release Python's lock, so the caller's thread
 stays responsive.
 """
 
@@ -31,15 +31,18 @@ from mllama.utils.cpu_affinity import start_max_threads
 from mllama.utils.progress import StartProgress, stage
 
 _IDLE_SECONDS = 0.05
-"""Pause while requests wait for room; new requests end it."""
+"""Pause while all requests wait for room; a new request ends it."""
 
 
 class Engine:
-    """A loaded model that works on many requests at once.
+    """A loaded model that processes many requests concurrently.
+
+    Attributes:
+        max_batch_size: Requests processed concurrently, at most.
 
     Args:
-        options: What to load.
-        quiet: Whether to keep silent about the progress of the start.
+        options: Options of the start.
+        quiet: Whether to hide the progress of the start.
 
     Raises:
         MllamaError: If the options or the checkpoint can't be served.
@@ -48,13 +51,13 @@ class Engine:
     def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
         start_max_threads(options.num_threads)
         self._files = options.resolve(quiet=quiet)
-        # The thread that imports MAX's compiler must be the one that lives longest.
+        # MAX's compiler must be imported by the thread that lives longest.
         importlib.import_module("max.graph")
         self._options = options
         self._quiet = quiet
         self._incoming: queue.Queue[Any] = queue.Queue()
         self._cancelled: queue.Queue[list[Any]] = queue.Queue()
-        # Only the queues: a generation that its user drops must be cancelled.
+        # Not the generations: one that its user drops must be collected and cancelled.
         self._running: dict[Any, queue.SimpleQueue[Step]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -63,12 +66,11 @@ class Engine:
         self._failure: BaseException | None = None
         self._tokenizer: Any = None
         self.max_batch_size = 1
-        """Requests worked on together."""
         self._default_temperature: float | None = None
         self._images: Any = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
-            threading.Thread(target=self._work, name="mllama-engine", daemon=True),
+            threading.Thread(target=self._run, name="mllama-engine", daemon=True),
             threading.Thread(
                 target=self._loop.run_forever, name="mllama-requests", daemon=True
             ),
@@ -78,7 +80,7 @@ class Engine:
         try:
             self._ready.wait()
         except BaseException:
-            # Interrupted: a compilation can't be, so its thread is left to end.
+            # An interrupt can't stop a compilation, so its thread ends by itself.
             self._closing.set()
             raise
         if self._failure is not None:
@@ -91,7 +93,7 @@ class Engine:
             raise failure
 
     def sampling_params(self, sampling: Sampling) -> Any:
-        """MAX's parameters for these settings, with the checkpoint's defaults.
+        """Returns MAX's sampling parameters, with the checkpoint's defaults filled in.
 
         Raises:
             RuntimeError: If the engine is closed or has failed.
@@ -103,7 +105,7 @@ class Engine:
         )
 
     def image_cache_stats(self) -> ImageCacheStats:
-        """What the image cache holds and has done.
+        """Returns a snapshot of the image cache.
 
         Raises:
             RuntimeError: If the engine is closed or has failed.
@@ -113,14 +115,14 @@ class Engine:
         return stats
 
     def submit(self, request: Any, stop: list[str]) -> Generation:
-        """Starts a request.
+        """Hands a request to the scheduler.
 
         Args:
             request: MAX's ``TextGenerationRequest``.
             stop: Strings that end the answer.
 
         Raises:
-            MllamaError: If the request can't be worked on.
+            MllamaError: If the tokenizer refuses the request.
             RuntimeError: If the engine is closed or has failed.
         """
         started = now()
@@ -169,7 +171,7 @@ class Engine:
             raise RuntimeError("the engine has failed") from self._failure
 
     def close(self) -> None:
-        """Ends running requests and frees the model.  May be called twice."""
+        """Ends running requests and frees the model.  Further calls do nothing."""
         self._closing.set()
         self._wake.set()
         engine, requests = self._threads
@@ -181,12 +183,12 @@ class Engine:
             self._loop.close()
         self._tokenizer = self._images = None
         gc.collect()
-        # glibc keeps what was freed; elsewhere there is no such function.
+        # glibc keeps freed memory until it is told; other C libraries lack the call.
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
 
-    def _work(self) -> None:
-        """The engine's thread: loads, then steps the scheduler until closed."""
+    def _run(self) -> None:
+        """Runs the engine's thread: loads the model, then steps the scheduler."""
         try:
             if self._quiet:
                 scheduler, pipeline = self._load()
@@ -238,7 +240,7 @@ class Engine:
             WorkerQueues(self._incoming, _Results(self._deliver), self._cancelled),
             retrieved.memory_plan,
         )
-        # What it counts in every step is for a server's metrics.
+        # It counts in every step, for the metrics of a server.
         patches.replace_scheduler_metrics(scheduler, _ignore)
         return scheduler, pipeline
 
@@ -269,7 +271,7 @@ class Engine:
 
 
 class _Results:
-    """The scheduler's result queue: results go straight to their requests."""
+    """A result queue for the scheduler that delivers results straight to requests."""
 
     def __init__(self, deliver: Any) -> None:
         self.put_nowait = deliver

@@ -1,4 +1,4 @@
-"""One request on its way through the engine."""
+"""The answer of one request, while it is generated and when it is complete."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from mllama.requests.detokenizer import StreamingDetokenizer
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer.
+    """A piece of an answer, as ``LLM.chat(..., stream=True)`` yields it.
+
+    The texts of all chunks, joined, are the answer.
 
     Attributes:
-        text: What to append; may be empty while a character is incomplete.
-        token_ids: The tokens that the model chose since the last chunk.
-        finish_reason: None until the last chunk, then "stop" (the model or a stop
-            string ended the answer) or "length" (a limit did).
+        text: Text to append to the answer; empty while a character is incomplete or
+            might belong to a stop string.
+        token_ids: Tokens generated since the last chunk.
+        finish_reason: None until the last chunk; then "stop" if the model or a stop
+            string ended the answer, or "length" if a limit did.
     """
 
     text: str
@@ -30,18 +33,23 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Output:
-    """A complete answer.
+    """A complete answer, with token counts and times.
+
+    For example::
+
+        output = llm.generate("What is in the picture?", ["photo.jpg"])
+        print(output.text, output.finish_reason, output.completion_tokens)
 
     Attributes:
-        text: The answer, without special tokens.
-        token_ids: The tokens that the model chose, an end token included.
-        finish_reason: "stop" (the model or a stop string ended the answer) or
-            "length" (a limit did).
-        prompt_tokens: What the prompt cost: the tokens of its text, of which each
-            image is one, and ``image_tokens``.
-        image_tokens: Vision tokens that the text could attend to.
-        completion_tokens: ``len(token_ids)``.
-        time_to_first_token_seconds: From the request to its first token.
+        text: The answer, without special tokens and without the stop string.
+        token_ids: Generated tokens, including an end token.
+        finish_reason: "stop" if the model or a stop string ended the answer, "length"
+            if ``max_new_tokens`` or the context did.
+        prompt_tokens: Tokens of the prompt's text, in which each image is one token,
+            plus ``image_tokens``.
+        image_tokens: Vision tokens of the images, to which the text attends.
+        completion_tokens: Number of generated tokens, ``len(token_ids)``.
+        time_to_first_token_seconds: Seconds from the request to its first token.
         tokens_per_second: Rate of the tokens after the first; None if there are none.
     """
 
@@ -57,12 +65,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Step:
-    """What the scheduler reported about a request, and when.
+    """A report of the scheduler about a request.
 
     Attributes:
-        result: A ``SchedulerResult`` of MAX, the error that ended the engine, or None
-            if the request was cancelled.
-        at: ``time.perf_counter()`` of the report.
+        result: MAX's ``SchedulerResult``, the error that ended the engine, or None if
+            the request was cancelled.
+        at: Time of the report, from ``time.perf_counter()``.
     """
 
     result: Any
@@ -70,22 +78,29 @@ class Step:
 
 
 class Generation:
-    """An iterator over an answer's chunks, which can be abandoned at any time.
+    """An answer that is being generated: an iterator over its chunks.
 
-    Abandoning it (``close``, the end of a ``with`` block, or dropping it) cancels the
-    request, and what the request holds is released.
+    For example::
+
+        with llm.generate("Describe it.", ["photo.jpg"], stream=True) as generation:
+            for chunk in generation:
+                print(chunk.text, end="", flush=True)
+        print(generation.output.finish_reason)
+
+    It can be abandoned at any time: ``close``, leaving the ``with`` block, or dropping
+    the object cancels the request and frees its memory.
 
     Args:
-        text: Decodes the answer.
-        text_tokens: Tokens of the prompt, of which each image is one.
+        detokenizer: Decodes the answer.
+        text_tokens: Tokens of the prompt's text, in which each image is one.
         image_tokens: Vision tokens of the prompt's images.
-        started: ``time.perf_counter()`` when the request came.
-        cancel: Tells the engine to drop the request.
+        started: Time of the request, from ``time.perf_counter()``.
+        cancel: Cancels the request in the engine.
     """
 
     def __init__(
         self,
-        text: StreamingDetokenizer,
+        detokenizer: StreamingDetokenizer,
         *,
         text_tokens: int,
         image_tokens: int,
@@ -93,7 +108,7 @@ class Generation:
         cancel: Callable[[], None],
     ) -> None:
         self.steps: queue.SimpleQueue[Step] = queue.SimpleQueue()
-        self._text = text
+        self._detokenizer = detokenizer
         self._text_tokens = text_tokens
         self._image_tokens = image_tokens
         self._started = started
@@ -118,11 +133,11 @@ class Generation:
         self.close()
 
     def __next__(self) -> Chunk:
-        """The next chunk, waiting for it.
+        """Waits for the next chunk and returns it.
 
         Raises:
-            MllamaError: If the engine refuses the request while it runs.
-            RuntimeError: If the engine failed.
+            MllamaError: If the engine rejects the running request.
+            RuntimeError: If the engine or the model failed.
         """
         if self._closed or self._finish_reason is not None:
             raise StopIteration
@@ -138,7 +153,8 @@ class Generation:
                 getattr(step.result, "error", None) or "the request was cancelled"
             )
         output = step.result.result
-        if output.final_status.value == "cancelled":  # see serving/isolation.py
+        # runtime/fault_isolation.py gives this status to a request that failed.
+        if output.final_status.value == "cancelled":
             self._closed = True
             raise RuntimeError("the model failed on this request; the log says why")
         return self._chunk(list(output.tokens), output.final_status, step.at)
@@ -148,13 +164,13 @@ class Generation:
         if token_ids:
             self._first_at = at if self._first_at is None else self._first_at
             self._last_at = at
-        text = self._text.push(token_ids)
+        text = self._detokenizer.push(token_ids)
         if status.is_done:
-            text += self._text.finish()
+            text += self._detokenizer.finish()
             self._finish_reason = (
                 "length" if status.value == "maximum_length" else "stop"
             )
-        if self._text.stopped:
+        if self._detokenizer.stopped:
             if not status.is_done:
                 self._cancel()
             self._finish_reason = "stop"
@@ -162,17 +178,17 @@ class Generation:
         return Chunk(text, token_ids, self._finish_reason)
 
     def close(self) -> None:
-        """Cancels the request unless it has ended.  May be called twice."""
+        """Cancels the request unless it has ended.  Further calls do nothing."""
         if not self._closed and self._finish_reason is None:
             self._cancel()
         self._closed = True
 
     @property
     def output(self) -> Output:
-        """The answer, once the last chunk has come.
+        """Returns the complete answer, after the last chunk.
 
         Raises:
-            RuntimeError: If it has not.
+            RuntimeError: If the answer is not complete.
         """
         if self._finish_reason is None:
             raise RuntimeError("the answer is not complete")
@@ -191,19 +207,25 @@ class Generation:
         )
 
     def wait(self) -> Output:
-        """Waits for the whole answer."""
+        """Waits for the complete answer and returns it.
+
+        Raises:
+            MllamaError: If the engine rejects the running request.
+            RuntimeError: If the engine or the model failed, or the request was
+                abandoned.
+        """
         for _ in self:
             pass
         return self.output
 
 
 def now() -> float:
-    """The clock that steps are stamped with."""
+    """Returns the time in seconds, by the clock of :class:`Step`."""
     return time.perf_counter()
 
 
 def as_stop_list(stop: str | Sequence[str] | None) -> list[str]:
-    """Stop strings as a list.
+    """Returns stop strings as a list.
 
     Raises:
         MllamaError: If one is empty or not a string.

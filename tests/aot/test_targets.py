@@ -36,11 +36,11 @@ def test_a_target_is_an_interface_and_an_architecture(name: str, target: str) ->
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("metal", "'metal' is no target: use cuda:sm_80 or hip:gfx942"),
-        ("", "'' is no target"),
-        ("cuda:gfx942", "'gfx942' is no cuda target"),
-        ("cuda:sm_75", "'sm_75' is no cuda target in bfloat16; known are sm_80, "),
-        ("hip:sm_90", "'sm_90' is no hip target"),
+        ("metal", "'metal' is not a target: use cuda:sm_80 or hip:gfx942"),
+        ("", "'' is not a target"),
+        ("cuda:gfx942", "'gfx942' is not a cuda target"),
+        ("cuda:sm_75", "'sm_75' is not a cuda target with bfloat16; known are sm_80, "),
+        ("hip:sm_90", "'sm_90' is not a hip target"),
     ],
 )
 def test_an_unknown_target_is_refused_with_those_known(name: str, message: str) -> None:

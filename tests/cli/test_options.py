@@ -248,8 +248,8 @@ port: 8123
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("max_lenght: 5", "names 'max_lenght', which is no option"),
-        ("model:\n  color: red", "names 'color', which is no option"),
+        ("max_lenght: 5", "names 'max_lenght', which is not an option"),
+        ("model:\n  color: red", "names 'color', which is not an option"),
         ("max_length: 5\nmodel: {max-length: 6}", "names 'max-length' twice"),
         ("max_length: [5, 6]", "max_length takes one value, not a list"),
         ("max_length: 999999999", "999999999"),
