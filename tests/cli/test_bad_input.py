@@ -137,7 +137,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:
 )
 def test_an_adapter_that_is_none_is_refused(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    refused(mllama(*command, "--lora-path", str(tmp_path)), "of the type IA3")
+    refused(mllama(*command, "--lora-path", str(tmp_path)), "of the type 'IA3'")
     assert not Path("x.gguf").exists()
 
 
