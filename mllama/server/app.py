@@ -1,4 +1,4 @@
-"""MAX Serve with this model: its application, started as ``max serve`` starts it."""
+"""Runs MAX Serve's application with this model, as ``max serve`` does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from mllama.runtime.pipeline import load_pipeline
 from mllama.server.metrics import SharedStats
 from mllama.server.middleware import RequestValidationMiddleware, explain_value_errors
 from mllama.server.request_validation import ServerCapabilities
-from mllama.server.usage import CountingPipeline
+from mllama.server.usage import UsagePipeline
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartProgress, stage
@@ -44,13 +44,13 @@ logger = logging.getLogger("mllama")
 
 
 @dataclass(frozen=True)
-class WorkerStart:
-    """Builds the pipeline in the worker process, telling its progress.
+class WorkerPipelineFactory:
+    """Builds the pipeline in the worker process and reports the progress.
 
     Attributes:
-        factory: MAX's own.
-        stats: Where the image cache is told about, see ``SharedStats``.
-        max_ce_batch_size: Most requests whose prompts are read in one step.
+        factory: MAX's factory of the pipeline.
+        stats: File for the statistics of the image cache, see ``SharedStats``.
+        max_ce_batch_size: Maximum number of requests that one step prefills.
     """
 
     factory: Callable[[], Any]
@@ -59,7 +59,7 @@ class WorkerStart:
 
     def __call__(self) -> Any:
         """Builds the pipeline."""
-        # A server that is killed must not leave a worker with the model behind.
+        # A server that is killed must not leave the worker with the model running.
         end_with_parent(signal.SIGTERM)
         with StartProgress():
             stage("loading the model")
@@ -78,19 +78,20 @@ def serve(
     max_ce_batch_size: int,
     max_new_tokens: int | None = None,
 ) -> None:
-    """Serves until interrupted.
+    """Runs the server until it is interrupted.
 
     Args:
-        settings: The server's.
-        args: The model's; ``custom_architectures`` must name this package.
-        max_ce_batch_size: Most requests whose prompts are read in one step.
-        max_new_tokens: Longest answer to a request that sets no limit; None is the
-            context's.
+        settings: Settings of the server.
+        args: Settings of the model; ``custom_architectures`` must name this package.
+        max_ce_batch_size: Maximum number of requests that one step prefills.
+        max_new_tokens: Maximum length of an answer to a request that sets no limit, in
+            tokens; None allows answers up to the maximum length of a sequence.
 
     Raises:
-        MllamaError: If the port is taken or the model can't be served so.
+        MllamaError: If the port is in use or the model can't be served with these
+            settings.
         SystemExit: If the worker died, or on SIGTERM.
-        KeyboardInterrupt: On Ctrl-C, once everything is torn down.
+        KeyboardInterrupt: On Ctrl-C, after the server has shut down.
     """
     try:
         validate_port_is_free(settings.port)
@@ -108,20 +109,22 @@ def serve(
     log_pipeline_info(config, memory_plan=retrieved.memory_plan)
     with SharedStats.temporary() as stats:
         REGISTRY.register(stats)
-        start = WorkerStart(retrieved.factory, stats.path, max_ce_batch_size)
-        _run(settings, config, retrieved, start, max_new_tokens)
+        factory = WorkerPipelineFactory(
+            retrieved.factory, stats.path, max_ce_batch_size
+        )
+        _run(settings, config, retrieved, factory, max_new_tokens)
 
 
 def _run(
     settings: Settings,
     config: PipelineConfig,
     retrieved: Any,
-    start: WorkerStart,
+    factory: WorkerPipelineFactory,
     max_new_tokens: int | None,
 ) -> None:
-    """Builds MAX's application and serves it; see :func:`serve`."""
+    """Builds MAX's application and runs it; see :func:`serve`."""
     serving = ServingTokenGeneratorSettings(
-        model_factory=start,
+        model_factory=factory,
         pipeline_config=config,
         tokenizer=retrieved.tokenizer,
         task=PipelineTask.TEXT_GENERATION,
@@ -130,16 +133,16 @@ def _run(
         thinking_temperature=config.runtime.thinking_temperature,
         memory_plan=retrieved.memory_plan,
     )
-    # The process that has been importing since the command began; see early_worker.
+    # The worker runs in the process that has imported MAX since the command started.
     patches.replace_worker_process(PrespawnedPopen)
     app = fastapi_app(settings, serving)
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}
-    # The last one is the innermost: MAX's own, with its limit on bodies, run first.
+    # The last middleware is the innermost: MAX's, with its limit on bodies, run first.
     app.user_middleware.append(
         Middleware(
             RequestValidationMiddleware,
-            features=lambda: server_capabilities(
+            capabilities=lambda: server_capabilities(
                 app.state, retrieved.tokenizer, max_new_tokens
             ),
             image_tokens=image_tokens,
@@ -150,11 +153,11 @@ def _run(
     async def run() -> None:
         async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
             patches.replace_serving_pipeline(
-                app, CountingPipeline(app.state.pipeline, image_tokens)
+                app, UsagePipeline(app.state.pipeline, image_tokens)
             )
             await server.serve()
 
-    # As in MAX: without these, signals would leave the worker behind or cut streams.
+    # As in MAX: without these, signals would orphan the worker or cut streams off.
     signal.signal(signal.SIGTERM, _exit_on_signal)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
@@ -170,12 +173,12 @@ def _run(
 def server_capabilities(
     state: Any, tokenizer: Any, max_new_tokens: int | None = None
 ) -> ServerCapabilities:
-    """What the running server can do.
+    """Returns what the running server supports.
 
     Args:
-        state: MAX's application state.
-        tokenizer: The model's.
-        max_new_tokens: As for :func:`serve`.
+        state: The state of MAX's application.
+        tokenizer: The model's tokenizer.
+        max_new_tokens: Maximum length of an answer to a request that sets no limit.
     """
     config = state.pipeline_config
     adapters = state.pipeline.lora_queue

@@ -1,8 +1,8 @@
-"""The image cache on the server's ``/metrics`` page.
+"""Statistics of the image cache on the server's ``/metrics`` page.
 
-The cache lives in the model's worker process and the page in the server's.  A small
-file mapped by both carries the numbers: nothing waits for it, and the page is right
-even while the worker computes.
+The cache belongs to the worker process and the page to the server's process.  Both map
+a small file with the numbers, so that neither waits for the other and the page is
+current even while the worker computes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _COUNTERS = ("hits", "misses", "evictions")
 _HELP = {
     "bytes": "Memory reserved for the keys and values of images.",
     "used_bytes": "Memory that holds images.",
-    "entries": "Runs of adjacent images held.",
+    "entries": "Runs of adjacent images in the cache.",
     "pinned": "Entries that running requests need.",
-    "hits": "Images of requests that were not encoded again.",
-    "misses": "Images encoded.",
-    "evictions": "Entries that made room for others.",
+    "hits": "Requested images that were in the cache.",
+    "misses": "Requested images that were encoded.",
+    "evictions": "Entries evicted to make room for others.",
 }
 
 
 class SharedStats(Collector):
-    """Image cache statistics that two processes share, as a Prometheus collector.
+    """A Prometheus collector of image cache statistics that two processes share.
 
     Args:
-        path: The file, see :meth:`temporary`.
+        path: The shared file, which :meth:`temporary` creates.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +50,7 @@ class SharedStats(Collector):
     @classmethod
     @contextmanager
     def temporary(cls) -> Iterator[SharedStats]:
-        """A new file, removed in the end."""
+        """Creates the shared file, and removes it on exit."""
         with tempfile.NamedTemporaryFile(prefix="mllama-stats-") as file:
             file.write(bytes(8 * len(_NAMES)))
             file.flush()
@@ -61,11 +61,11 @@ class SharedStats(Collector):
         self._numbers[:] = astuple(stats)
 
     def read(self) -> ImageCacheStats:
-        """The newest snapshot."""
+        """Returns the latest snapshot."""
         return ImageCacheStats(*(int(number) for number in self._numbers))
 
     def collect(self) -> Iterator[Any]:
-        """The numbers as Prometheus takes them."""
+        """Yields the statistics as Prometheus metrics."""
         stats = self.read()
         for name in _NAMES:
             family = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily

@@ -1,7 +1,7 @@
-"""Our checks on MAX Serve's requests, and image tokens in its answers' usage.
+"""Middleware that validates requests and adds image tokens to the usage of responses.
 
-A middleware inside MAX's own, so that MAX's limit on the size of a body holds, and
-its request id is known.
+It runs inside MAX's middleware, which limits the size of bodies and assigns request
+ids.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mllama.server.request_validation import (
-    CHECKED_PATHS,
     UNAVAILABLE_PREFIXES,
+    VALIDATED_PATHS,
     RequestRejected,
     ServerCapabilities,
-    adapted,
-    check,
+    normalize,
+    validate,
 )
 
-_UNEXPLAINED = "Value error."
-"""MAX's whole message for any ``ValueError``, an image that its URL lacks for one."""
+_GENERIC_DETAIL = "Value error."
+"""MAX's whole message for any ``ValueError``, such as one for an unreachable image."""
 
 _ERROR_TYPES = {404: "not_found_error"}
 
 
 class RequestValidationMiddleware:
-    """Refuses what MAX Serve would ignore, with an OpenAI-style error.
+    """Rejects requests that MAX Serve would not honor, with an OpenAI-style error.
 
     Args:
-        app: The application to guard.
-        features: What the server can do, asked for on every request.
-        image_tokens: Vision tokens of a running request, by its id.
+        app: The application that handles valid requests.
+        capabilities: Returns what the server supports; called for every request.
+        image_tokens: Vision tokens of each running request, by request id.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        features: Callable[[], ServerCapabilities],
+        capabilities: Callable[[], ServerCapabilities],
         image_tokens: MutableMapping[str, int],
     ) -> None:
         self._app = app
-        self._features = features
+        self._capabilities = capabilities
         self._image_tokens = image_tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,51 +63,50 @@ class RequestValidationMiddleware:
                     f"{path} is not available: this server runs a chat model.",
                     status=404,
                 )
-            if scope["method"] == "POST" and path in CHECKED_PATHS:
-                receive = await self._checked(path, receive)
-                send = self._counted(scope, send)
-        except RequestRejected as refusal:
-            await _error(refusal)(scope, receive, send)
+            if scope["method"] == "POST" and path in VALIDATED_PATHS:
+                receive = await self._validated(path, receive)
+                send = self._with_usage(scope, send)
+        except RequestRejected as rejection:
+            await _error_response(rejection)(scope, receive, send)
             return
         except StarletteHTTPException as error:
-            # MAX's limit on bodies, which its handler is too far inside to catch.
-            await _error(RequestRejected(error.detail, status=error.status_code))(
-                scope, receive, send
-            )
+            # MAX's limit on bodies raises this outside of MAX's exception handlers.
+            too_large = RequestRejected(error.detail, status=error.status_code)
+            await _error_response(too_large)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
         finally:
             self._image_tokens.pop(_request_id(scope), None)
 
-    async def _checked(self, path: str, receive: Receive) -> Receive:
-        """Reads and checks the body; returns what hands it on.
+    async def _validated(self, path: str, receive: Receive) -> Receive:
+        """Validates the body, and returns a function that receives the valid one.
 
         Raises:
-            RequestRejected: If the request asks for something that it would not get.
+            RequestRejected: If a field is invalid or not supported.
         """
         raw = await _read_body(receive)
         try:
             body = json.loads(raw)
         except ValueError:
-            return _replay(raw, receive)  # MAX says what is wrong with it.
+            return _replay(raw, receive)  # MAX explains what is wrong with it.
         if not isinstance(body, dict):
             return _replay(raw, receive)
-        features = self._features()
-        check(path, body, features)
-        changed = adapted(body, features)
-        if changed != body:
-            raw = json.dumps(changed).encode()
+        capabilities = self._capabilities()
+        validate(path, body, capabilities)
+        normalized = normalize(body, capabilities)
+        if normalized != body:
+            raw = json.dumps(normalized).encode()
         return _replay(raw, receive)
 
-    def _counted(self, scope: Scope, send: Send) -> Send:
-        """Adds ``image_tokens`` to the ``prompt_tokens_details`` of an answer."""
+    def _with_usage(self, scope: Scope, send: Send) -> Send:
+        """Returns a function that sends ``image_tokens`` in the usage of responses."""
         start: Message | None = None
 
-        async def counting_send(message: Message) -> None:
+        async def send_with_usage(message: Message) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
-                # Held back, as its content-length depends on the body.
+                # Sent with the body, on which its content-length depends.
                 start = message
                 return
             if message["type"] != "http.response.body":
@@ -124,25 +123,25 @@ class RequestValidationMiddleware:
                 start = None
             await send({**message, "body": body})
 
-        return counting_send
+        return send_with_usage
 
 
 def explain_value_errors(app: FastAPI) -> None:
-    """Says what was wrong where MAX's routes answer no more than "Value error."."""
+    """Replaces MAX's bare "Value error." with the message of the error."""
     answer: Any = app.exception_handlers[HTTPException]
 
-    async def explained(request: Request, error: Any) -> Response:
-        if error.detail == _UNEXPLAINED and error.__cause__ is not None:
+    async def explain(request: Request, error: Any) -> Response:
+        if error.detail == _GENERIC_DETAIL and error.__cause__ is not None:
             explanation = " ".join(str(error.__cause__).split())
             error = HTTPException(error.status_code, explanation, error.headers)
         response: Response = await answer(request, error)
         return response
 
-    app.add_exception_handler(HTTPException, explained)
+    app.add_exception_handler(HTTPException, explain)
 
 
 def _with_image_tokens(body: bytes, images: int) -> bytes:
-    """A JSON answer, or one server-sent event, with its image tokens counted."""
+    """Adds image tokens to the usage in a JSON response or a server-sent event."""
     prefix, brace, rest = body.partition(b"{")
     try:
         answer, end = json.JSONDecoder().raw_decode((brace + rest).decode())
@@ -181,28 +180,30 @@ async def _read_body(receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hands on a body that was read already, then what comes after it."""
-    handed = False
+    """Returns a function that receives a body read before, then later messages."""
+    was_sent = False
 
-    async def replayed() -> Message:
-        nonlocal handed
-        if handed:
+    async def replay() -> Message:
+        nonlocal was_sent
+        if was_sent:
             return await receive()
-        handed = True
+        was_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return replayed
+    return replay
 
 
-def _error(refusal: RequestRejected) -> JSONResponse:
-    code: Any = "model_not_found" if refusal.param == "model" else str(refusal.status)
+def _error_response(rejection: RequestRejected) -> JSONResponse:
+    code: Any = (
+        "model_not_found" if rejection.param == "model" else str(rejection.status)
+    )
     return JSONResponse(
-        status_code=refusal.status,
+        status_code=rejection.status,
         content={
             "error": {
-                "message": str(refusal),
-                "type": _ERROR_TYPES.get(refusal.status, "invalid_request_error"),
-                "param": refusal.param,
+                "message": str(rejection),
+                "type": _ERROR_TYPES.get(rejection.status, "invalid_request_error"),
+                "param": rejection.param,
                 "code": code,
             }
         },

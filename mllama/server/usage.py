@@ -1,12 +1,12 @@
-"""MAX's pipeline with image tokens in a request's usage, and exact stop strings.
+"""MAX's pipeline with image tokens in the usage and exact stop strings.
 
-MAX counts an image as the one placeholder token that it is in the prompt.  What an
-image costs is the vision tokens that its valid tiles hold (1601 a tile for the
-published weights): they are computed, stored and attended to.  So
-``prompt_tokens`` = tokens of the text, placeholders included, + vision tokens, here
-and in the Python API; ``prompt_tokens_details.image_tokens`` is the vision tokens.
+MAX counts an image as one token, its placeholder in the prompt.  What the model
+computes, stores and attends to are the vision tokens of its valid tiles (1601 per tile
+in the published models).  Therefore, here and in the Python API,
+``prompt_tokens`` is the number of text tokens, placeholders included, plus the number
+of vision tokens, and ``prompt_tokens_details.image_tokens`` is the latter.
 
-MAX streams the text of a stop string before it notices it; here it is held back.
+MAX streams the text of a stop string before it detects it; here such text is held back.
 """
 
 from __future__ import annotations
@@ -26,75 +26,79 @@ from mllama.requests.stop_strings import StopStringFilter
 from mllama.runtime.fault_isolation import has_failed
 
 
-class _ContextCounter:
-    """A model worker's proxy that notes the image tokens of what passes through."""
+class _ImageTokenRecorder:
+    """A proxy of the model worker that records the image tokens of each request."""
 
-    def __init__(self, worker: Any, counts: MutableMapping[str, int]) -> None:
+    def __init__(self, worker: Any, image_tokens: MutableMapping[str, int]) -> None:
         self._worker = worker
-        self._counts = counts
+        self._image_tokens = image_tokens
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._worker, name)
 
     async def stream(self, request_id: Any, context: Any) -> Any:
-        """Hands a request to the worker."""
-        self._counts[str(request_id)] = image_tokens_of(context)
+        """Records the image tokens of a request and passes it to the worker."""
+        self._image_tokens[str(request_id)] = image_tokens_of(context)
         return await self._worker.stream(request_id, context)
 
 
-class CountingPipeline(TokenGeneratorPipeline):
-    """MAX's pipeline, with what this module adds.
+class UsagePipeline(TokenGeneratorPipeline):
+    """MAX's pipeline with image tokens in the usage and exact stop strings.
 
     Args:
-        pipeline: The pipeline to stand in for.
-        counts: Where image tokens are noted, by request id.  Entries are the
-            caller's to remove.
+        pipeline: The pipeline to replace.
+        image_tokens: Receives the image tokens of each request by its id.  The caller
+            removes the entries.
     """
 
     def __init__(
-        self, pipeline: TokenGeneratorPipeline, counts: MutableMapping[str, int]
+        self, pipeline: TokenGeneratorPipeline, image_tokens: MutableMapping[str, int]
     ) -> None:
         arguments = arguments_of(pipeline)
-        arguments["model_worker"] = _ContextCounter(pipeline.model_worker, counts)
+        arguments["model_worker"] = _ImageTokenRecorder(
+            pipeline.model_worker, image_tokens
+        )
         super().__init__(**arguments)
-        self._counts = counts
+        self._image_tokens = image_tokens
 
     async def next_token_chunk(
         self, request: Any, *, parse_reasoning: bool = True
     ) -> AsyncGenerator[TokenGeneratorOutput, None]:
-        """Submits a request; see MAX."""
+        """Submits a request and returns its output, as MAX's pipeline does."""
         chunks = await super().next_token_chunk(
             request, parse_reasoning=parse_reasoning
         )
-        return self._amend(
+        return self._with_image_tokens(
             chunks,
-            self._counts.get(str(request.request_id), 0),
+            self._image_tokens.get(str(request.request_id), 0),
             StopStringFilter(request.sampling_params.stop or ()),
         )
 
-    async def _amend(
+    async def _with_image_tokens(
         self,
         chunks: AsyncGenerator[TokenGeneratorOutput, None],
-        images: int,
-        guard: StopStringFilter,
+        image_tokens: int,
+        stop_filter: StopStringFilter,
     ) -> AsyncGenerator[TokenGeneratorOutput, None]:
-        # Closed with this generator: that is what cancels an abandoned request.
+        # Closing the chunks with this generator cancels an abandoned request.
         async with aclosing(chunks):
             async for chunk in chunks:
                 if has_failed(chunk.status):
                     raise RuntimeError("the model failed on this request")
-                done = chunk.status.is_done
+                is_done = chunk.status.is_done
                 text = chunk.decoded_tokens
                 if text is not None:
-                    text = guard.push(text)
-                if done:
-                    text = (text or "") + guard.finish()
+                    text = stop_filter.push(text)
+                if is_done:
+                    text = (text or "") + stop_filter.finish()
                 tokens = chunk.prompt_token_count
                 yield replace(
                     chunk,
                     decoded_tokens=text,
-                    prompt_token_count=None if tokens is None else tokens + images,
+                    prompt_token_count=None
+                    if tokens is None
+                    else tokens + image_tokens,
                 )
-                if done:
-                    # MAX may have tokens left that came after a stop string.
+                if is_done:
+                    # MAX may still have tokens that come after a stop string.
                     return

@@ -1,9 +1,9 @@
-"""The model's process, started while the server is still reading its options.
+"""Starts the worker process while the server is still reading its options.
 
 Both processes import MAX and transformers, which takes seconds.  MAX starts its worker
-when the server has done so; started before, the worker does it on another core
-meanwhile.  It is Python's own ``spawn``: only the interpreter is there earlier than
-what it shall run.
+after the server has imported them; a worker that is started earlier imports them on
+another core at the same time.  The process is that of Python's ``spawn`` method, except
+that its interpreter starts before its task is known.
 """
 
 from __future__ import annotations
@@ -27,54 +27,53 @@ from multiprocessing import (
 from mllama.utils.child_processes import end_with_parent, restore_child_environment
 from mllama.utils.torch_blocker import block_torch
 
-_WORKER_MODULES = ("mllama.max_model.arch", "mllama.server.app")
-"""What the worker needs, as MAX's own worker does."""
+_WORKER_IMPORTS = ("mllama.max_model.arch", "mllama.server.app")
+"""The modules that the worker imports while it waits for its task."""
 
 
 @dataclass
-class _Waiting:
-    """A process that waits for what it shall run.
+class _Prespawned:
+    """A process that waits for its task.
 
     Attributes:
-        pid: Its id.
-        job: Descriptor to write that to.
-        sentinel: Descriptor that is readable when the process has ended.
+        pid: Process id.
+        task: Descriptor to write the pickled task to.
+        sentinel: Descriptor that becomes readable when the process ends.
     """
 
     pid: int
-    job: int
+    task: int
     sentinel: int
 
     def end(self) -> None:
-        """Ends the process, which has nothing to lose."""
+        """Kills the process, which has no state yet."""
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        _close(self.job, self.sentinel)
+        _close(self.task, self.sentinel)
 
 
-_waiting: _Waiting | None = None
+_prespawned: _Prespawned | None = None
 
 
 def prespawn_worker(*, with_torch: bool = False) -> None:
-    """Starts the process; whoever starts a :class:`PrespawnedPopen` gets it.
+    """Starts the process that the next :class:`PrespawnedPopen` uses.
 
-    Importing MAX makes its threads: what limits them must be there before.
+    Importing MAX creates its threads, so limits on threads must be set before.
 
     Args:
-        with_torch: Whether code of a repository's own will run in it, which may need
-            torch.
+        with_torch: Whether remote code, which may need torch, will run in the process.
     """
-    global _waiting
-    # MAX may be loaded already, by whoever runs the command from Python.
+    global _prespawned
+    # A Python program that runs the command may have imported MAX already.
     restore_child_environment()
     tracker = resource_tracker.getfd()
     assert tracker is not None
     sentinel, sentinel_of_child = os.pipe()
-    job_of_child, job = os.pipe()
+    task_of_child, task = os.pipe()
     code = (
-        "from mllama.server.worker_prespawn import wait; "
-        f"wait({job_of_child}, {tracker}, with_torch={with_torch})"
+        "from mllama.server.worker_prespawn import run_worker; "
+        f"run_worker({task_of_child}, {tracker}, with_torch={with_torch})"
     )
     command = [
         spawn.get_executable(),
@@ -85,17 +84,17 @@ def prespawn_worker(*, with_torch: bool = False) -> None:
     ]
     try:
         pid = util.spawnv_passfds(
-            command[0], command, [tracker, job_of_child, sentinel_of_child]
+            command[0], command, [tracker, task_of_child, sentinel_of_child]
         )
     finally:
-        _close(job_of_child, sentinel_of_child)
-    _waiting = _Waiting(pid, job, sentinel)
+        _close(task_of_child, sentinel_of_child)
+    _prespawned = _Prespawned(pid, task, sentinel)
 
 
 def end_prespawned_worker() -> None:
-    """Ends the process if nobody has taken it."""
-    if (waiting := _take()) is not None:
-        waiting.end()
+    """Kills the prespawned process unless it is in use."""
+    if (prespawned := _take()) is not None:
+        prespawned.end()
 
 
 def _close(*descriptors: int) -> None:
@@ -103,62 +102,64 @@ def _close(*descriptors: int) -> None:
         os.close(descriptor)
 
 
-def _take() -> _Waiting | None:
-    global _waiting
-    waiting, _waiting = _waiting, None
-    return waiting
+def _take() -> _Prespawned | None:
+    global _prespawned
+    prespawned, _prespawned = _prespawned, None
+    return prespawned
 
 
 class PrespawnedPopen(popen_spawn_posix.Popen):
-    """How ``multiprocessing`` starts a process: in the one that waits, if one does."""
+    """A ``multiprocessing`` launcher that uses the prespawned process if any."""
 
     _fds: list[int]
 
     def _launch(self, process_obj: context.SpawnProcess) -> None:
-        waiting = _take()
-        if waiting is None:
+        prespawned = _take()
+        if prespawned is None:
             super()._launch(process_obj)  # type: ignore[misc]
             return
-        job = BytesIO()
+        task = BytesIO()
         context.set_spawning_popen(self)
         try:
-            reduction.dump(spawn.get_preparation_data(process_obj.name), job)
-            reduction.dump(process_obj, job)
+            reduction.dump(spawn.get_preparation_data(process_obj.name), task)
+            reduction.dump(process_obj, task)
         finally:
             context.set_spawning_popen(None)
         if self._fds:
-            # Descriptors can only be handed to a process that is yet to be started.
-            waiting.end()
+            # Only a process that is not yet running can inherit file descriptors.
+            prespawned.end()
             self._fds = []
             super()._launch(process_obj)  # type: ignore[misc]
             return
-        self.pid, self.sentinel = waiting.pid, waiting.sentinel
-        self.finalizer = util.Finalize(self, _close, (waiting.sentinel, waiting.job))
+        self.pid, self.sentinel = prespawned.pid, prespawned.sentinel
+        self.finalizer = util.Finalize(
+            self, _close, (prespawned.sentinel, prespawned.task)
+        )
         with (
-            contextlib.suppress(BrokenPipeError),  # It has ended: the sentinel tells.
-            open(waiting.job, "wb", closefd=False) as pipe,
+            contextlib.suppress(BrokenPipeError),  # It died, as the sentinel shows.
+            open(prespawned.task, "wb", closefd=False) as pipe,
         ):
-            pipe.write(job.getbuffer())
+            pipe.write(task.getbuffer())
 
 
-def wait(job: int, tracker: int, *, with_torch: bool) -> None:
-    """Imports what the model needs, then runs what is asked for; in the new process.
+def run_worker(task: int, tracker: int, *, with_torch: bool) -> None:
+    """Imports the worker's modules, then runs the task; called in the new process.
 
     Args:
-        job: Descriptor to read that from.
+        task: Descriptor to read the pickled task from.
         tracker: Descriptor of ``multiprocessing``'s resource tracker.
-        with_torch: As in :func:`prespawn_worker`.
+        with_torch: Whether remote code, which may need torch, will run in the process.
     """
     end_with_parent(signal.SIGKILL)
-    # Ctrl-C is the server's to handle until there is something to interrupt.
+    # Until the task starts, only the server handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not with_torch:
         block_torch()
-    for name in _WORKER_MODULES:
+    for name in _WORKER_IMPORTS:
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        spawn.spawn_main(pipe_handle=job, tracker_fd=tracker)
+        spawn.spawn_main(pipe_handle=task, tracker_fd=tracker)
     except EOFError:
-        # The server has ended before it came to start the model.
+        # The server ended before it sent a task.
         sys.exit(0)

@@ -1,4 +1,4 @@
-"""``mllama serve`` with the demo model, started once for all tests of the server."""
+"""One ``mllama serve`` with the demo model for all tests of the server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import openai
 import pytest
 
 START_SECONDS = 1500
-"""A first start compiles, and a test machine may be busy."""
+"""The first start compiles graphs, and the test machine may be busy."""
 
 
 class Server:
-    """A running server and its log; ``module`` is run with the command's arguments."""
+    """A running server and its log.  ``module`` is the Python module to run."""
 
     def __init__(self, log: Path, *options: str, module: str = "mllama") -> None:
         with socket.socket() as free:
@@ -33,7 +33,7 @@ class Server:
         environment = os.environ | {
             "MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS": '["localhost"]'
         }
-        # Tests of the Python API leave it behind; it would take /metrics away.
+        # Tests of the Python API leave this variable set, which disables /metrics.
         environment.pop("MAX_SERVE_DISABLE_TELEMETRY", None)
         command = [sys.executable, "-m", module, "serve", "--devices", "cpu"]
         command += ["--max-batch-size", "4"]
@@ -44,7 +44,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        """Waits until it answers."""
+        """Waits until the server answers."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -56,18 +56,18 @@ class Server:
         raise AssertionError(self.log.read_text())
 
     def client(self) -> openai.OpenAI:
-        """The real client, which asks once."""
+        """Returns an OpenAI client that doesn't retry."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def interrupt(self) -> int:
-        """Ctrl-C; returns the exit code."""
+        """Sends Ctrl-C and returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
 
 
 @contextmanager
 def running(log: Path, *options: str, module: str = "mllama") -> Iterator[Server]:
-    """A server that answers, and is stopped in the end."""
+    """Yields a server that answers, and stops it on exit."""
     server = Server(log, *options, module=module)
     try:
         server.wait()

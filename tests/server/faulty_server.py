@@ -10,19 +10,19 @@ from mllama.cli.main import main
 from mllama.image_cache.encoder_runner import ImageEncoderRunner
 from mllama.server import app
 
-TILES_MEAN = 1.5
-"""Normalized pixels above it on average are those of a white image."""
+WHITE_MEAN = 1.5
+"""The normalized pixels of a white image have a mean above this."""
 
 
-class FaultyStart(app.WorkerStart):
-    """Builds the pipeline, in the worker, with a fault."""
+class FaultyPipelineFactory(app.WorkerPipelineFactory):
+    """Builds, in the worker, a pipeline that fails on white images."""
 
     def __call__(self) -> Any:
         """Builds the pipeline."""
         encode = ImageEncoderRunner._encode
 
         def failing(self: Any, images: Any, tiles: int) -> None:
-            if any(np.mean(image.pixel_values) > TILES_MEAN for image in images):
+            if any(np.mean(image.pixel_values) > WHITE_MEAN for image in images):
                 raise RuntimeError("this image is too bright")
             encode(self, images, tiles)
 
@@ -33,5 +33,5 @@ class FaultyStart(app.WorkerStart):
 if __name__ == "__main__":
     import tests.server.faulty_server as module  # the worker imports it by this name
 
-    app.WorkerStart = module.FaultyStart  # type: ignore[misc]
+    app.WorkerPipelineFactory = module.FaultyPipelineFactory  # type: ignore[misc]
     main()

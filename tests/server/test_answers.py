@@ -1,4 +1,4 @@
-"""The server's answers to every kind of request are transformers' own."""
+"""The server's answers to every kind of request equal those of transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.reference.cases import Case, case, case_names
 from tests.reference.oracle import Reference, reference
 
 TILE = 64
-"""The demo model's tiles, in pixels."""
+"""Side of the demo model's tiles in pixels."""
 
 STEPS = 12
 
@@ -29,7 +29,7 @@ def oracle() -> Reference:
 
 
 def expected(one: Case, oracle: Reference) -> str:
-    """The reference's greedy answer, as far as the end of the turn."""
+    """Returns the reference's greedy answer up to the end of its turn."""
     ids = oracle.decode(one.messages, STEPS - 1).token_ids
     ends = oracle.model.config.text_config.eos_token_id
     end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
@@ -44,14 +44,14 @@ def answer(client: openai.OpenAI, messages: list[Any]) -> str:
 
 
 @pytest.mark.parametrize("name", case_names())
-def test_an_answer_over_http_is_the_references(
+def test_an_answer_over_http_equals_the_reference(
     client: openai.OpenAI, oracle: Reference, name: str
 ) -> None:
     one = case(name, TILE)
     assert answer(client, one.openai_messages()) == expected(one, oracle)
 
 
-def test_requests_of_all_kinds_at_once_get_the_same_answers(
+def test_concurrent_requests_of_all_kinds_get_the_same_answers(
     client: openai.OpenAI, oracle: Reference
 ) -> None:
     cases = [case(name, TILE) for name in case_names()]
@@ -63,7 +63,7 @@ def test_requests_of_all_kinds_at_once_get_the_same_answers(
 
 @pytest.fixture
 def website(tmp_path: Path) -> Iterator[str]:
-    """Files of ``tmp_path`` at the host that the tests' server may fetch from."""
+    """Serves ``tmp_path`` at a host that the tests' server may fetch images from."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
         Thread(target=site.serve_forever, daemon=True).start()
@@ -71,7 +71,7 @@ def website(tmp_path: Path) -> Iterator[str]:
         site.shutdown()
 
 
-def test_an_image_is_fetched_from_its_url(
+def test_an_image_is_fetched_from_its_url_or_the_error_says_why_not(
     client: openai.OpenAI, oracle: Reference, website: str, tmp_path: Path
 ) -> None:
     one = case("system_and_image", TILE)

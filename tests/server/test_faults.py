@@ -1,4 +1,4 @@
-"""A request that the model fails on ends with a 500; the server goes on."""
+"""A request on which the model fails gets a 500, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .conftest import Server, running
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that fails on white pictures."""
+    """A server whose model fails on white pictures."""
     log = tmp_path_factory.mktemp("faulty") / "log"
     with running(log, module="tests.server.faulty_server") as started:
         yield started
@@ -37,7 +37,9 @@ def ask(server: Server, color: str, **options: Any) -> Any:
     )
 
 
-def test_the_others_get_their_answers(faulty: Server) -> None:
+def test_a_failing_request_gets_500_and_the_others_get_their_answers(
+    faulty: Server,
+) -> None:
     alone = ask(faulty, "red").choices[0].message.content
     colors = ["red", "white", "red", "white", "red"]
 
@@ -53,7 +55,9 @@ def test_the_others_get_their_answers(faulty: Server) -> None:
     assert "too bright" in faulty.log.read_text()
 
 
-def test_a_stream_fails_too(faulty: Server) -> None:
+def test_a_failing_stream_ends_with_an_error_and_the_server_keeps_running(
+    faulty: Server,
+) -> None:
     with pytest.raises(openai.APIError):
         list(ask(faulty, "white", stream=True))
     assert ask(faulty, "blue").choices

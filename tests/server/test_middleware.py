@@ -1,4 +1,4 @@
-"""The middleware between MAX's and its routes: bodies in, usage out."""
+"""The middleware validates bodies and adds image tokens to the usage."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from starlette.types import Message, Receive, Scope, Send
 from mllama.server.middleware import RequestValidationMiddleware
 from mllama.server.request_validation import CHAT, ServerCapabilities
 
-FEATURES = ServerCapabilities(model_name="served", vocabulary=100, greedy=True)
+CAPABILITIES = ServerCapabilities(model_name="served", vocabulary=100, greedy=True)
 USAGE = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 0}}
 
 
 class Route:
-    """What stands behind the middleware: notes the body, sends the answer given."""
+    """A route behind the middleware that records the body and sends given parts."""
 
     def __init__(self, *parts: bytes) -> None:
         self.parts = parts
@@ -82,11 +82,11 @@ def request(
         "state": {"request_id": "id"},
     }
     app = RequestValidationMiddleware(
-        route, features=lambda: FEATURES, image_tokens=counts
+        route, capabilities=lambda: CAPABILITIES, image_tokens=counts
     )
     asyncio.run(app(scope, receive, send))
     if isinstance(route, Route) and route.after is not None:
-        assert counts == {}, "an entry outlives its request"
+        assert counts == {}, "the entry outlives its request"
     start, *rest = sent
     return start["status"], [m["body"] for m in rest], dict(start["headers"])
 
@@ -95,7 +95,7 @@ def error_of(bodies: Iterable[bytes]) -> Any:
     return json.loads(b"".join(bodies))["error"]
 
 
-def test_a_good_body_reaches_the_route_and_then_the_disconnect() -> None:
+def test_a_valid_body_and_the_disconnect_reach_the_route() -> None:
     route = Route(b"{}")
     body = {"model": "served", "messages": []}
     request(route, body)
@@ -103,13 +103,13 @@ def test_a_good_body_reaches_the_route_and_then_the_disconnect() -> None:
     assert route.after == {"type": "http.disconnect"}
 
 
-def test_a_published_name_reaches_the_route_as_the_served_one() -> None:
+def test_a_published_name_reaches_the_route_as_the_served_name() -> None:
     route = Route(b"{}")
     request(route, {"model": "meta-llama/Llama-3.2-11B-Vision-Instruct"})
     assert json.loads(route.body)["model"] == "served"
 
 
-def test_a_refusal_is_an_openai_error_and_never_reaches_the_route() -> None:
+def test_a_rejected_request_gets_an_openai_error_and_never_reaches_the_route() -> None:
     route = Route(b"{}")
     status, bodies, _ = request(route, {"model": "served", "n": 2})
     assert status == 400
@@ -118,19 +118,19 @@ def test_a_refusal_is_an_openai_error_and_never_reaches_the_route() -> None:
     assert route.body is None
 
 
-def test_an_unknown_model_is_a_404() -> None:
+def test_an_unknown_model_gives_404() -> None:
     status, bodies, _ = request(Route(), {"model": "gpt-4o"})
     assert (status, error_of(bodies)["code"]) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("body", [b"{nope", b"[1]", b""])
-def test_what_is_no_object_is_left_for_max_to_refuse(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_passed_to_max(body: bytes) -> None:
     route = Route(b"{}")
     request(route, body)
     assert route.body == body
 
 
-def test_a_body_over_the_limit_keeps_its_status() -> None:
+def test_a_body_over_the_limit_gives_413() -> None:
     failure = HTTPException(413, "too large")
     status, bodies, _ = request(Route(), {}, failure=failure)
     assert status == 413
@@ -138,18 +138,18 @@ def test_a_body_over_the_limit_keeps_its_status() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/audio/speech"])
-def test_routes_of_other_models_do_not_exist(path: str) -> None:
+def test_routes_for_other_kinds_of_models_give_404(path: str) -> None:
     status, bodies, _ = request(Route(), {}, path=path)
     assert (status, error_of(bodies)["type"]) == (404, "not_found_error")
 
 
-def test_other_paths_pass_untouched() -> None:
+def test_other_paths_are_not_validated() -> None:
     route = Route(b"[]")
     status, bodies, _ = request(route, {"n": 2}, path="/v1/models", method="GET")
     assert (status, bodies) == (200, [b"[]"])
 
 
-def test_usage_tells_the_image_tokens_of_an_answer() -> None:
+def test_usage_has_the_image_tokens_of_a_response() -> None:
     answer = json.dumps({"usage": USAGE}).encode()
     _, bodies, headers = request(Route(answer), {"model": "served"}, images=34)
     (body,) = bodies
@@ -158,7 +158,7 @@ def test_usage_tells_the_image_tokens_of_an_answer() -> None:
     assert headers[b"content-length"] == str(len(body)).encode()
 
 
-def test_usage_tells_the_image_tokens_of_a_stream() -> None:
+def test_usage_has_the_image_tokens_of_a_stream() -> None:
     event = b"data: " + json.dumps({"usage": USAGE}).encode() + b"\n\n"
     parts = (b'data: {"choices": []}\n\n', event, b"data: [DONE]\n\n")
     _, bodies, _ = request(Route(*parts), {"model": "served"}, images=34)
@@ -169,7 +169,7 @@ def test_usage_tells_the_image_tokens_of_a_stream() -> None:
     assert usage["prompt_tokens_details"]["image_tokens"] == 34
 
 
-def test_an_answer_that_quotes_the_field_is_left_alone() -> None:
+def test_an_answer_that_quotes_the_usage_field_is_unchanged() -> None:
     quoted = {"content": '"prompt_tokens_details"', "usage": None}
     answer = json.dumps(quoted).encode()
     _, bodies, _ = request(Route(answer), {"model": "served"}, images=34)

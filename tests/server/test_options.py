@@ -1,4 +1,4 @@
-"""What a server's options do to its answers, of one server that has them all."""
+"""The effect of a server's options, tested on one server that has them all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "What can you see?"}]
 
 
 @pytest.fixture(scope="module")
-def special(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def configured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("options")
     file = folder / "options.yaml"
     file.write_text(
@@ -39,19 +39,19 @@ num-threads: 1
 
 
 @pytest.fixture
-def special_client(special: Server) -> openai.OpenAI:
-    return special.client()
+def client(configured_server: Server) -> openai.OpenAI:
+    return configured_server.client()
 
 
-def test_the_command_line_wins_over_the_file(special_client: openai.OpenAI) -> None:
-    assert [model.id for model in special_client.models.list()] == ["special"]
+def test_the_command_line_overrides_the_config_file(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["special"]
 
 
-def test_a_request_without_a_limit_gets_the_servers(
-    special_client: openai.OpenAI,
+def test_the_servers_length_limit_applies_to_requests_without_their_own(
+    client: openai.OpenAI,
 ) -> None:
     def answer(**limits: Any) -> Any:
-        made = special_client.chat.completions.create(
+        made = client.chat.completions.create(
             model="special", messages=QUESTION, **limits
         )
         return made.usage and made.usage.completion_tokens
@@ -59,13 +59,13 @@ def test_a_request_without_a_limit_gets_the_servers(
     assert answer() == LIMIT
     assert answer(max_tokens=7) == 7
     assert answer(max_completion_tokens=6) == 6
-    completion = special_client.completions.create(model="special", prompt="I can")
+    completion = client.completions.create(model="special", prompt="I can")
     assert completion.usage is not None
     assert completion.usage.completion_tokens == LIMIT
 
 
-def test_the_tokenizers_own_code_runs(special_client: openai.OpenAI) -> None:
-    answer = special_client.chat.completions.create(
+def test_the_tokenizers_remote_code_runs(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
         model="special", messages=[{"role": "user", "content": "Hello"}]
     )
     text = answer.choices[0].message.content or ""
@@ -74,8 +74,8 @@ def test_the_tokenizers_own_code_runs(special_client: openai.OpenAI) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
-def test_the_model_computes_on_as_many_cores_as_it_may(special: Server) -> None:
-    processes = psutil.Process(special.process.pid).children(recursive=True)
+def test_num_threads_limits_the_models_threads(configured_server: Server) -> None:
+    processes = psutil.Process(configured_server.process.pid).children(recursive=True)
     workers = [
         thread
         for process in processes

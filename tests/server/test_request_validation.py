@@ -1,4 +1,4 @@
-"""What a client asks for it gets, or it is told by name that it can't."""
+"""A request is served as the client means it, or rejected with the field's name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mllama.server.request_validation import (
     COMPLETIONS,
     RequestRejected,
     ServerCapabilities,
-    adapted,
-    check,
+    normalize,
+    validate,
 )
 
 PLAIN = ServerCapabilities(model_name="served", vocabulary=100)
@@ -62,11 +62,11 @@ def image(**fields: Any) -> dict[str, Any]:
         (content(image(url="file:///etc/passwd")), "messages[0].content"),
     ],
 )
-def test_a_chat_that_would_be_ignored_or_break_is_refused(
+def test_a_chat_with_an_unsupported_or_invalid_field_is_rejected(
     body: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(RequestRejected) as caught:
-        check(CHAT, {"model": "served", "messages": USER, **body}, PLAIN)
+        validate(CHAT, {"model": "served", "messages": USER, **body}, PLAIN)
     assert caught.value.param == param
     assert caught.value.status == 400
 
@@ -85,12 +85,14 @@ def test_a_chat_that_would_be_ignored_or_break_is_refused(
         {"messages": "not a list"},
     ],
 )
-def test_a_chat_that_is_served_passes(body: dict[str, Any]) -> None:
-    check(CHAT, {"model": "served", "messages": USER, **body}, PLAIN)
+def test_a_supported_chat_is_accepted(body: dict[str, Any]) -> None:
+    request = {"model": "served", "messages": USER, **body}
+    validate(CHAT, request, PLAIN)
+    assert normalize(request, PLAIN)["messages"] == request["messages"]
 
 
-def test_what_the_server_was_started_with_is_allowed() -> None:
-    able = ServerCapabilities(
+def test_options_of_the_server_allow_more_fields() -> None:
+    full = ServerCapabilities(
         model_name="served",
         vocabulary=100,
         penalties=True,
@@ -99,17 +101,16 @@ def test_what_the_server_was_started_with_is_allowed() -> None:
         reasoning_parser=True,
         local_images=True,
     )
-    check(
-        CHAT,
-        {
-            **content(image(url="file:///pictures/a.png")),
-            "frequency_penalty": 1,
-            "min_tokens": 3,
-            "tool_choice": "required",
-            "thinking_temperature": 0.5,
-        },
-        able,
-    )
+    request = {
+        **content(image(url="file:///pictures/a.png")),
+        "frequency_penalty": 1,
+        "min_tokens": 3,
+        "tool_choice": "required",
+        "thinking_temperature": 0.5,
+    }
+    with pytest.raises(RequestRejected):
+        validate(CHAT, request, PLAIN)
+    validate(CHAT, request, full)
 
 
 @pytest.mark.parametrize(
@@ -125,52 +126,54 @@ def test_what_the_server_was_started_with_is_allowed() -> None:
         ({"prompt": ["a", "b"], "stream": True}, "prompt"),
     ],
 )
-def test_a_completion_that_would_be_ignored_or_break_is_refused(
+def test_a_completion_with_an_unsupported_or_invalid_field_is_rejected(
     body: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(RequestRejected) as caught:
-        check(COMPLETIONS, {"model": "served", "prompt": "hi", **body}, PLAIN)
+        validate(COMPLETIONS, {"model": "served", "prompt": "hi", **body}, PLAIN)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("prompt", ["hi", ["hi"], ["a", "b"], [1, 2], [[1], [2, 3]]])
-def test_a_completion_that_is_served_passes(prompt: Any) -> None:
-    check(COMPLETIONS, {"model": "served", "prompt": prompt, "echo": False}, PLAIN)
+def test_a_supported_completion_is_accepted(prompt: Any) -> None:
+    request = {"model": "served", "prompt": prompt, "echo": False}
+    validate(COMPLETIONS, request, PLAIN)
+    assert normalize(request, PLAIN)["prompt"] == prompt
 
 
 @pytest.mark.parametrize(
     "name", ["served", "", "meta-llama/Llama-3.2-11B-Vision-Instruct"]
 )
-def test_the_published_names_mean_the_model_that_is_served(name: str) -> None:
-    assert adapted({"model": name}, PLAIN)["model"] == "served"
+def test_published_names_select_the_served_model(name: str) -> None:
+    assert normalize({"model": name}, PLAIN)["model"] == "served"
 
 
-def test_another_model_does_not_exist() -> None:
+def test_an_unknown_model_is_rejected_with_404() -> None:
     with pytest.raises(
         RequestRejected, match=r"'gpt-4o' does not exist.*'served'"
     ) as caught:
-        adapted({"model": "gpt-4o"}, PLAIN)
+        normalize({"model": "gpt-4o"}, PLAIN)
     assert caught.value.status == 404
 
 
-def test_an_adapter_keeps_its_name() -> None:
-    features = ServerCapabilities(
+def test_an_adapter_is_selected_by_its_name() -> None:
+    capabilities = ServerCapabilities(
         model_name="served", vocabulary=9, other_names=("cats",)
     )
-    assert adapted({"model": "cats"}, features)["model"] == "cats"
+    assert normalize({"model": "cats"}, capabilities)["model"] == "cats"
 
 
-def test_a_seed_of_zero_is_a_seed() -> None:
-    """MAX draws a random one for it."""
-    first, second = (adapted({"model": "", "seed": 0}, PLAIN) for _ in range(2))
+def test_seed_zero_gives_a_fixed_seed() -> None:
+    """MAX would draw a random seed instead."""
+    first, second = (normalize({"model": "", "seed": 0}, PLAIN) for _ in range(2))
     assert first == second
     assert first["seed"] not in (0, None)
 
 
 @pytest.mark.parametrize("top_k", [100, 10**9])
-def test_more_candidates_than_tokens_are_all_tokens(top_k: int) -> None:
-    """MAX reserves memory for as many as it is told."""
-    assert adapted({"model": "", "top_k": top_k}, PLAIN)["top_k"] == -1
+def test_top_k_beyond_the_vocabulary_means_all_tokens(top_k: int) -> None:
+    """MAX would reserve memory for that many candidates."""
+    assert normalize({"model": "", "top_k": top_k}, PLAIN)["top_k"] == -1
 
 
 @pytest.mark.parametrize(
@@ -183,17 +186,19 @@ def test_more_candidates_than_tokens_are_all_tokens(top_k: int) -> None:
         ({"temperature": 0.7, "top_k": 5}, 5),
     ],
 )
-def test_a_greedy_server_samples_for_a_client_that_asks(
+def test_a_greedy_server_samples_if_a_request_sets_a_sampling_field(
     body: dict[str, Any], top_k: int | None
 ) -> None:
     greedy = ServerCapabilities(model_name="served", vocabulary=100, greedy=True)
-    assert adapted({"model": "", **body}, greedy).get("top_k") == top_k
-    assert "top_k" not in adapted({"model": "", "temperature": 0.7}, PLAIN)
+    assert normalize({"model": "", **body}, greedy).get("top_k") == top_k
+    assert "top_k" not in normalize({"model": "", "temperature": 0.7}, PLAIN)
 
 
 @pytest.mark.parametrize("own", [{"max_tokens": 9}, {"max_completion_tokens": 9}])
-def test_the_servers_limit_is_for_requests_without_one(own: dict[str, int]) -> None:
+def test_the_servers_length_limit_applies_to_requests_without_their_own(
+    own: dict[str, int],
+) -> None:
     limited = replace(PLAIN, max_new_tokens=5)
-    assert adapted({"max_tokens": None}, limited)["max_tokens"] == 5
-    assert own.items() <= adapted(own, limited).items()
-    assert "max_tokens" not in adapted({}, PLAIN)
+    assert normalize({"max_tokens": None}, limited)["max_tokens"] == 5
+    assert own.items() <= normalize(own, limited).items()
+    assert "max_tokens" not in normalize({}, PLAIN)

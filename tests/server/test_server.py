@@ -23,8 +23,8 @@ def data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def mission(url: str) -> list[Any]:
-    """The conversation of the mission's curl command."""
+def image_question(url: str) -> list[Any]:
+    """Returns a conversation with a system message and a question about an image."""
     return [
         {"role": "system", "content": "You are a helpful assistant."},
         {
@@ -40,15 +40,15 @@ def mission(url: str) -> list[Any]:
 RED = data_url(Image.new("RGB", (60, 40), "red"))
 
 
-def test_the_demo_model_has_a_name(client: openai.OpenAI) -> None:
+def test_the_demo_model_is_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["mllama-demo"]
 
 
-def test_the_missions_conversation_is_answered_under_its_name(
+def test_a_question_to_a_published_name_is_answered_alike_with_and_without_streaming(
     client: openai.OpenAI,
 ) -> None:
     answer = client.chat.completions.create(
-        model=PUBLISHED, messages=mission(RED), max_tokens=6
+        model=PUBLISHED, messages=image_question(RED), max_tokens=6
     )
     assert answer.model == "mllama-demo"
     usage = answer.usage
@@ -60,7 +60,7 @@ def test_the_missions_conversation_is_answered_under_its_name(
 
     stream = client.chat.completions.create(
         model="mllama-demo",
-        messages=mission(RED),
+        messages=image_question(RED),
         max_tokens=6,
         stream=True,
         stream_options={"include_usage": True},
@@ -97,16 +97,16 @@ def test_a_stop_string_is_not_streamed(client: openai.OpenAI) -> None:
         ({"tool_choice": "required", "tools": []}, 400),
         ({"model": "gpt-4o"}, 404),
         ({"messages": [{"role": "user", "content": "typed <|image|>"}]}, 400),
-        ({"messages": mission("data:image/png;base64,aGVsbG8=")}, 400),
-        ({"messages": mission("http://127.0.0.1:9/x.png")}, 400),
-        ({"messages": mission(RED)[1:] * 33}, 400),
+        ({"messages": image_question("data:image/png;base64,aGVsbG8=")}, 400),
+        ({"messages": image_question("http://127.0.0.1:9/x.png")}, 400),
+        ({"messages": image_question(RED)[1:] * 33}, 400),
         ({"messages": [{"role": "user", "content": "a b c " * 4000}]}, 400),
     ],
 )
-def test_a_bad_request_is_refused_and_the_server_goes_on(
+def test_a_bad_request_is_rejected_and_the_server_keeps_running(
     client: openai.OpenAI, options: dict[str, Any], status: int
 ) -> None:
-    good: dict[str, Any] = {"model": "mllama-demo", "messages": mission(RED)}
+    good: dict[str, Any] = {"model": "mllama-demo", "messages": image_question(RED)}
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(**{**good, **options})
     assert caught.value.status_code == status
@@ -114,12 +114,12 @@ def test_a_bad_request_is_refused_and_the_server_goes_on(
     assert client.chat.completions.create(**good, max_tokens=2).choices
 
 
-def test_an_image_shown_again_is_a_hit_and_its_prompt_is_cached(
+def test_a_repeated_request_hits_the_image_cache_and_the_prefix_cache(
     client: openai.OpenAI, server: Server
 ) -> None:
     picture = data_url(Image.new("RGB", (61, 43), "green"))
-    messages = mission(picture)
-    messages[0]["content"] *= 40  # the prefix cache works in blocks of 128 tokens
+    messages = image_question(picture)
+    messages[0]["content"] *= 40  # the prefix cache has pages of 128 tokens
 
     def numbers() -> dict[str, float]:
         lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
@@ -145,7 +145,9 @@ def test_an_image_shown_again_is_a_hit_and_its_prompt_is_cached(
     assert 0 < after["used_bytes"] <= after["bytes"]
 
 
-def test_echo_with_logprobs_does_not_kill_the_server(client: openai.OpenAI) -> None:
+def test_echo_with_logprobs_is_rejected_and_the_server_keeps_running(
+    client: openai.OpenAI,
+) -> None:
     with pytest.raises(openai.BadRequestError, match="echo"):
         client.completions.create(
             model="mllama-demo", prompt="Hello", echo=True, logprobs=1
@@ -153,20 +155,25 @@ def test_echo_with_logprobs_does_not_kill_the_server(client: openai.OpenAI) -> N
     assert client.completions.create(model="", prompt="Hello", max_tokens=2).choices
 
 
-def test_a_client_that_goes_away_leaves_the_server_free(client: openai.OpenAI) -> None:
+def test_requests_of_disconnected_clients_free_the_server(
+    client: openai.OpenAI,
+) -> None:
     for _ in range(10):
         stream = client.chat.completions.create(
-            model="mllama-demo", messages=mission(RED), stream=True, temperature=2.0
+            model="mllama-demo",
+            messages=image_question(RED),
+            stream=True,
+            temperature=2.0,
         )
         next(iter(stream))
         stream.close()
     assert client.chat.completions.create(
-        model="mllama-demo", messages=mission(RED), max_tokens=2
+        model="mllama-demo", messages=image_question(RED), max_tokens=2
     ).choices
 
 
 def test_z_ctrl_c_ends_every_process(server: Server) -> None:
-    """Runs last in this file: the server is gone after it."""
+    """Runs last in this file, because it ends the server."""
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert children
     assert server.interrupt() == 130

@@ -1,4 +1,4 @@
-"""A server saves and loads its compiled graphs, in the process that waited for it."""
+"""Starts of a server from saved graphs, and its prespawned worker process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ask(server: Server) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_serve_saves_its_graphs_and_starts_from_them(
+def test_a_server_starts_from_the_graphs_that_another_one_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = tmp_path / "saved"
@@ -46,26 +46,26 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_the_waiting_process_ends_with_its_server(kill: signal.Signals) -> None:
+def test_the_prespawned_worker_ends_with_its_server(kill: signal.Signals) -> None:
     command = [sys.executable, "-m", "mllama", "serve", "--devices", "cpu"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
     deadline = time.monotonic() + 30
-    while not (waiting := children(server.pid)) and time.monotonic() < deadline:
+    while not (workers := children(server.pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert waiting
+    assert workers
     server.send_signal(kill)
     _, stderr = server.communicate(timeout=30)
     assert b"Traceback" not in stderr
     while time.monotonic() < deadline + 30 and any(
-        Path(f"/proc/{pid}").exists() for pid in waiting
+        Path(f"/proc/{pid}").exists() for pid in workers
     ):
         time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in waiting)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
-def test_a_refused_start_is_not_disturbed_by_the_waiting_process() -> None:
+def test_a_refused_start_prints_only_its_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mllama", "serve", "--max-length", "0"],
         capture_output=True,
