@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are complete, and not before."""
+"""Files that appear under their name only once they are complete."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ _unfinished: set[Path] = set()
 
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A file ``NAME.part`` that takes a name when the block ends without an exception.
+    """Yields a file ``NAME.part`` and renames it to its target when the block succeeds.
 
-    Whatever ends the program meanwhile, the name holds what it held before.  Only a
-    kill leaves the part, which the next attempt writes over.
+    If the block or the program ends early, the target keeps its previous content and
+    the partial file is removed.  Only a kill leaves the partial file; the next attempt
+    overwrites it.
+
+    The lock is on the partial file itself: a separate lock file, as the filelock
+    package uses, would stay beside the user's file.
 
     Args:
-        target: The name.
+        target: The file to write.
 
     Yields:
-        The part, empty.
+        The partial file, empty.
 
     Raises:
         MllamaError: If another process is writing the file.
@@ -38,7 +42,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         try:
             file.truncate(0)
             yield part
-            # Else a power failure could leave the name with nothing behind it.
+            # Otherwise a power failure could leave an empty file under the name.
             os.fsync(file.fileno())
             os.replace(part, target)
         except BaseException:
@@ -50,7 +54,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def write_small_file(target: Path, content: bytes) -> None:
-    """Writes a file at once; of several processes that do, the last one's stays.
+    """Writes a file atomically; if several processes do, the last one wins.
 
     Raises:
         OSError: If it can't be written.
@@ -65,7 +69,7 @@ def write_small_file(target: Path, content: bytes) -> None:
 
 @atexit.register
 def remove_unfinished() -> None:
-    """Removes the parts of this process, which is about to end."""
+    """Removes the partial files of this process, which is about to end."""
     for part in list(_unfinished):
         with contextlib.suppress(OSError):
             part.unlink()
@@ -73,7 +77,7 @@ def remove_unfinished() -> None:
 
 @contextlib.contextmanager
 def _locked(part: Path, target: Path) -> Iterator[BinaryIO]:
-    """The part, opened and held against other processes, which would mix theirs in."""
+    """Yields the partial file, opened, with a lock that keeps other processes out."""
     busy = MllamaError(
         f"{target} is being written by another process; try again when it is done"
     )
@@ -83,9 +87,9 @@ def _locked(part: Path, target: Path) -> Iterator[BinaryIO]:
         except BlockingIOError:
             raise busy from None
         except OSError:
-            pass  # A file system without locks: as good as it gets there.
+            pass  # The file system has no locks.
         if not part.exists() or not os.path.samestat(
             os.fstat(file.fileno()), part.stat()
         ):
-            raise busy  # Another process finished it between these two steps.
+            raise busy  # Another process finished it between opening and locking.
         yield file

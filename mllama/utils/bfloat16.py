@@ -1,4 +1,4 @@
-"""Floats as they lie in files, bfloat16 as its bits, which is all that NumPy knows."""
+"""Conversions of bfloat16, whose bits NumPy holds in uint16, to and from float32."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy.typing as npt
 
 
 def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """float32 values of bfloat16 ones."""
+    """Converts the bits of bfloat16 values to float32."""
     values = bits.astype(np.uint32)
     values <<= 16
     return values.view(np.float32)
 
 
 def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Bits of the nearest bfloat16 values, of two as near the even one.
+    """Returns the bits of the nearest bfloat16 values, rounding ties to even.
 
     Args:
-        values: Finite.
+        values: Finite values.
     """
     bits = values.view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
@@ -27,7 +27,7 @@ def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def as_floats(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """float32 values of floats of any type; uint16 holds the bits of bfloat16."""
+    """Converts floats of any type to float32; uint16 holds the bits of bfloat16."""
     if values.dtype == np.uint16:
         return from_bfloat16(values)
     return np.asarray(values, np.float32)

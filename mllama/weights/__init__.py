@@ -1,1 +1,4 @@
-"""The files that a model's weights come in.  Knows tensors and bytes, no graphs."""
+"""The formats of weights: safetensors, GGUF, Ollama's store and LoRA adapters.
+
+Knows tensors and bytes, but no graphs.
+"""

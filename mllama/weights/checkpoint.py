@@ -1,7 +1,7 @@
-"""A checkpoint's directory: which files hold which tensors, checked before use.
+"""A safetensors checkpoint: the tensors in its files, checked before use.
 
-Only headers are read here, so that a wrong or incomplete download is named within
-seconds instead of after the graphs were compiled.
+Only headers are read here, so that a wrong or incomplete download is reported within
+seconds instead of after the graphs are compiled.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ INDEX_FILE: Final = "model.safetensors.index.json"
 PICKLE_SUFFIXES: Final = (".bin", ".pth", ".pt")
 
 DTYPE_NAMES: Final = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""The format's names of element types, and those that config.json uses."""
+"""The data types of config.json by their names in safetensors files."""
 
 _ITEM_BYTES = {DTYPE_NAMES[code]: size for code, size in ITEM_BYTES.items()}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies.
+    """A tensor in a file.
 
     Attributes:
-        file: The file that holds it.
-        source_name: Its name there.
+        file: The file.
+        source_name: The tensor's name in the file.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        shape: Its dimensions, those that the model needs.
-        offset: Its first byte in the file.
-        nbytes: Its size.
+        shape: Its dimensions, as the model needs them.
+        offset: Position of its first byte in the file.
+        nbytes: Its size in bytes.
     """
 
     file: Path
@@ -58,7 +58,7 @@ class TensorInfo:
 
     @property
     def part_dtype(self) -> np.dtype[Any]:
-        """NumPy's type of what :meth:`parts` gives."""
+        """NumPy's data type of the arrays that :meth:`parts` yields."""
         return self._stored_type
 
     @property
@@ -66,27 +66,27 @@ class TensorInfo:
         return np.dtype(np.uint16 if self.dtype == "bfloat16" else self.dtype)
 
     def mapped(self) -> npt.NDArray[Any]:
-        """The values as they lie in the file; bfloat16 as its bits, in uint16."""
+        """Returns the values, memory-mapped; uint16 holds the bits of bfloat16."""
         return np.memmap(self.file, self._stored_type, "r", self.offset, self.shape)
 
     def parts(self, rows: int) -> Iterator[npt.NDArray[Any]]:
-        """The values as :meth:`mapped` gives them, a part at a time.
+        """Yields the values as in :meth:`mapped`, some rows at a time.
 
-        Each part is mapped by itself, so that memory is given back as it is read, and
-        as a private copy, since MAX copies what it may only read.  The file is never
-        changed.
+        Each part has a mapping of its own, so that its pages are freed once it is
+        processed.  The mappings are writable private copies (copy-on-write), because
+        MAX copies read-only arrays.  The file never changes.
 
         Args:
-            rows: How many of the first dimension a part has at most.
+            rows: Most rows of a part.
         """
         row_bytes = self.nbytes // self.shape[0]
         for start in range(0, self.shape[0], rows):
             shape = (min(rows, self.shape[0] - start), *self.shape[1:])
-            place = self.offset + start * row_bytes
-            yield np.memmap(self.file, self._stored_type, "c", place, shape)
+            offset = self.offset + start * row_bytes
+            yield np.memmap(self.file, self._stored_type, "c", offset, shape)
 
     def floats(self) -> npt.NDArray[np.float32]:
-        """The values in float32; float32 files are mapped, not copied."""
+        """Returns the values as float32; float32 files are mapped, not copied."""
         return as_floats(self.mapped())
 
 
@@ -98,9 +98,9 @@ class Checkpoint:
         path: The directory.
         config: Its configuration.
         files: The weight files, in order.
-        tensors: The model's tensors by canonical name,
-            see :mod:`mllama.weights.names`.
-        unused: Names, as in the files, of tensors that are no part of the model.
+        tensors: The model's tensors by canonical name (see
+            :mod:`mllama.weights.names`).
+        unused: The files' names of tensors that the model doesn't have.
     """
 
     path: Path
@@ -111,7 +111,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """The element type that most of the weights' elements have."""
+        """The data type of most of the weights."""
         elements: Counter[str] = Counter()
         for tensor in self.tensors.values():
             elements[tensor.dtype] += tensor.nbytes // _ITEM_BYTES[tensor.dtype]
@@ -119,22 +119,22 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the model's tensors in the files."""
+        """The size of the model's tensors in the files."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
-    """Reads a checkpoint's config and the headers of its weight files.
+    """Reads the config of a checkpoint and the headers of its weight files.
 
     Args:
         path: A directory with ``config.json`` and ``model.safetensors``, or an index
-            and its shards, or one other ``*.safetensors`` file.
-        files: Weight files to read instead of the directory's own.
+            and its shards, or a single ``*.safetensors`` file of another name.
+        files: Weight files to read instead of those in the directory.
 
     Raises:
         ConfigError: If the config can't be used.
-        CheckpointError: If a file or tensor is missing, damaged, or of another type
-            or shape than the model's.
+        CheckpointError: If a file or tensor is missing or damaged, or a tensor has
+            another data type or shape than the model needs.
     """
     config = MllamaConfig.from_path(path)
     expected = expected_tensors(config)
@@ -174,14 +174,14 @@ def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise CheckpointError(
-            f"{path} lacks the tensor {_and_more(missing)}; it is incomplete or not "
-            "of this model, so download it again"
+            f"{path} lacks the tensor {_and_more(missing)}; it is incomplete or of "
+            "another model, so download it again"
         )
     return Checkpoint(path, config, files, tensors, unused)
 
 
 def _weight_files(path: Path) -> list[Path]:
-    """The files to read, in the order in which transformers looks for them."""
+    """Returns the files to read; looks for them in the same order as transformers."""
     if (path / SINGLE_FILE).is_file():
         return [path / SINGLE_FILE]
     if (path / INDEX_FILE).is_file():
@@ -199,7 +199,7 @@ def _weight_files(path: Path) -> list[Path]:
     if found:
         raise CheckpointError(
             f"{path} holds {len(found)} safetensors files but no {INDEX_FILE} that "
-            "says which belong together; download it again"
+            "says which of them belong together; download it again"
         )
     pickles = sorted(
         file.name for suffix in PICKLE_SUFFIXES for file in path.glob(f"*{suffix}")
@@ -210,7 +210,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def pickles_only_message(place: str, name: str) -> str:
-    """Why a place is refused whose only weights are pickles.
+    """Returns the error message for weights that are only there as pickles.
 
     Args:
         place: The directory or repository.
@@ -224,7 +224,7 @@ def pickles_only_message(place: str, name: str) -> str:
 
 
 def read_weight_map(index: Path) -> Mapping[str, str]:
-    """Tensor name to file name; files lie next to the index and nowhere else.
+    """Returns the file of each tensor, from an index; the files lie next to the index.
 
     Raises:
         CheckpointError: If the index is damaged or names a file elsewhere.
@@ -239,7 +239,7 @@ def read_weight_map(index: Path) -> Mapping[str, str]:
             f"{index} can't be read: {error.strerror or error}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index} is no JSON; download it again") from error
+        raise CheckpointError(f"{index} is not JSON; download it again") from error
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map; download it again")

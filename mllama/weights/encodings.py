@@ -1,4 +1,4 @@
-"""Encodings of the weights: which devices run which, and which one is chosen."""
+"""Encodings of the weights: what each type of device runs, and what is chosen."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ RUNNABLE: Final = {
     "cpu": ("float32", "bfloat16", *GGUF_ENCODINGS),
     "gpu": ("bfloat16", "float32"),
 }
-"""Encodings by device type."""
+"""The encodings that a type of device runs."""
 
-_BYTES: Final = "int8"
-_TILE = 16
-"""What the widths of matrices of bytes must be multiples of."""
+_INT8: Final = "int8"
+_INT8_MULTIPLE = 16
+"""The width of an int8 matrix must be a multiple of this."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A choice.
+    """The encoding that a model is served in.
 
     Attributes:
         name: ``float32``, ``bfloat16`` or one of ``GGUF_ENCODINGS``.
         device_type: ``cpu`` or ``gpu``.
-        reason: Why it is not the user's, or None if it is.
-        int8_vision: Whether the vision side's matrices are bytes.
+        reason: Why it was chosen; None if the user asked for it.
+        int8_vision: True if the vision encoder and projector are in int8 (W8A8).
     """
 
     name: str
@@ -41,17 +41,20 @@ class Encoding:
 
     @property
     def full_name(self) -> str:
-        """With the vision side's."""
+        """The name, with the vision side's encoding if that differs."""
         return self.name + self.vision_suffix
 
     @property
     def vision_suffix(self) -> str:
-        """What is said of the vision side, if it isn't what the rest is."""
-        return f", vision in {_BYTES}" if self.int8_vision else ""
+        """The end of :attr:`full_name` if the vision side is in int8, else empty."""
+        return f", vision in {_INT8}" if self.int8_vision else ""
 
     @property
     def bytes_per_float(self) -> int:
-        """Bytes of a weight that is no block; blocks are multiplied with float32."""
+        """The size of a weight that isn't quantized.
+
+        Beside quantized tensors these are float32.
+        """
         return 2 if self.name == "bfloat16" else 4
 
     @property
@@ -69,16 +72,16 @@ class Encoding:
 def choose_encoding(
     asked: str | None, device_type: str, dtype: str, config: MllamaConfig
 ) -> Encoding:
-    """The encoding to serve a checkpoint of floats with.
+    """Chooses the encoding to serve a checkpoint in that isn't quantized.
 
     Args:
-        asked: The user's wish.
+        asked: The encoding that the user asked for, or None.
         device_type: ``cpu`` or ``gpu``.
-        dtype: Element type of most of the checkpoint's weights.
-        config: The checkpoint's.
+        dtype: Data type of most of the checkpoint's weights.
+        config: The checkpoint's config.
 
     Raises:
-        MllamaError: If the device can't run what was asked for.
+        MllamaError: If the device can't run what the user asked for.
     """
     if asked is not None:
         check_runnable(asked, device_type)
@@ -95,10 +98,10 @@ def choose_encoding(
 
 
 def check_runnable(name: str, device_type: str) -> None:
-    """Refuses an encoding that a device can't run.
+    """Checks that a device runs an encoding.
 
     Raises:
-        MllamaError: Naming those that it runs.
+        MllamaError: If it doesn't; names those that it runs.
     """
     runnable = RUNNABLE[device_type]
     if name not in runnable:
@@ -111,21 +114,21 @@ def check_runnable(name: str, device_type: str) -> None:
 def with_vision_encoding(
     encoding: Encoding, asked: str | None, config: MllamaConfig
 ) -> Encoding:
-    """An encoding with the vision side's.
+    """Returns an encoding with the vision side in the encoding that was asked for.
 
     Args:
-        encoding: Of the weights.
+        encoding: The encoding of the weights.
         asked: ``int8``, or None to leave the vision side in floats.
-        config: The checkpoint's.
+        config: The checkpoint's config.
 
     Raises:
-        MllamaError: If it is something else, or bytes can't be had.
+        MllamaError: If something else was asked for, or int8 isn't possible here.
     """
     if asked is None:
         return encoding
-    if asked != _BYTES:
+    if asked != _INT8:
         raise MllamaError(
-            f"the vision side is to be had in {_BYTES}, not {asked!r}; leave "
+            f"the vision side can be in {_INT8}, not {asked!r}; leave "
             "--vision-encoding out for floats"
         )
     vision = config.vision_config
@@ -134,22 +137,22 @@ def with_vision_encoding(
         vision.intermediate_size,
         config.text_config.hidden_size,
     )
-    lacking = None
+    obstacle = None
     if encoding.device_type != "cpu":
-        lacking = "runs on a CPU only"
+        obstacle = "runs on a CPU only"
     elif encoding.name == "bfloat16":
-        lacking = "goes with float32 or blocks, not with bfloat16"
+        obstacle = "goes with float32 or quantized weights, not with bfloat16"
     elif chosen_kernels() == MAX:
-        lacking = "needs this package's own kernels, which don't run here"
-    elif any(width % _TILE for width in widths):
-        lacking = f"needs widths that are multiples of {_TILE}"
-    if lacking is not None:
-        raise MllamaError(f"--vision-encoding {_BYTES} {lacking}; leave it out")
+        obstacle = "needs this package's custom ops, which don't run here"
+    elif any(width % _INT8_MULTIPLE for width in widths):
+        obstacle = f"needs widths that are multiples of {_INT8_MULTIPLE}"
+    if obstacle is not None:
+        raise MllamaError(f"--vision-encoding {_INT8} {obstacle}; leave it out")
     return replace(encoding, int8_vision=True)
 
 
 def _can_quantize(config: MllamaConfig, encoding: str) -> bool:
-    """Whether the text side's matrices can be cut into blocks of an encoding."""
+    """Returns True if rows of the text side are whole blocks of an encoding."""
     length, _ = GGML_QUANT_SIZES[GGMLQuantizationType[encoding.upper()]]
     text = config.text_config
     return text.hidden_size % length == text.intermediate_size % length == 0

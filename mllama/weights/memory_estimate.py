@@ -1,4 +1,4 @@
-"""How much memory weights take as they are served, which is not their files' size."""
+"""The memory that served weights take, which differs from their files' size."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def served_bytes(
     *,
     int8_vision: bool,
 ) -> int:
-    """Bytes of a model's weights in memory.
+    """Returns the bytes of a model's weights in memory.
 
     Args:
-        config: The model's.
-        formats: Format of every tensor that is served in blocks, by canonical name.
-        float_item_bytes: Bytes of a weight of the others.
-        int8_vision: Whether the vision side's matrices are bytes.
+        config: The model's config.
+        formats: Format of every quantized tensor, by canonical name.
+        float_item_bytes: Bytes of a weight in the other tensors.
+        int8_vision: True if the vision encoder and projector are in int8.
     """
     if int8_vision:
         formats = {**formats, **int8_vision_formats(config)}

@@ -1,8 +1,9 @@
-"""The tensors of a checkpoint: their names and shapes, as data.
+"""The names and shapes of a checkpoint's tensors.
 
-Our names are the module paths of transformers' ``MllamaForConditionalGeneration``
-without the leading ``model.``.  Published checkpoints use an older spelling, adapters
-and training frameworks put prefixes in front; :func:`canonical_name` knows them all.
+Canonical names are the module paths of transformers'
+``MllamaForConditionalGeneration`` without the leading ``model.``.  Published
+checkpoints use an older spelling, and adapters and training frameworks add prefixes;
+:func:`canonical_name` knows them all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from mllama.config import MllamaConfig, MllamaTextConfig, MllamaVisionConfig
 Shapes = dict[str, tuple[int, ...]]
 
 _PREFIXES = ("base_model.model.", "module.", "_orig_mod.", "model.")
-"""What may stand in front of a module path, outermost first."""
+"""Prefixes of a module path, outermost first."""
 
 _OLD_SPELLINGS = (
     ("language_model.model.", "language_model."),
@@ -24,7 +25,7 @@ _ROOTS = ("language_model.", "lm_head.", "vision_model.", "multi_modal_projector
 
 
 def canonical_name(name: str) -> str | None:
-    """Our name of a tensor, or None if it is no part of the model."""
+    """Returns a tensor's canonical name, or None if it isn't one of this model."""
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     for old, new in _OLD_SPELLINGS:
@@ -34,9 +35,9 @@ def canonical_name(name: str) -> str | None:
 
 
 def expected_tensors(config: MllamaConfig) -> Shapes:
-    """Every tensor that the model needs, with its shape.
+    """Returns the shape of every tensor that the model needs, by canonical name.
 
-    With tied embeddings the head has no tensor of its own.
+    With tied embeddings the language-model head has no tensor of its own.
     """
     text, vision = config.text_config, config.vision_config
     shapes = {

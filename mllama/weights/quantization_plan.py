@@ -1,4 +1,4 @@
-"""Which tensors are quantized, and to which format: llama.cpp's usual mix."""
+"""The formats that tensors are quantized to: llama.cpp's usual mix."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from gguf import GGMLQuantizationType
 from mllama.config import MllamaConfig
 
 GGUF_ENCODINGS: Final = ("q4_0", "q4_k", "q6_k")
-"""Encodings whose files are GGUF blocks; MAX runs them on CPUs."""
+"""The quantized encodings; MAX runs them on CPUs."""
 
 EMBEDDING: Final = "language_model.embed_tokens.weight"
 
 PROJECTOR: Final = "multi_modal_projector.weight"
 
 _SENSITIVE = GGMLQuantizationType.Q6_K
-"""The format of the sensitive tensors, whatever was asked for."""
+"""The format of the sensitive tensors in every encoding."""
 
 
 def quantization_plan(
     config: MllamaConfig, encoding: str
 ) -> dict[str, GGMLQuantizationType]:
-    """Format of every tensor that is quantized, by its canonical name.
+    """Returns the format of every quantized tensor, by canonical name.
 
-    Matrices of the text side only.  The head is sensitive in every mix; of q4_k also
-    the values' projection and the last matrix of the feed-forward network, in the
-    first and the last eighth of the layers and in every third between, as in
-    llama.cpp's Q4_K_M.  Vision, norms and gates stay floats.
+    Only matrices of the text side are quantized; the vision side, norms and gates stay
+    floats.  The language-model head is sensitive in every mix.  In q4_k the value and
+    down projections are sensitive too, in the first and last eighth of the layers and
+    in every third layer between, as in llama.cpp's Q4_K_M.
 
     Args:
-        config: The model's.
-        encoding: One of ``GGUF_ENCODINGS``; of floats nothing is quantized.
+        config: The model's config.
+        encoding: One of ``GGUF_ENCODINGS``; other encodings quantize nothing.
     """
     if encoding not in GGUF_ENCODINGS:
         return {}
     text = config.text_config
     usual = GGMLQuantizationType[encoding.upper()]
-    # MAX's kernel that looks up rows of q4_0 writes beyond its memory.
+    # MAX's kernel that looks up embeddings in q4_0 writes beyond its memory.
     plan = {EMBEDDING: _SENSITIVE if encoding == "q4_0" else usual}
     for index in range(text.num_hidden_layers):
         crosses = index in text.cross_attention_layers
@@ -59,8 +59,8 @@ def quantization_plan(
 
 
 def int8_vision_formats(config: MllamaConfig) -> dict[str, GGMLQuantizationType]:
-    """What is bytes, by canonical name, if the vision side is asked for in them: the
-    matrices of the encoder's layers, and the projector."""
+    """Returns the tensors that are int8 if the vision side is: the matrices of the
+    vision encoder's layers, and the projector, by canonical name."""
     layers = (
         ("transformer", config.vision_config.num_hidden_layers),
         ("global_transformer", config.vision_config.num_global_layers),

@@ -1,8 +1,8 @@
-"""Python code that a checkpoint brings along, which runs only if the user trusts it.
+"""Python code in a checkpoint, which runs only if the user trusts it.
 
-Files of a checkpoint name classes of their own in ``auto_map``, as transformers writes
-it.  Of these the tokenizer's can matter here; the configuration and the image processor
-are read as data.
+A checkpoint's files name its own classes in ``auto_map``, as transformers writes it.
+Only a tokenizer's class can be used here; the configuration and the image processor are
+read as data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from mllama.errors import CheckpointError, quoted
 
 _VOCABULARIES: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
-"""What a tokenizer of a repository's own may read."""
+"""Files that a repository's own tokenizer may read."""
 
 _VOCABULARY_SUFFIXES: Final = (".tiktoken",)
 
@@ -23,7 +23,7 @@ _IMAGE_PROCESSORS: Final = ("processor_config.json", "preprocessor_config.json")
 
 
 def code_files(names: Iterable[str]) -> list[str]:
-    """Of a repository's files, its code and what that may read."""
+    """Returns the names of a repository's code files and of the files they may read."""
     return [
         name
         for name in names
@@ -33,17 +33,18 @@ def code_files(names: Iterable[str]) -> list[str]:
 
 
 def check_remote_code(directory: Path, *, trusted: bool) -> None:
-    """Refuses code that would be needed and may not run, or isn't there.
+    """Checks that code which the checkpoint needs is trusted and present.
 
-    A tokenizer that names its own class beside one of transformers', and has a
-    ``tokenizer.json``, is one that works without it.
+    A tokenizer that names its own class needs no code if it also names a class of
+    transformers and has a ``tokenizer.json``.
 
     Args:
-        directory: The checkpoint's small files.
-        trusted: Whether its code may run.
+        directory: The directory with the checkpoint's small files.
+        trusted: True if the checkpoint's code may run.
 
     Raises:
-        CheckpointError: If so.
+        CheckpointError: If needed code isn't trusted or is missing, or the image
+            processor needs code, which never runs here.
     """
     for name in _IMAGE_PROCESSORS:
         _check_image_processor(directory / name)
@@ -53,10 +54,10 @@ def check_remote_code(directory: Path, *, trusted: bool) -> None:
     if reference is None:
         return
     if trusted:
-        _check_is_there(path, reference)
+        _check_code_exists(path, reference)
     elif not (
         (directory / "tokenizer.json").is_file()
-        and _is_of_transformers(settings.get("tokenizer_class"))
+        and _is_transformers_class(settings.get("tokenizer_class"))
     ):
         raise CheckpointError(
             f"{directory} has a tokenizer of its own, {quoted(reference)}, whose code "
@@ -75,31 +76,31 @@ def _check_image_processor(path: Path) -> None:
     if any(names) and not str(kind).startswith("MllamaImageProcessor"):
         raise CheckpointError(
             f"{path} names an image processor of its own, {quoted(kind)}, whose code "
-            "is not run here even if it is trusted; with image_processor_type "
-            "MllamaImageProcessor its settings are used with Mllama's"
+            "never runs here, even if it is trusted; set image_processor_type to "
+            "MllamaImageProcessor to use its settings with Mllama's processor"
         )
 
 
-def _check_is_there(path: Path, reference: str) -> None:
-    """Checks that the directory holds the code; ``REPOSITORY--`` is another's."""
+def _check_code_exists(path: Path, reference: str) -> None:
+    """Checks that the directory has the code, unless ``REPOSITORY--`` names another."""
     file = f"{reference.split('.', 1)[0]}.py"
     if "--" not in reference and not (path.parent / file).is_file():
         raise CheckpointError(
-            f"{path.parent} lacks {file}, which {path.name} names: it is not complete"
+            f"{path.parent} lacks {file}, which {path.name} names; it is incomplete"
         )
 
 
 def _reference(auto_map: Any, kind: str) -> str | None:
-    """The class that ``auto_map`` names for an auto class: ``MODULE.CLASS``."""
+    """Returns the class that ``auto_map`` names for an auto class: ``MODULE.CLASS``."""
     found = auto_map.get(kind) if isinstance(auto_map, Mapping) else auto_map
     if isinstance(found, (list, tuple)):
-        # A slow tokenizer and a fast one, of which transformers prefers the latter.
+        # A slow and a fast tokenizer; transformers prefers the fast one.
         names = [name for name in found if isinstance(name, str)]
         found = names[-1] if names else None
     return found if isinstance(found, str) else None
 
 
-def _is_of_transformers(name: Any) -> bool:
+def _is_transformers_class(name: Any) -> bool:
     if not isinstance(name, str):
         return False
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -109,7 +110,10 @@ def _is_of_transformers(name: Any) -> bool:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """The object in a JSON file; whoever uses what can't be read complains about it."""
+    """Returns the object in a JSON file, or an empty one if it can't be read.
+
+    The file's users report that.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -208,7 +208,7 @@ def test_what_a_gguf_file_is_not(
         (DEMO, {"hub": HubOptions("v1")}, "is on this machine"),
         (DEMO, {"weight_path": ["/nowhere.gguf"]}, r"no weight file /nowhere\.gguf"),
         (DEMO, {"encoding": "q5_k"}, "can't run the encoding 'q5_k'"),
-        (str(MODEL_PATH / "config.json"), {}, "is no GGUF file"),
+        (str(MODEL_PATH / "config.json"), {}, "is not a GGUF file"),
     ],
 )
 def test_refusals(model: str, asked: dict[str, Any], complaint: str) -> None:

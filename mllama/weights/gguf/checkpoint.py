@@ -1,4 +1,4 @@
-"""A GGUF file in Ollama's layout as a checkpoint: checked and read."""
+"""Checks and reads a GGUF file in Ollama's layout."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from mllama.weights.quantization_plan import EMBEDDING
 logger = logging.getLogger("mllama")
 
 _REPLACEMENT = GGMLQuantizationType.Q6_K
-"""What matrices in blocks that MAX has no kernel for are converted to."""
+"""The format that matrices are converted to if their own has no kernel."""
 
 _BYTES_AT_ONCE = 1 << 22
-"""Of blocks that are converted together."""
+"""Size of the quantized rows that are converted together."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LoadedTensor:
 
     Attributes:
         values: float32 of the tensor's shape, or uint8 ``[rows, bytes of a row]``.
-        format: ``Q4_0``, ``Q4_K`` or ``Q6_K`` of blocks, None of floats.
+        format: ``Q4_0``, ``Q4_K`` or ``Q6_K`` for quantized values, None for floats.
     """
 
     values: npt.NDArray[Any]
@@ -49,7 +49,7 @@ class LoadedTensor:
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Opens a file of this model.
+    """Opens a GGUF file of this model.
 
     Raises:
         CheckpointError: If it is damaged or of another model.
@@ -68,32 +68,33 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 def main_encoding(file: GgufFile) -> str:
-    """The encoding that most of the text side has: q4_0, q4_k, q6_k or float32."""
+    """Returns the encoding of most of the text side: q4_0, q4_k, q6_k or float32."""
     sizes: Counter[str] = Counter()
     for name, tensor in file.tensors.items():
         if name.startswith("blk."):
-            kind = tensor.kind
-            known = kind in FORMATS or kind in FLOAT_DTYPES
-            format_name = kind.name if known else _REPLACEMENT.name
-            sizes["float32" if kind in FLOAT_DTYPES else format_name.lower()] += (
-                tensor.nbytes
-            )
+            if tensor.kind in FLOAT_DTYPES:
+                encoding = "float32"
+            else:
+                kind = tensor.kind if tensor.kind in FORMATS else _REPLACEMENT
+                encoding = kind.name.lower()
+            sizes[encoding] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else "float32"
 
 
 def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
-    """Checks that a file has every tensor of the model, in its size.
+    """Checks that a file has every tensor of the model in a usable format and shape.
 
     Raises:
-        CheckpointError: If a tensor is missing or of another shape.
+        CheckpointError: If a tensor is missing, or has an unknown format or another
+            shape.
     """
     expected = expected_tensors(config)
     for name, stored in stored_tensors(config).items():
         tensor = file.tensors.get(stored.name)
         if tensor is None:
             raise CheckpointError(
-                f"{file.path} lacks the tensor {stored.name}; it is incomplete or not "
-                "of this model"
+                f"{file.path} lacks the tensor {stored.name}; it is incomplete or of "
+                "another model"
             )
         if not _is_readable(tensor.kind):
             raise CheckpointError(
@@ -101,10 +102,10 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
                 "can't be read here; convert the original checkpoint with "
                 "`mllama quantize`"
             )
-        rows = math.prod(expected[name])
-        matrix = len(expected[name]) == 2 and _is_text(name)
-        if math.prod(tensor.shape) != rows or (
-            matrix and tensor.shape != expected[name]
+        # Other tensors are reshaped when they are read.
+        must_match = len(expected[name]) == 2 and _is_text(name)
+        if math.prod(tensor.shape) != math.prod(expected[name]) or (
+            must_match and tensor.shape != expected[name]
         ):
             raise CheckpointError(
                 f"{file.path}: {stored.name} has shape {list(tensor.shape)}, but the "
@@ -114,13 +115,13 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a tensor is of the text side, by its canonical name."""
+    """Returns True if a canonical name is that of a tensor of the text side."""
     return name.startswith(("language_model.", "lm_head."))
 
 
 @functools.cache
 def _is_readable(kind: GGMLQuantizationType) -> bool:
-    """Whether values of a type are known; the gguf package knows most blocks."""
+    """Returns True if values of a type can be read; the gguf package knows most."""
     if kind in FLOAT_DTYPES:
         return True
     try:
@@ -133,10 +134,10 @@ def _is_readable(kind: GGMLQuantizationType) -> bool:
 def read_tensors(
     file: GgufFile, config: MllamaConfig
 ) -> Iterator[tuple[str, LoadedTensor]]:
-    """The model's tensors by canonical name, in the form in which they are served.
+    """Yields the model's tensors by canonical name, in the form that is served.
 
-    Blocks of the text side stay blocks if MAX has kernels for them; others become
-    q6_k, which is said in the log.
+    Quantized tensors of the text side keep their format if MAX has a kernel for it.
+    Others are converted to q6_k, which is logged.
     """
     expected = expected_tensors(config)
     formats = quantized_formats(file, config)
@@ -154,7 +155,7 @@ def read_tensors(
             continue
         if kind is not served:
             converted[kind.name.lower()] += 1
-            raw = _converted(raw, kind, served, name)
+            raw = _convert(raw, kind, served, name)
         blocks = place.from_ollama_layout(raw)
         yield name, LoadedTensor(np.ascontiguousarray(blocks), served.name)
     for kind_name, count in converted.items():
@@ -168,34 +169,35 @@ def read_tensors(
 def quantized_formats(
     file: GgufFile, config: MllamaConfig
 ) -> dict[str, GGMLQuantizationType]:
-    """The format of each tensor that is served in blocks, by canonical name; the others
-    are floats."""
-    loose = _attention_with_floats(file, config)
+    """Returns the format of each tensor that is served quantized, by canonical name;
+    the others are floats."""
+    unfused = _projections_with_floats(file, config)
     served: dict[str, GGMLQuantizationType] = {}
     for name, place in stored_tensors(config).items():
         kind = file.tensors[place.name].kind
-        if kind not in FLOAT_DTYPES and _is_text(name) and name not in loose:
+        if kind not in FLOAT_DTYPES and _is_text(name) and name not in unfused:
             served[name] = kind if _has_kernel(kind, name) else _REPLACEMENT
     return served
 
 
 def _has_kernel(kind: GGMLQuantizationType, name: str) -> bool:
-    """Whether MAX multiplies with blocks of a format in a tensor's place.
+    """Returns True if MAX has a kernel for a format of a tensor.
 
-    Its dequantization of q4_0, which looks up tokens, writes beyond its memory.
+    MAX's kernel that looks up embeddings in q4_0 writes beyond its memory.
     """
     if name == EMBEDDING and kind is GGMLQuantizationType.Q4_0:
         return False
     return kind in FORMATS
 
 
-def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
-    """Query, key and value projections that share a layer with one in floats.
+def _projections_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
+    """Returns the query, key and value projections of layers where one is in floats.
 
-    MAX multiplies with all three at once, so they must all be blocks or all floats.
+    MAX multiplies with all three at once (fused QKV), so they must all be quantized or
+    all be floats.
     """
     stored = stored_tensors(config)
-    loose: set[str] = set()
+    names_of_floats: set[str] = set()
     for index in range(config.text_config.num_hidden_layers):
         names = [
             f"language_model.layers.{index}.self_attn.{p}_proj.weight" for p in "qkv"
@@ -204,15 +206,15 @@ def _attention_with_floats(file: GgufFile, config: MllamaConfig) -> set[str]:
             file.tensors[stored[name].name].kind for name in names if name in stored
         ]
         if any(kind in FLOAT_DTYPES for kind in kinds):
-            loose.update(names)
-    return loose
+            names_of_floats.update(names)
+    return names_of_floats
 
 
 def _raw_gates(file: GgufFile) -> set[str]:
-    """Gates of the global vision layers, if they are not stored after tanh.
+    """Returns the gates of the global vision layers if they are stored without tanh.
 
-    Ollama 0.7.0 converted them so, 0.7.1 corrected it.  The files say it only where a
-    gate is beyond what tanh can give.
+    Ollama 0.7.0 converted them so; 0.7.1 corrected it.  A file shows it only if a gate
+    is outside the range of tanh.
     """
     gates = [
         name
@@ -230,13 +232,13 @@ def _raw_gates(file: GgufFile) -> set[str]:
     return set()
 
 
-def _converted(
+def _convert(
     raw: npt.NDArray[Any],
     kind: GGMLQuantizationType,
     served: GGMLQuantizationType,
     name: str,
 ) -> npt.NDArray[np.uint8]:
-    """Rows of blocks in another format, some at a time: floats take much memory."""
+    """Converts rows to another format, some at a time to save memory."""
     step = max(1, _BYTES_AT_ONCE // raw.shape[1])
     parts = [
         quantize(_as_floats(raw[start : start + step], kind), served, name)

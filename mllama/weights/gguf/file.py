@@ -1,7 +1,7 @@
-"""GGUF files, read as untrusted: nothing is believed that the file's size contradicts.
+"""GGUF files, read without trusting them: all sizes are checked against the file's.
 
-Format: ggml's ``docs/gguf.md``.  The header is parsed here rather than by the ``gguf``
-package, which allocates and loops as the file tells it to.  Tensors are memory-mapped.
+Format: ggml's ``docs/gguf.md``.  The header is parsed here, because the ``gguf``
+package allocates and loops as much as the file tells it to.  Tensors are memory-mapped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ OLD_LAYOUT: Final = (
 
 MAGIC: Final = b"GGUF"
 _VERSIONS = (2, 3)
-_MOST_ENTRIES = 1 << 16
-_MOST_DIMENSIONS = 4
-_MOST_ITEMS = 1 << 24
-_LONGEST_TEXT = 1 << 27
-"""Bounds of what one key makes Python allocate, far above any tokenizer's."""
+_MAX_ENTRIES = 1 << 16
+_MAX_DIMENSIONS = 4
+_MAX_ITEMS = 1 << 24
+_MAX_STRING = 1 << 27
+"""Bounds of a key's value in Python's memory, far above any tokenizer's."""
 
 _DEFAULT_ALIGNMENT = 32
 
@@ -49,7 +49,7 @@ SCALARS = {
     11: "q",
     12: "d",
 }
-"""The format's value types that have a fixed size, as ``struct`` names them."""
+"""Codes of ``struct`` for the format's value types of a fixed size."""
 
 STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
@@ -59,18 +59,18 @@ FLOAT_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(np.uint16),
 }
-"""Types that are no blocks; NumPy knows bfloat16 as its bits only."""
+"""NumPy's data types of tensors that aren't quantized; uint16 holds bfloat16's bits."""
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor's place.
+    """A tensor in a GGUF file.
 
     Attributes:
-        kind: Its element type or block format.
+        kind: Its float type or quantized format.
         shape: Its dimensions, the slowest first as in NumPy.
-        offset: Of its first byte in the file.
-        nbytes: Its size.
+        offset: Position of its first byte in the file.
+        nbytes: Its size in bytes.
     """
 
     kind: GGMLQuantizationType
@@ -80,7 +80,7 @@ class GgufTensor:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF files do, whatever its name is."""
+    """Returns True if a file begins like a GGUF file, whatever its name."""
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -89,19 +89,20 @@ def is_gguf(path: Path) -> bool:
 
 
 def stored_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
-    """Bytes of a tensor; its rows are whole blocks."""
+    """Returns the bytes of a tensor, whose rows are whole blocks."""
     length, size = GGML_QUANT_SIZES[kind]
     return math.prod(shape) // length * size
 
 
 class GgufFile:
-    """A GGUF file whose header holds together.
+    """A GGUF file with a consistent header.
 
     Args:
         path: The file.
 
     Raises:
-        CheckpointError: If it is no GGUF file, truncated, or contradicts itself.
+        CheckpointError: If it is not a GGUF file, is truncated, or contradicts
+            itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,7 +111,7 @@ class GgufFile:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 if size < 4:
-                    raise CheckpointError(f"{path} is no GGUF file")
+                    raise CheckpointError(f"{path} is not a GGUF file")
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise CheckpointError(
@@ -125,15 +126,15 @@ class GgufFile:
 
     @property
     def header(self) -> bytes:
-        """Everything before the tensors' data, as it lies in the file."""
+        """The bytes before the tensors' data."""
         return self._bytes[: self._header_size]
 
     def raw(self, name: str) -> npt.NDArray[Any]:
-        """A tensor as it lies in the file, not copied.
+        """Returns a tensor as the file has it, memory-mapped.
 
         Returns:
-            float32, float16 or the bits of bfloat16 (uint16) of the tensor's shape;
-            of a block format uint8 ``[..., bytes of a row]``.
+            float32, float16 or the bits of bfloat16 (uint16) of the tensor's shape; for
+            quantized tensors uint8 ``[..., bytes of a row]``.
         """
         tensor = self.tensors[name]
         dtype: np.dtype[Any] = FLOAT_DTYPES.get(tensor.kind, np.dtype(np.uint8))
@@ -146,14 +147,14 @@ class GgufFile:
 
 
 class _Header:
-    """Reads what stands before the tensors' data."""
+    """Parses what precedes the tensors' data."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self._path = path
         self._content = content
         self._at = 0
         if self._take(4) != MAGIC:
-            raise CheckpointError(f"{path} is no GGUF file")
+            raise CheckpointError(f"{path} is not a GGUF file")
         version = self._number("I")
         if version not in _VERSIONS:
             raise CheckpointError(
@@ -161,7 +162,7 @@ class _Header:
                 f"versions {' and '.join(map(str, _VERSIONS))} are read"
             )
         tensor_count, entry_count = self._number("Q"), self._number("Q")
-        if max(tensor_count, entry_count) > _MOST_ENTRIES:
+        if max(tensor_count, entry_count) > _MAX_ENTRIES:
             raise self._damaged(f"claims {max(tensor_count, entry_count)} entries")
         self.metadata: dict[str, Any] = {}
         for _ in range(entry_count):
@@ -187,7 +188,7 @@ class _Header:
             self.tensors[name] = GgufTensor(kind, shape, start + offset, nbytes)
 
     def _damaged(self, what: str) -> CheckpointError:
-        # Tensors' names are the file's, whatever is in them.
+        # The file may put anything into tensors' names.
         what = " ".join(what[:300].split())
         return CheckpointError(f"{self._path} {what}")
 
@@ -207,27 +208,27 @@ class _Header:
         return self._strings(1)[0]
 
     def _strings(self, count: int) -> list[str]:
-        """Several strings; a vocabulary has hundreds of thousands of them."""
-        # Every string takes eight bytes at least.
+        """Returns several strings; a vocabulary has hundreds of thousands of them."""
+        # Every string takes at least eight bytes.
         if count * 8 > len(self._content) - self._at:
             raise self._damaged("is truncated; download it again")
-        content, at, texts = self._content, self._at, []
+        content, at, strings = self._content, self._at, []
         try:
             for _ in range(count):
                 (length,) = _LENGTH.unpack_from(content, at)
                 at += _LENGTH.size
                 if length > len(content) - at:
                     raise self._damaged("is truncated; download it again")
-                if length > _LONGEST_TEXT:
-                    raise self._damaged(f"claims a text of {length} bytes")
-                texts.append(content[at : at + length].decode())
+                if length > _MAX_STRING:
+                    raise self._damaged(f"claims a string of {length} bytes")
+                strings.append(content[at : at + length].decode())
                 at += length
         except struct.error as error:
             raise self._damaged("is truncated; download it again") from error
         except UnicodeDecodeError as error:
-            raise self._damaged("holds a text that is no UTF-8") from error
+            raise self._damaged("holds a string that is not UTF-8") from error
         self._at = at
-        return texts
+        return strings
 
     def _value(self, kind: int) -> Any:
         if kind in SCALARS:
@@ -237,7 +238,7 @@ class _Header:
         if kind != _ARRAY:
             raise self._damaged(f"has a value of unknown type {kind}")
         kind, count = self._number("I"), self._number("Q")
-        if count > _MOST_ITEMS:
+        if count > _MAX_ITEMS:
             raise self._damaged(f"claims a list of {count} values")
         if kind == STRING:
             return self._strings(count)
@@ -253,7 +254,7 @@ class _Header:
     ) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int]:
         name = self._string()
         dimensions = self._number("I")
-        if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
             raise self._damaged(f"gives {name} {dimensions} dimensions")
         shape = tuple(reversed([self._number("Q") for _ in range(dimensions)]))
         code = self._number("I")

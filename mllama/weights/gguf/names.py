@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file in Ollama's layout, and how they differ from ours.
+"""The names and layouts of tensors in Ollama's GGUF files.
 
 Ollama's converter (``convert/convert_mllama.go``, until it was removed) renamed the
 tensors, stored gates of the vision side after tanh, and permuted the rows of query and
@@ -21,12 +21,12 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of ours in the file.
+    """A tensor in the file.
 
     Attributes:
-        name: Its name there.
-        heads: Heads whose rows are permuted; 0 if the rows are as ours.
-        is_tanh: Whether it holds the tanh of our values.
+        name: Its name in the file.
+        heads: Number of attention heads whose rows are permuted; 0 if none are.
+        is_tanh: True if the file holds the tanh of the values.
     """
 
     name: str
@@ -34,27 +34,27 @@ class StoredTensor:
     is_tanh: bool = False
 
     def to_ollama_layout(self, values: Array) -> Array:
-        """Our values, or rows of blocks, as the file has them."""
+        """Converts values, or quantized rows, to the file's layout."""
         if self.is_tanh:
             return np.tanh(values)
-        return _permuted(values, self.heads) if self.heads else values
+        return _permute(values, self.heads) if self.heads else values
 
     def from_ollama_layout(self, values: Array) -> Array:
-        """The file's values, or rows of blocks, as we have them."""
+        """Converts the file's values, or quantized rows, back."""
         if self.is_tanh:
             with np.errstate(divide="ignore"):
                 return np.arctanh(np.clip(values, -1, 1))
-        return _unpermuted(values, self.heads) if self.heads else values
+        return _unpermute(values, self.heads) if self.heads else values
 
 
-def _permuted(rows: Array, heads: int) -> Array:
-    """Rows of halves of heads to rows of pairs."""
+def _permute(rows: Array, heads: int) -> Array:
+    """Interleaves the first and second half of each head's rows."""
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _unpermuted(rows: Array, heads: int) -> Array:
-    """Rows of pairs to rows of halves of heads."""
+def _unpermute(rows: Array, heads: int) -> Array:
+    """Undoes :func:`_permute`."""
     pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
@@ -103,7 +103,7 @@ _VISION_GATES = {
     "post_tile_positional_embedding.gate": "v.post_tile_position_embd.gate",
 }
 POSITION_GATE: Final = "v.position_embd.gate"
-"""One minus ``v.tile_position_embd.gate``: our one gate is two in the file."""
+"""One minus ``v.tile_position_embd.gate``: the file has two tensors for one gate."""
 
 _VISION_LAYER = {
     "self_attn.v_proj.weight": "attn_v.weight",
@@ -122,7 +122,7 @@ _VISION_LAYER = {
 
 
 def stored_tensors(config: MllamaConfig) -> dict[str, StoredTensor]:
-    """Where every tensor of ours is in the file, by canonical name."""
+    """Returns every tensor in the file, by canonical name."""
     text, vision = config.text_config, config.vision_config
     queries, keys = text.num_attention_heads, text.num_key_value_heads
     found = {

@@ -1,4 +1,4 @@
-"""Which format each tensor of a file has, and its bytes, made a part at a time."""
+"""The format of each tensor in a GGUF file, and its content, encoded in parts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ from mllama.weights.names import expected_tensors
 from mllama.weights.quantization_plan import quantization_plan
 
 _POSITIONS = "position_embd.weight"
-"""Tables of positions stay in float32, as in Ollama's files."""
+"""Position embeddings stay float32, as in Ollama's files."""
 
 _WEIGHTS_AT_ONCE = 1 << 22
-"""Weights of a part: few megabytes, and work enough for every core."""
+"""Weights in a part: a few megabytes, and enough work for every core."""
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to be written: our name, its place in the file, its format and shape."""
+    """A tensor to write.
+
+    Attributes:
+        name: Its canonical name.
+        stored: Its name and layout in the file.
+        kind: Its format in the file.
+        shape: Its dimensions.
+    """
 
     name: str
     stored: StoredTensor
@@ -39,19 +46,19 @@ class PlannedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """Its size in the file."""
         return stored_bytes(self.kind, self.shape)
 
 
 def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
-    """Every tensor of a model with its format.
+    """Plans the format of every tensor of a model.
 
     Args:
-        config: The model's.
+        config: The model's config.
         encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
 
     Raises:
-        CheckpointError: If a matrix doesn't suit the encoding.
+        CheckpointError: If a matrix has rows that aren't whole blocks.
     """
     formats = quantization_plan(config, encoding)
     shapes = expected_tensors(config)
@@ -63,8 +70,8 @@ def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
             length = GGML_QUANT_SIZES[kind][0]
             if shape[-1] % length:
                 raise CheckpointError(
-                    f"{name} has rows of {shape[-1]}, but {kind.name.lower()} needs a "
-                    f"multiple of {length}; "
+                    f"{name} has rows of {shape[-1]} weights, but {kind.name.lower()} "
+                    f"needs a multiple of {length}; "
                     + ("use q4_0" if shape[-1] % 32 == 0 else "leave it in floats")
                 )
         elif len(shape) > 1 and not stored.name.endswith(_POSITIONS):
@@ -78,17 +85,17 @@ def planned_tensors(config: MllamaConfig, encoding: str) -> list[PlannedTensor]:
 def encode_in_parts(
     tensor: PlannedTensor, source: TensorInfo
 ) -> Iterator[npt.NDArray[Any]]:
-    """A tensor as the file has it, some rows at a time.
+    """Yields the content of a tensor in the file, some rows at a time.
 
     Args:
-        tensor: What is to be written.
+        tensor: The tensor to write.
         source: The checkpoint's tensor.
 
     Raises:
         CheckpointError: If a value isn't finite, or too large for the format.
     """
     rows, heads = tensor.shape[0], tensor.stored.heads
-    # Rows change places within their head, so a part holds whole heads.
+    # Rows are permuted within their head, so a part holds whole heads.
     unit = rows // heads if heads else 1
     row_weights = math.prod(tensor.shape[1:])
     step = unit * max(1, _WEIGHTS_AT_ONCE // (unit * row_weights))
@@ -100,14 +107,16 @@ def encode_in_parts(
             blocks = quantize(part, tensor.kind, tensor.name)
             yield np.ascontiguousarray(stored.to_ollama_layout(blocks))
         else:
-            values = _as_floats_of(tensor, stored.to_ollama_layout(as_floats(part)))
+            values = _convert_floats(tensor, stored.to_ollama_layout(as_floats(part)))
             yield np.ascontiguousarray(values)
 
 
-def _as_floats_of(tensor: PlannedTensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """float32 values in the tensor's own type of floats."""
+def _convert_floats(
+    tensor: PlannedTensor, values: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Converts float32 values to the tensor's own type of floats."""
     if tensor.kind is GGMLQuantizationType.F16:
-        with np.errstate(over="ignore"):  # What isn't finite is refused below.
+        with np.errstate(over="ignore"):  # Checked below.
             converted = values.astype(np.float16)
     else:
         converted = values

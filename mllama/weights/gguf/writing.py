@@ -1,7 +1,7 @@
-"""A checkpoint as one GGUF file in Ollama's layout, quantized on the way.
+"""Quantizes a checkpoint into one GGUF file in Ollama's layout.
 
-The file also holds the checkpoint's own small files (configuration, tokenizer, chat
-template, image processor), so that it alone is enough to serve.
+The file also holds the checkpoint's small files (configuration, tokenizer, chat
+template, image processor), so that it is all that serving needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mllama.weights.gguf.tensor_encoding import (
 
 ARCHITECTURE: Final = "mllama"
 SOURCE_PREFIX: Final = "mllama.source."
-"""Keys of the small files: this and the file's name."""
+"""Prefix of the small files' keys; the file's name follows."""
 
 SMALL_FILES: Final = (
     "config.json",
@@ -45,10 +45,10 @@ SMALL_FILES: Final = (
 )
 
 _POSITION_GATE_SOURCE = "vision_model.gated_positional_embedding.gate"
-"""Of our one gate the file has two, this and one minus it."""
+"""The gate that the file holds twice: as it is, and one minus it."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is worked on, the bytes written and those of all tensors."""
+"""Called with the current step, the bytes written and the bytes of all tensors."""
 
 
 def write_gguf(
@@ -56,21 +56,21 @@ def write_gguf(
 ) -> None:
     """Quantizes a checkpoint into a file, some rows of a tensor at a time.
 
-    The file appears under its name when it is complete.
+    The file appears under its name only once it is complete.
 
     Args:
         source: The checkpoint.
         target: The file.
         encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
-        progress: Called with each step's name before it, and after each part.
+        progress: Called before each step and after each part.
 
     Raises:
-        CheckpointError: If a matrix doesn't suit the encoding or holds what no block
-            can, or the file can't be written.
+        CheckpointError: If a matrix or a value can't be quantized, or the file can't be
+            written.
     """
     plan = planned_tensors(source.config, encoding)
     total = sum(tensor.nbytes for tensor in plan)
-    _check_room(target, total)
+    _check_free_space(target, total)
     quantized = [
         source.tensors[tensor.name] for tensor in plan if tensor.kind in FORMATS
     ]
@@ -92,44 +92,44 @@ def write_tensors(
     small_files: Path,
     config: MllamaConfig,
     plan: Sequence[PlannedTensor],
-    encoded: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
+    encode: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
     progress: Progress,
 ) -> None:
-    """Writes a file of tensors that are made one by one.
+    """Writes a file from tensors that are encoded one by one.
 
-    The file appears under its name when it is complete.
+    The file appears under its name only once it is complete.
 
     Args:
         target: The file.
-        small_files: Directory of configuration, tokenizer and chat template.
-        config: The model's.
+        small_files: Directory with configuration, tokenizer and chat template.
+        config: The model's config.
         plan: Every tensor of the model.
-        encoded: A tensor's values as the file has them, in parts.
-        progress: Called before each tensor, after each part and in the end.
+        encode: Yields the content of a tensor in the file, in parts.
+        progress: Called before each tensor, after each part and at the end.
 
     Raises:
         CheckpointError: If the file can't be written.
     """
     total = sum(tensor.nbytes for tensor in plan)
     try:
-        _check_room(target, total)
+        _check_free_space(target, total)
         with atomic_file(target) as part:
             alignment = _write_header(part, small_files, config, plan)
-            _append_tensors(part, alignment, plan, encoded, progress, total)
+            _append_tensors(part, alignment, plan, encode, progress, total)
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise _write_error(target, error) from error
     progress(target.name, total, total)
 
 
-def _unwritable(target: Path, error: OSError) -> CheckpointError:
+def _write_error(target: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{target} can't be written: {error.strerror or error}")
 
 
-def _check_room(target: Path, needed: int) -> None:
+def _check_free_space(target: Path, needed: int) -> None:
     try:
         free = shutil.disk_usage(target.parent).free
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise _write_error(target, error) from error
     if needed > free:
         raise CheckpointError(
             f"{target} takes {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB "
@@ -140,7 +140,7 @@ def _check_room(target: Path, needed: int) -> None:
 def _write_header(
     part: Path, small_files: Path, config: MllamaConfig, plan: Sequence[PlannedTensor]
 ) -> int:
-    """Writes what stands before the tensors' data; their alignment in bytes."""
+    """Writes what precedes the tensors' data, and returns their alignment in bytes."""
     writer = GGUFWriter(None, ARCHITECTURE)
     _add_metadata(writer, small_files, config)
     for tensor in plan:
@@ -163,11 +163,11 @@ def _append_tensors(
     part: Path,
     alignment: int,
     plan: Sequence[PlannedTensor],
-    encoded: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
+    encode: Callable[[PlannedTensor], Iterable[npt.NDArray[Any]]],
     progress: Progress,
     total: int,
 ) -> None:
-    """Writes the tensors' data, in the order of the header."""
+    """Writes the tensors' data in the order of the header."""
     done = 0
     with part.open("ab") as file:
 
@@ -178,7 +178,7 @@ def _append_tensors(
             progress(tensor.name, done, total)
             align()
             written = 0
-            for values in encoded(tensor):
+            for values in encode(tensor):
                 file.write(values.data.cast("B"))
                 written += values.nbytes
                 progress(tensor.name, done + written, total)
@@ -234,14 +234,14 @@ def _add_metadata(writer: GGUFWriter, source: Path, config: MllamaConfig) -> Non
 
 
 def _add_tokenizer(writer: GGUFWriter, source: Path) -> None:
-    """The tokenizer in ggml's form, for other programs that read the file."""
+    """Adds the tokenizer in ggml's form, for other programs that read the file."""
     try:
         content = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
         vocabulary: dict[str, int] = dict(content["model"]["vocab"])
         merges = content["model"].get("merges", [])
         added = {token["content"]: token for token in content["added_tokens"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return  # Not of the kind that ggml knows; ours is among the small files.
+        return  # Not a kind that ggml knows; this package reads tokenizer.json.
     vocabulary |= {text: token["id"] for text, token in added.items()}
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     writer.add_tokenizer_model("gpt2")

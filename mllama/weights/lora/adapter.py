@@ -1,7 +1,7 @@
-"""A LoRA adapter in PEFT's files, checked against the model that it is merged into.
+"""Opens a LoRA adapter in PEFT's format and checks that it fits the model.
 
-Only headers are read to open it; :func:`check_values` looks at the numbers.  The files
-are not trusted.
+Opening it reads only headers; :func:`check_values` reads the numbers.  The files are
+not trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PICKLE_FILE: Final = "adapter_model.bin"
 
 _BASE_LAYER = ".base_layer."
-"""PEFT puts it into the names of what lies below an adapter, such as biases."""
+"""PEFT inserts this into names of the adapted modules' own tensors, such as biases."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Adapter:
         path: Its directory.
         config: Its settings.
         files: The files that were read.
-        changes: What it does, by canonical name of the tensor; see
-            :mod:`mllama.weights.names`.
+        changes: Its changes by canonical name of the changed tensor (see
+            :mod:`mllama.weights.names`).
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Adapter:
     changes: Mapping[str, Change]
 
     def summary(self) -> str:
-        """A line about it for the log."""
+        """Returns a line about the adapter for the log."""
         base = self.config.base_model
         return (
             f"merged the adapter {self.path}"
@@ -58,9 +58,9 @@ class Adapter:
         )
 
     def merged_into(self, checkpoint: Checkpoint) -> Checkpoint:
-        """A checkpoint as the adapter changes it, merged when its tensors are read.
+        """Returns a checkpoint with the adapter, which is merged when tensors are read.
 
-        The adapter's files are among the result's.
+        The result's files include the adapter's.
         """
         tensors = {
             name: MergedTensor(**vars(tensor), change=self.changes[name])
@@ -76,13 +76,14 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
     """Reads an adapter's settings and the header of its weights.
 
     Args:
-        directory: One with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        config: The configuration of the model that it is for.
+        directory: A directory with ``adapter_config.json`` and
+            ``adapter_model.safetensors``.
+        config: The config of the model to merge it into.
 
     Raises:
         ConfigError: If its settings are damaged.
-        CheckpointError: If a file is missing or damaged, it is of another kind, or a
-            tensor doesn't fit the model or the settings.
+        CheckpointError: If a file is missing or damaged, the adapter is of another
+            kind, or a tensor doesn't fit the model or the settings.
     """
     settings = read_adapter_config(directory)
     file = _weights_file(directory)
@@ -95,7 +96,7 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
     for source_name, entry in entries.items():
         module, part = split_name(source_name)
         if part is None:
-            name = _known(source_name, source_name, shapes, settings)
+            name = _model_tensor(source_name, source_name, shapes, settings)
             tensor = _tensor(file, source_name, entry, shapes[name])
             if name in changes:
                 raise CheckpointError(f"{file} holds {name} twice; download it again")
@@ -111,7 +112,7 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
     adapted: set[str] = set()
     for module, parts in modules.items():
         some = next(iter(parts.values())).source_name
-        name = _known(f"{module}.weight", some, shapes, settings)
+        name = _model_tensor(f"{module}.weight", some, shapes, settings)
         if name in adapted:
             raise CheckpointError(f"{file} changes {name} twice; download it again")
         adapted.add(name)
@@ -124,10 +125,10 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
 
 
 def check_values(adapter: Adapter) -> None:
-    """Reads all of an adapter's numbers.
+    """Checks that all of an adapter's numbers are finite.
 
     Raises:
-        CheckpointError: If one is no number, as after a training that went wrong.
+        CheckpointError: If one isn't, as after a diverged training.
     """
     for change in adapter.changes.values():
         for tensor in change.tensors:
@@ -153,8 +154,10 @@ def _weights_file(directory: Path) -> Path:
     )
 
 
-def _known(path: str, source_name: str, shapes: Shapes, settings: AdapterConfig) -> str:
-    """The model's tensor at a path of the adapter, which ``source_name`` changes."""
+def _model_tensor(
+    path: str, source_name: str, shapes: Shapes, settings: AdapterConfig
+) -> str:
+    """Returns the canonical name of the model's tensor at a path of the adapter."""
     name = canonical_name(path.replace(_BASE_LAYER, "."))
     if name is None or name not in shapes:
         base = settings.base_model

@@ -1,4 +1,4 @@
-"""The parts of an adapter that belong to one module, checked against its tensors."""
+"""The adapter's tensors for one module, checked against the model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PARTS = {
     _MAGNITUDE: _MAGNITUDE,
     f"{_MAGNITUDE}.weight": _MAGNITUDE,
 }
-"""How names of an adapter's tensors end, and what they are."""
+"""Kinds of an adapter's tensors by the end of their names."""
 
 _EMBEDDINGS = (
     "embed_tokens.weight",
     "tile_embedding.weight",
     "tile_positional_embedding.embedding.weight",
 )
-"""How names of tables end, whose rows are looked up."""
+"""Ends of embeddings' names."""
 
 Parts = dict[str, TensorInfo]
 
@@ -46,8 +46,8 @@ class AdaptedModule:
     Attributes:
         file: The adapter's weights.
         path: The module's path in them.
-        name: Canonical name of its weights.
-        shapes: The model's tensors.
+        name: The canonical name of its weights.
+        shapes: Shapes of the model's tensors by canonical name.
     """
 
     file: Path
@@ -56,12 +56,12 @@ class AdaptedModule:
     shapes: Shapes
 
     def error(self, problem: str) -> CheckpointError:
-        """The error that says what is wrong with the module's parts."""
+        """Returns the error that reports a problem of the module."""
         return CheckpointError(f"{self.file}: {self.path} {problem}")
 
 
 def split_name(source_name: str) -> tuple[str, str | None]:
-    """A tensor's module and part; no part if the adapter holds it whole."""
+    """Splits a name into module and part; the part is None for a replaced tensor."""
     for ending, part in _PARTS.items():
         if source_name.endswith(f".{ending}"):
             return source_name.removesuffix(f".{ending}"), part
@@ -71,15 +71,15 @@ def split_name(source_name: str) -> tuple[str, str | None]:
 def factors(
     module: AdaptedModule, parts: Parts, settings: AdapterConfig
 ) -> dict[str, Change]:
-    """What the factors of a module do to its tensors, by canonical name.
+    """Returns how a module's factors change its tensors, by canonical name.
 
     Raises:
-        ConfigError: If a pattern of the settings takes too long.
+        ConfigError: If a pattern of the settings takes too long to match.
         CheckpointError: If a part is missing or doesn't fit.
     """
     shape = module.shapes[module.name]
     if len(shape) < 2:
-        raise module.error("is no matrix, so it has no factors")
+        raise module.error("is not a matrix, so it can't have factors")
     is_embedding = module.name.endswith(_EMBEDDINGS)
     rank = settings.rank_of(_peft_path(module.path))
     wanted = _wanted_parts(shape, rank, is_embedding, settings)
@@ -108,7 +108,7 @@ def factors(
 def _wanted_parts(
     shape: tuple[int, ...], rank: int, is_embedding: bool, settings: AdapterConfig
 ) -> Shapes:
-    """The parts that a module's adapter has, factors first."""
+    """Returns the shapes of the parts that a module needs, factors first."""
     out, *rest = shape
     if is_embedding:
         (width,) = rest
@@ -133,7 +133,7 @@ def _check_parts(
             raise module.error(f"lacks {part}; the adapter is incomplete")
     for part in parts:
         if part not in wanted:
-            raise module.error(f"has {part}, of which {CONFIG_FILE} says nothing")
+            raise module.error(f"has {part}, which {CONFIG_FILE} doesn't mention")
     down, up = list(wanted)[:2]
     inner = parts[down].shape[:1]
     if inner and inner == parts[up].shape[1:2] and inner != (rank,):
@@ -150,5 +150,5 @@ def _check_parts(
 
 
 def _peft_path(module: str) -> str:
-    """A module's path as the patterns of ``adapter_config.json`` see it."""
+    """Returns a module's path as the patterns of ``adapter_config.json`` see it."""
     return module.removeprefix("base_model.model.")

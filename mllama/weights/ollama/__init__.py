@@ -1,1 +1,1 @@
-"""Models of Ollama's store, and what is derived from ggml's keys."""
+"""Models in Ollama's store, and the small files derived from ggml's keys."""

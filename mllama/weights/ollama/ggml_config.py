@@ -1,7 +1,7 @@
-"""config.json and preprocessor_config.json of a file that has ggml's keys only.
+"""Derives config.json and preprocessor_config.json from ggml's keys.
 
-What the keys don't say is the same in every model of the family: activations, the
-normalization of pixels, the arrangements of tiles.
+What the keys leave out is the same in every model of the family: activations, pixel
+normalization, tile arrangements.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mllama.weights.gguf.file import GgufFile
 from mllama.weights.ollama.ggml_keys import GgmlKeys
 from mllama.weights.ollama.rope_factors import infer_scaling
 
-FACTORS: Final = "rope_freqs.weight"
+ROPE_FACTORS: Final = "rope_freqs.weight"
 
-_MOST_TILES = 64
+_MAX_TILES = 64
 
 _DTYPE = "bfloat16"
-"""The published checkpoints'; how a file is served follows its tensors instead."""
+"""As in published checkpoints; a file's tensors decide how it is served."""
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
-"""Of OpenAI's CLIP, with which Meta's vision encoder was trained."""
+"""Pixel normalization of OpenAI's CLIP, with which Meta's encoder was trained."""
 
 
 def derived_config(
@@ -41,14 +41,14 @@ def derived_config(
     eos_token_ids: list[int],
     pad_token_id: int,
 ) -> dict[str, Any]:
-    """The content of config.json.
+    """Returns the content of config.json.
 
     Args:
         file: The file.
-        image_token_id: Of ``<|image|>``.
-        bos_token_id: What a prompt begins with.
-        eos_token_ids: What ends an answer.
-        pad_token_id: What fills a batch.
+        image_token_id: The id of ``<|image|>``.
+        bos_token_id: The token that a prompt begins with.
+        eos_token_ids: The tokens that end an answer.
+        pad_token_id: The token that fills a batch.
 
     Raises:
         CheckpointError: If a key is missing, or keys and tensors contradict each other.
@@ -80,8 +80,8 @@ def derived_config(
     config = {
         "architectures": [ARCHITECTURE],
         "model_type": MODEL_TYPE,
-        # Whose spelling this is.  Without a version transformers warns of a large
-        # vocabulary that it might be one of Mistral's with a wrong expression.
+        # The version that spells the config so.  Without one transformers warns that
+        # a large vocabulary may be one of Mistral's with a wrong regular expression.
         "transformers_version": "4.45.0",
         "image_token_index": image_token_id,
         "torch_dtype": _DTYPE,
@@ -99,11 +99,11 @@ def derived_config(
 
 
 def vocabulary_rows(file: GgufFile) -> int:
-    """Tokens that the head can produce, as the tensors have it.
+    """Returns the number of tokens that the language-model head can produce.
 
     Raises:
-        CheckpointError: If the embedding, the head and ``mllama.vocab_size`` are not of
-            one vocabulary.
+        CheckpointError: If the embedding, the head and ``mllama.vocab_size`` don't fit
+            together.
     """
     embedded = _rows(file, "token_embd.weight")
     if "output.weight" in file.tensors:
@@ -116,7 +116,7 @@ def vocabulary_rows(file: GgufFile) -> int:
             f"{rows} needs {rows + NUM_EXTRA_EMBEDDINGS}; the file is damaged or of "
             "another model"
         )
-    # A converter may have counted the image token too, which the head has no row for.
+    # A converter may have counted the image token, for which the head has no row.
     claimed = GgmlKeys(file).integer("mllama.vocab_size", rows)
     if not rows <= claimed <= embedded:
         raise CheckpointError(
@@ -138,16 +138,16 @@ def _rows(file: GgufFile, name: str) -> int:
 def _rope_scaling(
     file: GgufFile, keys: GgmlKeys, text: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The scaling that the file's factors stand for.
+    """Returns the RoPE scaling that the file's factors express, or None.
 
-    Ollama's converter wrote the tensor for the rope type llama3 alone, and its engine
-    rotated without any scaling where there was none.
+    Ollama's converter wrote the tensor only for the rope type llama3, and its engine
+    didn't scale if there was none.
     """
     kind = keys.string("mllama.rope.scaling.type", "none")
     if kind != "none":
         raise CheckpointError(
             f"{file.path}: mllama.rope.scaling.type is {quoted(kind)}; the factors of "
-            f"llama3 in {FACTORS} are the only scaling that this model has"
+            f"llama3 in {ROPE_FACTORS} are the only scaling that this model has"
         )
     head_dim = text["hidden_size"] // text["num_attention_heads"]
     rotated = keys.integer("mllama.rope.dimension_count", head_dim)
@@ -156,19 +156,19 @@ def _rope_scaling(
             f"{file.path}: mllama.rope.dimension_count is {rotated}, but attention "
             f"heads are {head_dim} wide"
         )
-    tensor = file.tensors.get(FACTORS)
+    tensor = file.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return None
     if tensor.kind is not GGMLQuantizationType.F32 or tensor.shape != (head_dim // 2,):
         raise CheckpointError(
-            f"{file.path}: {FACTORS} must be {head_dim // 2} numbers of float32, not "
-            f"{list(tensor.shape)} of {tensor.kind.name.lower()}"
+            f"{file.path}: {ROPE_FACTORS} must be {head_dim // 2} numbers of float32, "
+            f"not {list(tensor.shape)} of {tensor.kind.name.lower()}"
         )
     try:
-        scaling = infer_scaling(file.raw(FACTORS), text["rope_theta"])
+        scaling = infer_scaling(file.raw(ROPE_FACTORS), text["rope_theta"])
     except ValueError as error:
         raise CheckpointError(
-            f"{file.path}: {FACTORS} can't be used: {error}"
+            f"{file.path}: {ROPE_FACTORS} can't be used: {error}"
         ) from error
     if scaling is None:
         return None
@@ -183,7 +183,7 @@ def _rope_scaling(
 
 def _vision_config(keys: GgmlKeys) -> dict[str, Any]:
     width = keys.integer("mllama.vision.embedding_length")
-    tiles = keys.integer("mllama.vision.max_num_tiles", most=_MOST_TILES)
+    tiles = keys.integer("mllama.vision.max_num_tiles", most=_MAX_TILES)
     indices = keys.integers("mllama.vision.intermediate_layers_indices")
     return {
         "model_type": "mllama_vision_model",
@@ -210,7 +210,7 @@ def _vision_config(keys: GgmlKeys) -> dict[str, Any]:
 
 
 def derived_image_processor(config: dict[str, Any]) -> dict[str, Any]:
-    """The content of preprocessor_config.json, for a config of this module."""
+    """Returns the content of preprocessor_config.json for a derived config."""
     vision = config["vision_config"]
     return {
         "image_processor_type": "MllamaImageProcessor",

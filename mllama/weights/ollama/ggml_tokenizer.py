@@ -1,4 +1,4 @@
-"""tokenizer.json, and what goes with it, of a file that has ggml's keys only."""
+"""Derives tokenizer.json and its companions from ggml's keys."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mllama.errors import CheckpointError
 from mllama.weights.gguf.file import GgufFile
 from mllama.weights.ollama.ggml_vocabulary import IMAGE, GgmlVocabulary
 
-_WORDS = (
+_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Llama 3's expression, as tokenizer.json of every published checkpoint has it."""
+"""Llama 3's regular expression, as in every published tokenizer.json."""
 
 
 def tokenizer_json(file: GgufFile, vocabulary: GgmlVocabulary) -> str:
-    """The content of tokenizer.json.
+    """Returns the content of tokenizer.json.
 
     Raises:
-        CheckpointError: If the tokenizers library can't make a tokenizer of it.
+        CheckpointError: If the tokenizers library rejects the vocabulary.
     """
     tokens, added = vocabulary.tokens, vocabulary.added
-    # Added tokens at the end get their ids by their order, as in published files;
-    # others have them from the vocabulary.
+    # Added tokens at the end get their ids from their order, as in published files;
+    # the others get theirs from the vocabulary.
     first_added = len(tokens)
     for index in reversed(added):
         if index != first_added - 1:
@@ -45,13 +45,13 @@ def tokenizer_json(file: GgufFile, vocabulary: GgmlVocabulary) -> str:
             models.BPE(
                 {token: index for index, token in enumerate(tokens[:first_added])},
                 vocabulary.merges,
-                # A word that is a token is one, whatever the merges make of it.
+                # A word that is a token stays one, whatever the merges give.
                 ignore_merges=True,
             )
         )
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+                pre_tokenizers.Split(Regex(_SPLIT_PATTERN), behavior="isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
@@ -67,12 +67,12 @@ def tokenizer_json(file: GgufFile, vocabulary: GgmlVocabulary) -> str:
         steps: list[Any] = [processors.ByteLevel(trim_offsets=False)]
         if vocabulary.adds_bos:
             begin = tokens[vocabulary.bos_token_id]
-            steps.append(_prepending(begin, vocabulary.bos_token_id))
+            steps.append(_prepend_token(begin, vocabulary.bos_token_id))
         tokenizer.post_processor = processors.Sequence(steps)
-    except Exception as error:  # the library raises what its parts do
+    except Exception as error:  # The library raises bare exceptions.
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{file.path}: no tokenizer can be made of its vocabulary: {reason}"
+            f"{file.path}: the tokenizers library rejects the vocabulary: {reason}"
         ) from error
     wrong = [i for i in added if tokenizer.token_to_id(tokens[i]) != i]
     if wrong or tokenizer.token_to_id(IMAGE) != vocabulary.image_token_id:
@@ -86,8 +86,8 @@ def _special(content: str) -> AddedToken:
     return AddedToken(content, special=True, normalized=False)
 
 
-def _prepending(content: str, token_id: int) -> processors.TemplateProcessing:
-    """Puts a token before every text, as tokenizers of Llama 3 do."""
+def _prepend_token(content: str, token_id: int) -> processors.TemplateProcessing:
+    """Returns a processor that prepends a token to every text, as Llama 3's do."""
     return processors.TemplateProcessing(
         single="begin:0 $A:0",
         pair="begin:0 $A:0 begin:1 $B:1",
@@ -96,11 +96,11 @@ def _prepending(content: str, token_id: int) -> processors.TemplateProcessing:
 
 
 def tokenizer_config(vocabulary: GgmlVocabulary, max_length: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json.
+    """Returns the content of tokenizer_config.json.
 
     Args:
-        vocabulary: The file's.
-        max_length: The model's context.
+        vocabulary: The file's vocabulary.
+        max_length: The model's context length in tokens.
     """
     tokens = vocabulary.tokens
     return {
@@ -115,7 +115,7 @@ def tokenizer_config(vocabulary: GgmlVocabulary, max_length: int) -> dict[str, A
 
 
 def generation_config(vocabulary: GgmlVocabulary) -> dict[str, Any]:
-    """The content of generation_config.json; the sampling is that of Meta's."""
+    """Returns the content of generation_config.json, with Meta's sampling settings."""
     return {
         "do_sample": True,
         "temperature": 0.6,
@@ -127,5 +127,5 @@ def generation_config(vocabulary: GgmlVocabulary) -> dict[str, Any]:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """As Hugging Face's files are written."""
+    """Formats JSON as Hugging Face's files do."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

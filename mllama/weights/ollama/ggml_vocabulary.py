@@ -1,8 +1,8 @@
-"""The vocabulary of a file that has ggml's keys only, checked.
+"""Reads and checks the vocabulary in ggml's keys.
 
-The vocabulary and the merges are in the file, how text is cut before merging is named
-by ``tokenizer.ggml.pre`` alone: it must be Llama 3's way, the only one that this model
-has.
+The file holds the vocabulary and the merges, but only the name of how text is split
+before merging (``tokenizer.ggml.pre``).  That must be Llama 3's, the only one that this
+model has.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ IMAGE: Final = "<|image|>"
 PAD: Final = "<|finetune_right_pad_id|>"
 
 _FORMAT = (BEGIN, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", IMAGE)
-"""Tokens without which no conversation can be written."""
+"""Tokens that the prompt format needs."""
 
 ENDS: Final = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
-"""What ends an answer in Meta's prompt format: a document, a tool call, a turn."""
+"""Tokens that end a document, a tool call or a turn in Meta's prompt format."""
 
 _LLAMA_3 = ("llama-bpe", "llama3", "llama-v3", "default")
-"""Names of Llama 3's way of cutting text.  Ollama's converter wrote ``default`` where
-it did not recognize a tokenizer; its engine cut the text of this model as Llama 3's
-in any case."""
+"""Names of Llama 3's way to split text.  Ollama's converter wrote ``default`` if it
+didn't recognize a tokenizer; its engine split this model's text as Llama 3 anyway."""
 
 _FILLER = re.compile(r"\[PAD\d+\]")
-"""What Ollama's converter filled a vocabulary with; text never becomes these."""
+"""Tokens that Ollama's converter fills a vocabulary with; no text encodes to them."""
 
-_BY_HAND = (
+_USE_DIRECTORY = (
     "give a directory with the model's tokenizer as --model-path and this file as "
     "--weight-path"
 )
@@ -45,19 +44,19 @@ _BY_HAND = (
 
 @dataclass(frozen=True)
 class GgmlVocabulary:
-    """The vocabulary of a file, checked.
+    """The checked vocabulary of a file.
 
     Attributes:
-        tokens: By id, bytes as byte-level BPE writes them.
-        added: Ids of tokens that are cut out of the text before anything else.
-        special: Of these, the ones that are no text.
-        merges: Pairs, the first to be merged first.
-        image_token_id: Of ``<|image|>``, which may be ``len(tokens)``.
-        bos_token_id: What a prompt begins with.
-        adds_bos: Whether the tokenizer puts it there.
-        eos_token_id: The one that stands for all that end an answer.
-        eos_token_ids: All that end an answer.
-        pad_token_id: What fills a batch; the end if there is none for that.
+        tokens: Tokens by id, in the alphabet of byte-level BPE.
+        added: Ids of tokens that are split off before anything else.
+        special: Ids of those added tokens that aren't text.
+        merges: Pairs of tokens, in the order in which they are merged.
+        image_token_id: The id of ``<|image|>``, which may be ``len(tokens)``.
+        bos_token_id: The token that a prompt begins with.
+        adds_bos: True if the tokenizer adds it.
+        eos_token_id: The main token that ends an answer.
+        eos_token_ids: All tokens that end an answer.
+        pad_token_id: The token that fills a batch; the main end token if there is none.
     """
 
     tokens: list[str]
@@ -77,7 +76,7 @@ def read_vocabulary(file: GgufFile) -> GgmlVocabulary:
 
     Raises:
         CheckpointError: If keys are missing, contradict each other or the embedding, or
-            are of another kind of tokenizer.
+            belong to another kind of tokenizer.
     """
     keys = GgmlKeys(file)
     _require_llama_3(file, keys)
@@ -128,37 +127,37 @@ def _require_llama_3(file: GgufFile, keys: GgmlKeys) -> None:
     if model != "gpt2":
         raise CheckpointError(
             f"{file.path} has a tokenizer of the kind {quoted(model)}; only byte-level "
-            f"BPE, 'gpt2', is read: {_BY_HAND}"
+            f"BPE, 'gpt2', is supported: {_USE_DIRECTORY}"
         )
-    cut = keys.string("tokenizer.ggml.pre", _LLAMA_3[0])
-    if cut not in _LLAMA_3:
+    split = keys.string("tokenizer.ggml.pre", _LLAMA_3[0])
+    if split not in _LLAMA_3:
         raise CheckpointError(
-            f"{file.path} cuts text as {quoted(cut)}; only Llama 3's way, 'llama-bpe', "
-            f"is known: {_BY_HAND}"
+            f"{file.path} splits text like {quoted(split)}; only Llama 3's way, "
+            f"'llama-bpe', is supported: {_USE_DIRECTORY}"
         )
     if keys.flag("tokenizer.ggml.add_eos_token", False):
         raise CheckpointError(
             f"{file.path} ends every prompt with a token (tokenizer.ggml.add_eos_token)"
-            f", which this model does not: {_BY_HAND}"
+            f", which this model does not: {_USE_DIRECTORY}"
         )
 
 
 def _require_format(file: GgufFile, ids: dict[str, int], special: set[int]) -> None:
-    """Checks that the prompt format's own tokens are there, and are no text."""
+    """Checks that the prompt format's tokens exist and are special."""
     for token in _FORMAT:
         if ids.get(token) not in special and (token != IMAGE or token in ids):
             raise CheckpointError(
-                f"{file.path}: the vocabulary has no special token {token}; it is not "
-                "of this model"
+                f"{file.path}: the vocabulary has no special token {token}; it is of "
+                "another model"
             )
 
 
 def _image_token(file: GgufFile, ids: dict[str, int]) -> int:
-    """The image token's id, once the vocabulary fits the embedding.
+    """Returns the image token's id, and checks that the vocabulary fits the embedding.
 
-    The embedding has rows for the head's vocabulary, the image token and seven that
-    nothing uses.  Ollama's files list the image token; a list that ends with the
-    head's vocabulary leaves the id that it has in every published checkpoint.
+    The embedding has rows for the head's vocabulary, the image token and seven unused
+    tokens.  Ollama's files list the image token.  If a list ends with the head's
+    vocabulary, the token has the id that it has in every published checkpoint.
     """
     rows = vocabulary_rows(file)
     embedded = file.tensors["token_embd.weight"].shape[0]
@@ -171,13 +170,13 @@ def _image_token(file: GgufFile, ids: dict[str, int]) -> int:
         return ids[IMAGE]
     if len(ids) > rows:
         raise CheckpointError(
-            f"{file.path}: the vocabulary has no {IMAGE}; it is not of this model"
+            f"{file.path}: the vocabulary has no {IMAGE}; it is of another model"
         )
     return rows
 
 
 def _ends(file: GgufFile, keys: GgmlKeys, ids: dict[str, int]) -> tuple[int, list[int]]:
-    """What ends an answer: the file's main token, and all of them."""
+    """Returns the main token that ends an answer, and all that do."""
     last = len(ids) - 1
     eos = keys.integer(
         "tokenizer.ggml.eos_token_id",
@@ -193,7 +192,7 @@ def _ends(file: GgufFile, keys: GgmlKeys, ids: dict[str, int]) -> tuple[int, lis
                 f"the vocabulary, 0 to {last}"
             )
         return eos, listed
-    # One token ends no answer that ends as Meta's format has it otherwise.
+    # The main token alone would miss the other endings of Meta's format.
     return eos, sorted({eos, *(ids[end] for end in ENDS if end in ids)})
 
 
@@ -205,8 +204,8 @@ def _merges(
         left, space, right = merge.partition(" ")
         if not (space and left in ids and right in ids and left + right in ids):
             raise CheckpointError(
-                f"{file.path}: the merge {quoted(merge)} is not of two tokens that "
-                "make a third; the file is damaged"
+                f"{file.path}: the merge {quoted(merge)} doesn't join two tokens "
+                "into a third; the file is damaged"
             )
         merges.append((left, right))
     missing = [b for b in pre_tokenizers.ByteLevel.alphabet() if b not in ids]

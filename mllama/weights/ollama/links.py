@@ -1,7 +1,7 @@
-"""Names for GGUF files that have none that MAX knows.
+"""Symbolic links that give GGUF files the suffix ``.gguf``.
 
-MAX goes by a file's ending.  The blobs of Ollama's store have no ending: they are
-loaded through a symbolic link in the cache, so that nothing is copied.
+MAX tells formats by a file's suffix.  The blobs of Ollama's store have none, so they
+are loaded through a link in the cache; nothing is copied.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SUFFIX = ".gguf"
 
 
 def is_readable_file(path: Path) -> bool:
-    """Whether there is a file.
+    """Returns True if a path is a file.
 
     Raises:
         CheckpointError: If this user may not look, as in the store of Ollama's service.
@@ -32,7 +32,7 @@ def is_readable_file(path: Path) -> bool:
 
 
 def with_gguf_suffix(path: Path) -> Path:
-    """A path of the same file that ends in ``.gguf``, if it is a GGUF file.
+    """Returns a path to the same file that ends in ``.gguf`` if it is a GGUF file.
 
     Args:
         path: Any file of weights.

@@ -1,7 +1,7 @@
-"""The small files of a GGUF file: configuration, tokenizer, chat template, in a cache.
+"""Writes a GGUF file's configuration, tokenizer and chat template into the cache.
 
-Files of ``mllama quantize`` hold them as they were; of Ollama's they are derived from
-ggml's keys, once.
+Files of ``mllama quantize`` contain these small files.  For Ollama's files they are
+derived once from ggml's keys.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mllama.weights.gguf.checkpoint import open_gguf
 from mllama.weights.gguf.file import GgufFile
 from mllama.weights.gguf.writing import SMALL_FILES, SOURCE_PREFIX
 from mllama.weights.ollama.ggml_config import (
-    FACTORS,
+    ROPE_FACTORS,
     derived_config,
     derived_image_processor,
 )
 
-_FORMAT = Path(__file__).with_name("meta_format.jinja")
-"""The chat template of files that have none."""
+_META_FORMAT = Path(__file__).with_name("meta_format.jinja")
+"""The chat template for files without one."""
 
 DERIVED_FILES: Final = (
     "config.json",
@@ -38,10 +38,10 @@ DERIVED_FILES: Final = (
 
 
 def unpack_small_files(path: Path) -> Path:
-    """The directory with a file's configuration, tokenizer and chat template.
+    """Returns a directory with a file's configuration, tokenizer and chat template.
 
     Raises:
-        CheckpointError: If the file holds neither them nor what they can be made of, or
+        CheckpointError: If the file holds neither them nor the keys to derive them, or
             the cache can't be written.
     """
     file = open_gguf(path)
@@ -51,7 +51,7 @@ def unpack_small_files(path: Path) -> Path:
         if SOURCE_PREFIX + name in file.metadata
     }
     if "config.json" in held and "tokenizer.json" in held:
-        return _unpacked(path, held)
+        return _unpack(path, held)
     try:
         directory = cache_directory(f"gguf/{_digest(file)}")
         if not all((directory / name).is_file() for name in DERIVED_FILES):
@@ -62,12 +62,12 @@ def unpack_small_files(path: Path) -> Path:
 
 
 def derived_files(file: GgufFile) -> dict[str, str]:
-    """What a directory in Hugging Face layout has beside the weights, by name.
+    """Returns the files that a Hugging Face directory has beside the weights, by name.
 
     Raises:
         CheckpointError: If a key is missing, or keys and tensors contradict each other.
     """
-    # Loading it takes a while, and files of our own don't need it.
+    # Slow to import, and files of `mllama quantize` don't need it.
     from mllama.weights.ollama.ggml_tokenizer import (
         generation_config,
         to_json,
@@ -96,33 +96,33 @@ def derived_files(file: GgufFile) -> dict[str, str]:
 
 
 def _chat_template(file: GgufFile) -> str:
-    """The file's own template if it shows images, else Meta's format.
+    """Returns the file's own template if it supports images, else Meta's format.
 
-    Ollama keeps templates of its own, in Go's language, beside the file; they are not
-    read.
+    Ollama keeps its own templates, in Go's template language, beside the file; they are
+    not read.
     """
     template = file.metadata.get("tokenizer.chat_template")
     if isinstance(template, str) and "<|image|>" in template:
         return template
-    return _FORMAT.read_text(encoding="utf-8")
+    return _META_FORMAT.read_text(encoding="utf-8")
 
 
 def _digest(file: GgufFile) -> str:
-    """Names what the derived files depend on."""
+    """Returns a digest of everything that the derived files depend on."""
     digest = hashlib.sha256(f"{__version__}\0".encode())
-    digest.update(_FORMAT.read_bytes())
+    digest.update(_META_FORMAT.read_bytes())
     digest.update(file.header)
-    if FACTORS in file.tensors:
-        digest.update(file.raw(FACTORS).tobytes())
+    if ROPE_FACTORS in file.tensors:
+        digest.update(file.raw(ROPE_FACTORS).tobytes())
     return digest.hexdigest()[:32]
 
 
-def _unpacked(path: Path, held: Mapping[str, object]) -> Path:
+def _unpack(path: Path, held: Mapping[str, object]) -> Path:
     files = {}
     digest = hashlib.sha256()
     for name, content in held.items():
         if not isinstance(content, str):
-            raise CheckpointError(f"{path}: {SOURCE_PREFIX}{name} is no text")
+            raise CheckpointError(f"{path}: {SOURCE_PREFIX}{name} is not a string")
         digest.update(f"{name}\0{content}\0".encode())
         files[name] = content
     try:
@@ -134,7 +134,7 @@ def _unpacked(path: Path, held: Mapping[str, object]) -> Path:
 
 
 def _write(directory: Path, files: Mapping[str, str]) -> None:
-    """Writes the files that aren't there yet, each under its name when complete."""
+    """Writes the files that are missing or differ, each atomically."""
     for name, content in files.items():
         target, encoded = directory / name, content.encode()
         if target.is_file() and target.read_bytes() == encoded:

@@ -216,7 +216,7 @@ def _count(content: bytearray) -> None:
     ("damage", "complaint"),
     [
         (_cut, "truncated"),
-        (_magic, "no GGUF file"),
+        (_magic, "not a GGUF file"),
         (_version, "version 1"),
         (_count, "claims"),
     ],

@@ -182,7 +182,7 @@ OLD_QUERY = f"{PREFIX}language_model.model.layers.0.self_attn.q_proj"
         (copied(HEAD, f"{QUERY}.lora_diag"), "lora_diag matches no tensor"),
         (
             copied(HEAD, f"{PREFIX}model.language_model.norm.lora_A.weight"),
-            "norm is no matrix",
+            "norm is not a matrix",
         ),
         (
             dropped(f"{QUERY}.lora_B.weight"),
@@ -196,9 +196,9 @@ OLD_QUERY = f"{PREFIX}language_model.model.layers.0.self_attn.q_proj"
         (reshaped(f"{QUERY}.lora_A.weight", 0), "has lora_A.weight of shape [0]"),
         (
             copied(HEAD, f"{QUERY}.lora_magnitude_vector"),
-            "has lora_magnitude_vector, of which adapter_config.json says nothing",
+            "has lora_magnitude_vector, which adapter_config.json doesn't mention",
         ),
-        (copied(HEAD, f"{QUERY}.lora_embedding_A"), "has lora_embedding_A, of which"),
+        (copied(HEAD, f"{QUERY}.lora_embedding_A"), "has lora_embedding_A, which"),
         (copied(HEAD, f"{PREFIX}model.lm_head.weight"), "holds lm_head.weight twice"),
         (
             lambda tensors: tensors.update(
@@ -249,7 +249,7 @@ def test_a_sum_beyond_float32_is_refused(adapter: Path, value: float) -> None:
         edit_weights(adapter, spoilt(f"{QUERY}.lora_{part}.weight", value))
     change = opened(adapter).changes["language_model.layers.0.self_attn.q_proj.weight"]
     shape = (change.up.shape[0], change.down.shape[1])  # type: ignore[union-attr]
-    with pytest.raises(MllamaError, match=r"q isn't finite any more with the adapter"):
+    with pytest.raises(MllamaError, match=r"q isn't finite after merging the adapter"):
         change.apply("q", np.zeros(shape, np.float32))
 
 

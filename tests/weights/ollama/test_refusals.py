@@ -88,7 +88,7 @@ def lengthened(keys: Keys) -> None:
         (shortened, "lists 700 tokens, which contradicts the embedding"),
         (lengthened, "lists 789 tokens, which contradicts the embedding"),
         (token(4, "$"), r"has '\$' twice"),
-        (token(0, "\u20ac"), "not of two tokens|lacks 1 of the 256 bytes"),
+        (token(0, "\u20ac"), "doesn't join two tokens|lacks 1 of the 256 bytes"),
         (token(-1, "<|picture|>"), r"no <\|image\|>"),
         (token(-2, ""), "special token ''"),
         (key("tokenizer.ggml.model", "llama"), "kind 'llama'"),
