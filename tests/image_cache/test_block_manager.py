@@ -1,4 +1,4 @@
-"""The blocks's pages are shared, pinned, evicted and never handed out twice."""
+"""Pages are shared, pinned and evicted, and never allocated twice."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from mllama.image_cache.block_manager import (
 )
 
 
-def pin(blocks: ImageBlockManager, request: str, key: RunKey, rows: RunTokens) -> Entry:
-    blocks.reserve(request, {key: rows})
+def pin(
+    blocks: ImageBlockManager, request: str, key: RunKey, tokens: RunTokens
+) -> Entry:
+    blocks.reserve(request, {key: tokens})
     return blocks.pinned(request, key)
 
 
-def test_same_images_share_one_entry() -> None:
+def test_requests_with_the_same_image_share_an_entry() -> None:
     blocks = ImageBlockManager(num_pages=10, page_size=4)
     first = pin(blocks, "a", (7,), (6,))
     assert pin(blocks, "b", (7,), (6,)) is first
@@ -34,7 +36,7 @@ def test_same_images_share_one_entry() -> None:
     assert blocks.free_pages == 7
 
 
-def test_rows_of_a_run_end_image_by_image() -> None:
+def test_an_entry_holds_the_tokens_of_its_images_in_order() -> None:
     entry = pin(ImageBlockManager(10, 4), "a", (1, 2), (5, 3))
     assert [entry.num_tokens(1), entry.num_tokens(2)] == [5, 8]
     assert entry.span(0) == (0, 5)
@@ -42,7 +44,7 @@ def test_rows_of_a_run_end_image_by_image() -> None:
     assert len(entry.pages) == 2
 
 
-def test_least_recently_used_unpinned_entry_goes_first() -> None:
+def test_the_least_recently_used_unpinned_entry_is_evicted_first() -> None:
     blocks = ImageBlockManager(num_pages=4, page_size=1)
     kept, old, recent = (pin(blocks, name, (i,), (1,)) for i, name in enumerate("abc"))
     blocks.unpin("b")
@@ -56,7 +58,7 @@ def test_least_recently_used_unpinned_entry_goes_first() -> None:
     assert kept.pinned_by == {"a"}
 
 
-def test_a_full_pool_says_what_is_missing_and_pins_nothing() -> None:
+def test_a_full_cache_reports_the_missing_pages_and_pins_nothing() -> None:
     blocks = ImageBlockManager(num_pages=5, page_size=1)
     pin(blocks, "a", (1,), (2,))
     with pytest.raises(ImageCacheFullError) as caught:
@@ -67,7 +69,7 @@ def test_a_full_pool_says_what_is_missing_and_pins_nothing() -> None:
     assert blocks.pinned_entries == 0
 
 
-def test_what_a_request_wants_makes_no_room_for_itself() -> None:
+def test_a_request_never_evicts_its_own_images() -> None:
     blocks = ImageBlockManager(num_pages=3, page_size=1)
     pin(blocks, "a", (1,), (1,))
     blocks.unpin("a")
@@ -75,7 +77,7 @@ def test_what_a_request_wants_makes_no_room_for_itself() -> None:
         blocks.reserve("b", {(1,): (1,), (2,): (2,)})
 
 
-def test_a_stored_image_is_found_until_it_is_evicted() -> None:
+def test_a_filled_image_is_found_until_it_is_evicted() -> None:
     blocks = ImageBlockManager(num_pages=3, page_size=1)
     entry = pin(blocks, "a", (1, 2), (1, 1))
     assert blocks.find(2) is None
@@ -87,7 +89,7 @@ def test_a_stored_image_is_found_until_it_is_evicted() -> None:
     assert blocks.find(2) is None
 
 
-def test_an_entry_to_copy_from_is_evicted_last() -> None:
+def test_an_entry_that_holds_a_requested_image_is_evicted_last() -> None:
     blocks = ImageBlockManager(num_pages=4, page_size=1)
     source = pin(blocks, "a", (1,), (1,))
     blocks.fill(source, 0)
@@ -99,36 +101,36 @@ def test_an_entry_to_copy_from_is_evicted_last() -> None:
     assert len(blocks) == 2
 
 
-def test_unpinning_again_or_for_strangers_does_nothing() -> None:
+def test_unpinning_twice_or_an_unknown_request_does_nothing() -> None:
     blocks = ImageBlockManager(4, 1)
     pin(blocks, "a", (1,), (1,))
     blocks.unpin("a")
     blocks.unpin("a")
-    blocks.unpin("stranger")
+    blocks.unpin("unknown")
     assert blocks.pinned_entries == 0
 
 
-class AnyUse(RuleBasedStateMachine):
-    """Random requests come, wait, read, move on and end."""
+class RandomUse(RuleBasedStateMachine):
+    """Random requests reserve, fill and release images."""
 
     def __init__(self) -> None:
         super().__init__()
         self.blocks = ImageBlockManager(num_pages=9, page_size=2)
-        self.reads: dict[int, set[RunKey]] = {}
+        self.reserved: dict[int, set[RunKey]] = {}
 
     @rule(
         request=st.integers(0, 3),
         images=st.lists(st.integers(0, 5), min_size=1, max_size=3),
         second=st.booleans(),
     )
-    def read(self, request: int, images: list[int], second: bool) -> None:
+    def reserve(self, request: int, images: list[int], second: bool) -> None:
         keys = {(image, image + 1) if second else (image,) for image in images}
         wanted = {key: tuple(1 + item % 3 for item in key) for key in keys}
         try:
             self.blocks.reserve(request, wanted)
         except ImageCacheFullError:
             return
-        self.reads.setdefault(request, set()).update(keys)
+        self.reserved.setdefault(request, set()).update(keys)
         for key in keys:
             entry = self.blocks.pinned(request, key)
             for index in range(len(key)):
@@ -137,7 +139,7 @@ class AnyUse(RuleBasedStateMachine):
     @rule(request=st.integers(0, 3))
     def end(self, request: int) -> None:
         self.blocks.unpin(request)
-        self.reads.pop(request, None)
+        self.reserved.pop(request, None)
 
     @invariant()
     def pages_are_owned_once(self) -> None:
@@ -146,13 +148,13 @@ class AnyUse(RuleBasedStateMachine):
         assert sorted(pages) == list(range(ZERO_PAGE + 1, self.blocks.num_pages))
 
     @invariant()
-    def what_is_read_is_pinned(self) -> None:
+    def reserved_images_are_pinned(self) -> None:
         pinned = {e.key for e in self.blocks._entries.values() if e.pinned_by}
-        assert pinned == set().union(*self.reads.values())
+        assert pinned == set().union(*self.reserved.values())
         assert self.blocks.pinned_entries == len(pinned)
 
     @invariant()
-    def what_is_found_is_there(self) -> None:
+    def found_images_are_filled(self) -> None:
         for image in range(7):
             found = self.blocks.find(image)
             held = [e for e in self.blocks._entries.values() if image in e.key]
@@ -160,5 +162,5 @@ class AnyUse(RuleBasedStateMachine):
             assert found is None or (found[0] in held and found[0].filled[found[1]])
 
 
-def test_pages_are_never_lost_or_shared() -> None:
-    run_state_machine_as_test(AnyUse)
+def test_random_requests_never_lose_or_share_pages() -> None:
+    run_state_machine_as_test(RandomUse)

@@ -1,4 +1,4 @@
-"""The store's graph inputs and copies go where the pool says."""
+"""Graph inputs and copies address the pages that the block manager allocated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mllama.image_cache.block_manager import Entry, RunKey, RunTokens
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 
 
-def store(
+def storage_of(
     num_pages: int, num_layers: int = 1, num_devices: int = 1
 ) -> ImageCacheStorage:
     params = MHAKVCacheParams(
@@ -27,15 +27,15 @@ def store(
     return ImageCacheStorage(params, [CPU()] * num_devices, num_pages)
 
 
-def reserved(images: ImageCacheStorage, key: RunKey, rows: RunTokens) -> Entry:
-    images.blocks.reserve("request", {key: rows})
+def reserved(images: ImageCacheStorage, key: RunKey, tokens: RunTokens) -> Entry:
+    images.blocks.reserve("request", {key: tokens})
     return images.blocks.pinned("request", key)
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_an_image_is_copied_between_entries_row_by_row(num_devices: int) -> None:
-    """Across pages on both sides, keys and values of every layer, on every device."""
-    images = store(num_pages=10, num_layers=2, num_devices=num_devices)
+def test_an_image_is_copied_between_entries_across_pages(num_devices: int) -> None:
+    """Copies the keys and values of every layer on every device."""
+    images = storage_of(num_pages=10, num_layers=2, num_devices=num_devices)
     source = reserved(images, (1, 2), (100, 300))
     target = reserved(images, (3, 2), (217, 300))
     devices = [
@@ -48,9 +48,8 @@ def test_an_image_is_copied_between_entries_row_by_row(num_devices: int) -> None
         values = np.arange(blocks.size, dtype=np.float32).reshape(blocks.shape)
         blocks[:] = values + number * blocks.size
 
-    def rows(entry: Entry, index: int) -> np.ndarray:
-        """Of all pages of the entry in a row: [devices, keys and values, layers, rows,
-        ...]"""
+    def values_of(entry: Entry, index: int) -> np.ndarray:
+        """Returns an image's values: [devices, key or value, layers, tokens, ...]."""
         first, last = entry.span(index)
         return np.stack(
             [
@@ -61,15 +60,15 @@ def test_an_image_is_copied_between_entries_row_by_row(num_devices: int) -> None
             ]
         )
 
-    before, other = rows(source, 1), rows(target, 0)
+    before, other = values_of(source, 1), values_of(target, 0)
     images.copy(source, 1, target, 1)
-    np.testing.assert_array_equal(rows(target, 1), before)
-    np.testing.assert_array_equal(rows(target, 0), other)
-    np.testing.assert_array_equal(rows(source, 1), before)
+    np.testing.assert_array_equal(values_of(target, 1), before)
+    np.testing.assert_array_equal(values_of(target, 0), other)
+    np.testing.assert_array_equal(values_of(source, 1), before)
 
 
-def test_an_image_of_a_run_is_written_after_those_before_it() -> None:
-    images = store(num_pages=9)
+def test_an_image_is_written_after_the_earlier_images_of_its_run() -> None:
+    images = storage_of(num_pages=9)
     entry = reserved(images, (1, 2), (130, 20))
     (second,) = images.write_inputs([(entry, 1)], 20)
     assert second.pages.cache_lengths.to_numpy().tolist() == [130]
@@ -78,8 +77,8 @@ def test_an_image_of_a_run_is_written_after_those_before_it() -> None:
     assert table[0, :2].tolist() == list(entry.pages)
 
 
-def test_rows_without_image_read_the_page_of_zeros_and_are_taken_out() -> None:
-    images = store(num_pages=9)
+def test_tokens_without_an_image_read_the_zero_page_and_are_masked() -> None:
+    images = storage_of(num_pages=9)
     entry = reserved(images, (1,), (130,))
     (read,) = images.read_inputs([ReadSegment(3, None, 0), ReadSegment(2, entry, 130)])
     assert read.segment_offsets.to_numpy().tolist() == [0, 3, 5]

@@ -1,4 +1,4 @@
-"""A chat template is found in every layout, and a system message goes with images."""
+"""A chat template is found in every layout and accepts system messages with images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mllama.max_model.chat_template import (
 )
 from tests.reference.checkpoints import checkpoint
 
-# Built like Meta's template: the system message is taken as a string, refused beside
-# an image, and its turn is written only where there are no images.
+# Like Meta's template: it takes the system message as a string, rejects it beside an
+# image, and writes a system turn only if there are no images.
 REFUSING = """\
 {{- bos_token }}
 {%- set system, rest = '', messages %}
@@ -90,7 +90,7 @@ def test_tools_beside_an_image_keep_the_image_and_the_question(tokenizer: Any) -
     assert rendered.endswith(USER_TURN.format("<|image|>"))
 
 
-def test_other_refusals_of_the_template_are_told(tokenizer: Any) -> None:
+def test_other_errors_of_the_template_are_reported(tokenizer: Any) -> None:
     with pytest.raises(ChatTemplateError, match="rejects the messages"):
         render(tokenizer, [])
 
@@ -121,7 +121,7 @@ def test_template_is_found_in_every_layout(
     assert find_chat_template(tmp_path) == "{{ bos_token }}"
 
 
-def test_missing_template_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_a_missing_template_is_an_error_that_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match="--chat-template"):
         find_chat_template(tmp_path)

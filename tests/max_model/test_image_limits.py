@@ -1,4 +1,4 @@
-"""What a request may show is checked before it could wait in vain."""
+"""Images that can never be served are rejected before the request is queued."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def limits(device: str, **settings: Any) -> ImageLimits:
     return ImageLimits(SimpleNamespace(model=model))
 
 
-def test_more_images_than_allowed_are_refused() -> None:
+def test_more_images_than_allowed_are_rejected() -> None:
     two = limits("cpu", max_images_per_request=2)
     two.check_count(2)
     with pytest.raises(InputError, match="has 3 images, but at most 2 are allowed"):
         two.check_count(3)
 
 
-def test_images_on_a_gpu_are_refused_and_text_is_not(
+def test_a_gpu_rejects_images_but_not_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(GPU_IMAGES, raising=False)

@@ -1,4 +1,4 @@
-"""This package's settings reach the model's process through MAX."""
+"""MAX carries this package's settings to the model's process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mllama.max_model.settings import DEFAULT_MAX_IMAGES, ModelSettings
 from tests.compilation.test_manifest import MANIFEST
 
 
-def handed_on(settings: ModelSettings) -> ModelSettings:
-    """The settings as the model's process finds them."""
+def through_max(settings: ModelSettings) -> ModelSettings:
+    """Returns the settings as the model's process receives them."""
     overrides = json.loads(json.dumps(settings.to_max()))
     config: Any = SimpleNamespace(vision_config_overrides=overrides)
     return ModelSettings.from_max(config)
@@ -39,11 +39,11 @@ def handed_on(settings: ModelSettings) -> ModelSettings:
         ModelSettings(image_cache_size=1 << 30),
     ],
 )
-def test_settings_come_out_as_they_went_in(settings: ModelSettings) -> None:
-    assert handed_on(settings) == settings
+def test_settings_survive_the_way_through_max(settings: ModelSettings) -> None:
+    assert through_max(settings) == settings
 
 
-def test_a_model_that_max_started_itself_has_the_defaults() -> None:
+def test_a_model_that_max_starts_itself_has_the_defaults() -> None:
     config: Any = SimpleNamespace(vision_config_overrides={})
     assert ModelSettings.from_max(config) == ModelSettings()
     assert ModelSettings().image_limit == DEFAULT_MAX_IMAGES
@@ -56,8 +56,6 @@ def test_a_model_that_max_started_itself_has_the_defaults() -> None:
         ({"image_cache_size": "much"}, "'much' is not a valid size of an image cache"),
     ],
 )
-def test_values_that_cant_be_used_are_refused(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_invalid_values_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(MllamaError, match=message):
         ModelSettings(**settings)

@@ -1,4 +1,4 @@
-"""Weights that MAX has mapped are merged into memory of their own."""
+"""A LoRA adapter is merged into copies of the mapped weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def values_of(data: WeightData) -> np.ndarray:
     return np.asarray(buffer.to_numpy())
 
 
-def test_only_what_an_adapter_changes_is_copied(
+def test_only_tensors_that_an_adapter_changes_are_copied(
     made: Merged, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = MllamaConfig.from_path(checkpoint())
@@ -87,7 +87,9 @@ def test_bfloat16_is_rounded_once(tmp_path: Path, names: Spelling) -> None:
         assert off.max() > 0
 
 
-def test_weights_of_another_model_are_named(made: Merged, tmp_path: Path) -> None:
+def test_a_tensor_of_another_shape_is_rejected_by_name(
+    made: Merged, tmp_path: Path
+) -> None:
     tensors = load_file(checkpoint() / "model.safetensors")
     name = "language_model.lm_head.weight"
     tensors[name] = np.ascontiguousarray(tensors[name][:, :-1])
@@ -98,7 +100,7 @@ def test_weights_of_another_model_are_named(made: Merged, tmp_path: Path) -> Non
         merge_adapter(state, made.folder, config, DType.float32)
 
 
-def test_weights_that_are_no_floats_are_named(made: Merged) -> None:
+def test_a_tensor_of_integers_is_rejected_by_name(made: Merged) -> None:
     config = MllamaConfig.from_path(checkpoint())
     state = state_of(checkpoint())
     name = "lm_head.weight"

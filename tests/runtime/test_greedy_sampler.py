@@ -1,4 +1,4 @@
-"""Greedy batches need no sampler; all others go through MAX's."""
+"""Greedy batches bypass MAX's sampler; all others use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from max.pipelines.context.logit_processors_type import BatchProcessorInputs
 from mllama.runtime.greedy_sampler import GreedySamplingProcessor
 
 SAMPLED = 7
-"""The token that the stand-in for MAX's sampler chooses."""
+"""The token that the stand-in for MAX's sampler returns."""
 
 
 def request(**settings: Any) -> Any:
@@ -64,12 +64,12 @@ def chosen(
     return tokens.tolist()
 
 
-def test_the_likeliest_token_and_the_first_of_equals() -> None:
+def test_greedy_chooses_the_likeliest_token_and_the_first_of_equals() -> None:
     logits = [[0, 3, -1, 3], [5, 1, 1, 1], [-np.inf, -4, -3, -np.inf]]
     assert chosen([request()] * 3, logits) == [1, 0, 2]
 
 
-def test_rows_that_are_no_last_ones_are_passed_over() -> None:
+def test_only_the_last_logits_of_each_request_count() -> None:
     logits = np.eye(5)[[4, 1, 2, 3]]
     assert chosen([request()] * 2, logits, np.array([0, 3, 4], np.uint32)) == [2, 3]
 
@@ -78,18 +78,22 @@ def test_zero_temperature_is_greedy() -> None:
     assert chosen([request(top_k=-1, temperature=0)], [[0, 1, 0]]) == [1]
 
 
-def test_a_token_even_of_logits_that_are_no_numbers() -> None:
+def test_nan_logits_still_give_a_valid_token() -> None:
     (token,) = chosen([request()], np.full((1, 9), np.nan))
     assert 0 <= token < 9
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 2}, {"top_k": -1}])
-def test_one_request_that_samples_has_all_sampled(settings: Any) -> None:
+def test_one_sampling_request_makes_the_whole_batch_use_maxs_sampler(
+    settings: Any,
+) -> None:
     batch = [request(), request(**settings)]
     assert chosen(batch, np.zeros((2, 9))) == [SAMPLED] * 2
 
 
-def test_what_max_warns_of_reaches_max(caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_that_max_warns_about_use_maxs_sampler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert chosen([request(frequency_penalty=0.5)], np.zeros((1, 9))) == [SAMPLED]
     assert "Penalties are provided" in caplog.text
     assert chosen([request(min_new_tokens=2)], np.zeros((1, 9))) == [SAMPLED]

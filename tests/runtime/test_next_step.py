@@ -1,4 +1,4 @@
-"""Which steps can be told before they are asked for."""
+"""Prediction of a batch's next decode step."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ SETTINGS = SimpleNamespace(
 
 
 class Inputs:
-    """Stands for a step's inputs, and notes the tokens that they were given."""
+    """A stand-in for a step's inputs that records the tokens it was given."""
 
-    def __init__(self, rows: int) -> None:
-        self.tokens = SimpleNamespace(num_elements=rows)
+    def __init__(self, num_tokens: int) -> None:
+        self.tokens = SimpleNamespace(num_elements=num_tokens)
         self.given: list[int] = []
 
     def advance(self, tokens: list[int]) -> None:
@@ -57,14 +57,14 @@ def outputs(*tokens: int, next_token_logits: Any = None) -> Any:
     return SimpleNamespace(logits=logits, next_token_logits=next_token_logits)
 
 
-def step(*computed: int, ends: Any = ..., rows: int | None = None) -> Step:
+def step(*computed: int, ends: Any = ..., num_tokens: int | None = None) -> Step:
     progress = [(name, length, 1) for name, length in enumerate(computed)]
-    inputs = Inputs(len(computed) if rows is None else rows)
+    inputs = Inputs(len(computed) if num_tokens is None else num_tokens)
     each = (frozenset({END}), LENGTH)
     return Step(progress, (inputs,), [each] * len(computed) if ends is ... else ends)
 
 
-def test_the_next_step_has_the_likeliest_tokens() -> None:
+def test_the_next_step_gets_the_likeliest_tokens() -> None:
     first = step(3, 20)
     second = first.next(outputs(5, 9), PAGE)
     assert second is not None
@@ -75,7 +75,7 @@ def test_the_next_step_has_the_likeliest_tokens() -> None:
     assert third.progress == [(0, 5, 1), (1, 22, 1)]
 
 
-def test_logits_of_the_next_tokens_come_before_others() -> None:
+def test_next_token_logits_take_precedence() -> None:
     one = step(3)
     logits = Buffer.from_numpy(np.eye(10, dtype=np.float32)[[4]])
     assert one.next(outputs(5, next_token_logits=logits), PAGE) is not None
@@ -88,21 +88,21 @@ def test_logits_of_the_next_tokens_come_before_others() -> None:
         (step(3, 20), outputs(5, END)),
         (step(3, PAGE - 1), outputs(5, 5)),
         (step(3, LENGTH - 2), outputs(5, 5)),
-        (step(3, 4, rows=9), outputs(5, 5)),
+        (step(3, 4, num_tokens=9), outputs(5, 5)),
         (step(3, 4, ends=None), outputs(5, 5)),
     ],
-    ids=["ends", "wants a block", "is long enough", "is read", "unclear"],
+    ids=["ends", "needs a page", "reaches its length", "prefill", "unknown end"],
 )
-def test_max_says_what_comes_next(one: Step, made: Any) -> None:
+def test_an_unpredictable_step_is_left_to_max(one: Step, made: Any) -> None:
     assert one.next(made, PAGE) is None
     assert one.prepared[0].given == []
 
 
-def test_a_request_goes_on_to_its_greatest_length() -> None:
+def test_a_request_continues_up_to_its_maximum_length() -> None:
     assert step(LENGTH - 3).next(outputs(5), PAGE) is not None
 
 
-def test_how_requests_end() -> None:
+def test_limits_are_the_end_tokens_and_maximum_length_of_each_request() -> None:
     other = context(eos_tracker=EOSTracker(), max_length=9)
     assert next_step.limits_of(batch(context(), other), SETTINGS) == [
         (frozenset({END}), LENGTH),
@@ -123,11 +123,13 @@ def test_how_requests_end() -> None:
         {"eos_tracker": EOSTracker(eos_sequences=[[1, 2]])},
     ],
 )
-def test_more_than_tokens_decides(settings: dict[str, Any]) -> None:
+def test_a_batch_with_other_stopping_rules_has_no_limits(
+    settings: dict[str, Any],
+) -> None:
     assert next_step.limits_of(batch(context(), context(**settings)), SETTINGS) is None
 
 
-def test_more_than_the_next_tokens_is_wanted() -> None:
+def test_a_batch_that_returns_more_than_tokens_has_no_limits() -> None:
     assert next_step.limits_of(batch(context(), log_probs=True), SETTINGS) is None
     settings = SimpleNamespace(**vars(SETTINGS) | {"enable_variable_logits": True})
     assert next_step.limits_of(batch(context()), settings) is None
@@ -144,7 +146,7 @@ def test_more_than_the_next_tokens_is_wanted() -> None:
         ({}, None, False),
     ],
 )
-def test_which_requests_go_on(
+def test_all_continue_is_true_only_if_every_request_gets_another_step(
     settings: dict[str, Any], output: dict[str, Any] | None, expected: bool
 ) -> None:
     produced = (

@@ -1,1 +1,1 @@
-"""Many requests at once, driven step by step."""
+"""Tests of many concurrent requests, driven step by step."""

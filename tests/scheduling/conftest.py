@@ -1,6 +1,7 @@
-"""A roomy scheduler that says what is right, and one with little room for images.
+"""Two schedulers: one with a large image cache for reference answers, one with a small.
 
-What is right is computed when it is asked for, in the other also before.
+The reference scheduler runs each step when the scheduler asks for it; the one under
+test overlaps steps.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ PICTURES = 12
 
 @pytest.fixture(scope="session")
 def roomy() -> Scheduled:
-    """With room for every image of the tests."""
+    """The reference, whose cache has room for every image of the tests."""
     return Scheduled(max_batch_size=BATCH, image_cache_size="16MiB", overlaps=False)
 
 
 @pytest.fixture(scope="session")
 def tight(roomy: Scheduled) -> Scheduled:
-    """With room for three images of one page each."""
+    """The scheduler under test, whose cache has room for three images of one page."""
     page = roomy.images.storage.params.bytes_per_block
     return Scheduled(max_batch_size=BATCH, image_cache_size=4 * page)
 
 
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
-    """Patterns of squares, of one to four tiles."""
+    """Patterns of squares that take one to four tiles."""
     sizes = [(120, 120), (60, 60), (240, 60), (60, 110)]
     made = []
     for number in range(PICTURES):
@@ -44,12 +45,12 @@ def pictures() -> list[Image.Image]:
 
 
 def ask(*parts: Any) -> list[dict[str, Any]]:
-    """A user's message of texts and pictures in this order."""
+    """Returns a user's message of texts and pictures in the given order."""
     return [{"role": "user", "content": [content(part) for part in parts]}]
 
 
 def content(part: Any) -> dict[str, Any]:
-    """A part of a message."""
+    """Returns a text or a picture as a part of a message."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     return {"type": "image", "image": part}

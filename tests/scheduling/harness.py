@@ -1,8 +1,8 @@
-"""MAX's scheduler over the demo model, one iteration at a time.
+"""MAX's scheduler with the demo model, run one iteration at a time.
 
-What a server meets by chance, a test does on purpose: requests arrive between any two
-steps, are cancelled or preempted at any stage, and prompts are read in chunks of any
-size.
+A test can do on purpose what happens to a server by chance: requests arrive between any
+two steps, are cancelled or preempted at any stage, and prompts are prefilled in chunks
+of any size.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WHOLE = 8192
 
 @dataclass
 class Request:
-    """A request in the scheduler, and what came out of it."""
+    """A request in the scheduler, with its result."""
 
     context: Any
     token_ids: list[int] = field(default_factory=list)
     status: str | None = None
-    """How it ended, None while it runs."""
+    """The final status, or None while the request runs."""
 
     @property
     def id(self) -> Any:
-        """MAX's name for it."""
+        """The request's id in MAX."""
         return self.context.request_id
 
 
@@ -50,9 +50,9 @@ class Scheduled:
     """The demo model behind MAX's scheduler.
 
     Args:
-        options: Those of ``EngineOptions``.
-        prefix_caching: Whether equal beginnings of prompts are computed once.
-        overlaps: Whether steps run before they are requested.
+        options: Options of ``EngineOptions``.
+        prefix_caching: Whether prompts share the KV cache of equal prefixes.
+        overlaps: Whether the next step starts before the scheduler asks for it.
     """
 
     def __init__(
@@ -86,22 +86,22 @@ class Scheduled:
 
     @property
     def blocks(self) -> Any:
-        """Which pages of the image cache hold which images."""
+        """The manager of the image cache's pages."""
         return self.images.blocks
 
     def forget(self) -> None:
-        """Empties the prefix cache, so that prompts are read from their start."""
+        """Empties the prefix cache, so that prompts are prefilled from their start."""
         self.pipeline.kv_manager.reset_prefix_cache()
 
     def chunk_size(self, tokens: int) -> None:
-        """Reads prompts in steps of at most so many tokens."""
+        """Sets the maximum number of prompt tokens that one step prefills."""
         self.scheduler.scheduler_config.target_tokens_per_batch_ce = tokens
 
     def submit(self, messages: Sequence[Any], new_tokens: int = NEW_TOKENS) -> Request:
-        """Adds a request to those that wait.
+        """Adds a request to the queue.
 
         Raises:
-            InputError: If it is refused.
+            InputError: If the request is rejected.
         """
         conversation = read_conversation(messages)
         request = TextGenerationRequest(
@@ -120,12 +120,12 @@ class Scheduled:
         return submitted
 
     def cancel(self, request: Request) -> None:
-        """Cancels a request; its end comes with a later step."""
+        """Cancels a request, which ends in a later step."""
         self._cancelled.put([request.id])
 
     def preempt(self, request: Request) -> None:
-        """Puts a running request back among those that wait, as MAX does when it
-        runs out of memory."""
+        """Puts a running request back into the queue, as MAX does when it runs out of
+        memory."""
         constructor = self.scheduler.batch_constructor
         if request.id in constructor.all_tg_reqs:
             constructor._preempt_request(
@@ -133,7 +133,7 @@ class Scheduled:
             )
 
     def step(self) -> None:
-        """One iteration of the scheduler."""
+        """Runs one iteration of the scheduler."""
         self.scheduler.run_iteration()
         while not self._results.empty():
             for request_id, result in self._results.get().items():
@@ -151,7 +151,7 @@ class Scheduled:
                     del self._running[request_id]
 
     def run(self, *, steps: int = 2000) -> None:
-        """Steps until every request has ended."""
+        """Runs iterations until every request has ended."""
         for _ in range(steps):
             if not self._running:
                 return
@@ -159,13 +159,13 @@ class Scheduled:
         raise AssertionError(f"{len(self._running)} requests never ended")
 
     def answers(self, conversations: Sequence[Sequence[Any]]) -> list[list[int]]:
-        """Tokens of the answers to conversations that come together."""
+        """Returns the answers' tokens to conversations that are submitted together."""
         requests = [self.submit(messages) for messages in conversations]
         self.run()
         return [request.token_ids for request in requests]
 
     def alone(self, messages: Sequence[Any]) -> list[int]:
-        """Tokens of the answer with nothing else running or remembered."""
+        """Returns the answer's tokens with nothing else running or cached."""
         self.forget()
         (answer,) = self.answers([messages])
         return answer

@@ -1,4 +1,4 @@
-"""Random conversations, arriving, cancelled and preempted at random."""
+"""Random conversations arrive, and are cancelled and preempted, at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import content
 from .harness import WHOLE, Scheduled
 
 SHOWN = 6
-"""Pictures that the conversations show; the pool has room for three pages."""
+"""Pictures in the conversations; the image cache has room for three pages."""
 
 part = st.one_of(
     st.integers(0, SHOWN - 1),
@@ -30,8 +30,8 @@ event = st.one_of(
     st.tuples(st.just("chunk"), st.sampled_from([5, 16, 8192])),
 )
 
-_right: dict[str, list[int]] = {}
-"""Answers of requests that ran alone."""
+_reference_answers: dict[str, list[int]] = {}
+"""Reference answers to requests that ran alone, by conversation."""
 
 
 def messages_of(turns: list[list[Any]], pictures: list[Image.Image]) -> list[Any]:
@@ -50,7 +50,7 @@ def messages_of(turns: list[list[Any]], pictures: list[Image.Image]) -> list[Any
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(events=st.lists(event, min_size=3, max_size=14))
-def test_every_answer_is_that_of_the_request_alone(
+def test_every_answer_equals_that_of_the_request_run_alone(
     tight: Scheduled,
     roomy: Scheduled,
     pictures: list[Image.Image],
@@ -67,9 +67,9 @@ def test_every_answer_is_that_of_the_request_alone(
             try:
                 request = tight.submit(messages)
             except InputError:
-                continue  # its pictures need more than three pages
-            if name not in _right:
-                _right[name] = roomy.alone(messages)
+                continue  # the pictures need more than three pages
+            if name not in _reference_answers:
+                _reference_answers[name] = roomy.alone(messages)
             submitted.append((name, request))
         elif kind == "step":
             for _ in range(value):
@@ -89,6 +89,6 @@ def test_every_answer_is_that_of_the_request_alone(
         if request.status == "cancelled":
             assert request.id in cancelled
         else:
-            assert request.token_ids == _right[name]
+            assert request.token_ids == _reference_answers[name]
     assert tight.blocks.pinned_entries == 0
     assert tight.blocks.num_pages == 4

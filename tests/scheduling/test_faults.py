@@ -1,4 +1,4 @@
-"""Whatever ends a request, its images are released and the others go on."""
+"""However a request ends, its images are released and the others keep running."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def nothing_stays_pinned(tight: Scheduled) -> Any:
 
 
 @pytest.mark.parametrize("stage", range(5))
-def test_a_request_cancelled_at_any_stage_is_gone(
+def test_a_request_can_be_cancelled_at_any_stage(
     tight: Scheduled, roomy: Scheduled, pictures: Pictures, stage: int
 ) -> None:
-    """Waiting, just encoded, between tokens: MAX looks between two steps."""
+    """In the queue, just after encoding, between tokens: MAX checks at each step."""
     tight.forget()
     other = tight.submit(ask(pictures[1], WHAT))
     request = tight.submit(ask(pictures[2 + stage], pictures[0], WHAT))
@@ -50,18 +50,17 @@ def test_a_preempted_request_gives_the_same_answer(
     for _ in range(stage):
         tight.step()
     tight.preempt(requests[0])
-    # What takes the room that was left: the preempted request has to wait for it.
+    # This takes the room that was left, so the preempted request has to wait for it.
     messages.append(ask(pictures[7], WHAT))
     requests.append(tight.submit(messages[-1]))
     tight.run()
     assert [r.token_ids for r in requests] == [roomy.alone(each) for each in messages]
 
 
-def test_a_preempted_request_fits_beside_one_that_is_half_read(
+def test_a_preempted_request_fits_beside_one_whose_prefill_has_begun(
     tight: Scheduled, roomy: Scheduled, pictures: Pictures
 ) -> None:
-    """It holds all of its images until it ends: what is half read fits beside them,
-    whatever happens."""
+    """A request pins its images until it ends, so both always fit together."""
     long = "Look closely. " * 20
     messages = [
         ask(pictures[0], "and", pictures[4], WHAT),
@@ -85,26 +84,26 @@ def test_a_preempted_request_fits_beside_one_that_is_half_read(
     assert answers == [roomy.alone(each) for each in messages]
 
 
-def test_requests_wait_while_all_of_the_pool_is_pinned(
+def test_requests_wait_while_the_whole_image_cache_is_pinned(
     tight: Scheduled, roomy: Scheduled, pictures: Pictures
 ) -> None:
     tight.forget()
     messages = [ask(*pictures[i : i + 3 - i % 3], WHAT) for i in range(BATCH)]
     requests = [tight.submit(each) for each in messages]
-    most = 0
+    most_pinned = 0
     while any(request.status is None for request in requests):
         tight.step()
         pinned = [entry for entry in tight.blocks._entries.values() if entry.pinned_by]
-        most = max(most, sum(len(entry.pages) for entry in pinned))
+        most_pinned = max(most_pinned, sum(len(entry.pages) for entry in pinned))
         assert tight.blocks.num_pages == 4
-    assert 0 < most <= 3
+    assert 0 < most_pinned <= 3
     assert [r.token_ids for r in requests] == [roomy.alone(each) for each in messages]
 
 
-def test_a_batch_of_all_kinds_is_answered_as_one_by_one(
+def test_a_mixed_batch_gets_the_same_answers_as_one_by_one(
     roomy: Scheduled, pictures: Pictures
 ) -> None:
-    """Text only, one to four tiles, several images, prefill beside decode."""
+    """Text only, one to four tiles, several images, prefill together with decode."""
     messages = [
         ask("Hello"),
         ask(pictures[0], WHAT),
@@ -116,19 +115,19 @@ def test_a_batch_of_all_kinds_is_answered_as_one_by_one(
         [{"role": "system", "content": "Be brief."}, *ask(pictures[0], WHAT)],
     ]
     assert len(messages) == BATCH
-    right = [roomy.alone(each) for each in messages]
+    expected = [roomy.alone(each) for each in messages]
     roomy.forget()
-    assert roomy.answers(messages) == right
+    assert roomy.answers(messages) == expected
     roomy.forget()
     requests = []
     for each in messages:  # they join and leave one by one
         requests.append(roomy.submit(each))
         roomy.step()
     roomy.run()
-    assert [request.token_ids for request in requests] == right
+    assert [request.token_ids for request in requests] == expected
 
 
-def test_few_prompts_are_read_in_one_step(
+def test_a_step_prefills_at_most_max_ce_batch_size_requests(
     roomy: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(roomy.admission, "_max_ce_batch_size", 2)
@@ -149,7 +148,7 @@ def test_a_request_that_fails_leaves_the_others_running(
     tight.forget()
     unseen = Image.new("RGB", (50, 50), "red")
     messages = [ask(pictures[0], WHAT), ask("Hello"), ask(unseen, WHAT)]
-    right = [roomy.alone(each) for each in messages]
+    expected = [roomy.alone(each) for each in messages]
     requests = [tight.submit(each) for each in messages]
     bad = requests[2].context.images[0].image_hash
     runner = pipeline_model(tight.pipeline)._image_encoder
@@ -164,6 +163,6 @@ def test_a_request_that_fails_leaves_the_others_running(
     tight.run()
     assert [request.status for request in requests[:2]] == ["maximum_length"] * 2
     assert requests[2].status == "failed"
-    assert [request.token_ids for request in requests] == [*right[:2], []]
+    assert [request.token_ids for request in requests] == [*expected[:2], []]
     monkeypatch.undo()
-    assert tight.answers(messages) == right
+    assert tight.answers(messages) == expected

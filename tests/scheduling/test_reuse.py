@@ -1,4 +1,4 @@
-"""An image is encoded once, whoever shows it and wherever."""
+"""An image is encoded once, in whichever request and place it appears."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Pictures = list[Image.Image]
 WHAT = "What is in the picture?"
 
 
-def flooded(tight: Scheduled, pictures: Pictures) -> Scheduled:
-    """The tight scheduler, with nothing in its pool but pictures of no interest."""
+def with_others_cached(tight: Scheduled, pictures: Pictures) -> Scheduled:
+    """Fills the small image cache with pictures that the test doesn't use."""
     tight.answers([ask(picture, WHAT) for picture in pictures[-3:]])
     tight.forget()
     return tight
@@ -22,10 +22,10 @@ def flooded(tight: Scheduled, pictures: Pictures) -> Scheduled:
 
 @pytest.fixture
 def fresh(tight: Scheduled, pictures: Pictures) -> Scheduled:
-    return flooded(tight, pictures)
+    return with_others_cached(tight, pictures)
 
 
-def test_hits_and_misses_are_counted_once(roomy: Scheduled) -> None:
+def test_hits_and_misses_are_counted_once_per_image(roomy: Scheduled) -> None:
     a, b = (Image.new("RGB", (70, 70), color) for color in ("pink", "navy"))
     before = roomy.images.stats()
     roomy.alone(ask(a, a, b, WHAT))
@@ -42,7 +42,7 @@ def encoded(scheduled: Scheduled, *conversations: list[dict[str, object]]) -> in
     return int(scheduled.images.stats().misses - before)
 
 
-def test_a_second_question_encodes_nothing(
+def test_a_second_question_about_an_image_encodes_nothing(
     fresh: Scheduled, pictures: Pictures
 ) -> None:
     assert encoded(fresh, ask(pictures[0], WHAT)) == 1
@@ -52,22 +52,24 @@ def test_a_second_question_encodes_nothing(
     assert encoded(fresh, chat) == 0
 
 
-def test_requests_that_come_together_share_an_image(
+def test_concurrent_requests_share_an_image(
     fresh: Scheduled, pictures: Pictures
 ) -> None:
     assert encoded(fresh, *[ask(pictures[0], f"{i}? {WHAT}") for i in range(5)]) == 1
 
 
-def test_an_image_in_another_place_is_copied(
+def test_an_image_in_another_run_of_images_is_copied(
     roomy: Scheduled, tight: Scheduled, pictures: Pictures
 ) -> None:
-    """Beside another picture it is part of another run of rows, the same numbers."""
+    """Beside another picture, the same keys and values are part of another entry."""
     a, b = (Image.new("RGB", (90, 70), color) for color in ("orange", "teal"))
     assert encoded(roomy, ask(a, WHAT)) == 1
     assert encoded(roomy, ask(a, b, WHAT)) == 1
     for messages in (ask(b, a, WHAT), ask(a, a, WHAT), ask(b, "and", a, WHAT)):
         assert encoded(roomy, messages) == 0
-        assert roomy.alone(messages) == flooded(tight, pictures).alone(messages)
+        assert roomy.alone(messages) == with_others_cached(tight, pictures).alone(
+            messages
+        )
 
 
 def test_two_pictures_swapped_give_another_answer(
@@ -81,20 +83,20 @@ def test_two_pictures_swapped_give_another_answer(
     assert any(one != other for one, other in orders)
 
 
-def test_twelve_images_through_a_pool_for_three(
+def test_twelve_images_go_through_a_cache_for_three(
     tight: Scheduled, roomy: Scheduled, pictures: Pictures
 ) -> None:
     conversations = [ask(p, WHAT) for p in pictures for _ in range(2)]
-    right = [roomy.alone(messages) for messages in conversations]
+    expected = [roomy.alone(messages) for messages in conversations]
     evicted = tight.blocks.evictions
     tight.forget()
-    assert tight.answers(conversations) == right
+    assert tight.answers(conversations) == expected
     assert tight.blocks.evictions > evicted
     assert tight.blocks.num_pages == 4
     assert tight.blocks.pinned_entries == 0
 
 
-def test_one_image_many_times_in_a_chat(
+def test_an_image_that_a_chat_repeats_is_encoded_once(
     fresh: Scheduled, roomy: Scheduled, pictures: Pictures
 ) -> None:
     parts = [part for i in range(30) for part in (pictures[0], f"Number {i}?")]
@@ -113,17 +115,17 @@ def test_chunks_of_any_size_give_the_same_answers(
         ask("Look:", a, "and", c, "What is in both of them, and what in neither?"),
         ask("No picture at all, " * 30),
     ]
-    right = [roomy.alone(messages) for messages in conversations]
+    expected = [roomy.alone(messages) for messages in conversations]
     tight.forget()
     tight.chunk_size(size)
     try:
-        assert tight.answers(conversations) == right
+        assert tight.answers(conversations) == expected
     finally:
         tight.chunk_size(WHOLE)
 
 
-def test_a_step_encodes_few_images(roomy: Scheduled) -> None:
-    """So that others get their next token between them."""
+def test_a_step_encodes_at_most_four_images(roomy: Scheduled) -> None:
+    """So that other requests get their next token in between."""
     new = [Image.new("RGB", (60, 60), (10 * i, 99, 7)) for i in range(20)]
     started = roomy.submit(ask("Count to ten."))
     roomy.step()
@@ -140,11 +142,9 @@ def test_a_step_encodes_few_images(roomy: Scheduled) -> None:
     assert [len(request.token_ids) for request in waiting] == [NEW_TOKENS] * 2
 
 
-def test_the_prefix_cache_changes_no_answer(
-    roomy: Scheduled, pictures: Pictures
-) -> None:
-    """Text before the image is shared between images, text after it only for the
-    same image at the same place."""
+def test_prefix_caching_changes_no_answer(roomy: Scheduled, pictures: Pictures) -> None:
+    """Prompts share text before an image with any image, and text after it only with
+    the same image in the same place."""
     start = "You see a picture, and after it comes a question. " * 30
     without = Scheduled(prefix_caching=False, max_batch_size=2)
     roomy.forget()
@@ -163,7 +163,7 @@ def test_the_prefix_cache_changes_no_answer(
         assert (request.context.cached_prefix_length > 0) == reuses
 
 
-def test_images_that_never_fit_are_refused(
+def test_images_that_can_never_fit_are_rejected(
     tight: Scheduled, pictures: Pictures
 ) -> None:
     with pytest.raises(InputError, match=r"4 image\(s\) take .* holds 768.0 KiB"):
