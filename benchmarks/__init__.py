@@ -1,1 +1,1 @@
-"""Measurements of what users wait for; see README."""
+"""Benchmarks of the times that users wait for; see README."""

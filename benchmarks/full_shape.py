@@ -1,13 +1,13 @@
-"""Serves a model of 11B's full shape and measures what loading and asking it takes.
+"""Serves a model of 11B's full size and measures loading and answering.
 
     python -m benchmarks.full_shape                # 40 text and 40 vision layers
-    python -m benchmarks.full_shape --keep FILE    # keeps the file, or takes it again
+    python -m benchmarks.full_shape --keep FILE    # keeps the file, or reuses it
     python -m benchmarks.full_shape --vision-encoding int8
 
-Published weights are not needed: the file's q4_k blocks are random, of the size that
-weights have.  Its tokenizer has as many tokens as the real one.  ``mllama serve`` is
-started on it as a user does; memory is that of all its processes.  Prints one JSON
-object.
+Published weights are not needed: the file has random q4_k blocks with the scale of real
+weights, and a tokenizer with as many tokens as the published one.  The benchmark starts
+``mllama serve`` as a user does, and measures the memory of all its processes.  It
+prints one JSON object.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ START_SECONDS = 3600
 
 
 class PeakMemory:
-    """The most memory that a process and its children have had, sampled.
+    """Samples the peak memory of a process and its children.
 
-    ``private`` is memory of their own; ``mapped`` are pages of files, which the system
-    can take back, such as those of the weights.
+    ``private`` is memory that no other process shares; ``mapped`` is memory of mapped
+    files, such as the weights, which the system can reclaim.
     """
 
     def __init__(self, pid: int) -> None:
@@ -52,16 +52,16 @@ class PeakMemory:
         self._thread.start()
 
     def reset(self) -> None:
-        """Forgets what was seen so far."""
+        """Resets the peaks."""
         self.private = self.mapped = 0
 
     def stop(self) -> None:
-        """Ends the sampling."""
+        """Stops the sampling."""
         self._stop.set()
         self._thread.join()
 
     def report(self) -> dict[str, float]:
-        """In GiB."""
+        """Returns the peaks in GiB."""
         return {"private": self.private / GIB, "mapped": self.mapped / GIB}
 
     def _watch(self) -> None:
@@ -82,10 +82,10 @@ class PeakMemory:
 
 
 def wait_until_ready(client: openai.OpenAI, process: subprocess.Popen[bytes]) -> None:
-    """Returns when the server answers.
+    """Waits until the server answers.
 
     Raises:
-        SystemExit: If it ends before.
+        SystemExit: If the server exits or takes too long.
     """
     for _ in range(START_SECONDS):
         if process.poll() is not None:
@@ -101,7 +101,7 @@ def wait_until_ready(client: openai.OpenAI, process: subprocess.Popen[bytes]) ->
 def asked(
     client: openai.OpenAI, content: Any, max_tokens: int
 ) -> tuple[float, list[float]]:
-    """Seconds to the first token of an answer, and between the others."""
+    """Returns the seconds to an answer's first token, and between all later ones."""
     started = time.perf_counter()
     stamps = [
         time.perf_counter()
@@ -117,7 +117,7 @@ def asked(
 
 
 def image_url(side: int) -> str:
-    """A new picture as a data URL."""
+    """Returns a new picture as a data URL."""
     buffer = BytesIO()
     generator = np.random.default_rng(time.time_ns())
     picture(generator, side).save(buffer, "PNG")
@@ -125,7 +125,7 @@ def image_url(side: int) -> str:
 
 
 def measure(model: Path, port: int, arguments: list[str]) -> dict[str, Any]:
-    """Starts the server, asks it, and stops it."""
+    """Starts the server, measures its answers, and stops it."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [
@@ -176,7 +176,7 @@ def measure(model: Path, port: int, arguments: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Builds the file, serves it, prints the figures."""
+    """Builds the file, serves it and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, metavar="FILE")
     parser.add_argument("--port", type=int, default=8765)

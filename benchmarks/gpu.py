@@ -1,22 +1,22 @@
-"""What a GPU computes and how long it takes, where there is one.
+"""Checks results and measures speed on a GPU.
 
-    python -m benchmarks.gpu                          # compiles first, for many minutes
-    python -m benchmarks.gpu --demo DIR --full DIR    # compiled models, ready
+    python -m benchmarks.gpu                          # compiles first, for minutes
+    python -m benchmarks.gpu --demo DIR --full DIR    # uses compiled models
     python -m benchmarks.gpu --parts demo,logits
 
-DIR is what ``mllama compile --target ... --max-batch-size 16`` wrote on another
-machine, with ``--max-length 8192`` for 11B's shape.
+DIR is a folder that ``mllama compile --target ... --max-batch-size 16`` wrote on
+another machine, with ``--max-length 8192`` for the model of 11B's size.
 
-Each part is a process of its own, so that one that fails costs no other:
+Each part runs in a separate process, so that a failure doesn't affect other parts:
 
-* ``device``: what MAX finds.
-* ``demo``: questions to the demo model, how many of them are answered right.
-* ``logits``: the requests of ``tests/parity`` in bfloat16 beside transformers in
-  float32 on the CPU, on the demo model.
-* ``server``: ``mllama serve``, one request and then many at once.
-* ``transformers``: writes a random checkpoint of 11B's full shape (21 GB), and asks
-  transformers, in float32 for the logits and in bfloat16 for these and the times.
-* ``full``: asks this package the same.
+* ``device``: the GPU that MAX finds.
+* ``demo``: the number of questions that the demo model answers correctly.
+* ``logits``: the logits of the demo model in bfloat16 for the requests of
+  ``tests/parity``, compared with transformers in float32 on the CPU.
+* ``server``: ``mllama serve`` with one request and then many concurrent ones.
+* ``transformers``: writes a random checkpoint of 11B's full size (21 GB), and runs
+  transformers in float32 for logits and in bfloat16 for logits and times.
+* ``full``: runs this package on the same checkpoint and questions.
 
 The last line of each part is one JSON object.
 """
@@ -41,16 +41,16 @@ from benchmarks.gpu_full_shape import full, transformers
 from mllama.max_model.image_limits import GPU_IMAGES
 
 SECONDS = 600
-"""A part that takes longer has failed."""
+"""Time limit of a part."""
 
 
 def start(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options of the demo model's start, from a compiled model if there is one."""
+    """Returns the options to start the demo model, from a compiled model if given."""
     return {"devices": "gpu", "serialized_model_path": arguments.demo}
 
 
 def device(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What MAX finds."""
+    """Returns the properties of the GPU that MAX finds."""
     from max.driver import Accelerator
 
     gpu = Accelerator(0)
@@ -64,7 +64,7 @@ def device(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Answers of the demo model."""
+    """Returns the demo model's score on random questions."""
     from demo.evaluate import run
 
     started = time.perf_counter()
@@ -73,7 +73,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def logits(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every request of the tests, alone and as a batch."""
+    """Compares the logits of every test request, alone and in a batch."""
     from max.driver import DeviceSpec
 
     from mllama.launch.options import EngineOptions
@@ -104,7 +104,7 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
             ours == theirs
             for ours, theirs in zip(answer.token_ids, expected.token_ids, strict=True)
         ]
-        # What follows another token answers another question.
+        # After the first different token, the contexts differ.
         until = same.index(False) + 1 if False in same else len(same)
         found = np.stack(answer.logits)[:until]
         errors[case.name] = float(spread_error(found, expected.logits[:until]).max())
@@ -118,7 +118,7 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def server(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The server, asked with OpenAI's client."""
+    """Measures the server with OpenAI's client."""
     import openai
 
     from benchmarks.full_shape import wait_until_ready
@@ -180,13 +180,19 @@ PARTS = {
 
 
 def main() -> None:
-    """Runs the parts; exit code 1 if one failed."""
+    """Runs the parts, and exits with 1 if one failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--demo", type=Path, help="the demo model, compiled")
-    parser.add_argument("--full", type=Path, help="11B's shape, compiled")
-    parser.add_argument("--checkpoint", type=Path, help="a folder with 22 GB of room")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="for one part")
+    parser.add_argument("--demo", type=Path, help="folder of the compiled demo model")
+    parser.add_argument(
+        "--full", type=Path, help="folder of the compiled model of 11B's size"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a folder with 22 GB of free space"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=SECONDS, help="time limit of a part"
+    )
     parser.add_argument("--inside", choices=PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:

@@ -22,7 +22,7 @@ PROMPT_TOKENS = 512
 
 
 def pictures(side: int, count: int) -> list[Image.Image]:
-    """Pictures of noise, one like no other."""
+    """Returns different pictures of noise."""
     from benchmarks.serving import picture
 
     generator = np.random.default_rng(side)
@@ -30,7 +30,7 @@ def pictures(side: int, count: int) -> list[Image.Image]:
 
 
 def conversation(image: Image.Image) -> list[dict[str, Any]]:
-    """A question about an image."""
+    """Returns a conversation with a question about an image."""
     return [
         {
             "role": "user",
@@ -43,13 +43,13 @@ def conversation(image: Image.Image) -> list[dict[str, Any]]:
 
 
 def median_of(measure: Callable[[], float]) -> float:
-    """Median seconds of several calls, after one that warms up."""
+    """Returns the median seconds of several calls after a warm-up call."""
     measure()
     return statistics.median(measure() for _ in range(ROUNDS))
 
 
 def transformers(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Writes the checkpoint and asks the reference about it."""
+    """Writes the checkpoint and runs transformers on it."""
     import torch
 
     from benchmarks.random_model import write_small_files
@@ -105,7 +105,7 @@ def transformers(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _random_model(folder: Path) -> Any:
-    """A model on the GPU with random bfloat16 weights, which are written as well."""
+    """Returns a model on the GPU with random bfloat16 weights, and writes them."""
     import torch
     from safetensors.torch import save_file
     from transformers import MllamaConfig, MllamaForConditionalGeneration
@@ -153,7 +153,7 @@ def _random_model(folder: Path) -> Any:
 
 
 def full(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The same questions to this package."""
+    """Runs this package on the same questions."""
     from mllama import LLM
     from mllama.max_model.model import MllamaModel
     from tests.reference.compare import spread_error

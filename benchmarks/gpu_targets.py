@@ -19,10 +19,10 @@ from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 
 CHECKED = (("cuda:sm_90", 1), ("hip:gfx942", 1), ("cuda:sm_90", 2))
-"""Targets, and how many devices share the model."""
+"""Targets, each with the number of devices that share the model."""
 
 KNOWN_FAILURES = ("hip:gfx942",)
-"""Targets that MAX 26.7 doesn't compile bfloat16 for; `docs/gpu.md` says why."""
+"""Targets for which MAX 26.7 can't compile bfloat16; `docs/gpu.md` explains why."""
 
 CONFIG = MllamaConfig.from_dict(
     {
@@ -40,10 +40,12 @@ CONFIG = MllamaConfig.from_dict(
 
 
 def main() -> None:
-    """Compiles for the targets; exit code 1 if one comes out other than is known."""
+    """Compiles for the targets, and exits with 1 if an outcome is unexpected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", help="this one only")
-    parser.add_argument("--devices", type=int, default=1, help="that share the model")
+    parser.add_argument("--target", help="only this target")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="number of devices that share the model"
+    )
     arguments = parser.parse_args()
     checked = [(arguments.target, arguments.devices)] if arguments.target else CHECKED
     surprised = False

@@ -1,4 +1,4 @@
-"""A GGUF file of 11B's shape with random q4_k weights and a tokenizer of its size."""
+"""Writes a GGUF file of 11B's size with random q4_k weights and a full tokenizer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPREAD = 0.02
 
 
 def full_size_tokenizer() -> Tokenizer:
-    """Byte pairs up to the published vocabulary: all pairs of bytes, then triples."""
+    """Returns a tokenizer of the published size: all byte pairs, and triples."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(a, b) for a in alphabet for b in alphabet]
     missing = VOCAB_SIZE - SPECIALS - len(alphabet) - len(pairs)
@@ -65,7 +65,7 @@ def full_size_tokenizer() -> Tokenizer:
 
 @dataclass(frozen=True)
 class Depth:
-    """How many layers a model has, and which of them are special; 11B's as it is."""
+    """The layers of a model; the defaults are those of 11B."""
 
     vision_layers: int = 32
     global_layers: int = 8
@@ -78,7 +78,7 @@ FULL_DEPTH = Depth()
 
 
 def write_small_files(folder: Path, depth: Depth = FULL_DEPTH) -> MllamaConfig:
-    """Configuration, tokenizer and image processor of 11B's widths."""
+    """Writes a configuration, tokenizer and image processor with 11B's widths."""
     tokenizer = full_size_tokenizer()
     config = published_widths_config(
         vision_layers=depth.vision_layers,
@@ -106,10 +106,10 @@ def write_small_files(folder: Path, depth: Depth = FULL_DEPTH) -> MllamaConfig:
 def random_values(
     tensor: PlannedTensor, generator: np.random.Generator
 ) -> npt.NDArray[Any]:
-    """A tensor as it lies in the file.
+    """Returns random values of a tensor in its format in the file.
 
-    Blocks have random levels and scales within float16 units that give them a mean near
-    zero and the spread that weights have.
+    GGUF blocks get random levels and scales, and float16 units that give the weights a
+    mean near zero and a standard deviation of ``SPREAD``.
     """
     kind, shape = tensor.kind, tensor.shape
     if kind is GGMLQuantizationType.F32:
@@ -139,7 +139,7 @@ def random_values(
 
 
 def write_random_gguf(target: Path, depth: Depth = FULL_DEPTH) -> None:
-    """Writes the file, about 8 GB in full depth."""
+    """Writes the file, which has about 8 GB at full depth."""
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         config = write_small_files(Path(folder), depth)

@@ -1,12 +1,12 @@
-"""How long a question about an image takes, and how many streams add up to.
+"""Measures the latency of a question about an image, and the throughput of streams.
 
     python -m benchmarks.serving                      # the demo model
     python -m benchmarks.serving --published-widths   # random weights, few layers
     python -m benchmarks.serving --model-path DIR
 
-Prints one JSON object: medians of ``--rounds``, each with a picture that was never
-shown before, and tokens per second, prompts included, of 1, 4 and 8 users who ask one
-question after the other, also as a ratio to one user of the same round.
+Prints one JSON object with medians over ``--rounds``, each with a new picture: seconds
+to the first token, and tokens per second, prompts included, of 1, 4 and 8 concurrent
+users with sequential questions, also as a ratio to one user of the same round.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ QUESTIONS = ("What is in the picture?", "Which colors are there?")
 def picture(
     generator: np.random.Generator, width: int, height: int | None = None
 ) -> Image.Image:
-    """Coarse noise, square unless a height is given."""
+    """Returns a picture of coarse noise, square unless a height is given."""
     grains = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
     size = (width, height or width)
     return Image.fromarray(grains).resize(size, Image.Resampling.NEAREST)
 
 
 def seconds_to_first_token(llm: LLM, question: str, image: Image.Image) -> float:
-    """Of one request that runs alone."""
+    """Returns the seconds to the first token of a request that runs alone."""
     answer = llm.generate(question, [image], max_new_tokens=1)
     return answer.time_to_first_token_seconds
 
 
 def tokens_per_second(llm: LLM, streams: int, asked: int, image: Image.Image) -> float:
-    """Of users who each ask one question after the other about a stored image."""
+    """Returns the throughput of users who ask in sequence about a cached image."""
 
     def user(number: int) -> int:
         return sum(
@@ -60,7 +60,7 @@ def tokens_per_second(llm: LLM, streams: int, asked: int, image: Image.Image) ->
 
 
 def measure(llm: LLM, rounds: int, asked: int, side: int) -> dict[str, Any]:
-    """All figures of one model."""
+    """Returns all figures of one model."""
     generator = np.random.default_rng(0)
     waits: list[list[float]] = []
     rates: dict[int, list[float]] = {streams: [] for streams in STREAMS}
@@ -90,8 +90,10 @@ def main() -> None:
     which.add_argument("--model-path")
     which.add_argument("--published-widths", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--asked", type=int, default=12, help="questions of a stream")
-    parser.add_argument("--side", type=int, default=1100, help="picture's, in pixels")
+    parser.add_argument("--asked", type=int, default=12, help="questions per stream")
+    parser.add_argument(
+        "--side", type=int, default=1100, help="side of the pictures in pixels"
+    )
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--quantization-encoding")
     options = parser.parse_args()

@@ -1,14 +1,14 @@
-"""Times the starts of ``mllama serve`` and ``mllama generate``, as a user does.
+"""Measures the start times of ``mllama serve`` and ``mllama generate``.
 
     python -m benchmarks.startup                 # later starts of the demo model
-    python -m benchmarks.startup --first         # also the first one on a machine
+    python -m benchmarks.startup --first         # also the first start on a machine
     python -m benchmarks.startup -- --model-path DIR --max-batch-size 4
 
-What follows ``--`` are options of both commands.  A server's start ends with the first
-200 of ``/health``, that of ``generate`` with its end, one token after its prompt.  A
-bare import of MAX's pipelines, which no start can do without, is timed in between: it
-tells how fast the machine is.  ``--first`` takes an empty home and cache, so that every
-graph is compiled.  Prints one JSON object: seconds, medians with all of them.
+Arguments after ``--`` are options of both commands.  The start of a server ends with
+the first 200 from ``/health``; a ``generate`` ends after one token.  In between, the
+import of MAX's pipelines, which every start needs, is timed to show how fast the
+machine is.  ``--first`` uses an empty home and cache, so that every graph is compiled.
+Prints one JSON object with all times and their medians in seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUESTION = ["--prompt", "Hello", "--max-new-tokens", "1"]
 
 
 def finished(command: list[str], environment: dict[str, str]) -> float:
-    """Seconds until a command has ended well."""
+    """Returns the seconds until a command has succeeded."""
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -42,7 +42,7 @@ def finished(command: list[str], environment: dict[str, str]) -> float:
 
 
 def healthy(options: list[str], environment: dict[str, str]) -> float:
-    """Seconds until a server is healthy; it is stopped then."""
+    """Returns the seconds until a server is healthy, and stops it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,7 +70,7 @@ def healthy(options: list[str], environment: dict[str, str]) -> float:
 
 
 def summary(seconds: list[float]) -> dict[str, Any]:
-    """A median and what it is of."""
+    """Returns the median of some times with all of them."""
     return {
         "median": round(statistics.median(seconds), 2),
         "all": [round(second, 2) for second in seconds],
@@ -78,11 +78,15 @@ def summary(seconds: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures the starts and prints the times."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="later starts of each")
-    parser.add_argument("--first", action="store_true", help="time a first start too")
-    parser.add_argument("options", nargs="*", help="of mllama serve and generate")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="later starts of each command"
+    )
+    parser.add_argument("--first", action="store_true", help="also time a first start")
+    parser.add_argument(
+        "options", nargs="*", help="options of mllama serve and generate"
+    )
     arguments = parser.parse_args()
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:

@@ -1,1 +1,1 @@
-"""This project beside its alternatives, in one run on one machine: `make bench`."""
+"""Compares this project with its alternatives on one machine: `make bench`."""

@@ -1,12 +1,12 @@
-"""Measures this project, its alternatives and the machine: `make bench`.
+"""Benchmarks this project, its alternatives and the machine: `make bench`.
 
     python -m benchmarks.compare                      # everything, 12 to 40 minutes
     python -m benchmarks.compare --quick --only a,c   # two rounds of two workloads
-    python -m benchmarks.compare --growth             # also how costs grow
-    python -m benchmarks.compare --full-shape         # also 11B's whole shape
-    python -m benchmarks.compare --write-docs RUN     # puts a run into the documents
+    python -m benchmarks.compare --growth             # also how costs scale
+    python -m benchmarks.compare --full-shape         # also a model of 11B's full size
+    python -m benchmarks.compare --write-docs RUN     # writes a run into the documents
 
-The first run installs and compiles.  Runs are kept under `.bench/runs`.
+The first run installs the engines and compiles.  Results are kept in `.bench/runs`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from benchmarks.compare.growth import measure_growth
 from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.prompts import Prompts
-from benchmarks.compare.report import described
+from benchmarks.compare.report import summary
 from benchmarks.compare.request_parts import measure_operations
 from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
@@ -54,7 +54,7 @@ ROUNDS, QUICK_ROUNDS = 5, 2
 
 
 def main() -> None:
-    """Measures, or writes a run into the documents."""
+    """Runs the benchmarks, or writes the results of a run into the documents."""
     options = _options()
     letters = options.only
     if options.write_docs:
@@ -84,7 +84,7 @@ def main() -> None:
             measure_operations(session)
     folder = FOLDER / "runs" / now.strftime("%Y-%m-%d-%H%M%S")
     write_run(results, letters, folder)
-    print(described(results, letters))
+    print(summary(results, letters))
     print(f"kept in {folder}", file=sys.stderr)
     if options.full_shape:
         command = [sys.executable, "-m", "benchmarks.full_shape"]
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def _measure(session: Session, options: argparse.Namespace, letters: str) -> None:
-    """All rounds; the machine's ceilings before each and after the last."""
+    """Runs all rounds, and measures the machine before each and after the last."""
     results = session.results
     rounds = QUICK_ROUNDS if options.quick else options.rounds
     of_itself = {name: name for name in METRICS}
@@ -110,11 +110,11 @@ def _measure(session: Session, options: argparse.Namespace, letters: str) -> Non
             measure_growth(session, 1 if options.quick else 3)
         except EngineFailure as error:
             results.fail("growth", OURS, str(error))
-    results.model = described_model(session.files, results)
+    results.model = model_properties(session.files, results)
 
 
 def _ceilings(threads: int) -> Callable[[], dict[str, float]] | None:
-    """Measures the machine's ceilings, if there is a compiler."""
+    """Returns a function that measures the machine's ceilings, or None."""
     try:
         program = compiled("ceilings")
     except CompilerFailure as error:
@@ -123,8 +123,8 @@ def _ceilings(threads: int) -> Callable[[], dict[str, float]] | None:
     return partial(ceilings, program, threads)
 
 
-def described_model(files: ModelFiles, results: Results) -> dict[str, float]:
-    """Numbers of the model that figures are made of."""
+def model_properties(files: ModelFiles, results: Results) -> dict[str, float]:
+    """Returns the properties of the model that the figures are computed from."""
     config = json.loads((files.checkpoint / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]
     tensors, theirs = tensors_of(files.gguf), tensors_of(files.text_gguf)
@@ -155,7 +155,9 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no profile")
+    parser.add_argument(
+        "--quick", action="store_true", help="run fewer rounds and no profile"
+    )
     parser.add_argument(
         "--only",
         type=_letters,
@@ -168,9 +170,11 @@ def _options() -> argparse.Namespace:
         "--threads",
         type=int,
         default=len(os.sched_getaffinity(0)),
-        help="of each engine",
+        help="threads of each engine",
     )
-    parser.add_argument("--profile", action="store_true", help="with --quick too")
+    parser.add_argument(
+        "--profile", action="store_true", help="profile with --quick too"
+    )
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--full-shape", action="store_true")
     parser.add_argument(
@@ -179,15 +183,17 @@ def _options() -> argparse.Namespace:
         action=_Collect,
         default={EIGHT_BIT: {"VISION_ENCODING": "int8"}},
         metavar="NAME:VARIABLE=VALUE",
-        help="this project again with an environment variable, in a column of its own, "
-        "as it is with its vision side in bytes",
+        help="also measure this project with an environment variable, in a separate "
+        "column, as is done for its int8 vision path",
     )
-    parser.add_argument("--write-docs", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument(
+        "--write-docs", type=Path, metavar="RUN", help="folder of the run"
+    )
     return parser.parse_args()
 
 
 class _Collect(argparse.Action):
-    """Variants by name."""
+    """Collects variants by name."""
 
     def __call__(
         self, parser: object, namespace: argparse.Namespace, values: object, *_: object

@@ -1,4 +1,4 @@
-"""What must be read from memory for a token, counted from a model's tensors."""
+"""Counts the bytes that must be read from memory for each token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from gguf import GGUFReader
 
 _ONCE_AN_IMAGE = ("cross_attn_k_proj", "cross_attn_v_proj", "cross_attn_k_norm")
-"""Their results are kept with the image."""
+"""Tensors whose results are cached with the image."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class PerToken:
-    """Of all text layers and the head: parameters, and the bytes that hold them."""
+    """The parameters of all text layers and the head, and their size in bytes."""
 
     parameters: int
     nbytes: int
 
 
 def tensors_of(path: Path) -> list[Tensor]:
-    """The tensors of a GGUF file."""
+    """Returns the tensors of a GGUF file."""
     return [
         Tensor(tensor.name, int(tensor.n_elements), int(tensor.n_bytes))
         for tensor in GGUFReader(path).tensors
@@ -38,10 +38,11 @@ def tensors_of(path: Path) -> list[Tensor]:
 
 
 def read_per_token(tensors: Iterable[Tensor]) -> PerToken:
-    """What a decode step reads of the weights.
+    """Returns the weights that a decode step reads.
 
-    That is every text layer and the head; not the vision side (``v.``, ``mm.``), not
-    what belongs to an image, and of the embedding one row, which is left out.
+    These are the weights of every text layer and of the head.  The vision side (``v.``,
+    ``mm.``) and the image's keys and values are not computed in a decode step, and the
+    single row of the embedding is left out.
     """
     read = [
         tensor
@@ -55,7 +56,7 @@ def read_per_token(tensors: Iterable[Tensor]) -> PerToken:
 
 
 def attention_bytes(
-    rows: int, layers: int, kv_heads: int, head_dim: int, item_bytes: int
+    tokens: int, layers: int, kv_heads: int, head_dim: int, item_bytes: int
 ) -> int:
-    """Keys and values of ``rows`` tokens in so many layers."""
-    return 2 * rows * layers * kv_heads * head_dim * item_bytes
+    """Returns the bytes of the keys and values of tokens in all layers."""
+    return 2 * tokens * layers * kv_heads * head_dim * item_bytes

@@ -1,4 +1,4 @@
-"""What the machine can do at most, by `ceilings.c`, compiled here and now."""
+"""Measures the machine's peak performance with `ceilings.c`, compiled on the spot."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ METRICS = ("read_bandwidth", "float32_peak", "int8_peak")
 
 _SOURCES = Path(__file__).parent
 _MIB = 1024
-"""Memory that is read: far more than any cache holds."""
+"""Size of the memory that is read, far larger than any CPU cache."""
 
 
 class CompilerFailure(Exception):
-    """A C file can't be compiled here; the message is one line."""
+    """A C file can't be compiled on this machine; the message is one line."""
 
 
 def compiled(name: str, *options: str, suffix: str = "") -> Path:
-    """A C file of this folder, compiled for this processor.
+    """Compiles a C file of this folder for this processor, and returns the result.
 
     Raises:
-        CompilerFailure: If there is no compiler, or it fails.
+        CompilerFailure: If there is no compiler, or compilation fails.
     """
     source, target = _SOURCES / f"{name}.c", FOLDER / f"{name}{suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def compiled(name: str, *options: str, suffix: str = "") -> Path:
 
 
 def ceilings(program: Path, threads: int) -> dict[str, float]:
-    """One measurement, about a second on a quiet machine, by its metrics."""
+    """Returns one measurement by metric; it takes about a second on an idle machine."""
     done = subprocess.run(
         [str(program), str(threads), str(_MIB)],
         check=True,
@@ -61,7 +61,7 @@ def ceilings(program: Path, threads: int) -> dict[str, float]:
 
 
 def machine() -> dict[str, str | int | float]:
-    """What a reader must know of this machine."""
+    """Returns the properties of this machine that results depend on."""
     return {
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=True) or 0,

@@ -1,4 +1,4 @@
-"""The run's files, and the measured part of `docs/performance.md`."""
+"""Writes the files of a run and the measured part of `docs/performance.md`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.compare.environments import EnvironmentFailure, prepare
-from benchmarks.compare.report import described
+from benchmarks.compare.report import summary
 from benchmarks.compare.request_parts import request_parts
 from benchmarks.compare.results import Results
 
@@ -24,15 +24,15 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def write_run(results: Results, letters: str, folder: Path) -> None:
-    """Writes JSON, Markdown and plots of a run into a folder."""
+    """Writes the JSON, Markdown and plots of a run to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
-    (folder / "results.md").write_text(described(results, letters), encoding="utf-8")
+    (folder / "results.md").write_text(summary(results, letters), encoding="utf-8")
     draw(results, folder)
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Draws what a run's results have for plots."""
+    """Draws the plots that a run's results have data for."""
     parts = folder / "parts.json"
     parts.write_text(json.dumps(request_parts(results), indent=1) + "\n")
     if not (results.operations or results.growth):
@@ -48,10 +48,10 @@ def draw(results: Results, folder: Path) -> None:
 
 
 def with_measured(document: str, measured: str) -> str:
-    """A document with what stands between its two marks replaced.
+    """Returns a document with the text between its two markers replaced.
 
     Raises:
-        ValueError: If it hasn't both marks, once, in this order.
+        ValueError: If the document doesn't have each marker once, in this order.
     """
     before, found, rest = document.partition(BEGIN)
     _, found_end, after = rest.partition(END)
@@ -61,13 +61,13 @@ def with_measured(document: str, measured: str) -> str:
 
 
 def write_document(run: Path, letters: str) -> None:
-    """Puts a run's table and plots into `docs/performance.md`.
+    """Writes a run's tables and plots into `docs/performance.md`.
 
     Args:
-        run: The folder that :func:`write_run` has written.
-        letters: The workloads.
+        run: A folder that :func:`write_run` wrote.
+        letters: The letters of the workloads.
     """
-    measured = described(Results.read(run / "results.json"), letters)
+    measured = summary(Results.read(run / "results.json"), letters)
     folder = DOCUMENT.with_suffix("")
     for name, title in PLOTS.items():
         if (run / name).is_file():

@@ -1,7 +1,7 @@
-"""The alternatives, pinned, each in a virtual environment of its own under `.bench`.
+"""The pinned alternatives, each in a separate virtual environment under `.bench`.
 
-An environment that can't be made here (no wheel, no compiler) doesn't end a run: what
-it would have measured says why instead.
+If an environment can't be created (no wheel, no compiler), the run continues, and its
+measurements are replaced by the reason.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / ".bench"
-"""Everything that a run makes and later ones take again."""
+"""The files that a run creates and later runs reuse."""
 
 
 class EnvironmentFailure(Exception):
-    """An environment can't be made on this machine; the message is one line."""
+    """An environment can't be created on this machine; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Environment:
     """A virtual environment.
 
     Attributes:
-        name: Of the environment and of its engine.
-        packages: What is installed, with versions.
-        variables: Of the installation, such as what cmake is told.
+        name: Name of the environment and of its engine.
+        packages: Packages to install, with versions.
+        variables: Environment variables for the installation, such as cmake's options.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """The folder of the environment."""
         return FOLDER / "environments" / self.name
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """The interpreter of the environment."""
         return self.folder / "bin" / "python"
 
     @property
     def wanted(self) -> str:
-        """What it is made of; another text means that it must be made anew."""
+        """Text of the packages; the environment is rebuilt when it changes."""
         return "\n".join([*self.packages, *map(str, sorted(self.variables.items()))])
 
 
@@ -57,7 +57,7 @@ ENVIRONMENTS = {
         Environment(
             "transformers", ("transformers==5.24.0", "torch==2.13.0", "pillow")
         ),
-        # Compiled for this very processor, as its own users are told to.
+        # Compiled for this processor, as its documentation recommends.
         Environment(
             "llama_cpp",
             ("llama-cpp-python==0.3.36",),
@@ -74,10 +74,10 @@ ENVIRONMENTS = {
 
 
 def prepare(name: str) -> Path:
-    """Makes an environment unless it is there; its interpreter.
+    """Creates an environment unless it exists, and returns its interpreter.
 
     Raises:
-        EnvironmentFailure: If it can't be made.
+        EnvironmentFailure: If the environment can't be created.
     """
     environment = ENVIRONMENTS[name]
     mark = environment.folder / "packages.txt"

@@ -1,4 +1,4 @@
-"""What follows from the samples: ratios, shares of the machine's ceilings."""
+"""Computes figures from samples: ratios, and shares of the machine's peak."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from benchmarks.compare.byte_counts import attention_bytes
 from benchmarks.compare.results import Results
 
 OURS, EIGHT_BIT, DEMO = "mllama", "8bit", "demo"
-"""Engines: this project, the same with its 8-bit vision path, its demo model."""
+"""The engines: this project, also with its int8 vision path, and its demo model."""
 
 
 def figures(results: Results) -> dict[str, float]:
-    """Every figure that the samples suffice for, by name.
+    """Returns every figure that the samples suffice for, by name.
 
-    Names ending in ``_over_ENGINE`` are how many times as fast as that engine this
-    project is; shares are from 0 to 1.
+    A figure whose name ends in ``_over_ENGINE`` is this project's speedup over that
+    engine; shares are from 0 to 1.
     """
     median, model = results.median, results.model
     found: dict[str, float | None] = {}
@@ -46,7 +46,8 @@ def figures(results: Results) -> dict[str, float]:
             median("step_4_tiles", OURS),
         )
         if readable and step:
-            # Measured between the runs of the graph, which are not all of a token.
+            # The bandwidth is measured between runs of the graph, which take only part
+            # of the time of a token.
             found["decode_image_share_of_bandwidth"] = (
                 read / 1e9 / readable * step / decode
             )
@@ -62,7 +63,7 @@ def figures(results: Results) -> dict[str, float]:
         median("first_token_text", "llama_cpp"),
     )
     if model and prompt and theirs:
-        # The head sees one row only on both sides, so it doesn't count.
+        # Both compute the head for one token only, so it doesn't count.
         found["prompt_parameters_over_llama_cpp"] = (
             model["layer_parameters"] / prompt
         ) / (model["llama_cpp_layer_parameters"] / theirs)
@@ -85,7 +86,7 @@ def figures(results: Results) -> dict[str, float]:
 
 
 def _attending_to_images(results: Results) -> float:
-    """Seconds of the operations that attend to a picture of 4 tiles, of all steps."""
+    """Returns the seconds that all decode steps spend in cross-attention ops."""
     return sum(
         seconds
         for name, seconds in results.operations.get("decode", {}).items()
@@ -94,7 +95,7 @@ def _attending_to_images(results: Results) -> float:
 
 
 def image_bytes(model: dict[str, float], tiles: int) -> int:
-    """Keys and values of an image of so many tiles that a decode step reads."""
+    """Returns the bytes of an image's keys and values that a decode step reads."""
     return attention_bytes(
         int(model["rows_per_tile"]) * tiles,
         int(model["cross_layers"]),
@@ -105,7 +106,7 @@ def image_bytes(model: dict[str, float], tiles: int) -> int:
 
 
 def self_attention_bytes(model: dict[str, float]) -> int:
-    """Keys and values of the prompt's text, float32, that a decode step reads."""
+    """Returns the bytes of the prompt's float32 K/V that a decode step reads."""
     return attention_bytes(
         int(model["prompt_tokens"]),
         int(model["self_layers"]),

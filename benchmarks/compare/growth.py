@@ -1,4 +1,4 @@
-"""What a request costs as images, tiles, context, batch and layers grow."""
+"""Measures how costs scale with images, tiles, context, batch size and layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENS, ANSWER = 176, 17
 CONTEXTS = (128, 512, 1024, 2048, 4096)
 BATCHES = (1, 2, 4, 8)
 DEPTHS = (1, 2, 3)
-"""Times 4 text layers, one with cross-attention, and 4 and 1 vision layers."""
+"""Multiples of 4 text layers (one with cross-attention) and 4 + 1 vision layers."""
 
 _FIELDS = {
     "first token": "first",
@@ -29,14 +29,14 @@ _FIELDS = {
 
 
 class _Curves:
-    """Points of one axis: medians of some questions at each value."""
+    """The curves over one axis; each point is a median of several questions."""
 
     def __init__(self, session: Session, axis: str, rounds: int) -> None:
         self._points = session.results.growth.setdefault(axis, {})
         self._results, self._axis, self._rounds = session.results, axis, rounds
 
     def add(self, value: float, ask: Callable[[], dict[str, float]]) -> None:
-        """Asks some times; what fails is noted."""
+        """Adds a point, or records why its questions failed."""
         print(f"growth: {self._axis} {value:g}", file=sys.stderr, flush=True)
         try:
             answers = [ask() for _ in range(self._rounds)]
@@ -51,7 +51,7 @@ class _Curves:
 
 
 def measure_growth(session: Session, rounds: int) -> None:
-    """All axes; the model of the last one is another for each point."""
+    """Measures all axes; each point of the last axis has a model of its own."""
     prompts = session.prompts
     engine = session.engine(OURS)
 

@@ -1,8 +1,8 @@
-"""The model that is measured: published widths, few layers, random weights.
+"""The benchmarked model: published widths, few layers, random weights.
 
-4 text layers, one of them with cross-attention, as in one of ten of 11B's; 4 local and
-1 global vision layers, one of eight.  The vocabulary is cut with the depth, to a tenth,
-so that the head has the share of the work that it has in the whole model.
+It has 4 text layers, one of them with cross-attention: a tenth of 11B's.  Its 4 local
+and 1 global vision layers are an eighth.  The vocabulary is a tenth, like the depth, so
+that the head's share of the work is that of the full model.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ CROSS_LAYERS = (1,)
 VISION_LAYERS, GLOBAL_LAYERS = 4, 1
 SEED = 0
 MAX_LENGTH = 4_608
-"""Of the context: the longest prompt of the growth curves and its answer."""
+"""Context length: the longest prompt of the growth curves and its answer."""
 
 DEMO_LENGTH = 2_048
-"""Of the demo model's context."""
+"""Context length of the demo model."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The same weights in the forms that the engines read.
+    """The same weights in the file formats that the engines read.
 
     Attributes:
-        checkpoint: float32, in Hugging Face layout.
-        gguf: q4_k, as ``mllama quantize`` makes it.
-        text_gguf: Its self-attention layers and head alone, for llama.cpp.
+        checkpoint: float32 weights in Hugging Face layout.
+        gguf: q4_k weights, written by ``mllama quantize``.
+        text_gguf: Only the self-attention layers and the head, for llama.cpp.
     """
 
     checkpoint: Path
@@ -44,7 +44,7 @@ class ModelFiles:
 
 
 def model_files() -> ModelFiles:
-    """The files, made unless they are there."""
+    """Returns the files, after creating those that don't exist."""
     folder = FOLDER / "model"
     files = ModelFiles(
         folder / "checkpoint", folder / "model.gguf", folder / "text-layers.gguf"
@@ -75,11 +75,11 @@ def model_files() -> ModelFiles:
 
 
 def write_text_layers(source: Path, target: Path) -> None:
-    """Writes a llama file of a model's self-attention layers, in their encodings.
+    """Writes a GGUF file for llama.cpp with a model's self-attention layers.
 
     Args:
-        source: A file of ``mllama quantize``.
-        target: The file for llama.cpp; it has no tokenizer.
+        source: A file that ``mllama quantize`` wrote.
+        target: The file for llama.cpp, which has no tokenizer.
     """
     reader = GGUFReader(source)
 

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 
 def draw_request(parts: dict[str, float], path: Path) -> None:
-    """A bar for each part of a request, with its seconds."""
+    """Draws a bar with the seconds of each part of a request."""
     names, seconds = list(parts), list(parts.values())
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(names) + 1))
     bars = axes.barh(names, seconds, color="tab:blue")
@@ -36,7 +36,7 @@ def draw_request(parts: dict[str, float], path: Path) -> None:
 
 
 def draw_growth(growth: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
-    """A row for each axis that grows, a curve for each thing that it costs."""
+    """Draws a row of plots for each axis, with a curve for each metric."""
     most = max(map(len, growth.values()))
     figure, rows = plt.subplots(
         len(growth), most, figsize=(3.2 * most, 2.6 * len(growth)), squeeze=False
@@ -59,7 +59,7 @@ def draw_growth(growth: dict[str, dict[str, list[list[float]]]], path: Path) -> 
 
 
 def main() -> None:
-    """Draws what is there."""
+    """Draws the plots that the results have data for."""
     results: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     parts = json.loads(Path(sys.argv[2]).read_text())
     folder = Path(sys.argv[3])

@@ -1,4 +1,4 @@
-"""An engine's process, which stays up for a whole run."""
+"""The process of an engine, which runs for the whole benchmark."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ _THREAD_VARIABLES = (
 
 
 class EngineFailure(Exception):
-    """An engine refused, failed or ended; the message is one line."""
+    """An engine rejected a request, failed or exited; the message is one line."""
 
 
 class EngineProcess:
     """A running engine.
 
     Args:
-        name: Of the engine, for its log.
-        python: The interpreter of its environment.
-        script: Its file in ``engines``, without ``.py``.
-        arguments: What the script is given.
-        threads: How many threads it may compute with.
+        name: Name of the engine, for its log.
+        python: Interpreter of the engine's environment.
+        script: File in ``engines``, without ``.py``.
+        arguments: Arguments of the script.
+        threads: Number of threads that the engine may use.
+        variables: Additional environment variables.
 
     Raises:
-        EngineFailure: If it doesn't load.
+        EngineFailure: If the engine doesn't load.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class EngineProcess:
             raise
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Calls a function of the engine and returns what it returns.
+        """Calls a function of the engine and returns its result.
 
         Raises:
-            EngineFailure: If it fails, or the process ends.
+            EngineFailure: If the function fails or the process exits.
         """
         assert self._process.stdin is not None
         try:
@@ -82,7 +83,7 @@ class EngineProcess:
         return self._answer()
 
     def close(self) -> None:
-        """Ends the process.  May be called twice."""
+        """Ends the process; further calls do nothing."""
         if self._process.poll() is None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -94,7 +95,7 @@ class EngineProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be asked."""
+        """Returns True while the process runs."""
         return self._process.poll() is None
 
     def _answer(self) -> Any:

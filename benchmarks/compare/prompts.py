@@ -1,4 +1,4 @@
-"""Questions of an exact length, and pictures of a number of tiles."""
+"""Random questions of an exact length, and pictures with a given number of tiles."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from transformers import AutoTokenizer
 from benchmarks.serving import picture
 
 SIDES = {1: (500, 500), 2: (1100, 500), 3: (1600, 500), 4: (1100, 1100)}
-"""Width and height of pictures that fill so many tiles of 560 pixels."""
+"""Width and height of pictures by the number of 560-pixel tiles that they fill."""
 
 _TRIES = 20
 
 
 class Prompts:
-    """Random questions in a checkpoint's own tokens; no two are alike.
+    """Random questions from a checkpoint's vocabulary, each of them different.
 
     Args:
-        checkpoint: Where tokenizer and chat template are.
-        folder: Where pictures are written.
+        checkpoint: Folder of the tokenizer and the chat template.
+        folder: Folder to write pictures to.
     """
 
     def __init__(self, checkpoint: Path, folder: Path) -> None:
@@ -36,12 +36,12 @@ class Prompts:
         ]
 
     def question(self, tokens: int, images: int = 0) -> str:
-        """A question whose whole prompt, chat template included, has ``tokens``.
+        """Returns a question whose prompt has the given number of tokens.
 
-        Each image counts as one.
+        The prompt includes the chat template, and each image counts as one token.
 
         Raises:
-            ValueError: If the chat template alone has more, or no words fit.
+            ValueError: If the chat template alone is longer, or no words fit.
         """
         words = tokens - self.length("", images)
         if words < 0:
@@ -55,19 +55,19 @@ class Prompts:
         raise ValueError(f"no question of {tokens} tokens was found")
 
     def picture(self, tiles: int) -> str:
-        """The path of a new picture that fills so many tiles."""
+        """Writes a new picture that fills a number of tiles; returns its path."""
         self._pictures += 1
         path = self.folder / f"{self._pictures}.png"
         picture(self._random, *SIDES[tiles]).save(path)
         return str(path)
 
     def length(self, text: str, images: int) -> int:
-        """Tokens of a question's whole prompt, each image counting as one."""
+        """Returns the number of tokens of a question's prompt, one for each image."""
         rendered = self.rendered(text, images)
         return len(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def rendered(self, text: str, images: int) -> str:
-        """A question in the chat template."""
+        """Returns the question in the chat template."""
         content: Any = text
         if images:
             content = [{"type": "image"}] * images + [{"type": "text", "text": text}]

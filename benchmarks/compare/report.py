@@ -1,4 +1,4 @@
-"""A run as tables, for the terminal and for Markdown."""
+"""Formats the results of a run as Markdown tables that also read in a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.compare.targets import verdicts
 
 @dataclass(frozen=True)
 class Metric:
-    """A row: the workload's letter, what a reader calls it, factor and unit."""
+    """A row of the table: the workload's letter, its title, unit and scale."""
 
     letter: str
     title: str
@@ -50,13 +50,13 @@ METRICS = {
     "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
     "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),
 }
-"""In the order of the table."""
+"""All metrics in the order of the table."""
 
 _FIRST_ENGINES = ("mllama", "demo", "transformers", "llama_cpp", "mistralrs")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown whose columns are aligned, so that it reads in a terminal."""
+    """Returns a Markdown table with aligned columns."""
     cells = [list(map(str, row)) for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
 
@@ -69,7 +69,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def measured_table(results: Results) -> str:
-    """Medians by metric and engine; in brackets how many and their range."""
+    """Returns the table of medians, each with its range and number of samples."""
     named = [m for m in METRICS if m in results.samples or m in results.failures]
     seen = {
         engine
@@ -109,7 +109,7 @@ def measured_table(results: Results) -> str:
 
 
 def ceilings_table(results: Results) -> str:
-    """The machine's ceilings in the order they were measured."""
+    """Returns the table of the machine's ceilings in the order of measuring."""
     rows = []
     for name, metric in METRICS.items():
         values = results.samples.get(name, {}).get("machine", [])
@@ -127,7 +127,7 @@ def ceilings_table(results: Results) -> str:
 
 
 def targets_table(results: Results, letters: str) -> str:
-    """The targets, what came out, and PASS or what is missing."""
+    """Returns the table of targets and measured values, with PASS or the shortfall."""
     rows = []
     for verdict in verdicts(figures(results), letters):
         target, value = verdict.target, verdict.value
@@ -136,16 +136,16 @@ def targets_table(results: Results, letters: str) -> str:
             [
                 target.letter,
                 target.workload,
-                f"{limit} {target.described(target.limit)} {target.of}",
-                "-" if value is None else target.described(value),
+                f"{limit} {target.formatted(target.limit)} {target.of}",
+                "-" if value is None else target.formatted(value),
                 verdict.text,
             ]
         )
     return table(["", "workload", "target", "measured", ""], rows)
 
 
-def described(results: Results, letters: str) -> str:
-    """A whole run in Markdown."""
+def summary(results: Results, letters: str) -> str:
+    """Returns a whole run in Markdown."""
     machine = results.machine
     versions = ", ".join(
         f"{key} {value}"

@@ -35,7 +35,7 @@ Blocks, RMS norm and stores occur there for keys and values only."""
 
 
 def kind_of(operation: str) -> str:
-    """The part of the vision graph that an operation belongs to."""
+    """Returns the part of the vision graph that an operation belongs to."""
     name = operation.lower()
     for kind, words in _KINDS:
         if any(word in name for word in words):
@@ -44,12 +44,12 @@ def kind_of(operation: str) -> str:
 
 
 def read_spans(text: str) -> dict[str, float]:
-    """Own seconds by span of what ``spans.c`` has written."""
+    """Returns the exclusive seconds of each span in the output of ``spans.c``."""
     return _read(text, 0)
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """Seconds by operation of a graph, which add up to the time in which any ran."""
+    """Returns each operation's share of the seconds in which any operation ran."""
     return {name: share for name, share in _read(text, 1).items() if share}
 
 
@@ -64,7 +64,7 @@ def _since(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, f
 
 
 def measure_operations(session: Session) -> None:
-    """One image question in a process of its own that tells of its operations."""
+    """Profiles the operations of one question about an image in a separate process."""
     results = session.results
     try:
         shim = compiled("spans", "-shared", "-fPIC", suffix=".so")
@@ -115,9 +115,10 @@ def measure_operations(session: Session) -> None:
 
 
 def request_parts(results: Results) -> dict[str, float]:
-    """Seconds of one request by part, in the order of time; they add up to the whole.
+    """Returns the seconds of each part of a request, in chronological order.
 
-    The vision graph's time is divided as its operations' shares of it are.
+    The parts add up to the whole request.  The time of the vision graph is divided in
+    proportion to its operations.
     """
     if not results.operations:
         return {}

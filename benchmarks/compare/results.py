@@ -11,24 +11,24 @@ from typing import Any
 SCHEMA = 1
 
 Samples = dict[str, dict[str, list[float]]]
-"""By metric and engine."""
+"""Samples by metric and engine."""
 
 
 @dataclass
 class Results:
-    """A run.
+    """The results of a run.
 
     Attributes:
-        date: When it began, UTC, ISO 8601.
-        command: What was typed.
-        machine: Processor, cores, memory, load when it began.
-        engines: What each engine says of itself: versions, threads.
-        model: Of the measured model: tokens, layers, bytes and parameters read.
-        samples: Every measurement; seconds unless the metric says otherwise.
-        failures: Why an engine has no samples of a metric.
-        operations: Seconds of MAX's operations in one request: by phase, name.
-        growth: By axis, then metric: points of what grew and what it took.
-        schema: Version of this form.
+        date: Start of the run in UTC, as ISO 8601.
+        command: The command line.
+        machine: Processor, cores, memory, and load at the start.
+        engines: Versions and threads of each engine.
+        model: Tokens, layers, bytes and parameters read of the benchmarked model.
+        samples: All measurements, in seconds unless the metric has another unit.
+        failures: Reasons why an engine has no samples of a metric.
+        operations: Seconds of MAX's operations in one request, by phase and name.
+        growth: Points of value and seconds, by axis and metric.
+        schema: Version of the file format.
     """
 
     date: str
@@ -43,28 +43,28 @@ class Results:
     schema: int = SCHEMA
 
     def add(self, metric: str, engine: str, value: float) -> None:
-        """Keeps a measurement."""
+        """Adds a measurement."""
         self.samples.setdefault(metric, {}).setdefault(engine, []).append(float(value))
 
     def fail(self, metric: str, engine: str, reason: str) -> None:
-        """Keeps why there is none."""
+        """Records why there is no measurement."""
         self.failures.setdefault(metric, {})[engine] = reason
 
     def median(self, metric: str, engine: str) -> float | None:
-        """Of all samples; None if there are none."""
+        """Returns the median of all samples, or None if there are none."""
         samples = self.samples.get(metric, {}).get(engine)
         return statistics.median(samples) if samples else None
 
     def write(self, path: Path) -> None:
-        """Writes all of it as JSON."""
+        """Writes the results as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Reads what :meth:`write` has written.
+        """Reads a file that :meth:`write` wrote.
 
         Raises:
-            ValueError: If it is no such file, or of another schema.
+            ValueError: If the file has another format or schema.
         """
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:

@@ -14,22 +14,22 @@ from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
 
 WARM_TOKENS = 128
-"""Of the prompt that an engine answers before it is measured."""
+"""Length of the prompt that an engine answers before it is measured."""
 
 
 class Session:
-    """Running engines.
+    """The running engines.
 
-    An engine that can't be installed, started or asked leaves its reason in the
-    results, and the run goes on without it.
+    If an engine can't be installed, started or asked, the results record the reason
+    and the run continues without it.
 
     Args:
-        files: The model in every form.
-        prompts: Where questions come from.
-        results: Where measurements go.
-        threads: For every engine.
-        variants: Environment variables of further processes of this project, by name.
-        ceilings: Measures what the machine can do, by name, if it can be measured.
+        files: The model in every format.
+        prompts: Source of the questions.
+        results: Receives the measurements.
+        threads: Number of threads of each engine.
+        variants: Environment variables of additional engines of this project, by name.
+        ceilings: Measures the machine's peak performance, or None.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Session:
         self._broken: dict[str, str] = {}
 
     def measure_machine(self, metrics: Mapping[str, str]) -> None:
-        """Keeps what the machine can do at the moment.
+        """Records the machine's current peak performance.
 
         Args:
-            metrics: Which ceiling is a sample of which metric.
+            metrics: Maps each ceiling to the metric that it is a sample of.
         """
         if self._ceilings is None:
             return
@@ -68,17 +68,17 @@ class Session:
         checked: dict[str, Any] | None = None,
         **arguments: Any,
     ) -> Any:
-        """Asks an engine and keeps what it measured.
+        """Asks an engine and records what it measured.
 
         Args:
-            engine: Its name.
-            metrics: Which field of the answer is a sample of which metric.
-            do: The function.
-            checked: Fields that must have these values, or the samples don't count.
-            arguments: Of the function.
+            engine: Name of the engine.
+            metrics: Maps fields of the answer to the metrics that they are samples of.
+            do: Name of the function.
+            checked: Values that fields of the answer must have, or samples don't count.
+            arguments: Arguments of the function.
 
         Returns:
-            The answer, or None if it failed.
+            The answer, or None if the engine failed.
         """
         wanted = [
             metric
@@ -104,10 +104,10 @@ class Session:
         return answer
 
     def engine(self, name: str) -> EngineProcess:
-        """An engine's process, started if need be, anew if it has ended.
+        """Returns the process of an engine, after starting it unless it runs.
 
         Raises:
-            EngineFailure: If it doesn't start.
+            EngineFailure: If the engine doesn't start.
         """
         if name in self._broken:
             raise EngineFailure(self._broken[name])
@@ -127,11 +127,11 @@ class Session:
     def start(
         self, name: str, variables: dict[str, str] | None = None
     ) -> EngineProcess:
-        """A process of an engine, apart from those of the session.
+        """Starts an engine's process outside of the session.
 
         Raises:
-            EngineFailure: If it doesn't start.
-            EnvironmentFailure: If its environment can't be made.
+            EngineFailure: If the engine doesn't start.
+            EnvironmentFailure: If its environment can't be created.
         """
         arguments = [str(self.threads)]
         if name in ("transformers", "mistralrs"):
@@ -157,10 +157,10 @@ class Session:
         max_length: int = MAX_LENGTH,
         variables: dict[str, str] | None = None,
     ) -> EngineProcess:
-        """A process of this project with any model, apart from those of the session.
+        """Starts a process of this project with any model outside of the session.
 
         Raises:
-            EngineFailure: If it doesn't start.
+            EngineFailure: If the engine doesn't start.
         """
         return EngineProcess(
             name,
@@ -172,7 +172,7 @@ class Session:
         )
 
     def _warm(self, name: str) -> None:
-        """Has an engine answer once, unmeasured, so that its weights are in memory."""
+        """Asks an engine once without measuring, so that its weights are in memory."""
         if name == "llama_cpp":
             self._running[name].ask("ask_tokens", tokens=WARM_TOKENS, new_tokens=2)
             return

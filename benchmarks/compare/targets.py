@@ -11,12 +11,12 @@ class Target:
     """A figure with a limit.
 
     Attributes:
-        letter: Of the workload that measures it.
-        workload: What a reader calls it.
-        figure: Its name in :func:`~benchmarks.compare.figures.figures`.
-        limit: At least this, or at most if ``is_most``.
+        letter: Letter of the workload that measures the figure.
+        workload: Title of the workload.
+        figure: Name of the figure in :func:`~benchmarks.compare.figures.figures`.
+        limit: The minimum, or the maximum if ``is_most``.
         unit: "x", "%" (of a share), or "ms" (of seconds).
-        of: What it is a multiple or a share of.
+        of: The reference of a multiple or a share.
     """
 
     letter: str
@@ -27,8 +27,8 @@ class Target:
     of: str
     is_most: bool = False
 
-    def described(self, value: float) -> str:
-        """A value of this figure with its unit."""
+    def formatted(self, value: float) -> str:
+        """Returns a value of this figure with its unit."""
         if self.unit == "%":
             return f"{100 * value:.0f} %"
         if self.unit == "ms":
@@ -38,14 +38,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target and what came out; ``value`` is None if it wasn't measured."""
+    """A target and the measured value, which is None if it wasn't measured."""
 
     target: Target
     value: float | None
 
     @property
     def passed(self) -> bool:
-        """Whether it was measured and reached."""
+        """Returns True if the target was measured and reached."""
         if self.value is None:
             return False
         if self.target.is_most:
@@ -54,7 +54,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """PASS, or by how much it falls short."""
+        """PASS, or the shortfall."""
         if self.value is None:
             return "not measured"
         if self.passed:
@@ -93,11 +93,11 @@ TARGETS = (
     Target("g", "everything around the model, one stream",
            "around_the_model", 0.003, "ms", "a token", is_most=True),
 )  # fmt: skip
-"""The issue's table."""
+"""All targets."""
 
 
 def verdicts(figures: Mapping[str, float], letters: str) -> list[Verdict]:
-    """What became of the targets of some workloads."""
+    """Returns the verdicts on the targets of the given workloads."""
     return [
         Verdict(target, figures.get(target.figure))
         for target in TARGETS

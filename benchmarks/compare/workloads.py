@@ -20,13 +20,13 @@ WORKLOADS = {
 }
 
 IMAGE_TOKENS, TEXT_TOKENS = 176, 512
-"""Of prompts, chat template included, an image counting as one."""
+"""Lengths of prompts with the chat template; an image counts as one token."""
 
 OUR_TOKENS, THEIR_TOKENS, DEMO_TOKENS = 49, 17, 129
-"""Answers' lengths, the first token included: theirs is shorter, since slower."""
+"""Lengths of answers.  Slower engines give shorter answers."""
 
 SLOW_ROUNDS = 3
-"""Rounds of an engine whose first token takes a minute."""
+"""Rounds of an engine that needs a minute for the first token."""
 
 STREAMS = (1, 4, 8)
 QUESTIONS_A_STREAM = 2
@@ -37,7 +37,7 @@ def _ours(session: Session) -> list[str]:
 
 
 def _question(session: Session, engine: str, tokens: int, images: int) -> str:
-    """A question as an engine takes it: mistral.rs in the chat template already."""
+    """Returns a question in an engine's form: with the chat template for mistral.rs."""
     question = session.prompts.question(tokens, images)
     if engine != "mistralrs":
         return question
@@ -45,14 +45,14 @@ def _question(session: Session, engine: str, tokens: int, images: int) -> str:
 
 
 def image_questions(session: Session, letters: str, number: int) -> None:
-    """Workloads a, b, c and e: a picture that was never shown, and again."""
+    """Runs workloads a, b, c and e: a new picture, and the same one again."""
     _image_round(session, letters, number, 4)
     if set(letters) & set("ac"):
         _image_round(session, letters, number, 1)
 
 
 def _image_round(session: Session, letters: str, number: int, tiles: int) -> None:
-    """One question to every engine, about a new picture of so many tiles."""
+    """Asks every engine one question about a new picture of a number of tiles."""
     suffix = "" if tiles == 4 else "_1_tile"
     name = "4_tiles" if tiles == 4 else "1_tile"
     decodes = "c" in letters
@@ -117,7 +117,7 @@ def _between_reads(session: Session, picture: str) -> None:
 
 
 def mistralrs_decode(session: Session) -> None:
-    """Workload c of mistral.rs, once and last, as 0.9.5 ends at its second token."""
+    """Runs workload c of mistral.rs once, last: 0.9.5 exits at the second token."""
     session.measure(
         "mistralrs",
         {"decode_image": "per_token"},
@@ -129,7 +129,7 @@ def mistralrs_decode(session: Session) -> None:
 
 
 def text(session: Session, letters: str, number: int) -> None:
-    """Workload d; of llama.cpp also what workload c is compared with."""
+    """Runs workload d, and llama.cpp's part of workload c."""
     metrics = {"first_token_text": "first", "decode_text": "per_token"}
 
     def asked(engine: str, tokens: int) -> None:
@@ -163,9 +163,9 @@ def text(session: Session, letters: str, number: int) -> None:
 
 
 def streams(session: Session, letters: str, number: int) -> None:
-    """Workload f: users who each ask one question after the other, about one image."""
+    """Runs workload f: concurrent users with sequential questions about one image."""
     picture = session.prompts.picture(1)
-    # Encoded before the clock runs.
+    # The image is encoded before the measurement.
     session.measure(OURS, {"streams_warm": "first"}, "ask",
                     prompt="Hello", images=[picture], new_tokens=1)  # fmt: skip
     session.results.samples.pop("streams_warm", None)
@@ -181,7 +181,7 @@ def streams(session: Session, letters: str, number: int) -> None:
 
 
 def demo(session: Session, letters: str, number: int) -> None:
-    """Workload g: what a token of the demo model takes outside the text graph."""
+    """Runs workload g: the demo model's time per token outside the text graph."""
     answer = session.measure(
         DEMO,
         {"demo_token": "per_token"},
@@ -201,7 +201,7 @@ def demo(session: Session, letters: str, number: int) -> None:
 
 
 def play(session: Session, letters: str, number: int) -> None:
-    """One round of the workloads."""
+    """Runs one round of the workloads."""
     chosen = set(letters)
     if chosen & set("abce"):
         image_questions(session, letters, number)
@@ -214,7 +214,7 @@ def play(session: Session, letters: str, number: int) -> None:
 
 
 def _rotated(calls: Sequence[Callable[[], None]], number: int) -> None:
-    """Makes the calls, each round beginning with another one."""
+    """Makes the calls, starting each round with another one."""
     first = number % len(calls)
     for call in [*calls[first:], *calls[:first]]:
         call()

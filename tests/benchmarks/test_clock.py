@@ -1,11 +1,11 @@
-"""What the clock makes of the spans that it is told."""
+"""The clock's figures from recorded spans."""
 
 from __future__ import annotations
 
 from benchmarks.compare.engines.mllama_clock import TEXT, VISION, Clock
 
 
-def test_what_is_measured_between_steps_belongs_to_them() -> None:
+def test_bandwidth_between_steps_is_attributed_to_these_steps() -> None:
     clock = Clock()
     bandwidths = iter([10.0, 30.0, 50.0, 20.0])
     clock.between = lambda: next(bandwidths)

@@ -1,4 +1,4 @@
-"""What is counted of a file's tensors, and the file that llama.cpp gets."""
+"""Byte counts of a file's tensors, the file for llama.cpp, and the prompts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_a_token_reads_text_layers_and_head_only() -> None:
     assert (read.parameters, read.nbytes) == (2 + 4 + 32 + 64, 20 + 40 + 320 + 640)
 
 
-def test_attention_reads_keys_and_values() -> None:
+def test_attention_bytes_count_keys_and_values() -> None:
     # An image of four tiles in one layer of 11B, in float32.
     assert attention_bytes(6404, 1, 8, 128, 4) == 6404 * 8 * 128 * 4 * 2
 
 
 @pytest.fixture
 def small_file(tmp_path: Path) -> Path:
-    """A file as ``mllama quantize`` names things, with one block a matrix."""
+    """A file in the format of ``mllama quantize``, with one GGUF block per row."""
     path = tmp_path / "small.gguf"
     writer = GGUFWriter(path, "mllama")
     for key, value in (
@@ -81,7 +81,7 @@ def small_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_llama_cpp_gets_the_same_blocks_without_cross_attention(
+def test_the_file_for_llama_cpp_has_the_same_blocks_without_cross_attention(
     small_file: Path,
 ) -> None:
     target = small_file.with_name("text.gguf")
@@ -107,7 +107,7 @@ def test_llama_cpp_gets_the_same_blocks_without_cross_attention(
     )
 
 
-def test_questions_have_their_length_and_differ(tmp_path: Path) -> None:
+def test_questions_have_the_requested_length_and_differ(tmp_path: Path) -> None:
     prompts = Prompts(checkpoint("tiny"), tmp_path)
     for tokens, images in ((176, 1), (60, 0), (64, 3)):
         one, other = (prompts.question(tokens, images) for _ in range(2))
@@ -117,7 +117,7 @@ def test_questions_have_their_length_and_differ(tmp_path: Path) -> None:
         prompts.question(2)
 
 
-def test_pictures_fill_their_tiles(tmp_path: Path) -> None:
+def test_pictures_fill_the_requested_number_of_tiles(tmp_path: Path) -> None:
     config = MllamaConfig.from_dict(
         {
             "model_type": "mllama",

@@ -1,4 +1,4 @@
-"""Engines are asked over pipes, and their failures are one line."""
+"""Engines answer over pipes, and report failures in one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def started(*arguments: str) -> EngineProcess:
 
 
 @pytest.mark.usefixtures("engines")
-def test_answers_and_failures() -> None:
+def test_an_engine_returns_answers_and_reports_failures() -> None:
     engine = started()
     try:
         assert engine.ask("add", a=1, b=2) == {"sum": 3, "threads": "2"}
@@ -59,12 +59,12 @@ def test_answers_and_failures() -> None:
 
 
 @pytest.mark.usefixtures("engines")
-def test_an_engine_that_cannot_load_says_why() -> None:
+def test_an_engine_that_cannot_load_reports_the_reason() -> None:
     with pytest.raises(EngineFailure, match="OSError: no such model"):
         started("fail")
 
 
-def test_each_round_begins_with_another_engine() -> None:
+def test_each_round_starts_with_another_engine() -> None:
     order: list[int] = []
     calls = [lambda n=n: order.append(n) for n in range(3)]
     for number in range(4):

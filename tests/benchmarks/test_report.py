@@ -7,8 +7,8 @@ import pytest
 from benchmarks.compare.documents import BEGIN, END, with_measured
 from benchmarks.compare.report import (
     ceilings_table,
-    described,
     measured_table,
+    summary,
     table,
     targets_table,
 )
@@ -40,7 +40,7 @@ def test_tables_are_aligned_markdown() -> None:
     ]
 
 
-def test_cells_hold_median_range_and_number() -> None:
+def test_cells_have_the_median_the_range_and_the_number_of_samples() -> None:
     text = measured_table(results())
     assert "2.00 (1.00-4.00, 3)" in text
     assert "4.00 (2.00-8.00, 3)" in text
@@ -48,11 +48,11 @@ def test_cells_hold_median_range_and_number() -> None:
     assert "failed: max_image_tiles must be set!" in text
 
 
-def test_ceilings_come_in_the_order_of_measuring() -> None:
+def test_ceilings_are_in_the_order_of_measuring() -> None:
     assert "20.0, 10.0, 40.0" in ceilings_table(results())
 
 
-def test_targets_say_pass_or_the_shortfall() -> None:
+def test_targets_show_pass_or_not_measured() -> None:
     text = targets_table(results(), "ac")
     passed = next(
         line for line in text.splitlines() if "4 valid tiles, float32" in line
@@ -64,8 +64,8 @@ def test_targets_say_pass_or_the_shortfall() -> None:
     assert "8 streams" not in text
 
 
-def test_a_run_names_machine_versions_command_and_failures() -> None:
-    text = described(results(), "abcdefg")
+def test_a_summary_has_the_machine_versions_command_and_failures() -> None:
+    text = summary(results(), "abcdefg")
     for part in (
         "2026-11-25 01:02 UTC",
         "2 cores of a CPU",
@@ -85,6 +85,6 @@ def test_the_measured_part_of_a_document_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("document", ["", BEGIN, END, f"{END}{BEGIN}"])
-def test_a_document_without_both_marks_is_refused(document: str) -> None:
+def test_a_document_without_both_markers_is_rejected(document: str) -> None:
     with pytest.raises(ValueError, match="measured"):
         with_measured(document, "new")

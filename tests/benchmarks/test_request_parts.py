@@ -1,4 +1,4 @@
-"""The parts of a request, from what the annotations add up to."""
+"""The parts of a request, computed from recorded spans."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from benchmarks.compare.results import Results
         ("layer_norm", OTHER_VISION),
     ],
 )
-def test_operations_belong_to_parts(operation: str, kind: str) -> None:
+def test_operations_are_assigned_to_parts_by_name(operation: str, kind: str) -> None:
     assert kind_of(operation) == kind
 
 
@@ -86,7 +86,7 @@ def written(spans: ctypes.CDLL, folder: Path) -> str:
     return path.read_text()
 
 
-def test_spans_lose_what_their_children_take(
+def test_the_time_of_a_span_excludes_its_children(
     spans: ctypes.CDLL, tmp_path: Path
 ) -> None:
     spans.m_ext_profiler_range_push(b"outer", 0)
@@ -104,7 +104,7 @@ def test_spans_lose_what_their_children_take(
     assert read_spans(written(spans, tmp_path)) == {}
 
 
-def test_operations_that_run_side_by_side_share_the_time(
+def test_concurrent_operations_share_the_time(
     spans: ctypes.CDLL, tmp_path: Path
 ) -> None:
     together = threading.Barrier(2)

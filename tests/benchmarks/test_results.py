@@ -1,4 +1,4 @@
-"""A run's file is read as it was written, and nothing else is read."""
+"""A run's file is read as it was written, and other files are rejected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_median_is_of_all_samples() -> None:
         ({"samples": {"a": {"b": ["1"]}}}, "numbers"),
     ],
 )
-def test_other_files_are_refused(
+def test_malformed_files_are_rejected(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "results.json"

@@ -1,4 +1,4 @@
-"""PASS is said of what was reached, and of nothing else."""
+"""Verdicts on targets, and the figures that they need."""
 
 from __future__ import annotations
 
@@ -40,18 +40,20 @@ MODEL = {
         (MOST, 0.006, "100 % over"),
     ],
 )
-def test_verdicts(target: Target, value: float | None, text: str) -> None:
+def test_a_verdict_is_pass_the_shortfall_or_not_measured(
+    target: Target, value: float | None, text: str
+) -> None:
     assert Verdict(target, value).text == text
     assert Verdict(target, value).passed == (text == "PASS")
 
 
-def test_values_have_their_unit() -> None:
-    assert LEAST.described(1.234) == "1.23 x"
-    assert MOST.described(0.0025) == "2.50 ms"
-    assert Target("c", "w", "f", 0.8, "%", "x").described(0.756) == "76 %"
+def test_values_are_formatted_with_their_unit() -> None:
+    assert LEAST.formatted(1.234) == "1.23 x"
+    assert MOST.formatted(0.0025) == "2.50 ms"
+    assert Target("c", "w", "f", 0.8, "%", "x").formatted(0.756) == "76 %"
 
 
-def test_targets_are_of_workloads_and_only_of_those_asked_for() -> None:
+def test_verdicts_cover_only_the_requested_workloads() -> None:
     assert {target.letter for target in TARGETS} == set(WORKLOADS)
     assert {v.target.letter for v in verdicts({}, "ag")} == {"a", "g"}
     assert not any(v.passed for v in verdicts({}, "abcdefg"))
@@ -112,15 +114,15 @@ def measured() -> Results:
         ("around_the_model", 0.004),
     ],
 )
-def test_figures(figure: str, value: float) -> None:
+def test_figures_are_computed_from_samples(figure: str, value: float) -> None:
     assert figures(measured())[figure] == pytest.approx(value)
 
 
-def test_every_target_can_be_measured() -> None:
+def test_every_target_has_a_figure() -> None:
     assert {target.figure for target in TARGETS} <= set(figures(measured()))
 
 
-def test_what_was_not_measured_has_no_figure() -> None:
+def test_unmeasured_metrics_have_no_figure() -> None:
     found = measured()
     del found.samples["readable_in_a_step"], found.samples["follow_up"]
     assert "decode_image_share_of_bandwidth" not in figures(found)

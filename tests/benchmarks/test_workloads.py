@@ -1,4 +1,4 @@
-"""What is asked of whom, with engines that answer at once."""
+"""The questions that workloads ask of engines, with engines that answer at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.compare import workloads
 from benchmarks.compare.ceilings import CompilerFailure
 from benchmarks.compare.model import ModelFiles
 from benchmarks.compare.process import EngineFailure
-from benchmarks.compare.report import METRICS, described
+from benchmarks.compare.report import METRICS, summary
 from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
 from benchmarks.compare.workloads import (
@@ -108,7 +108,7 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
     assert samples["streams_8"]["mllama"] == [80.0] * 5
     assert set(samples["decode_text"]) >= {"mllama", "llama_cpp", "mistralrs", "8bit"}
     assert "panicked" in session.results.failures["first_token_image"]["mistralrs"]
-    assert "failed: it panicked" in described(session.results, ALL)
+    assert "failed: it panicked" in summary(session.results, ALL)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
         ("g", {"demo"}),
     ],
 )
-def test_only_what_is_needed_is_asked(
+def test_a_workload_asks_only_the_engines_that_it_needs(
     session: Session, asked: Asked, letters: str, engines: set[str]
 ) -> None:
     play(session, letters, 0)
     assert {name for name, _, _ in asked} == engines
 
 
-def test_without_a_compiler_nothing_is_read_between_steps(
+def test_without_a_compiler_no_bandwidth_is_measured(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def compiled(*_: str, **__: str) -> Path:
@@ -142,13 +142,13 @@ def test_without_a_compiler_nothing_is_read_between_steps(
     assert "readable_in_a_step" not in session.results.samples
 
 
-def test_what_failed_is_not_asked_again(session: Session, asked: Asked) -> None:
+def test_a_failed_engine_is_not_asked_again(session: Session, asked: Asked) -> None:
     for number in range(SLOW_ROUNDS):
         play(session, "b", number)
     assert Counter(name for name, _, _ in asked)["mistralrs"] == 1
 
 
-def test_the_follow_up_is_about_the_picture_just_shown(
+def test_the_follow_up_question_is_about_the_same_picture(
     session: Session, asked: Asked
 ) -> None:
     play(session, "e", 0)
@@ -157,7 +157,7 @@ def test_the_follow_up_is_about_the_picture_just_shown(
     assert session.results.samples["follow_up"] == {"mllama": [2.0], "8bit": [2.0]}
 
 
-def test_prompts_of_another_length_do_not_count(
+def test_answers_to_prompts_of_another_length_are_not_counted(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.compare.workloads.TEXT_TOKENS", 511)
@@ -167,7 +167,7 @@ def test_prompts_of_another_length_do_not_count(
     assert reason == "prompt_tokens is 512, not 511"
 
 
-def test_mistralrs_takes_rendered_prompts(session: Session, asked: Asked) -> None:
+def test_mistralrs_gets_rendered_prompts(session: Session, asked: Asked) -> None:
     play(session, "d", 0)
     mistralrs_decode(session)
     prompts = [a["prompt"] for name, _, a in asked if name == "mistralrs"]
