@@ -1,4 +1,4 @@
-"""11B's full shape on a GPU, beside transformers: two parts of ``benchmarks.gpu``."""
+"""Compares a model of 11B's full size with transformers, for ``benchmarks.gpu``."""
 
 from __future__ import annotations
 

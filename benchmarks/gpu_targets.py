@@ -1,9 +1,9 @@
-"""Whether the graphs compile for GPUs, on a machine without one: `make check-gpu`.
+"""Compiles the graphs for GPUs on a machine without one: `make check-gpu`.
 
     python -m benchmarks.gpu_targets
     python -m benchmarks.gpu_targets --target cuda:sm_100 --devices 4
 
-11B's widths with few layers, since compile time follows the kernels and not the depth.
+The model has 11B's widths and few layers, which need the same kernels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times ``mllama quantize`` for a bfloat16 checkpoint of 11B's shape.
+"""Measures ``mllama quantize`` on a bfloat16 checkpoint of 11B's size.
 
 ``python -m benchmarks.quantizing`` writes such a checkpoint of random weights (21 GB),
 quantizes it, and prints the time, the speed and the peak memory.  It removes both files

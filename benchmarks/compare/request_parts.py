@@ -1,7 +1,7 @@
-"""Where the time of one request goes, down to the operations inside the graphs.
+"""Splits the time of one request into parts, down to the operations of the graphs.
 
-MAX annotates every operation for profilers.  `spans.c` stands for one, so that the
-times are those of the graphs that users run, not of pieces of them.
+MAX annotates every operation for profilers.  `spans.c` acts as a profiler, so that the
+times are those of the graphs that users run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _KINDS = (
     (ATTENTION, ("attention", "softmax", "flash", "mha")),
     (MATMULS, ("matmul", "linear", "gemm", "product")),
 )  # fmt: skip
-"""Words in the names of the vision graph's operations; the first that fits counts.
+"""Words in the names of the vision graph's operations; the first match counts.
 
-Blocks, RMS norm and stores occur there for keys and values only."""
+GGUF blocks, RMS norm and stores occur there for keys and values only."""
 
 
 def kind_of(operation: str) -> str:

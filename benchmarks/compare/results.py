@@ -1,4 +1,4 @@
-"""What a run has measured, raw, and its file."""
+"""The raw results of a run and their file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines of a run, started when first asked, and what they were measured at."""
+"""The engines of a run, which start when first asked, and their measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be reached, as data, and whether it was."""
+"""The performance targets, and verdicts on them."""
 
 from __future__ import annotations
 

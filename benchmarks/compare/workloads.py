@@ -1,4 +1,4 @@
-"""What the engines are asked, round by round."""
+"""The workloads: the questions that engines are asked in each round."""
 
 from __future__ import annotations
 
@@ -97,8 +97,11 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
 
 
 def _between_reads(session: Session, picture: str) -> None:
-    """What could be read in the time of a step, measured between steps: a neighbor's
-    work halves the bandwidth for a second or for minutes."""
+    """Measures the read bandwidth between decode steps.
+
+    Other work on the machine can halve the bandwidth for seconds or minutes, so it is
+    measured next to the steps that it is compared with.
+    """
     try:
         library = compiled("ceilings", "-shared", "-fPIC", suffix=".so")
     except CompilerFailure:

@@ -1,7 +1,7 @@
-"""Where the time of a request goes in this project's process.
+"""Measures the parts of a request in this project's process.
 
-The pipeline is left as it is: its compiled graphs are replaced by objects that run them
-and note how long that took.
+The pipeline is unchanged, except that its compiled graphs are replaced by objects that
+run them and record the time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Clock:
     def __init__(self) -> None:
         self._pipeline: Any = None
         self.after: dict[str, Callable[[], Any]] = {}
-        """Called once, by the name of the span after which."""
+        """Functions to call once, by the name of the span to call them after."""
         self.between: Callable[[], float] | None = None
-        """Called after each step; what it returns is kept."""
+        """Function to call after each step, whose results are recorded."""
         self.reset()
 
     def reset(self) -> None:
@@ -40,7 +40,7 @@ class Clock:
             self.measured_between.append(self.between())
 
     def report(self) -> dict[str, float | None]:
-        """Seconds of one request by part; those of decoding are sums of all steps."""
+        """Returns the seconds of a request's parts, with decode steps summed up."""
         texts = self._all(TEXT)
         return {
             "preparing": self._total(PREPARING),
@@ -82,7 +82,7 @@ class Clock:
         return statistics.median(steps)
 
     def about(self) -> dict[str, Any]:
-        """What the byte counts need to know of the loaded model."""
+        """Returns the properties of the loaded model that byte counts need."""
         from mllama.kernels.dispatch import kernels_summary
 
         pool = self._pipeline._pipeline_model.images.storage.params
@@ -107,7 +107,7 @@ class Clock:
 
 
 class TimedGraph:
-    """A compiled graph that notes how long its runs take.
+    """A compiled graph that records how long its runs take.
 
     On a CPU a run has ended when it returns.
     """
@@ -119,7 +119,7 @@ class TimedGraph:
         return getattr(self._graph, name)
 
     def execute(self, *arguments: Any) -> Any:
-        """Runs it."""
+        """Runs the graph."""
         started = time.perf_counter()
         result = self._graph.execute(*arguments)
         rows = int(arguments[0].shape[0]) if self._name == TEXT else 0

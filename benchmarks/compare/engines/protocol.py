@@ -1,6 +1,6 @@
-"""How an engine's process is asked: a line of JSON in, a line of JSON out.
+"""The protocol of an engine's process: a line of JSON in, a line of JSON out.
 
-Only the standard library is used here, since it runs in every engine's environment.
+It uses only the standard library, because it runs in every engine's environment.
 """
 
 from __future__ import annotations
