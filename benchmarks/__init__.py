@@ -1,1 +1,1 @@
-"""Benchmarks of the times that users wait for; see README."""
+"""Benchmarks of the times that users wait for; see docs/performance.md."""

@@ -14,6 +14,7 @@ _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
 _LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)(?:\s+\"[^\"]*\")?\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
+_FILE = re.compile(r"`((?:mllama|tests|benchmarks|demo|docs|examples)/[a-z0-9_/.-]*)`")
 _ABSOLUTE = re.compile(r"(?<![\w.~/])/(?:work|home|root|tmp|Users)/\S+")
 
 
@@ -45,6 +46,11 @@ def links(text: str) -> Iterator[str]:
 def absolute_paths(text: str) -> list[str]:
     """Returns paths of one machine that a document names."""
     return _ABSOLUTE.findall(text)
+
+
+def named_files(text: str) -> list[str]:
+    """Returns the files and folders of the repository that a document names."""
+    return _FILE.findall(text)
 
 
 def anchors(text: str) -> set[str]:

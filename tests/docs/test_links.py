@@ -7,7 +7,14 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.docs.markdown import ROOT, absolute_paths, anchors, documents, links
+from tests.docs.markdown import (
+    ROOT,
+    absolute_paths,
+    anchors,
+    documents,
+    links,
+    named_files,
+)
 
 README_LINES = 200
 
@@ -44,6 +51,16 @@ def test_documents_name_no_path_of_one_machine() -> None:
         if (paths := absolute_paths(path.read_text(encoding="utf-8")))
     }
     assert found == {}
+
+
+def test_files_that_documents_name_exist() -> None:
+    missing = {
+        f"{page.relative_to(ROOT).as_posix()}: {name}"
+        for page in documents()
+        for name in named_files(page.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    }
+    assert missing == set()
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
