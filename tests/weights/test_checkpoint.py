@@ -1,4 +1,4 @@
-"""A checkpoint's directory is checked from headers alone, which are not trusted."""
+"""Checkpoints are checked from their headers, which are not trusted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_every_spelling_and_split_opens_as_the_same_model() -> None:
+def test_every_spelling_and_sharding_opens_as_the_same_model() -> None:
     plain = open_checkpoint(checkpoint())
     other = open_checkpoint(
         checkpoint(shards=3, names="new", rope_spelling="new", dtype="bfloat16")
@@ -93,7 +93,7 @@ def test_missing_index_is_named(sharded: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "/etc/passwd", 3, "a\0.safetensors"]
 )
-def test_index_reaches_no_other_directory(sharded: Path, name: Any) -> None:
+def test_an_index_can_not_name_files_elsewhere(sharded: Path, name: Any) -> None:
     (sharded / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": name}}))
     assert "next to the index" in refusal(sharded)
 
@@ -132,7 +132,7 @@ def test_quantized_weights_are_refused_by_their_type(single: Path) -> None:
     assert "F8_E4M3" in refusal(single)
 
 
-def test_two_tensors_for_one_place_are_refused(single: Path) -> None:
+def test_duplicate_tensors_are_refused(single: Path) -> None:
     file = single / SINGLE_FILE
     header = header_of(file)
     end = max(v["data_offsets"][1] for k, v in header.items() if k[0] != "_")
@@ -213,7 +213,7 @@ def test_damaged_header_is_read_or_refused(
         [],
     ],
 )
-def test_header_that_lies_is_refused(tmp_path: Path, entry: Any) -> None:
+def test_inconsistent_headers_are_refused(tmp_path: Path, entry: Any) -> None:
     file = tmp_path / SINGLE_FILE
     file.write_bytes(small_file({"a": entry}, bytes(8)))
     with pytest.raises(CheckpointError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Names and shapes are those of transformers' own model."""
+"""Names and shapes are those of transformers' model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_tied_embeddings_have_no_head() -> None:
         "lm_head.weight",
     ],
 )
-def test_prefixes_of_frameworks_are_left_out(prefix: str, name: str) -> None:
+def test_prefixes_of_frameworks_are_dropped(prefix: str, name: str) -> None:
     assert canonical_name(prefix + name) == name
 
 

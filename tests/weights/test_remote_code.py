@@ -1,4 +1,4 @@
-"""A checkpoint's own code: what needs it, and what works without."""
+"""A checkpoint's own code runs only if it is needed and trusted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("auto_map", [OWN, list(OWN["AutoTokenizer"])])
 @pytest.mark.parametrize("kind", [{}, {"tokenizer_class": "OwnTokenizer"}])
-def test_a_tokenizer_of_its_own_runs_only_if_trusted(
+def test_a_custom_tokenizer_runs_only_if_trusted(
     checkpoint: Path, kind: dict[str, str], auto_map: Any
 ) -> None:
     write(checkpoint, "tokenizer_config.json", auto_map=auto_map, **kind)
@@ -37,7 +37,7 @@ def test_a_tokenizer_of_its_own_runs_only_if_trusted(
     check_remote_code(checkpoint, trusted=True)
 
 
-def test_a_standard_tokenizer_does_without_its_code(checkpoint: Path) -> None:
+def test_a_standard_tokenizer_needs_no_code(checkpoint: Path) -> None:
     write(checkpoint, "tokenizer_config.json", auto_map=OWN, tokenizer_class=STANDARD)
     check_remote_code(checkpoint, trusted=False)
     (checkpoint / "tokenizer.json").unlink()
@@ -45,7 +45,7 @@ def test_a_standard_tokenizer_does_without_its_code(checkpoint: Path) -> None:
         check_remote_code(checkpoint, trusted=False)
 
 
-def test_code_that_is_trusted_must_be_there(checkpoint: Path) -> None:
+def test_trusted_code_must_exist(checkpoint: Path) -> None:
     (checkpoint / "tokens.py").unlink()
     write(checkpoint, "tokenizer_config.json", auto_map=OWN)
     with pytest.raises(CheckpointError, match=r"lacks tokens\.py"):
@@ -57,7 +57,7 @@ def test_code_that_is_trusted_must_be_there(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("inner", [False, True])
-def test_an_image_processor_of_its_own_is_refused(
+def test_a_custom_image_processor_is_refused(
     checkpoint: Path, inner: bool, trusted: bool
 ) -> None:
     own = {
@@ -73,6 +73,6 @@ def test_an_image_processor_of_its_own_is_refused(
     check_remote_code(checkpoint, trusted=trusted)
 
 
-def test_of_a_repository_only_code_and_vocabularies_are_fetched() -> None:
+def test_code_files_are_code_and_vocabularies() -> None:
     names = ["a.py", "b/c.py", "tokenizer.model", "x.tiktoken", "pytorch_model.bin"]
     assert code_files(names) == ["a.py", "tokenizer.model", "x.tiktoken"]

@@ -1,4 +1,4 @@
-"""GGUF files: written and read back, checked, and never believed."""
+"""GGUF files are written, read back, and checked without trusting them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gguf.quants import dequantize
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.checkpoint import Checkpoint, open_checkpoint
+from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.gguf import checkpoint as gguf_checkpoint
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
@@ -35,12 +35,6 @@ from mllama.weights.gguf.writing import write_gguf, write_tensors
 from mllama.weights.names import expected_tensors
 from mllama.weights.ollama.small_files import unpack_small_files
 from tests.kernels.ggml_blocks import ggml_quantize
-from tests.reference.checkpoints import checkpoint
-
-
-@pytest.fixture(scope="module")
-def source() -> Checkpoint:
-    return open_checkpoint(checkpoint())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +48,7 @@ def written(source: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def unpermuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """What llama.cpp's converters did to rows of queries and keys, undone."""
+    """Undoes the permutation of query and key rows by llama.cpp's converters."""
     width = rows.shape[0] // heads
     return (
         rows.reshape(heads, width // 2, 2, *rows.shape[1:])
@@ -63,7 +57,7 @@ def unpermuted(rows: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def test_another_reader_finds_our_values(source: Checkpoint, written: Path) -> None:
+def test_the_gguf_package_reads_our_values(source: Checkpoint, written: Path) -> None:
     """The gguf package's reader, and the documented transforms undone by hand."""
     tensors = {t.name: t for t in gguf.GGUFReader(written).tensors}
     text, vision = source.config.text_config, source.config.vision_config
@@ -123,7 +117,7 @@ def test_another_reader_finds_our_values(source: Checkpoint, written: Path) -> N
     np.testing.assert_allclose(values("v.global.blk.0.attn_gate"), np.tanh(gate))
 
 
-def test_every_tensor_comes_back(source: Checkpoint, written: Path) -> None:
+def test_every_tensor_survives_a_round_trip(source: Checkpoint, written: Path) -> None:
     file = open_gguf(written)
     check_tensors(file, source.config)
     assert main_encoding(file) == "q4_k"
@@ -140,7 +134,7 @@ def test_every_tensor_comes_back(source: Checkpoint, written: Path) -> None:
     assert seen == set(expected_tensors(source.config))
 
 
-def test_the_small_files_come_back(
+def test_small_files_survive_a_round_trip(
     source: Checkpoint,
     written: Path,
     tmp_path: Path,
@@ -156,13 +150,13 @@ def test_the_small_files_come_back(
     assert unpack_small_files(written) == unpacked
 
 
-def test_blocks_without_a_kernel_become_q6_k(
+def test_formats_without_a_kernel_are_converted_to_q6_k(
     source: Checkpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As of files in q8_0 or q5_k, whose blocks ggml makes here."""
+    """Files may use q8_0 or q5_k; ggml quantizes them here."""
     layer = "language_model.layers.0.self_attn"
     kinds = {f"{layer}.q_proj.weight": Kind.Q8_0, f"{layer}.o_proj.weight": Kind.Q5_K}
 
@@ -190,7 +184,7 @@ def test_blocks_without_a_kernel_become_q6_k(
         assert f"converted 1 tensors from {kind}" in caplog.text
 
 
-def test_names_are_all_different(source: Checkpoint) -> None:
+def test_every_tensor_has_a_name_of_its_own_in_the_file(source: Checkpoint) -> None:
     stored = stored_tensors(source.config)
     assert set(stored) == set(expected_tensors(source.config))
     assert len({place.name for place in stored.values()}) == len(stored)
@@ -221,7 +215,7 @@ def _count(content: bytearray) -> None:
         (_count, "claims"),
     ],
 )
-def test_a_damaged_file_is_named(
+def test_damaged_files_are_refused(
     written: Path,
     tmp_path: Path,
     damage: Callable[[bytearray], None],
@@ -235,7 +229,7 @@ def test_a_damaged_file_is_named(
         GgufFile(path)
 
 
-def test_random_damage_to_the_header_ends_in_a_message(
+def test_random_damage_to_the_header_is_refused_or_harmless(
     written: Path, tmp_path: Path
 ) -> None:
     """Truncations and flipped bits: refused in one line, or harmless."""

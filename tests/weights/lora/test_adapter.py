@@ -1,4 +1,4 @@
-"""Adapters merge to what PEFT makes of them, tensor by tensor."""
+"""Merged adapters equal PEFT's, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERY_LINEAR = [
     "fc1",
     "fc2",
 ]
-"""Of the text side, of cross-attention and of the vision encoder."""
+"""Linear layers of the text side, cross-attention and the vision encoder."""
 
 TABLES = [
     "embed_tokens",
@@ -96,7 +96,7 @@ CASES: dict[str, dict[str, Any]] = {
 def differences(
     folder: Path, base: Path, expected: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Largest difference of each tensor from PEFT's, by the size of its values."""
+    """Returns each tensor's largest difference from PEFT's, relative to its maximum."""
     plain = open_checkpoint(base)
     adapter = open_adapter(folder, plain.config)
     check_values(adapter)
@@ -118,7 +118,7 @@ def differences(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_merged_as_peft_merges(case: str, tmp_path: Path) -> None:
+def test_merging_gives_the_same_tensors_as_peft(case: str, tmp_path: Path) -> None:
     made = write_adapter(tmp_path, checkpoint(), **CASES[case])
     off = differences(tmp_path, checkpoint(), made.weights)
     assert max(off.values()) < 2e-6, max(off, key=off.__getitem__)
@@ -141,7 +141,7 @@ def test_half_precision_is_merged_in_float32(
     assert max(off.values()) < 2e-6
 
 
-def test_patterns_are_seen_in_the_adapters_own_spelling(tmp_path: Path) -> None:
+def test_patterns_match_the_adapters_own_spelling(tmp_path: Path) -> None:
     pattern = {"language_model.model.layers.0.self_attn.q_proj": 9.0}
     write_adapter(
         tmp_path,

@@ -1,4 +1,4 @@
-"""An adapter that can't be merged is refused in one line, from its headers alone."""
+"""Adapters that can't be merged are refused in one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAD = f"{PREFIX}lm_head.weight"
 
 
 @pytest.fixture(scope="session")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that can be merged."""
     folder = tmp_path_factory.mktemp("adapter")
     write_adapter(
@@ -47,9 +47,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def adapter(sound: Path, tmp_path: Path) -> Path:
+def adapter(valid_adapter: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(sound, tmp_path / "adapter"))
+    return Path(shutil.copytree(valid_adapter, tmp_path / "adapter"))
 
 
 def opened(folder: Path) -> Adapter:
@@ -66,7 +66,7 @@ def refusal(folder: Path) -> str:
     return message
 
 
-def test_the_adapter_is_sound(adapter: Path) -> None:
+def test_the_unchanged_adapter_opens(adapter: Path) -> None:
     assert opened(adapter).changes
 
 
@@ -128,7 +128,9 @@ def test_the_adapter_is_sound(adapter: Path) -> None:
     ],
     ids=str,
 )
-def test_settings(adapter: Path, changes: dict[str, Any], complaint: str) -> None:
+def test_unsupported_or_invalid_settings_are_refused(
+    adapter: Path, changes: dict[str, Any], complaint: str
+) -> None:
     edit_config(adapter, **changes)
     assert re.search(complaint, refusal(adapter))
 
@@ -158,7 +160,7 @@ def converted(name: str, dtype: torch.dtype) -> Callable[[dict[str, Any]], None]
     return change
 
 
-def spoilt(name: str, value: float) -> Callable[[dict[str, Any]], None]:
+def with_last_value(name: str, value: float) -> Callable[[dict[str, Any]], None]:
     def change(tensors: dict[str, Any]) -> None:
         tensors[name].view(-1)[-1] = value
 
@@ -213,25 +215,25 @@ OLD_QUERY = f"{PREFIX}language_model.model.layers.0.self_attn.q_proj"
         ),
         (converted(HEAD, torch.int8), "has elements of type I8, but only F32, BF16"),
         (
-            spoilt(f"{QUERY}.lora_A.weight", float("nan")),
+            with_last_value(f"{QUERY}.lora_A.weight", float("nan")),
             "values that are NaN or infin",
         ),
         (
-            spoilt(f"{QUERY}.lora_B.weight", float("inf")),
+            with_last_value(f"{QUERY}.lora_B.weight", float("inf")),
             "values that are NaN or infin",
         ),
-        (spoilt(HEAD, -float("inf")), "lm_head.weight of "),
+        (with_last_value(HEAD, -float("inf")), "lm_head.weight of "),
         (lambda tensors: tensors.clear(), "holds no tensors"),
     ],
 )
-def test_tensors(
+def test_tensors_that_do_not_fit_are_refused(
     adapter: Path, change: Callable[[dict[str, Any]], None], complaint: str
 ) -> None:
     edit_weights(adapter, change)
     assert complaint in refusal(adapter)
 
 
-def test_a_bias_that_is_not_there(adapter: Path) -> None:
+def test_a_bias_for_a_module_without_one_is_refused(adapter: Path) -> None:
     edit_config(adapter, lora_bias=True)
 
     def change(tensors: dict[str, Any]) -> None:
@@ -246,7 +248,7 @@ def test_a_bias_that_is_not_there(adapter: Path) -> None:
 @pytest.mark.parametrize("value", [3e38, 1e30])
 def test_a_sum_beyond_float32_is_refused(adapter: Path, value: float) -> None:
     for part in "AB":
-        edit_weights(adapter, spoilt(f"{QUERY}.lora_{part}.weight", value))
+        edit_weights(adapter, with_last_value(f"{QUERY}.lora_{part}.weight", value))
     change = opened(adapter).changes["language_model.layers.0.self_attn.q_proj.weight"]
     shape = (change.up.shape[0], change.down.shape[1])  # type: ignore[union-attr]
     with pytest.raises(MllamaError, match=r"q isn't finite after merging the adapter"):
@@ -268,12 +270,12 @@ def test_missing_files_are_named(adapter: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "1" * 5000, "[" * 100_000])
-def test_damaged_settings(adapter: Path, content: str) -> None:
+def test_damaged_settings_are_refused(adapter: Path, content: str) -> None:
     (adapter / CONFIG).write_text(content)
     assert CONFIG in refusal(adapter)
 
 
-def test_settings_of_any_size_are_not_read(adapter: Path) -> None:
+def test_a_huge_settings_file_is_refused(adapter: Path) -> None:
     with (adapter / CONFIG).open("ab") as file:
         file.truncate(20_000_000)
     assert "is not JSON" in refusal(adapter)
@@ -292,12 +294,12 @@ def test_an_interrupted_download_is_damaged(adapter: Path) -> None:
     st.sampled_from([CONFIG, WEIGHTS]),
 )
 def test_damage_is_read_or_refused(
-    sound: Path,
+    valid_adapter: Path,
     tmp_path: Path,
     changes: list[tuple[int, int]],
     name: str,
 ) -> None:
-    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(valid_adapter, tmp_path, dirs_exist_ok=True)
     content = bytearray((tmp_path / name).read_bytes())
     for place, value in changes:
         content[place % len(content)] = value

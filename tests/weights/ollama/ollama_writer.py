@@ -1,7 +1,7 @@
-"""A checkpoint as Ollama's converter wrote it, from the documented layout alone.
+"""Writes a checkpoint as Ollama's converter did, from the documented layout alone.
 
-Independent of ``mllama.weights``: names, transforms and keys are written down here once
-more, so that a mistake in one of the two shows.  Source of the facts: Ollama's
+Independent of ``mllama.weights``: names, transforms and keys are repeated here, so that
+a mistake in one of the two shows.  Source of the facts: Ollama's
 ``convert/convert_mllama.go``, ``convert_llama.go`` and ``tokenizer.go``.
 """
 
@@ -21,10 +21,11 @@ from gguf.quants import quantize
 from safetensors import safe_open
 
 from mllama.kernels.ops.gguf_quantize import quantize as quantize_blocks
+from tests.weights.ollama.ollama_keys import ollama_keys
 
 Array = np.ndarray
 Choose = Callable[[str], Kind | None]
-"""The type of a quantized tensor by its name, None for Ollama's own F16."""
+"""Returns the format of a tensor by its name, None for Ollama's default F16."""
 
 TEXT_NAMES = {
     "input_layernorm": "attn_norm",
@@ -82,11 +83,11 @@ WHOLE_NAMES = {
     "vision_model.layernorm_post.bias": "v.post_ln.bias",
 }
 ALWAYS_F32 = re.compile(r"v\.(pre_tile_|post_tile_|tile_)?position_embd\.weight|.*bias")
-NEVER_QUANTISED = re.compile(r"(v\.|mm\.).*|.*_norm\.weight")
+NEVER_QUANTIZED = re.compile(r"(v\.|mm\.).*|.*_norm\.weight")
 
 
 def ollama_name(name: str) -> str:
-    """What Ollama calls a tensor of a published checkpoint."""
+    """Returns Ollama's name of a tensor of a published checkpoint."""
     if name in WHOLE_NAMES:
         return WHOLE_NAMES[name]
     layer = re.fullmatch(r"language_model\.model\.layers\.(\d+)\.(.+)", name)
@@ -108,13 +109,13 @@ def ollama_name(name: str) -> str:
 
 
 def interleaved(rows: Array, heads: int) -> Array:
-    """Rows of every head: first half and second half become pairs."""
+    """Interleaves the first and second half of each head's rows."""
     first, second = np.split(rows.reshape(heads, -1, *rows.shape[1:]), 2, axis=1)
     return np.stack([first, second], axis=2).reshape(rows.shape)
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, Array]]:
-    """Ollama's tensors, as numbers."""
+    """Yields Ollama's tensors in float32."""
     config = json.loads((folder / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]
     factors = rope_factors(text)
@@ -142,7 +143,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Array]]:
 
 
 def rope_factors(text: dict[str, Any]) -> Array | None:
-    """``rope_freqs.weight``, written for the rope type llama3 alone."""
+    """Returns ``rope_freqs.weight``, which only the rope type llama3 has."""
     scaling = text["rope_scaling"]
     if scaling is None or scaling["rope_type"] != "llama3":
         return None
@@ -164,7 +165,7 @@ def rope_factors(text: dict[str, Any]) -> Array | None:
 
 
 def q5_k(rows: Array) -> Array:
-    """Q5_K without a search: each sub-block of 32 spans its own range."""
+    """Quantizes to Q5_K without a search: each sub-block of 32 spans its own range."""
     blocks = rows.astype(np.float32).reshape(-1, 8, 32)
     low = np.minimum(blocks.min(axis=2), 0)
     scale = (blocks.max(axis=2) - low) / 31
@@ -199,7 +200,7 @@ def q5_k(rows: Array) -> Array:
 
 
 def encoded(values: Array, kind: Kind) -> Array:
-    """Rows in a type, as bytes or floats."""
+    """Encodes rows in a format."""
     if kind is Kind.Q5_K:
         return q5_k(values)
     if kind in (Kind.Q4_K, Kind.Q6_K):
@@ -234,7 +235,7 @@ def write_ollama_gguf(
         kind = Kind.F16 if array.ndim > 1 else Kind.F32
         if ALWAYS_F32.fullmatch(name):
             kind = Kind.F32
-        elif array.ndim > 1 and not NEVER_QUANTISED.fullmatch(name):
+        elif array.ndim > 1 and not NEVER_QUANTIZED.fullmatch(name):
             kind = choose(name) or kind
         if kind is Kind.F32:
             writer.add_tensor(name, np.ascontiguousarray(array, np.float32))
@@ -250,7 +251,7 @@ def write_ollama_gguf(
 
 
 def add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """In the types of Ollama's converter: uint32, float32, int32 in lists."""
+    """Adds a key in the types of Ollama's converter: uint32, float32, int32 lists."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
@@ -261,68 +262,3 @@ def add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     else:
         writer.add_array(key, value)
-
-
-def ollama_keys(folder: Path) -> dict[str, Any]:
-    """The keys of a checkpoint, ggml's and Ollama's."""
-    config = json.loads((folder / "config.json").read_text())
-    text, vision = config["text_config"], config["vision_config"]
-    return {
-        "general.architecture": "mllama",
-        "general.file_type": 1,
-        "general.quantization_version": 2,
-        "mllama.vocab_size": text["vocab_size"],
-        "mllama.block_count": text["num_hidden_layers"],
-        "mllama.context_length": text["max_position_embeddings"],
-        "mllama.embedding_length": text["hidden_size"],
-        "mllama.feed_forward_length": text["intermediate_size"],
-        "mllama.attention.head_count": text["num_attention_heads"],
-        "mllama.attention.head_count_kv": text["num_key_value_heads"],
-        "mllama.attention.layer_norm_rms_epsilon": text["rms_norm_eps"],
-        "mllama.attention.cross_attention_layers": text["cross_attention_layers"],
-        "mllama.rope.dimension_count": text["hidden_size"]
-        // text["num_attention_heads"],
-        "mllama.rope.freq_base": float(text["rope_theta"]),
-        "mllama.vision.block_count": vision["num_hidden_layers"],
-        "mllama.vision.global.block_count": vision["num_global_layers"],
-        "mllama.vision.intermediate_layers_indices": vision[
-            "intermediate_layers_indices"
-        ],
-        "mllama.vision.embedding_length": vision["hidden_size"],
-        "mllama.vision.feed_forward_length": vision["intermediate_size"],
-        "mllama.vision.attention.head_count": vision["attention_heads"],
-        "mllama.vision.attention.layer_norm_epsilon": vision["norm_eps"],
-        "mllama.vision.image_size": vision["image_size"],
-        "mllama.vision.patch_size": vision["patch_size"],
-        "mllama.vision.max_num_tiles": vision["max_num_tiles"],
-        "mllama.vision.num_channels": vision["num_channels"],
-        **tokenizer_keys(folder),
-    }
-
-
-def tokenizer_keys(folder: Path) -> dict[str, Any]:
-    """The keys of a tokenizer: added tokens are control or user-defined ones."""
-    content = json.loads((folder / "tokenizer.json").read_text())
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    generation = json.loads((folder / "generation_config.json").read_text())
-    tokens = {index: (text, 1) for text, index in content["model"]["vocab"].items()}
-    ids = {}
-    for token in content["added_tokens"]:
-        tokens[token["id"]] = (token["content"], 3 if token["special"] else 4)
-        ids[token["content"]] = token["id"]
-    order = sorted(tokens)
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "llama-bpe",
-        "tokenizer.ggml.tokens": [tokens[i][0] for i in order],
-        "tokenizer.ggml.scores": [float(i) for i in order],
-        "tokenizer.ggml.token_type": [tokens[i][1] for i in order],
-        "tokenizer.ggml.merges": [
-            merge if isinstance(merge, str) else " ".join(merge)
-            for merge in content["model"]["merges"]
-        ],
-        "tokenizer.ggml.bos_token_id": ids[settings["bos_token"]],
-        "tokenizer.ggml.eos_token_id": ids[settings["eos_token"]],
-        "tokenizer.ggml.eos_token_ids": generation["eos_token_id"],
-        "tokenizer.ggml.padding_token_id": ids[settings["pad_token"]],
-    }

@@ -1,4 +1,4 @@
-"""The prompt format of files without a template is Meta's documented one."""
+"""Files without a chat template get Meta's documented prompt format."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ def test_tools_are_described(
 
 @pytest.mark.parametrize("arguments", [{"city": "Oslo"}, '{"city": "Oslo"}'])
 @pytest.mark.parametrize("role", ["tool", "ipython"])
-def test_calls_and_their_results(tokenizer: Any, arguments: Any, role: str) -> None:
+def test_tool_calls_and_results_are_rendered(
+    tokenizer: Any, arguments: Any, role: str
+) -> None:
     found = render(
         tokenizer,
         TEMPLATE,
@@ -195,7 +197,7 @@ def test_calls_and_their_results(tokenizer: Any, arguments: Any, role: str) -> N
         ),
     ],
 )
-def test_what_the_format_can_not_say_is_refused(
+def test_messages_outside_the_format_are_refused(
     tokenizer: Any, messages: Any, options: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(ChatTemplateError, match=complaint):

@@ -1,4 +1,4 @@
-"""A file of Ollama's that contradicts itself is refused in one line."""
+"""Inconsistent Ollama files are refused in one line."""
 
 from __future__ import annotations
 
@@ -74,12 +74,17 @@ def lengthened(keys: Keys) -> None:
             key("mllama.block_count", 0),
             "block_count must be greater than or equal",
         ),
+        (key("mllama.block_count", True), "block_count must be a valid integer"),
+        (key("mllama.block_count", 4.0), "block_count must be a valid integer"),
         (key("mllama.block_count", 5000), "contradict"),
         (key("mllama.attention.head_count", 3), "attention heads are 85 wide"),
         (key("mllama.attention.cross_attention_layers", [9]), "contradict each other"),
         (key("mllama.attention.cross_attention_layers", 3), "must be a valid list"),
         (key("mllama.rope.dimension_count", 32), "dimension_count is 32"),
         (key("mllama.rope.freq_base", -1.0), "freq_base must be greater than 0"),
+        (key("mllama.rope.freq_base", float("nan")), "freq_base must be"),
+        (key("mllama.rope.freq_base", float("inf")), "freq_base must be"),
+        (key("mllama.rope.freq_base", "5e5"), "freq_base must be a valid number"),
         (key("mllama.rope.freq_base", 10000.0), "rope_freqs.weight can't be used"),
         (key("mllama.rope.scaling.type", "yarn"), "'yarn'"),
         (key("mllama.vision.max_num_tiles", 65), "max_num_tiles must be"),
@@ -101,7 +106,7 @@ def lengthened(keys: Keys) -> None:
         (key("tokenizer.ggml.bos_token_id", 769), "bos_token_id must be"),
     ],
 )
-def test_contradictions_are_named(
+def test_wrong_or_contradictory_keys_are_named(
     tmp_path: Path, change: Callable[[Keys], None], complaint: str
 ) -> None:
     path = write_ollama_gguf(checkpoint(), tmp_path / "bad.gguf", change=change)
@@ -147,7 +152,7 @@ def rows(count: int) -> Callable[[Tensors], None]:
         (factors([2.0, 1.0] * 16), "not the factors of a llama3 scaling"),
     ],
 )
-def test_tensors_that_are_not_the_keys_are_named(
+def test_tensors_that_contradict_the_keys_are_named(
     tmp_path: Path, change: Callable[[Tensors], None], complaint: str
 ) -> None:
     path = write_ollama_gguf(checkpoint(), tmp_path / "bad.gguf", tensors=change)
@@ -156,7 +161,7 @@ def test_tensors_that_are_not_the_keys_are_named(
     assert "\n" not in str(refusal.value)
 
 
-def test_a_type_that_nothing_reads_is_named(written: Path) -> None:
+def test_an_unreadable_format_is_named(written: Path) -> None:
     file = open_gguf(written)
     name = "blk.0.ffn_up.weight"
     tensor = dataclasses.replace(file.tensors[name], kind=Kind.Q8_K)
@@ -165,7 +170,7 @@ def test_a_type_that_nothing_reads_is_named(written: Path) -> None:
         check_tensors(file, MllamaConfig.from_path(checkpoint()))
 
 
-def test_random_damage_ends_in_a_message(written: Path, tmp_path: Path) -> None:
+def test_random_damage_is_refused_or_harmless(written: Path, tmp_path: Path) -> None:
     """Bits flipped in keys and vocabulary, and truncations: refused, or harmless."""
     content = written.read_bytes()
     file = open_gguf(written)

@@ -1,4 +1,4 @@
-"""The scaling of frequencies is found again in what it comes to."""
+"""The parameters of RoPE scaling are inferred from its factors."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ def test_factors_are_those_of_transformers() -> None:
         (Llama3RopeScaling(4.0, 1.0, 8.0, 2048), 128),
     ],
 )
-def test_parameters_come_back(scaling: Llama3RopeScaling, head_dim: int) -> None:
+def test_published_parameters_are_inferred(
+    scaling: Llama3RopeScaling, head_dim: int
+) -> None:
     factors = llama3_factors(scaling, head_dim, THETA).astype(np.float32)
     assert infer_scaling(factors, THETA) == scaling
 
 
 def test_other_parameters_give_the_same_factors() -> None:
-    """Several sets of parameters mean the same; few factors leave more of them."""
+    """Several sets of parameters give the same factors, more so with few factors."""
     chance = random.Random(0)
     compared = 0
     for _ in range(500):
@@ -71,7 +73,7 @@ def test_other_parameters_give_the_same_factors() -> None:
     assert compared > 400
 
 
-def test_ones_scale_nothing() -> None:
+def test_factors_of_one_scale_nothing() -> None:
     assert infer_scaling(np.ones(64, np.float32), THETA) is None
 
 
