@@ -92,6 +92,8 @@ def one_line(error: ValidationError, file: str, section: str = "") -> str:
         return f"{file} contradicts itself: {prefix}{first['ctx']['error']}"
     if kind == "missing":
         return f"{file}: {path} is missing"
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{file}: {path} is unknown"
     if kind == "dataclass_type":
         message = "Input should be an object"
     wanted = re.sub("^(Input|Tuple) should", "must", message)

@@ -195,7 +195,7 @@ def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[
 def graph_fingerprints(
     config: MllamaArchConfig, encodings: Encodings
 ) -> dict[str, str]:
-    """All that each graph depends on beside the types of its inputs, by its name."""
+    """Returns what each graph depends on beside its inputs' types, by graph name."""
     both = str(
         {
             "config": config_hash(config.model),
@@ -209,5 +209,5 @@ def graph_fingerprints(
     )
     return {
         TEXT_DECODER: both,
-        IMAGE_ENCODER: f"{both}, in bytes: {config.int8_vision}",
+        IMAGE_ENCODER: f"{both}, int8: {config.int8_vision}",
     }
