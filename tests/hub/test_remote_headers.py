@@ -40,7 +40,7 @@ def test_a_truncated_upload_is_refused(hub: StandInHub, machine: Machine) -> Non
     hub.repositories[NAME].commit(DEMO | {"model.safetensors": WEIGHTS[:-1000]})
     error = machine.download().error
     assert f"{NAME}/model.safetensors is damaged" in error
-    assert "bytes of data where" in error
+    assert "bytes of data instead of" in error
     assert_no_weights_downloaded(hub)
 
 
