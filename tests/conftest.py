@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,12 +11,60 @@ from hypothesis import settings
 from mllama import LLM
 from mllama.utils.child_processes import restore_child_environment
 
+COMPILING_FOLDERS = {
+    "end_to_end",
+    "examples",
+    "kernels",
+    "llm",
+    "packaging",
+    "parity",
+    "scheduling",
+    "server",
+}
+"""Folders whose tests need compiled graphs or the engine, with few exceptions."""
+
+COMPILING_FILES = {
+    "cli/test_demo.py",
+    "cli/test_generate.py",
+    "demo/test_accuracy.py",
+}
+"""Files of other folders whose tests do."""
+
+COMPILING_FIXTURES = {"llm"}
+"""Fixtures that need compiled graphs, wherever they are used."""
+
+GRAPHLESS_FILES = {
+    "kernels/test_against_ggml.py",
+    "kernels/test_dispatch.py",
+    "kernels/test_gguf_quantize.py",
+    "server/test_middleware.py",
+    "server/test_request_validation.py",
+}
+"""The exceptions."""
+
 BATCH = 4
 """Requests that the demo model of :func:`llm` works on together."""
 
 # Two processes share the cores: how long an example takes says nothing.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that ``make test-fast`` leaves out, before -m selects."""
+    for item in items:
+        if _compiles(item):
+            item.add_marker(pytest.mark.compiles)
+
+
+def _compiles(item: pytest.Item) -> bool:
+    path = item.path.relative_to(Path(__file__).parent)
+    if not COMPILING_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        return True
+    if path.as_posix() in GRAPHLESS_FILES:
+        return False
+    return path.parts[0] in COMPILING_FOLDERS or path.as_posix() in COMPILING_FILES
 
 
 @pytest.hookimpl(tryfirst=True)
