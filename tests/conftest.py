@@ -39,6 +39,7 @@ GRAPHLESS_FILES = {
     "kernels/test_gguf_quantize.py",
     "server/test_middleware.py",
     "server/test_request_validation.py",
+    "server/test_worker_prespawn.py",
 }
 """The exceptions."""
 

@@ -116,7 +116,7 @@ class PrespawnedPopen(popen_spawn_posix.Popen):
     def _launch(self, process_obj: context.SpawnProcess) -> None:
         prespawned = _take()
         if prespawned is None:
-            super()._launch(process_obj)  # type: ignore[misc]
+            self._launch_now(process_obj)
             return
         task = BytesIO()
         context.set_spawning_popen(self)
@@ -129,7 +129,7 @@ class PrespawnedPopen(popen_spawn_posix.Popen):
             # Only a process that is not yet running can inherit file descriptors.
             prespawned.end()
             self._fds = []
-            super()._launch(process_obj)  # type: ignore[misc]
+            self._launch_now(process_obj)
             return
         self.pid, self.sentinel = prespawned.pid, prespawned.sentinel
         self.finalizer = util.Finalize(
@@ -140,6 +140,12 @@ class PrespawnedPopen(popen_spawn_posix.Popen):
             open(prespawned.task, "wb", closefd=False) as pipe,
         ):
             pipe.write(task.getbuffer())
+
+    def _launch_now(self, process_obj: context.SpawnProcess) -> None:
+        # MAX is loaded: its settings would reach the worker, and from there the process
+        # that compiles in parallel, which would then find no packages.
+        restore_child_environment()
+        super()._launch(process_obj)  # type: ignore[misc]
 
 
 def run_worker(task: int, tracker: int, *, with_torch: bool) -> None:
