@@ -107,7 +107,11 @@ def _system(text: str) -> Message:
 
 
 def cases(tile: int) -> list[Case]:
-    """Returns all requests for a checkpoint with tiles ``tile`` pixels wide."""
+    """Returns all requests for a checkpoint with tiles ``tile`` pixels wide.
+
+    The seed of the test checkpoints was chosen for these very tokens, their spelling
+    included.
+    """
 
     def image(name: str, width: float, height: float) -> dict[str, Any]:
         size = (max(1, round(width * tile)), max(1, round(height * tile)))
@@ -126,12 +130,12 @@ def cases(tile: int) -> list[Case]:
         Case("larger_than_canvas", (_user(image("f", 5.0, 4.0), ask),), (4,)),
         Case("one_pixel", (_user(pixels("g", 1, 1), ask),), (1,)),
         Case("five_by_three_pixels", (_user(pixels("h", 5, 3), ask),), (1,)),
-        Case("text_only", (_user(_text("How many colors are there?")),)),
+        Case("text_only", (_user(_text("How many colours are there?")),)),
         Case(
             "text_only_with_system",
             (
                 _system("You are a helpful assistant."),
-                {"role": "user", "content": "Name the colors."},
+                {"role": "user", "content": "Name the colours."},
             ),
         ),
         Case(
@@ -202,7 +206,7 @@ def cases(tile: int) -> list[Case]:
             (
                 _user(image("u", 0.8, 0.8), _text("What is in this picture?")),
                 _assistant("A red square."),
-                _user(_text("What color is the circle?")),
+                _user(_text("What colour is the circle?")),
             ),
             (1,),
         ),

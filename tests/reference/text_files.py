@@ -51,8 +51,9 @@ WORDS = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# The spelling is part of the data: the seed of the checkpoints was chosen for it.
 CORPUS = (
-    "What is in this picture? How many shapes are there, and which colors?",
+    "What is in this picture? How many shapes are there, and which colours?",
     "The red square is left of the blue circle; the green triangle is above it.",
     "You are a helpful assistant who answers in one short sentence.",
     "Describe the image in detail. Compare the two images with each other.",
