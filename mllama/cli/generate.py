@@ -49,7 +49,7 @@ def generate(
         block_torch()
     sampling = {name: settings.pop(name) for name in _SAMPLING}
     Sampling(**sampling)  # Refuses values out of range before the model is loaded.
-    asked = _read_conversations(prompt, images, system, messages)
+    conversation = _read_conversations(prompt, images, system, messages)
     stream = reserve_stdout()
     # Libraries may warn on stderr, but their notes would bury the answer.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -60,11 +60,11 @@ def generate(
     with LLM(model_path, **settings) as llm:
         load_seconds = time.perf_counter() - started
         answers = Answers(stream, output_format, load_seconds)
-        if isinstance(asked, Conversations):
-            for output in llm.answers(asked.messages, **sampling):
+        if isinstance(conversation, Conversations):
+            for output in llm.answers(conversation.messages, **sampling):
                 answers.write_one_of_many(output)
             return
-        with llm.chat(asked, stream=True, **sampling) as answer:
+        with llm.chat(conversation, stream=True, **sampling) as answer:
             for chunk in answer:
                 answers.write_chunk(chunk)
             answers.end(answer.output)

@@ -1,7 +1,7 @@
-"""GPU targets are named as MAX names them, and refused before anything is compiled.
+"""GPU targets have MAX's names, and bad ones are refused before anything is compiled.
 
-What is compiled for them is what a start on them looks for.  That it compiles is
-checked by `make check-gpu`: it takes minutes.
+The graphs compiled for a target are those that a start on it looks for.  `make
+check-gpu`, which takes minutes, checks that they compile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mllama.errors import ConfigError, MllamaError
         ("hip:gfx950", "hip:gfx950"),
     ],
 )
-def test_a_target_is_an_interface_and_an_architecture(name: str, target: str) -> None:
+def test_a_target_has_an_api_and_an_architecture(name: str, target: str) -> None:
     assert str(find_target(name)) == target
 
 
@@ -43,7 +43,9 @@ def test_a_target_is_an_interface_and_an_architecture(name: str, target: str) ->
         ("hip:sm_90", "'sm_90' is not a hip target"),
     ],
 )
-def test_an_unknown_target_is_refused_with_those_known(name: str, message: str) -> None:
+def test_an_unknown_target_is_refused_with_the_known_ones(
+    name: str, message: str
+) -> None:
     with pytest.raises(MllamaError) as caught:
         find_target(name)
     assert message in str(caught.value)
@@ -59,9 +61,10 @@ def test_devices_that_cannot_share_the_model_are_refused_at_once(
     assert not (tmp_path / "graphs").exists()
 
 
-def test_what_is_checked_on_demand_has_known_targets() -> None:
+def test_the_targets_of_check_gpu_are_known() -> None:
+    assert CHECKED
     for name, _ in CHECKED:
-        find_target(name)
+        assert str(find_target(name)) == name
 
 
 _START_ON_A_GPU = """
@@ -85,13 +88,13 @@ for graph in graphs:
     graph.trace()
 asked = []
 
-def note(compiler, graph, **options):
+def record(compiler, graph, **options):
     if not getattr(graph, "is_required", False):
         print(json.dumps([planned, asked]))
         sys.exit()
     asked.append(graph.key(compiler._compile_settings).stem)
 
-GraphCompiler._compile = note
+GraphCompiler._compile = record
 compile_model(EngineOptions(devices="gpu"), Path(sys.argv[1]))
 """
 

@@ -1,4 +1,4 @@
-"""The demo model with a tokenizer class of its own."""
+"""A copy of the demo model that has a tokenizer class of its own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class OwnTokenizer(PreTrainedTokenizerFast):
         own.decoder = decoders.Sequence([own.decoder, decoders.Replace("e", "3")])
         super().__init__(tokenizer_object=own, **settings)
 """
-"""Its answers have a 3 in place of every e, so that they show whether it ran."""
+"""The class writes 3 instead of e, so that answers show whether its code ran."""
 
 
 def own_tokenizer(directory: Path) -> Path:
-    """Writes the checkpoint."""
+    """Writes the checkpoint below a directory and returns its path."""
     model = directory / "own"
     shutil.copytree(MODEL_PATH, model)
     (model / "own_tokenizer.py").write_text(CODE)

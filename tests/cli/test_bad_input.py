@@ -1,4 +1,4 @@
-"""A mistake is one line on stderr and exit code 2, before anything is loaded."""
+"""Bad input ends a command with one line on stderr and exit code 2, before loading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mllama(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
+def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     lines = [
@@ -31,11 +31,11 @@ def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
     ]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
-    assert complaint in lines[0]
+    assert message in lines[0]
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"),
+    ("args", "message"),
     [
         (["generate"], "--prompt or --messages is needed"),
         (["generate", "--promt", "x"], "--promt"),
@@ -51,12 +51,12 @@ def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
         (["chat"], "No such command"),
     ],
 )
-def test_generate_refuses(args: list[str], complaint: str) -> None:
-    refused(mllama(*args), complaint)
+def test_generate_refuses_bad_options(args: list[str], message: str) -> None:
+    assert_refused(mllama(*args), message)
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ("{", "is not JSON"),
         ("{}", "must be a list of messages"),
@@ -69,24 +69,28 @@ def test_generate_refuses(args: list[str], complaint: str) -> None:
         (json.dumps([[{"role": "user", "content": "x"}], []]), "conversation 2: a"),
     ],
 )
-def test_generate_refuses_messages(
-    tmp_path: Path, content: str, complaint: str
+def test_generate_refuses_malformed_messages(
+    tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "messages.json"
     path.write_text(content)
-    refused(mllama("generate", "--messages", str(path)), complaint)
+    assert_refused(mllama("generate", "--messages", str(path)), message)
 
 
-def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused_by_its_name(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
     )
     for command in (["generate", "--prompt", "x"], ["serve"]):
-        refused(mllama(*command, "--model-path", str(tmp_path)), "LlamaForCausalLM")
+        assert_refused(
+            mllama(*command, "--model-path", str(tmp_path)), "LlamaForCausalLM"
+        )
 
 
 @pytest.mark.parametrize(
-    ("command", "option", "value", "complaint"),
+    ("command", "option", "value", "message"),
     [
         (["generate", "--prompt", "x"], "--devices", "gpu:7", "GPU"),
         (["generate", "--prompt", "x"], "--devices", "gpu-0,gpu-1", "GPU"),
@@ -102,23 +106,23 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
         (["serve"], "--max-length", "999999999", "999999999"),
     ],
 )
-def test_what_the_machine_or_the_model_can_not_do_is_refused(
-    command: list[str], option: str, value: str, complaint: str
+def test_options_beyond_the_machine_or_the_model_are_refused(
+    command: list[str], option: str, value: str, message: str
 ) -> None:
     devices = [] if option == "--devices" else ["--devices", "cpu"]
-    refused(
+    assert_refused(
         mllama(*command, "--model-path", str(MODEL_PATH), *devices, option, value),
-        complaint,
+        message,
     )
 
 
-def test_ollamas_store_is_named_by_every_command(
+def test_commands_name_a_missing_ollama_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     for command in (["generate", "--prompt", "x"], ["serve"]):
         done = mllama(*command, "--model-path", "ollama:llama3.2-vision")
-        refused(done, f"there is no Ollama store at {tmp_path}")
+        assert_refused(done, f"there is no Ollama store at {tmp_path}")
 
 
 def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:
@@ -127,7 +131,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         port = str(taken.getsockname()[1])
-        refused(mllama("serve", "--port", port, "--devices", "cpu"), port)
+        assert_refused(mllama("serve", "--port", port, "--devices", "cpu"), port)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +139,11 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded() -> None:
     [["generate", "--prompt", "x"], ["serve"], ["quantize", str(MODEL_PATH), "x.gguf"]],
     ids=lambda command: command[0],
 )
-def test_an_adapter_that_is_none_is_refused(command: list[str], tmp_path: Path) -> None:
+def test_an_adapter_of_another_type_is_refused(
+    command: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    refused(mllama(*command, "--lora-path", str(tmp_path)), "of the type 'IA3'")
+    assert_refused(mllama(*command, "--lora-path", str(tmp_path)), "of the type 'IA3'")
     assert not Path("x.gguf").exists()
 
 
@@ -152,5 +158,7 @@ def test_an_adapter_that_is_none_is_refused(command: list[str], tmp_path: Path) 
     ],
     ids=lambda args: args[0],
 )
-def test_adapters_beside_the_weights_are_refused(args: list[str]) -> None:
-    refused(mllama("serve", "--devices", "cpu", *args), "one adapter with --lora-path")
+def test_lora_options_of_max_are_refused(args: list[str]) -> None:
+    assert_refused(
+        mllama("serve", "--devices", "cpu", *args), "one adapter with --lora-path"
+    )

@@ -1,4 +1,4 @@
-"""``mllama cache`` shows and removes what this package has made, and nothing else."""
+"""``mllama cache`` lists and removes the entries of this package, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.compilation.test_store import KEY
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with something of every kind, and files of the user's beside it."""
+    """A cache with an entry of each kind, and files of the user."""
     root = tmp_path / "cache"
     monkeypatch.setenv(CACHE_VARIABLE, str(root))
     store = CompiledStore(cache_directory("compiled") / MANIFEST.key())
@@ -37,7 +37,7 @@ def run(*args: str) -> str:
     return result.output
 
 
-def test_list_names_each_thing_with_its_size(root: Path) -> None:
+def test_list_names_each_entry_with_its_size(root: Path) -> None:
     output = run("list")
     assert str(root) in output
     assert MANIFEST.key() in output
@@ -47,7 +47,7 @@ def test_list_names_each_thing_with_its_size(root: Path) -> None:
     assert "quantised" not in run("list", "compiled")
 
 
-def test_list_names_a_damaged_model(root: Path) -> None:
+def test_list_marks_a_damaged_model(root: Path) -> None:
     next((root / "compiled").rglob("*.mef")).write_bytes(b"")
     assert "damaged" in run("list", "compiled")
 

@@ -1,4 +1,4 @@
-"""``mllama doctor`` and ``mllama completion``."""
+"""``mllama doctor`` reports facts without secrets; shells complete commands."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def run(*args: str, **settings: str) -> str:
     return done.stdout
 
 
-def test_a_report_has_what_matters_and_no_secrets(
+def test_a_report_has_the_facts_and_no_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Tests that ran before in this process may have left it.
+    # Earlier tests in this process may have set it.
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
     store = CompiledStore(tmp_path / "compiled" / MANIFEST.key())
     store.add(KEY, lambda part: part.write_bytes(b"x" * 5000))
@@ -57,7 +57,7 @@ def test_a_report_has_what_matters_and_no_secrets(
     assert environment["HF_TOKEN"] == "set (hidden)"
     assert environment["HF_ENDPOINT"] == "https://(hidden)@hub.example/"
     assert environment["MAX_SERVE_PORT"] == "8123"
-    # What the program sets for itself is not the user's.
+    # The program sets this for itself; the user has not.
     assert "HF_HUB_DISABLE_TELEMETRY" not in environment
     text = run("doctor", **settings)
     assert "secret" not in text
@@ -65,7 +65,7 @@ def test_a_report_has_what_matters_and_no_secrets(
     assert len(columns) == 1
 
 
-def test_a_probe_that_fails_says_so_in_its_place(
+def test_a_failed_probe_is_reported_in_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken() -> None:
@@ -79,7 +79,7 @@ def test_a_probe_that_fails_says_so_in_its_place(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_that_the_shell_takes(shell: str, tmp_path: Path) -> None:
+def test_completion_prints_a_valid_script(shell: str, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(run("completion", shell))
     assert "_MLLAMA_COMPLETE" in script.read_text()
@@ -96,7 +96,7 @@ def test_a_script_that_the_shell_takes(shell: str, tmp_path: Path) -> None:
         ("mllama serve --served", "--served-model-name"),
     ],
 )
-def test_words_are_completed(words: str, found: str) -> None:
+def test_commands_and_options_are_completed(words: str, found: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from mllama.cli.main import main; main()"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""``mllama generate`` on the demo model, as a user runs it."""
+"""``mllama generate`` answers with the demo model, as a user runs it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ KEYS = {
     "time_to_first_token_seconds",
     "tokens_per_second",
 }
+
+pytestmark = pytest.mark.compiles
 
 GENERATE = [sys.executable, "-m", "mllama", "generate", "--devices", "cpu"]
 
@@ -62,7 +64,7 @@ def test_json_is_the_only_line_and_has_every_key(tmp_path: Path) -> None:
     assert report["completion_tokens"] == len(report["token_ids"])
     assert "demo model" in done.stderr
 
-    # The same question as options: images before the text, whatever their order.
+    # The same question as options: images precede the text in any order of options.
     image = str(tmp_path / "red.png")
     same = generate(
         *("--prompt", "What is it?", "--system", "Be brief.", "--image", image),
@@ -73,7 +75,7 @@ def test_json_is_the_only_line_and_has_every_key(tmp_path: Path) -> None:
 
 
 def test_conversations_are_answered_together_and_in_order(tmp_path: Path) -> None:
-    """With all options that change an answer, of which none may be ignored."""
+    """Every option that changes an answer has its effect on each conversation."""
     questions = ("Hello", "Is there a circle?", "Name the colors.")
     file = tmp_path / "conversations.json"
     file.write_text(
@@ -92,7 +94,7 @@ def test_conversations_are_answered_together_and_in_order(tmp_path: Path) -> Non
         "--trust-remote-code",
     )
     reports = [json.loads(line) for line in sampled.stdout.splitlines()]
-    # Of one candidate, whatever the seed: greedy, in the words of the tokenizer's code.
+    # With one candidate the seed has no effect; the tokenizer's own code ran.
     assert [report["text"] for report in reports] == [
         text.replace("e", "3") for text in texts
     ]

@@ -1,4 +1,4 @@
-"""Help comes at once, and says what the commands can do."""
+"""Help is fast and lists the options of the commands."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ finally:
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
-def test_generate_has_the_documented_options() -> None:
+def test_generate_has_these_options() -> None:
     from mllama.cli.generate import generate
 
     names = {option for param in generate.params for option in param.opts}
@@ -96,10 +96,10 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
     ]
     assert "--enable-penalties" in others
     assert "--lora-path DIR" in own
-    assert "--enable-lora" not in text  # Refused, so that it isn't offered either.
+    assert "--enable-lora" not in text  # Refused, so not listed.
 
 
-def test_version_names_max_too() -> None:
+def test_version_names_that_of_max() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mllama", "--version"], capture_output=True, text=True
     )

@@ -1,6 +1,6 @@
-"""Every documented option arrives where it acts, from both commands.
+"""Options of both commands arrive where they act.
 
-``serve`` is run up to the start of MAX's server, ``generate`` up to the model.
+``serve`` runs up to the start of MAX's server, ``generate`` up to the model.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from mllama.cli.generate import generate
 from mllama.cli.serve import serve
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
+from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
-from mllama.launch.options import EngineOptions
+from mllama.launch.options import ARCHITECTURES, EngineOptions
 from mllama.max_model.settings import ModelSettings
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
 
-needs_own = pytest.mark.skipif(
+needs_custom_ops = pytest.mark.skipif(
     dispatch.chosen_kernels() == dispatch.MAX,
-    reason="this CPU lacks what own operations need",
+    reason="this CPU can't run the custom ops",
 )
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> str:
-    """The demo model's weights in another place."""
+    """A copy of the demo model's weights."""
     shutil.copy(MODEL_PATH / "model.safetensors", tmp_path / "other.safetensors")
     return str(tmp_path / "other.safetensors")
 
 
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """What ``generate`` asks the model for: the model's options, and the question's."""
+    """Runs ``generate`` and returns its arguments of ``LLM`` and of ``chat``."""
     seen: dict[str, Any] = {}
 
     class Recorded(Exception):
@@ -73,7 +74,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """What ``serve`` starts: settings, MAX's arguments, and what else it is told."""
+    """Runs ``serve`` and returns the arguments that it gives to the server."""
     seen: dict[str, Any] = {}
     for name in ("logging", "metrics", "tracing"):
         monkeypatch.setattr(
@@ -83,12 +84,12 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         monkeypatch.setenv(f"MAX_SERVE_{name}", "")
         monkeypatch.delenv(f"MAX_SERVE_{name}")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    # This process goes on, with torch and without the model.
+    # The tests of this process need torch afterwards, and no worker.
     monkeypatch.setattr("mllama.cli.serve.block_torch", lambda: None)
     monkeypatch.setattr("mllama.cli.serve.prespawn_worker", lambda **_: None)
     monkeypatch.setattr(
         "mllama.server.app.serve",
-        lambda settings, args, **told: seen.update(told, settings=settings, args=args),
+        lambda settings, args, **more: seen.update(more, settings=settings, args=args),
     )
 
     def run(*args: str) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--top-k", "5"], "top_k", 5, None),
     ],
 )
-def test_generate_hands_on(
+def test_generate_passes_options_to_the_model(
     generated: Started, args: list[str], name: str, value: Any, default: Any
 ) -> None:
     assert generated()[name] == default
@@ -142,7 +143,7 @@ def test_generate_hands_on(
         ),
     ],
 )
-def test_the_engine_hands_on_to_max(
+def test_the_engine_passes_options_to_max(
     option: dict[str, Any], read: Callable[[Any], Any], value: Any
 ) -> None:
     options = EngineOptions(devices="cpu", **option)
@@ -152,12 +153,12 @@ def test_the_engine_hands_on_to_max(
     assert read(plain.pipeline_args(plain.resolve())) != value
 
 
-def test_the_engine_reads_other_weights(weights: str) -> None:
+def test_the_engine_takes_other_weight_files(weights: str) -> None:
     options = EngineOptions(devices="cpu", weight_path=[weights])
     assert list(map(str, options.resolve().weight_path)) == [weights]
 
 
-def test_the_kv_cache_is_sized_by_the_length() -> None:
+def test_max_length_sizes_the_kv_cache() -> None:
     def cache(max_length: int | None) -> tuple[int, int]:
         options = EngineOptions(devices="cpu", max_batch_size=2, max_length=max_length)
         config = PipelineConfig.from_args(options.pipeline_args(options.resolve()))
@@ -182,7 +183,9 @@ def test_serve_has_the_documented_defaults(served: Started) -> None:
     assert (started["settings"].host, started["settings"].port) == ("127.0.0.1", 8000)
 
 
-def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
+def test_serve_passes_options_to_max(
+    served: Started, tmp_path: Path, weights: str
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(MODEL_PATH, model)
     started = served(
@@ -204,18 +207,61 @@ def test_serve_hands_on(served: Started, tmp_path: Path, weights: str) -> None:
     assert started["settings"].port == 8123
 
 
-@needs_own
-def test_both_hand_on_the_vision_sides_encoding(served: Started) -> None:
+@pytest.mark.parametrize(
+    ("args", "enabled"),
+    [
+        ([], True),
+        (["--no-enable-in-flight-batching"], False),
+        (["--enable-in-flight-batching"], True),
+    ],
+)
+def test_serve_batches_in_flight_unless_told_otherwise(
+    served: Started, args: list[str], enabled: bool
+) -> None:
+    started = served("--devices", "cpu", *args)
+    assert started["args"].runtime.enable_in_flight_batching == enabled
+
+
+def test_serve_adds_custom_architectures_and_names_the_model(served: Started) -> None:
+    args = served(
+        *("--devices", "cpu", "--served-model-name", "mine"),
+        *("--custom-architectures", "other"),
+    )["args"]
+    assert args.served_model_name == "mine"
+    assert list(args.runtime.custom_architectures) == [ARCHITECTURES, "other"]
+
+
+def test_serve_passes_the_revisions_to_the_hub(
+    served: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[HubOptions] = []
+
+    def record(*args: Any, hub: HubOptions, **settings: Any) -> None:
+        asked.append(hub)
+        raise MllamaError("recorded")
+
+    monkeypatch.setattr("mllama.launch.options.resolve_model_files", record)
+    with pytest.raises(MllamaError, match="recorded"):
+        served(
+            *("--devices", "cpu", "--model-path", "owner/name"),
+            *("--huggingface-model-revision", "v1"),
+            *("--huggingface-weight-revision", "v2", "--force-download"),
+        )
+    assert asked == [HubOptions("v1", "v2", force_download=True)]
+
+
+@needs_custom_ops
+def test_both_pass_on_the_vision_encoding(served: Started) -> None:
     args = served("--devices", "cpu", "--vision-encoding", "int8")["args"]
     assert ModelSettings.from_max(args).int8_vision
     options = EngineOptions(devices="cpu", vision_encoding="int8")
-    told = options.pipeline_args(options.resolve())
-    assert ModelSettings.from_max(told).int8_vision
+    engine_args = options.pipeline_args(options.resolve())
+    assert ModelSettings.from_max(engine_args).int8_vision
     with pytest.raises(MllamaError, match="in int8, not 'int4'"):
         served("--devices", "cpu", "--vision-encoding", "int4")
 
 
-def test_a_file_of_options_is_checked_and_the_command_line_wins(
+def test_a_config_file_sets_options_and_the_command_line_wins(
     served: Started, tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAX_SERVE_PORT", "8001")
@@ -246,7 +292,7 @@ port: 8123
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ("max_lenght: 5", "names 'max_lenght', which is not an option"),
         ("model:\n  color: red", "names 'color', which is not an option"),
@@ -260,16 +306,16 @@ port: 8123
         ("{", "is not YAML"),
     ],
 )
-def test_what_a_file_of_options_may_not_hold(
-    served: Started, tmp_path: Path, content: str, complaint: str
+def test_a_bad_config_file_is_refused(
+    served: Started, tmp_path: Path, content: str, message: str
 ) -> None:
     file = tmp_path / "options.yaml"
     file.write_text(content)
-    with pytest.raises(MllamaError, match=complaint):
+    with pytest.raises(MllamaError, match=message):
         served("--devices", "cpu", "--config-file", str(file))
 
 
-def test_a_tokenizer_of_its_own_is_refused_by_both(
+def test_both_refuse_a_tokenizer_with_code_of_its_own(
     served: Started, tmp_path: Path
 ) -> None:
     model = own_tokenizer(tmp_path)

@@ -1,4 +1,4 @@
-"""Starts from a compiled model compile nothing; a second start of a command neither."""
+"""Starts from a compiled model, and second starts, compile nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 
 from mllama.demo_model import MODEL_PATH
 
+pytestmark = pytest.mark.compiles
+
 QUESTION = ["--prompt", "Hello", "--max-new-tokens", "6", "--format", "json"]
 OPTIONS = ["--devices", "cpu"]
 
@@ -21,7 +23,7 @@ OPTIONS = ["--devices", "cpu"]
 def mllama(
     *args: str, home: Path | None = None, cache: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command with its own cache, and MAX's in another home if one is given."""
+    """Runs a command with a cache of its own; MAX's cache is in ``home``, if given."""
     environment = os.environ | {"MLLAMA_CACHE": str(cache)}
     if home is not None:
         environment |= {"HOME": str(home)}
@@ -39,7 +41,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def compiled_in(home: Path) -> list[Path]:
-    """What MAX has compiled: it keeps everything in its own cache."""
+    """Returns the files that MAX has compiled into its own cache."""
     return [path for path in home.rglob("*") if path.suffix in (".mef", ".max")] + list(
         home.glob(".cache/modular/.max_cache/*")
     )
@@ -58,7 +60,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(saved: Path) -> Any:
-    """The answer of a start that finds its graphs in the cache."""
+    """The token ids of a start that finds its graphs in the cache."""
     cache = saved.parent / "cache"
     return answer(mllama("generate", *OPTIONS, *QUESTION, cache=cache))
 
@@ -92,7 +94,7 @@ def test_the_second_start_of_a_command_compiles_nothing(
     assert compiled_in(home) == []
 
 
-def test_generate_saves_what_it_has_compiled_and_goes_on(
+def test_generate_saves_its_compiled_model_and_goes_on(
     saved: Path, expected: Any, tmp_path: Path
 ) -> None:
     target = tmp_path / "again"
@@ -140,7 +142,7 @@ def test_fine_tunes_share_a_compiled_model(saved: Path, tmp_path: Path) -> None:
         (["--quantization-encoding", "bfloat16"], "encoding float32"),
     ],
 )
-def test_another_start_is_refused(
+def test_a_compiled_model_for_other_options_is_refused(
     saved: Path, tmp_path: Path, command: str, other: list[str], named: str
 ) -> None:
     question = ["--prompt", "Hello"] if command == "generate" else []
@@ -157,7 +159,7 @@ def test_another_start_is_refused(
     assert named in done.stderr.splitlines()[-1]
 
 
-def test_a_damaged_graph_in_the_cache_is_compiled_anew(
+def test_a_damaged_graph_in_the_cache_is_compiled_again(
     saved: Path, expected: Any, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"

@@ -1,4 +1,4 @@
-"""A generation yields chunks, ends, and cancels what is abandoned."""
+"""A generation yields chunks, ends, and cancels its request if it is abandoned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACTIVE = GenerationStatus.ACTIVE
 
 
 class Request:
-    """A generation whose steps the test delivers."""
+    """A generation whose steps a test delivers."""
 
     def __init__(self, stop: list[str] | None = None) -> None:
         self.cancelled = 0
@@ -60,7 +60,7 @@ def test_chunks_end_with_a_reason_and_add_up_to_the_output() -> None:
     assert request.cancelled == 0
 
 
-def test_the_limit_is_told_apart_from_an_end() -> None:
+def test_a_limit_and_an_end_have_different_reasons() -> None:
     request = Request()
     request.deliver("a", GenerationStatus.MAXIMUM_LENGTH, 12.0)
     output = request.generation.wait()
@@ -95,14 +95,14 @@ def test_a_dropped_generation_is_cancelled() -> None:
     assert request.cancelled == 1
 
 
-def test_a_refused_request_raises_for_itself() -> None:
+def test_a_rejected_request_raises_its_error() -> None:
     request = Request()
     request.fail(SimpleNamespace(result=None, error="no grammar"))
     with pytest.raises(MllamaError, match="no grammar"):
         request.generation.wait()
 
 
-def test_a_dead_engine_raises_what_killed_it() -> None:
+def test_a_dead_engine_raises_its_cause() -> None:
     request = Request()
     request.fail(OSError("no memory"))
     with pytest.raises(RuntimeError, match="engine stopped") as caught:
@@ -113,5 +113,5 @@ def test_a_dead_engine_raises_what_killed_it() -> None:
 def test_stop_strings_must_be_strings() -> None:
     assert as_stop_list(None) == []
     assert as_stop_list("x") == ["x"]
-    with pytest.raises(MllamaError):
+    with pytest.raises(MllamaError, match="at least one character"):
         as_stop_list([""])

@@ -1,4 +1,4 @@
-"""The spellings of ``--devices``, on machines with and without GPUs."""
+"""``--devices`` is parsed on machines with and without GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Machine = Callable[[int], None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Makes this a machine with so many GPUs."""
+    """Returns a function that gives this machine a number of GPUs."""
 
     def with_gpus(count: int) -> None:
         gpus = [DeviceSpec.accelerator(number) for number in range(count)]
@@ -27,7 +27,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("requested", "found"),
     [
         (None, ("gpu", 0)),
         ("cpu", ("cpu", -1)),
@@ -37,26 +37,26 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         (" gpu:0 ", ("gpu", 0)),
     ],
 )
-def test_one_device(
-    machine: Machine, asked: str | None, found: tuple[str, int]
+def test_a_name_selects_one_device(
+    machine: Machine, requested: str | None, found: tuple[str, int]
 ) -> None:
     machine(2)
-    (spec,) = find_devices(asked)
+    (spec,) = find_devices(requested)
     assert (spec.device_type, spec.id) == found
 
 
-def test_without_a_gpu_it_is_the_cpu(machine: Machine) -> None:
+def test_the_default_without_a_gpu_is_the_cpu(machine: Machine) -> None:
     machine(0)
     assert find_devices(None) == find_devices("cpu") == [DeviceSpec.cpu()]
 
 
-def test_all_of_one_gpu_is_one(machine: Machine) -> None:
+def test_all_gpus_of_a_machine_with_one(machine: Machine) -> None:
     machine(1)
     assert [spec.id for spec in find_devices("gpu:all")] == [0]
 
 
 @pytest.mark.parametrize(
-    ("asked", "ids"),
+    ("requested", "ids"),
     [
         ("gpu:0,1", [0, 1]),
         ("gpu-0,gpu-1", [0, 1]),
@@ -65,13 +65,15 @@ def test_all_of_one_gpu_is_one(machine: Machine) -> None:
         ("gpu:all", [0, 1]),
     ],
 )
-def test_several_keep_their_order(machine: Machine, asked: str, ids: list[int]) -> None:
+def test_several_gpus_keep_their_order(
+    machine: Machine, requested: str, ids: list[int]
+) -> None:
     machine(2)
-    assert [spec.id for spec in find_devices(asked)] == ids
+    assert [spec.id for spec in find_devices(requested)] == ids
 
 
 @pytest.mark.parametrize(
-    ("gpus", "asked", "complaint"),
+    ("gpus", "requested", "message"),
     [
         (2, "gpu:2", "there is no GPU 2; this machine has gpu:0, gpu:1"),
         (2, "gpu-0,gpu-7", "there is no GPU 7"),
@@ -82,12 +84,23 @@ def test_several_keep_their_order(machine: Machine, asked: str, ids: list[int]) 
         (0, "gpu-0,gpu-1", "MAX finds no GPU"),
         (0, "gpu:all", "MAX finds no GPU"),
         *(
-            (2, asked, "is not a device: use cpu, gpu, gpu:N")
-            for asked in ("tpu", "gpu:", "gpu0", "gpu:a", "gpu:0,", "0", "gpu:-1", ",")
+            (2, requested, "is not a device: use cpu, gpu, gpu:N")
+            for requested in (
+                "tpu",
+                "gpu:",
+                "gpu0",
+                "gpu:a",
+                "gpu:0,",
+                "0",
+                "gpu:-1",
+                ",",
+            )
         ),
     ],
 )
-def test_refusals(machine: Machine, gpus: int, asked: str, complaint: str) -> None:
+def test_bad_devices_are_refused(
+    machine: Machine, gpus: int, requested: str, message: str
+) -> None:
     machine(gpus)
-    with pytest.raises(MllamaError, match=complaint):
-        find_devices(asked)
+    with pytest.raises(MllamaError, match=message):
+        find_devices(requested)

@@ -1,4 +1,4 @@
-"""Pictures for the tests of the Python API."""
+"""Images for the tests of the Python API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
-    """A square one, and a wide one that takes several tiles."""
+    """A square image, and a wide one that takes several tiles."""
     made = []
     for size in ((200, 200), (500, 240)):
         image = Image.new("RGB", size, "white")

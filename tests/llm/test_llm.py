@@ -1,4 +1,4 @@
-"""The Python API on the demo model."""
+"""The Python API answers with the demo model."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from mllama.llm import Chunk, Output
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from tests.conftest import BATCH
 
+pytestmark = pytest.mark.compiles
+
 QUESTION = "What is in the picture?"
 
 
@@ -39,7 +41,7 @@ def test_an_answer_counts_its_tokens(llm: LLM, pictures: list[Image.Image]) -> N
     both = llm.generate(QUESTION, pictures, max_new_tokens=5)
     assert plain.image_tokens == 0
     assert 0 < one.image_tokens < both.image_tokens
-    # Each image is a token of the text, beside its vision tokens.
+    # Each image adds one token to the text, apart from its vision tokens.
     text = [output.prompt_tokens - output.image_tokens for output in (plain, one, both)]
     assert text == [text[0], text[0] + 1, text[0] + 2]
     for output in (plain, one, both):
@@ -47,7 +49,9 @@ def test_an_answer_counts_its_tokens(llm: LLM, pictures: list[Image.Image]) -> N
         assert output.time_to_first_token_seconds > 0
 
 
-def test_a_batch_answers_as_one_by_one(llm: LLM, pictures: list[Image.Image]) -> None:
+def test_a_batch_has_the_answers_of_single_requests(
+    llm: LLM, pictures: list[Image.Image]
+) -> None:
     conversations = [
         ask(f"Question {number}: {QUESTION}", *pictures[: number % 3])
         for number in range(3 * BATCH)
@@ -58,7 +62,7 @@ def test_a_batch_answers_as_one_by_one(llm: LLM, pictures: list[Image.Image]) ->
     ]
 
 
-def test_a_stream_adds_up_to_the_answer(llm: LLM, pictures: list[Image.Image]) -> None:
+def test_chunks_add_up_to_the_answer(llm: LLM, pictures: list[Image.Image]) -> None:
     whole = llm.generate(QUESTION, [pictures[0]], max_new_tokens=12)
     stream = llm.generate(QUESTION, [pictures[0]], max_new_tokens=12, stream=True)
     chunks = list(stream)
@@ -71,7 +75,7 @@ def test_a_stream_adds_up_to_the_answer(llm: LLM, pictures: list[Image.Image]) -
     assert stream.output.text == whole.text
 
 
-def test_an_abandoned_stream_gives_its_place_back(
+def test_an_abandoned_stream_frees_its_place_in_the_batch(
     llm: LLM, pictures: list[Image.Image]
 ) -> None:
     settings: dict[str, Any] = {"temperature": 2.0, "seed": 1}
@@ -104,7 +108,7 @@ def test_a_seed_repeats_a_sample(llm: LLM) -> None:
     assert len({sample(seed) for seed in range(5)}) > 1
 
 
-def test_a_bad_conversation_leaves_the_others_alone(
+def test_a_bad_conversation_does_not_disturb_others(
     llm: LLM, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
     answers: list[Output] = []
@@ -127,8 +131,8 @@ def test_a_bad_conversation_leaves_the_others_alone(
     assert len(answers) == 1
 
 
-def test_it_works_where_an_event_loop_runs(llm: LLM) -> None:
-    """As in a notebook."""
+def test_answers_in_a_running_event_loop(llm: LLM) -> None:
+    """A notebook has one."""
 
     async def cell() -> Output:
         return llm.generate(QUESTION, max_new_tokens=3)
@@ -136,12 +140,12 @@ def test_it_works_where_an_event_loop_runs(llm: LLM) -> None:
     assert asyncio.run(cell()).completion_tokens > 0
 
 
-def test_one_conversation_at_a_time_is_streamed(llm: LLM) -> None:
+def test_a_stream_of_several_conversations_is_refused(llm: LLM) -> None:
     with pytest.raises(MllamaError, match="one conversation"):
         llm.chat([ask("a"), ask("b")], stream=True)  # type: ignore[call-overload]
 
 
-def test_a_closed_model_says_so_and_ends_its_threads() -> None:
+def test_a_closed_model_refuses_requests_and_ends_its_threads() -> None:
     before = {thread.name for thread in threading.enumerate()}
     model = LLM(devices="cpu", max_batch_size=BATCH, quiet=True)
     stream = model.generate(QUESTION, stream=True, temperature=2.0)
@@ -157,7 +161,7 @@ def test_a_closed_model_says_so_and_ends_its_threads() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_program_may_end_in_the_middle_of_an_answer(temperature: float) -> None:
+def test_a_program_can_end_during_an_answer(temperature: float) -> None:
     script = (
         "from mllama import LLM\n"
         f"model = LLM(devices='cpu', max_batch_size={BATCH}, quiet=True)\n"
@@ -176,26 +180,26 @@ def test_a_program_may_end_in_the_middle_of_an_answer(temperature: float) -> Non
 def test_caches_take_no_memory_before_they_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those of keys and values of tokens, and of images."""
-    zeros, made = LazilyCommittedBuffer.zeros, []
+    """The KV cache and the image cache are committed lazily."""
+    zeros, sizes = LazilyCommittedBuffer.zeros, []
 
-    def noting(shape: Sequence[int], dtype: DType, device: Device) -> Any:
-        made.append(math.prod(shape) * dtype.size_in_bytes)
+    def record(shape: Sequence[int], dtype: DType, device: Device) -> Any:
+        sizes.append(math.prod(shape) * dtype.size_in_bytes)
         return zeros(shape, dtype, device)
 
-    monkeypatch.setattr(LazilyCommittedBuffer, "zeros", noting)
+    monkeypatch.setattr(LazilyCommittedBuffer, "zeros", record)
     before = psutil.Process().memory_info().rss
     with LLM(
         devices="cpu", max_batch_size=BATCH, image_cache_size="6GiB", quiet=True
     ) as model:
         model.generate(QUESTION, max_new_tokens=2)
         assert psutil.Process().memory_info().rss - before < 4 * 2**30
-    assert len(made) == 2
-    assert max(made) > 5.9 * 2**30
+    assert len(sizes) == 2
+    assert max(sizes) > 5.9 * 2**30
 
 
-def test_a_model_that_waits_leaves_the_cores_alone() -> None:
-    """Whoever sets one of the two variables of how long threads spin sets both."""
+def test_an_idle_model_does_not_spin() -> None:
+    """Two variables say how long threads spin; setting one of them sets both."""
     script = (
         "import pathlib, time\n"
         "from mllama import LLM\n"
@@ -210,7 +214,7 @@ def test_a_model_that_waits_leaves_the_cores_alone() -> None:
         "        slack = pathlib.Path(f'/proc/{thread}/timerslack_ns').read_text()\n"
         "        print(count - before.get(thread, 0), int(slack))\n"
     )
-    # This process has set both for itself.
+    # The child inherits what this process has set for itself.
     environment = {
         name: value for name, value in os.environ.items() if "BUSY_WAIT" not in name
     }
@@ -224,15 +228,16 @@ def test_a_model_that_waits_leaves_the_cores_alone() -> None:
     )
     assert done.returncode == 0, done.stderr
     threads = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    # The one that MAX has empty a buffer is among them, and may be late by 10 ms.
+    # One of the threads empties a buffer of MAX, and may be late by 10 ms.
     assert max(threads)[1] >= 10_000_000
-    # It wakes with the timers of others: beside a test whose MAX has impatient ones,
-    # 4,000 times.  By itself 100 times, and 5,000 if it had no time to spare.
+    # That thread wakes with the timers of other processes: 4,000 times beside a test
+    # whose threads of MAX have short timers, 100 times alone, and 5,000 times without
+    # the slack.
     assert all(count < 1000 for count, slack in threads if slack < 10_000_000)
 
 
-def test_a_program_and_its_children_keep_their_python() -> None:
-    """A plain script: MAX changes what a child Python starts as, behind its back."""
+def test_child_processes_run_the_same_python() -> None:
+    """MAX sets variables that would make a child start another Python."""
     script = (
         "import subprocess, sys\n"
         "from mllama import LLM\n"
