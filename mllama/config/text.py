@@ -112,11 +112,6 @@ class MllamaTextConfig(ConfigSection):
         """Tokens of the embedding: the head's vocabulary and the extra ones."""
         return self.vocab_size + NUM_EXTRA_EMBEDDINGS
 
-    @property
-    def num_cross_attention_layers(self) -> int:
-        """Layers that attend to images; the others use the KV cache."""
-        return len(self.cross_attention_layers)
-
     @model_validator(mode="before")
     @classmethod
     def _drop_null_theta(cls, values: Any) -> Any:

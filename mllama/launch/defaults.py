@@ -7,7 +7,7 @@ from typing import Final
 DEFAULT_BATCH_SIZE: Final = {"cpu": 4, "gpu": 16}
 """Requests processed concurrently, by device type.
 
-A CPU gains nothing from more than a few.
+Each concurrent request reserves KV-cache memory; a CPU gains little beyond eight.
 """
 
 DEFAULT_CE_BATCH_SIZE: Final = 32

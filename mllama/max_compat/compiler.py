@@ -1,4 +1,4 @@
-"""MAX's undocumented names that a single kernel needs.
+"""MAX's undocumented names that running a single kernel needs.
 
 They are apart from :mod:`mllama.max_compat.model` so that using one kernel doesn't load
 MAX's pipelines and server, which takes seconds.

@@ -1,4 +1,4 @@
-"""Memory of caches that the system commits as it is used."""
+"""A cache buffer whose memory the system commits lazily."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALIGNMENT = 64
 
 
 class LazilyCommittedBuffer:
-    """Takes the place of MAX's ``Buffer`` where MAX allocates a cache.
+    """A replacement of MAX's ``Buffer`` that allocates caches lazily.
 
     MAX writes zeros to the whole cache, which may never be full: 13 GB in 20 s as
     measured.  Fresh pages of the system are zeros already and cost nothing until they

@@ -82,7 +82,7 @@ def replace_forward_pass(pipeline: Any, launch: Function) -> None:
     """Replaces how a pipeline runs the model on a prepared batch.
 
     Why: a step may have been run before it is requested, and the thread that MAX starts
-    with the first one wakes 10,000 times a second.
+    with the first one wakes thousands of times a second.
     Until: MAX overlaps steps on a CPU, and its idle threads sleep.
     """
     pipeline._launch_forward_pass = launch

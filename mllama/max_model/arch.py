@@ -1,4 +1,4 @@
-"""The architecture that is declared to MAX."""
+"""Declares the architecture to MAX."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """This package's settings, on their way through MAX to the model's process.
 
-MAX has options of its own only, and hands ``vision_config_overrides`` on unread.  The
-settings travel there under one key, packed and unpacked here alone.
+MAX accepts only its own options, but passes ``vision_config_overrides`` through unread.
+The settings travel there under one key, packed and unpacked here alone.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _KEY: Final = "mllama"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What the model is told beside MAX's options.
+    """The model's settings that MAX has no option for.
 
     Attributes:
         image_cache_size: Memory for the keys and values of images, see
-            :func:`~mllama.utils.sizes.parse_size`; None chooses.
+            :func:`~mllama.utils.sizes.parse_size`; None chooses a size.
         max_images_per_request: Images that one request may show; None is
             :data:`DEFAULT_MAX_IMAGES`.
         bfloat16_on_cpu: Whether the weights are served in bfloat16 on a CPU.  MAX's
-            kernels can do so, but its options allow bfloat16 on GPUs alone: MAX is told
-            float32.
+            kernels can do so, but its options allow bfloat16 on GPUs alone, so that MAX
+            is given float32.
         int8_vision: Whether the vision encoder and projector run in int8.
         lora_path: Directory of a LoRA adapter to merge into the weights.
         compiled: Where compiled graphs are kept; None leaves that to MAX.

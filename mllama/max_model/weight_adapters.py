@@ -35,9 +35,9 @@ logger = logging.getLogger("mllama")
 def canonical_state_dict(
     state_dict: Mapping[str, Any], **_: Any
 ) -> dict[str, WeightData]:
-    """Returns tensors under their canonical names, without those of no use here.
+    """Returns tensors under their canonical names, without unused ones.
 
-    It is MAX's weight adapter of safetensors.
+    MAX calls it for safetensors files.
 
     Args:
         state_dict: MAX's lazy weights by their names in the files.
@@ -53,7 +53,7 @@ def canonical_state_dict(
 def empty_state_dict(state_dict: Mapping[str, Any], **_: Any) -> dict[str, WeightData]:
     """Returns nothing: :func:`gguf_state_dict` reads GGUF files instead.
 
-    It is MAX's weight adapter of GGUF files.
+    MAX calls it for GGUF files.
     """
     del state_dict
     return {}

@@ -64,8 +64,8 @@ class Admission:
             self._prefilling[context.request_id] = new_images
         return transfer
 
-    def ending_with(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Returns ``execute``, at whose beginning the batch is complete."""
+    def clearing_before(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Returns ``execute`` that first ends the batch that is being formed."""
 
         def execute_batch(inputs: Any) -> Any:
             self._prefilling.clear()

@@ -17,7 +17,7 @@ from mllama.max_compat.model import BatchProcessorInputs, FusedSamplingProcessor
 
 
 class GreedySamplingProcessor(FusedSamplingProcessor):
-    """MAX's sampling, skipped if every request of a batch on a CPU is greedy."""
+    """A sampling processor that picks tokens on the host if a CPU batch is greedy."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class GreedySamplingProcessor(FusedSamplingProcessor):
 
 
 def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
-    """Returns True if no request samples, or asks for what MAX would warn of.
+    """Returns True if every request is greedy, without penalties or ``min_tokens``.
 
     Args:
         contexts: The requests.
@@ -80,7 +80,7 @@ def is_greedy(contexts: Sequence[Any], sampling: Any) -> bool:
 def argmax_tokens(
     logits: Buffer, offsets: Buffer | None = None
 ) -> npt.NDArray[np.int64]:
-    """Returns the token with the largest logit for each request, the first of equals.
+    """Returns the token with the largest logit of each request, the lowest id on a tie.
 
     Args:
         logits: ``[tokens, vocabulary]`` on the host.
@@ -90,7 +90,7 @@ def argmax_tokens(
     Returns:
         ``[requests]``.
     """
-    rows = logits.to_numpy()
+    values = logits.to_numpy()
     if offsets is not None:
-        rows = rows[offsets.to_numpy()[1:].astype(np.int64) - 1]
-    return rows.argmax(axis=-1)
+        values = values[offsets.to_numpy()[1:].astype(np.int64) - 1]
+    return values.argmax(axis=-1)

@@ -77,15 +77,15 @@ def load_pipeline(
     admission = Admission(images, pipeline.kv_manager.alloc, max_ce_batch_size)
     patches.replace_block_allocation(pipeline, admission.alloc)
 
-    execute = isolate_failures(admission.ending_with(execute))
+    execute = isolate_failures(admission.clearing_before(execute))
     if publish is not None:
-        execute, release = _published(execute, release, images, publish)
+        execute, release = _publishing_stats(execute, release, images, publish)
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
     return LoadedPipeline(pipeline, images, admission, overlap)
 
 
-def _published(
+def _publishing_stats(
     execute: Callable[[Any], Any],
     release: Callable[[Any], None],
     images: ImageCacheManager,
