@@ -40,7 +40,7 @@ check: setup  ## Lint, format, types, the floors of packages and the documents' 
 test: check  ## All checks and tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-test-fast: setup  ## The tests that need no compiled graph, in under two minutes
+test-fast: setup  ## The tests without compiled graphs and whole programs, in under two minutes
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not compiles'
 
 reference: setup  ## Write docs/options.md and the docstrings of LLM from the tables
