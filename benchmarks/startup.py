@@ -1,12 +1,12 @@
-"""Measures the start times of ``mllama serve`` and ``mllama generate``.
+"""Measures the startup times of ``mllama serve`` and ``mllama generate``.
 
-    python -m benchmarks.startup                 # later starts of the demo model
-    python -m benchmarks.startup --first         # also the first start on a machine
+    python -m benchmarks.startup                 # later runs of the demo model
+    python -m benchmarks.startup --first         # also the first run on a machine
     python -m benchmarks.startup -- --model-path DIR --max-batch-size 4
 
 Arguments after ``--`` are options of both commands.  The start of a server ends with
 the first 200 from ``/health``; a ``generate`` ends after one token.  In between, the
-import of MAX's pipelines, which every start needs, is timed to show how fast the
+import of MAX's pipelines, which every run needs, is timed to show how fast the
 machine is.  ``--first`` uses an empty home and cache, so that every graph is compiled.
 Prints one JSON object with all times and their medians in seconds.
 """
@@ -78,12 +78,12 @@ def summary(seconds: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures the starts and prints the times."""
+    """Measures the startups and prints the times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--runs", type=int, default=5, help="later starts of each command"
+        "--runs", type=int, default=5, help="later runs of each command"
     )
-    parser.add_argument("--first", action="store_true", help="also time a first start")
+    parser.add_argument("--first", action="store_true", help="also time a first run")
     parser.add_argument(
         "options", nargs="*", help="options of mllama serve and generate"
     )

@@ -1,4 +1,4 @@
-"""Errors for users, whose one-line messages say what is wrong and what helps."""
+"""Errors for users, whose one-line messages name the problem and its solution."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageError(MllamaError):
 
 
 class HubError(MllamaError):
-    """A repository of the Hugging Face hub can't be read, or holds no such model."""
+    """A repository of the Hugging Face hub can't be read, or has no such model."""
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

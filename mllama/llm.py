@@ -44,8 +44,8 @@ class LLM:
             print(output.text)
 
     Threads may share an ``LLM``: their requests, and the conversations of a list, run
-    together, up to ``max_batch_size`` at a time.  The first start with new options
-    compiles the model's graphs, which takes minutes; later starts find them in the
+    together, up to ``max_batch_size`` at a time.  The first run with new options
+    compiles the model's graphs, which takes minutes; later runs load them from the
     cache.
 
     Args:
@@ -83,22 +83,20 @@ class LLM:
             Default: no adapter.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
-            device's memory such as 0.2. Default: 0.1, or less if that holds 32 full
-            images and four for each concurrent request.
+            device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
+            full-size images and four for each concurrent request.
         max_images_per_request: Images that one request may contain. Default: 32.
         huggingface_model_revision: Branch, tag or commit of the repository on the hub.
             Default: main.
         force_download: Download files from the hub even if they are in its cache.
-        trust_remote_code: Allow the Python code of the checkpoint's own tokenizer, if
-            it has any, to run. Without it, a checkpoint that needs such code is
-            refused.
-        serialized_model_path: Directory of a compiled model to start from without
+        trust_remote_code: Allow custom Python code of the checkpoint's tokenizer to
+            run. Without it, a checkpoint that needs such code is refused.
+        serialized_model_path: Directory of a compiled model to load instead of
             compiling. It must have been compiled for the same options. Default: the
             graphs in the cache, compiled where they are missing.
-        save_to_serialized_model_path: Directory to write the compiled model to. The
-            start goes on afterwards. Default: the cache alone.
-        quiet: Hide on stderr what is loaded and how far the start has come. Default:
-            False.
+        save_to_serialized_model_path: Directory to write the compiled model to. Startup
+            continues afterwards. Default: the cache alone.
+        quiet: Hide the progress of loading, which goes to stderr. Default: False.
 
     Raises:
         MllamaError: If the checkpoint can't be served, an option is out of range, or

@@ -144,16 +144,31 @@ def targets_table(results: Results, letters: str) -> str:
     return table(["", "workload", "target", "measured", ""], rows)
 
 
+_VERSIONS = frozenset(
+    (
+        "mllama",
+        "max",
+        "kernels",
+        "transformers",
+        "torch",
+        "llama-cpp-python",
+        "mistralrs",
+    )
+)
+"""Facts about the engines that a summary names; several engines may share one."""
+
+
 def summary(results: Results, letters: str) -> str:
     """Returns a whole run in Markdown."""
     machine = results.machine
     versions = ", ".join(
-        f"{key} {value}"
-        for about in results.engines.values()
-        for key, value in about.items()
-        if key in ("mllama", "max", "transformers", "torch", "llama-cpp-python",
-                   "mistralrs", "kernels")
-    )  # fmt: skip
+        dict.fromkeys(
+            str(value) if key == "kernels" else f"{key} {value}"
+            for about in results.engines.values()
+            for key, value in about.items()
+            if key in _VERSIONS
+        )
+    )
     parts = [
         f"{results.date[:16].replace('T', ' ')} UTC, `{results.command}`: "
         f"{machine.get('cores')} cores of {machine.get('cpu')}, "

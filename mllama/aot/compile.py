@@ -9,16 +9,16 @@ from pathlib import Path
 from mllama.errors import CompiledModelError
 from mllama.launch.model_files import ModelFiles
 from mllama.launch.options import EngineOptions
-from mllama.utils.progress import StartProgress, stage
+from mllama.utils.progress import StartupProgress, stage
 
 
 def compile_model(options: EngineOptions, output: Path) -> None:
-    """Compiles the graphs that a start with these options needs, and saves them.
+    """Compiles the graphs that a model with these options needs, and saves them.
 
-    Quantizes the checkpoint first if the start would do so.
+    Quantizes the checkpoint first if running the model would do so.
 
     Args:
-        options: Options of the start.
+        options: Options for running the model.
         output: Directory to save the graphs to.
 
     Raises:
@@ -28,7 +28,7 @@ def compile_model(options: EngineOptions, output: Path) -> None:
     files = options.resolve(quiet=False)
     print(f"mllama: {files.summary()}", file=sys.stderr)
     files = files.ensure_quantized(quiet=False)
-    with StartProgress():
+    with StartupProgress():
         stage("starting MAX")
         _compile(options, files)
 

@@ -31,7 +31,7 @@ def compile_for_target(
     max_batch_size: int = 1,
     max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE,
 ) -> list[CompiledGraph]:
-    """Compiles the vision and the text graph in bfloat16, in a process of its own.
+    """Compiles the vision and the text graph in bfloat16, in a separate process.
 
     Takes minutes, and needs neither a GPU nor weights.
 
@@ -88,7 +88,7 @@ def _compile(
     devices: int,
     directory: Path,
 ) -> list[CompiledGraph]:
-    """Compiles the graphs in the process that alone loads MAX."""
+    """Compiles the graphs; runs in the separate process, which alone loads MAX."""
     from mllama.aot.gpu_target import compile_graphs
 
     return compile_graphs(config, target, devices, directory)

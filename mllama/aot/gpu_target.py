@@ -1,7 +1,7 @@
 """Compilation of both graphs for GPUs that this machine may lack.
 
-It makes MAX's devices virtual for the rest of the process, so it needs a process of its
-own.
+It makes MAX's devices virtual for the rest of the process, so it needs a separate
+process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mllama.max_model.graphs import (
     networks,
 )
 from mllama.max_model.model_config import MllamaArchConfig
-from mllama.utils.progress import StartProgress, stage
+from mllama.utils.progress import StartupProgress, stage
 
 
 def compile_graphs(
@@ -52,8 +52,8 @@ def compile_graphs(
         model: The checkpoint's configuration; weights are not needed.
         target: Kind of GPU to compile for.
         devices: Number of GPUs that share the model.
-        directory: Directory to save the graphs to, under the names that a start looks
-            for.
+        directory: Directory to save the graphs to, under the names by which they are
+            looked up.
 
     Returns:
         The compiled graphs.
@@ -70,7 +70,7 @@ def compile_graphs(
     store = CompiledStore(directory)
     session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
     graphs = []
-    with StartProgress():
+    with StartupProgress():
         for lazy in planned_graphs(model, devices):
             stage(f"{lazy.name} for {target}")
             started = time.perf_counter()
@@ -97,9 +97,9 @@ def make_devices_virtual(target: Target, devices: int) -> None:
 
 
 def planned_graphs(model: MllamaConfig, devices: int) -> list[LazyGraph]:
-    """Returns the graphs that a start on so many GPUs looks for, in bfloat16.
+    """Returns the vision and the text graph of a model on a number of GPUs.
 
-    They are those of the vision side and of the text side.
+    They are in bfloat16, and equal to those that the model looks up on such a machine.
     """
     config = MllamaArchConfig.for_graphs(
         model,

@@ -43,12 +43,12 @@ class Target:
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """A compiled graph.
+    """A graph that was compiled and saved.
 
     Attributes:
         name: Name of the graph.
-        path: File that it was saved to.
-        seconds: Seconds that its compilation took.
+        path: The file that it was saved to.
+        seconds: Time that its compilation took, in seconds.
     """
 
     name: str
@@ -72,7 +72,7 @@ def find_target(name: str) -> Target:
     architecture = architecture or known[0]
     if architecture not in known:
         raise MllamaError(
-            f"{architecture!r} is not a {api} target with bfloat16; known are "
+            f"{architecture!r} is not a {api} target with bfloat16; use one of "
             + ", ".join(known)
         )
     return Target(api, architecture)

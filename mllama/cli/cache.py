@@ -1,4 +1,4 @@
-"""``mllama cache``: lists and clears what is kept between starts."""
+"""``mllama cache``: lists and clears the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cache() -> None:
     """List or clear the cache: compiled models, quantized checkpoints, small files.
 
     The cache is in ~/.cache/mllama, or in the directory that MLLAMA_CACHE names.
-    Removed entries are made again when they are needed. The caches of MAX and of the
+    Removed entries are recreated when they are needed. The caches of MAX and of the
     Hugging Face hub are left alone.
     """
 

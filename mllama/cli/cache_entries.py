@@ -1,7 +1,7 @@
 """The entries of the cache.
 
-The cache's directory may also hold files of the user, so only names that this package
-gives to its entries count.
+The cache's directory may also contain files of the user, so only names that this
+package gives to its entries count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = {
     QUANTIZED_DIRECTORY: "checkpoints quantized to GGUF",
     "gguf": "configuration and tokenizers of GGUF files",
 }
-"""Descriptions of the kinds of entries, by the directory that holds them."""
+"""Descriptions of the kinds of entries, by their directory."""
 
 _NAMES = {
     "compiled": re.compile(r"[0-9a-f]{16}"),
@@ -43,7 +43,7 @@ class CacheEntry:
         kind: One of ``KINDS``.
         path: Its path.
         bytes: Bytes that it takes on disk; links take none.
-        description: What it is for; empty if its name says so.
+        description: A summary of its content; empty if the name is enough.
     """
 
     kind: str

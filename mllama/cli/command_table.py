@@ -1,7 +1,6 @@
 """The options that belong to one command, and those of all commands together.
 
-What a model's start and its answers take is described in
-:mod:`mllama.launch.option_table`.
+The options of the model and of sampling are in :mod:`mllama.launch.option_table`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``mllama compile``: compiles a model's graphs ahead of its start."""
+"""``mllama compile``: compiles a model's graphs ahead of time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _UNUSED_WITH_TARGET = ("weight_path", "lora_path", "trust_remote_code")
 @click.command(cls=SectionedCommand)
 @options_of("compile", output={"type": click.Path(path_type=Path)})
 def compile(output: Path, target: str | None, **options: Any) -> None:
-    """Compile a model for --serialized-model-path, without starting it.
+    """Compile a model for --serialized-model-path, without running it.
 
-    A compiled model fits starts with the same options, on the same CPU, with the same
-    versions. It holds no weights, so fine-tunes of one shape share it.
+    A compiled model works with the same options, on the same kind of CPU, with the same
+    versions. It contains no weights, so fine-tunes of one shape share it.
 
     \b
     mllama compile --model-path DIR --output compiled

@@ -56,7 +56,7 @@ def read_config_file(path: str, names: Collection[str]) -> dict[str, Any]:
         return {}
     if not isinstance(content, Mapping):
         raise MllamaError(
-            f"{path} must hold options and their values, such as `port: 8000`"
+            f"{path} must contain options and their values, such as `port: 8000`"
         )
     values: dict[str, Any] = {}
     for key, value in _flattened(content):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import httpx
 
 START_SECONDS = 1800
-"""A first start compiles for minutes, on a busy machine for many."""
+"""Time limit of startup: the first run compiles for minutes."""
 
 ANSWER_SECONDS = 120
 STOP_SECONDS = 30
@@ -44,7 +44,7 @@ class DemoError(Exception):
 def demo() -> None:
     """Serve the small demo model and ask it about three pictures.
 
-    The first start on a machine compiles the model, which takes minutes.
+    The first run on a machine compiles the model, which takes minutes.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -59,7 +59,7 @@ def _show_pictures() -> None:
     import httpx
 
     started = time.perf_counter()
-    # Proxies of the environment are not for this machine's own addresses.
+    # A proxy that the environment names can't reach this machine's loopback address.
     with (
         httpx.Client(trust_env=False, timeout=ANSWER_SECONDS) as client,
         serving(client),
@@ -84,10 +84,10 @@ def serving(client: httpx.Client) -> Iterator[None]:
     """Runs ``mllama serve`` with the demo model on a free port, and stops it.
 
     Args:
-        client: Gets the server's base URL.
+        client: Its ``base_url`` is set to the server's address.
 
     Raises:
-        DemoError: If the server ends or is not up in :data:`START_SECONDS`.
+        DemoError: If the server exits, or isn't ready within :data:`START_SECONDS`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -95,7 +95,7 @@ def serving(client: httpx.Client) -> Iterator[None]:
     client.base_url = f"http://127.0.0.1:{port}"
     if compiles_at_import():
         click.echo(
-            "mllama: first start in this environment: MAX compiles a module of its own",
+            "mllama: first run in this environment: MAX compiles one of its modules",
             err=True,
         )
     server = subprocess.Popen(
@@ -103,11 +103,11 @@ def serving(client: httpx.Client) -> Iterator[None]:
             *(sys.executable, "-m", "mllama", "serve"),
             *("--model-path", str(MODEL_PATH), "--served-model-name", MODEL_NAME),
             *("--host", "127.0.0.1", "--port", str(port)),
-            # On a GPU, images are refused.
+            # Images are refused on a GPU.
             *("--devices", "cpu"),
         ],
         stdout=sys.stderr,
-        # Lines of the log would stand in the middle of the answers.
+        # Log lines would interrupt the answers.
         env={"MAX_SERVE_LOGS_CONSOLE_LEVEL": "WARNING", **os.environ},
     )
     try:
@@ -157,11 +157,11 @@ def _ask_about(client: httpx.Client, picture: Picture) -> list[float]:
         content = [text] if number else [image, text]
         messages.append({"role": "user", "content": content})
         print(f"Question: {question.text}\nAnswer:   ", end="", flush=True)
-        asked = time.perf_counter()
+        sent = time.perf_counter()
         pieces: list[str] = []
         for piece in _streamed_answer(client, messages):
             if not pieces:
-                delays.append(time.perf_counter() - asked)
+                delays.append(time.perf_counter() - sent)
             print(piece, end="", flush=True)
             pieces.append(piece)
         print(flush=True)
@@ -195,5 +195,5 @@ def _data_url(path: Path) -> str:
 
 
 def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
-    # Raised, so that the server is stopped.
+    # An exception lets `serving` stop the server.
     raise SystemExit(128 + signum)

@@ -1,4 +1,4 @@
-"""``mllama doctor``: prints the facts that a problem report needs."""
+"""``mllama doctor``: prints information for a problem report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mllama.utils.telemetry import disable_telemetry
     help="json prints one object.",
 )
 def doctor(output_format: str) -> None:
-    """Show the facts that a problem report needs: versions, machine, caches, settings.
+    """Show information for a problem report: versions, machine, caches, settings.
 
     Secrets in environment variables are hidden.
     """

@@ -1,6 +1,6 @@
-"""The facts that a problem report needs: versions, machine, caches and settings.
+"""Information for a problem report: versions, machine, caches and settings.
 
-A probe that fails reports the failure in its own place and spares the others.
+If a probe fails, its value is the error; the others still run.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def generate(
     Sampling(**sampling)  # Refuses values out of range before the model is loaded.
     conversation = _read_conversations(prompt, images, system, messages)
     stream = reserve_stdout()
-    # Libraries may warn on stderr, but their notes would bury the answer.
+    # Libraries may warn on stderr, but their info messages would bury the answer.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     model_path = model_or_demo(model_path)
 
@@ -99,7 +99,7 @@ def _read_conversations(
         return load_images(prompt_messages(prompt, images, system))
     if prompt is not None or images or system is not None:
         raise click.UsageError(
-            "--messages holds the whole conversation; it can't be combined with "
+            "--messages contains the whole conversation; it can't be combined with "
             "--prompt, --image or --system",
             click.get_current_context(),
         )

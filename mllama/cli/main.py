@@ -26,9 +26,9 @@ COMMANDS = {
     "generate": "Answer conversations about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
     "quantize": "Quantize a checkpoint to one GGUF file.",
-    "compile": "Compile a model ahead of its start.",
+    "compile": "Compile a model ahead of time.",
     "cache": "List or clear the cache.",
-    "doctor": "Show the facts that a problem report needs.",
+    "doctor": "Show information for a problem report.",
     "completion": "Print the script that lets a shell complete this command.",
 }
 """Commands with their line in the help; each is a module of this package."""
@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Imports a subcommand and returns it; None if there is no such."""
+        """Imports a subcommand and returns it, or None if the name is unknown."""
         if name not in COMMANDS:
             return None
         command = getattr(importlib.import_module(f"mllama.cli.{name}"), name)

@@ -25,7 +25,7 @@ def quantize(
     """Quantize the checkpoint SRC, a directory or a repository of the hub, to the GGUF
     file DST.
 
-    The file also holds configuration, tokenizer and chat template, so it is all that
+    The file also contains configuration, tokenizer and chat template, so it is all that
     --model-path needs.
 
     \b

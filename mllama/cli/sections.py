@@ -21,7 +21,7 @@ class SectionedCommand(click.Command):
     The last section lists the options without a heading.
     """
 
-    last_section = "Others"
+    last_section = "Other options"
     """Heading of the last section."""
 
     def format_options(

@@ -1,4 +1,4 @@
-"""``mllama serve``: MAX Serve with this model, and all options of MAX Serve."""
+"""``mllama serve``: serves the model with MAX Serve, and takes all of its options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SERVER_SETTINGS = {
     "max_pending_requests": "MAX_SERVE_MAX_PENDING_REQUESTS",
     "log_prefix": "MAX_SERVE_LOG_PREFIX",
 }
-"""Names that MAX Serve's settings have for the options of the server."""
+"""MAX Serve's settings that the server's options set."""
 
 _OPTIONS_FOR_OTHER_MODELS = {
     ("enable_lora", "lora_paths", "max_lora_rank", "max_num_loras"): "takes one "
@@ -43,7 +43,7 @@ _OPTIONS_FOR_OTHER_MODELS = {
     ("section_name",): "reads the whole --config-file",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
 }
-"""Options of MAX that this model refuses, and what it has instead."""
+"""MAX options that this model refuses, and the alternatives that messages name."""
 
 _CONFIG_FILE = "--config-file"
 """Option whose file may set any other option."""
@@ -54,9 +54,9 @@ another request or encodes its images.  Here it is on by default."""
 
 
 class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
-    """A command that also has MAX's options, after this package's in the help."""
+    """A command that also takes MAX's options, which its help lists last."""
 
-    last_section = "Others of MAX Serve"
+    last_section = "Other MAX Serve options"
 
     def _ensure_options_loaded(self) -> None:
         disable_telemetry(server=True)  # MAX reads the environment when imported.
@@ -194,28 +194,28 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
 
 
 def _take_engine_options(options: dict[str, Any]) -> EngineOptions:
-    """Moves the options of the model's start out of the command's options.
+    """Removes the options of ``EngineOptions`` from the command's and returns them.
 
     MAX's own options stay, except those whose values this package chooses.
     """
     from mllama.launch.options import EngineOptions
 
-    start = {
+    values = {
         field.name: options.pop(field.name)
         for field in fields(EngineOptions)
         if field.name in options
     }
-    start["devices"] = options.pop("device_names")
+    values["devices"] = options.pop("device_names")
     for name in ("device_specs", "vision_config_overrides"):
         options.pop(name, None)
     source = click.get_current_context().get_parameter_source(_IN_FLIGHT)
     if source in (None, ParameterSource.DEFAULT):
         options.pop(_IN_FLIGHT, None)
-    return EngineOptions(**start)
+    return EngineOptions(**values)
 
 
 def _refuse_options_for_other_models(context: click.Context) -> None:
-    """Refuses options of MAX that this model would ignore, and names its own."""
+    """Refuses MAX options that this model would ignore, and names the alternatives."""
     for names, alternative in _OPTIONS_FOR_OTHER_MODELS.items():
         for name in names:
             source = context.get_parameter_source(name)

@@ -1,9 +1,9 @@
-"""Shows a picture in a terminal, in the best way that it offers.
+"""Shows a picture in a terminal, with the best method that the terminal supports.
 
-iTerm2 and WezTerm take whole files through iTerm2's inline images protocol
+iTerm2 and WezTerm get the file through iTerm2's inline images protocol
 (https://iterm2.com/documentation-images.html), kitty and Ghostty through kitty's
 graphics protocol (https://sw.kovidgoyal.net/kitty/graphics-protocol/).  Other terminals
-with 24-bit color get two pixels a character, drawn with the upper half block.
+with 24-bit color get two pixels per character, drawn with the upper half block.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Literal, TextIO
 Method = Literal["iterm2", "kitty", "blocks"]
 
 COLUMNS = 40
-"""Widest picture, in characters."""
+"""Maximum width of a picture, in characters."""
 
 _CHUNK = 4096
-"""Most base64 characters of one command of kitty's protocol."""
+"""Maximum number of base64 characters in one command of kitty's protocol."""
 
 _HALF_BLOCK = "▀"
 
 
 def show_picture(path: Path, stream: TextIO) -> None:
-    """Shows a picture on a terminal; writes nothing to anything else.
+    """Shows a picture if the stream is a terminal, and writes nothing otherwise.
 
     Args:
         path: A PNG file.
-        stream: Where to write.
+        stream: The stream to write to.
     """
     if not stream.isatty():
         return
@@ -50,12 +50,12 @@ def display_method(environment: Mapping[str, str], encoding: str) -> Method | No
     """Returns how a terminal shows pictures, or None if it can't.
 
     Args:
-        environment: The variables that terminals set.
-        encoding: Of the stream to the terminal.
+        environment: The environment variables.
+        encoding: The stream's encoding.
     """
     term = environment.get("TERM", "")
     program = environment.get("TERM_PROGRAM", "")
-    # Multiplexers keep graphics commands to themselves.
+    # Terminal multiplexers don't pass graphics commands on.
     multiplexed = "TMUX" in environment or term.startswith(("screen", "tmux"))
     if not multiplexed:
         if program in ("iTerm.app", "WezTerm", "mintty"):
@@ -69,14 +69,14 @@ def display_method(environment: Mapping[str, str], encoding: str) -> Method | No
 
 
 def iterm2_sequence(png: bytes, columns: int) -> str:
-    """Returns iTerm2's command that shows a file inline, and a line end."""
+    """Returns iTerm2's command that shows a file inline, and a newline."""
     data = base64.b64encode(png).decode()
     settings = f"inline=1;width={columns};preserveAspectRatio=1;size={len(png)}"
     return f"\033]1337;File={settings}:{data}\a\n"
 
 
 def kitty_sequence(png: bytes, columns: int) -> Iterator[str]:
-    """Yields kitty's commands that transmit and show a file, and a line end."""
+    """Yields kitty's commands that transmit and show a file, and a newline."""
     data = base64.b64encode(png).decode()
     settings = f"a=T,f=100,q=2,c={columns},"
     for start in range(0, len(data), _CHUNK):
@@ -87,11 +87,11 @@ def kitty_sequence(png: bytes, columns: int) -> Iterator[str]:
 
 
 def half_blocks(path: Path, columns: int) -> Iterator[str]:
-    """Yields a picture's lines, each character with two pixels above one another."""
+    """Yields a picture's lines; a character shows two pixels, one above the other."""
     from PIL import Image
 
     with Image.open(path) as image:
-        # An even number of rows of pixels, as each line takes two.
+        # An even number of pixel rows, since each line shows two.
         lines = max(1, round(image.height * columns / image.width / 2))
         small = image.convert("RGB").resize((columns, 2 * lines))
     pixels = small.load()

@@ -13,10 +13,10 @@ from mllama.requests.messages import Message, read_conversation
 from mllama.requests.sampling_params import Sampling
 
 _PREPARED_PER_SLOT: Final = 2
-"""Requests prepared for each one that a batch has room for.
+"""Requests prepared for each slot of a batch.
 
-One of them fills the room at once when a request ends.  Each holds its images' pixels,
-so there are no more.
+A prepared request takes a free slot at once.  There are only a few, since each keeps
+its images' pixels in memory.
 """
 
 

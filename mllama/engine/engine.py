@@ -1,8 +1,8 @@
 """MAX's pipeline and scheduler in a thread of this process.
 
 MAX's own server runs them in a second process.  Here they share the caller's process:
-scripts need no ``if __name__ == "__main__"``, a start imports everything once, and
-tokens cross no socket.  MAX's scheduler still batches requests continuously; plain
+scripts need no ``if __name__ == "__main__"``, everything is imported once, and tokens
+cross no socket.  MAX's scheduler still batches requests continuously; plain
 queues feed it.  Compiling and executing release Python's lock, so the caller's thread
 stays responsive.
 """
@@ -28,7 +28,7 @@ from mllama.requests.detokenizer import StreamingDetokenizer
 from mllama.requests.sampling_params import Sampling
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.cpu_affinity import start_max_threads
-from mllama.utils.progress import StartProgress, stage
+from mllama.utils.progress import StartupProgress, stage
 
 _IDLE_SECONDS = 0.05
 """Pause while all requests wait for room; a new request ends it."""
@@ -41,8 +41,8 @@ class Engine:
         max_batch_size: Requests processed concurrently, at most.
 
     Args:
-        options: Options of the start.
-        quiet: Whether to hide the progress of the start.
+        options: Options for running the model.
+        quiet: Whether to hide the progress of loading.
 
     Raises:
         MllamaError: If the options or the checkpoint can't be served.
@@ -67,7 +67,7 @@ class Engine:
         self._tokenizer: Any = None
         self.max_batch_size = 1
         self._default_temperature: float | None = None
-        self._images: Any = None
+        self._image_cache: Any = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
             threading.Thread(target=self._run, name="mllama-engine", daemon=True),
@@ -111,7 +111,7 @@ class Engine:
             RuntimeError: If the engine is closed or has failed.
         """
         self._check_alive()
-        stats: ImageCacheStats = self._images.stats()
+        stats: ImageCacheStats = self._image_cache.stats()
         return stats
 
     def submit(self, request: Any, stop: list[str]) -> Generation:
@@ -181,9 +181,9 @@ class Engine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             requests.join()
             self._loop.close()
-        self._tokenizer = self._images = None
+        self._tokenizer = self._image_cache = None
         gc.collect()
-        # glibc keeps freed memory until it is told; other C libraries lack the call.
+        # glibc keeps freed memory until this call, which other C libraries lack.
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
 
@@ -194,7 +194,7 @@ class Engine:
                 scheduler, pipeline = self._load()
             else:
                 print(f"mllama: {self._files.summary()}", file=sys.stderr)
-                with StartProgress():
+                with StartupProgress():
                     stage("starting MAX")
                     scheduler, pipeline = self._load()
         except BaseException as error:
@@ -231,7 +231,7 @@ class Engine:
             loaded = load_pipeline(retrieved.factory, self._options.max_ce_batch_size)
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
-        self._images = loaded.images
+        self._image_cache = loaded.image_cache
         self._default_temperature = config.model.sampling_params_defaults.temperature
         scheduler = load_scheduler(
             pipeline,
@@ -240,7 +240,7 @@ class Engine:
             WorkerQueues(self._incoming, _Results(self._deliver), self._cancelled),
             retrieved.memory_plan,
         )
-        # It counts in every step, for the metrics of a server.
+        # The metrics take time in every step, and only a server uses them.
         patches.replace_scheduler_metrics(scheduler, _ignore)
         return scheduler, pipeline
 

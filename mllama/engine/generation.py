@@ -47,7 +47,7 @@ class Output:
             if ``max_new_tokens`` or the context did.
         prompt_tokens: Tokens of the prompt's text, in which each image is one token,
             plus ``image_tokens``.
-        image_tokens: Vision tokens of the images, to which the text attends.
+        image_tokens: Image tokens of the images, to which the text attends.
         completion_tokens: Number of generated tokens, ``len(token_ids)``.
         time_to_first_token_seconds: Seconds from the request to its first token.
         tokens_per_second: Rate of the tokens after the first; None if there are none.
@@ -93,7 +93,7 @@ class Generation:
     Args:
         detokenizer: Decodes the answer.
         text_tokens: Tokens of the prompt's text, in which each image is one.
-        image_tokens: Vision tokens of the prompt's images.
+        image_tokens: Image tokens of the prompt's images.
         started: Time of the request, from ``time.perf_counter()``.
         cancel: Cancels the request in the engine.
     """

@@ -1,4 +1,4 @@
-"""Keys that tell whether files of checkpoints are the same, without reading them."""
+"""Keys that identify the content of checkpoint files without reading them."""
 
 from __future__ import annotations
 

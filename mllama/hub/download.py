@@ -62,10 +62,12 @@ def download_model(
         model: A directory, a GGUF file or a repository.
         weight_path: Weights to use instead of the model's own.
         options: Options for the hub.
-        check: Refuses a configuration before the weights are downloaded.
-        check_files: Refuses the small files, all in one directory, before that.
+        check: Called with the configuration before anything else is downloaded; raises
+            an error to refuse it.
+        check_files: Called with the directory of the small files before the weights are
+            downloaded; raises an error to refuse them.
         gguf: Whether the model's own weights may be a GGUF file.
-        quiet: Whether to show no progress.
+        quiet: Whether to hide the progress.
 
     Raises:
         MllamaError: If a file can't be downloaded, or the model can't be served.
@@ -108,7 +110,7 @@ def download_config(model: str, options: HubOptions) -> MllamaConfig:
 
 
 def _no_config(name: str) -> ConfigError:
-    return ConfigError(f"{name} holds no {CONFIG}; it is not the checkpoint of a model")
+    return ConfigError(f"{name} has no {CONFIG}; it is not a model's checkpoint")
 
 
 def _may_be_on_hub(path: str, model: str) -> bool:
@@ -125,7 +127,7 @@ def _may_be_on_hub(path: str, model: str) -> bool:
 def _refuse_unused_options(model: str, options: HubOptions) -> None:
     if options != HubOptions():
         raise MllamaError(
-            f"{model} is on this machine; --force-download and the revisions of "
+            f"{model} is on this machine; --force-download, "
             "--huggingface-model-revision and --huggingface-weight-revision are for "
             "repositories of the hub: leave them out"
         )
@@ -146,7 +148,7 @@ class _WeightSelection:
     whole: bool = False
 
     def download(self, config: Path | None) -> list[Path]:
-        """Returns the files' paths, downloaded after a check of their headers."""
+        """Checks the files' headers, downloads the files and returns their paths."""
         if self.repository is None:
             return [Path(name) for name in self.names]
         check_headers(self.repository, self.names, config if self.whole else None)
@@ -165,7 +167,7 @@ class _ModelDownload:
         self._quiet = quiet
 
     def weights_for_local_model(self, weight_path: list[str]) -> DownloadedModel:
-        """Downloads weights of the hub for a model in a local directory."""
+        """Downloads weights from the hub for a model in a local directory."""
         config = Path(self._model) / CONFIG
         weights = [self._select(path, None) for path in weight_path]
         return DownloadedModel(
@@ -179,7 +181,13 @@ class _ModelDownload:
         check: Callable[[MllamaConfig], None],
         check_files: Callable[[Path], None],
     ) -> DownloadedModel:
-        """Downloads a model of the hub."""
+        """Downloads the model's repository, or the files that are needed of it.
+
+        Args:
+            weight_path: Weights to use instead of the repository's.
+            check: As in :func:`download_model`.
+            check_files: As in :func:`download_model`.
+        """
         own = self._open(self._model, self._options.revision)
         small = [name for name in SMALL if name in own.names]
         if self._options.trust_remote_code:
@@ -190,8 +198,8 @@ class _ModelDownload:
         weights = [self._select(path, own) for path in weight_path]
         weights = weights or [self._select_all(self._weight_repository(own))]
         first = weights[0]
-        # A GGUF file without configuration and tokenizer beside it is expected to
-        # contain them.
+        # A GGUF file is expected to contain the configuration and the tokenizer if its
+        # repository lacks them.
         is_standalone = (
             first.repository is not None
             and first.names[0].endswith(GGUF)

@@ -1,4 +1,4 @@
-"""Errors of the hub's client, reworded as one line that names the way out."""
+"""Errors of the hub's client, reworded as one line that names the solution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hub_error(error: Exception, name: str, revision: str) -> MllamaError:
 
 
 def explain(error: Exception, name: str, revision: str) -> tuple[str, str]:
-    """Returns what is wrong, and the way out."""
+    """Returns a description of the problem, and of its solution."""
     import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import (

@@ -61,19 +61,19 @@ def choose_weights(
         return tensors
     if tensors:
         raise HubError(
-            f"{repository} holds {len(tensors)} safetensors files but no {INDEX_FILE} "
+            f"{repository} has {len(tensors)} safetensors files but no {INDEX_FILE} "
             "to say which belong together; choose with --weight-path: "
             f"{listed(tensors)}"
         )
     files = gguf_files(names)
     if files and not gguf:
         raise HubError(
-            f"{repository} holds GGUF files only, which are quantized already; use the "
+            f"{repository} has only GGUF files, which are quantized already; use the "
             "original checkpoint"
         )
     if len(files) > 1:
         raise HubError(
-            f"{repository} holds {len(files)} GGUF files; choose one with "
+            f"{repository} has {len(files)} GGUF files; choose one with "
             f"--weight-path: {listed(files)}"
         )
     if files:
@@ -81,7 +81,7 @@ def choose_weights(
     pickles = [name for name in top if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise HubError(pickles_only_message(repository, pickles[0]))
-    raise HubError(f"{repository} holds no weights: no safetensors and no GGUF file")
+    raise HubError(f"{repository} has no weights: no safetensors and no GGUF file")
 
 
 def gguf_files(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ class HubOptions:
         revision: Branch, tag or commit of the model's repository; None is ``main``.
         weight_revision: Revision of the weights, if it is another one.
         force_download: Whether to download files that are in the cache already.
-        trust_remote_code: Whether to download the model's own code, which may then
+        trust_remote_code: Whether to download the model's custom code, which may then
             run.
     """
 

@@ -2,7 +2,7 @@
 
 The hub's client can parse a safetensors header, too, but reads the whole file into
 memory if the server ignores ranges, and drops the length of the header, without which a
-truncated file can't be told from a whole one.
+truncated file can't be distinguished from a whole one.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _check_architecture(repository: Repository, name: str) -> None:
     architecture = gguf_architecture(start)
     if architecture not in (None, ARCHITECTURE):
         raise HubError(
-            f"{name} of {repository.name} holds a model of the architecture "
+            f"{name} of {repository.name} is a model of the architecture "
             f"{architecture!r}, not {ARCHITECTURE!r}"
         )
 

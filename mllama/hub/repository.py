@@ -43,10 +43,10 @@ class Repository:
         name: ``owner/name``.
         revision: A branch, a tag or a commit.
         force: Whether to download files that are in the cache already.
-        quiet: Whether to show no progress and no messages.
+        quiet: Whether to hide progress and messages.
 
     Raises:
-        HubError: If the hub refuses access or can't be reached, and the cache holds no
+        HubError: If the hub refuses access or can't be reached, and the cache has no
             copy.
     """
 
@@ -90,11 +90,11 @@ class Repository:
         return self._storage / "snapshots" / commit
 
     def _save_reference(self, commit: str) -> None:
-        """Saves the commit of a branch or tag, for a start without the hub."""
+        """Saves the commit of a branch or tag, for runs that can't reach the hub."""
         if self.revision == commit:
             return
         reference = self._storage / "refs" / self.revision
-        # A read-only cache may still hold everything that is needed.
+        # A read-only cache may still contain everything that is needed.
         with contextlib.suppress(OSError):
             reference.parent.mkdir(parents=True, exist_ok=True)
             write_small_file(reference, commit.encode())
@@ -133,7 +133,7 @@ class Repository:
 
     @property
     def names(self) -> Sequence[str]:
-        """The names of all files, or of the cached ones if the hub is unavailable."""
+        """Returns the names of all files, or of cached ones without the hub."""
         return list(self._sizes)
 
     def selection_error(self, error: Exception) -> Exception:

@@ -57,12 +57,12 @@ class Blob:
 
     @property
     def partial_path(self) -> Path:
-        """The file that holds the bytes that have arrived."""
+        """Returns the path of the file for the bytes that have arrived."""
         return self.path.with_name(f"{self.digest}.incomplete")
 
     @property
     def missing_bytes(self) -> int:
-        """The number of bytes that are still to be downloaded."""
+        """Returns the number of bytes that are still to be downloaded."""
         try:
             return max(0, self.size - self.partial_path.stat().st_size)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which pages of the image cache hold the keys and values of which images.
+"""Assigns the pages of the image cache to runs of images.
 
 Host bookkeeping only: pages are numbers here.  Their memory belongs to
 :class:`mllama.image_cache.storage.ImageCacheStorage`.
@@ -7,7 +7,7 @@ An entry is one *run*: images that are adjacent in a prompt.  Text after a run a
 to all of its images at once, and MAX's paged attention reads one contiguous range of
 tokens.  Entries are keyed by the content of their images, shared by all requests that
 show them, pinned while a request needs them, and evicted least recently used first.  An
-image that another entry holds is found by its hash, so that it is copied instead of
+image that another entry contains is found by its hash, so that it is copied instead of
 encoded again.
 """
 
@@ -21,7 +21,7 @@ RunKey = tuple[int, ...]
 """Content hashes of the images of a run, in order."""
 
 RunTokens = tuple[int, ...]
-"""Number of vision tokens of each image of a run, in order."""
+"""Number of image tokens of each image of a run, in order."""
 
 ZERO_PAGE = 0
 """A page of zeros, for text tokens that see no image: the attention kernel takes no
@@ -47,7 +47,7 @@ class Entry:
     Attributes:
         key: The run.
         pages: Its pages, in the order of its tokens.
-        token_ends: Running sum of vision tokens: image ``i`` ends at ``token_ends[i]``.
+        token_ends: Running sum of image tokens: image ``i`` ends at ``token_ends[i]``.
         filled: For each image, whether its keys and values are stored.
         pinned_by: The requests that need the entry.
     """
@@ -59,7 +59,7 @@ class Entry:
     pinned_by: set[Hashable] = field(default_factory=set)
 
     def num_tokens(self, images: int) -> int:
-        """Returns the number of vision tokens of the run's first ``images`` images."""
+        """Returns the number of image tokens of the run's first ``images`` images."""
         return self.token_ends[images - 1]
 
     def span(self, index: int) -> tuple[int, int]:
@@ -87,21 +87,21 @@ class ImageBlockManager:
         self._free = list(range(num_pages - 1, ZERO_PAGE, -1))
         self._entries: OrderedDict[RunKey, Entry] = OrderedDict()
         self._pins: dict[Hashable, set[RunKey]] = {}
-        self._pinned_entries = 0  # Kept, since other threads ask for it.
-        # The entries that hold each image, and its index there.
+        self._pinned_entries = 0  # Counted here, since other threads read it.
+        # The entries that contain each image, and its index there.
         self._holders: dict[int, dict[RunKey, int]] = {}
 
     def pages_for(self, tokens: Iterable[int]) -> int:
         """Returns the number of pages that a run of images takes.
 
         Args:
-            tokens: The vision tokens of each image.
+            tokens: The image tokens of each image.
         """
         return -(-sum(tokens) // self.page_size)
 
     @property
     def free_pages(self) -> int:
-        """Returns the number of pages that hold nothing."""
+        """Returns the number of free pages."""
         return len(self._free)
 
     @property
@@ -162,7 +162,7 @@ class ImageBlockManager:
             self.encoded += 1
 
     def find(self, image: int) -> tuple[Entry, int] | None:
-        """Returns an entry that holds an image, and the image's index there."""
+        """Returns an entry that contains an image, and the image's index there."""
         for key, index in self._holders.get(image, {}).items():
             return self._entries[key], index
         return None
@@ -178,7 +178,7 @@ class ImageBlockManager:
         missing = needed - len(self._free) - sum(len(e.pages) for e in evictable)
         if missing > 0:
             raise ImageCacheFullError(missing)
-        # An entry that holds a wanted image goes last: it can be copied from there.
+        # An entry with a wanted image goes last: the image can be copied from there.
         images = {image for key in keep for image in key}
         evictable.sort(key=lambda entry: not images.isdisjoint(entry.key))
         for victim in evictable:

@@ -45,7 +45,7 @@ class PendingImage:
 
 
 class ImageEncoderRunner:
-    """Runs the vision graph.
+    """Fills entries of the image cache, with the vision graph or from other entries.
 
     Args:
         config: The vision encoder's configuration.
@@ -67,7 +67,7 @@ class ImageEncoderRunner:
         self._signals = signals
 
     def store(self, pending: Sequence[PendingImage]) -> None:
-        """Stores images: copied if another entry holds them, else encoded."""
+        """Stores images: copied if another entry contains them, else encoded."""
         blocks = self._storage.blocks
         missing: dict[int, PendingImage] = {}
         for image in pending:

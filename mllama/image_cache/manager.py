@@ -18,7 +18,7 @@ from mllama.max_compat.model import ImageMetadata
 
 
 class ImageCacheManager:
-    """Knows which request shows which images, and where their keys and values are.
+    """Tracks which request shows which images, and where their keys and values are.
 
     Args:
         config: The vision encoder's configuration.
@@ -32,7 +32,7 @@ class ImageCacheManager:
 
     @property
     def blocks(self) -> ImageBlockManager:
-        """Returns which pages hold which images."""
+        """Returns the manager of the cache's pages."""
         return self.storage.blocks
 
     def reserve(self, context: TextAndVisionContext) -> None:
@@ -80,13 +80,13 @@ class ImageCacheManager:
     def plan(
         self, context: TextAndVisionContext, pending: list[PendingImage]
     ) -> list[ReadSegment]:
-        """Returns what this step's tokens of a request attend to.
+        """Returns the segments that this step's tokens of a request attend to.
 
         Args:
             context: The request.
             pending: Images that their entries lack are appended.
         """
-        self.reserve(context)  # Only where no admission has done so.
+        self.reserve(context)  # Does nothing if admission has reserved them.
         start = context.tokens.processed_length
         end = start + context.tokens.active_length
         reads: list[ReadSegment] = []
@@ -114,7 +114,7 @@ class ImageCacheManager:
         self.blocks.unpin(request_id)
 
     def stats(self) -> ImageCacheStats:
-        """Returns what the image cache holds and has done."""
+        """Returns a snapshot of the image cache's statistics."""
         blocks, page = self.blocks, self.storage.params.bytes_per_block
         return ImageCacheStats(
             bytes=blocks.num_pages * page,
@@ -127,7 +127,7 @@ class ImageCacheManager:
         )
 
     def _num_tokens(self, image: Any) -> int:
-        """Returns the vision tokens of an image: those of its valid tiles."""
+        """Returns the image tokens of an image: those of its valid tiles."""
         return len(image.pixel_values) * self._config.num_patches
 
 

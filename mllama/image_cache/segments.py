@@ -1,9 +1,9 @@
-"""Which images each text token of a batch attends to.
+"""Segments: text tokens of a batch that attend to the same images.
 
 Text attends to the image, or run of adjacent images, that most recently precedes it;
 the placeholders of a run see the images up to their own.  The mask is never built: a
 request's new tokens are cut into *segments* at the positions of its images, and each
-segment reads a range of vision tokens of one entry of the image cache.
+segment reads a range of image tokens of one entry of the image cache.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of the image cache."""
+"""Statistics of the image cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class ImageCacheStats:
 
     Attributes:
         bytes: Memory reserved for the cache.
-        used_bytes: Memory that holds images.
-        entries: Runs of adjacent images that the cache holds.
+        used_bytes: Memory that images occupy.
+        entries: Runs of adjacent images in the cache.
         pinned: Entries that running requests need.
-        hits: Images of requests so far whose keys and values were there.
+        hits: Images of requests so far that were in the cache.
         misses: Images that were encoded so far.
         evictions: Entries that were evicted so far.
     """

@@ -31,7 +31,7 @@ class ReadSegment:
     Attributes:
         length: Number of text tokens.
         entry: The entry; None for tokens that see no image.
-        image_tokens: Number of the entry's vision tokens that they attend to.
+        image_tokens: Number of the entry's image tokens that they attend to.
     """
 
     length: int
@@ -42,7 +42,7 @@ class ReadSegment:
 class ImageCacheStorage:
     """Keys and values of images on the devices, shared by all requests.
 
-    Each device holds those of its own heads.  An image has the same pages on all.
+    Each device stores those of its own heads.  An image has the same pages on all.
 
     Args:
         params: Shape of a page ``[2, layers, page size, kv heads, head dim]``.
@@ -50,7 +50,7 @@ class ImageCacheStorage:
         num_pages: Number of pages, the zero page included.
 
     Attributes:
-        blocks: Which pages hold which images.
+        blocks: The manager of the pages.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ImageCacheStorage:
         """Copies an image's keys and values from one entry to another.
 
         Args:
-            source: The entry that holds them.
+            source: The entry that contains them.
             image: The image's index in the source's run.
             target: The entry to copy them to.
             index: The image's index in the target's run.
@@ -119,7 +119,7 @@ class ImageCacheStorage:
 
         Args:
             places: The entry of each image, and its index in the entry's run.
-            tokens: Vision tokens of each image.
+            tokens: Image tokens of each image.
 
         Returns:
             The inputs for each device.
@@ -142,7 +142,7 @@ class ImageCacheStorage:
     def read_inputs(
         self, reads: Sequence[ReadSegment]
     ) -> list[ImageReadInputs[Buffer, Buffer]]:
-        """Returns the text graph's inputs that say what a batch attends to.
+        """Returns the text graph's inputs for the segments of a batch.
 
         Args:
             reads: The batch's segments.

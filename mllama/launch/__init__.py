@@ -1,1 +1,1 @@
-"""From the options of a start to the model's files, devices and MAX's arguments."""
+"""Turns a user's options into the model's files, its devices and MAX's arguments."""

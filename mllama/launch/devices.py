@@ -36,7 +36,7 @@ def find_devices(devices: str | None) -> list[DeviceSpec]:
     ids = _gpu_ids(name, [spec.id for spec in gpus])
     if not gpus:
         raise MllamaError(
-            f"{devices!r} was asked for, but MAX finds no GPU on this machine; "
+            f"{devices!r} was requested, but MAX finds no GPU on this machine; "
             "use --devices cpu"
         )
     for number in ids:

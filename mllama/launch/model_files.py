@@ -38,7 +38,7 @@ class ModelFiles:
         lora_path: LoRA adapter to merge while the weights are loaded; None if there is
             none, or if it is merged already.
         unquantized: Checkpoint that has to be quantized before MAX can load it.
-        compiled: Where the compiled graphs are kept.
+        compiled: Directories of the compiled graphs.
     """
 
     model: Path
@@ -89,14 +89,14 @@ class ModelFiles:
         start_from: str | Path | None = None,
         save_to: str | Path | None = None,
     ) -> ModelFiles:
-        """Returns these files with the place where the graphs of a start are kept.
+        """Returns these files with the directories of their compiled graphs.
 
         Args:
             devices: Devices that the model runs on.
             max_length: Longest sequence in tokens; None is the model's limit.
             max_batch_size: Requests processed concurrently.
             max_ce_batch_size: Requests whose prompts are prefilled in one step.
-            start_from: Directory of a compiled model to start from.
+            start_from: Directory of a compiled model to load.
             save_to: Directory to save the compiled graphs to.
 
         Raises:
@@ -119,7 +119,7 @@ class ModelFiles:
     def ensure_quantized(self, quiet: bool) -> ModelFiles:
         """Returns these files, with the checkpoint quantized if it has to be.
 
-        Quantizes a checkpoint once; the cache keeps the result.
+        Quantizes a checkpoint once, and caches the result.
 
         Args:
             quiet: Whether to hide the progress.

@@ -1,4 +1,4 @@
-"""The options of a model's start and of its answers, each described once.
+"""The options of the model and of its answers, each described once.
 
 The commands make their options from these entries.  ``python -m docs.reference`` writes
 ``docs/options.md`` and the argument descriptions of :class:`mllama.llm.LLM` from them,
@@ -26,7 +26,7 @@ Kind = Literal["text", "path", "integer", "count", "number", "flag"]
 """Types of values.  A count is an integer of at least 1; a path is completed by shells,
 but may also name something that is not a file."""
 
-_ANY_START: Final[tuple[Taker, ...]] = ("generate", "serve", "LLM")
+_ANY_RUN: Final[tuple[Taker, ...]] = ("generate", "serve", "LLM")
 _ANY_GRAPHS: Final[tuple[Taker, ...]] = ("generate", "serve", "compile", "LLM")
 _ANY_CHECKPOINT: Final[tuple[Taker, ...]] = (*_ANY_GRAPHS, "quantize")
 
@@ -40,13 +40,13 @@ class Option:
         section: Heading that the commands' help and the reference page list it under.
         takers: Commands that take it, and ``LLM``.
         kind: Type of its value.
-        description: What it does, in full sentences, for users of every taker.
+        description: Its effect, in full sentences, for users of every taker.
         metavar: Placeholder of the value in the commands' help.
         default: Value that the commands use if it is not given.
-        default_text: What ``default`` means; None shows the value itself.
-        python_default_text: What ``LLM`` does by default, if its default is None and
-            not ``default``.
-        details: What only the reference page and the docstrings add.
+        default_text: A description of ``default``; None shows the value itself.
+        python_default_text: A description of the default of ``LLM``, if that is None
+            and not ``default``.
+        details: Further sentences for the reference page and the docstrings only.
         flag: Option of the command line, if ``name`` doesn't give it.
         alias: Second spelling of the option on the command line.
         choices: Values that it takes; empty if they are not a fixed list.
@@ -79,7 +79,7 @@ class Option:
 
     @property
     def shown_default(self) -> str:
-        """Returns what happens if a command is not given the option; may be empty."""
+        """Returns the commands' default as text; may be empty."""
         if self.default_text is not None:
             return self.default_text
         return "" if self.default is None else str(self.default)
@@ -171,8 +171,7 @@ MODEL_OPTIONS: Final = (
         takers=_ANY_GRAPHS,
         kind="flag",
         default=False,
-        description="Allow the Python code of the checkpoint's own tokenizer, if it "
-        "has any, to run.",
+        description="Allow custom Python code of the checkpoint's tokenizer to run.",
         details="Without it, a checkpoint that needs such code is refused.",
         default_text="",
     ),
@@ -243,7 +242,7 @@ MODEL_OPTIONS: Final = (
     Option(
         name="num_threads",
         section=COMPUTE,
-        takers=_ANY_START,
+        takers=_ANY_RUN,
         kind="integer",
         metavar="N",
         description="CPU threads that compute and compile.",
@@ -254,46 +253,46 @@ MODEL_OPTIONS: Final = (
     Option(
         name="serialized_model_path",
         section=COMPUTE,
-        takers=_ANY_START,
+        takers=_ANY_RUN,
         kind="path",
         metavar="DIR",
-        description="Directory of a compiled model to start from without compiling. It "
+        description="Directory of a compiled model to load instead of compiling. It "
         "must have been compiled for the same options.",
         default_text="the graphs in the cache, compiled where they are missing",
     ),
     Option(
         name="save_to_serialized_model_path",
         section=COMPUTE,
-        takers=_ANY_START,
+        takers=_ANY_RUN,
         kind="path",
         metavar="DIR",
         description="Directory to write the compiled model to.",
-        details="The start goes on afterwards.",
+        details="Startup continues afterwards.",
         default_text="the cache alone",
     ),
     Option(
         name="image_cache_size",
         section=IMAGES,
-        takers=_ANY_START,
+        takers=_ANY_RUN,
         kind="text",
         metavar="SIZE",
         description="Memory for the image cache, which keeps the cross-attention keys "
         "and values of images: bytes, a size such as 4GiB, or a share of the device's "
         "memory such as 0.2.",
-        default_text="0.1, or less if that holds 32 full images and four for each "
-        "concurrent request",
+        default_text="0.1, or less if that is enough for 32 full-size images and four "
+        "for each concurrent request",
     ),
     Option(
         name="max_images_per_request",
         section=IMAGES,
-        takers=_ANY_START,
+        takers=_ANY_RUN,
         kind="count",
         metavar="N",
         description="Images that one request may contain.",
         default_text="32",
     ),
 )
-"""Options of a model's start, in the order of the commands' help."""
+"""Options for loading and running a model, in the order of the commands' help."""
 
 SAMPLING_OPTIONS: Final = (
     Option(

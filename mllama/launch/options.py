@@ -1,6 +1,6 @@
-"""The options of a model's start, checked before MAX starts.
+"""The options for running a model, checked before MAX is loaded.
 
-Starting MAX takes seconds and compiling takes minutes, so every option that can be
+Loading MAX takes seconds and compiling takes minutes, so every option that can be
 refused is refused here, in one line.
 """
 
@@ -30,7 +30,7 @@ ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """The options of a model's start.
+    """The options for running a model.
 
     :data:`mllama.launch.option_table.MODEL_OPTIONS` describes each attribute under its
     name.  A ``model_path`` of None is the demo model, and a ``max_batch_size`` of None

@@ -12,14 +12,14 @@ from mllama.weights.checkpoint import Checkpoint
 
 
 def quantized_file(checkpoint: Checkpoint, encoding: str, quiet: bool) -> Path:
-    """Returns the path of a checkpoint quantized to a GGUF file.
+    """Returns the path of the GGUF file of a quantized checkpoint.
 
-    The checkpoint is quantized unless the cache has the file already.
+    Quantizes the checkpoint unless the cache already has the file.
 
     Args:
         checkpoint: A checkpoint of floating-point weights.
         encoding: ``q4_0``, ``q4_k`` or ``q6_k``.
-        quiet: Whether to show no progress.
+        quiet: Whether to hide the progress.
 
     Raises:
         CheckpointError: If the encoding doesn't fit the checkpoint's matrices, or the

@@ -64,7 +64,7 @@ def resolve_model_files(
         lora_path: Directory of a LoRA adapter to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: Requested context in tokens; None is the model's limit.
-        hub: Options for downloads, and whether a model's own code may run.
+        hub: Options for downloads, and whether a model's custom code may run.
         quiet: Whether to hide the progress of downloads.
 
     Raises:
@@ -72,7 +72,7 @@ def resolve_model_files(
             encoding, the machine lacks memory, or a limit is out of range.
     """
     if max_length is not None and max_length < 1:
-        raise MllamaError(f"the context must hold at least 1 token, not {max_length}")
+        raise MllamaError(f"the context must be at least 1 token, not {max_length}")
 
     def check_config(config: MllamaConfig) -> None:
         _check_length(config, max_length)
@@ -134,7 +134,7 @@ def _gguf_files(
         MllamaError: If the file doesn't fit the configuration or the request.
     """
     if len(weights) > 1:
-        raise MllamaError("a GGUF file holds all weights: give --weight-path once")
+        raise MllamaError("a GGUF file contains all weights: give --weight-path once")
     file = open_gguf(weights[0])
     check_tensors(file, config)
     file_format = main_encoding(file)
@@ -142,7 +142,7 @@ def _gguf_files(
     served_as_is = requested in (None, file_format)
     if not served_as_is and not (is_floats and requested == "bfloat16"):
         raise MllamaError(
-            f"{weights[0]} holds {file_format}, not {requested}; leave "
+            f"{weights[0]} is in {file_format}, not {requested}; leave "
             "--quantization-encoding out, or quantize the original checkpoint again"
         )
     if is_floats:

@@ -1,6 +1,6 @@
 """MAX's undocumented names that the command line needs.
 
-They are apart so that ``--help`` loads nothing else.
+They are in a separate module so that ``--help`` loads nothing else.
 """
 
 from __future__ import annotations

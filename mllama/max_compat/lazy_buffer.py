@@ -18,7 +18,7 @@ class LazilyCommittedBuffer:
 
     MAX writes zeros to the whole cache, which may never be full: 13 GB in 20 s as
     measured.  Fresh pages of the system are zeros already and cost nothing until they
-    are used; NumPy asks for huge pages.
+    are used; NumPy requests huge pages.
     """
 
     @staticmethod
@@ -28,7 +28,7 @@ class LazilyCommittedBuffer:
         Args:
             shape: Shape of the buffer.
             dtype: Data type of the elements.
-            device: Device that holds the buffer.
+            device: Device of the buffer.
         """
         if not device.is_host:
             return Buffer.zeros(shape, dtype, device)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def compiles_at_import() -> bool:
-    """Returns True if the next import of MAX compiles a module of its own.
+    """Returns True if the next import of MAX compiles one of its modules.
 
     MAX 26.7 does so once in an environment, for ``max._kv_cache_ops``, and writes the
     library in place: a second process that imports MAX meanwhile may load half a file.

@@ -1,8 +1,8 @@
 """Every change of MAX's own objects, one function each.
 
-A function takes the replacement and assigns it; what the replacement does is the
-caller's.  Each says why the change is needed, and until which version of MAX: what MAX
-would have to offer for the function to go.
+A function takes the replacement from its caller and assigns it.  Each says why the
+change is needed (*Why*), and what MAX would have to offer for the function to go
+(*Until*).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def replaced_sampler_trace(
 ) -> Iterator[None]:
     """Replaces the method that traces the sampler's graph, within a ``with`` block.
 
-    Why: MAX traces the graph at every start, even if it is compiled and kept.
+    Why: MAX traces the graph whenever it loads a model, even if the compiled graph is
+    cached.
     Until: MAX looks a compiled graph up before it traces one.
 
     Args:
@@ -65,8 +66,8 @@ def replace_compilation(
 ) -> None:
     """Replaces how a session compiles a graph, and how it loads compiled ones.
 
-    Why: compiled graphs are kept by what they are made of, handed to other machines,
-    and compiled in parallel; a start tells its stages.
+    Why: compiled graphs are cached by a fingerprint, copied to other machines, and
+    compiled in parallel; startup shows its progress.
     Until: MAX's own cache needs no tracing, and MEF files name what they were made for.
 
     Args:
@@ -137,7 +138,7 @@ def replace_cache_shutdown(pipeline: Any, shutdown: Function) -> None:
 
 
 def replace_scheduler_metrics(scheduler: Any, log_metrics: Function) -> None:
-    """Replaces what a scheduler does with its figures after each step.
+    """Replaces the function that logs a scheduler's metrics after each step.
 
     Why: without a server nobody reads them, and they take time in each step.
     Until: MAX's scheduler can run without metrics.
@@ -159,8 +160,8 @@ def replace_worker_process(popen: type) -> None:
 def replace_serving_pipeline(app: Any, pipeline: Any) -> None:
     """Replaces the object through which MAX's routes reach the model.
 
-    Why: usage counts vision tokens, and stop strings never reach the client.
-    Until: MAX counts vision tokens and holds back what may begin a stop string.
+    Why: usage counts image tokens, and stop strings never reach the client.
+    Until: MAX counts image tokens and holds back what may begin a stop string.
 
     Args:
         app: MAX Serve's application, once it has started.

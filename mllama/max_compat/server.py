@@ -1,7 +1,7 @@
 """MAX's undocumented names that the HTTP server needs.
 
-They are apart because they load a web server, which neither the model's worker nor the
-Python API needs.
+They are in a separate module because they load a web server, which neither the model's
+worker nor the Python API needs.
 """
 
 from __future__ import annotations

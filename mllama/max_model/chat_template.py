@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mllama.errors import CheckpointError, MllamaError
 
 _SYSTEM_REJECTION = "incompatible with system messages"
-"""Part of Meta's template, which refuses a system message beside an image."""
+"""Part of Meta's template, which refuses a system message together with an image."""
 
 Message = dict[str, Any]
 """A message with ``role`` and ``content``, a string or a list of parts."""
@@ -53,7 +53,7 @@ def render_chat(
             messages, tokenize=False, tools=tools, **options
         )
     except Exception as error:
-        # A template can raise anything, and Jinja has errors of its own.
+        # A template can raise anything, and so can Jinja.
         raise ChatTemplateError(
             f"the chat template rejects the messages: {error}"
         ) from error
@@ -65,7 +65,7 @@ def _for_metas_template(
 ) -> list[Message]:
     """Returns messages in the form that Meta's template accepts.
 
-    The template takes the text of system messages, and of the first user message beside
+    The template takes the text of system messages, and of the first user message with
     tools, as a string only.  It refuses a system message together with an image part,
     and leaves out the tools then, although the model handles both.  Images written as
     text give such prompts the template's ordinary system turn.

@@ -1,4 +1,4 @@
-"""Limits on a request's images, checked before the request could wait in vain."""
+"""Limits on a request's images, checked before the request is queued."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes
 
 GPU_IMAGES = "MLLAMA_GPU_IMAGES"
-"""Environment variable: ``1`` accepts images on a GPU, to look for the fault there
+"""Environment variable: ``1`` accepts images on a GPU, for debugging
 (``docs/gpu.md``)."""
 
 
@@ -60,7 +60,7 @@ class ImageLimits:
         Args:
             positions: Positions of the images in the request's tokens.
             hashes: Content hashes of the images.
-            tokens: Vision tokens of the images.
+            tokens: Image tokens of the images.
 
         Raises:
             InputError: If they don't.
@@ -71,12 +71,12 @@ class ImageLimits:
             tuple(hashes[i] for i in run): run_pages([tokens[i] for i in run])
             for run in image_runs(positions)
         }
-        needed, (held, page_bytes) = sum(pages.values()), self._capacity
-        if needed > held:
+        needed, (capacity, page_bytes) = sum(pages.values()), self._capacity
+        if needed > capacity:
             raise InputError(
                 f"the request's {len(positions)} image(s) take "
-                f"{format_bytes(needed * page_bytes)} of the image cache, which holds "
-                f"{format_bytes(held * page_bytes)} (--image-cache-size)"
+                f"{format_bytes(needed * page_bytes)} of the image cache, which has "
+                f"room for {format_bytes(capacity * page_bytes)} (--image-cache-size)"
             )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Plans the memory of the image cache, beside weights and KV cache."""
+"""Plans the memory of the image cache, next to weights and KV cache."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _DEFAULT_SHARE = 0.1
 gives a size, or one image for each request of a batch needs more."""
 
 _DEFAULT_IMAGES_PER_REQUEST = 4
-"""Full-size images for each request of a batch that the image cache holds if it can; it
-also holds as many as one request may show."""
+"""Full-size images per request of a batch that the image cache has room for, unless the
+share above is too small; it has room for the images of one request as well."""
 
 
 def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:
@@ -65,7 +65,7 @@ def run_pages(tokens: Sequence[int]) -> int:
     """Returns the number of pages of a run of images.
 
     Args:
-        tokens: Vision tokens of each image.
+        tokens: Image tokens of each image.
     """
     return -(-sum(tokens) // PAGE_SIZE)
 
@@ -84,7 +84,7 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
     """Reserves weights and image cache before the KV cache takes the rest."""
 
     def estimate_weights_size(self, pipeline_config: Any) -> int:
-        """Returns the bytes of the weights as served, whatever the files hold."""
+        """Returns the bytes of the weights as served, whatever the files contain."""
         config: MllamaArchConfig = self._config
         file = pipeline_config.model.resolved_weight_paths()[0]
         formats = {}

@@ -55,12 +55,12 @@ class MllamaModel(
 ):
     """Two graphs that share one image cache.
 
-    Images that a batch shows and the cache lacks are encoded first, straight into the
-    cache.  The text graph then reads them there, in this step and in later ones.
+    Images of a batch that the cache lacks are encoded first, straight into the cache.
+    The text graph then reads them there, in this step and in later ones.
 
     Attributes:
         compiler: Compiles the graphs of the pipeline, or takes them from disk.
-        images: The image cache.
+        image_cache: The image cache.
     """
 
     model_config_cls: ClassVar[type[Any]] = MllamaArchConfig
@@ -80,7 +80,7 @@ class MllamaModel(
     ) -> None:
         settings = ModelSettings.from_max(pipeline_config.model)
         self.compiler = GraphCompiler(session, pipeline_config, settings.compiled)
-        # The mixin's constructor would trace its graph at each start.
+        # The mixin's constructor would trace its graph whenever a model is loaded.
         PipelineModelWithKVCache.__init__(
             self,
             pipeline_config,
@@ -105,7 +105,7 @@ class MllamaModel(
             devices,
             image_cache_pages(config, pipeline_config),
         )
-        self.images = ImageCacheManager(vision_config, storage)
+        self.image_cache = ImageCacheManager(vision_config, storage)
         self._image_encoder = ImageEncoderRunner(
             vision_config, storage, models[GraphRole.VISION], self.signal_buffers
         )
@@ -155,7 +155,7 @@ class MllamaModel(
         reads: list[ReadSegment] = []
         pending: list[PendingImage] = []
         for context in batch:
-            reads += self.images.plan(context, pending)
+            reads += self.image_cache.plan(context, pending)
         tokens = np.concatenate([context.tokens.active for context in batch])
         offsets = np.cumsum(
             [0, *(context.tokens.active_length for context in batch)], dtype=np.uint32
@@ -166,7 +166,7 @@ class MllamaModel(
             return_n_logits=Buffer.from_numpy(
                 np.array([return_n_logits], dtype=np.int64)
             ),
-            reads=self.images.storage.read_inputs(reads),
+            reads=self.image_cache.storage.read_inputs(reads),
             pending=pending,
             kv_cache_inputs=kv_cache_inputs,
         )
@@ -186,4 +186,4 @@ class MllamaModel(
 
     def release(self, request_id: Any) -> None:
         """Unpins a request's images; MAX calls it at each end, sometimes twice."""
-        self.images.release(request_id)
+        self.image_cache.release(request_id)

@@ -28,7 +28,7 @@ class MllamaInputs(ModelInputs):
         tokens: int64 ``[tokens]``, the new tokens of all requests.
         input_row_offsets: uint32 ``[requests + 1]``, where requests begin in them.
         return_n_logits: int64 ``[1]`` on the host.
-        reads: What the tokens attend to in the image cache, for each device.
+        reads: Segments of the image cache that the tokens attend to, for each device.
         pending: Images that the image cache lacks.
     """
 

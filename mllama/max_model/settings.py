@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from max.pipelines.lib import MAXModelConfig
 
 DEFAULT_MAX_IMAGES: Final = 32
-"""Images that one request may show unless the user says otherwise."""
+"""Default of the number of images that one request may contain."""
 
 _KEY: Final = "mllama"
 
@@ -30,14 +30,14 @@ class ModelSettings:
     Attributes:
         image_cache_size: Memory for the keys and values of images, see
             :func:`~mllama.utils.sizes.parse_size`; None chooses a size.
-        max_images_per_request: Images that one request may show; None is
+        max_images_per_request: Images that one request may contain; None is
             :data:`DEFAULT_MAX_IMAGES`.
         bfloat16_on_cpu: Whether the weights are served in bfloat16 on a CPU.  MAX's
             kernels can do so, but its options allow bfloat16 on GPUs alone, so that MAX
             is given float32.
         int8_vision: Whether the vision encoder and projector run in int8.
         lora_path: Directory of a LoRA adapter to merge into the weights.
-        compiled: Where compiled graphs are kept; None leaves that to MAX.
+        compiled: Directories of compiled graphs; None uses MAX's own cache.
 
     Raises:
         MllamaError: If a value can't be used.
@@ -61,7 +61,7 @@ class ModelSettings:
 
     @property
     def image_limit(self) -> int:
-        """Returns the number of images that one request may show."""
+        """Returns the number of images that one request may contain."""
         return self.max_images_per_request or DEFAULT_MAX_IMAGES
 
     def to_max(self) -> dict[str, Any]:

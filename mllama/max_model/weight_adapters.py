@@ -88,7 +88,7 @@ def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
     """Returns the tensors of a GGUF file, GGUF blocks as they are in the file.
 
     Raises:
-        CheckpointError: If the file is damaged or holds another model.
+        CheckpointError: If the file is damaged or of another model.
     """
     file = open_gguf(path)
     check_tensors(file, config)
@@ -114,7 +114,7 @@ def merge_adapter(
 ) -> dict[str, WeightData]:
     """Merges a LoRA adapter into tensors, one at a time.
 
-    Tensors that the adapter changes get memory of their own, which lives as long as the
+    Tensors that the adapter changes are copied to memory, which lives as long as the
     result.  The others stay in their files.
 
     Args:
@@ -136,7 +136,7 @@ def merge_adapter(
         found = tuple(int(size) for size in data.shape)
         if found != shapes[name]:
             raise CheckpointError(
-                f"{name} has shape {list(found)}, but config.json asks for "
+                f"{name} has shape {list(found)}, but config.json requires "
                 f"{list(shapes[name])}; they belong to different models"
             )
         values = change.apply(name, _as_numpy(data))
@@ -179,7 +179,7 @@ def quantize_vision(
         config: The model's configuration.
 
     Returns:
-        All tensors; beside each int8 matrix ``NAME.weight`` its scales ``NAME.scale``,
+        All tensors, and for each int8 matrix ``NAME.weight`` its scales ``NAME.scale``,
         float32 ``[columns]``.
     """
     result = dict(state_dict)

@@ -48,7 +48,7 @@ def read_conversation(
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
         raise MllamaError("a conversation must be a list of messages")
     if not messages:
-        raise MllamaError("a conversation must hold at least one message")
+        raise MllamaError("a conversation must have at least one message")
     images: list[Image] = []
     read = []
     for number, message in enumerate(messages, 1):
@@ -144,7 +144,7 @@ def _read_part(
             f"not {kind!r}"
         )
     if source is None:
-        raise MllamaError(f"a part of type {kind} holds no image")
+        raise MllamaError(f"a part of type {kind} has no image")
     if directory is not None and isinstance(source, str):
         path = directory / source
         source = path if path.is_file() else source

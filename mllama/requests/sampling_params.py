@@ -64,7 +64,7 @@ class Sampling:
             samples = (self.temperature, self.seed) != (None, None) or self.top_p < 1
             top_k = -1 if samples else 1
         return SamplingParams(
-            # MAX reserves memory for as many candidates as it is told.
+            # MAX reserves memory for top_k candidates, even beyond the vocabulary.
             top_k=-1 if top_k >= vocabulary else top_k,
             top_p=self.top_p,
             temperature=temperature,

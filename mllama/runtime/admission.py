@@ -2,7 +2,7 @@
 
 MAX's scheduler asks its KV cache for blocks before a request enters a batch, and lets
 the request wait if there are none.  Images are reserved at the same point.  A request
-that lacks room for them waits in the same queue and holds nothing meanwhile.  A
+whose images don't fit waits in the same queue and reserves nothing meanwhile.  A
 preempted request returns the same way.
 
 A request reserves all of its images and keeps them until it ends.  Requests that ran
@@ -26,18 +26,18 @@ class Admission:
     """Replaces the allocation of KV-cache blocks for a request.
 
     Args:
-        images: The image cache.
+        image_cache: The image cache.
         alloc: MAX's own allocation.
         max_ce_batch_size: Requests that one step prefills at most.
     """
 
     def __init__(
         self,
-        images: ImageCacheManager,
+        image_cache: ImageCacheManager,
         alloc: Callable[[Any], Any],
         max_ce_batch_size: int,
     ) -> None:
-        self._images = images
+        self._image_cache = image_cache
         self._alloc = alloc
         self._max_ce_batch_size = max_ce_batch_size
         # New images of each request that the next batch prefills.
@@ -54,18 +54,18 @@ class Admission:
         if is_prefill and not context.tokens.processed_length:
             self._check_batch(context)
         try:
-            self._images.reserve(context)
+            self._image_cache.reserve(context)
         except ImageCacheFullError as error:
             raise InsufficientBlocksError(str(error)) from error
         transfer = self._alloc(context)
         if is_prefill:
             budget = max(1, self._image_budget(context))
-            new_images = self._images.limit_chunk(context, budget)
+            new_images = self._image_cache.limit_chunk(context, budget)
             self._prefilling[context.request_id] = new_images
         return transfer
 
     def clearing_before(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Returns ``execute`` that first ends the batch that is being formed."""
+        """Wraps ``execute`` to clear the counts of the batch that it computes."""
 
         def execute_batch(inputs: Any) -> Any:
             self._prefilling.clear()
@@ -78,7 +78,7 @@ class Admission:
         others = len(self._prefilling.keys() - {context.request_id})
         if others >= self._max_ce_batch_size:
             raise InsufficientBlocksError("this step prefills enough requests")
-        if self._image_budget(context) < 1 and self._images.new_positions(context):
+        if self._image_budget(context) < 1 and self._image_cache.new_positions(context):
             raise InsufficientBlocksError("this step encodes enough images")
 
     def _image_budget(self, context: Any) -> int:

@@ -57,7 +57,7 @@ def _progress(context: Any) -> tuple[int, int]:
 def failed_output(request_id: Any) -> TextGenerationOutput:
     """Returns the output of a request that can't be computed.
 
-    MAX itself never ends a request so: a canceled one has no output at all.
+    MAX itself never uses this status in an output: a canceled request has none.
     """
     return TextGenerationOutput(
         request_id=request_id, tokens=[], final_status=GenerationStatus.CANCELLED

@@ -14,11 +14,11 @@ from max.pipelines.modeling.types import TextGenerationInputs
 from mllama.runtime import greedy_sampler
 
 Progress = list[tuple[Any, int, int]]
-"""Of each request of a batch, in order: its id, the number of its tokens that were
-computed, and the number of those that the step computes."""
+"""The requests of a batch in order: each one's id, its number of computed tokens, and
+the number of tokens that the step computes for it."""
 
 Limits = list[tuple[frozenset[int], int]]
-"""Of each request of a batch: the tokens that end it, and its maximum length."""
+"""The requests of a batch in order: each one's end tokens and maximum length."""
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Step:
 
     Attributes:
         progress: The batch.
-        prepared: What MAX's ``prepare_batch`` returned for it.
-        limits: How its requests end; None if MAX has to choose the tokens or to find
-            out whether a request ends.
+        prepared: The result of MAX's ``prepare_batch``.
+        limits: The limits of its requests; None if MAX has to choose the tokens or to
+            find out whether a request ends.
         is_requested: Whether the scheduler waits for it.
         outputs: The model's outputs, once it has run.
         tokens: The chosen tokens ``[requests]``, once they are known, if ``limits`` is
@@ -110,7 +110,7 @@ def fits_pages(progress: Progress, page_size: int) -> bool:
 
 
 def limits_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Limits | None:
-    """Returns how a batch's requests end, or None if more than tokens decides that.
+    """Returns the limits of a batch's requests, or None if other conditions end one.
 
     Args:
         inputs: The batch.
@@ -144,7 +144,7 @@ def _has_grammar(context: Any) -> bool:
 
 
 def all_continue(inputs: TextGenerationInputs[Any], outputs: dict[Any, Any]) -> bool:
-    """Returns True if each request of a batch has got a token and wants another."""
+    """Returns True if each request of a batch received a token and continues."""
     return all(
         (output := outputs.get(context.request_id)) is not None
         and output.tokens

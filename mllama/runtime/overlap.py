@@ -83,7 +83,7 @@ class OverlappedExecution:
             self._discard()
             raise
         finally:
-            self._inputs = self._requested = None  # They may hold pictures.
+            self._inputs = self._requested = None  # They may reference pictures.
         return outputs
 
     def release(self, request_id: Any) -> None:
@@ -137,7 +137,7 @@ class OverlappedExecution:
         """Returns MAX's outputs of the step that is running ahead.
 
         Returns:
-            None if no step is, or if more than its tokens matters.
+            None if no step runs ahead, or if MAX needs more than its tokens.
         """
         step = self._requested
         if step is None or step.limits is None:
@@ -215,7 +215,7 @@ class OverlappedExecution:
                     self._kv_manager.alloc(context)
                 prepared = self._prepare_batch(inputs.batches)
             except Exception:
-                # It is raised again when the scheduler asks, which handles it.
+                # It is raised again in the scheduler's own request, and handled there.
                 return
         self._start(Step(progress, prepared, self._limits()))
 

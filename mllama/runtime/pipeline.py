@@ -1,7 +1,7 @@
-"""MAX's pipeline with all that this package changes in it, in order.
+"""Loads MAX's pipeline and applies this package's changes to it, in order.
 
-What is changed is in this folder; how it is put into MAX's objects is in
-:mod:`mllama.max_compat.patches`.
+The replacements are in this folder; :mod:`mllama.max_compat.patches` assigns them to
+MAX's objects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import isolate_failures
 from mllama.runtime.greedy_sampler import GreedySamplingProcessor
 from mllama.runtime.overlap import OverlappedExecution
-from mllama.utils.max_threads import with_patient_timers
+from mllama.utils.max_threads import with_timer_slack
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class LoadedPipeline:
 
     Attributes:
         pipeline: MAX's ``TextGenerationPipeline``.
-        images: The image cache.
+        image_cache: The image cache.
         admission: Decides which requests enter a batch.
         overlap: Runs steps ahead of the scheduler; None on a GPU.
     """
 
     pipeline: Any
-    images: ImageCacheManager
+    image_cache: ImageCacheManager
     admission: Admission
     overlap: OverlappedExecution | None
 
@@ -61,10 +61,10 @@ def load_pipeline(
         pipeline = factory()
     model = pipeline_model(pipeline)
     model.compiler.finish()
-    images: ImageCacheManager = model.images
+    image_cache: ImageCacheManager = model.image_cache
 
-    # First of all: the first run of a graph starts a thread that keeps its timers.
-    launch = with_patient_timers(forward_pass(pipeline))
+    # Innermost: the first run of a graph starts a thread that inherits the timer slack.
+    launch = with_timer_slack(forward_pass(pipeline))
     execute, release = pipeline.execute, pipeline.release
     overlap = None
     if overlaps and is_on_host(pipeline):
@@ -74,21 +74,21 @@ def load_pipeline(
         patches.replace_cache_shutdown(pipeline, overlap.shutdown)
     patches.replace_forward_pass(pipeline, launch)
 
-    admission = Admission(images, pipeline.kv_manager.alloc, max_ce_batch_size)
+    admission = Admission(image_cache, pipeline.kv_manager.alloc, max_ce_batch_size)
     patches.replace_block_allocation(pipeline, admission.alloc)
 
     execute = isolate_failures(admission.clearing_before(execute))
     if publish is not None:
-        execute, release = _publishing_stats(execute, release, images, publish)
+        execute, release = _publishing_stats(execute, release, image_cache, publish)
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
-    return LoadedPipeline(pipeline, images, admission, overlap)
+    return LoadedPipeline(pipeline, image_cache, admission, overlap)
 
 
 def _publishing_stats(
     execute: Callable[[Any], Any],
     release: Callable[[Any], None],
-    images: ImageCacheManager,
+    image_cache: ImageCacheManager,
     publish: Callable[[ImageCacheStats], None],
 ) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
     """Returns both functions, followed by a call of ``publish``."""
@@ -97,11 +97,11 @@ def _publishing_stats(
         try:
             return execute(inputs)
         finally:
-            publish(images.stats())
+            publish(image_cache.stats())
 
     def publishing_release(request_id: Any) -> None:
         release(request_id)
-        publish(images.stats())
+        publish(image_cache.stats())
 
-    publish(images.stats())
+    publish(image_cache.stats())
     return publishing_execute, publishing_release

@@ -38,7 +38,7 @@ from mllama.server.request_validation import ServerCapabilities
 from mllama.server.usage import UsagePipeline
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
-from mllama.utils.progress import StartProgress, stage
+from mllama.utils.progress import StartupProgress, stage
 
 logger = logging.getLogger("mllama")
 
@@ -61,7 +61,7 @@ class WorkerPipelineFactory:
         """Builds the pipeline."""
         # A server that is killed must not leave the worker with the model running.
         end_with_parent(signal.SIGTERM)
-        with StartProgress():
+        with StartupProgress():
             stage("loading the model")
             loaded = load_pipeline(
                 self.factory,
@@ -173,7 +173,7 @@ def _run(
 def server_capabilities(
     state: Any, tokenizer: Any, max_new_tokens: int | None = None
 ) -> ServerCapabilities:
-    """Returns what the running server supports.
+    """Returns the capabilities of the running server.
 
     Args:
         state: The state of MAX's application.
@@ -181,10 +181,8 @@ def server_capabilities(
         max_new_tokens: Maximum length of an answer to a request that sets no limit.
     """
     config = state.pipeline_config
-    adapters = state.pipeline.lora_queue
     return ServerCapabilities(
         model_name=state.pipeline.model_name,
-        other_names=tuple(adapters.list_loras()) if adapters else (),
         vocabulary=len(tokenizer.delegate),
         penalties=config.sampling.enable_penalties,
         min_tokens=config.sampling.enable_min_tokens,

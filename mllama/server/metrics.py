@@ -25,7 +25,7 @@ _NAMES = [field.name for field in fields(ImageCacheStats)]
 _COUNTERS = ("hits", "misses", "evictions")
 _HELP = {
     "bytes": "Memory reserved for the keys and values of images.",
-    "used_bytes": "Memory that holds images.",
+    "used_bytes": "Memory that images occupy.",
     "entries": "Runs of adjacent images in the cache.",
     "pinned": "Entries that running requests need.",
     "hits": "Requested images that were in the cache.",

@@ -36,8 +36,8 @@ class RequestValidationMiddleware:
 
     Args:
         app: The application that handles valid requests.
-        capabilities: Returns what the server supports; called for every request.
-        image_tokens: Vision tokens of each running request, by request id.
+        capabilities: Returns the server's capabilities; called for every request.
+        image_tokens: Image tokens of each running request, by request id.
     """
 
     def __init__(

@@ -47,11 +47,10 @@ clients and examples use them."""
 
 @dataclass(frozen=True)
 class ServerCapabilities:
-    """What the running server supports.
+    """Features and limits of the running server.
 
     Attributes:
         model_name: Name of the served model.
-        other_names: Names of the adapters.
         vocabulary: Size of the vocabulary; token ids are smaller.
         penalties: Whether the server was started with ``--enable-penalties``.
         min_tokens: Whether the server was started with ``--enable-min-tokens``.
@@ -65,7 +64,6 @@ class ServerCapabilities:
 
     model_name: str
     vocabulary: int
-    other_names: tuple[str, ...] = ()
     penalties: bool = False
     min_tokens: bool = False
     tool_parser: bool = False
@@ -95,7 +93,7 @@ def resolve_model_name(name: Any, capabilities: ServerCapabilities) -> Any:
     Raises:
         RequestRejected: If the server has no model of this name.
     """
-    if not isinstance(name, str) or name in capabilities.other_names:
+    if not isinstance(name, str):
         return name  # MAX explains what is wrong with a value that is not a string.
     if name in ("", capabilities.model_name, *PUBLISHED_NAMES):
         return capabilities.model_name
@@ -142,7 +140,7 @@ def validate(
     Args:
         path: The request's path, one of ``VALIDATED_PATHS``.
         body: The request's JSON object.
-        capabilities: What the server supports.
+        capabilities: Features and limits of the server.
 
     Raises:
         RequestRejected: If a field is invalid or not supported.

@@ -1,10 +1,10 @@
 """MAX's pipeline with image tokens in the usage and exact stop strings.
 
-MAX counts an image as one token, its placeholder in the prompt.  What the model
-computes, stores and attends to are the vision tokens of its valid tiles (1601 per tile
-in the published models).  Therefore, here and in the Python API,
-``prompt_tokens`` is the number of text tokens, placeholders included, plus the number
-of vision tokens, and ``prompt_tokens_details.image_tokens`` is the latter.
+MAX counts an image as one token, its placeholder in the prompt.  The model computes,
+stores and attends to the image tokens of its valid tiles (1601 per tile in the
+published models).  Therefore, here and in the Python API, ``prompt_tokens`` is the
+number of text tokens, placeholders included, plus the number of image tokens, which
+``prompt_tokens_details.image_tokens`` reports separately.
 
 MAX streams the text of a stop string before it detects it; here such text is held back.
 """

@@ -24,7 +24,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     overwrites it.
 
     The lock is on the partial file itself: a separate lock file, as the filelock
-    package uses, would stay beside the user's file.
+    package uses, would stay next to the user's file.
 
     Args:
         target: The file to write.

@@ -1,4 +1,4 @@
-"""Conversions of bfloat16, whose bits NumPy holds in uint16, to and from float32."""
+"""Conversions of bfloat16, stored as its bits in uint16, to and from float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def as_floats(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Converts floats of any type to float32; uint16 holds the bits of bfloat16."""
+    """Converts floats of any type to float32; uint16 means the bits of bfloat16."""
     if values.dtype == np.uint16:
         return from_bfloat16(values)
     return np.asarray(values, np.float32)

@@ -1,4 +1,4 @@
-"""The cache directory, which holds files that can be made again."""
+"""The cache directory, for files that can be recreated."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _limits: list[int | None] = []
 def limited_to_cores(number: int | None) -> Iterator[None]:
     """Limits the process to a number of cores while the context is active.
 
-    The limit holds for this thread, the main thread and new child processes.
+    The limit applies to this thread, the main thread and new child processes.
 
     Args:
         number: The number of cores; None sets no limit.

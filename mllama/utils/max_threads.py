@@ -30,8 +30,8 @@ _PR_GET_TIMERSLACK = 30
 def limit_spinning() -> None:
     """Limits the time that MAX's workers spin before they sleep.
 
-    If the user has set one of MAX's two variables, its value holds for both.  The call
-    has no effect once MAX is loaded, since its threads exist by then.
+    If the user has set one of MAX's two variables, both get its value.  The call has no
+    effect once MAX is loaded, since its threads exist by then.
     """
     if "max._core" in sys.modules:
         return
@@ -40,33 +40,33 @@ def limit_spinning() -> None:
         os.environ.setdefault(name, given[0] if given else _SPIN_MICROSECONDS)
 
 
-def with_patient_timers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a function so that threads started by its first call wake rarely.
+def with_timer_slack(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a function so that threads started by its first call get a timer slack.
 
     When MAX first executes a graph, it starts a thread that empties a buffer every
-    0.1 ms.
+    0.1 ms.  With the slack, the thread wakes about every 10 ms.
 
     Args:
         function: A function that executes a graph.
     """
     is_first = True
 
-    def patient(*arguments: Any, **options: Any) -> Any:
+    def wrapped(*arguments: Any, **options: Any) -> Any:
         nonlocal is_first
         if not is_first:
             return function(*arguments, **options)
         is_first = False
-        with _patient_timers():
+        with _timer_slack():
             return function(*arguments, **options)
 
-    return patient
+    return wrapped
 
 
 @contextmanager
-def _patient_timers() -> Iterator[None]:
-    """Delays timers of threads started in the context by some milliseconds.
+def _timer_slack() -> Iterator[None]:
+    """Sets the timer slack of threads started in the context, to delay their timers.
 
-    On Linux a thread inherits the slack of its timers; elsewhere nothing changes.
+    Only Linux has timer slack, which a new thread inherits; elsewhere nothing changes.
     """
     if sys.platform != "linux":
         yield

@@ -1,6 +1,6 @@
-"""Progress on stderr, and the stages of a start.
+"""Progress on stderr, and the stages of startup.
 
-The first start on a machine compiles for minutes, and a silent program looks hung.  On
+The first run on a machine compiles for minutes, and a silent program looks hung.  On
 a terminal a display keeps a live line.  Elsewhere, as in a log, it prints plain lines:
 at most one every ten seconds, and a last one with the total time.
 """
@@ -27,12 +27,12 @@ SHOWN_AFTER_SECONDS = 3.0
 TERMINAL_INTERVAL_SECONDS = 0.5
 LOG_INTERVAL_SECONDS = 10.0
 
-FIRST_START_SECONDS = 10.0
+FIRST_RUN_SECONDS = 10.0
 """A graph that takes longer is being compiled rather than loaded from MAX's cache."""
 
-FIRST_START = (
-    "mllama: first start with this model on this machine: compiling takes minutes; "
-    "later starts take seconds"
+FIRST_RUN = (
+    "mllama: first run of this model on this machine: compiling takes minutes; "
+    "later runs start in seconds"
 )
 
 _TICK_SECONDS = 0.1
@@ -41,7 +41,7 @@ _RUNNING = "{desc}: {elapsed_s:.0f} s"
 _DONE = "{desc}: done in {elapsed_s:.0f} s"
 _STOPPED = "{desc}: stopped after {elapsed_s:.0f} s"
 
-_current: StartProgress | None = None
+_current: StartupProgress | None = None
 
 
 class ProgressBar(tqdm):
@@ -119,8 +119,8 @@ class ProgressDisplay:
         )
 
 
-class StartProgress(ProgressDisplay):
-    """A display of a start's stages and of how long each takes.
+class StartupProgress(ProgressDisplay):
+    """A display of the stages of startup and of how long each takes.
 
     Stages that pass in a moment are not shown.
 
@@ -133,7 +133,7 @@ class StartProgress(ProgressDisplay):
         self._bar: Any = None
         self._name = ""
         self._since = 0.0
-        self._announced_first_start = False
+        self._announced_first_run = False
 
     def __enter__(self) -> Self:
         global _current
@@ -167,13 +167,13 @@ class StartProgress(ProgressDisplay):
         if self._bar is None:
             return
         if (
-            not self._announced_first_start
+            not self._announced_first_run
             and self._name.startswith("compiling")
-            and time.monotonic() - self._since >= FIRST_START_SECONDS
+            and time.monotonic() - self._since >= FIRST_RUN_SECONDS
         ):
-            self._announced_first_start = True
+            self._announced_first_run = True
             self._bar.clear()
-            self._stream.write(f"{FIRST_START}\n")
+            self._stream.write(f"{FIRST_RUN}\n")
         self._bar.update(0)
 
     def _end(self, *, finished: bool) -> None:
@@ -184,7 +184,7 @@ class StartProgress(ProgressDisplay):
 
 
 def stage(name: str | None) -> None:
-    """Begins a stage of the active :class:`StartProgress`, if there is one."""
+    """Begins a stage of the active :class:`StartupProgress`, if there is one."""
     if _current is not None:
         _current.stage(name)
 
@@ -193,7 +193,7 @@ class _ProgressStream:
     """A stream for tqdm to write to.
 
     A closed stderr must not stop the operation, so errors of the stream are ignored.
-    If the stream is no terminal, each update becomes a line of its own.
+    If the stream is no terminal, each update becomes a separate line.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -58,7 +58,7 @@ class TensorInfo:
 
     @property
     def part_dtype(self) -> np.dtype[Any]:
-        """NumPy's data type of the arrays that :meth:`parts` yields."""
+        """Returns NumPy's data type of the arrays that :meth:`parts` yields."""
         return self._stored_type
 
     @property
@@ -66,18 +66,18 @@ class TensorInfo:
         return np.dtype(np.uint16 if self.dtype == "bfloat16" else self.dtype)
 
     def mapped(self) -> npt.NDArray[Any]:
-        """Returns the values, memory-mapped; uint16 holds the bits of bfloat16."""
+        """Returns the values, memory-mapped; bfloat16 as its bits, in uint16."""
         return np.memmap(self.file, self._stored_type, "r", self.offset, self.shape)
 
     def parts(self, rows: int) -> Iterator[npt.NDArray[Any]]:
         """Yields the values as in :meth:`mapped`, some rows at a time.
 
-        Each part has a mapping of its own, so that its pages are freed once it is
+        Each part is mapped separately, so that its pages are freed once it is
         processed.  The mappings are writable private copies (copy-on-write), because
         MAX copies read-only arrays.  The file never changes.
 
         Args:
-            rows: Most rows of a part.
+            rows: Maximum number of rows of a part.
         """
         row_bytes = self.nbytes // self.shape[0]
         for start in range(0, self.shape[0], rows):
@@ -111,7 +111,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """The data type of most of the weights."""
+        """Returns the data type of most of the weights."""
         elements: Counter[str] = Counter()
         for tensor in self.tensors.values():
             elements[tensor.dtype] += tensor.nbytes // _ITEM_BYTES[tensor.dtype]
@@ -119,7 +119,7 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """The size of the model's tensors in the files."""
+        """Returns the size of the model's tensors in the files, in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
@@ -156,11 +156,11 @@ def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
             if entry.shape != expected[name]:
                 raise CheckpointError(
                     f"{source_name} has shape {list(entry.shape)}, but config.json "
-                    f"asks for {list(expected[name])}; the two are not of one model"
+                    f"requires {list(expected[name])}; they belong to different models"
                 )
             if name in tensors:
                 raise CheckpointError(
-                    f"{tensors[name].file.name} and {file.name} both hold {name}; "
+                    f"{tensors[name].file.name} and {file.name} both contain {name}; "
                     "remove the file that doesn't belong to the model"
                 )
             tensors[name] = TensorInfo(
@@ -198,7 +198,7 @@ def _weight_files(path: Path) -> list[Path]:
         return found
     if found:
         raise CheckpointError(
-            f"{path} holds {len(found)} safetensors files but no {INDEX_FILE} that "
+            f"{path} has {len(found)} safetensors files but no {INDEX_FILE} that "
             "says which of them belong together; download it again"
         )
     pickles = sorted(
@@ -206,18 +206,18 @@ def _weight_files(path: Path) -> list[Path]:
     )
     if pickles:
         raise CheckpointError(pickles_only_message(str(path), pickles[0]))
-    raise CheckpointError(f"{path} holds no {SINGLE_FILE} and no {INDEX_FILE}")
+    raise CheckpointError(f"{path} has no {SINGLE_FILE} and no {INDEX_FILE}")
 
 
 def pickles_only_message(place: str, name: str) -> str:
-    """Returns the error message for weights that are only there as pickles.
+    """Returns the error message for weights that exist only as pickles.
 
     Args:
         place: The directory or repository.
         name: One of the pickles.
     """
     return (
-        f"{place} holds PyTorch pickles only ({name}), which run code when read; load "
+        f"{place} has only PyTorch pickles ({name}), which run code when read; load "
         "them where you trust them with transformers and write safetensors with "
         "save_pretrained"
     )

@@ -1,4 +1,4 @@
-"""Encodings of the weights: what each type of device runs, and what is chosen."""
+"""Encodings of the weights: those that a device runs, and the choice among them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Encoding:
     Attributes:
         name: ``float32``, ``bfloat16`` or one of ``GGUF_ENCODINGS``.
         device_type: ``cpu`` or ``gpu``.
-        reason: Why it was chosen; None if the user asked for it.
+        reason: Why it was chosen; None if the user requested it.
         int8_vision: True if the vision encoder and projector are in int8 (W8A8).
     """
 
@@ -41,26 +41,26 @@ class Encoding:
 
     @property
     def full_name(self) -> str:
-        """The name, with the vision side's encoding if that differs."""
+        """Returns the name, with the vision side's encoding if that differs."""
         return self.name + self.vision_suffix
 
     @property
     def vision_suffix(self) -> str:
-        """The end of :attr:`full_name` if the vision side is in int8, else empty."""
+        """Returns the end of :attr:`full_name`; empty if the vision side is floats."""
         return f", vision in {_INT8}" if self.int8_vision else ""
 
     @property
     def bytes_per_float(self) -> int:
-        """The size of a weight that isn't quantized.
+        """Returns the size of a weight that isn't quantized.
 
-        Beside quantized tensors these are float32.
+        In a quantized model these are float32.
         """
         return 2 if self.name == "bfloat16" else 4
 
     @property
     def max_name(self) -> str:
-        """Returns the encoding that MAX is told: its options allow bfloat16 on GPUs
-        alone."""
+        """Returns the encoding to pass to MAX, whose options allow bfloat16 on GPUs
+        only."""
         return "float32" if self.is_bfloat16_on_cpu else self.name
 
     @property
@@ -70,22 +70,22 @@ class Encoding:
 
 
 def choose_encoding(
-    asked: str | None, device_type: str, dtype: str, config: MllamaConfig
+    requested: str | None, device_type: str, dtype: str, config: MllamaConfig
 ) -> Encoding:
     """Chooses the encoding to serve a checkpoint in that isn't quantized.
 
     Args:
-        asked: The encoding that the user asked for, or None.
+        requested: The encoding that the user requested; None chooses.
         device_type: ``cpu`` or ``gpu``.
         dtype: Data type of most of the checkpoint's weights.
         config: The checkpoint's config.
 
     Raises:
-        MllamaError: If the device can't run what the user asked for.
+        MllamaError: If the device can't run the requested encoding.
     """
-    if asked is not None:
-        check_runnable(asked, device_type)
-        return Encoding(asked, device_type)
+    if requested is not None:
+        check_runnable(requested, device_type)
+        return Encoding(requested, device_type)
     if device_type == "gpu":
         return Encoding("bfloat16", device_type, "the default on a GPU")
     if dtype == "float32":
@@ -112,23 +112,23 @@ def check_runnable(name: str, device_type: str) -> None:
 
 
 def with_vision_encoding(
-    encoding: Encoding, asked: str | None, config: MllamaConfig
+    encoding: Encoding, requested: str | None, config: MllamaConfig
 ) -> Encoding:
-    """Returns an encoding with the vision side in the encoding that was asked for.
+    """Returns an encoding with the vision side in the requested encoding.
 
     Args:
         encoding: The encoding of the weights.
-        asked: ``int8``, or None to leave the vision side in floats.
+        requested: ``int8``, or None to leave the vision side in floats.
         config: The checkpoint's config.
 
     Raises:
-        MllamaError: If something else was asked for, or int8 isn't possible here.
+        MllamaError: If another encoding was requested, or int8 isn't possible here.
     """
-    if asked is None:
+    if requested is None:
         return encoding
-    if asked != _INT8:
+    if requested != _INT8:
         raise MllamaError(
-            f"the vision side can be in {_INT8}, not {asked!r}; leave "
+            f"the vision side can be in {_INT8}, not {requested!r}; leave "
             "--vision-encoding out for floats"
         )
     vision = config.vision_config

@@ -37,7 +37,7 @@ def canonical_name(name: str) -> str | None:
 def expected_tensors(config: MllamaConfig) -> Shapes:
     """Returns the shape of every tensor that the model needs, by canonical name.
 
-    With tied embeddings the language-model head has no tensor of its own.
+    With tied embeddings the language-model head has no separate tensor.
     """
     text, vision = config.text_config, config.vision_config
     shapes = {

@@ -1,6 +1,6 @@
-"""Python code in a checkpoint, which runs only if the user trusts it.
+"""Custom Python code of a checkpoint, which runs only if the user trusts it.
 
-A checkpoint's files name its own classes in ``auto_map``, as transformers writes it.
+A checkpoint's files name its custom classes in ``auto_map``, as transformers writes it.
 Only a tokenizer's class can be used here; the configuration and the image processor are
 read as data.
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 from mllama.errors import CheckpointError, quoted
 
 _VOCABULARIES: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
-"""Files that a repository's own tokenizer may read."""
+"""Files that a custom tokenizer may read."""
 
 _VOCABULARY_SUFFIXES: Final = (".tiktoken",)
 
@@ -35,7 +35,7 @@ def code_files(names: Iterable[str]) -> list[str]:
 def check_remote_code(directory: Path, *, trusted: bool) -> None:
     """Checks that code which the checkpoint needs is trusted and present.
 
-    A tokenizer that names its own class needs no code if it also names a class of
+    A tokenizer with a custom class needs no code if it also names a class of
     transformers and has a ``tokenizer.json``.
 
     Args:
@@ -60,7 +60,7 @@ def check_remote_code(directory: Path, *, trusted: bool) -> None:
         and _is_transformers_class(settings.get("tokenizer_class"))
     ):
         raise CheckpointError(
-            f"{directory} has a tokenizer of its own, {quoted(reference)}, whose code "
+            f"{directory} has a custom tokenizer, {quoted(reference)}, whose code "
             "runs only with --trust-remote-code; read that code first"
         )
 
@@ -75,7 +75,7 @@ def _check_image_processor(path: Path) -> None:
     names = [_reference(each.get("auto_map"), "AutoImageProcessor") for each in maps]
     if any(names) and not str(kind).startswith("MllamaImageProcessor"):
         raise CheckpointError(
-            f"{path} names an image processor of its own, {quoted(kind)}, whose code "
+            f"{path} names a custom image processor, {quoted(kind)}, whose code "
             "never runs here, even if it is trusted; set image_processor_type to "
             "MllamaImageProcessor to use its settings with Mllama's processor"
         )
@@ -112,7 +112,7 @@ def _is_transformers_class(name: Any) -> bool:
 def _read(path: Path) -> Mapping[str, Any]:
     """Returns the object in a JSON file, or an empty one if it can't be read.
 
-    The file's users report that.
+    The code that needs the file reports the error.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

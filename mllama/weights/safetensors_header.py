@@ -127,7 +127,7 @@ def _entries(
         reached = end
     if reached != size - start:
         raise _damaged(
-            path, f"it holds {size - start} bytes of data instead of {reached}"
+            path, f"it has {size - start} bytes of data instead of {reached}"
         )
     return entries
 

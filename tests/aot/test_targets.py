@@ -39,7 +39,10 @@ def test_a_target_has_an_api_and_an_architecture(name: str, target: str) -> None
         ("metal", "'metal' is not a target: use cuda:sm_80 or hip:gfx942"),
         ("", "'' is not a target"),
         ("cuda:gfx942", "'gfx942' is not a cuda target"),
-        ("cuda:sm_75", "'sm_75' is not a cuda target with bfloat16; known are sm_80, "),
+        (
+            "cuda:sm_75",
+            "'sm_75' is not a cuda target with bfloat16; use one of sm_80, ",
+        ),
         ("hip:sm_90", "'sm_90' is not a hip target"),
     ],
 )

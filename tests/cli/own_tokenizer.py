@@ -1,4 +1,4 @@
-"""A copy of the demo model that has a tokenizer class of its own."""
+"""A copy of the demo model with a custom tokenizer class."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
     [
         (["generate"], "--prompt or --messages is needed"),
         (["generate", "--promt", "x"], "--promt"),
-        (["generate", "--prompt", "x", "--messages", "m.json"], "--messages holds"),
+        (["generate", "--prompt", "x", "--messages", "m.json"], "--messages contains"),
         (["generate", "--prompt", "x", "--image", "none.png"], "none.png"),
         (["generate", "--messages", "none.json"], "none.json"),
         (["generate", "--prompt", "x", "--top-p", "2"], "top_p"),

@@ -82,7 +82,7 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
     from mllama.cli.serve import serve
 
     text = serve.get_help(click.Context(serve, info_name="serve"))
-    own, others = text.split("Others of MAX Serve:")
+    own, others = text.split("Other MAX Serve options:")
     for option in ("--model-path", "--devices", "--force-download", "--port"):
         assert own.count(f"  {option} ") + own.count(f"  {option}, ") == 1
         assert f"  {option} " not in others

@@ -302,7 +302,7 @@ port: 8123
         ("model_path: /nowhere", "/nowhere is neither"),
         ("num_threads: 0", "--num-threads must be from 1 to"),
         ("enable_lora: true", "one adapter with --lora-path"),
-        ("- 5", "must hold options and their values"),
+        ("- 5", "must contain options and their values"),
         ("{", "is not YAML"),
     ],
 )

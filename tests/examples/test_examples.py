@@ -30,7 +30,7 @@ DESCRIPTIONS = {
 }
 
 START_SECONDS = 1500
-"""A first start compiles, and a test machine may be busy."""
+"""The first run compiles, and a test machine may be busy."""
 
 
 def run(example: str, *arguments: str | Path) -> str:

@@ -152,12 +152,12 @@ def test_another_architecture_is_refused(
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
-        (SMALL, "holds no weights"),
-        (SMALL | {"pytorch_model.bin": b"x"}, "PyTorch pickles only"),
-        (SMALL | {"original/consolidated.00.pth": b"x"}, "holds no weights"),
+        (SMALL, "has no weights"),
+        (SMALL | {"pytorch_model.bin": b"x"}, "only PyTorch pickles"),
+        (SMALL | {"original/consolidated.00.pth": b"x"}, "has no weights"),
         (SMALL | {"a.safetensors": b"", "b.safetensors": b""}, "a.safetensors, b.saf"),
-        ({"model.safetensors": DEMO["model.safetensors"]}, "holds no config.json"),
-        ({"README.md": b""}, "holds no weights"),
+        ({"model.safetensors": DEMO["model.safetensors"]}, "has no config.json"),
+        ({"README.md": b""}, "has no weights"),
         (SMALL | {"a.gguf": b"", "q/b.gguf": b""}, "--weight-path: a.gguf, q/b.gguf"),
         (
             SMALL | {"a.gguf": b"no such file"},
@@ -207,5 +207,5 @@ def test_names_that_leave_the_cache_are_ignored(
     hub: StandInHub, machine: Machine
 ) -> None:
     hub.add(NAME, SMALL | {"../../../evil.gguf": b"GGUF"})
-    refused(machine.download(), "holds no weights")
+    refused(machine.download(), "has no weights")
     assert not list(machine.home.parent.rglob("evil.gguf"))

@@ -24,7 +24,7 @@ def test_weights_of_another_shape_are_refused(
     hub.repositories[NAME].commit(DEMO | {"config.json": json.dumps(config).encode()})
     error = machine.download().error
     assert "has shape" in error
-    assert "the two are not of one model" in error
+    assert "they belong to different models" in error
     assert_no_weights_downloaded(hub)
 
 

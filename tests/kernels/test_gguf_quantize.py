@@ -179,7 +179,7 @@ def test_the_largest_representable_weights_match_the_numpy_form(kind: Kind) -> N
 def test_too_large_weights_raise(kind: Kind, size: float) -> None:
     weights = normal(5, 512)
     weights[3, 300] = -TOO_LARGE[kind] * size
-    with pytest.raises(CheckpointError, match=r"h\.w holds values that are too"):
+    with pytest.raises(CheckpointError, match=r"h\.w contains values that are too"):
         quantize(weights, kind, "h.w")
 
 
@@ -196,7 +196,7 @@ def test_nan_and_infinity_raise_with_the_tensors_name(
         weights = (weights.view(np.uint32) >> 16).astype(np.uint16)
     elif dtype == "float16":
         weights = weights.astype(np.float16)
-    with pytest.raises(CheckpointError, match=r"blk\.0 holds NaN or infinity"):
+    with pytest.raises(CheckpointError, match=r"blk\.0 contains NaN or infinity"):
         quantize(weights, kind, "blk.0")
 
 

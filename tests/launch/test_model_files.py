@@ -185,7 +185,7 @@ def test_a_gguf_file_gives_weights_to_a_directory(gguf: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"encoding": "q6_k"}, "holds q4_k, not q6_k"),
+        ({"encoding": "q6_k"}, "is in q4_k, not q6_k"),
         ({"device_type": "gpu"}, "the gpu can't run the encoding 'q4_k'"),
         ({"weight_path": 2}, "give --weight-path once"),
         ({"max_length": 10**6}, "limit is 4096"),

@@ -41,7 +41,7 @@ def test_an_answer_counts_its_tokens(llm: LLM, pictures: list[Image.Image]) -> N
     both = llm.generate(QUESTION, pictures, max_new_tokens=5)
     assert plain.image_tokens == 0
     assert 0 < one.image_tokens < both.image_tokens
-    # Each image adds one token to the text, apart from its vision tokens.
+    # Each image adds one token to the text, apart from its image tokens.
     text = [output.prompt_tokens - output.image_tokens for output in (plain, one, both)]
     assert text == [text[0], text[0] + 1, text[0] + 2]
     for output in (plain, one, both):

@@ -190,7 +190,7 @@ def test_patches_import_nothing_else_of_ours_and_say_what_they_are_for() -> None
         ("from max.serve.scheduler import load_scheduler", private_imports),
         ("from max.pipelines.lib import _hidden", private_imports),
         ("import max.serve", private_imports),
-        ("pipeline._pipeline_model.images", private_attributes),
+        ("pipeline._pipeline_model.image_cache", private_attributes),
         ("pipeline.execute = execute", assigned_objects),
         ("pipeline.kv_manager.alloc = alloc", assigned_objects),
         ("a.execute, b.release = execute, release", assigned_objects),

@@ -69,9 +69,9 @@ def test_prompt_tokens_equal_those_of_the_reference_processor(
 def test_a_cached_image_is_not_encoded_again(pipeline: Pipeline, tile: int) -> None:
     sample = case("one_tile", tile)
     pipeline.decode([sample])
-    before = pipeline.model.images.stats().misses
+    before = pipeline.model.image_cache.stats().misses
     pipeline.decode([sample])
-    assert pipeline.model.images.stats().misses == before
+    assert pipeline.model.image_cache.stats().misses == before
 
 
 def test_no_entry_stays_pinned_after_requests_end(
@@ -79,7 +79,7 @@ def test_no_entry_stays_pinned_after_requests_end(
 ) -> None:
     context = pipeline.context(case("one_tile", tile))
     pipeline.decode([case("image_per_turn", tile)])
-    assert pipeline.model.images.blocks.pinned_entries == 0
+    assert pipeline.model.image_cache.blocks.pinned_entries == 0
     # MAX also calls release for requests that never ran.
     pipeline.model.release(context.request_id)
-    assert pipeline.model.images.blocks.pinned_entries == 0
+    assert pipeline.model.image_cache.blocks.pinned_entries == 0

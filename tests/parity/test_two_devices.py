@@ -52,7 +52,7 @@ def test_a_mixed_batch_equals_the_reference(
 def test_each_device_caches_images_for_its_own_heads(pipeline: Pipeline) -> None:
     tile = int(pipeline.model.arch_config.model.vision_config.image_size)
     pipeline.decode([case("one_tile", tile)])
-    cache_storage = pipeline.model.images.storage
+    cache_storage = pipeline.model.image_cache.storage
     entry, _ = cache_storage.blocks.find(
         pipeline.context(case("one_tile", tile)).images[0].image_hash
     )

@@ -86,7 +86,7 @@ def test_relative_paths_are_relative_to_the_directory(tmp_path: Path) -> None:
         ([{"role": "user", "content": [3]}], "a part must be"),
         ([{"role": "user", "content": [{"type": "video"}]}], "a part must be"),
         ([{"role": "user", "content": [{"type": "text"}]}], "text part"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "holds no image"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "has no image"),
         ([{"role": "user", "content": "x", "extra": 1}], "'extra' is not supported"),
     ],
 )

@@ -27,7 +27,7 @@ def roomy() -> Scheduled:
 @pytest.fixture(scope="session")
 def tight(roomy: Scheduled) -> Scheduled:
     """The scheduler under test, whose cache has room for three images of one page."""
-    page = roomy.images.storage.params.bytes_per_block
+    page = roomy.image_cache.storage.params.bytes_per_block
     return Scheduled(max_batch_size=BATCH, image_cache_size=4 * page)
 
 

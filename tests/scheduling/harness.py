@@ -69,7 +69,7 @@ class Scheduled:
             retrieved.factory, engine_options.max_ce_batch_size, overlaps=overlaps
         )
         self.pipeline = loaded.pipeline
-        self.images = loaded.images
+        self.image_cache = loaded.image_cache
         self.overlap = loaded.overlap
         self.admission = loaded.admission
         self._arrivals: queue.Queue[Any] = queue.Queue()
@@ -87,7 +87,7 @@ class Scheduled:
     @property
     def blocks(self) -> Any:
         """The manager of the image cache's pages."""
-        return self.images.blocks
+        return self.image_cache.blocks
 
     def forget(self) -> None:
         """Empties the prefix cache, so that prompts are prefilled from their start."""

@@ -27,19 +27,19 @@ def fresh(tight: Scheduled, pictures: Pictures) -> Scheduled:
 
 def test_hits_and_misses_are_counted_once_per_image(roomy: Scheduled) -> None:
     a, b = (Image.new("RGB", (70, 70), color) for color in ("pink", "navy"))
-    before = roomy.images.stats()
+    before = roomy.image_cache.stats()
     roomy.alone(ask(a, a, b, WHAT))
     roomy.alone(ask(a, "and", b, WHAT))
-    after = roomy.images.stats()
+    after = roomy.image_cache.stats()
     assert after.misses - before.misses == 2
     assert after.hits - before.hits == 3
     assert after.pinned == 0
 
 
 def encoded(scheduled: Scheduled, *conversations: list[dict[str, object]]) -> int:
-    before = scheduled.images.stats().misses
+    before = scheduled.image_cache.stats().misses
     scheduled.answers(conversations)
-    return int(scheduled.images.stats().misses - before)
+    return int(scheduled.image_cache.stats().misses - before)
 
 
 def test_a_second_question_about_an_image_encodes_nothing(
@@ -130,11 +130,11 @@ def test_a_step_encodes_at_most_four_images(roomy: Scheduled) -> None:
     started = roomy.submit(ask("Count to ten."))
     roomy.step()
     waiting = [roomy.submit(ask(*new[10 * i :][:10], WHAT)) for i in range(2)]
-    encoded_so_far = roomy.images.stats().misses
+    encoded_so_far = roomy.image_cache.stats().misses
     for _ in range(5):
         tokens = len(started.token_ids)
         roomy.step()
-        misses = roomy.images.stats().misses
+        misses = roomy.image_cache.stats().misses
         assert misses - encoded_so_far == 4
         encoded_so_far = misses
         assert len(started.token_ids) == tokens + 1
@@ -166,7 +166,7 @@ def test_prefix_caching_changes_no_answer(roomy: Scheduled, pictures: Pictures) 
 def test_images_that_can_never_fit_are_rejected(
     tight: Scheduled, pictures: Pictures
 ) -> None:
-    with pytest.raises(InputError, match=r"4 image\(s\) take .* holds 768.0 KiB"):
+    with pytest.raises(InputError, match=r"4 image\(s\) take .* room for 768.0 KiB"):
         tight.submit(ask(*[part for p in pictures[:4] for part in (p, "and")]))
     with pytest.raises(InputError, match="33 images, but at most 32"):
         tight.submit(ask(*pictures[:1] * 33, WHAT))

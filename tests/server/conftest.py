@@ -18,7 +18,7 @@ import openai
 import pytest
 
 START_SECONDS = 1500
-"""The first start compiles graphs, and the test machine may be busy."""
+"""The first run compiles graphs, and the test machine may be busy."""
 
 
 class Server:

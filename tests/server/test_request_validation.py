@@ -156,13 +156,6 @@ def test_an_unknown_model_is_rejected_with_404() -> None:
     assert caught.value.status == 404
 
 
-def test_an_adapter_is_selected_by_its_name() -> None:
-    capabilities = ServerCapabilities(
-        model_name="served", vocabulary=9, other_names=("cats",)
-    )
-    assert normalize({"model": "cats"}, capabilities)["model"] == "cats"
-
-
 def test_seed_zero_gives_a_fixed_seed() -> None:
     """MAX would draw a random seed instead."""
     first, second = (normalize({"model": "", "seed": 0}, PLAIN) for _ in range(2))

@@ -117,7 +117,7 @@ def test_several_files_share_one_display(kind: type[io.StringIO]) -> None:
 def test_displays_at_the_same_time_keep_a_log_plain() -> None:
     stream = io.StringIO()
     with (
-        progress.StartProgress(stream) as start,
+        progress.StartupProgress(stream) as start,
         ByteProgress("quantizing", 1000, stream=stream) as display,
     ):
         start.stage("loading the weights")

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from mllama.utils import progress
-from mllama.utils.progress import StartProgress, stage
+from mllama.utils.progress import StartupProgress, stage
 
 
 class Terminal(io.StringIO):
@@ -26,7 +26,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SHOWN_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(progress, "TERMINAL_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0.15)
-    monkeypatch.setattr(progress, "FIRST_START_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "FIRST_RUN_SECONDS", 0.2)
 
 
 def test_logs_get_a_line_every_ten_seconds() -> None:
@@ -35,7 +35,7 @@ def test_logs_get_a_line_every_ten_seconds() -> None:
 
 def test_a_short_start_is_silent() -> None:
     stream = io.StringIO()
-    with StartProgress(stream):
+    with StartupProgress(stream):
         stage("compiling the text graph")
     assert stream.getvalue() == ""
 
@@ -44,11 +44,11 @@ def test_a_short_start_is_silent() -> None:
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_a_long_stage_is_named_with_its_time(kind: type[io.StringIO]) -> None:
     stream = kind()
-    with StartProgress(stream):
+    with StartupProgress(stream):
         stage("compiling the text graph")
         time.sleep(0.5)
     text = stream.getvalue()
-    assert text.count(progress.FIRST_START) == 1
+    assert text.count(progress.FIRST_RUN) == 1
     assert "mllama: compiling the text graph: 0 s" in text
     assert "mllama: compiling the text graph: done in " in text
     assert text.endswith("\n")
@@ -58,7 +58,7 @@ def test_a_long_stage_is_named_with_its_time(kind: type[io.StringIO]) -> None:
 @pytest.mark.usefixtures("fast")
 def test_a_log_holds_plain_lines_in_order() -> None:
     stream = io.StringIO()
-    with StartProgress(stream):
+    with StartupProgress(stream):
         stage("compiling the text graph")
         time.sleep(0.5)
         stage("loading the weights")
@@ -66,7 +66,7 @@ def test_a_log_holds_plain_lines_in_order() -> None:
     lines = stream.getvalue().splitlines()
     running = "mllama: compiling the text graph: 0 s"
     assert lines[0] == running
-    assert lines[1:3] == [progress.FIRST_START, running]
+    assert lines[1:3] == [progress.FIRST_RUN, running]
     assert lines[-1].startswith("mllama: loading the weights: done in")
     assert 5 <= len(lines) <= 7
     assert "\x1b" not in stream.getvalue()
@@ -76,29 +76,29 @@ def test_a_log_holds_plain_lines_in_order() -> None:
 def test_a_graph_from_the_cache_is_not_called_a_first_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(progress, "FIRST_START_SECONDS", 60.0)
+    monkeypatch.setattr(progress, "FIRST_RUN_SECONDS", 60.0)
     stream = io.StringIO()
-    with StartProgress(stream):
+    with StartupProgress(stream):
         stage("compiling the text graph")
         time.sleep(0.3)
     assert "compiling the text graph" in stream.getvalue()
-    assert progress.FIRST_START not in stream.getvalue()
+    assert progress.FIRST_RUN not in stream.getvalue()
 
 
 @pytest.mark.usefixtures("fast")
 def test_loading_promises_nothing_about_later_starts() -> None:
     stream = io.StringIO()
-    with StartProgress(stream):
+    with StartupProgress(stream):
         stage(progress.LOADING)
         time.sleep(0.3)
     assert progress.LOADING in stream.getvalue()
-    assert progress.FIRST_START not in stream.getvalue()
+    assert progress.FIRST_RUN not in stream.getvalue()
 
 
 @pytest.mark.usefixtures("fast")
 def test_a_failed_stage_is_not_called_done() -> None:
     stream = io.StringIO()
-    with pytest.raises(OSError), StartProgress(stream):  # noqa: PT011, PT012
+    with pytest.raises(OSError), StartupProgress(stream):  # noqa: PT011, PT012
         stage("compiling the text graph")
         time.sleep(0.3)
         raise OSError
@@ -111,7 +111,7 @@ def test_a_failed_stage_is_not_called_done() -> None:
 def test_a_closed_stderr_does_not_stop_the_start(kind: type[io.StringIO]) -> None:
     stream = kind()
     finished = False
-    with StartProgress(stream):
+    with StartupProgress(stream):
         stage("compiling the text graph")
         time.sleep(0.1)
         stream.close()
@@ -124,7 +124,7 @@ def test_a_closed_stderr_does_not_stop_the_start(kind: type[io.StringIO]) -> Non
 def test_a_broken_pipe_does_not_stop_the_start() -> None:
     code = (
         "import os, time; from mllama.utils import progress;"
-        "progress.LOG_INTERVAL_SECONDS = 0.1; display = progress.StartProgress();"
+        "progress.LOG_INTERVAL_SECONDS = 0.1; display = progress.StartupProgress();"
         "display.__enter__(); progress.stage('loading'); time.sleep(0.5);"
         "display.__exit__(None, None, None); print('finished', flush=True);"
         "os._exit(0)"

@@ -142,7 +142,7 @@ def test_duplicate_tensors_are_refused(single: Path) -> None:
     rewrite_header(file, header | {"model.language_model.norm.weight": twin})
     with file.open("ab") as opened:
         opened.write(bytes(size))
-    assert "both hold language_model.norm.weight" in refusal(single)
+    assert "both contain language_model.norm.weight" in refusal(single)
 
 
 def test_pickles_are_refused_with_the_way_out(single: Path) -> None:

@@ -85,7 +85,7 @@ class Clock:
         """Returns the properties of the loaded model that byte counts need."""
         from mllama.kernels.dispatch import kernels_summary
 
-        pool = self._pipeline._pipeline_model.images.storage.params
+        pool = self._pipeline._pipeline_model.image_cache.storage.params
         return {
             "kernels": kernels_summary(),
             "pool_item_bytes": pool.dtype.size_in_bytes,

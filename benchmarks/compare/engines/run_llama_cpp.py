@@ -16,18 +16,18 @@ import llama_cpp
 from protocol import answer_requests
 
 NEEDED = ("AVX2", "FMA", "F16C")
-"""A library that lacks one of these that the processor has isn't worth comparing."""
+"""Instruction sets that the library must use if the processor has them."""
 
 
 def check_build(system: str, features: str) -> None:
     """Refuses a library that wasn't compiled for this processor.
 
     Args:
-        system: What llama.cpp says of itself.
+        system: llama.cpp's description of its build.
         features: The processor's flags.
 
     Raises:
-        RuntimeError: If it lacks what the processor has.
+        RuntimeError: If it lacks an instruction set that the processor has.
     """
     has = features.upper().split()
     lacks = [name for name in NEEDED if name in has and f"{name} = 1" not in system]
@@ -36,7 +36,7 @@ def check_build(system: str, features: str) -> None:
 
 
 def load() -> dict[str, Any]:
-    """Loads the file; the functions that can be asked."""
+    """Loads the file and returns the functions that requests name."""
     threads = int(sys.argv[2])
     system = llama_cpp.llama_print_system_info().decode()
     check_build(system, Path("/proc/cpuinfo").read_text())

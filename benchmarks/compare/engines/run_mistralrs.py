@@ -1,7 +1,7 @@
 """mistral.rs, quantized to Q4K as it loads: `run_mistralrs.py CHECKPOINT N`.
 
-Prompts are rendered ones.  N is the number of threads, which its thread pool takes from
-RAYON_NUM_THREADS.
+Prompts come already rendered.  N is the number of threads, which its thread pool takes
+from RAYON_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ the same as for the other engines."""
 
 
 def load() -> dict[str, Any]:
-    """Loads the checkpoint; the functions that can be asked."""
+    """Loads the checkpoint and returns the functions that requests name."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     template = Path(folder) / "template.jinja"

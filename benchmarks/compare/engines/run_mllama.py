@@ -1,7 +1,7 @@
 """This project: `run_mllama.py MODEL N MAX_LENGTH`; MODEL may be `demo`.
 
 N is the number of threads.  Requests go through `mllama.LLM`, as a user's do.
-VISION_ENCODING in the environment is its option of that name.
+The environment variable VISION_ENCODING sets its option of that name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from benchmarks.compare.engines.protocol import answer_requests
 
 BATCH = 8
 READ_MIB = 256
-"""Memory that is read between steps: a few milliseconds' worth, not a cache's."""
+"""Memory that is read between steps: more than the caches have, within milliseconds."""
 
 
 def load() -> dict[str, Any]:
-    """Loads the model; the functions that can be asked."""
+    """Loads the model and returns the functions that requests name."""
     from mllama import LLM
 
     model, threads, max_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -59,7 +59,7 @@ def load() -> dict[str, Any]:
         }
 
     def ask_between_reads(library: str, **question: Any) -> dict[str, Any]:
-        """A question; memory is read after each of its steps, see `ceilings.c`."""
+        """Asks a question and reads memory after each step, see `ceilings.c`."""
         read_once = ctypes.CDLL(library).read_once
         read_once.restype = ctypes.c_double
 
@@ -76,7 +76,7 @@ def load() -> dict[str, Any]:
         return answer | clock.readable()
 
     def batch(prompts: list[str], images: list[str], new_tokens: int) -> dict[str, Any]:
-        """Requests that run together: median seconds of a step that decodes all."""
+        """Runs requests together; returns the median seconds of a step of all."""
         from PIL import Image
 
         pictures = [Image.open(path).convert("RGB") for path in images]
@@ -93,7 +93,7 @@ def load() -> dict[str, Any]:
         return {"step": clock.step_of(len(prompts))}
 
     def streams(number: int, asked: int, image: str) -> float:
-        """Tokens per second of users who each ask one question after the other."""
+        """Returns the tokens per second of users who ask one question after another."""
         from PIL import Image
 
         from benchmarks.serving import tokens_per_second
@@ -101,8 +101,8 @@ def load() -> dict[str, Any]:
         return tokens_per_second(llm, number, asked, Image.open(image).convert("RGB"))
 
     def operations(path: str, **question: Any) -> dict[str, Any]:
-        """A question, and what MAX's operations have taken so far at three points:
-        after the vision graph, the first token and the last."""
+        """Asks a question and writes the times of MAX's operations so far at three
+        points: after the vision graph, the first token and the last."""
         spans = ctypes.CDLL(os.environ["MODULAR_PROFILER_SHIM"])
         spans.spans_reset()
         for name in (VISION, SAMPLING):

@@ -35,7 +35,7 @@ class Stamps:
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """Called in the end."""
+        """Called after the last token."""
 
 
 class Spent:
@@ -48,7 +48,7 @@ class Spent:
             module.register_forward_hook(self._leave)
 
     def reset(self) -> None:
-        """Forgets."""
+        """Sets the time to zero."""
         self.seconds = 0.0
 
     def _enter(self, *_: Any) -> None:
@@ -59,7 +59,7 @@ class Spent:
 
 
 def load() -> dict[str, Any]:
-    """Loads the checkpoint; the functions that can be asked."""
+    """Loads the checkpoint and returns the functions that requests name."""
     checkpoint, threads = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(threads)
     model: Any = MllamaForConditionalGeneration.from_pretrained(

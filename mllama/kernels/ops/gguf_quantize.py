@@ -1,7 +1,7 @@
 """Quantizes weights to GGUF blocks with MAX's engine, on all cores.
 
-One graph for each data type quantizes to all three formats: compiling it takes a
-quarter of a minute once on a machine, then some four seconds in each process.
+Each data type has one graph, which quantizes to all three formats.  Compiling it takes
+about 15 seconds once on a machine, and loading it about four in each process.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SOURCE_DTYPES: Final = {
     "float16": "float16",
     "uint16": "bfloat16",
 }
-"""MAX's data type for each of NumPy's; uint16 holds the bits of bfloat16."""
+"""MAX's data type for each of NumPy's; uint16 stands for the bits of bfloat16."""
 
 _MOJO_PACKAGE = mojo_package("gguf_quantize")
 _NOT_FINITE = 1
-"""Status of a row that holds NaN or infinity, see ``quantize.mojo``."""
+"""Status of a row that contains NaN or infinity, see ``quantize.mojo``."""
 
 _compile_lock = threading.Lock()
 
@@ -112,11 +112,11 @@ def quantization_error(
     """
     if finite:
         return CheckpointError(
-            f"{name} holds values that are too large for {encoding.name.lower()}; "
+            f"{name} contains values that are too large for {encoding.name.lower()}; "
             "serve the checkpoint in float32 or bfloat16"
         )
     return CheckpointError(
-        f"{name} holds NaN or infinity; it is damaged, so download it again"
+        f"{name} contains NaN or infinity; it is damaged, so download it again"
     )
 
 

@@ -58,12 +58,12 @@ def open_gguf(path: Path) -> GgufFile:
     architecture = file.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise CheckpointError(
-            f"{path} holds a model of the architecture {quoted(architecture)}, not "
+            f"{path} is a model of the architecture {quoted(architecture)}, not "
             f"{ARCHITECTURE!r}"
         )
     for prefix, side in (("v.", "text"), ("blk.", "vision")):
         if not any(name.startswith(prefix) for name in file.tensors):
-            raise CheckpointError(f"{path} holds the {side} side only, {OLD_LAYOUT}")
+            raise CheckpointError(f"{path} has only the {side} side, {OLD_LAYOUT}")
     return file
 
 
@@ -109,8 +109,8 @@ def check_tensors(file: GgufFile, config: MllamaConfig) -> None:
         ):
             raise CheckpointError(
                 f"{file.path}: {stored.name} has shape {list(tensor.shape)}, but the "
-                f"configuration asks for {list(expected[name])}; the two are not of "
-                "one model"
+                f"configuration requires {list(expected[name])}; they belong to "
+                "different models"
             )
 
 

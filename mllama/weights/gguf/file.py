@@ -1,7 +1,7 @@
 """GGUF files, read without trusting them: all sizes are checked against the file's.
 
 Format: ggml's ``docs/gguf.md``.  The header is parsed here, because the ``gguf``
-package allocates and loops as much as the file tells it to.  Tensors are memory-mapped.
+package trusts the counts and lengths in the file.  Tensors are memory-mapped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OLD_LAYOUT: Final = (
     "the old form of two files; pull the model again with Ollama 0.7 to 0.29, or "
     "convert the original checkpoint with `mllama quantize`"
 )
-"""What Ollama 0.4 to 0.6 wrote, and the way out, as error messages say it."""
+"""The layout of Ollama 0.4 to 0.6 and the way out, for error messages."""
 
 MAGIC: Final = b"GGUF"
 _VERSIONS = (2, 3)
@@ -59,7 +59,7 @@ FLOAT_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(np.uint16),
 }
-"""NumPy's data types of tensors that aren't quantized; uint16 holds bfloat16's bits."""
+"""NumPy's data types of tensors that aren't quantized; bfloat16 is its bits, uint16."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class GgufFile:
 
     @property
     def header(self) -> bytes:
-        """The bytes before the tensors' data."""
+        """Returns the bytes before the tensors' data."""
         return self._bytes[: self._header_size]
 
     def raw(self, name: str) -> npt.NDArray[Any]:
@@ -226,7 +226,7 @@ class _Header:
         except struct.error as error:
             raise self._damaged("is truncated; download it again") from error
         except UnicodeDecodeError as error:
-            raise self._damaged("holds a string that is not UTF-8") from error
+            raise self._damaged("contains a string that is not UTF-8") from error
         self._at = at
         return strings
 

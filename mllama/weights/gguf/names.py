@@ -26,7 +26,7 @@ class StoredTensor:
     Attributes:
         name: Its name in the file.
         heads: Number of attention heads whose rows are permuted; 0 if none are.
-        is_tanh: True if the file holds the tanh of the values.
+        is_tanh: True if the file has the tanh of the values.
     """
 
     name: str

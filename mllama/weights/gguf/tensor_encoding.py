@@ -46,7 +46,7 @@ class PlannedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size in the file."""
+        """Returns its size in the file, in bytes."""
         return stored_bytes(self.kind, self.shape)
 
 
@@ -95,7 +95,7 @@ def encode_in_parts(
         CheckpointError: If a value isn't finite, or too large for the format.
     """
     rows, heads = tensor.shape[0], tensor.stored.heads
-    # Rows are permuted within their head, so a part holds whole heads.
+    # Rows are permuted within their head, so a part contains whole heads.
     unit = rows // heads if heads else 1
     row_weights = math.prod(tensor.shape[1:])
     step = unit * max(1, _WEIGHTS_AT_ONCE // (unit * row_weights))
@@ -114,7 +114,7 @@ def encode_in_parts(
 def _convert_floats(
     tensor: PlannedTensor, values: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Converts float32 values to the tensor's own type of floats."""
+    """Converts float32 values to the tensor's type of floats."""
     if tensor.kind is GGMLQuantizationType.F16:
         with np.errstate(over="ignore"):  # Checked below.
             converted = values.astype(np.float16)

@@ -1,6 +1,6 @@
 """Quantizes a checkpoint into one GGUF file in Ollama's layout.
 
-The file also holds the checkpoint's small files (configuration, tokenizer, chat
+The file also contains the checkpoint's small files (configuration, tokenizer, chat
 template, image processor), so that it is all that serving needs.
 """
 
@@ -45,7 +45,7 @@ SMALL_FILES: Final = (
 )
 
 _POSITION_GATE_SOURCE = "vision_model.gated_positional_embedding.gate"
-"""The gate that the file holds twice: as it is, and one minus it."""
+"""The gate that the file stores twice: as it is, and one minus it."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the current step, the bytes written and the bytes of all tensors."""

@@ -89,7 +89,7 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
     file = _weights_file(directory)
     entries = read_header(file)
     if not entries:
-        raise CheckpointError(f"{file} holds no tensors; download it again")
+        raise CheckpointError(f"{file} has no tensors; download it again")
     shapes = expected_tensors(config)
     changes: dict[str, Change] = {}
     modules: dict[str, Parts] = {}
@@ -99,7 +99,7 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
             name = _model_tensor(source_name, source_name, shapes, settings)
             tensor = _tensor(file, source_name, entry, shapes[name])
             if name in changes:
-                raise CheckpointError(f"{file} holds {name} twice; download it again")
+                raise CheckpointError(f"{file} has {name} twice; download it again")
             changes[name] = Change(replacement=tensor)
         else:
             modules.setdefault(module, {})[part] = _tensor(file, source_name, entry)
@@ -145,12 +145,12 @@ def _weights_file(directory: Path) -> Path:
         return file
     if (directory / PICKLE_FILE).is_file():
         raise CheckpointError(
-            f"{directory} holds its weights as a PyTorch pickle only ({PICKLE_FILE}), "
+            f"{directory} has its weights only as a PyTorch pickle ({PICKLE_FILE}), "
             "which runs code when read; load it where you trust it with PEFT and write "
             "safetensors with save_pretrained"
         )
     raise CheckpointError(
-        f"{directory} holds no {WEIGHTS_FILE}; it is incomplete, so download it again"
+        f"{directory} has no {WEIGHTS_FILE}; it is incomplete, so download it again"
     )
 
 
@@ -181,8 +181,8 @@ def _tensor(
         )
     if wanted is not None and entry.shape != wanted:
         raise CheckpointError(
-            f"{file}: {source_name} has shape {list(entry.shape)}, but the model asks "
-            f"for {list(wanted)}; the adapter is for another one"
+            f"{file}: {source_name} has shape {list(entry.shape)}, but the model "
+            f"requires {list(wanted)}; the adapter is for another one"
         )
     dtype = DTYPE_NAMES[entry.dtype]
     return TensorInfo(file, source_name, dtype, entry.shape, entry.offset, entry.nbytes)

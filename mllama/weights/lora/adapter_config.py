@@ -173,7 +173,7 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         is_model = (directory / "config.json").is_file()
         raise CheckpointError(
-            f"{directory} holds no {CONFIG_FILE}; "
+            f"{directory} has no {CONFIG_FILE}; "
             + (
                 "it is a whole model, which --model-path takes"
                 if is_model

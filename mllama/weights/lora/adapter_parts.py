@@ -138,13 +138,13 @@ def _check_parts(
     inner = parts[down].shape[:1]
     if inner and inner == parts[up].shape[1:2] and inner != (rank,):
         raise module.error(
-            f"has the rank {inner[0]}, but {CONFIG_FILE} says {rank}; the two are not "
-            "of one adapter"
+            f"has the rank {inner[0]}, but {CONFIG_FILE} says {rank}; they belong to "
+            "different adapters"
         )
     for part, tensor in parts.items():
         if tensor.shape != wanted[part]:
             raise module.error(
-                f"has {part} of shape {list(tensor.shape)}, but the model asks for "
+                f"has {part} of shape {list(tensor.shape)}, but the model requires "
                 f"{list(wanted[part])}; the adapter is for another one"
             )
 

@@ -48,7 +48,7 @@ class Change:
 
     @property
     def tensors(self) -> list[TensorInfo]:
-        """The adapter's tensors that this change needs."""
+        """Returns the adapter's tensors that this change needs."""
         parts = (self.replacement, self.down, self.up, self.magnitude, self.bias)
         return [part for part in parts if part is not None]
 
@@ -57,7 +57,7 @@ class Change:
 
         Args:
             name: The tensor's name, for messages.
-            weights: The original tensor; uint16 holds the bits of bfloat16.
+            weights: The original tensor; bfloat16 as its bits, in uint16.
 
         Raises:
             CheckpointError: If a sum overflows float32.
@@ -115,14 +115,14 @@ class MergedTensor(TensorInfo):
 
     @property
     def part_dtype(self) -> np.dtype[Any]:
-        """float32, in which the sum is computed."""
+        """Returns float32, in which the sum is computed."""
         return np.dtype(np.float32)
 
     def parts(self, rows: int) -> Iterator[Floats]:
         """Yields the changed values, some rows at a time.
 
         Args:
-            rows: Most rows of a part.
+            rows: Maximum number of rows of a part.
 
         Raises:
             CheckpointError: If a sum overflows float32.
@@ -141,7 +141,7 @@ class MergedTensor(TensorInfo):
 
 
 def is_finite(tensor: TensorInfo) -> bool:
-    """Returns True if a tensor holds neither NaN nor infinity."""
+    """Returns True if a tensor contains neither NaN nor infinity."""
     values = tensor.mapped()
     return all(
         bool(np.isfinite(as_floats(values[rows])).all())

@@ -1,7 +1,7 @@
 """Derives config.json and preprocessor_config.json from ggml's keys.
 
-What the keys leave out is the same in every model of the family: activations, pixel
-normalization, tile arrangements.
+Settings that the keys leave out are the same in every model of the family: activations,
+pixel normalization, tile arrangements.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads and checks the vocabulary in ggml's keys.
 
-The file holds the vocabulary and the merges, but only the name of how text is split
-before merging (``tokenizer.ggml.pre``).  That must be Llama 3's, the only one that this
-model has.
+The file contains the vocabulary and the merges, but only a name for the way in which
+text is split before merging (``tokenizer.ggml.pre``).  It must be Llama 3's way, the
+only one that this model has.
 """
 
 from __future__ import annotations

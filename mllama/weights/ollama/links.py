@@ -1,7 +1,7 @@
 """Symbolic links that give GGUF files the suffix ``.gguf``.
 
-MAX tells formats by a file's suffix.  The blobs of Ollama's store have none, so they
-are loaded through a link in the cache; nothing is copied.
+MAX recognizes formats by a file's suffix.  The blobs of Ollama's store have none, so
+they are loaded through a link in the cache; nothing is copied.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Infers the parameters of llama3 RoPE scaling from the factors in ggml's files.
 
-ggml's files hold the result of the scaling instead of its parameters: for each pair of
+ggml's files have the result of the scaling instead of its parameters: for each pair of
 a head's dimensions, the number that divides its frequency (``rope_freqs.weight``).  The
 rule is that of Llama 3.1, transformers' rope type ``llama3``: wavelengths shorter than
 ``original / high_freq_factor`` tokens stay, those longer than ``original /

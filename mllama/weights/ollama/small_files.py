@@ -41,17 +41,17 @@ def unpack_small_files(path: Path) -> Path:
     """Returns a directory with a file's configuration, tokenizer and chat template.
 
     Raises:
-        CheckpointError: If the file holds neither them nor the keys to derive them, or
+        CheckpointError: If the file has neither them nor the keys to derive them, or
             the cache can't be written.
     """
     file = open_gguf(path)
-    held = {
+    contained = {
         name: file.metadata[SOURCE_PREFIX + name]
         for name in SMALL_FILES
         if SOURCE_PREFIX + name in file.metadata
     }
-    if "config.json" in held and "tokenizer.json" in held:
-        return _unpack(path, held)
+    if "config.json" in contained and "tokenizer.json" in contained:
+        return _unpack(path, contained)
     try:
         directory = cache_directory(f"gguf/{_digest(file)}")
         if not all((directory / name).is_file() for name in DERIVED_FILES):
@@ -62,7 +62,7 @@ def unpack_small_files(path: Path) -> Path:
 
 
 def derived_files(file: GgufFile) -> dict[str, str]:
-    """Returns the files that a Hugging Face directory has beside the weights, by name.
+    """Returns the files that a Hugging Face directory has besides weights, by name.
 
     Raises:
         CheckpointError: If a key is missing, or keys and tensors contradict each other.
@@ -98,8 +98,8 @@ def derived_files(file: GgufFile) -> dict[str, str]:
 def _chat_template(file: GgufFile) -> str:
     """Returns the file's own template if it supports images, else Meta's format.
 
-    Ollama keeps its own templates, in Go's template language, beside the file; they are
-    not read.
+    Ollama stores its own templates, in Go's template language, next to the file; they
+    are not read.
     """
     template = file.metadata.get("tokenizer.chat_template")
     if isinstance(template, str) and "<|image|>" in template:
@@ -117,10 +117,10 @@ def _digest(file: GgufFile) -> str:
     return digest.hexdigest()[:32]
 
 
-def _unpack(path: Path, held: Mapping[str, object]) -> Path:
+def _unpack(path: Path, contained: Mapping[str, object]) -> Path:
     files = {}
     digest = hashlib.sha256()
-    for name, content in held.items():
+    for name, content in contained.items():
         if not isinstance(content, str):
             raise CheckpointError(f"{path}: {SOURCE_PREFIX}{name} is not a string")
         digest.update(f"{name}\0{content}\0".encode())

@@ -1,4 +1,4 @@
-"""Models in Ollama's local store, found by the name that its users type.
+"""Finds models in Ollama's local store by the names that its users type.
 
 The store is a directory of manifests, JSON files whose path is the model's name, and of
 blobs, files that are named by their digest.  A manifest lists the blobs of a model by
@@ -59,7 +59,7 @@ class _Layer:
 
     @property
     def kind(self) -> str:
-        """The media type without Ollama's prefix."""
+        """Returns the media type without Ollama's prefix."""
         return self.media_type.removeprefix(_MEDIA_TYPE)
 
 
@@ -79,7 +79,7 @@ class ModelName:
 
     @property
     def parts(self) -> tuple[str, str, str, str]:
-        """The parts in the order of the manifest's path."""
+        """Returns the parts in the order of the manifest's path."""
         return self.host, self.namespace, self.model, self.tag
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ def find_blob(name: str) -> Path:
     places = " or ".join(str(store) for store in store_directories())
     raise MllamaError(
         f"there is no Ollama store at {places}; set {STORE_VARIABLE} to the directory "
-        "that holds manifests and blobs"
+        "that contains manifests and blobs"
     )
 
 
@@ -239,7 +239,7 @@ def _model_blob(store: Path, name: ModelName, layers: Sequence[_Layer]) -> Path:
 
 
 def _find_blob(store: Path, digest: str) -> Path | None:
-    """Returns a blob's file; early versions of Ollama kept the digest's colon."""
+    """Returns a blob's file; early versions of Ollama named it with a colon."""
     digits = digest[len("sha256:") :]
     for name in (f"sha256-{digits}", f"sha256:{digits}"):
         path = store / "blobs" / name

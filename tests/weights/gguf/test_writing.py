@@ -141,7 +141,7 @@ def test_values_that_are_not_finite_are_refused(
     damaged = broken(source, tmp_path / "source", name, value)
     target = tmp_path / "out" / "model.gguf"
     target.parent.mkdir()
-    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity"):
+    with pytest.raises(CheckpointError, match=f"{name} contains NaN or infinity"):
         write_gguf(damaged, target, "q4_k", silent)
     assert not list(target.parent.iterdir())
 

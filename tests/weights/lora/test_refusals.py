@@ -191,7 +191,10 @@ OLD_QUERY = f"{PREFIX}language_model.model.layers.0.self_attn.q_proj"
             "q_proj lacks lora_B.weight; the adapter is",
         ),
         (dropped(HEAD), "names lm_head in modules_to_save"),
-        (reshaped(HEAD, 3, 5), "lm_head.weight has shape [3, 5], but the model asks"),
+        (
+            reshaped(HEAD, 3, 5),
+            "lm_head.weight has shape [3, 5], but the model requires",
+        ),
         (reshaped(f"{QUERY}.lora_A.weight", 4, 7), "has lora_A.weight of shape [4, 7]"),
         (reshaped(f"{QUERY}.lora_B.weight", 7, 4), "has lora_B.weight of shape [7, 4]"),
         (reshaped(f"{QUERY}.lora_A.weight"), "has lora_A.weight of shape []"),
@@ -201,7 +204,7 @@ OLD_QUERY = f"{PREFIX}language_model.model.layers.0.self_attn.q_proj"
             "has lora_magnitude_vector, which adapter_config.json doesn't mention",
         ),
         (copied(HEAD, f"{QUERY}.lora_embedding_A"), "has lora_embedding_A, which"),
-        (copied(HEAD, f"{PREFIX}model.lm_head.weight"), "holds lm_head.weight twice"),
+        (copied(HEAD, f"{PREFIX}model.lm_head.weight"), "has lm_head.weight twice"),
         (
             lambda tensors: tensors.update(
                 {
@@ -223,7 +226,7 @@ OLD_QUERY = f"{PREFIX}language_model.model.layers.0.self_attn.q_proj"
             "values that are NaN or infin",
         ),
         (with_last_value(HEAD, -float("inf")), "lm_head.weight of "),
-        (lambda tensors: tensors.clear(), "holds no tensors"),
+        (lambda tensors: tensors.clear(), "has no tensors"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(
@@ -263,9 +266,9 @@ def test_a_pickle_is_refused_with_the_way_out(adapter: Path) -> None:
 def test_missing_files_are_named(adapter: Path) -> None:
     assert "there is no directory" in refusal(adapter / "nowhere")
     (adapter / WEIGHTS).unlink()
-    assert f"holds no {WEIGHTS}; it is incomplete" in refusal(adapter)
+    assert f"has no {WEIGHTS}; it is incomplete" in refusal(adapter)
     (adapter / CONFIG).unlink()
-    assert f"holds no {CONFIG}; --lora-path takes" in refusal(adapter)
+    assert f"has no {CONFIG}; --lora-path takes" in refusal(adapter)
     assert "a whole model, which --model-path takes" in refusal(checkpoint())
 
 

@@ -143,8 +143,8 @@ def rows(count: int) -> Callable[[Tensors], None]:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (without("v."), "the text side only, the old form of two files"),
-        (without("blk."), "the vision side only, the old form of two files"),
+        (without("v."), "has only the text side, the old form of two files"),
+        (without("blk."), "has only the vision side, the old form of two files"),
         (without("token_embd"), "lacks the matrix token_embd.weight"),
         (rows(768), "has 768 rows, but a vocabulary of 768 needs 776"),
         (factors([1.0] * 31 + [float("nan")]), "rope_freqs.weight can't be used"),
