@@ -69,7 +69,7 @@ def _read_token_id(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class MllamaTextConfig(ConfigSection):
-    """The decoder.  Sizes are in elements, ``cross_attention_layers`` are indices."""
+    """The text decoder.  Sizes are in elements, ``cross_attention_layers`` indices."""
 
     section: ClassVar[str] = "text_config"
     nullable: ClassVar[tuple[str, ...]] = ("pad_token_id", "eos_token_id")
@@ -104,18 +104,18 @@ class MllamaTextConfig(ConfigSection):
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """Returns the width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def num_embeddings(self) -> int:
-        """Tokens of the embedding: the head's vocabulary and the extra ones."""
+        """Returns the number of embeddings: the vocabulary and the extra ones."""
         return self.vocab_size + NUM_EXTRA_EMBEDDINGS
 
     @model_validator(mode="before")
     @classmethod
     def _drop_null_theta(cls, values: Any) -> Any:
-        """Lets ``rope_theta`` count beside a null in ``rope_parameters``."""
+        """Drops nulls of ``rope_parameters``, so that ``rope_theta`` counts instead."""
         if isinstance(values, dict) and "rope_parameters" in values:
             rope = without_nulls(values["rope_parameters"])
             return {**values, "rope_parameters": rope}

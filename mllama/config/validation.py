@@ -38,7 +38,7 @@ class ConfigSection:
     Attributes:
         file: The file's name in messages.
         section: The object's name in messages; empty for the whole file.
-        nullable: Fields in which ``null`` has a meaning of its own.
+        nullable: Fields in which ``null`` has a special meaning.
     """
 
     file: ClassVar[str] = "config.json"

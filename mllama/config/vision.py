@@ -51,22 +51,22 @@ class MllamaVisionConfig(ConfigSection):
 
     @property
     def num_patches(self) -> int:
-        """Patches of a tile, including the class token."""
+        """Returns the number of patches of a tile, including the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
     @property
     def num_padding_patches(self) -> int:
-        """Patches added to each tile, up to the next multiple of eight."""
+        """Returns the number of patches that pad a tile to a multiple of eight."""
         return -self.num_patches % _PATCH_MULTIPLE
 
     @property
     def padded_patches(self) -> int:
-        """Patches of a tile, including padding."""
+        """Returns the number of patches of a tile, including padding."""
         return self.num_patches + self.num_padding_patches
 
     @property
     def max_aspect_ratio_id(self) -> int:
-        """The largest id; id 0 stands for no image."""
+        """Returns the largest aspect ratio id; id 0 stands for no image."""
         return len(self.supported_aspect_ratios)
 
     @model_validator(mode="after")

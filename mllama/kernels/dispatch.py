@@ -30,7 +30,7 @@ AVX512_FEATURES: Final = (
     "avx512vl",
     "avx512_vnni",
 )
-"""CPU features that custom ops with AVX-512 require besides."""
+"""CPU features that custom ops with AVX-512 also require."""
 
 _FOLDER = Path(__file__).parent / "mojo"
 
@@ -44,14 +44,14 @@ def chosen_kernels() -> str:
     Raises:
         MllamaError: If the environment variable has an unknown value.
     """
-    asked = os.environ.get(VARIABLE) or "auto"
-    if asked not in ("auto", AVX2, MAX):
-        raise MllamaError(f"{VARIABLE} must be auto, avx2 or max, not {asked!r}")
+    requested = os.environ.get(VARIABLE) or "auto"
+    if requested not in ("auto", AVX2, MAX):
+        raise MllamaError(f"{VARIABLE} must be auto, avx2 or max, not {requested!r}")
     features = set(cpu_features())
-    if asked == MAX or not features.issuperset(AVX2_FEATURES):
+    if requested == MAX or not features.issuperset(AVX2_FEATURES):
         return MAX
     has_avx512 = features.issuperset(AVX512_FEATURES)
-    return AVX512 if asked == "auto" and has_avx512 else AVX2
+    return AVX512 if requested == "auto" and has_avx512 else AVX2
 
 
 def uses_custom_ops(device: DeviceRef) -> bool:

@@ -1,7 +1,7 @@
 """MAX's undocumented names that running a single kernel needs.
 
-They are apart from :mod:`mllama.max_compat.model` so that using one kernel doesn't load
-MAX's pipelines and server, which takes seconds.
+They are in a separate module so that using one kernel doesn't load MAX's pipelines and
+server, as :mod:`mllama.max_compat.model` does, which takes seconds.
 """
 
 from __future__ import annotations

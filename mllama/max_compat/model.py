@@ -2,7 +2,7 @@
 
 MAX is pinned (``max[serve]==26.7.*``).  Everything imported here is undocumented or
 lives in a module that may move, so that a new version of MAX is the work of this folder
-alone.  Each comment says what a name is needed for.
+alone.  Each comment says why a name is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 # paged kernels work on it.
 from max.nn.kv_cache import KVCacheInputsPerDevice, PagedCacheValues
 
-# The paged kernels take the distance between pages as an input of its own.
+# The paged kernels take the distance between pages as a separate input.
 from max.nn.kv_cache.cache_params import page_stride_of
 
 # A page table must be padded to the width that the kernels read with SIMD loads.
@@ -26,7 +26,7 @@ from max.nn.transformer.distributed_transformer import distributed_logits_postpr
 # A request's image, in the form of the scheduler and the prefix cache.
 from max.pipelines.context import ImageMetadata
 
-# What a sampler is called with.
+# The argument of a sampler.
 from max.pipelines.context.logit_processors_type import BatchProcessorInputs
 
 # Divides the memory among weights, activations and KV cache.

@@ -1,4 +1,4 @@
-"""The two graphs of a model; each is compiled and kept by itself."""
+"""The two graphs of a model; each is compiled and cached separately."""
 
 from __future__ import annotations
 
@@ -153,13 +153,13 @@ def graph_specs(
 
 @dataclass(frozen=True)
 class VisionCompilation:
-    """Compiles the vision graph of a model on a CPU, in a process of its own.
+    """Compiles the vision graph of a model on a CPU, in a separate process.
 
     Attributes:
         config: The model's resolved configuration.
         encodings: Encodings of the tensors in GGUF blocks, by name.
         key: The graph's key.
-        directory: The directory that keeps the graph.
+        directory: The directory to store the graph in.
     """
 
     config: MllamaArchConfig
@@ -168,7 +168,7 @@ class VisionCompilation:
     directory: Path
 
     def run(self) -> None:
-        """Compiles the graph and keeps it."""
+        """Compiles the graph and stores it."""
         network, _ = networks(self.config, self.encodings)
         name_weights(network)
         graph = network.trace(*network.input_types(), name=self.key.name)
@@ -195,7 +195,8 @@ def rotary_buffers(config: MllamaArchConfig, devices: Sequence[Device]) -> list[
 def graph_fingerprints(
     config: MllamaArchConfig, encodings: Encodings
 ) -> dict[str, str]:
-    """Returns what each graph depends on beside its inputs' types, by graph name."""
+    """Returns a text with all that a graph depends on except its input types, by graph
+    name."""
     both = str(
         {
             "config": config_hash(config.model),

@@ -150,7 +150,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         devices: list[DeviceRef],
         max_seq_len: int,
     ) -> Self:
-        """Returns what a server with default options resolves to.
+        """Returns the configuration that default options resolve to.
 
         Graphs that are compiled ahead of time for a GPU are built from it.
 
@@ -174,7 +174,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         """Returns the user's ``--max-length``, bounded by the model's own limit.
 
         Raises:
-            ValueError: If the user asks for more than the model was made for.
+            ValueError: If the user's length exceeds the model's limit.
         """
         return super().calculate_max_seq_len(
             huggingface_config.text_config, model_config

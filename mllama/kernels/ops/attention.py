@@ -159,7 +159,7 @@ def causal_attention(
     Args:
         query: float32 ``[tokens, heads, head dim]``, with rotary embeddings.
         cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``; it
-            already holds the new tokens' keys and values.
+            already contains the new tokens' keys and values.
         layer_idx: uint32 scalar on the host.
         table: uint32 ``[requests, columns]``, the pages of each request.
         token_offsets: uint32 ``[requests + 1]``, the first token of each request.

@@ -1,4 +1,4 @@
-"""Adds custom ops to a graph that multiply activations with GGUF blocks."""
+"""Adds custom ops to a graph that multiply activations by GGUF blocks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def gguf_matmul(x: TensorValue, weight: Weight) -> TensorValue:
 def fused_qkv_matmul(
     x: TensorValue, first: Weight, second: Weight, third: Weight
 ) -> TensorValue:
-    """Computes the products with three matrices, side by side, quantizing ``x`` once.
+    """Multiplies ``x``, quantized once, by three matrices, with results side by side.
 
     Args:
         x: float32 ``[tokens, width]``.
@@ -136,7 +136,7 @@ def _columns(x: TensorValue, weight: Weight) -> int:
     expected = width // encoding.elements_per_block * encoding.block_size
     if width % SUPER_BLOCK or row_bytes != expected:
         raise ValueError(
-            f"{weight.name}: {row_bytes} bytes don't hold a row of {width} weights in "
+            f"{weight.name}: {row_bytes} bytes are not a row of {width} weights in "
             f"{name}"
         )
     return columns

@@ -1,4 +1,4 @@
-"""Adds a custom op to a graph that multiplies activations with int8 matrices (W8A8)."""
+"""Adds a custom op to a graph that multiplies activations by int8 matrices (W8A8)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def int8_matmul(
         addend: float32 ``[columns]`` or ``[tokens, columns]``: a bias or a residual.
 
     Returns:
-        float32 ``[tokens, columns]``.  A token that holds NaN or infinity is NaN.
+        float32 ``[tokens, columns]``.  A token that contains NaN or infinity is NaN.
     """
     added = scales if addend is None else addend
     return ops.custom(

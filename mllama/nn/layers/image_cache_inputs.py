@@ -1,11 +1,10 @@
-"""The graphs' inputs of the image cache: paged keys and values of cross-attention.
+"""Graph inputs for the image cache: paged keys and values of cross-attention.
 
 The image cache is one buffer of pages ``[pages, 2, cross layers, page size, kv heads,
 head dim]`` in the layout of MAX's paged KV cache, so that MAX's paged kernels can use
 it where the custom ops (:mod:`mllama.kernels.ops.attention`) can't.  Each of several
-devices has such a buffer with its own kv heads, and a page holds the same image on all
-of them.  The host decides which page holds which image
-(:mod:`mllama.image_cache.block_manager`).
+devices has such a buffer with its own kv heads, and a page has the same image on all of
+them.  The host assigns pages to images (:mod:`mllama.image_cache.block_manager`).
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def image_cache_dtype(
 ) -> DType:
     """Returns the dtype of keys and values in the image cache.
 
-    Beside GGUF blocks, whose rounding error is far larger, keys and values are rounded
+    With GGUF weights, whose rounding error is far larger, keys and values are rounded
     to bfloat16, which halves their memory.  MAX's kernels require the dtype of the
     activations.
 
@@ -91,7 +90,7 @@ def image_cache_dtype(
 def image_cache_params(
     config: MllamaConfig, dtype: DType, devices: Sequence[DeviceRef]
 ) -> MHAKVCacheParams:
-    """Returns the parameters of the image cache, as those of a KV cache of MAX.
+    """Returns MAX's KV-cache parameters for the image cache.
 
     Args:
         config: The model.
