@@ -2,7 +2,7 @@
 
     python examples/compare_checkpoints.py FIRST SECOND
 
-The checkpoints are loaded one after the other, so memory has to hold only one of them.
+The checkpoints are loaded one after the other, so memory needs room for only one.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 #
 #     examples/quantize_and_serve.sh [CHECKPOINT [FILE [OPTION OF mllama serve]...]]
 #
-# The file holds configuration, tokenizer and chat template as well: nothing else is
+# The file contains configuration, tokenizer and chat template as well: nothing else is
 # needed to serve it. The default checkpoint is the demo model.
 set -euo pipefail
 
