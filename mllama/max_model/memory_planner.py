@@ -22,8 +22,10 @@ _DEFAULT_SHARE = 0.1
 gives a size, or one image for each request of a batch needs more."""
 
 _DEFAULT_IMAGES_PER_REQUEST = 4
-"""Full-size images per request of a batch that the image cache has room for, unless the
-share above is too small; it has room for the images of one request as well."""
+"""Full-size images per request of a batch that the default size has room for.
+
+It also has room for as many as one request may contain.  The share above limits both.
+"""
 
 
 def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:

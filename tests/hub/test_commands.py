@@ -113,7 +113,7 @@ def test_options_of_the_hub_are_refused_for_a_directory(
 def test_generate_reads_the_cache_and_max_sends_no_request(
     hub: StandInHub, machine: Machine, tmp_path: Path
 ) -> None:
-    """This package downloads the repository once; later starts read the cache."""
+    """This package downloads the repository once; later runs read the cache."""
     machine.download()
     hub.requests.clear()
     picture = Image.new("RGB", (200, 200), "white")
