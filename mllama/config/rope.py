@@ -40,6 +40,54 @@ def llama3_factors(
     return 1 / ((1 - share) / scaling.factor + share)
 
 
+def frequencies(config: MllamaTextConfig) -> npt.NDArray[np.float32]:
+    """Returns the angle by which each pair of dimensions turns per position.
+
+    Each step is rounded to float32, as in Meta's code and in transformers: the weights
+    were trained with these frequencies, and at position 8,192 an angle from frequencies
+    in float64 differs by 5e-4.
+
+    Args:
+        config: The text decoder's configuration.
+
+    Returns:
+        float32 ``[head_dim / 2]``, in radians.
+    """
+    exponents = np.arange(0, config.head_dim, 2).astype(np.float32)
+    exponents /= np.float32(config.head_dim)
+    # NumPy's power in float32 is off by up to 3 units in the last place, PyTorch's is
+    # nearly always the correctly rounded one.
+    powers = float(np.float32(config.rope_theta)) ** exponents.astype(np.float64)
+    unscaled = np.float32(1) / powers.astype(np.float32)
+    if config.rope_scaling is None:
+        return unscaled
+    return _scaled(unscaled, config.rope_scaling)
+
+
+def _scaled(
+    unscaled: npt.NDArray[np.float32], scaling: Llama3RopeScaling
+) -> npt.NDArray[np.float32]:
+    """Scales frequencies by Llama 3.1's rule, in float32."""
+    original = scaling.original_max_position_embeddings
+    low, high = (
+        np.float32(scaling.low_freq_factor),
+        np.float32(scaling.high_freq_factor),
+    )
+    factor = np.float32(scaling.factor)
+    # PyTorch divides a number by a tensor in two roundings, through the reciprocal.
+    one = np.float32(1)
+    waves = one / unscaled * np.float32(2 * np.pi)
+    is_long = waves > np.float32(original / scaling.low_freq_factor)
+    is_short = waves < np.float32(original / scaling.high_freq_factor)
+    scaled = np.where(is_long, unscaled / factor, unscaled)
+    is_medium = ~(is_long | is_short)
+    if low != high:
+        share = (one / waves * np.float32(original) - low) / (high - low)
+        smoothed = (one - share) * unscaled / factor + share * unscaled
+        scaled = np.where(is_medium, smoothed, scaled)
+    return scaled
+
+
 def rotary_table(config: MllamaTextConfig, max_length: int) -> npt.NDArray[np.float32]:
     """Returns cosines and sines of all positions in the layout of MAX's attention.
 
@@ -50,14 +98,8 @@ def rotary_table(config: MllamaTextConfig, max_length: int) -> npt.NDArray[np.fl
     Returns:
         float32 ``[max_length, head_dim]``: cosine and sine alternate.
     """
-    frequencies = 2 * np.pi / wavelengths(config.head_dim, config.rope_theta)
-    if config.rope_scaling is not None:
-        frequencies = frequencies / llama3_factors(
-            config.rope_scaling, config.head_dim, config.rope_theta
-        )
     positions = np.arange(max_length, dtype=np.float32)
-    # float32, as in training.
-    angles = np.outer(positions, frequencies.astype(np.float32))
+    angles = np.outer(positions, frequencies(config))
     table = np.empty((max_length, config.head_dim), np.float32)
     np.cos(angles, out=table[:, 0::2])
     np.sin(angles, out=table[:, 1::2])
