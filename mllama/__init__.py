@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mllama.max_compat.kv_cache_ops import defer_kv_cache_ops
 from mllama.version import __version__
 
 if TYPE_CHECKING:
     from mllama.llm import LLM
+
+# Whatever imports MAX imports this package first, child processes included.
+defer_kv_cache_ops()
 
 __all__ = ["ARCHITECTURES", "LLM", "__version__"]
 

@@ -24,7 +24,6 @@ import click
 
 from mllama.cli.terminal_image import show_picture
 from mllama.demo_model import MODEL_NAME, MODEL_PATH, PICTURES, Picture
-from mllama.max_compat.mojo_modules import compiles_at_import
 
 if TYPE_CHECKING:
     import httpx
@@ -93,11 +92,6 @@ def serving(client: httpx.Client) -> Iterator[None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     client.base_url = f"http://127.0.0.1:{port}"
-    if compiles_at_import():
-        click.echo(
-            "mllama: first run in this environment: MAX compiles one of its modules",
-            err=True,
-        )
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mllama", "serve"),

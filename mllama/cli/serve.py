@@ -17,7 +17,6 @@ from mllama.cli.sections import SectionedCommand
 from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
 from mllama.max_compat.cli import WithLazyPipelineOptions
-from mllama.max_compat.mojo_modules import compiles_at_import
 from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
 from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
@@ -79,8 +78,7 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
                 block_torch()
             # The worker creates MAX's threads before their number is parsed.
             threads_given = _may_be_given("--num-threads", args)
-            # Two processes that import MAX would both compile its module.
-            if not threads_given and not compiles_at_import():
+            if not threads_given:
                 prespawn_worker(with_torch=with_torch)
         try:
             with _value_errors_as_bad_input():

@@ -7,11 +7,25 @@ change is needed (*Why*), and what MAX would have to offer for the function to g
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 Function = Callable[..., Any]
+
+KV_CACHE_OPS: Final = "max._kv_cache_ops"
+
+
+def replace_kv_cache_ops(module: ModuleType) -> None:
+    """Replaces a module that MAX has not imported yet.
+
+    Why: its first import in an environment compiles it, 15 to 36 seconds on two cores,
+    and a CPU never calls it.
+    Until: MAX ships the module compiled, or imports it when it is needed.
+    """
+    sys.modules.setdefault(KV_CACHE_OPS, module)
 
 
 def replace_sampling_processor(processor: type) -> None:
