@@ -32,6 +32,7 @@ check: setup  ## Lint, format, types, the floors of packages and the documents' 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --quiet tests/docs
+	@$(BIN)/python -m demo.compile_graphs --check || true
 
 # MAX compiles one graph at a time in a process: two of them share the files out.
 test: check  ## All checks and tests
@@ -43,7 +44,14 @@ test-fast: setup  ## The tests without compiled graphs and whole programs, in un
 reference: setup  ## Write docs/options.md and the docstrings of LLM from the tables
 	$(BIN)/python -m docs.reference
 
+demo-graphs: setup  ## Renew the demo model's compiled graphs that ship; takes minutes
+	$(BIN)/python -m demo.compile_graphs
+
+graphs: setup  ## Build mllama-graphs, for the published models; takes hours
+	$(BIN)/python -m graphs.build
+
 dist: setup  ## Build the sdist and the wheel into dist/
+	$(BIN)/python -m demo.compile_graphs --check
 	rm -rf dist
 	$(BIN)/python -m build
 
@@ -59,4 +67,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-fast reference dist check-gpu bench bench-growth demo
+.PHONY: help setup check test test-fast reference demo-graphs graphs dist check-gpu bench bench-growth demo

@@ -14,9 +14,10 @@ import tempfile
 from pathlib import Path
 
 from mllama.aot.cross_compile import compile_for_target
-from mllama.aot.targets import CompiledGraph, find_target
+from mllama.aot.targets import CompiledGraph, CrossCompilation, find_target
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
+from mllama.weights.encodings import Encoding
 
 CHECKED = (("cuda:sm_90", 1), ("hip:gfx942", 1), ("cuda:sm_90", 2))
 """Targets, each with the number of devices that share the model."""
@@ -53,9 +54,10 @@ def main() -> None:
         title = f"{name}, {devices} device(s)"
         with tempfile.TemporaryDirectory() as directory:
             try:
-                graphs = compile_for_target(
-                    CONFIG, find_target(name), Path(directory), devices=devices
+                compilation = CrossCompilation(
+                    CONFIG, find_target(name), Encoding("bfloat16", "gpu"), devices
                 )
+                graphs = compile_for_target(compilation, Path(directory))
             except MllamaError as error:
                 surprised |= name not in KNOWN_FAILURES
                 known = " as known" if name in KNOWN_FAILURES else ""

@@ -45,7 +45,11 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     from mllama.max_model.graphs import graph_specs, log_probabilities
     from mllama.max_model.model_config import MllamaArchConfig
     from mllama.max_model.settings import ModelSettings
-    from mllama.max_model.weight_adapters import canonical_state_dict, served_state_dict
+    from mllama.max_model.weight_adapters import (
+        canonical_state_dict,
+        quantize_vision,
+        served_state_dict,
+    )
 
     pipeline = PipelineConfig.from_args(options.pipeline_args(files))
     retrieved = PIPELINE_REGISTRY.retrieve_factory(pipeline)
@@ -59,6 +63,8 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
         canonical_state_dict(weights), pipeline.model, config.model
     )
     (device,) = load_devices(pipeline.model.device_specs)
+    if config.int8_vision:
+        state_dict = quantize_vision(state_dict, config.model)
     session = InferenceSession(devices=[device])
     compiler = GraphCompiler(
         session, pipeline, ModelSettings.from_max(pipeline.model).compiled

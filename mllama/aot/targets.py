@@ -1,14 +1,20 @@
-"""The kinds of GPU that graphs can be compiled for, by name."""
+"""The kinds of device that graphs can be compiled for, by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllama.compilation.host import CPU_TARGETS, gpu_name
+from mllama.compilation.manifest import Manifest
+from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
+from mllama.weights.encodings import Encoding
+from mllama.weights.quantization_plan import quantization_plan
 
 # fmt: off
 ARCHITECTURES = {
+    "cpu": tuple(CPU_TARGETS),
     "cuda": (
         "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_100a",
         "sm_103", "sm_103a", "sm_120", "sm_120a", "sm_121", "sm_121a",
@@ -19,26 +25,70 @@ ARCHITECTURES = {
     ),
 }
 # fmt: on
-"""GPU architectures with bfloat16 that MAX's compiler knows, by API.
+"""Architectures by API: CPUs that the custom ops support, and GPUs with bfloat16 that
+MAX's compiler knows.
 
-The first of each is MAX's default.
+The first of each API is its default.
 """
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of GPU.
+    """A kind of device.
 
     Attributes:
-        api: ``cuda`` or ``hip``.
-        architecture: Name of the architecture, such as ``sm_90``.
+        api: ``cpu``, ``cuda`` or ``hip``.
+        architecture: Name of the architecture, such as ``x86-64-v3`` or ``sm_90``.
     """
 
     api: str
     architecture: str
 
+    @property
+    def is_cpu(self) -> bool:
+        """Returns True if the device is a CPU."""
+        return self.api == "cpu"
+
     def __str__(self) -> str:
         return f"{self.api}:{self.architecture}"
+
+
+@dataclass(frozen=True)
+class CrossCompilation:
+    """What to compile, and for which devices.
+
+    Attributes:
+        config: The checkpoint's configuration.
+        target: Kind of device to compile for.
+        encoding: The encoding of the weights.  GGUF blocks are in the formats that
+            ``mllama quantize`` gives them.
+        devices: Number of devices that share the model.
+    """
+
+    config: MllamaConfig
+    target: Target
+    encoding: Encoding
+    devices: int = 1
+
+    @property
+    def manifest(self) -> Manifest:
+        """Returns the manifest of the compiled graphs.
+
+        For a CPU, :func:`assume_cpu_features` must have been called with its features.
+        """
+        device = (
+            "cpu"
+            if self.target.is_cpu
+            else gpu_name(self.target.api, self.target.architecture)
+        )
+        formats = quantization_plan(self.config, self.encoding.name)
+        manifest = Manifest.for_this_machine(
+            self.config,
+            encoding=self.encoding.full_name,
+            formats={name: kind.name for name, kind in formats.items()},
+            devices=(device,) * self.devices,
+        )
+        return manifest if self.target.is_cpu else manifest.for_gpu_host()
 
 
 @dataclass(frozen=True)
@@ -57,7 +107,7 @@ class CompiledGraph:
 
 
 def find_target(name: str) -> Target:
-    """Returns the target with a name such as "cuda" or "hip:gfx942".
+    """Returns the target with a name such as "cpu", "cuda" or "hip:gfx942".
 
     Raises:
         MllamaError: If MAX knows no such target.
@@ -72,7 +122,6 @@ def find_target(name: str) -> Target:
     architecture = architecture or known[0]
     if architecture not in known:
         raise MllamaError(
-            f"{architecture!r} is not a {api} target with bfloat16; use one of "
-            + ", ".join(known)
+            f"{architecture!r} is not a {api} target; use one of " + ", ".join(known)
         )
     return Target(api, architecture)

@@ -99,6 +99,15 @@ _SERVE_ANSWER: Final = (
 
 _SERVE: Final = (
     Option(
+        name="no_background_compilation",
+        section=COMPUTE,
+        takers=("serve",),
+        kind="flag",
+        description="Don't compile faster graphs for this CPU in the background, at "
+        "the lowest priority and for the next start, while the server uses graphs that "
+        "ship for any CPU.",
+    ),
+    Option(
         name="served_model_name",
         section=SERVER,
         takers=("serve",),
@@ -166,9 +175,10 @@ _COMPILE: Final = (
         takers=("compile",),
         kind="text",
         metavar="TARGET",
-        description="Compile in bfloat16 for this kind of GPU, which this machine need "
-        "not have: cuda:sm_90, hip:gfx942, ... --devices says how many GPUs share the "
-        "model.",
+        description="Compile for this kind of device, which this machine need not "
+        "have: cpu:x86-64-v3 (any CPU with AVX2), cpu:cascadelake (AVX-512 and VNNI), "
+        "or in bfloat16 cuda:sm_90, hip:gfx942, ... --devices says how many GPUs share "
+        "the model.",
         default_text="this machine",
     ),
     Option(

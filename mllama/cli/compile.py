@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,11 @@ from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
+if TYPE_CHECKING:
+    from mllama.aot.targets import Target
+    from mllama.config import MllamaConfig
+    from mllama.weights.encodings import Encoding
+
 _UNUSED_WITH_TARGET = ("weight_path", "lora_path", "trust_remote_code")
 """Options about files that ``--target`` doesn't read."""
 
@@ -23,12 +28,13 @@ _UNUSED_WITH_TARGET = ("weight_path", "lora_path", "trust_remote_code")
 def compile(output: Path, target: str | None, **options: Any) -> None:
     """Compile a model for --serialized-model-path, without running it.
 
-    A compiled model works with the same options, on the same kind of CPU, with the same
-    versions. It contains no weights, so fine-tunes of one shape share it.
+    A compiled model fits the same versions, and CPUs that have all features of this one
+    or of the target. It has no weights, so fine-tunes of one shape share it.
 
     \b
     mllama compile --model-path DIR --output compiled
     mllama serve --model-path DIR --serialized-model-path compiled
+    mllama compile --model-path DIR --target cpu:x86-64-v3 --output compiled
     mllama compile --model-path DIR --target cuda:sm_90 --output compiled
     """
     limit_spinning()
@@ -46,27 +52,23 @@ def compile(output: Path, target: str | None, **options: Any) -> None:
     click.echo(f"mllama: the compiled model is in {output}", err=True)
 
 
-def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> None:
+def _compile_for_target(output: Path, name: str, options: dict[str, Any]) -> None:
     from mllama.aot.cross_compile import compile_for_target
-    from mllama.aot.targets import find_target
+    from mllama.aot.targets import CrossCompilation, find_target
     from mllama.hub.download import download_config
     from mllama.hub.options import HubOptions
     from mllama.launch.devices import count_gpus
 
-    gpu = find_target(target)
-    devices = count_gpus(options["devices"])
-    for name in _UNUSED_WITH_TARGET:
-        if options[name]:
+    target = find_target(name)
+    if target.is_cpu and options["devices"] not in (None, "cpu"):
+        raise MllamaError(f"{target} is one device; leave --devices out")
+    devices = 1 if target.is_cpu else count_gpus(options["devices"])
+    for option in _UNUSED_WITH_TARGET:
+        if options[option]:
             raise MllamaError(
-                f"--{name.replace('_', '-')} does nothing with --target, which reads "
+                f"--{option.replace('_', '-')} does nothing with --target, which reads "
                 "only the configuration; leave it out"
             )
-    if options["quantization_encoding"] not in (None, "bfloat16"):
-        raise MllamaError(
-            f"--target compiles in bfloat16, not {options['quantization_encoding']}"
-        )
-    if options["vision_encoding"] is not None:
-        raise MllamaError("--vision-encoding is for CPUs; leave it out with --target")
     config = download_config(
         options["model_path"],
         HubOptions(
@@ -74,15 +76,31 @@ def _compile_for_target(output: Path, target: str, options: dict[str, Any]) -> N
             force_download=options["force_download"],
         ),
     )
-    graphs = compile_for_target(
-        config,
-        gpu,
-        output,
-        devices=devices,
-        max_length=options["max_length"],
-        max_batch_size=options["max_batch_size"],
-        max_ce_batch_size=options["max_ce_batch_size"],
-    )
-    for graph in graphs:
+    encoding = _encoding(target, config, options)
+    compilation = CrossCompilation(config, target, encoding, devices)
+    for graph in compile_for_target(compilation, output):
         click.echo(f"mllama: {graph.name}: {graph.seconds:.0f} s", err=True)
-    click.echo(f"mllama: compiled for {devices} x {gpu}, not run: {output}", err=True)
+    click.echo(
+        f"mllama: compiled for {devices} x {target} in {encoding.full_name}, not run: "
+        f"{output}",
+        err=True,
+    )
+
+
+def _encoding(
+    target: Target, config: MllamaConfig, options: dict[str, Any]
+) -> Encoding:
+    """Returns the encoding to compile for.
+
+    Raises:
+        MllamaError: If the device can't run what was requested.
+    """
+    from mllama.weights.encodings import choose_encoding, with_vision_encoding
+
+    requested = options["quantization_encoding"]
+    if not target.is_cpu and requested not in (None, "bfloat16"):
+        raise MllamaError(f"--target compiles for GPUs in bfloat16, not in {requested}")
+    encoding = choose_encoding(
+        requested, "cpu" if target.is_cpu else "gpu", config.dtype or "bfloat16", config
+    )
+    return with_vision_encoding(encoding, options["vision_encoding"], config)

@@ -16,7 +16,7 @@ from typing import Final
 
 from mllama.cli.cache_entries import entries_of
 from mllama.compilation.store import COMPILED_DIRECTORY
-from mllama.kernels.dispatch import kernels_summary
+from mllama.kernels.dispatch import chosen_kernels, kernels_summary
 from mllama.utils.cache_dir import cache_home, cache_root, disk_usage
 from mllama.utils.cpu import cpu_features
 from mllama.utils.sizes import format_bytes
@@ -116,7 +116,7 @@ def _versions() -> Iterator[tuple[str, Probe]]:
 def _machine() -> Iterator[tuple[str, Probe]]:
     yield "CPU", cpu_name
     yield "CPU features", _relevant_cpu_features
-    yield "kernels", kernels_summary
+    yield "kernels", lambda: kernels_summary(chosen_kernels())
     yield "cores", _cores
     yield "memory", _memory
     yield "GPUs", _gpus

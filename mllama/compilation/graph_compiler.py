@@ -13,19 +13,25 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from max.engine import CompiledModel, InferenceSession
 from max.pipelines.lib import PipelineConfig, PipelineRuntimeConfig, ProfilingConfig
 
+from mllama.compilation.background import (
+    BACKGROUND_NICENESS,
+    BackgroundCompilation,
+)
 from mllama.compilation.lazy_graph import LazyGraph
-from mllama.compilation.parallel import ParallelTask, start_in_parallel
+from mllama.compilation.parallel import start_in_parallel
 from mllama.compilation.settings import CompiledSettings
+from mllama.compilation.shipped import ShippedForm, shipped_forms
 from mllama.compilation.store import CompiledStore, GraphKey
 from mllama.errors import CompiledModelError
+from mllama.kernels.dispatch import chosen_kernels
 from mllama.max_compat import patches
 from mllama.max_compat.model import TopKSampler
+from mllama.utils.cpu import usable_cores
 from mllama.utils.progress import LOADING, stage
 
 logger = logging.getLogger("mllama")
@@ -43,15 +49,19 @@ _INSTALLATION_PATHS = re.compile(r"_kernel_library_paths = \[[^\]]*\]")
 
 
 class GraphCompiler:
-    """Replaces the compilation of a MAX session, and reports the progress of a start.
+    """Replaces the compilation of a MAX session, and reports the progress.
 
-    A graph is looked up in the saved model and in the cache, and compiled only if
-    neither holds it.
+    A graph is looked up in the saved model, in the cache and among the graphs that
+    ship, and compiled only if none of them has it.
 
     Args:
         session: The session that compiles all graphs of the pipeline.
         pipeline: MAX's configuration, whose settings affect the compiled code.
         settings: The directories of compiled graphs; None leaves caching to MAX.
+
+    Attributes:
+        kernels: The kernels of the graphs, see :class:`Manifest`.  They are not those
+            of this CPU if graphs that ship are for any CPU.
     """
 
     def __init__(
@@ -62,43 +72,49 @@ class GraphCompiler:
     ) -> None:
         self._session = session
         self._settings = settings
+        self.kernels = settings.manifest.kernels if settings else chosen_kernels()
         self._compile_settings = _compile_settings(pipeline.runtime, pipeline.profiling)
         self._sources: list[CompiledStore] = []
         self._cache: CompiledStore | None = None
         self._target: CompiledStore | None = None
         self._finished = False
         self._parallel: dict[GraphKey, subprocess.Popen[bytes]] = {}
+        self._shipped: list[ShippedForm] = []
+        self._obstacles: list[str] = []
+        self._borrowed: dict[GraphKey, LazyGraph] = {}
         self._compile_reusing_mefs = session.compile_reusing_mefs
         self._init_all = session.init_all
         if settings is not None:
             if settings.saved is not None:
                 self._sources.append(CompiledStore.open(settings.saved)[1])
-            self._cache = _open_cache(settings.cache)
+            self._cache = CompiledStore.open_or_create(settings.cache)
             self._sources.append(self._cache)
             if settings.save_to is not None:
                 self._target = CompiledStore(settings.save_to)
+            # A saved model is compiled for this CPU.
+            elif self._compile_settings == default_compile_settings():
+                self._shipped, self._obstacles = shipped_forms(settings.manifest)
         patches.replace_compilation(
             session, compile_graph=self._compile, init_all=self._init
         )
 
-    def compile_in_parallel(
-        self, graph: LazyGraph, task: Callable[[GraphKey, Path], ParallelTask]
-    ) -> None:
-        """Compiles a graph in another process unless a store already holds it.
+    def compile_in_parallel(self, graph: LazyGraph) -> None:
+        """Compiles a graph in another process unless it is compiled already.
 
         Args:
-            graph: The graph, which must be for a CPU.
-            task: Returns the task of the process, given the graph's key and the
-                directory to add the compiled graph to.
+            graph: The graph, which must have a task.
         """
+        assert graph.task is not None
         key = graph.key(self._compile_settings)
         if (
             self._cache is None
+            or usable_cores() < 2
             or self._compile_settings != default_compile_settings()
-            or any(store.find(key) is not None for store in self._sources)
+            or any(store.find(key) for store in self._sources)
+            or any(form.find(key) for form in self._shipped)
         ):
             return
-        process = start_in_parallel(task(key, self._cache.directory))
+        process = start_in_parallel(graph.task(key, self._cache.directory))
         if process is not None:
             self._parallel[key] = process
 
@@ -117,12 +133,21 @@ class GraphCompiler:
                     is_cached=store is self._cache,
                 )
                 return self._session.compile(file)
+        for form in self._shipped:
+            if (file := form.find(key)) is not None:
+                self.kernels = form.manifest.kernels
+                self._borrowed[key] = lazy
+                return self._session.compile(file)
         saved = self._settings.saved if self._settings else None
         if lazy.is_required and saved is not None:
             raise CompiledModelError(
-                f"{saved} has no {key.name} for this start: an option of MAX, such as "
-                "the KV cache's page size, has another value; start with the options "
+                f"{saved} has no {key.name} for these options: an option of MAX, "
+                "such as the KV cache's page size, has another value; use the options "
                 "that it was compiled with, or compile it again"
+            )
+        while self._obstacles:
+            logger.info(
+                "the graphs that ship can't be used here: %s", self._obstacles.pop()
             )
         stage(STAGES.get(key.name, f"compiling {key.name}"))
         compiled = self._compile_reusing_mefs(lazy.trace(), **options)
@@ -149,10 +174,10 @@ class GraphCompiler:
             self._cache = None
 
     def finish(self) -> None:
-        """Marks the stored graphs as complete once a start has all its graphs.
+        """Marks the stored graphs as complete once the model has all its graphs.
 
         Raises:
-            OSError: If the directory that the user asked to save to can't be written.
+            OSError: If the directory to save to can't be written.
         """
         self._finished = True
         if self._target is not None and self._settings is not None:
@@ -163,9 +188,30 @@ class GraphCompiler:
             self._write_cache_manifest()
         except OSError as error:
             logger.warning("the compiled graphs can't be cached: %s", error)
+        if self._settings is not None and self._settings.in_background:
+            self._compile_in_background(self._settings)
+
+    def _compile_in_background(self, settings: CompiledSettings) -> None:
+        """Compiles graphs for this CPU if those in use are for any CPU.
+
+        The next run finds them in the cache.
+        """
+        if self._cache is None or self.kernels == settings.manifest.kernels:
+            return
+        tasks = {
+            key: graph.task(key, settings.cache)
+            for key, graph in self._borrowed.items()
+            if graph.task is not None
+        }
+        task = BackgroundCompilation(tasks, settings.manifest, settings.cache)
+        if start_in_parallel(task, niceness=BACKGROUND_NICENESS) is not None:
+            logger.info(
+                "the graphs that ship are for any CPU; compiling faster ones for the "
+                "next run in the background (--no-background-compilation: don't)"
+            )
 
     def _write_cache_manifest(self) -> None:
-        if self._cache is not None and self._settings is not None:
+        if self._cache and self._cache.is_used and self._settings:
             self._cache.write_manifest(self._settings.manifest)
 
 
@@ -212,14 +258,6 @@ def _compile_settings(
         f"{runtime.use_vendor_ccl} {runtime.disable_vendor_blas_fallback} "
         f"{profiling.gpu_profiling} {debugging}"
     )
-
-
-def _open_cache(directory: Path) -> CompiledStore:
-    """Returns the graphs of a cache directory; an incomplete one counts as empty."""
-    try:
-        return CompiledStore.open(directory)[1]
-    except CompiledModelError:
-        return CompiledStore(directory)
 
 
 def _as_lazy(graph: Any) -> LazyGraph:

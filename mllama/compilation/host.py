@@ -7,6 +7,7 @@ import hashlib
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from mllama.utils.cpu import cpu_features
 from mllama.version import __version__
@@ -29,6 +30,25 @@ _X86_64_V3 = (
 )
 """The features of every x86-64-v3 CPU, as the Linux kernel names them."""
 
+_AVX512_VNNI = (
+    "adx",
+    "avx512_vnni",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512f",
+    "avx512vl",
+)
+"""What LLVM's ``cascadelake`` has in addition, among those that code is made for."""
+
+CPU_TARGETS: Final = {
+    "x86-64-v3": ("x86_64", *_X86_64_V3),
+    "cascadelake": ("x86_64", *sorted((*_X86_64_V3, *_AVX512_VNNI))),
+}
+"""The CPUs that can be compiled for on any machine: the features of each in the form of
+:func:`cpu_features`, by LLVM's name.  Graphs run on every CPU with these features:
+``x86-64-v3`` on those with AVX2, ``cascadelake`` on those with AVX-512 and VNNI."""
+
 
 def gpu_host() -> tuple[str, tuple[str, ...]]:
     """Returns the host CPU to assume when compiling for another machine's GPUs.
@@ -39,7 +59,7 @@ def gpu_host() -> tuple[str, tuple[str, ...]]:
         architectures the name is empty and the features are those of this machine.
     """
     if platform.machine() == "x86_64":
-        return "x86-64-v3", ("x86_64", *_X86_64_V3)
+        return "x86-64-v3", CPU_TARGETS["x86-64-v3"]
     return "", cpu_features()
 
 

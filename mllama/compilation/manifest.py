@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from pydantic import ConfigDict, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import ConfigDict, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mllama.compilation.host import gpu_host, versions
 from mllama.config import MllamaConfig
 from mllama.config.validation import one_line
 from mllama.errors import CompiledModelError
-from mllama.kernels.dispatch import MAX, chosen_kernels
+from mllama.kernels.dispatch import AVX2, AVX512, MAX, chosen_kernels
 from mllama.utils.cpu import cpu_features
 
 MANIFEST = "manifest.json"
@@ -23,13 +23,13 @@ MANIFEST = "manifest.json"
 _IRRELEVANT_TEXT_FIELDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Fields of the text configuration that no graph depends on."""
 
+RUNNABLE_KERNELS = {AVX512: (AVX512, AVX2), AVX2: (AVX2,), MAX: (MAX,)}
+"""The kernels whose graphs run here, fastest first, by those that this CPU has."""
+
 _LABELS = {
     "config": "config hash",
     "encoding": "encoding",
     "formats": "hash of the quantized tensors' formats",
-    "max_length": "maximum length",
-    "max_batch_size": "batch size",
-    "max_ce_batch_size": "prefill batch size",
     "devices": "devices",
     "kernels": "kernels",
     "cpu": "CPU features",
@@ -39,26 +39,20 @@ _LABELS = {
 }
 """The name of each field in messages."""
 
-_NOT_IN_GRAPHS = ("max_length", "max_batch_size", "max_ce_batch_size")
-"""Fields that a saved model must match although its graphs don't depend on them."""
-
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Manifest:
-    """Everything that a start must have in common with its compiled graphs.
+    """Everything that compiled graphs depend on.
 
     Attributes:
         config: Hash of the parts of the model's configuration that graphs depend on.
         encoding: The encoding of the weights.
         formats: Hash of the formats of the tensors that are stored as GGUF blocks.
-        max_length: Maximum length of a sequence in tokens.
-        max_batch_size: Maximum number of requests in a decode batch.
-        max_ce_batch_size: Maximum number of requests in a prefill batch.
         devices: ``cpu``, or the API and architecture of each GPU (``cuda:sm_90``).
         kernels: ``avx512``, ``avx2`` or ``max``, see
             :func:`~mllama.kernels.dispatch.chosen_kernels`.
-        cpu: Features of the CPU, see :func:`cpu_features`.  Graphs for GPUs need them
-            on the host, and run on hosts that have more.
+        cpu: Features of the CPU that the graphs run on, or of the GPUs' host, see
+            :func:`cpu_features`.  They also run on a CPU that has more.
         max: Version of MAX.
         mllama: Version of this package.
         sources: Hash of the source files that graphs are built from.
@@ -67,9 +61,6 @@ class Manifest:
     config: StrictStr
     encoding: StrictStr
     formats: StrictStr
-    max_length: StrictInt
-    max_batch_size: StrictInt
-    max_ce_batch_size: StrictInt
     devices: tuple[StrictStr, ...]
     kernels: StrictStr
     cpu: tuple[StrictStr, ...]
@@ -84,29 +75,20 @@ class Manifest:
         *,
         encoding: str,
         formats: Mapping[str, str],
-        max_length: int,
-        max_batch_size: int,
-        max_ce_batch_size: int,
         devices: tuple[str, ...],
     ) -> Manifest:
-        """Returns the manifest of a start or compilation on this machine.
+        """Returns the manifest of graphs for this machine.
 
         Args:
             config: The model's configuration.
             encoding: The encoding of the weights.
             formats: Format of each tensor in GGUF blocks, by canonical name.
-            max_length: Maximum length of a sequence in tokens.
-            max_batch_size: Maximum number of requests in a decode batch.
-            max_ce_batch_size: Maximum number of requests in a prefill batch.
             devices: ``cpu``, or the API and architecture of each GPU.
         """
         return cls(
             config=config_hash(config),
             encoding=encoding,
             formats=_hash(dict(formats)),
-            max_length=max_length,
-            max_batch_size=max_batch_size,
-            max_ce_batch_size=max_ce_batch_size,
             devices=devices,
             kernels=chosen_kernels() if set(devices) == {"cpu"} else MAX,
             cpu=cpu_features(),
@@ -137,16 +119,24 @@ class Manifest:
         }
 
     def key(self) -> str:
-        """Returns a hash of the fields that the graphs depend on."""
-        values = self.to_dict()
-        for name in _NOT_IN_GRAPHS:
-            del values[name]
-        return _hash(values)
+        """Returns a hash of all fields."""
+        return _hash(self.to_dict())
+
+    def is_for(self, requested: Manifest) -> bool:
+        """Returns True if the graphs are for the same model and kind of device.
+
+        They may still have been compiled for another CPU, or from other sources.
+        """
+        return all(
+            getattr(self, name) == getattr(requested, name)
+            for name in ("config", "encoding", "formats", "devices")
+        )
 
     def mismatches(self, requested: Manifest) -> list[str]:
-        """Describes each field in which a requested start differs from this manifest.
+        """Describes each field in which the requested graphs differ from these.
 
-        A CPU with additional features matches graphs that were compiled for GPUs.
+        A CPU with additional features runs the graphs too, though other ones would be
+        compiled on it.
         """
         lines = []
         for name, label in _LABELS.items():
@@ -154,11 +144,10 @@ class Manifest:
             if saved == wanted:
                 continue
             if name == "cpu":
-                if "cpu" not in self.devices and set(saved) <= set(wanted):
-                    continue
-                lines.append(f"{label} ({_feature_mismatch(saved, wanted)})")
-            else:
-                lines.append(f"{label} {_joined(saved)} (asked for: {_joined(wanted)})")
+                if lacking := sorted(set(saved) - set(wanted)):
+                    lines.append(f"{label} (this machine lacks {', '.join(lacking)})")
+            elif name != "kernels" or saved not in RUNNABLE_KERNELS.get(wanted, ()):
+                lines.append(f"{label} {_joined(saved)} (requested: {_joined(wanted)})")
         return lines
 
 
@@ -177,15 +166,3 @@ def _hash(value: Any) -> str:
 
 def _joined(value: Any) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _feature_mismatch(saved: tuple[str, ...], present: tuple[str, ...]) -> str:
-    """Describes the CPU features that this machine lacks or has in addition."""
-    missing = sorted(set(saved) - set(present))
-    additional = sorted(set(present) - set(saved))
-    parts = []
-    if missing:
-        parts.append(f"this machine lacks {', '.join(missing)}")
-    if additional:
-        parts.append(f"this machine also has {', '.join(additional)}")
-    return "; ".join(parts)

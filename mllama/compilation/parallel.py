@@ -1,12 +1,13 @@
 """Compiles a graph in a separate process, on another core.
 
 MAX compiles one graph at a time in each process and uses little more than one core for
-it.  The first start of a model compiles two graphs that take minutes each.
+it.  The first run of a model compiles two graphs that take minutes each.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import signal
 import subprocess
@@ -14,7 +15,6 @@ import sys
 from typing import Protocol
 
 from mllama.utils.child_processes import end_with_parent, restore_child_environment
-from mllama.utils.cpu import usable_cores
 from mllama.utils.torch_blocker import block_torch
 
 
@@ -25,19 +25,23 @@ class ParallelTask(Protocol):
         """Compiles a graph and stores it."""
 
 
-def start_in_parallel(task: ParallelTask) -> subprocess.Popen[bytes] | None:
+def start_in_parallel(
+    task: ParallelTask, *, niceness: int = 0
+) -> subprocess.Popen[bytes] | None:
     """Starts a process that runs a task and ends with this one.
 
+    Args:
+        task: The task.
+        niceness: By how much the process yields to others, up to 19.
+
     Returns:
-        The process; None if no second core is free or the process can't be started.
+        The process; None if it can't be started.
     """
-    if usable_cores() < 2:
-        return None
     # Importing MAX has changed the environment that children inherit.
     restore_child_environment()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()"],
+            [sys.executable, "-c", f"from {__name__} import main; main({niceness})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
@@ -49,8 +53,14 @@ def start_in_parallel(task: ParallelTask) -> subprocess.Popen[bytes] | None:
     return process
 
 
-def main() -> None:
-    """Runs the task that the parent process writes to standard input."""
+def main(niceness: int) -> None:
+    """Runs the task that the parent process writes to standard input.
+
+    Args:
+        niceness: By how much the process yields to others.
+    """
+    # Threads inherit it: MAX, which the task imports, must not have started any.
+    os.nice(niceness)
     end_with_parent(signal.SIGKILL)
     # With Python's handler, Ctrl-C would wait until the compilation ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

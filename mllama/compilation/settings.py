@@ -1,4 +1,4 @@
-"""The directories of a start's compiled graphs, chosen before MAX is loaded."""
+"""The directories of compiled graphs, chosen before MAX is loaded."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from mllama.utils.cache_dir import cache_root
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledSettings:
-    """The directories that a start loads compiled graphs from and saves them to.
+    """The directories that compiled graphs are loaded from and saved to.
 
     Attributes:
-        manifest: Describes the start.
+        manifest: Describes the graphs.
         cache: The directory of its graphs in the cache.
         saved: A saved model to load graphs from instead of compiling them.
         save_to: A directory to save the graphs to.
+        in_background: Whether graphs for this CPU are compiled in the background if
+            graphs for any CPU are in use.
     """
 
     manifest: Manifest
     cache: Path
     saved: Path | None = None
     save_to: Path | None = None
+    in_background: bool = False
 
     @classmethod
     def create(
@@ -35,24 +38,26 @@ class CompiledSettings:
         *,
         saved: str | Path | None = None,
         save_to: str | Path | None = None,
+        in_background: bool = False,
     ) -> CompiledSettings:
-        """Returns settings after checking that their directories fit the start.
+        """Returns settings after checking that their directories fit.
 
         Args:
-            manifest: Describes the start.
+            manifest: Describes the graphs.
             saved: A saved model to load graphs from.
             save_to: A directory to save the graphs to.
+            in_background: See the attribute.
 
         Raises:
-            CompiledModelError: If ``saved`` holds no compiled model, is damaged or was
-                compiled for another start, or if ``save_to`` can't be used.
+            CompiledModelError: If ``saved`` has no compiled model, is damaged or was
+                compiled for something else, or if ``save_to`` can't be used.
         """
         if saved is not None:
             found, _ = CompiledStore.open_verified(Path(saved))
             if mismatches := found.mismatches(manifest):
                 raise CompiledModelError(
-                    f"{saved} was compiled for another start: "
-                    f"{'; '.join(mismatches)}; start with what it was compiled for, "
+                    f"{saved} was compiled for something else: "
+                    f"{'; '.join(mismatches)}; use what it was compiled for, "
                     "or compile it again"
                 )
         if save_to is not None:
@@ -62,6 +67,7 @@ class CompiledSettings:
             cache=cache_root() / COMPILED_DIRECTORY / manifest.key(),
             saved=_absolute(saved),
             save_to=_absolute(save_to),
+            in_background=in_background,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,14 +75,18 @@ class CompiledSettings:
         paths = {"cache": self.cache, "saved": self.saved, "save_to": self.save_to}
         return {
             "manifest": self.manifest.to_dict(),
+            "in_background": self.in_background,
             **{name: str(path) for name, path in paths.items() if path is not None},
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CompiledSettings:
         """Returns settings from the result of :meth:`to_dict`."""
-        paths = {n: Path(value) for n, value in values.items() if n != "manifest"}
-        return cls(manifest=Manifest.from_dict(values["manifest"]), **paths)
+        others = dict(values)
+        manifest = Manifest.from_dict(others.pop("manifest"))
+        in_background = others.pop("in_background")
+        paths = {name: Path(value) for name, value in others.items()}
+        return cls(manifest=manifest, in_background=in_background, **paths)
 
 
 def _absolute(path: str | Path | None) -> Path | None:

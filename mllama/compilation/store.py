@@ -29,7 +29,7 @@ from mllama.utils.atomic_file import write_small_file
 COMPILED_DIRECTORY = "compiled"
 """The subdirectory of the cache for compiled models."""
 
-_FORMAT = 1
+_FORMAT = 2
 _FILE = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{16}-(?P<digest>[0-9a-f]{32})\.mef")
 _MAX_MANIFEST_BYTES = 1 << 20
 
@@ -38,7 +38,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 class _ManifestFile:
     """The content of a manifest file."""
 
-    format: Literal[1]
+    format: Literal[2]
     compiled_for: Manifest
     graphs: list[StrictStr]
 
@@ -74,7 +74,7 @@ class CompiledStore:
 
     Args:
         directory: The directory, which is created with the first graph.
-        files: Names of the graph files that it holds already.
+        files: Names of the graph files that it has already.
     """
 
     def __init__(self, directory: Path, files: Iterable[str] = ()) -> None:
@@ -86,7 +86,7 @@ class CompiledStore:
         """Opens a directory after checking the digest of every graph.
 
         Raises:
-            CompiledModelError: If the directory holds no compiled model, is incomplete
+            CompiledModelError: If the directory has no compiled model, is incomplete
                 or damaged, or has another format.
         """
         manifest, store = cls.open(directory)
@@ -99,7 +99,7 @@ class CompiledStore:
         """Opens a directory; :meth:`find` checks the digest of each graph later.
 
         Raises:
-            CompiledModelError: If the directory holds no compiled model, is incomplete
+            CompiledModelError: If the directory has no compiled model, is incomplete
                 or has another format.
         """
         path = directory / MANIFEST
@@ -116,7 +116,7 @@ class CompiledStore:
                     )
         except (FileNotFoundError, NotADirectoryError):
             raise CompiledModelError(
-                f"{directory} holds no compiled model, or one that was not finished: "
+                f"{directory} has no compiled model, or one that was not finished: "
                 f"it has no {MANIFEST}; create it with `mllama compile --output "
                 f"{directory}`"
             ) from None
@@ -130,9 +130,26 @@ class CompiledStore:
             ) from None
         return content.compiled_for, cls(directory, content.graphs)
 
+    @classmethod
+    def open_or_create(cls, directory: Path) -> CompiledStore:
+        """Opens a directory of the cache; an incomplete one counts as empty."""
+        try:
+            return cls.open(directory)[1]
+        except CompiledModelError:
+            return cls(directory)
+
+    @property
+    def is_used(self) -> bool:
+        """Returns True if the directory has a graph."""
+        return bool(self._files)
+
+    def file_name(self, key: GraphKey) -> str | None:
+        """Returns the file name of a graph that is listed, or None."""
+        return self._files.get(key.stem)
+
     def find(self, key: GraphKey) -> Path | None:
         """Returns the file of a graph, or None if it is missing or damaged."""
-        name = self._files.get(key.stem)
+        name = self.file_name(key)
         if name is None:
             return None
         try:
@@ -198,7 +215,7 @@ def check_target(directory: Path) -> None:
     """Checks that graphs can be saved to a directory, and creates it.
 
     Raises:
-        CompiledModelError: If the directory holds other files or can't be written.
+        CompiledModelError: If the directory has other files or can't be written.
     """
     try:
         if directory.is_dir():
@@ -209,7 +226,7 @@ def check_target(directory: Path) -> None:
             ]
             if others:
                 raise CompiledModelError(
-                    f"{directory} holds other files ({sorted(others)[0]}); name a new "
+                    f"{directory} has other files ({sorted(others)[0]}); name a new "
                     "directory for the compiled model"
                 )
         directory.mkdir(parents=True, exist_ok=True)

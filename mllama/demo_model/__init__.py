@@ -21,6 +21,9 @@ MODEL_PATH: Path = _DIRECTORY / "checkpoint"
 MODEL_NAME = "mllama-demo"
 """The demo model's name in requests to the server."""
 
+GRAPHS_PATH: Path = _DIRECTORY / "graphs"
+"""Directory of the demo model's graphs, which ``demo/compile_graphs.py`` compiles."""
+
 PICTURES_PATH: Path = _DIRECTORY / "pictures"
 """Directory of the shipped pictures, which ``demo/draw_pictures.py`` draws."""
 
@@ -75,6 +78,7 @@ other in a conversation.
 """
 
 __all__ = [
+    "GRAPHS_PATH",
     "MODEL_NAME",
     "MODEL_PATH",
     "PICTURES",

@@ -64,9 +64,8 @@ def simd_width() -> int:
     return 16 if chosen_kernels() == AVX512 else 8
 
 
-def kernels_summary() -> str:
-    """Describes the chosen kernels in a line for the log."""
-    chosen = chosen_kernels()
+def kernels_summary(chosen: str) -> str:
+    """Describes kernels that :func:`chosen_kernels` returns, in a line for the log."""
     if chosen != MAX:
         return f"custom kernels ({'AVX-512' if chosen == AVX512 else 'AVX2'})"
     missing = [name for name in AVX2_FEATURES if name not in cpu_features()]

@@ -83,37 +83,32 @@ class ModelFiles:
         self,
         devices: Sequence[DeviceSpec],
         *,
-        max_length: int | None,
-        max_batch_size: int,
-        max_ce_batch_size: int,
         start_from: str | Path | None = None,
         save_to: str | Path | None = None,
+        in_background: bool = False,
     ) -> ModelFiles:
         """Returns these files with the directories of their compiled graphs.
 
         Args:
             devices: Devices that the model runs on.
-            max_length: Longest sequence in tokens; None is the model's limit.
-            max_batch_size: Requests processed concurrently.
-            max_ce_batch_size: Requests whose prompts are prefilled in one step.
-            start_from: Directory of a compiled model to load.
+            start_from: Directory of a compiled model to start from.
             save_to: Directory to save the compiled graphs to.
+            in_background: Whether graphs for this CPU are compiled in the background if
+                graphs for any CPU are in use.
 
         Raises:
             CompiledModelError: If the compiled model is for other options, or the
                 directory to save to can't be used.
         """
-        limit = self.config.text_config.max_position_embeddings
         manifest = Manifest.for_this_machine(
             self.config,
             encoding=self.encoding.full_name,
             formats={name: kind.name for name, kind in self.formats.items()},
-            max_length=max_length or limit,
-            max_batch_size=max_batch_size,
-            max_ce_batch_size=max_ce_batch_size,
             devices=tuple(_device_name(device) for device in devices),
         )
-        compiled = CompiledSettings.create(manifest, saved=start_from, save_to=save_to)
+        compiled = CompiledSettings.create(
+            manifest, saved=start_from, save_to=save_to, in_background=in_background
+        )
         return replace(self, compiled=compiled)
 
     def ensure_quantized(self, quiet: bool) -> ModelFiles:

@@ -126,6 +126,9 @@ def graph_specs(
         weight_alignment=1,
     )
     fingerprints = graph_fingerprints(config, encodings)
+    task = None
+    if config.devices == [DeviceRef.CPU()]:
+        task = partial(GraphCompilation, config, encodings)
     specs = {
         # The text graph comes first: another process may compile the vision graph.
         GraphRole.DECODER: LazyGraphSpec(
@@ -134,6 +137,7 @@ def graph_specs(
             text_decoder.input_types(),
             weights=text_decoder.state_dict(),
             fingerprint=fingerprints[TEXT_DECODER],
+            task=task,
         ),
         GraphRole.VISION: LazyGraphSpec(
             image_encoder,
@@ -141,25 +145,23 @@ def graph_specs(
             image_encoder.input_types(),
             weights=image_encoder.state_dict(),
             fingerprint=fingerprints[IMAGE_ENCODER],
+            task=task,
         ),
     }
-    if config.devices == [DeviceRef.CPU()]:
-        compiler.compile_in_parallel(
-            specs[GraphRole.VISION].trace(),
-            partial(VisionCompilation, config, encodings),
-        )
+    if task is not None:
+        compiler.compile_in_parallel(specs[GraphRole.VISION].trace())
     return specs
 
 
 @dataclass(frozen=True)
-class VisionCompilation:
-    """Compiles the vision graph of a model on a CPU, in a separate process.
+class GraphCompilation:
+    """A task that compiles a graph of a model on a CPU, in a separate process.
 
     Attributes:
         config: The model's resolved configuration.
         encodings: Encodings of the tensors in GGUF blocks, by name.
         key: The graph's key.
-        directory: The directory to store the graph in.
+        directory: The directory to add the graph to.
     """
 
     config: MllamaArchConfig
@@ -168,8 +170,14 @@ class VisionCompilation:
     directory: Path
 
     def run(self) -> None:
-        """Compiles the graph and stores it."""
-        network, _ = networks(self.config, self.encodings)
+        """Compiles the graph and adds it to the directory."""
+        network = dict(
+            zip(
+                (IMAGE_ENCODER, TEXT_DECODER),
+                networks(self.config, self.encodings),
+                strict=True,
+            )
+        )[self.key.name]
         name_weights(network)
         graph = network.trace(*network.input_types(), name=self.key.name)
         compiled = InferenceSession(devices=[CPU()]).compile(graph)

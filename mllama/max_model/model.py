@@ -111,7 +111,7 @@ class MllamaModel(
         )
         logger.info(image_cache_summary(config, storage.blocks.num_pages))
         if devices[0].is_host:
-            logger.info(kernels_summary())
+            logger.info(kernels_summary(self.compiler.kernels))
 
     def _create_model_config(
         self, state_dict: dict[str, WeightData]

@@ -79,9 +79,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
         if _is_bfloat16_on_cpu(model_config):
             encoding = "bfloat16"
-        # MAX's kernels multiply GGUF blocks with float32.
         is_gguf = encoding in GGUF_ENCODINGS
-        dtype = DType.float32 if is_gguf else supported_encoding_dtype(encoding)
+        dtype = _activation_dtype(encoding)
         devices = [
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
         ]
@@ -146,25 +145,41 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     def for_graphs(
         cls,
         model: MllamaConfig,
-        dtype: DType,
+        encoding: SupportedEncoding,
         devices: list[DeviceRef],
-        max_seq_len: int,
+        *,
+        int8_vision: bool = False,
     ) -> Self:
         """Returns the configuration that default options resolve to.
 
-        Graphs that are compiled ahead of time for a GPU are built from it.
+        Graphs that are compiled ahead of time for another machine are built from it.
+
+        Args:
+            model: The checkpoint's configuration.
+            encoding: The encoding of the weights.
+            devices: The devices that share the model.
+            int8_vision: Whether the vision encoder and projector run in int8.
 
         Raises:
             ConfigError: If the devices can't share the model.
         """
         check_shards(model, len(devices))
+        is_gguf = encoding in GGUF_ENCODINGS
+        dtype = _activation_dtype(encoding)
+        cache_config = KVCacheConfig()
+        cache_dtype = cache_dtype_for_encoding(encoding, cache_config.kv_cache_format)
         return cls(
             model=model,
             dtype=dtype,
             devices=devices,
-            max_seq_len=max_seq_len,
-            kv_params=_kv_params(model, KVCacheConfig(), dtype, devices),
-            image_cache_params=image_cache_params(model, dtype, devices),
+            max_seq_len=model.text_config.max_position_embeddings,
+            kv_params=_kv_params(model, cache_config, cache_dtype, devices),
+            image_cache_params=image_cache_params(
+                model,
+                image_cache_dtype(model, dtype, devices[0], is_gguf=is_gguf),
+                devices,
+            ),
+            int8_vision=int8_vision,
         )
 
     @classmethod
@@ -179,6 +194,13 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         return super().calculate_max_seq_len(
             huggingface_config.text_config, model_config
         )
+
+
+def _activation_dtype(encoding: SupportedEncoding) -> DType:
+    """Returns the dtype of activations; GGUF blocks are multiplied with float32."""
+    if encoding in GGUF_ENCODINGS:
+        return DType.float32
+    return supported_encoding_dtype(encoding)
 
 
 def _kv_params(

@@ -16,12 +16,28 @@ _INSTRUCTION_SETS = re.compile(
 """Those features of the kernel's list for which compilers generate code."""
 
 
-@functools.cache
+_assumed: tuple[str, ...] | None = None
+
+
+def assume_cpu_features(features: tuple[str, ...]) -> None:
+    """Makes :func:`cpu_features` return another CPU's features in this process.
+
+    A process that compiles for another CPU calls this before anything else.
+    """
+    global _assumed
+    _assumed = features
+
+
 def cpu_features() -> tuple[str, ...]:
     """Returns the architecture of this machine's CPU and its instruction sets.
 
     If the system doesn't list the instruction sets, the CPU's name replaces them.
     """
+    return _host_features() if _assumed is None else _assumed
+
+
+@functools.cache
+def _host_features() -> tuple[str, ...]:
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

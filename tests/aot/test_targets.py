@@ -1,4 +1,4 @@
-"""GPU targets have MAX's names, and bad ones are refused before anything is compiled.
+"""Targets have MAX's names, and bad ones are refused before anything is compiled.
 
 The graphs compiled for a target are those that a start on it looks for.  `make
 check-gpu`, which takes minutes, checks that they compile.
@@ -16,13 +16,16 @@ import pytest
 
 from benchmarks.gpu_targets import CHECKED, CONFIG
 from mllama.aot.cross_compile import compile_for_target
-from mllama.aot.targets import find_target
+from mllama.aot.targets import CrossCompilation, find_target
 from mllama.errors import ConfigError, MllamaError
+from mllama.weights.encodings import Encoding
 
 
 @pytest.mark.parametrize(
     ("name", "target"),
     [
+        ("cpu", "cpu:x86-64-v3"),
+        ("cpu:cascadelake", "cpu:cascadelake"),
         ("cuda", "cuda:sm_80"),
         ("cuda:sm_90", "cuda:sm_90"),
         ("hip", "hip:gfx942"),
@@ -36,14 +39,15 @@ def test_a_target_has_an_api_and_an_architecture(name: str, target: str) -> None
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("metal", "'metal' is not a target: use cuda:sm_80 or hip:gfx942"),
+        (
+            "metal",
+            "'metal' is not a target: use cpu:x86-64-v3 or cuda:sm_80 or hip:gfx942",
+        ),
         ("", "'' is not a target"),
         ("cuda:gfx942", "'gfx942' is not a cuda target"),
-        (
-            "cuda:sm_75",
-            "'sm_75' is not a cuda target with bfloat16; use one of sm_80, ",
-        ),
+        ("cuda:sm_75", "'sm_75' is not a cuda target; use one of sm_80, "),
         ("hip:sm_90", "'sm_90' is not a hip target"),
+        ("cpu:znver9", "'znver9' is not a cpu target; use one of x86-64-v3, casc"),
     ],
 )
 def test_an_unknown_target_is_refused_with_the_known_ones(
@@ -60,7 +64,10 @@ def test_devices_that_cannot_share_the_model_are_refused_at_once(
 ) -> None:
     target = find_target("cuda:sm_90")
     with pytest.raises(ConfigError, match="3 devices can't share"):
-        compile_for_target(CONFIG, target, tmp_path / "graphs", devices=3)
+        compile_for_target(
+            CrossCompilation(CONFIG, target, Encoding("bfloat16", "gpu"), devices=3),
+            tmp_path / "graphs",
+        )
     assert not (tmp_path / "graphs").exists()
 
 
@@ -70,41 +77,71 @@ def test_the_targets_of_check_gpu_are_known() -> None:
         assert str(find_target(name)) == name
 
 
-_START_ON_A_GPU = """
+_START = """
 import json, sys
 from pathlib import Path
 import max.driver
 from mllama.config import MllamaConfig
 from mllama.demo_model import MODEL_PATH
 from mllama.aot.compile import compile_model
-from mllama.launch.options import EngineOptions
-from mllama.aot.targets import find_target
-from mllama.aot.gpu_target import make_devices_virtual, planned_graphs
+from mllama.aot.target_graphs import make_devices_virtual, planned_graphs
+from mllama.aot.targets import CrossCompilation, find_target
 from mllama.compilation.graph_compiler import GraphCompiler, default_compile_settings
+from mllama.launch.options import EngineOptions
+from mllama.weights.encodings import Encoding
 
-make_devices_virtual(find_target("cuda:sm_90"), 1)
-max.driver.scan_available_devices = lambda: [max.driver.DeviceSpec.accelerator(0)]
+output, target, encoding, vision_encoding = sys.argv[1:]
+target = find_target(target)
+kind = "cpu" if target.is_cpu else "gpu"
+if not target.is_cpu:
+    make_devices_virtual(target, 1)
+    max.driver.scan_available_devices = lambda: [max.driver.DeviceSpec.accelerator(0)]
 config = MllamaConfig.from_path(MODEL_PATH)
-graphs = planned_graphs(config, 1)
+graphs = planned_graphs(
+    CrossCompilation(
+        config, target, Encoding(encoding, kind, int8_vision=bool(vision_encoding))
+    )
+)
 planned = [graph.key(default_compile_settings()).stem for graph in graphs]
 for graph in graphs:
     graph.trace()
 asked = []
 
 def record(compiler, graph, **options):
-    if not getattr(graph, "is_required", False):
+    if getattr(graph, "is_required", False):
+        asked.append(graph.key(compiler._compile_settings).stem)
+    if len(asked) == 2:
         print(json.dumps([planned, asked]))
         sys.exit()
-    asked.append(graph.key(compiler._compile_settings).stem)
 
 GraphCompiler._compile = record
-compile_model(EngineOptions(devices="gpu"), Path(sys.argv[1]))
+compile_model(
+    EngineOptions(
+        devices=kind,
+        quantization_encoding=encoding,
+        vision_encoding=vision_encoding or None,
+    ),
+    Path(output),
+)
 """
 
 
-def test_a_start_on_a_gpu_looks_for_what_was_compiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "encoding", "vision_encoding"),
+    [
+        ("cuda:sm_90", "bfloat16", ""),
+        ("cpu:x86-64-v3", "float32", "int8"),
+        ("cpu:x86-64-v3", "bfloat16", ""),
+    ],
+)
+def test_a_start_looks_for_what_was_compiled(
+    tmp_path: Path, target: str, encoding: str, vision_encoding: str
+) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", _START_ON_A_GPU, str(tmp_path / "graphs")],
+        [
+            *(sys.executable, "-c", _START, str(tmp_path / "graphs")),
+            *(target, encoding, vision_encoding),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "MLLAMA_CACHE": str(tmp_path / "cache")},

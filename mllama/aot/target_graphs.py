@@ -1,4 +1,4 @@
-"""Compilation of both graphs for GPUs that this machine may lack.
+"""Compilation of both graphs for devices that this machine may lack.
 
 It makes MAX's devices virtual for the rest of the process, so it needs a separate
 process.
@@ -12,22 +12,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from max.driver import (
+    CPU,
     Accelerator,
     set_virtual_cpu_target,
     set_virtual_device_api,
     set_virtual_device_count,
     set_virtual_device_target_arch,
 )
-from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef
+from max.graph.quantization import QuantizationEncoding
 
-from mllama.aot.targets import CompiledGraph, Target
+from mllama.aot.targets import CompiledGraph, CrossCompilation, Target
 from mllama.compilation.graph_compiler import default_compile_settings
 from mllama.compilation.host import gpu_host
 from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
 from mllama.compilation.store import CompiledStore
-from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
 from mllama.max_model.graphs import (
     IMAGE_ENCODER,
@@ -38,20 +38,16 @@ from mllama.max_model.graphs import (
 )
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.utils.progress import StartupProgress, stage
+from mllama.weights.quantization_plan import quantization_plan
 
 
 def compile_graphs(
-    model: MllamaConfig,
-    target: Target,
-    devices: int,
-    directory: Path,
+    compilation: CrossCompilation, directory: Path
 ) -> list[CompiledGraph]:
-    """Compiles the vision and the text graph in bfloat16 and saves both.
+    """Compiles the vision and the text graph and saves both.
 
     Args:
-        model: The checkpoint's configuration; weights are not needed.
-        target: Kind of GPU to compile for.
-        devices: Number of GPUs that share the model.
+        compilation: What is compiled, and for what; weights are not needed.
         directory: Directory to save the graphs to, under the names by which they are
             looked up.
 
@@ -66,12 +62,16 @@ def compile_graphs(
     # If memory runs out, Linux should kill this process rather than another.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    make_devices_virtual(target, devices)
+    target = compilation.target
+    make_devices_virtual(target, compilation.devices)
     store = CompiledStore(directory)
-    session = InferenceSession(devices=[Accelerator(index) for index in range(devices)])
+    kind = CPU if target.is_cpu else Accelerator
+    session = InferenceSession(
+        devices=[kind(index) for index in range(compilation.devices)]
+    )
     graphs = []
     with StartupProgress():
-        for lazy in planned_graphs(model, devices):
+        for lazy in planned_graphs(compilation):
             stage(f"{lazy.name} for {target}")
             started = time.perf_counter()
             try:
@@ -90,27 +90,33 @@ def compile_graphs(
 
 def make_devices_virtual(target: Target, devices: int) -> None:
     """Makes MAX compile for a CPU and a number of GPUs that this machine may lack."""
+    if target.is_cpu:
+        set_virtual_cpu_target(target.architecture)
+        return
     set_virtual_cpu_target(gpu_host()[0])
     set_virtual_device_api(target.api)
     set_virtual_device_target_arch(target.architecture)
     set_virtual_device_count(devices)
 
 
-def planned_graphs(model: MllamaConfig, devices: int) -> list[LazyGraph]:
-    """Returns the vision and the text graph of a model on a number of GPUs.
-
-    They are in bfloat16, and equal to those that the model looks up on such a machine.
-    """
+def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
+    """Returns the vision and the text graph, equal to those that the model looks up."""
+    ref = DeviceRef.CPU if compilation.target.is_cpu else DeviceRef.GPU
+    encoding = compilation.encoding
     config = MllamaArchConfig.for_graphs(
-        model,
-        DType.bfloat16,
-        [DeviceRef.GPU(index) for index in range(devices)],
-        model.text_config.max_position_embeddings,
+        compilation.config,
+        encoding.name,
+        [ref(index) for index in range(compilation.devices)],
+        int8_vision=encoding.int8_vision,
     )
-    fingerprints = graph_fingerprints(config, {})
+    formats = {
+        name: QuantizationEncoding[kind.name]
+        for name, kind in quantization_plan(config.model, encoding.name).items()
+    }
+    fingerprints = graph_fingerprints(config, formats)
     graphs = []
     for name, network in zip(
-        (IMAGE_ENCODER, TEXT_DECODER), networks(config, {}), strict=True
+        (IMAGE_ENCODER, TEXT_DECODER), networks(config, formats), strict=True
     ):
         name_weights(network)
         spec = LazyGraphSpec(

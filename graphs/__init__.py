@@ -1,0 +1,1 @@
+"""Builds the package ``mllama-graphs``: compiled graphs of the published models."""
