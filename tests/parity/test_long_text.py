@@ -1,4 +1,4 @@
-"""Logits after 10,000 tokens equal those of the reference."""
+"""Logits after 10,000 tokens equal those of the reference, to 5e-6 of the largest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.reference.oracle import reference
 TOKENS = 10_000
 MAX_LENGTH = 12_000
 TOKENS_PER_WORD = 1.34
-TOLERANCE = 2e-5
+TOLERANCE = 5e-6
+"""Frequencies that are rounded once, from float64, give 1.1e-5."""
 
 
 @pytest.fixture(scope="module")
