@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from max import tree
 from max.driver import Buffer
 from max.engine import Model
@@ -29,12 +30,12 @@ class PendingImage:
 
     Attributes:
         place: The entry, and the image's index in its run.
-        pixel_values: float32 ``[valid tiles, channels, tile size, tile size]``.
+        pixel_values: uint8 ``[valid tiles, channels, tile size, tile size]``.
         aspect_ratio_id: The arrangement of the tiles, from 1.
     """
 
     place: tuple[Entry, int]
-    pixel_values: np.ndarray
+    pixel_values: npt.NDArray[np.uint8]
     aspect_ratio_id: int
 
     @property
@@ -49,6 +50,7 @@ class ImageEncoderRunner:
 
     Args:
         config: The vision encoder's configuration.
+        pixel_table: float32 ``[channels, 256]``, the normalized values of pixels.
         storage: The cache's pages and memory.
         encoder: The compiled vision graph.
         signals: The graph's inputs for collectives.
@@ -57,6 +59,7 @@ class ImageEncoderRunner:
     def __init__(
         self,
         config: MllamaVisionConfig,
+        pixel_table: npt.NDArray[np.float32],
         storage: ImageCacheStorage,
         encoder: Model,
         signals: Sequence[Buffer],
@@ -64,6 +67,7 @@ class ImageEncoderRunner:
         self._config = config
         self._storage = storage
         self._encoder = encoder
+        self._pixel_table = Buffer.from_numpy(pixel_table).to(storage.devices[0])
         self._signals = signals
 
     def store(self, pending: Sequence[PendingImage]) -> None:
@@ -91,13 +95,7 @@ class ImageEncoderRunner:
         """Runs the vision graph on images with the same number of valid tiles."""
         started = time.perf_counter()
         vision, device = self._config, self._storage.devices[0]
-        side = vision.image_size
-        pixels = np.zeros(
-            (len(images), vision.max_num_tiles, vision.num_channels, side, side),
-            dtype=np.float32,
-        )
-        for target, image in zip(pixels, images, strict=True):
-            target[:tiles] = image.pixel_values
+        pixels = np.stack([image.pixel_values for image in images])
         patches = np.arange(
             vision.max_num_tiles * vision.padded_patches, dtype=np.int64
         )
@@ -109,9 +107,11 @@ class ImageEncoderRunner:
             [image.place for image in images], tiles * vision.num_patches
         )
         self._encoder.execute(
+            Buffer.from_numpy(pixels).to(device),
+            self._pixel_table,
             *(
                 Buffer.from_numpy(array).to(device)
-                for array in (pixels, ids, patches[is_real], patches[~is_real])
+                for array in (ids, patches[is_real], patches[~is_real])
             ),
             *tree.leaves(writes),
             *self._signals,

@@ -1,7 +1,10 @@
 """Division of pictures into the tiles that the vision encoder takes.
 
-transformers' NumPy variant of the image processor does the work, so the pixel values
-equal the reference's bit for bit, without PyTorch.
+A picture is resized, padded and split with 8 bits a value.  Rescaling and normalization
+map each of the 256 values of a channel to a float32, whatever the settings are.
+transformers' image processor computes this table once, and the vision graph looks up
+pixels in it.  The sizes are transformers' too, so the pixel values equal the
+reference's bit for bit, without PyTorch.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,8 @@ from PIL import Image
 from transformers.models.mllama.image_processing_pil_mllama import (
     MllamaImageProcessorPil,
     get_all_supported_aspect_ratios,
+    get_image_size_fit_to_canvas,
+    get_optimal_tiled_canvas,
 )
 
 from mllama.config import MllamaVisionConfig
@@ -40,20 +45,25 @@ _SETTINGS = (
 """The settings that are read from a file; the others name classes."""
 
 
+NUM_CHANNELS: Final = 3
+"""Red, green and blue."""
+
+
 @dataclass(frozen=True)
 class ImageTiles:
     """A processed image.
 
     Attributes:
-        pixel_values: float32 ``[num_tiles, channels, tile, tile]``, the valid tiles
-            only, in row-major order.
+        pixel_values: uint8 ``[num_tiles, channels, tile, tile]``, the valid tiles only,
+            in row-major order.  They stand for the values of
+            :attr:`ImageProcessor.pixel_table`.
         aspect_ratio_id: The id of the arrangement of tiles, from 1.
         num_tiles: Rows times columns of the arrangement.
-        hash: A stable hash of the pixel values and the aspect ratio, a signed 64-bit
-            integer as MAX's prefix cache takes it.
+        hash: A stable hash of the normalized pixel values and the aspect ratio, a
+            signed 64-bit integer as MAX's prefix cache takes it.
     """
 
-    pixel_values: npt.NDArray[np.float32]
+    pixel_values: npt.NDArray[np.uint8]
     aspect_ratio_id: int
     num_tiles: int
     hash: int
@@ -61,6 +71,10 @@ class ImageTiles:
 
 class ImageProcessor:
     """A checkpoint's image processor.
+
+    Attributes:
+        pixel_table: float32 ``[channels, 256]``, what each value of a channel is after
+            rescaling and normalization.
 
     Args:
         settings: The fields of ``preprocessor_config.json``.  Missing sizes default to
@@ -109,6 +123,12 @@ class ImageProcessor:
                 "vision_config.supported_aspect_ratios differ from the arrangements of "
                 f"up to {max_tiles} tiles that the image processor makes"
             )
+        self._tile = tile
+        self._max_tiles = max_tiles
+        self._aspect_ratio_ids = {
+            arrangement: number for number, arrangement in enumerate(arrangements, 1)
+        }
+        self.pixel_table = self._normalized_values()
 
     @classmethod
     def from_pretrained(
@@ -135,40 +155,105 @@ class ImageProcessor:
             )
         return cls(settings, vision_config)
 
+    def _normalized_values(self) -> npt.NDArray[np.float32]:
+        """Returns the pixel table, computed by transformers' own functions.
+
+        Raises:
+            CheckpointError: If the settings can't be applied to a picture.
+        """
+        processor = self._processor
+        values = np.tile(np.arange(256, dtype=np.uint8), (NUM_CHANNELS, 1))
+        # A picture of 256 rows and one column.
+        picture = values[:, :, np.newaxis]
+        try:
+            if processor.do_rescale:
+                picture = processor.rescale(picture, processor.rescale_factor)
+            if processor.do_normalize:
+                picture = processor.normalize(
+                    picture, processor.image_mean, processor.image_std
+                )
+            table = picture.astype(np.float32).reshape(NUM_CHANNELS, 256)
+        # Invalid settings raise errors of any kind.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"the image processor's settings can't be used: {reason}"
+            ) from error
+        return np.ascontiguousarray(table)
+
     def __call__(self, image: Image.Image) -> ImageTiles:
-        """Resizes, pads, normalizes and splits a picture.
+        """Resizes, pads and splits a picture.
 
         Args:
             image: A picture of mode RGB, as :func:`mllama.images.load.load_image`
                 returns it.
 
         Raises:
-            ImageError: If transformers' processor can't process it.
+            ImageError: If it can't be resized.
         """
         try:
-            features = self._processor(image, return_tensors="np")
-        # Any error of the processor concerns this image only.
+            rows, columns, resized = self._resize(image)
+        # Any error here concerns this image only.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ImageError(
                 f"an image of {image.width} x {image.height} pixels can't be "
                 f"processed: {reason}"
             ) from error
-        num_tiles = int(features["num_tiles"][0][0])
-        pixel_values = np.ascontiguousarray(features["pixel_values"][0, 0, :num_tiles])
-        aspect_ratio_id = int(features["aspect_ratio_ids"][0, 0])
+        tiles = _split(resized, rows, columns, self._tile)
+        aspect_ratio_id = self._aspect_ratio_ids[rows, columns]
         return ImageTiles(
-            pixel_values=pixel_values,
+            pixel_values=tiles,
             aspect_ratio_id=aspect_ratio_id,
-            num_tiles=num_tiles,
-            hash=_content_hash(pixel_values, aspect_ratio_id),
+            num_tiles=len(tiles),
+            hash=self._content_hash(tiles, aspect_ratio_id),
         )
 
+    def _resize(self, image: Image.Image) -> tuple[int, int, Image.Image]:
+        """Returns the rows and columns of tiles, and the picture that fits them."""
+        tile = self._tile
+        canvas_height, canvas_width = get_optimal_tiled_canvas(
+            image.height, image.width, self._max_tiles, tile
+        )
+        height, width = get_image_size_fit_to_canvas(
+            image.height, image.width, canvas_height, canvas_width, tile
+        )
+        # Pillow's own default differs from transformers'.
+        resample = self._processor.resample
+        resized = image.resize(
+            (int(width), int(height)),
+            resample=Image.Resampling.BILINEAR if resample is None else resample,
+        )
+        return int(canvas_height // tile), int(canvas_width // tile), resized
 
-def _content_hash(pixel_values: npt.NDArray[np.float32], aspect_ratio_id: int) -> int:
-    digest = hashlib.blake2b(aspect_ratio_id.to_bytes(8, "little"), digest_size=8)
-    digest.update(pixel_values.data)
-    return int.from_bytes(digest.digest(), "little", signed=True)
+    def _content_hash(self, tiles: npt.NDArray[np.uint8], aspect_ratio_id: int) -> int:
+        # Equal tiles have different pixel values if the tables differ.
+        digest = hashlib.sha256(self.pixel_table.data)
+        digest.update(aspect_ratio_id.to_bytes(8, "little"))
+        digest.update(tiles.data)
+        return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def _split(
+    image: Image.Image, rows: int, columns: int, tile: int
+) -> npt.NDArray[np.uint8]:
+    """Splits a picture into tiles, with black to its right and below it.
+
+    Returns:
+        uint8 ``[rows * columns, channels, tile, tile]``.
+    """
+    tiles = np.zeros((rows, columns, NUM_CHANNELS, tile, tile), dtype=np.uint8)
+    # Band by band: NumPy takes several times as long to separate the channels.
+    for channel, band in enumerate(image.split()):
+        values = np.asarray(band)
+        for row in range(rows):
+            for column in range(columns):
+                part = values[
+                    row * tile : (row + 1) * tile, column * tile : (column + 1) * tile
+                ]
+                height, width = part.shape
+                tiles[row, column, channel, :height, :width] = part
+    return tiles.reshape(rows * columns, NUM_CHANNELS, tile, tile)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

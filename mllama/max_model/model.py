@@ -26,6 +26,7 @@ from mllama.compilation.graph_compiler import GraphCompiler
 from mllama.image_cache.encoder_runner import ImageEncoderRunner, PendingImage
 from mllama.image_cache.manager import ImageCacheManager
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
+from mllama.images.preprocess import ImageProcessor
 from mllama.kernels.dispatch import kernels_summary
 from mllama.max_compat.model import (
     GraphRole,
@@ -34,6 +35,7 @@ from mllama.max_compat.model import (
     MemoryPlan,
     process_ragged_kv_outputs,
 )
+from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffers
 from mllama.max_model.memory_planner import image_cache_pages, image_cache_summary
 from mllama.max_model.model_config import MllamaArchConfig
@@ -106,8 +108,17 @@ class MllamaModel(
             image_cache_pages(config, pipeline_config),
         )
         self.image_cache = ImageCacheManager(vision_config, storage)
+        model = pipeline_config.model
+        image_processor = ImageProcessor.from_pretrained(
+            local_directory(model.model_path, model.huggingface_model_revision),
+            vision_config,
+        )
         self._image_encoder = ImageEncoderRunner(
-            vision_config, storage, models[GraphRole.VISION], self.signal_buffers
+            vision_config,
+            image_processor.pixel_table,
+            storage,
+            models[GraphRole.VISION],
+            self.signal_buffers,
         )
         logger.info(image_cache_summary(config, storage.blocks.num_pages))
         if devices[0].is_host:

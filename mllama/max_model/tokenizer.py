@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import snapshot_download
 from max.pipelines.context import TextAndVisionContext
 from max.pipelines.context.exceptions import InputError
 from max.pipelines.lib import PipelineConfig, TextTokenizer
@@ -31,6 +29,7 @@ from mllama.max_model.chat_template import (
     find_chat_template,
     render_chat,
 )
+from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.image_limits import ImageLimits
 
 
@@ -61,7 +60,7 @@ class MllamaTokenizer(TextTokenizer):
         chat_template: str | None = None,
         **unused: Any,
     ) -> None:
-        directory = _local_directory(model_path, revision)
+        directory = local_directory(model_path, revision)
         super().__init__(
             str(directory),
             pipeline_config,
@@ -186,15 +185,3 @@ def _texts(message: TextGenerationRequestMessage) -> list[str]:
     if isinstance(message.content, str):
         return [message.content]
     return [part.text for part in message.content if part.type == "text"]
-
-
-def _local_directory(model_path: str, revision: str | None) -> Path:
-    """Returns the directory of the checkpoint's small files, from the hub's cache if
-    need be."""
-    if Path(model_path).is_dir():
-        return Path(model_path)
-    return Path(
-        snapshot_download(
-            model_path, revision=revision, allow_patterns=["*.json", "*.jinja"]
-        )
-    )

@@ -24,6 +24,7 @@ from mllama.nn.layers.linear import Encodings
 from mllama.nn.layers.subgraphs import RepeatedLayers
 from mllama.nn.layers.tensor_parallel import broadcast, signal_types
 from mllama.nn.text.cross_attention import MllamaCrossAttentionKeysValues
+from mllama.nn.vision.embeddings import normalized_pixels
 from mllama.nn.vision.model import MllamaVisionModel
 from mllama.nn.vision.projector import FloatProjector, Int8Projector
 
@@ -90,6 +91,7 @@ class MllamaImageEncoder(GraphModule):
     def cross_attention_states(
         self,
         pixel_values: TensorValue,
+        pixel_table: TensorValue,
         aspect_ratio_ids: TensorValue,
         real_patches: TensorValue,
         padding_patches: TensorValue,
@@ -97,14 +99,13 @@ class MllamaImageEncoder(GraphModule):
     ) -> TensorValue:
         """Encodes images and projects them to the width of the text decoder.
 
-        The arguments are those of
-        :class:`~mllama.nn.vision.model.MllamaVisionModel`.
+        The arguments are those of a call of the module.
 
         Returns:
             ``[images, real patches, text hidden]`` on the first device.
         """
         vision_states = self.vision_model(
-            pixel_values.cast(self.dtype),
+            normalized_pixels(pixel_values, pixel_table).cast(self.dtype),
             aspect_ratio_ids,
             real_patches,
             padding_patches,
@@ -116,6 +117,7 @@ class MllamaImageEncoder(GraphModule):
     def __call__(
         self,
         pixel_values: TensorValue,
+        pixel_table: TensorValue,
         aspect_ratio_ids: TensorValue,
         real_patches: TensorValue,
         padding_patches: TensorValue,
@@ -125,8 +127,9 @@ class MllamaImageEncoder(GraphModule):
         """Encodes images and stores their keys and values.
 
         Args:
-            pixel_values: float32 ``[images, max tiles, channels, size, size]``, as
-                in :class:`~mllama.nn.vision.model.MllamaVisionModel`.
+            pixel_values: uint8 ``[images, valid tiles, channels, size, size]``.
+            pixel_table: float32 ``[channels, 256]``: what each value of a channel is
+                after rescaling and normalization.
             aspect_ratio_ids: int64 ``[images]``.
             real_patches: int64 ``[real patches]``, the patches of valid tiles.
             padding_patches: int64 ``[padding patches]``, all others.
@@ -139,7 +142,12 @@ class MllamaImageEncoder(GraphModule):
             a graph to return something.
         """
         states = self.cross_attention_states(
-            pixel_values, aspect_ratio_ids, real_patches, padding_patches, signals
+            pixel_values,
+            pixel_table,
+            aspect_ratio_ids,
+            real_patches,
+            padding_patches,
+            signals,
         )
         # Dimensions of a subgraph's inputs may be names, but not products of names.
         width = self.config.text_config.hidden_size
@@ -161,16 +169,17 @@ class MllamaImageEncoder(GraphModule):
         vision = self.config.vision_config
         return (
             TensorType(
-                DType.float32,
+                DType.uint8,
                 [
                     "images",
-                    vision.max_num_tiles,
+                    "valid_tiles",
                     vision.num_channels,
                     vision.image_size,
                     vision.image_size,
                 ],
                 self.device,
             ),
+            TensorType(DType.float32, [vision.num_channels, 256], self.device),
             TensorType(DType.int64, ["images"], self.device),
             TensorType(DType.int64, ["real_patches"], self.device),
             TensorType(DType.int64, ["padding_patches"], self.device),

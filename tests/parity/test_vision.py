@@ -16,6 +16,7 @@ from mllama.config import MllamaConfig
 from mllama.images.preprocess import ImageProcessor
 from mllama.nn.image_encoder import MllamaImageEncoder
 from mllama.nn.layers.image_cache_inputs import image_cache_params
+from mllama.nn.vision.embeddings import normalized_pixels
 from mllama.nn.vision.projector import concat_layers
 from mllama.weights.names import canonical_name
 from tests.reference.cases import case
@@ -56,17 +57,19 @@ class Stages:
         )
 
         def forward(*inputs: Any) -> tuple[TensorValue, ...]:
-            pixels, ids, real, padding = (value.tensor for value in inputs)
+            tiles, table, ids, real, padding = (value.tensor for value in inputs)
             vision = encoder.vision_model
+            pixels = normalized_pixels(tiles, table)
             states = vision(pixels, ids, real, padding, [], path="vision_model")
             return (
+                pixels,
                 vision.embed(pixels, ids),
                 concat_layers(states),
                 encoder.multi_modal_projector(states),
             )
 
         with encoder.custom_ops_scope():
-            graph = Graph("stages", forward, input_types=encoder.input_types()[:4])
+            graph = Graph("stages", forward, input_types=encoder.input_types()[:5])
         self.model = InferenceSession(devices=[CPU()]).load(
             graph, weights_registry=encoder.state_dict()
         )
@@ -74,16 +77,13 @@ class Stages:
     def __call__(self, image: Any) -> tuple[np.ndarray, ...]:
         vision = self.config.vision_config
         tiles = self.processor(image)
-        pixels = np.zeros(
-            (1, vision.max_num_tiles, *tiles.pixel_values.shape[1:]), np.float32
-        )
-        pixels[0, : tiles.num_tiles] = tiles.pixel_values
         patches = np.arange(vision.max_num_tiles * vision.padded_patches)
         is_real = (patches < tiles.num_tiles * vision.padded_patches) & (
             patches % vision.padded_patches < vision.num_patches
         )
         outputs = self.model.execute(
-            pixels,
+            tiles.pixel_values[np.newaxis],
+            self.processor.pixel_table,
             np.array([tiles.aspect_ratio_id]),
             patches[is_real],
             patches[~is_real],
@@ -103,9 +103,16 @@ def test_vision_stages_equal_the_reference(stages: Stages, name: str) -> None:
     vision = stages.config.vision_config
     (image,) = case(name, vision.image_size).images
     (expected,) = reference(checkpoint()).vision([image])
-    embedded, output, projected = stages(image)
+    pixels, embedded, output, projected = stages(image)
     tiles, patches, width = vision.max_num_tiles, vision.num_patches, vision.hidden_size
 
+    processor = reference(checkpoint()).processor.image_processor
+    features = processor([[image]], return_tensors="np")
+    # Bit by bit: as values, 0 and -0 are equal.
+    np.testing.assert_array_equal(
+        pixels.view(np.uint32),
+        features["pixel_values"][0, 0, : expected.valid].view(np.uint32),
+    )
     normed = embedded.reshape(tiles, vision.padded_patches, width)
     assert_close(normed[:, :patches], expected.normed, what="embeddings")
     assert not normed[:, patches:].any()

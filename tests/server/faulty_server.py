@@ -10,8 +10,8 @@ from mllama.cli.main import main
 from mllama.image_cache.encoder_runner import ImageEncoderRunner
 from mllama.server import app
 
-WHITE_MEAN = 1.5
-"""The normalized pixels of a white image have a mean above this."""
+WHITE_MEAN = 240
+"""The pixels of a white image have a mean above this."""
 
 
 class FaultyPipelineFactory(app.WorkerPipelineFactory):

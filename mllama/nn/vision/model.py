@@ -145,16 +145,25 @@ class MllamaVisionModel(Sharded):
         """Embeds patches with class token and positions, then norms and pads them.
 
         Args:
-            pixel_values: ``[images, tiles, channels, size, size]``.
+            pixel_values: ``[images, valid tiles, channels, size, size]``, normalized.
             aspect_ratio_ids: int64 ``[images]``.
 
         Returns:
-            ``[images, tiles * padded patches, hidden]`` in the order of the tiles.
+            ``[images, max tiles * padded patches, hidden]`` in the order of the tiles.
         """
         config = self.config
         images = pixel_values.shape[0]
         tiles, width = config.max_num_tiles, config.hidden_size
         hidden_state = self.patch_embedding(pixel_values)
+        # Empty tiles are zero after normalization, and so are their embeddings.
+        empty_tiles = ops.broadcast_to(
+            ops.constant(0, hidden_state.dtype, hidden_state.device),
+            [images, tiles - pixel_values.shape[1], config.num_patches - 1, width],
+        )
+        hidden_state = ops.rebind(
+            ops.concat([hidden_state, empty_tiles], axis=1),
+            [images, tiles, config.num_patches - 1, width],
+        )
         tile_embedding = self.pre_tile_positional_embedding(aspect_ratio_ids)
         hidden_state = hidden_state + ops.unsqueeze(tile_embedding, 2)
         class_embedding = ops.broadcast_to(
@@ -186,8 +195,8 @@ class MllamaVisionModel(Sharded):
         All tensors are on the first device.
 
         Args:
-            pixel_values: float32 ``[images, max tiles, channels, size, size]``,
-                normalized; tiles beyond the valid ones are zero.
+            pixel_values: ``[images, valid tiles, channels, size, size]``, normalized
+                in float32.
             aspect_ratio_ids: int64 ``[images]``.
             real_patches: int64 ``[real patches]``: indices (tile * padded patches +
                 patch) of the patches of valid tiles.
