@@ -29,6 +29,10 @@ class ImageError(MllamaError):
     """An image can't be read or used."""
 
 
+class ImageDecodeError(ImageError):
+    """An image's pixels are damaged or incomplete."""
+
+
 class HubError(MllamaError):
     """A repository of the Hugging Face hub can't be read, or has no such model."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Generation, Output
@@ -16,7 +16,7 @@ _PREPARED_PER_SLOT: Final = 2
 """Requests prepared for each slot of a batch.
 
 A prepared request takes a free slot at once.  There are only a few, since each keeps
-its images' pixels in memory.
+its images' tiles in memory.
 """
 
 
@@ -37,15 +37,14 @@ def submit_conversation(
     """
     from max.pipelines.modeling.types import RequestID, TextGenerationRequest
 
-    conversation = read_conversation(messages)
+    conversation = read_conversation(messages, prepare=engine.prepare_image)
     request = TextGenerationRequest(
         request_id=RequestID(),
         model_name="mllama",
         messages=conversation.messages,
-        # The tokenizer takes the decoded images; MAX checks that there are as many
-        # encoded ones.
+        # The tokenizer takes tiles as well; MAX checks that there are as many images.
         images=[b""] * len(conversation.images),
-        decoded_images=list(conversation.images),
+        decoded_images=cast(Any, conversation.images),
         sampling_params=engine.sampling_params(sampling),
     )
     return engine.submit(request, stop)

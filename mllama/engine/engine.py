@@ -16,7 +16,8 @@ import importlib
 import queue
 import sys
 import threading
-from typing import Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from mllama.engine.generation import Generation, Step, now
 from mllama.errors import MllamaError
@@ -29,6 +30,10 @@ from mllama.requests.sampling_params import Sampling
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.cpu_affinity import start_max_threads
 from mllama.utils.progress import StartupProgress, stage
+
+if TYPE_CHECKING:
+    from mllama.images.load import ImageFile
+    from mllama.images.preprocess import ImageTiles
 
 _IDLE_SECONDS = 0.05
 """Pause while all requests wait for room; a new request ends it."""
@@ -113,6 +118,16 @@ class Engine:
         self._check_alive()
         stats: ImageCacheStats = self._image_cache.stats()
         return stats
+
+    def prepare_image(self, file: ImageFile) -> Future[ImageTiles]:
+        """Starts to split an image file into tiles.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self._check_alive()
+        tiles: Future[ImageTiles] = self._tokenizer.prepare_image(file)
+        return tiles
 
     def submit(self, request: Any, stop: list[str]) -> Generation:
         """Hands a request to the scheduler.

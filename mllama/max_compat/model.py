@@ -66,8 +66,8 @@ from max.pipelines.lib.pipeline_variants.utils import (
     update_context_and_prepare_responses,
 )
 
-# Runs work in a thread pool that would block the server's event loop.
-from max.pipelines.lib.tokenizer import run_with_default_executor
+# The image formats that a request may have.
+from max.pipelines.lib.tokenizer import ALLOWED_IMAGE_FORMATS
 
 # The encodings' names and data types.
 from max.pipelines.modeling.config_enums import (
@@ -104,6 +104,7 @@ from max.support.image import hash_image
 from mllama.max_compat.compiler import ensure_default_mlir_context
 
 __all__ = [
+    "ALLOWED_IMAGE_FORMATS",
     "LOGPROBS_HEAP_LEVELS",
     "ArchConfigWithKVCache",
     "ArchConfigWithStoredKVParams",
@@ -133,7 +134,6 @@ __all__ = [
     "padded_lut_cols",
     "page_stride_of",
     "process_ragged_kv_outputs",
-    "run_with_default_executor",
     "select_quantization_encoding",
     "supported_encoding_dtype",
     "tree_dataclass",

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from max.pipelines.context import TextAndVisionContext
-from max.pipelines.context.exceptions import InputError
+from max.pipelines.context.exceptions import InputError, MediaDecodeError
 from max.pipelines.lib import PipelineConfig, TextTokenizer
 from max.pipelines.modeling.types import (
     TextGenerationRequest,
     TextGenerationRequestMessage,
 )
+from PIL.Image import Image
 
 from mllama.config import MllamaConfig
-from mllama.errors import ImageError
+from mllama.errors import ImageDecodeError, ImageError
 from mllama.image_cache.context import ASPECT_RATIO_IDS, IMAGE_TOKENS
-from mllama.images.load import load_image
+from mllama.images.load import ImageFile
+from mllama.images.preparation import prepare_image
 from mllama.images.preprocess import ImageProcessor, ImageTiles
 from mllama.max_compat.model import (
+    ALLOWED_IMAGE_FORMATS,
     ImageMetadata,
     TextGenerationRequestTool,
-    run_with_default_executor,
 )
 from mllama.max_model.chat_template import (
     ChatTemplateError,
@@ -122,10 +127,7 @@ class MllamaTokenizer(TextTokenizer):
         if len(positions) != len(sources):
             raise InputError(self._mismatch(request, len(positions), len(sources)))
         self._limits.check_count(len(sources))
-        tiles = [
-            await run_with_default_executor(self._process_image, index, source)
-            for index, source in enumerate(sources)
-        ]
+        tiles = await self._prepare_images(sources)
         self._limits.check_room(
             [int(position) for position in positions],
             [image.hash for image in tiles],
@@ -161,10 +163,55 @@ class MllamaTokenizer(TextTokenizer):
             },
         )
 
-    def _process_image(self, index: int, source: Any) -> ImageTiles:
+    def prepare_image(self, image: ImageFile | Image | bytes) -> Future[ImageTiles]:
+        """Starts to split an image into tiles.
+
+        Args:
+            image: An image file, a picture, or the content of a file in one of the
+                formats that MAX accepts.
+
+        Returns:
+            The tiles.  The future raises ImageError if the image can't be used.
+        """
+        return prepare_image(image, self._image_processor, ALLOWED_IMAGE_FORMATS)
+
+    async def _prepare_images(self, sources: Sequence[Any]) -> list[ImageTiles]:
+        """Prepares images, several at a time, unless the caller has.
+
+        Args:
+            sources: Images as of :meth:`prepare_image`, or tiles.
+
+        Raises:
+            InputError: If one can't be used.
+        """
+        prepared = [
+            source if isinstance(source, ImageTiles) else self.prepare_image(source)
+            for source in sources
+        ]
         try:
-            return self._image_processor(load_image(source))
+            return [
+                image
+                if isinstance(image, ImageTiles)
+                else await self._prepared(index, source, image)
+                for index, (source, image) in enumerate(
+                    zip(sources, prepared, strict=True)
+                )
+            ]
+        finally:
+            # After an error, images that have not begun are not needed.
+            for image in prepared:
+                if isinstance(image, Future):
+                    image.cancel()
+
+    async def _prepared(
+        self, index: int, source: Any, future: Future[ImageTiles]
+    ) -> ImageTiles:
+        try:
+            return await asyncio.wrap_future(future)
         except ImageError as error:
+            if isinstance(source, bytes) and isinstance(error, ImageDecodeError):
+                # What MAX answers where it decodes by itself.
+                raise MediaDecodeError("invalid or unreadable image content") from error
             raise InputError(f"image {index + 1}: {error}") from error
 
     def _mismatch(

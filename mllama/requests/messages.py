@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mllama.errors import ImageError, MllamaError
-from mllama.images.load import load_image
+from mllama.images.load import ImageFile, open_image
+from mllama.images.preparation import decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,22 +18,77 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 """An OpenAI-style message: ``role``, and ``content`` as a string or list of parts."""
 
+Prepared = TypeVar("Prepared")
+"""What an image of a conversation becomes."""
+
 ROLES = ("system", "user", "assistant", "tool")
 _KEYS = {"role", "content", "tool_calls", "tool_call_id"}
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Conversation(Generic[Prepared]):
     """Messages with placeholders for images, and the images in order."""
 
     messages: list[dict[str, Any]]
-    images: list[Image]
+    images: list[Prepared]
+
+
+@dataclass
+class _ImagesInOrder(Generic[Prepared]):
+    """The images of a conversation, which are prepared while its parts are read."""
+
+    prepare: Callable[[ImageFile], Future[Prepared]]
+    futures: list[Future[Prepared]] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    message: str = ""
+
+    def add(self, source: Any) -> None:
+        number = len(self.futures) + 1
+        try:
+            file = open_image(source)
+        except ImageError as error:
+            raise ImageError(f"image {number}: {error}") from error
+        self.futures.append(self.prepare(file))
+        self.places.append(f"{self.message}image {number}")
+
+    def results(self) -> list[Prepared]:
+        """Returns the prepared images, or raises the error of the first that fails."""
+        prepared = []
+        for future, place in zip(self.futures, self.places, strict=True):
+            try:
+                prepared.append(future.result())
+            except ImageError as error:
+                raise ImageError(f"{place}: {error}") from error
+        return prepared
+
+    def cancel(self) -> None:
+        """Cancels what has not begun."""
+        for future in self.futures:
+            future.cancel()
+
+
+@overload
+def read_conversation(
+    messages: Sequence[Message], directory: Path | None = ...
+) -> Conversation[Image]: ...
+
+
+@overload
+def read_conversation(
+    messages: Sequence[Message],
+    directory: Path | None = ...,
+    *,
+    prepare: Callable[[ImageFile], Future[Prepared]],
+) -> Conversation[Prepared]: ...
 
 
 def read_conversation(
-    messages: Sequence[Message], directory: Path | None = None
-) -> Conversation:
-    """Checks messages and loads their images.
+    messages: Sequence[Message],
+    directory: Path | None = None,
+    *,
+    prepare: Callable[[ImageFile], Future[Any]] = decode_image,
+) -> Conversation[Any]:
+    """Checks messages and prepares their images, several at a time.
 
     An image part is ``{"type": "image", "image": PIL image, path, URL or bytes}`` or
     OpenAI's ``{"type": "image_url", "image_url": {"url": URL or path}}``.
@@ -40,6 +97,7 @@ def read_conversation(
         messages: The conversation.
         directory: The directory to search for relative paths, before the working
             directory.
+        prepare: Starts to prepare an image; by default it is decoded.
 
     Raises:
         MllamaError: If a message is malformed or an image can't be used.  The error
@@ -49,16 +107,20 @@ def read_conversation(
         raise MllamaError("a conversation must be a list of messages")
     if not messages:
         raise MllamaError("a conversation must have at least one message")
-    images: list[Image] = []
+    images = _ImagesInOrder(prepare)
     read = []
-    for number, message in enumerate(messages, 1):
-        try:
-            read.append(_read_message(message, images, directory))
-        except MllamaError as error:
-            if len(messages) == 1:
-                raise
-            raise type(error)(f"message {number}: {error}") from error
-    return Conversation(read, images)
+    try:
+        for number, message in enumerate(messages, 1):
+            if len(messages) > 1:
+                images.message = f"message {number}: "
+            try:
+                read.append(_read_message(message, images, directory))
+            except MllamaError as error:
+                raise type(error)(f"{images.message}{error}") from error
+        return Conversation(read, images.results())
+    except BaseException:
+        images.cancel()
+        raise
 
 
 def load_images(
@@ -103,7 +165,7 @@ def prompt_messages(
 
 
 def _read_message(
-    message: Any, images: list[Image], directory: Path | None
+    message: Any, images: _ImagesInOrder[Any], directory: Path | None
 ) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise MllamaError('must be an object with "role" and "content"')
@@ -126,7 +188,7 @@ def _read_message(
 
 
 def _read_part(
-    part: Any, images: list[Image], directory: Path | None
+    part: Any, images: _ImagesInOrder[Any], directory: Path | None
 ) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text":
@@ -148,8 +210,5 @@ def _read_part(
     if directory is not None and isinstance(source, str):
         path = directory / source
         source = path if path.is_file() else source
-    try:
-        images.append(load_image(source))
-    except ImageError as error:
-        raise ImageError(f"image {len(images) + 1}: {error}") from error
+    images.add(source)
     return {"type": "image"}

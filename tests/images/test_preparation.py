@@ -1,0 +1,112 @@
+"""Images are prepared on several threads, within a limit of memory."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllama.config import MllamaVisionConfig
+from mllama.errors import ImageDecodeError, ImageError
+from mllama.images import load
+from mllama.images.load import open_image
+from mllama.images.preparation import MemoryLimit, decode_image, prepare_image
+from mllama.images.preprocess import ImageProcessor
+
+PROCESSOR = ImageProcessor(
+    {}, MllamaVisionConfig.from_dict({"image_size": 56, "patch_size": 14})
+)
+
+
+def png(size: tuple[int, int] = (90, 70), color: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_contents_pictures_and_files_become_the_same_tiles() -> None:
+    content = png()
+    picture = Image.open(io.BytesIO(content))
+    wanted = PROCESSOR(load.load_image(content))
+    for image in (content, picture, open_image(content)):
+        tiles = prepare_image(image, PROCESSOR).result()
+        assert tiles.hash == wanted.hash
+        np.testing.assert_array_equal(tiles.pixel_values, wanted.pixel_values)
+
+
+def test_errors_are_those_of_loading() -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        prepare_image(b"text", PROCESSOR).result()
+    with pytest.raises(ImageError, match="none of the formats GIF"):
+        prepare_image(png(), PROCESSOR, ("GIF",)).result()
+    truncated = png((500, 500))[:-200]
+    with pytest.raises(ImageDecodeError, match="can't be decoded"):
+        prepare_image(truncated, PROCESSOR).result()
+    with pytest.raises(ImageDecodeError, match="can't be decoded"):
+        decode_image(open_image(truncated)).result()
+
+
+def test_two_threads_may_get_one_picture_that_is_not_decoded() -> None:
+    content = png((400, 300))
+    for _ in range(20):
+        picture = Image.open(io.BytesIO(content))
+        futures = [prepare_image(picture, PROCESSOR) for _ in range(4)]
+        assert len({future.result().hash for future in futures}) == 1
+
+
+def test_memory_is_limited_and_given_in_order() -> None:
+    limit = MemoryLimit(10)
+    used, most, order = 0, 0, []
+    lock = threading.Lock()
+
+    def hold(number: int, size: int) -> None:
+        nonlocal used, most
+        with limit.reserve(size):
+            with lock:
+                order.append(number)
+                used += size
+                most = max(most, used)
+            time.sleep(0.005)
+            with lock:
+                used -= size
+
+    sizes = [4, 4, 4, 10, 1, 50, 1, 3]
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        waiting: list[Any] = []
+        for number, size in enumerate(sizes):
+            waiting.append(pool.submit(hold, number, size))
+            time.sleep(0.02)
+        for future in waiting:
+            future.result()
+    assert order == sorted(order)
+    assert most == 50, "more than the limit is given alone"
+    assert used == 0
+
+
+def test_memory_is_freed_after_an_error() -> None:
+    limit = MemoryLimit(10)
+    with pytest.raises(RuntimeError), limit.reserve(10):
+        raise RuntimeError
+    with limit.reserve(10):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "RGBA", "PA"])
+def test_strips_make_the_same_picture(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (50, 40, 4)).astype(np.uint8)
+    image = Image.fromarray(values)
+    image = image.convert("RGB").convert("P") if mode in ("P", "PA") else image
+    image = image.convert(mode)
+    if mode == "P":
+        image.info["transparency"] = bytes(range(256))
+    whole = load.load_image(image)
+    monkeypatch.setattr(load, "_STRIP_PIXELS", 120)
+    assert whole.tobytes() == load.load_image(image).tobytes()
