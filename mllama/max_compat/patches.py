@@ -182,3 +182,37 @@ def replace_serving_pipeline(app: Any, pipeline: Any) -> None:
         pipeline: The replacement of its ``TokenGeneratorPipeline``.
     """
     app.state.pipeline = pipeline
+
+
+def replace_image_resolution(replacement: Callable[[Function], Function]) -> None:
+    """Replaces how chat requests' image URLs become the content of image files.
+
+    Why: MAX decodes base64 on the event loop, which holds all streams for the time that
+    a photo takes.
+    Until: MAX decodes base64 in a thread.
+
+    Args:
+        replacement: Makes the replacement, given MAX's own function.
+    """
+    from max.serve.router import openai_routes
+
+    openai_routes.resolve_image_from_url = replacement(
+        openai_routes.resolve_image_from_url
+    )
+
+
+def replace_image_admission(replacement: Callable[[Function], Function]) -> None:
+    """Replaces how chat requests' images are checked and decoded.
+
+    Why: MAX decodes a request's images one after another, and keeps the pixels of any
+    number of requests until the tokenizer has time for them.
+    Until: MAX leaves decoding to the tokenizer.
+
+    Args:
+        replacement: Makes the replacement, given MAX's own function.
+    """
+    from max.serve.router import openai_routes
+
+    openai_routes._resolve_and_decode_images = replacement(
+        openai_routes._resolve_and_decode_images
+    )

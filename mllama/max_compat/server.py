@@ -29,6 +29,9 @@ from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
 # Reports that the worker's process has died.
 from max.serve.process_control import SubprocessExit
 
+# A reference to an image in a request itself.
+from max.serve.router._image_resolution import DataUrl
+
 # Logs, and metrics for the local /metrics page.
 from max.serve.telemetry.common import (
     configure_logging,
@@ -36,7 +39,12 @@ from max.serve.telemetry.common import (
     configure_tracing,
 )
 
+# Counts requests and their images for the local /metrics page.
+from max.serve.telemetry.metrics import METRICS
+
 __all__ = [
+    "METRICS",
+    "DataUrl",
     "ServingTokenGeneratorSettings",
     "Settings",
     "SubprocessExit",

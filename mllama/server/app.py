@@ -32,6 +32,7 @@ from mllama.max_compat.server import (
     validate_port_is_free,
 )
 from mllama.runtime.pipeline import load_pipeline
+from mllama.server.inline_images import InlineImages, headers_only
 from mllama.server.metrics import SharedStats
 from mllama.server.middleware import RequestValidationMiddleware, explain_value_errors
 from mllama.server.request_validation import ServerCapabilities
@@ -138,6 +139,9 @@ def _run(
     app = fastapi_app(settings, serving)
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}
+    inline_images = InlineImages()
+    patches.replace_image_resolution(inline_images.resolve_with)
+    patches.replace_image_admission(headers_only)
     # The last middleware is the innermost: MAX's, with its limit on bodies, run first.
     app.user_middleware.append(
         Middleware(
@@ -146,6 +150,7 @@ def _run(
                 app.state, retrieved.tokenizer, max_new_tokens
             ),
             image_tokens=image_tokens,
+            inline_images=inline_images,
         )
     )
     server = Server(fastapi_config(app=app, server_settings=settings))

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mllama.server.inline_images import InlineImages, image_urls
 from mllama.server.request_validation import (
     UNAVAILABLE_PREFIXES,
     VALIDATED_PATHS,
@@ -46,10 +47,12 @@ class RequestValidationMiddleware:
         *,
         capabilities: Callable[[], ServerCapabilities],
         image_tokens: MutableMapping[str, int],
+        inline_images: InlineImages,
     ) -> None:
         self._app = app
         self._capabilities = capabilities
         self._image_tokens = image_tokens
+        self._inline_images = inline_images
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -57,6 +60,16 @@ class RequestValidationMiddleware:
             await self._app(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
+        detached: list[str] = []
+        try:
+            await self._handle(path, scope, receive, send, detached)
+        finally:
+            self._image_tokens.pop(_request_id(scope), None)
+            self._inline_images.discard(detached)
+
+    async def _handle(
+        self, path: str, scope: Scope, receive: Receive, send: Send, detached: list[str]
+    ) -> None:
         try:
             if path.startswith(UNAVAILABLE_PREFIXES):
                 raise RequestRejected(
@@ -64,7 +77,7 @@ class RequestValidationMiddleware:
                     status=404,
                 )
             if scope["method"] == "POST" and path in VALIDATED_PATHS:
-                receive = await self._validated(path, receive)
+                receive = await self._validated(path, receive, detached)
                 send = self._with_usage(scope, send)
         except RequestRejected as rejection:
             await _error_response(rejection)(scope, receive, send)
@@ -74,22 +87,32 @@ class RequestValidationMiddleware:
             too_large = RequestRejected(error.detail, status=error.status_code)
             await _error_response(too_large)(scope, receive, send)
             return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._image_tokens.pop(_request_id(scope), None)
+        await self._app(scope, receive, send)
 
-    async def _validated(self, path: str, receive: Receive) -> Receive:
+    async def _validated(
+        self, path: str, receive: Receive, detached: list[str]
+    ) -> Receive:
         """Validates the body, and returns a function that receives the valid one.
+
+        Args:
+            path: The request's path.
+            receive: Receives the body.
+            detached: Gets the URLs that replace images in the body.
 
         Raises:
             RequestRejected: If a field is invalid or not supported.
         """
         raw = await _read_body(receive)
+        short, urls = self._inline_images.detach(raw)
+        detached += urls
         try:
-            body = json.loads(raw)
+            body = json.loads(short)
+            if urls and not _are_images(urls, body):
+                # Somewhere else, such as in a text, they must stay what they are.
+                short, body = raw, json.loads(raw)
         except ValueError:
             return _replay(raw, receive)  # MAX explains what is wrong with it.
+        raw = short
         if not isinstance(body, dict):
             return _replay(raw, receive)
         capabilities = self._capabilities()
@@ -161,6 +184,12 @@ def _set_length(start: Message, length: int) -> None:
         (name, str(length).encode() if name.lower() == b"content-length" else value)
         for name, value in start["headers"]
     ]
+
+
+def _are_images(urls: list[str], body: Any) -> bool:
+    """Returns True if all of these URLs are images of the messages, each once."""
+    found = image_urls(body) if isinstance(body, dict) else []
+    return sorted(url for url in found if url in urls) == sorted(urls)
 
 
 def _request_id(scope: Scope) -> str:

@@ -11,6 +11,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from mllama.server.inline_images import InlineImages
 from mllama.server.middleware import RequestValidationMiddleware
 from mllama.server.request_validation import CHAT, ServerCapabilities
 
@@ -55,6 +56,7 @@ def request(
     method: str = "POST",
     images: int = 0,
     failure: Exception | None = None,
+    images_apart: InlineImages | None = None,
 ) -> tuple[int, list[bytes], dict[bytes, bytes]]:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     half = len(raw) // 2
@@ -82,7 +84,10 @@ def request(
         "state": {"request_id": "id"},
     }
     app = RequestValidationMiddleware(
-        route, capabilities=lambda: CAPABILITIES, image_tokens=counts
+        route,
+        capabilities=lambda: CAPABILITIES,
+        image_tokens=counts,
+        inline_images=images_apart or InlineImages(),
     )
     asyncio.run(app(scope, receive, send))
     if isinstance(route, Route) and route.after is not None:
@@ -174,3 +179,26 @@ def test_an_answer_that_quotes_the_usage_field_is_unchanged() -> None:
     answer = json.dumps(quoted).encode()
     _, bodies, _ = request(Route(answer), {"model": "served"}, images=34)
     assert bodies == [answer]
+
+
+def test_a_long_image_is_kept_apart_until_the_request_ends() -> None:
+    url = "data:image/png;base64," + "A" * 100_000
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "served", "messages": [{"role": "user", "content": content}]}
+    apart = InlineImages()
+    route = Route(b"{}")
+    request(route, body, images_apart=apart)
+    assert len(route.body) < 1000
+    assert len(apart) == 0
+
+
+@pytest.mark.parametrize("place", ["text", "both"])
+def test_a_text_that_looks_like_a_long_image_stays_a_text(place: str) -> None:
+    url = "data:image/png;base64," + "A" * 100_000
+    content: list[Any] = [{"type": "text", "text": url}]
+    if place == "both":
+        content.append({"type": "image_url", "image_url": {"url": url}})
+    body = {"model": "served", "messages": [{"role": "user", "content": content}]}
+    route = Route(b"{}")
+    request(route, body)
+    assert json.loads(route.body) == body
