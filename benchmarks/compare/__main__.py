@@ -34,6 +34,7 @@ from benchmarks.compare.ceilings import (
 from benchmarks.compare.documents import write_document, write_run
 from benchmarks.compare.environments import FOLDER
 from benchmarks.compare.figures import EIGHT_BIT, OURS
+from benchmarks.compare.first_run import measure_first_run
 from benchmarks.compare.growth import measure_growth
 from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
 from benchmarks.compare.process import EngineFailure
@@ -51,6 +52,7 @@ from benchmarks.compare.workloads import (
 )
 
 ROUNDS, QUICK_ROUNDS = 5, 2
+FIRST_RUN_ROUNDS = 3
 
 
 def main() -> None:
@@ -105,6 +107,8 @@ def _measure(session: Session, options: argparse.Namespace, letters: str) -> Non
     session.measure_machine(of_itself)
     if "c" in letters:
         mistralrs_decode(session)
+    if "h" in letters:
+        measure_first_run(results, session.files.gguf, min(rounds, FIRST_RUN_ROUNDS))
     if options.growth:
         try:
             measure_growth(session, 1 if options.quick else 3)

@@ -82,6 +82,11 @@ def figures(results: Results) -> dict[str, float]:
         median("streams_4", OURS), median("streams_1", OURS)
     )
     found["around_the_model"] = median("around_the_model", DEMO)
+    found["first_generate"] = median("first_generate", OURS)
+    found["first_demo"] = median("first_demo", OURS)
+    found["later_generate_over_import"] = ratio(
+        median("later_generate", OURS), median("import_max", OURS)
+    )
     return {name: value for name, value in found.items() if value is not None}
 
 

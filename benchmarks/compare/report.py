@@ -40,6 +40,16 @@ METRICS = {
     "demo_token": Metric("g", "demo model, a token", "ms", 1e3, 2),
     "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
     "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
+    "install": Metric("h", "installing the wheel in an empty environment", digits=1),
+    "first_generate": Metric("h", "first `mllama generate` about a picture", digits=1),
+    "first_generate_load": Metric("h", "of it loading MAX and the model"),
+    "first_generate_answer": Metric("h", "of it the answer"),
+    "later_generate": Metric("h", "the same again"),
+    "later_generate_load": Metric("h", "of it loading MAX and the model"),
+    "later_generate_answer": Metric("h", "of it the answer"),
+    "import_max": Metric("h", "importing MAX's pipelines"),
+    "first_demo": Metric("h", "first `mllama demo`, nine answers", digits=1),
+    "compile": Metric("h", "compiling and saving the benchmarked model", digits=0),
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
     "bandwidth_between_steps": Metric(
         "", "the same between c's steps", "GB/s", digits=1

@@ -17,6 +17,7 @@ WORKLOADS = {
     "e": "follow-up on the same image",
     "f": "1, 4 and 8 streams",
     "g": "the demo model: everything around the model",
+    "h": "from nothing to the first answer",
 }
 
 IMAGE_TOKENS, TEXT_TOKENS = 176, 512

@@ -83,6 +83,10 @@ def measured() -> Results:
         ("streams_1", "mllama", 10.0),
         ("streams_8", "mllama", 30.0),
         ("around_the_model", "demo", 0.004),
+        ("first_generate", "mllama", 9.0),
+        ("later_generate", "mllama", 3.0),
+        ("import_max", "mllama", 2.0),
+        ("first_demo", "mllama", 12.0),
     ):
         found.add(metric, engine, value)
     found.operations["decode"] = {
