@@ -71,14 +71,15 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     )
     pipeline.configure_session(session)
     compile_graphs(session, graph_specs(config, state_dict, compiler))
-    session.compile_reusing_mefs(log_probabilities(device))
-    with lazy_sampler():
-        load_sampler_graphs(
-            session,
-            pipeline,
-            DeviceRef.from_device(device),
-            len(retrieved.tokenizer.delegate),
-        )
+    if not device.is_host:
+        session.compile_reusing_mefs(log_probabilities(device))
+        with lazy_sampler():
+            load_sampler_graphs(
+                session,
+                pipeline,
+                DeviceRef.from_device(device),
+                len(retrieved.tokenizer.delegate),
+            )
     try:
         compiler.finish()
     except OSError as error:

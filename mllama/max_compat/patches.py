@@ -31,9 +31,9 @@ def replace_kv_cache_ops(module: ModuleType) -> None:
 def replace_sampling_processor(processor: type) -> None:
     """Replaces the class that samples the tokens of a batch.
 
-    Why: a greedy batch on a CPU needs no sampler graph, whose seven inputs take longer
-    than finding the largest logit.
-    Until: MAX samples greedy batches on the host.
+    Why: on a CPU, tokens are chosen on the host.  MAX's sampler is a graph that takes
+    half a minute to compile and whose inputs are made anew for each step.
+    Until: MAX samples on the host without a graph, each request by its own settings.
     """
     from max.pipelines.lib.pipeline_variants import text_generation
 
@@ -50,6 +50,28 @@ def replace_kv_cache_buffer(buffer: type) -> None:
     from max.pipelines.kv_cache.paged_kv_cache import jenga_cache_manager
 
     jenga_cache_manager.Buffer = buffer
+
+
+@contextmanager
+def replaced_sampler_loading(
+    replacement: Callable[[Function], Function],
+) -> Iterator[None]:
+    """Replaces how a pipeline compiles its samplers, within a ``with`` block.
+
+    Why: on a CPU, tokens are chosen on the host, and the graphs would never run.
+    Until: MAX samples on the host without a graph, each request by its own settings.
+
+    Args:
+        replacement: Makes the replacement, given MAX's own function.
+    """
+    from max.pipelines.lib.pipeline_variants import text_generation
+
+    original = text_generation.load_sampler_graphs
+    text_generation.load_sampler_graphs = replacement(original)
+    try:
+        yield
+    finally:
+        text_generation.load_sampler_graphs = original
 
 
 @contextmanager
@@ -169,6 +191,20 @@ def replace_worker_process(popen: type) -> None:
     from max.serve.process_control import _DebugSpawnProcess
 
     _DebugSpawnProcess._Popen = staticmethod(popen)
+
+
+def replace_log_probability_limit(limit: int) -> None:
+    """Replaces the number of likeliest tokens that MAX's routes let a request ask for.
+
+    Why: MAX's limit, 7, is that of its graph, which a CPU doesn't use.
+    Until: MAX computes log probabilities on a CPU without that graph.
+
+    Args:
+        limit: The largest number.
+    """
+    from max.serve.router import openai_routes
+
+    openai_routes._MAX_TOP_LOGPROBS = limit
 
 
 def replace_serving_pipeline(app: Any, pipeline: Any) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+# What a pipeline keeps of its compiled graphs, and the graphs' names in it.
+from max.pipelines.lib.graph_specs import CompiledArtifacts, GraphRole
+
 
 def pipeline_model(pipeline: Any) -> Any:
     """Returns the ``PipelineModel`` of a MAX ``TextGenerationPipeline``."""
@@ -20,3 +23,13 @@ def forward_pass(pipeline: Any) -> Callable[..., Any]:
     """Returns the function that runs a pipeline's model on a prepared batch."""
     launch: Callable[..., Any] = pipeline._launch_forward_pass
     return launch
+
+
+def no_sampler_graphs() -> tuple[CompiledArtifacts, dict[str, Any]]:
+    """Returns what stands for compiled samplers where nothing ever runs them.
+
+    MAX checks that there are some before it makes a sampling processor.
+    """
+    missing = object()
+    roles = (GraphRole.SAMPLER, GraphRole.SAMPLER_BITMASK)
+    return CompiledArtifacts(), dict.fromkeys(roles, missing)

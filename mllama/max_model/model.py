@@ -13,7 +13,7 @@ from max.engine import InferenceSession, Model
 from max.graph.weights import WeightData, Weights, WeightsAdapter
 from max.nn.kv_cache import KVCacheInputs
 from max.nn.transformer import ReturnLogits
-from max.pipelines.context import TextAndVisionContext
+from max.pipelines.context import LogProbabilities, TextAndVisionContext
 from max.pipelines.lib import (
     KVCacheConfig,
     ModelInputs,
@@ -37,6 +37,7 @@ from mllama.max_compat.model import (
 )
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffers
+from mllama.max_model.log_probabilities import host_log_probabilities
 from mllama.max_model.memory_planner import image_cache_pages, image_cache_summary
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
@@ -97,8 +98,9 @@ class MllamaModel(
         )
         config = self.arch_config_as(MllamaArchConfig)
         models = self.load_graphs(session)
-        self._logprobs_device = devices[0]
-        self._logprobs_model = session.load(log_probabilities(devices[0]))
+        if not devices[0].is_host:
+            self._logprobs_device = devices[0]
+            self._logprobs_model = session.load(log_probabilities(devices[0]))
         self._text_decoder = models[GraphRole.DECODER]
         self._freqs_cis = rotary_buffers(config, devices)
         vision_config = config.model.vision_config
@@ -193,6 +195,50 @@ class MllamaModel(
             outputs,
             return_logits=self.return_logits,
             return_hidden_states=self.return_hidden_states,
+        )
+
+    def compute_log_probabilities(
+        self,
+        session: InferenceSession,
+        model_inputs: ModelInputs,
+        model_outputs: ModelOutputs,
+        next_tokens: Buffer,
+        batch_top_n: list[int],
+        batch_echo: list[bool],
+    ) -> list[LogProbabilities | None]:
+        """Returns the log probabilities of a step's tokens; on a CPU without a graph.
+
+        Raises:
+            ValueError: If a prompt's log probabilities are asked for, and the model was
+                not told to return them.
+        """
+        if not self.devices[0].is_host:
+            return super().compute_log_probabilities(
+                session,
+                model_inputs,
+                model_outputs,
+                next_tokens,
+                batch_top_n,
+                batch_echo,
+            )
+        assert isinstance(model_inputs, MllamaInputs)
+        token_offsets = model_inputs.input_row_offsets.to_numpy()
+        if any(batch_echo):
+            if self.return_logits is ReturnLogits.LAST_TOKEN:
+                raise ValueError("log probabilities of a prompt need --enable-echo")
+            logits, logit_offsets = model_outputs.logits, token_offsets
+        else:
+            logits = model_outputs.next_token_logits
+            logit_offsets = np.arange(len(batch_top_n) + 1)
+        assert logits is not None
+        return host_log_probabilities(
+            logits.to_numpy(),
+            logit_offsets,
+            tokens=model_inputs.tokens.to_numpy(),
+            token_offsets=token_offsets,
+            next_tokens=next_tokens.to_numpy(),
+            top_n=batch_top_n,
+            echo=batch_echo,
         )
 
     def release(self, request_id: Any) -> None:

@@ -36,6 +36,7 @@ from mllama.max_model.chat_template import (
 )
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.image_limits import ImageLimits
+from mllama.max_model.sampling_context import PROMPT_LENGTH
 
 
 class MllamaTokenizer(TextTokenizer):
@@ -150,6 +151,7 @@ class MllamaTokenizer(TextTokenizer):
                 for position, image in zip(positions, tiles, strict=True)
             ],
             extra_model_args={
+                PROMPT_LENGTH: np.array([text_context.tokens.prompt_length]),
                 ASPECT_RATIO_IDS: np.array(
                     [image.aspect_ratio_id for image in tiles], dtype=np.int64
                 ),

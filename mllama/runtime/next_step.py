@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from max.pipelines.modeling.types import TextGenerationInputs
 
-from mllama.runtime import greedy_sampler
+from mllama.runtime import host_sampler
+from mllama.sampling.state import SamplingState
 
 Progress = list[tuple[Any, int, int]]
 """The requests of a batch in order: each one's id, its number of computed tokens, and
 the number of tokens that the step computes for it."""
 
-Limits = list[tuple[frozenset[int], int]]
-"""The requests of a batch in order: each one's end tokens and maximum length."""
+
+@dataclass(frozen=True)
+class Continuation:
+    """How the next token of a request is chosen, and what ends the request.
+
+    Attributes:
+        sampling: The request, for the sampler.
+        end_tokens: The tokens that end it.
+        max_length: Its maximum length, prompt and answer.
+    """
+
+    sampling: SamplingState
+    end_tokens: frozenset[int]
+    max_length: int
 
 
 @dataclass
@@ -28,17 +41,19 @@ class Step:
     Attributes:
         progress: The batch.
         prepared: The result of MAX's ``prepare_batch``.
-        limits: The limits of its requests; None if MAX has to choose the tokens or to
+        continuations: Those of its requests; None if MAX has to choose the tokens or to
             find out whether a request ends.
+        vocab_size: Number of tokens to choose from; None is all.
         is_requested: Whether the scheduler waits for it.
         outputs: The model's outputs, once it has run.
-        tokens: The chosen tokens ``[requests]``, once they are known, if ``limits`` is
-            given.
+        tokens: The chosen tokens ``[requests]``, once they are known, if
+            ``continuations`` is given.
     """
 
     progress: Progress
     prepared: tuple[Any, ...]
-    limits: Limits | None
+    continuations: list[Continuation] | None
+    vocab_size: int | None = None
     is_requested: bool = False
     outputs: Future[Any] = field(default_factory=Future)
     tokens: npt.NDArray[np.int64] | None = None
@@ -49,11 +64,16 @@ class Step:
         Args:
             outputs: The model's outputs of this step.
         """
+        assert self.continuations is not None
         if self.tokens is None:
             logits = outputs.next_token_logits
             if logits is None:
                 logits = outputs.logits
-            self.tokens = greedy_sampler.argmax_tokens(logits)
+            self.tokens = host_sampler.choose_tokens(
+                logits,
+                [request.sampling for request in self.continuations],
+                vocab_size=self.vocab_size,
+            )
         return self.tokens
 
     def next(self, outputs: Any, page_size: int) -> Step | None:
@@ -66,19 +86,21 @@ class Step:
         Returns:
             None if MAX has to decide what comes next.
         """
-        if self.limits is None:
+        if self.continuations is None:
             return None
         progress = advanced(self.progress)
         if not (self.is_decode and fits_pages(progress, page_size)):
             return None
         tokens = self.choose(outputs).tolist()
-        for token, (_, computed, new), (end_tokens, max_length) in zip(
-            tokens, progress, self.limits, strict=True
+        following = []
+        for token, (_, computed, new), request in zip(
+            tokens, progress, self.continuations, strict=True
         ):
-            if token in end_tokens or computed + new >= max_length:
+            if token in request.end_tokens or computed + new >= request.max_length:
                 return None
+            following.append(replace(request, sampling=request.sampling.after(token)))
         self.prepared[0].advance(tokens)
-        return Step(progress, self.prepared, self.limits)
+        return Step(progress, self.prepared, following, self.vocab_size)
 
     @property
     def is_decode(self) -> bool:
@@ -109,8 +131,10 @@ def fits_pages(progress: Progress, page_size: int) -> bool:
     return all(new == 1 and computed % page_size for _, computed, new in progress)
 
 
-def limits_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Limits | None:
-    """Returns the limits of a batch's requests, or None if other conditions end one.
+def continuations_of(
+    inputs: TextGenerationInputs[Any], sampling: Any
+) -> list[Continuation] | None:
+    """Returns how a batch's requests go on, or None if MAX has to find out.
 
     Args:
         inputs: The batch.
@@ -119,13 +143,15 @@ def limits_of(inputs: TextGenerationInputs[Any], sampling: Any) -> Limits | None
     contexts = inputs.flat_batch
     if inputs.enable_log_probs or sampling.enable_variable_logits:
         return None
-    if not greedy_sampler.is_greedy(contexts, sampling):
-        return None
     if any(_has_conditions(context) for context in contexts):
         return None
     return [
-        (frozenset(context.eos_tracker.eos_token_ids), context.max_length)
-        for context in contexts
+        Continuation(
+            state, frozenset(context.eos_tracker.eos_token_ids), context.max_length
+        )
+        for context, state in zip(
+            contexts, host_sampler.sampling_states(contexts), strict=True
+        )
     ]
 
 

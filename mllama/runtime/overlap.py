@@ -18,11 +18,11 @@ from max.pipelines.modeling.types import TextGenerationInputs
 from mllama.max_compat.model import update_context_and_prepare_responses
 from mllama.max_compat.pipeline import pipeline_model
 from mllama.runtime.next_step import (
-    Limits,
+    Continuation,
     Step,
     all_continue,
+    continuations_of,
     fits_pages,
-    limits_of,
     progress_of,
 )
 
@@ -31,11 +31,11 @@ class OverlappedExecution:
     """Runs a pipeline's steps in a thread, also before they are requested.
 
     If a batch has the same requests as the one before, and all of them continue, the
-    next batch is expected to be the same too.  Where tokens are chosen greedily, the
-    thread predicts that step by itself and starts it before it hands over the outputs
-    of the last one; elsewhere the step starts once MAX has recorded the tokens.  If the
-    scheduler requests another batch, because a request was canceled or a new one is
-    prefilled first, that batch waits for the thread, and the step's outputs are
+    next batch is expected to be the same too.  The thread chooses the tokens by itself
+    and starts that step before it hands over the outputs of the last one.  Where more
+    than tokens matters, such as a grammar, the step starts once MAX has recorded them.
+    If the scheduler requests another batch, because a request was canceled or a new one
+    is prefilled first, that batch waits for the thread, and the step's outputs are
     discarded.  Nothing else has to be undone: the keys and values of the last tokens
     were written, and will be written again.
 
@@ -50,6 +50,7 @@ class OverlappedExecution:
         self._kv_manager = pipeline.kv_manager
         self._page_size = pipeline_model(pipeline).kv_params.page_size
         self._sampling = pipeline.pipeline_config.sampling
+        self._vocab_size = pipeline.vocab_size
         self._inputs: TextGenerationInputs[Any] | None = None
         self._last_requests: list[Any] = []
         self._requested: Step | None = None
@@ -114,8 +115,8 @@ class OverlappedExecution:
             progress = progress_of(batches)
             prepared = self._prepare_batch(batches)
             is_same = [name for name, _, _ in progress] == self._last_requests
-            limits = self._limits() if is_same else None
-            self._requested = Step(progress, prepared, limits)
+            continuations = self._continuations() if is_same else None
+            self._requested = Step(progress, prepared, continuations, self._vocab_size)
         return self._requested.prepared
 
     def launch(self, *_: Any, **__: Any) -> Any:
@@ -140,7 +141,7 @@ class OverlappedExecution:
             None if no step runs ahead, or if MAX needs more than its tokens.
         """
         step = self._requested
-        if step is None or step.limits is None:
+        if step is None or step.continuations is None:
             return None
         tokens = step.choose(self._collect(step))
         outputs = update_context_and_prepare_responses(
@@ -217,7 +218,8 @@ class OverlappedExecution:
             except Exception:
                 # It is raised again in the scheduler's own request, and handled there.
                 return
-        self._start(Step(progress, prepared, self._limits()))
+        continuations = self._continuations()
+        self._start(Step(progress, prepared, continuations, self._vocab_size))
 
     def _start(self, step: Step | None) -> None:
         """Hands the thread a step that was not requested."""
@@ -231,6 +233,6 @@ class OverlappedExecution:
         if step is not None:
             wait([step.outputs])
 
-    def _limits(self) -> Limits | None:
+    def _continuations(self) -> list[Continuation] | None:
         assert self._inputs is not None
-        return limits_of(self._inputs, self._sampling)
+        return continuations_of(self._inputs, self._sampling)

@@ -18,7 +18,7 @@ from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.pipeline import forward_pass, is_on_host, pipeline_model
 from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import isolate_failures
-from mllama.runtime.greedy_sampler import GreedySamplingProcessor
+from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
 from mllama.runtime.overlap import OverlappedExecution
 from mllama.utils.max_threads import with_timer_slack
 
@@ -55,9 +55,9 @@ def load_pipeline(
         overlaps: Whether steps on a CPU may run ahead of the scheduler.
         publish: Called with the image cache's figures after each step and release.
     """
-    patches.replace_sampling_processor(GreedySamplingProcessor)
+    patches.replace_sampling_processor(HostSamplingProcessor)
     patches.replace_kv_cache_buffer(LazilyCommittedBuffer)
-    with lazy_sampler():
+    with lazy_sampler(), patches.replaced_sampler_loading(without_sampler_graphs):
         pipeline = factory()
     model = pipeline_model(pipeline)
     model.compiler.finish()

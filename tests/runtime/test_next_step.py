@@ -10,12 +10,26 @@ import pytest
 from max.driver import Buffer
 from max.pipelines.context import EOSTracker, SamplingParams
 
+from mllama.max_model.sampling_context import PROMPT_LENGTH
 from mllama.runtime import next_step
-from mllama.runtime.next_step import Step
+from mllama.runtime.next_step import Continuation, Step
+from mllama.sampling.sampler import choose_token
+from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState
 
 PAGE = 16
 LENGTH = 64
 END = 7
+
+
+class Tokens:
+    """A stand-in for the tokens of MAX's context."""
+
+    def __init__(self, *, actively_chunked: bool = False) -> None:
+        self.actively_chunked = actively_chunked
+        self.all = np.array([4, 5, 6, 2])
+
+    def __len__(self) -> int:
+        return len(self.all)
 
 
 def context(**settings: Any) -> Any:
@@ -23,8 +37,8 @@ def context(**settings: Any) -> Any:
         "request_id": 1,
         "json_schema": None,
         "grammar": None,
-        "tokens": SimpleNamespace(actively_chunked=False),
-        "min_tokens": 0,
+        "tokens": Tokens(),
+        "extra_model_args": {PROMPT_LENGTH: np.array([3])},
         "max_length": LENGTH,
         "eos_tracker": EOSTracker(eos_token_ids={END}),
         "sampling_params": SamplingParams(top_k=1),
@@ -36,9 +50,7 @@ def batch(*contexts: Any, log_probs: bool = False) -> Any:
     return SimpleNamespace(flat_batch=list(contexts), enable_log_probs=log_probs)
 
 
-SETTINGS = SimpleNamespace(
-    enable_penalties=False, enable_min_tokens=False, enable_variable_logits=False
-)
+SETTINGS = SimpleNamespace(enable_variable_logits=False)
 
 
 class Inputs:
@@ -60,7 +72,7 @@ def outputs(*tokens: int, next_token_logits: Any = None) -> Any:
 def step(*computed: int, ends: Any = ..., num_tokens: int | None = None) -> Step:
     progress = [(name, length, 1) for name, length in enumerate(computed)]
     inputs = Inputs(len(computed) if num_tokens is None else num_tokens)
-    each = (frozenset({END}), LENGTH)
+    each = Continuation(GREEDY, frozenset({END}), LENGTH)
     return Step(progress, (inputs,), [each] * len(computed) if ends is ... else ends)
 
 
@@ -102,37 +114,75 @@ def test_a_request_continues_up_to_its_maximum_length() -> None:
     assert step(LENGTH - 3).next(outputs(5), PAGE) is not None
 
 
-def test_limits_are_the_end_tokens_and_maximum_length_of_each_request() -> None:
-    other = context(eos_tracker=EOSTracker(), max_length=9)
-    assert next_step.limits_of(batch(context(), other), SETTINGS) == [
-        (frozenset({END}), LENGTH),
-        (frozenset(), 9),
-    ]
+def test_the_next_steps_tokens_are_those_of_the_sampler() -> None:
+    """Each predicted step has the position and the tokens of the one before it."""
+    logits = np.random.default_rng(1).normal(0, 1, (5, 1, 10)).astype(np.float32)
+    settings = SamplingSettings(seed=3, presence_penalty=1.5)
+    expected = SamplingState(
+        settings=settings, prompt_length=1, position=4, tokens=np.array([1, 2, 3, 0])
+    )
+    one: Step | None = Step(
+        [(1, 3, 1)], (Inputs(1),), [Continuation(expected, frozenset(), LENGTH)]
+    )
+    for row in logits:
+        assert one is not None
+        made = SimpleNamespace(logits=Buffer.from_numpy(row), next_token_logits=None)
+        one = one.next(made, PAGE)
+        assert one is not None
+        token = choose_token(row[0], expected)
+        assert one.prepared[0].given == [token]
+        expected = SamplingState(
+            settings=settings,
+            prompt_length=1,
+            position=expected.position + 1,
+            tokens=np.append(expected.tokens, token),
+        )
+
+
+def test_tokens_beyond_the_tokenizers_are_never_predicted() -> None:
+    one = step(3)
+    one.vocab_size = 5
+    following = one.next(outputs(9), PAGE)
+    assert following is not None
+    assert one.prepared[0].given == [0]
+    assert following.vocab_size == 5
+
+
+def test_a_request_continues_by_its_settings_up_to_its_end_tokens_and_length() -> None:
+    params = SamplingParams(top_p=0.5, seed=9, min_new_tokens=2)
+    other = context(eos_tracker=EOSTracker(), max_length=9, sampling_params=params)
+    found = next_step.continuations_of(batch(context(), other), SETTINGS)
+    assert found is not None
+    greedy, sampled = found
+    assert greedy == Continuation(GREEDY, frozenset({END}), LENGTH)
+    assert (sampled.end_tokens, sampled.max_length) == (frozenset(), 9)
+    assert sampled.sampling.settings.top_p == 0.5
+    assert sampled.sampling.settings.seed == 9
+    assert (sampled.sampling.position, sampled.sampling.prompt_length) == (4, 3)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"tokens": SimpleNamespace(actively_chunked=True)},
+        {"tokens": Tokens(actively_chunked=True)},
         {"json_schema": "{}"},
         {"grammar": "start: /a/"},
-        {"min_tokens": 2},
-        {"sampling_params": SamplingParams(top_k=2)},
-        {"sampling_params": SamplingParams(top_k=1, frequency_penalty=0.5)},
         {"sampling_params": SamplingParams(top_k=1, logits_processors=[print])},
         {"eos_tracker": EOSTracker(eos_sequences=[[1, 2]])},
     ],
 )
-def test_a_batch_with_other_stopping_rules_has_no_limits(
+def test_a_batch_with_other_stopping_rules_is_left_to_max(
     settings: dict[str, Any],
 ) -> None:
-    assert next_step.limits_of(batch(context(), context(**settings)), SETTINGS) is None
+    both = batch(context(), context(**settings))
+    assert next_step.continuations_of(both, SETTINGS) is None
 
 
-def test_a_batch_that_returns_more_than_tokens_has_no_limits() -> None:
-    assert next_step.limits_of(batch(context(), log_probs=True), SETTINGS) is None
-    settings = SimpleNamespace(**vars(SETTINGS) | {"enable_variable_logits": True})
-    assert next_step.limits_of(batch(context()), settings) is None
+def test_a_batch_that_returns_more_than_tokens_is_left_to_max() -> None:
+    wanted = batch(context(), log_probs=True)
+    assert next_step.continuations_of(wanted, SETTINGS) is None
+    settings = SimpleNamespace(enable_variable_logits=True)
+    assert next_step.continuations_of(batch(context()), settings) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from max.serve.scheduler.batch_constructor.text_batch_constructor import (
 
 from mllama.launch.options import EngineOptions
 from mllama.max_compat.model import Settings, WorkerQueues, load_scheduler
+from mllama.max_model.sampling_context import set_logit_bias
 from mllama.requests.messages import read_conversation
 from mllama.runtime.fault_isolation import has_failed
 from mllama.runtime.pipeline import load_pipeline
@@ -37,6 +38,7 @@ class Request:
 
     context: Any
     token_ids: list[int] = field(default_factory=list)
+    log_probabilities: list[Any] = field(default_factory=list)
     status: str | None = None
     """The final status, or None while the request runs."""
 
@@ -97,8 +99,23 @@ class Scheduled:
         """Sets the maximum number of prompt tokens that one step prefills."""
         self.scheduler.scheduler_config.target_tokens_per_batch_ce = tokens
 
-    def submit(self, messages: Sequence[Any], new_tokens: int = NEW_TOKENS) -> Request:
+    def submit(
+        self,
+        messages: Sequence[Any],
+        new_tokens: int = NEW_TOKENS,
+        *,
+        bias: Mapping[int, float] | None = None,
+        logprobs: int = 0,
+        **sampling: Any,
+    ) -> Request:
         """Adds a request to the queue.
+
+        Args:
+            messages: The conversation.
+            new_tokens: Tokens of the answer.
+            bias: Values to add to the logits of tokens.
+            logprobs: Likeliest tokens whose log probabilities are returned.
+            sampling: Other settings of ``SamplingParams``; the default is greedy.
 
         Raises:
             InputError: If the request is rejected.
@@ -111,10 +128,14 @@ class Scheduled:
             images=[b""] * len(conversation.images),
             decoded_images=list(conversation.images),
             sampling_params=SamplingParams(
-                max_new_tokens=new_tokens, top_k=1, ignore_eos=True
+                **{"top_k": 1, "ignore_eos": True, **sampling},
+                max_new_tokens=new_tokens,
             ),
+            logprobs=logprobs,
         )
         submitted = Request(asyncio.run(self.tokenizer.new_context(request)))
+        if bias is not None:
+            set_logit_bias(submitted.context, bias)
         self._running[submitted.id] = submitted
         self._arrivals.put(submitted.context)
         return submitted
@@ -140,6 +161,7 @@ class Scheduled:
                 request = self._running[request_id]
                 if result.result is not None:
                     request.token_ids += result.result.tokens
+                    request.log_probabilities += result.result.log_probabilities or []
                 if result.is_done:
                     request.status = (
                         "cancelled"

@@ -138,17 +138,17 @@ def watch(clock: Clock) -> None:
     sampling = Engine.sampling_params
 
     def timed_load(self: Engine) -> tuple[Any, Any]:
-        from mllama.runtime import greedy_sampler
+        from mllama.runtime import host_sampler
 
-        choose = greedy_sampler.argmax_tokens
+        choose = host_sampler.choose_tokens
 
-        def timed_choice(*arguments: Any) -> Any:
+        def timed_choice(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
-            tokens = choose(*arguments)
+            tokens = choose(*arguments, **options)
             clock.note(SAMPLING, started)
             return tokens
 
-        greedy_sampler.argmax_tokens = timed_choice
+        host_sampler.choose_tokens = timed_choice
         scheduler, pipeline = load(self)
         clock.attach(pipeline)
         return scheduler, pipeline
