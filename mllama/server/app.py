@@ -43,6 +43,10 @@ from mllama.utils.progress import StartupProgress, stage
 
 logger = logging.getLogger("mllama")
 
+MAX_TOP_LOGPROBS = 20
+"""Likeliest tokens whose log probabilities a request may ask for on a CPU, as in
+OpenAI's API."""
+
 
 @dataclass(frozen=True)
 class WorkerPipelineFactory:
@@ -136,6 +140,8 @@ def _run(
     )
     # The worker runs in the process that has imported MAX since the command started.
     patches.replace_worker_process(PrespawnedPopen)
+    if is_for_cpu(config):
+        patches.replace_log_probability_limit(MAX_TOP_LOGPROBS)
     app = fastapi_app(settings, serving)
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}
@@ -186,17 +192,28 @@ def server_capabilities(
         max_new_tokens: Maximum length of an answer to a request that sets no limit.
     """
     config = state.pipeline_config
+    on_host = samples_on_host(config)
     return ServerCapabilities(
         model_name=state.pipeline.model_name,
         vocabulary=len(tokenizer.delegate),
-        penalties=config.sampling.enable_penalties,
-        min_tokens=config.sampling.enable_min_tokens,
+        penalties=on_host or config.sampling.enable_penalties,
+        min_tokens=on_host or config.sampling.enable_min_tokens,
         tool_parser=config.runtime.tool_parser is not None,
         reasoning_parser=config.runtime.reasoning_parser is not None,
         greedy=config.runtime.top_k == 1,
         local_images=bool(state.settings.allowed_image_roots),
         max_new_tokens=max_new_tokens,
     )
+
+
+def samples_on_host(config: PipelineConfig) -> bool:
+    """Returns True if tokens are chosen by this package's sampler, not by MAX's."""
+    return config.sampling.sample_on_host or is_for_cpu(config)
+
+
+def is_for_cpu(config: PipelineConfig) -> bool:
+    """Returns True if the model runs on a CPU."""
+    return all(spec.device_type == "cpu" for spec in config.model.device_specs)
 
 
 def _caused_by_worker(error: BaseException | None) -> bool:

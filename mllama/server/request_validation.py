@@ -52,8 +52,10 @@ class ServerCapabilities:
     Attributes:
         model_name: Name of the served model.
         vocabulary: Size of the vocabulary; token ids are smaller.
-        penalties: Whether the server was started with ``--enable-penalties``.
-        min_tokens: Whether the server was started with ``--enable-min-tokens``.
+        penalties: Whether it runs on a CPU or was started with
+            ``--enable-penalties``.
+        min_tokens: Whether it runs on a CPU or was started with
+            ``--enable-min-tokens``.
         tool_parser: Whether the server was started with ``--tool-parser``.
         reasoning_parser: Whether the server was started with ``--reasoning-parser``.
         greedy: Whether decoding is greedy by default.
@@ -204,11 +206,12 @@ def _validate_optional_features(
     for field, value in neutral.items():
         if body.get(field) not in (None, value) and not capabilities.penalties:
             raise RequestRejected(
-                f"`{field}` needs a server started with --enable-penalties.", field
+                f"`{field}` on a GPU needs a server started with --enable-penalties.",
+                field,
             )
     if body.get("min_tokens") and not capabilities.min_tokens:
         raise RequestRejected(
-            "`min_tokens` needs a server started with --enable-min-tokens.",
+            "`min_tokens` on a GPU needs a server started with --enable-min-tokens.",
             "min_tokens",
         )
     for field in ("reasoning", "thinking_temperature"):

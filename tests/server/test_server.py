@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -92,8 +94,8 @@ def test_a_stop_string_is_not_streamed(client: openai.OpenAI) -> None:
     [
         ({"n": 2}, 400),
         ({"logit_bias": {"5": 1}}, 400),
-        ({"frequency_penalty": 1.0}, 400),
-        ({"extra_body": {"min_tokens": 5}}, 400),
+        ({"frequency_penalty": 2.5}, 400),
+        ({"logprobs": True, "top_logprobs": 21}, 400),
         ({"tool_choice": "required", "tools": []}, 400),
         ({"model": "gpt-4o"}, 404),
         ({"messages": [{"role": "user", "content": "typed <|image|>"}]}, 400),
@@ -143,6 +145,65 @@ def test_a_repeated_request_hits_the_image_cache_and_the_prefix_cache(
     assert after["hits_total"] == before["hits_total"] + 1
     assert after["pinned"] == 0
     assert 0 < after["used_bytes"] <= after["bytes"]
+
+
+def test_penalties_and_min_tokens_need_no_option(client: openai.OpenAI) -> None:
+    def answer(**options: Any) -> Any:
+        done = client.chat.completions.create(
+            model="mllama-demo", messages=image_question(RED), max_tokens=40, **options
+        )
+        assert done.usage is not None
+        return done.choices[0].message.content, done.usage.completion_tokens
+
+    assert answer()[1] < 35
+    text, length = answer(extra_body={"min_tokens": 35})
+    assert length >= 35
+    penalized = {"presence_penalty": 2.0, "frequency_penalty": 2.0}
+    assert answer(**penalized, extra_body={"min_tokens": 35})[0] != text
+    repeating = {"min_tokens": 35, "repetition_penalty": 5.0}
+    assert answer(extra_body=repeating)[0] != text
+
+
+def test_a_seed_gives_the_same_answer_alone_and_among_others(
+    client: openai.OpenAI,
+) -> None:
+    def answer(seed: int) -> Any:
+        return (
+            client.chat.completions.create(
+                model="mllama-demo",
+                messages=image_question(RED),
+                max_tokens=30,
+                temperature=1.5,
+                seed=seed,
+            )
+            .choices[0]
+            .message.content
+        )
+
+    alone = [answer(seed) for seed in range(1, 5)]
+    assert len(set(alone)) > 1
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, range(1, 5))) == alone
+
+
+def test_a_request_may_ask_for_twenty_log_probabilities(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="mllama-demo",
+        messages=image_question(RED),
+        max_tokens=3,
+        logprobs=True,
+        top_logprobs=20,
+    )
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert found.content is not None
+    assert len(found.content) == 3
+    for token in found.content:
+        values = [top.logprob for top in token.top_logprobs]
+        assert len(values) == 20
+        assert values == sorted(values, reverse=True)
+        assert token.logprob == values[0]
+        assert sum(map(math.exp, values)) <= 1.0001
 
 
 def test_echo_with_logprobs_is_rejected_and_the_server_keeps_running(
