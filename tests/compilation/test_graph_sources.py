@@ -17,6 +17,8 @@ UNRELATED_TO_GRAPHS = {
     "kernels/__init__.py",
     "kernels/ops/__init__.py",
     "max_compat/__init__.py",
+    # It builds packages whose sources are in the digest.
+    "max_compat/mojo_packages.py",
     # The CPU features that it returns are a field of the manifest.
     "utils/cpu.py",
     "utils/__init__.py",

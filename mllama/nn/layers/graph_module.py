@@ -19,6 +19,7 @@ from max.graph import (
 from max.graph import Module as MaxModule
 
 from mllama.kernels.dispatch import mojo_package, uses_custom_ops
+from mllama.max_compat.mojo_packages import built_mojo_package
 from mllama.nn.layers.tensor_parallel import Sharded
 
 
@@ -44,7 +45,7 @@ class GraphModule(Sharded):
     def custom_ops_scope(self) -> AbstractContextManager[None]:
         """Makes the ops of :attr:`mojo_packages` available to graphs traced within."""
         packages = [
-            mojo_package(name)
+            built_mojo_package(mojo_package(name))
             for name in self.mojo_packages
             if uses_custom_ops(self.device)
         ]

@@ -225,7 +225,11 @@ class MllamaVisionModel(Sharded):
         )
         hidden_state = first_device.layernorm_post(states[-1])
         tile_embedding = first_device.post_tile_positional_embedding(aspect_ratio_ids)
-        tile_of_patch = order // config.padded_patches
+        # Unsigned: the handling of signs would have a constant part, which MAX compiles
+        # as a graph of its own.
+        tile_of_patch = (order.cast(DType.uint32) // config.padded_patches).cast(
+            order.dtype
+        )
         hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_patch, axis=1)
         global_states = self.global_transformer(
             hidden_state,
