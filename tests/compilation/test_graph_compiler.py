@@ -100,6 +100,16 @@ def test_a_start_from_a_saved_model_compiles_nothing(
     assert start(loading, graph(is_required=True), graph("sampler")) == []
 
 
+def test_a_saved_model_may_have_graphs_that_nothing_needs(
+    settings: CompiledSettings, tmp_path: Path
+) -> None:
+    """As those of earlier versions do, which compiled a sampler for a CPU."""
+    saving = replace(settings, save_to=tmp_path / "saved")
+    start(saving, graph(is_required=True), graph("sampler"))
+    loading = replace(settings, cache=tmp_path / "other", saved=tmp_path / "saved")
+    assert start(loading, graph(is_required=True)) == []
+
+
 def test_saving_copies_graphs_from_the_cache(
     settings: CompiledSettings, tmp_path: Path
 ) -> None:

@@ -65,6 +65,11 @@ def expected(saved: Path) -> Any:
     return answer(mllama("generate", *OPTIONS, *QUESTION, cache=cache))
 
 
+def test_a_compiled_model_for_a_cpu_has_two_graphs_and_no_sampler(saved: Path) -> None:
+    names = [file.name.split("-")[0] for file in saved.glob("*.mef")]
+    assert sorted(names) == ["mllama_image_encoder", "mllama_text_decoder"]
+
+
 @pytest.mark.parametrize("options", [[], ["--max-length", "512"]])
 def test_generate_starts_from_a_compiled_model_without_compiling(
     saved: Path, expected: Any, tmp_path: Path, options: list[str]
