@@ -128,11 +128,12 @@ def nucleus(weights: npt.NDArray[np.float32], top_p: float) -> Tokens:
     """Returns the indices of the fewest largest weights with a share of all, ascending.
 
     Args:
-        weights: ``[n]``.
+        weights: ``[n]``, at most 1 each.
         top_p: The share, from 0 to 1, that their sum reaches.
     """
-    if weights.size > _NUCLEUS:
-        mass = top_p * weights.sum(dtype=np.float64)
+    mass = top_p * weights.sum(dtype=np.float64)
+    # No weight is greater than 1, so that few of them never have more.
+    if mass <= _NUCLEUS < weights.size:
         few = np.sort(np.partition(weights, -_NUCLEUS)[-_NUCLEUS:])[::-1]
         sums = few.cumsum(dtype=np.float64)
         if sums[-1] >= mass:
