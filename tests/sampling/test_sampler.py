@@ -25,7 +25,7 @@ from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState
 
 from .definition import probabilities
 
-DRAWS = 4000
+DRAWS = 2500
 LLAMA = 128_256
 """Tokens of the published models."""
 
