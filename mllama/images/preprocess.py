@@ -218,13 +218,16 @@ class ImageProcessor:
         height, width = get_image_size_fit_to_canvas(
             image.height, image.width, canvas_height, canvas_width, tile
         )
-        # Pillow's own default differs from transformers'.
-        resample = self._processor.resample
-        resized = image.resize(
-            (int(width), int(height)),
-            resample=Image.Resampling.BILINEAR if resample is None else resample,
-        )
-        return int(canvas_height // tile), int(canvas_width // tile), resized
+        size = (int(width), int(height))
+        # Pillow would copy it.
+        if size != image.size:
+            # Pillow's own default differs from transformers'.
+            resample = self._processor.resample
+            image = image.resize(
+                size,
+                resample=Image.Resampling.BILINEAR if resample is None else resample,
+            )
+        return int(canvas_height // tile), int(canvas_width // tile), image
 
     def _content_hash(self, tiles: npt.NDArray[np.uint8], aspect_ratio_id: int) -> int:
         # Equal tiles have different pixel values if the tables differ.
@@ -243,9 +246,9 @@ def _split(
         uint8 ``[rows * columns, channels, tile, tile]``.
     """
     tiles = np.zeros((rows, columns, NUM_CHANNELS, tile, tile), dtype=np.uint8)
-    # Band by band: NumPy takes several times as long to separate the channels.
-    for channel, band in enumerate(image.split()):
-        values = np.asarray(band)
+    # Pillow separates the channels faster than NumPy.
+    for channel in range(NUM_CHANNELS):
+        values = np.asarray(image.getchannel(channel))
         for row in range(rows):
             for column in range(columns):
                 part = values[

@@ -1,0 +1,62 @@
+"""``mllama serve`` whose event loop is probed, and whose ``/probe`` tells the result.
+
+    python -m benchmarks.probed_server serve --devices cpu
+
+``GET /probe`` returns figures of a task that sleeps for a millisecond again and again,
+since the last call, in seconds.  ``late`` is by how much its latest wake-up was late:
+something else held the loop or Python's lock, or the system gave the core to another
+process.  ``busy`` is the longest time that the loop's thread computed between two
+wake-ups, which other processes hardly change.  ``memory`` is the server's largest
+resident memory, in bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mllama.cli.main import main
+from mllama.server import app
+
+_SLEEP = 0.001
+
+
+@asynccontextmanager
+async def probed_lifespan(application: Any, *arguments: Any) -> AsyncIterator[None]:
+    """Adds the probe to MAX's application while it runs."""
+    figures = {"late": 0.0, "busy": 0.0}
+
+    async def probe() -> None:
+        while True:
+            started, computed = time.perf_counter(), time.thread_time()
+            await asyncio.sleep(_SLEEP)
+            late = time.perf_counter() - started - _SLEEP
+            figures["late"] = max(figures["late"], late)
+            busy = time.thread_time() - computed
+            figures["busy"] = max(figures["busy"], busy)
+
+    async def report() -> dict[str, float]:
+        # Linux counts in KiB.
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        result = {**figures, "memory": memory}
+        figures.update(late=0.0, busy=0.0)
+        return result
+
+    application.add_api_route("/probe", report)
+    async with app_lifespan(application, *arguments):
+        task = asyncio.create_task(probe())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+app_lifespan = app.lifespan
+
+if __name__ == "__main__":
+    app.lifespan = probed_lifespan
+    main()

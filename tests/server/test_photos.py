@@ -1,0 +1,98 @@
+"""Photos don't hold up the streams of other requests."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from .conftest import Server, running
+
+PHOTO = (6000, 4000)
+LONGEST_BUSY = 0.03
+"""Seconds that the loop may compute at once.
+
+Parsing one of these requests and decoding its base64 takes longer."""
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("probed") / "log"
+    with running(log, module="benchmarks.probed_server") as started:
+        yield started
+
+
+def photo(seed: int, size: tuple[int, int] = PHOTO, mode: str = "RGB") -> bytes:
+    """Returns a JPEG file, or a PNG file for a mode with transparency."""
+    shape = (size[1] // 8, size[0] // 8, 3)
+    noise = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    file = io.BytesIO()
+    picture = Image.fromarray(noise).resize(size).convert(mode)
+    picture.save(file, "PNG" if mode == "RGBA" else "JPEG", compress_level=1)
+    return file.getvalue()
+
+
+def ask(server: Server, *contents: bytes) -> Any:
+    parts: list[Any] = [
+        {
+            "type": "image_url",
+            "image_url": {
+                "url": "data:image/jpeg;base64," + base64.b64encode(content).decode()
+            },
+        }
+        for content in contents
+    ]
+    parts.append({"type": "text", "text": "What is in the picture?"})
+    return server.client().chat.completions.create(
+        model="mllama-demo",
+        messages=[{"role": "user", "content": parts}],
+        max_tokens=2,
+    )
+
+
+def probe(server: Server) -> dict[str, float]:
+    """Returns the figures of the event loop since the last call, in seconds."""
+    figures: dict[str, float] = httpx.get(f"{server.url}/probe").json()
+    return figures
+
+
+def test_photos_that_arrive_do_not_hold_the_event_loop(probed: Server) -> None:
+    ask(probed, photo(0, (64, 64)))  # loads what later images find loaded
+    contents = [*(photo(seed) for seed in range(3)), photo(3, (3000, 2000), "RGBA")]
+    probe(probed)
+    threads = [
+        threading.Thread(target=ask, args=(probed, content)) for content in contents
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert probe(probed)["busy"] < LONGEST_BUSY
+
+
+def test_several_photos_of_a_request_are_answered(probed: Server) -> None:
+    contents = [photo(seed, (2000, 1500)) for seed in (10, 11, 12)]
+    assert all(len(content) > 100_000 for content in contents)
+    usage = ask(probed, *contents).usage
+    one = ask(probed, contents[0]).usage
+    assert usage.prompt_tokens_details.image_tokens == (
+        3 * one.prompt_tokens_details.image_tokens
+    )
+
+
+@pytest.mark.parametrize("size", [(40, 30), (2000, 1500)])
+def test_a_truncated_photo_is_answered_as_by_max(
+    probed: Server, size: tuple[int, int]
+) -> None:
+    content = photo(20, size)
+    with pytest.raises(openai.BadRequestError, match="invalid or unreadable image"):
+        ask(probed, photo(21, (64, 64)), content[: len(content) * 2 // 3])
+    assert ask(probed, content).choices
