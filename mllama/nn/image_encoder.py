@@ -17,7 +17,7 @@ from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.layer import LayerList
 
 from mllama.config import MllamaConfig
-from mllama.kernels.ops import attention, gguf_matmul, int8_matmul
+from mllama.kernels.ops import attention, float_matmul, gguf_matmul, int8_matmul
 from mllama.nn.layers.graph_module import GraphModule
 from mllama.nn.layers.image_cache_inputs import ImageWriteValues, image_write_types
 from mllama.nn.layers.linear import Encodings
@@ -37,12 +37,6 @@ class MllamaImageEncoder(GraphModule):
     first runs the projector, which is a few percent of the work.
     """
 
-    mojo_packages = (
-        attention.MOJO_PACKAGE,
-        gguf_matmul.MOJO_PACKAGE,
-        int8_matmul.MOJO_PACKAGE,
-    )
-
     def __init__(
         self,
         config: MllamaConfig,
@@ -55,6 +49,13 @@ class MllamaImageEncoder(GraphModule):
         int8_vision: bool = False,
     ) -> None:
         super().__init__()
+        self.mojo_packages = (
+            attention.MOJO_PACKAGE,
+            float_matmul.MOJO_PACKAGE,
+            gguf_matmul.MOJO_PACKAGE,
+        )
+        if int8_vision:
+            self.mojo_packages += (int8_matmul.MOJO_PACKAGE,)
         self.config = config
         self.image_cache_params = image_cache_params
         self.device = device

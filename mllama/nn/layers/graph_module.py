@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from max import tree
 from max.graph import (
@@ -32,7 +32,7 @@ class GraphModule(Sharded):
     """
 
     device: DeviceRef
-    mojo_packages: ClassVar[tuple[str, ...]] = ()
+    mojo_packages: tuple[str, ...] = ()
 
     @abstractmethod
     def argument_types(self) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from max.nn.embedding import Embedding
 from max.nn.layer import Module
 
 from mllama.config import MllamaVisionConfig
+from mllama.kernels.ops.float_matmul import float_matmul, supports
 
 _GPU_MATMUL_MULTIPLE = 64
 """Width of the tiles of MAX's matmul for sm_90.
@@ -90,7 +91,10 @@ class MllamaPatchEmbedding(Module):
             padding = -width % _GPU_MATMUL_MULTIPLE
             patches = ops.pad(patches, [0, 0] * 3 + [0, padding])
             kernel = ops.pad(kernel, [0, 0, 0, padding])
-        return patches @ kernel.T
+        if not supports(patches.dtype, patches.device):
+            return patches @ kernel.T
+        product = float_matmul(ops.reshape(patches, [-1, width]), kernel)
+        return ops.reshape(product, [*patches.shape[:3], config.hidden_size])
 
 
 class MllamaPrecomputedAspectRatioEmbedding(Module):

@@ -82,14 +82,14 @@ class MllamaVisionMLP(Module):
     ) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size // num_shards
-        self.fc1, self.fc2 = (
-            vision_linear(*widths, dtype, device, int8=int8, has_bias=True)
-            for widths in ((width, inner), (inner, width))
+        self.fc1 = vision_linear(
+            width, inner, dtype, device, int8=int8, has_bias=True, has_gelu=True
         )
+        self.fc2 = vision_linear(inner, width, dtype, device, int8=int8, has_bias=True)
 
     def __call__(self, hidden_state: TensorValue) -> TensorValue:
         """Maps ``[..., hidden]`` to the device's partial sum of the same shape."""
-        return self.fc2(ops.gelu(self.fc1(hidden_state)))
+        return self.fc2(self.fc1(hidden_state))
 
 
 class MllamaVisionEncoderLayer(Sharded):

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from max.dtype import DType
 from max.graph import DeviceRef, TensorValue, Weight, ops
 from max.nn.layer import LayerList, Module
-from max.nn.linear import Linear
 
 from mllama.config import MllamaConfig
-from mllama.nn.vision.linear import Int8Linear
+from mllama.nn.vision.linear import FloatLinear, Int8Linear
 
 
 def concat_layers(states: Sequence[TensorValue]) -> TensorValue:
@@ -37,7 +36,7 @@ def concat_layers(states: Sequence[TensorValue]) -> TensorValue:
     )
 
 
-class FloatProjector(Linear):
+class FloatProjector(FloatLinear):
     """The projector with float weights."""
 
     def __init__(self, config: MllamaConfig, dtype: DType, device: DeviceRef) -> None:
