@@ -179,11 +179,12 @@ def summary(results: Results, letters: str) -> str:
             if key in _VERSIONS
         )
     )
+    engines = f" {versions}." if versions else ""
     parts = [
         f"{results.date[:16].replace('T', ' ')} UTC, `{results.command}`: "
         f"{machine.get('cores')} cores of {machine.get('cpu')}, "
         f"{machine.get('memory_gib')} GiB, load {machine.get('load_average')} at the "
-        f"start, {machine.get('threads')} threads for every engine. {versions}.",
+        f"start, {machine.get('threads')} threads for every engine.{engines}",
         "Medians, with range and number of samples in brackets:",
         measured_table(results),
         ceilings_table(results),
