@@ -98,7 +98,7 @@ class MllamaTokenizer(TextTokenizer):
         tools: list[TextGenerationRequestTool] | None = None,
         **chat_template_options: Any,
     ) -> str:
-        """Renders messages; image parts become image tokens at their position.
+        """Renders messages; image parts become image placeholders at their position.
 
         Raises:
             InputError: If the template rejects the messages.
@@ -225,9 +225,7 @@ class MllamaTokenizer(TextTokenizer):
                 f"{self._image_token} may not be typed in text; "
                 "send the image as a part of the message"
             )
-        return (
-            f"the prompt has {placeholders} image tokens, but {images} images were sent"
-        )
+        return f"the prompt has {placeholders} image placeholders, but {images} images were sent"
 
 
 def _texts(message: TextGenerationRequestMessage) -> list[str]:

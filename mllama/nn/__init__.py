@@ -9,6 +9,6 @@ one graph:
 - :class:`~mllama.nn.text_decoder.MllamaTextDecoder` turns tokens, the KV cache and the
   image cache into logits; one graph serves prefill and decode.
 
-Start with these two files, then read ``vision`` and ``text``, which hold their layers.
-``layers`` holds what both share.
+Start with these two files, then read ``vision`` and ``text``, which have their layers.
+``layers`` has what both share.
 """

@@ -24,7 +24,7 @@ from mllama.nn.layers.tensor_parallel import Sharded
 
 
 class GraphModule(Sharded):
-    """A network that is traced into a graph of its own.
+    """A network that is traced into a separate graph.
 
     Attributes:
         device: Device of the graph's inputs; the first of several.
