@@ -225,7 +225,10 @@ class MllamaTokenizer(TextTokenizer):
                 f"{self._image_token} may not be typed in text; "
                 "send the image as a part of the message"
             )
-        return f"the prompt has {placeholders} image placeholders, but {images} images were sent"
+        return (
+            f"the prompt has {placeholders} image placeholders, but {images} images "
+            "were sent"
+        )
 
 
 def _texts(message: TextGenerationRequestMessage) -> list[str]:
