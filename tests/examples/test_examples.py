@@ -94,7 +94,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
 
 def test_every_example_is_in_the_list_and_has_a_test() -> None:
     names = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")}
-    listed = set(re.findall(r"\]\((.*?)\)", (EXAMPLES / "README.md").read_text()))
+    listed = set(re.findall(r"\]\((\w.*?)\)", (EXAMPLES / "README.md").read_text()))
     tested = set(re.findall(r'"(\w+\.(?:py|sh))"', Path(__file__).read_text()))
     assert names == listed == tested
 
