@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from .conftest import Server
+from .conftest import Server, running
 
 PUBLISHED = "meta-llama/Llama-3.2-11B-Vision-Instruct"
 
@@ -233,11 +234,12 @@ def test_requests_of_disconnected_clients_free_the_server(
     ).choices
 
 
-def test_z_ctrl_c_ends_every_process(server: Server) -> None:
-    """Runs last in this file, because it ends the server."""
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    assert children
-    assert server.interrupt() == 130
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
-    assert "Traceback" not in server.log.read_text()
+def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+    # Other files share the server of the fixture.
+    with running(tmp_path / "log") as server:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert children
+        assert server.interrupt() == 130
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive
+        assert "Traceback" not in server.log.read_text()
