@@ -17,11 +17,9 @@ from pathlib import Path
 
 from mllama.aot.cross_compile import compile_for_target
 from mllama.aot.targets import CrossCompilation, find_target
-from mllama.compilation.host import versions
-from mllama.compilation.shipped import ShippedForm, pack
+from mllama.compilation.shipped import pack, staleness
 from mllama.config import MllamaConfig
 from mllama.demo_model import GRAPHS_PATH, MODEL_PATH
-from mllama.errors import CompiledModelError
 from mllama.weights.encodings import Encoding
 
 TARGET = "cpu:x86-64-v3"
@@ -35,25 +33,13 @@ def main() -> None:
         "--check", action="store_true", help="only say whether they are stale"
     )
     if parser.parse_args().check:
-        if (reason := staleness()) is not None:
+        if (reason := staleness(FORM)) is not None:
             print(f"the demo model's graphs are stale: {reason}; `make demo-graphs`")
             sys.exit(1)
         return
     compile_demo_graphs(FORM)
     size = sum(file.stat().st_size for file in FORM.iterdir())
     print(f"{FORM}: {size / 1000:.0f} kB", file=sys.stderr)
-
-
-def staleness() -> str | None:
-    """Returns why the graphs that ship can't be used; None if they can."""
-    try:
-        manifest = ShippedForm(FORM).manifest
-    except CompiledModelError as error:
-        return str(error)
-    for name, value in versions().items():
-        if (found := getattr(manifest, name)) != value:
-            return f"{name} {found}, now {value}"
-    return None
 
 
 def compile_demo_graphs(directory: Path) -> None:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from graphs.forms import Form, all_forms
 from mllama.aot.cross_compile import compile_for_target
-from mllama.compilation.host import versions
-from mllama.compilation.shipped import GRAPHS_PACKAGE, SUFFIX, ShippedForm, pack
-from mllama.errors import CompiledModelError, MllamaError
+from mllama.compilation.shipped import GRAPHS_PACKAGE, SUFFIX, pack, staleness
+from mllama.errors import MllamaError
 from mllama.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +56,7 @@ def main() -> None:
     forms = {form.name: form for form in all_forms()}
     if arguments.list:
         for name, form in forms.items():
-            print(name, "compiled" if is_current(PACKAGE / form.name) else "")
+            print(name, "" if staleness(PACKAGE / form.name) else "compiled")
         return
     if unknown := set(arguments.form) - set(forms):
         parser.error(f"there is no form {sorted(unknown)[0]}; see --list")
@@ -80,7 +79,7 @@ def build_form(form: Form) -> None:
         MllamaError: If MAX can't compile it.
     """
     directory = PACKAGE / form.name
-    if is_current(directory):
+    if staleness(directory) is None:
         print(f"{form.name}: compiled already", file=sys.stderr)
         return
     started = time.monotonic()
@@ -96,19 +95,10 @@ def build_form(form: Form) -> None:
     print(f"{form.name}: {seconds:.0f} s, {size:.2f} MB, not run", file=sys.stderr)
 
 
-def is_current(directory: Path) -> bool:
-    """Returns True if a form is compiled from the present sources."""
-    try:
-        manifest = ShippedForm(directory).manifest
-    except CompiledModelError:
-        return False
-    return all(getattr(manifest, name) == value for name, value in versions().items())
-
-
 def remove_stale_forms() -> None:
     """Removes the forms that were compiled from other sources."""
     for directory in PACKAGE.glob("*/"):
-        if not is_current(directory):
+        if staleness(directory) is not None:
             shutil.rmtree(directory)
 
 

@@ -44,9 +44,9 @@ class LLM:
             print(output.text)
 
     Threads may share an ``LLM``: their requests, and the conversations of a list, run
-    together, up to ``max_batch_size`` at a time.  The first run with new options
-    compiles the model's graphs, which takes minutes; later runs load them from the
-    cache.
+    together, up to ``max_batch_size`` at a time.  Unless its compiled graphs ship, the
+    first run of a model compiles them, which takes minutes; later runs load them from
+    the cache.
 
     Args:
         model_path: Model to load: a directory in Hugging Face layout, a GGUF file,
@@ -92,8 +92,8 @@ class LLM:
         trust_remote_code: Allow custom Python code of the checkpoint's tokenizer to
             run. Without it, a checkpoint that needs such code is refused.
         serialized_model_path: Directory of a compiled model to load instead of
-            compiling. It must have been compiled for the same options. Default: the
-            graphs in the cache, compiled where they are missing.
+            compiling. It must fit the model, its encoding and this machine. Default:
+            the graphs in the cache, compiled where they are missing.
         save_to_serialized_model_path: Directory to write the compiled model to. Startup
             continues afterwards. Default: the cache alone.
         quiet: Hide the progress of loading, which goes to stderr. Default: False.

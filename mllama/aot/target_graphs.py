@@ -38,7 +38,6 @@ from mllama.max_model.graphs import (
 )
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.utils.progress import StartupProgress, stage
-from mllama.weights.quantization_plan import quantization_plan
 
 
 def compile_graphs(
@@ -109,14 +108,14 @@ def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
         [ref(index) for index in range(compilation.devices)],
         int8_vision=encoding.int8_vision,
     )
-    formats = {
+    encodings = {
         name: QuantizationEncoding[kind.name]
-        for name, kind in quantization_plan(config.model, encoding.name).items()
+        for name, kind in compilation.formats.items()
     }
-    fingerprints = graph_fingerprints(config, formats)
+    fingerprints = graph_fingerprints(config, encodings)
     graphs = []
     for name, network in zip(
-        (IMAGE_ENCODER, TEXT_DECODER), networks(config, formats), strict=True
+        (IMAGE_ENCODER, TEXT_DECODER), networks(config, encodings), strict=True
     ):
         name_weights(network)
         spec = LazyGraphSpec(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguf import GGMLQuantizationType
+
 from mllama.compilation.host import CPU_TARGETS, gpu_name
 from mllama.compilation.manifest import Manifest
 from mllama.config import MllamaConfig
@@ -71,6 +73,11 @@ class CrossCompilation:
     devices: int = 1
 
     @property
+    def formats(self) -> dict[str, GGMLQuantizationType]:
+        """Returns the format of each tensor in GGUF blocks, by canonical name."""
+        return quantization_plan(self.config, self.encoding.name)
+
+    @property
     def manifest(self) -> Manifest:
         """Returns the manifest of the compiled graphs.
 
@@ -81,11 +88,10 @@ class CrossCompilation:
             if self.target.is_cpu
             else gpu_name(self.target.api, self.target.architecture)
         )
-        formats = quantization_plan(self.config, self.encoding.name)
         manifest = Manifest.for_this_machine(
             self.config,
             encoding=self.encoding.full_name,
-            formats={name: kind.name for name, kind in formats.items()},
+            formats=self.formats,
             devices=(device,) * self.devices,
         )
         return manifest if self.target.is_cpu else manifest.for_gpu_host()

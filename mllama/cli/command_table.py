@@ -104,7 +104,7 @@ _SERVE: Final = (
         takers=("serve",),
         kind="flag",
         description="Don't compile faster graphs for this CPU in the background, at "
-        "the lowest priority and for the next start, while the server uses graphs that "
+        "the lowest priority and for the next run, while the server uses graphs that "
         "ship for any CPU.",
     ),
     Option(

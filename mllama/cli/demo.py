@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import httpx
 
 START_SECONDS = 1800
-"""Time limit of startup: the first run compiles for minutes."""
+"""Time limit of startup: without the graphs that ship, it compiles for minutes."""
 
 ANSWER_SECONDS = 120
 STOP_SECONDS = 30
@@ -43,7 +43,8 @@ class DemoError(Exception):
 def demo() -> None:
     """Serve the small demo model and ask it about three pictures.
 
-    The first run on a machine compiles the model, which takes minutes.
+    Its compiled graphs ship for x86-64 CPUs with AVX2; on others the first run compiles
+    the model, which takes minutes.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _exit_on_signal)

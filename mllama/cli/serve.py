@@ -164,9 +164,11 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
         model_name = model_name or MODEL_NAME
-    in_background = not options.pop("no_background_compilation")
+    compile_in_background = not options.pop("no_background_compilation")
     engine_options = _take_engine_options(options)
-    files = engine_options.resolve(in_background=in_background, quiet=False)
+    files = engine_options.resolve(
+        compile_in_background=compile_in_background, quiet=False
+    )
     click.echo(f"mllama: {files.summary()}", err=True)
     files = files.ensure_quantized(quiet=False)
 

@@ -188,7 +188,7 @@ class GraphCompiler:
             self._write_cache_manifest()
         except OSError as error:
             logger.warning("the compiled graphs can't be cached: %s", error)
-        if self._settings is not None and self._settings.in_background:
+        if self._settings is not None and self._settings.compile_in_background:
             self._compile_in_background(self._settings)
 
     def _compile_in_background(self, settings: CompiledSettings) -> None:

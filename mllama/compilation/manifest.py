@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from gguf import GGMLQuantizationType
 from pydantic import ConfigDict, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class Manifest:
         config: MllamaConfig,
         *,
         encoding: str,
-        formats: Mapping[str, str],
+        formats: Mapping[str, GGMLQuantizationType],
         devices: tuple[str, ...],
     ) -> Manifest:
         """Returns the manifest of graphs for this machine.
@@ -88,7 +89,7 @@ class Manifest:
         return cls(
             config=config_hash(config),
             encoding=encoding,
-            formats=_hash(dict(formats)),
+            formats=_hash({name: kind.name for name, kind in formats.items()}),
             devices=devices,
             kernels=chosen_kernels() if set(devices) == {"cpu"} else MAX,
             cpu=cpu_features(),

@@ -21,15 +21,15 @@ class CompiledSettings:
         cache: The directory of its graphs in the cache.
         saved: A saved model to load graphs from instead of compiling them.
         save_to: A directory to save the graphs to.
-        in_background: Whether graphs for this CPU are compiled in the background if
-            graphs for any CPU are in use.
+        compile_in_background: Whether graphs for this CPU are compiled in the
+            background if graphs for any CPU are in use.
     """
 
     manifest: Manifest
     cache: Path
     saved: Path | None = None
     save_to: Path | None = None
-    in_background: bool = False
+    compile_in_background: bool = False
 
     @classmethod
     def create(
@@ -38,7 +38,7 @@ class CompiledSettings:
         *,
         saved: str | Path | None = None,
         save_to: str | Path | None = None,
-        in_background: bool = False,
+        compile_in_background: bool = False,
     ) -> CompiledSettings:
         """Returns settings after checking that their directories fit.
 
@@ -46,7 +46,7 @@ class CompiledSettings:
             manifest: Describes the graphs.
             saved: A saved model to load graphs from.
             save_to: A directory to save the graphs to.
-            in_background: See the attribute.
+            compile_in_background: See the attribute.
 
         Raises:
             CompiledModelError: If ``saved`` has no compiled model, is damaged or was
@@ -67,7 +67,7 @@ class CompiledSettings:
             cache=cache_root() / COMPILED_DIRECTORY / manifest.key(),
             saved=_absolute(saved),
             save_to=_absolute(save_to),
-            in_background=in_background,
+            compile_in_background=compile_in_background,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class CompiledSettings:
         paths = {"cache": self.cache, "saved": self.saved, "save_to": self.save_to}
         return {
             "manifest": self.manifest.to_dict(),
-            "in_background": self.in_background,
+            "compile_in_background": self.compile_in_background,
             **{name: str(path) for name, path in paths.items() if path is not None},
         }
 
@@ -84,9 +84,11 @@ class CompiledSettings:
         """Returns settings from the result of :meth:`to_dict`."""
         others = dict(values)
         manifest = Manifest.from_dict(others.pop("manifest"))
-        in_background = others.pop("in_background")
+        compile_in_background = others.pop("compile_in_background")
         paths = {name: Path(value) for name, value in others.items()}
-        return cls(manifest=manifest, in_background=in_background, **paths)
+        return cls(
+            manifest=manifest, compile_in_background=compile_in_background, **paths
+        )
 
 
 def _absolute(path: str | Path | None) -> Path | None:

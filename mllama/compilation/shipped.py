@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mllama.compilation.host import versions
 from mllama.compilation.manifest import RUNNABLE_KERNELS, Manifest
 from mllama.compilation.store import COMPILED_DIRECTORY, CompiledStore, GraphKey
 from mllama.demo_model import GRAPHS_PATH
@@ -111,6 +112,18 @@ def shipped_forms(requested: Manifest) -> tuple[list[ShippedForm], list[str]]:
         else:
             forms.append(form)
     return sorted(forms, key=_slowness(requested)), obstacles
+
+
+def staleness(directory: Path) -> str | None:
+    """Returns why a form is not of these versions and sources; None if it is."""
+    try:
+        manifest = ShippedForm(directory).manifest
+    except CompiledModelError as error:
+        return str(error)
+    for name, value in versions().items():
+        if (found := getattr(manifest, name)) != value:
+            return f"{name} {found}, now {value}"
+    return None
 
 
 def _slowness(requested: Manifest) -> Callable[[ShippedForm], tuple[int, int]]:

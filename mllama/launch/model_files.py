@@ -85,7 +85,7 @@ class ModelFiles:
         *,
         start_from: str | Path | None = None,
         save_to: str | Path | None = None,
-        in_background: bool = False,
+        compile_in_background: bool = False,
     ) -> ModelFiles:
         """Returns these files with the directories of their compiled graphs.
 
@@ -93,8 +93,8 @@ class ModelFiles:
             devices: Devices that the model runs on.
             start_from: Directory of a compiled model to start from.
             save_to: Directory to save the compiled graphs to.
-            in_background: Whether graphs for this CPU are compiled in the background if
-                graphs for any CPU are in use.
+            compile_in_background: Whether graphs for this CPU are compiled in the
+                background if graphs for any CPU are in use.
 
         Raises:
             CompiledModelError: If the compiled model is for other options, or the
@@ -103,11 +103,14 @@ class ModelFiles:
         manifest = Manifest.for_this_machine(
             self.config,
             encoding=self.encoding.full_name,
-            formats={name: kind.name for name, kind in self.formats.items()},
+            formats=self.formats,
             devices=tuple(_device_name(device) for device in devices),
         )
         compiled = CompiledSettings.create(
-            manifest, saved=start_from, save_to=save_to, in_background=in_background
+            manifest,
+            saved=start_from,
+            save_to=save_to,
+            compile_in_background=compile_in_background,
         )
         return replace(self, compiled=compiled)
 

@@ -257,7 +257,7 @@ MODEL_OPTIONS: Final = (
         kind="path",
         metavar="DIR",
         description="Directory of a compiled model to load instead of compiling. It "
-        "must have been compiled for the same options.",
+        "must fit the model, its encoding and this machine.",
         default_text="the graphs in the cache, compiled where they are missing",
     ),
     Option(

@@ -61,14 +61,16 @@ class EngineOptions:
         """Returns the model as the user names it, or the path of the demo model."""
         return str(MODEL_PATH if self.model_path is None else self.model_path)
 
-    def resolve(self, *, in_background: bool = False, quiet: bool = True) -> ModelFiles:
+    def resolve(
+        self, *, compile_in_background: bool = False, quiet: bool = True
+    ) -> ModelFiles:
         """Checks the options and finds the model's files, without starting MAX.
 
         Downloads a model of the hub first.
 
         Args:
-            in_background: Whether graphs for this CPU are compiled in the background
-                while graphs that ship for any CPU are in use.
+            compile_in_background: Whether graphs for this CPU are compiled in the
+                background while graphs that ship for any CPU are in use.
             quiet: Whether to hide the progress of downloads.
 
         Raises:
@@ -109,7 +111,7 @@ class EngineOptions:
             devices,
             start_from=self.serialized_model_path,
             save_to=self.save_to_serialized_model_path,
-            in_background=in_background,
+            compile_in_background=compile_in_background,
         )
 
     def _batch_size(self, devices: Sequence[DeviceSpec]) -> int:

@@ -129,10 +129,13 @@ class MllamaTokenizer(TextTokenizer):
             raise InputError(self._mismatch(request, len(positions), len(sources)))
         self._limits.check_count(len(sources))
         tiles = await self._prepare_images(sources)
+        image_tokens = [
+            image.num_tiles * self._vision_config.num_patches for image in tiles
+        ]
         self._limits.check_room(
             [int(position) for position in positions],
             [image.hash for image in tiles],
-            [image.num_tiles * self._vision_config.num_patches for image in tiles],
+            image_tokens,
         )
         return TextAndVisionContext(
             **{
@@ -155,13 +158,7 @@ class MllamaTokenizer(TextTokenizer):
                 ASPECT_RATIO_IDS: np.array(
                     [image.aspect_ratio_id for image in tiles], dtype=np.int64
                 ),
-                IMAGE_TOKENS: np.array(
-                    [
-                        image.num_tiles * self._vision_config.num_patches
-                        for image in tiles
-                    ],
-                    dtype=np.int64,
-                ),
+                IMAGE_TOKENS: np.array(image_tokens, dtype=np.int64),
             },
         )
 

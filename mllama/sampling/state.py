@@ -49,12 +49,12 @@ class SamplingSettings:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is chosen."""
+        """Returns True if the likeliest token is chosen."""
         return self.temperature == 0 or self.top_k == 1
 
     @property
     def has_penalties(self) -> bool:
-        """Whether the request's tokens so far change its logits."""
+        """Returns True if the request's tokens so far change its logits."""
         return (
             self.frequency_penalty != 0
             or self.presence_penalty != 0
@@ -83,7 +83,7 @@ class SamplingState:
 
     @property
     def is_argmax(self) -> bool:
-        """Whether the token is the one with the model's largest logit."""
+        """Returns True if the token is the one with the model's largest logit."""
         settings = self.settings
         return settings.is_greedy and not (
             settings.has_penalties
@@ -94,7 +94,7 @@ class SamplingState:
 
     @property
     def blocks_end(self) -> bool:
-        """Whether the answer is too short to end."""
+        """Returns True if the answer is too short to end."""
         answered = self.position - self.prompt_length
         return answered < self.settings.min_tokens
 

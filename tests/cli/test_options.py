@@ -256,7 +256,7 @@ def test_serve_compiles_in_the_background_unless_told_otherwise(
     def compiles(*args: str) -> bool:
         model = PipelineConfig.from_args(served(*args)["args"]).model
         compiled = ModelSettings.from_max(model).compiled
-        return compiled is not None and compiled.in_background
+        return compiled is not None and compiled.compile_in_background
 
     assert compiles("--devices", "cpu")
     assert not compiles("--devices", "cpu", "--no-background-compilation")
@@ -265,7 +265,7 @@ def test_serve_compiles_in_the_background_unless_told_otherwise(
 def test_generate_and_llm_compile_nothing_in_the_background() -> None:
     compiled = EngineOptions(devices="cpu").resolve().compiled
     assert compiled is not None
-    assert not compiled.in_background
+    assert not compiled.compile_in_background
 
 
 @needs_custom_ops

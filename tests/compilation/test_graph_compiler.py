@@ -161,7 +161,9 @@ def for_any_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompiledSett
     store.add(key, lambda part: Path(part).write_text("shipped code") and None)
     store.write_manifest(replace(MANIFEST, kernels="avx2"))
     shipped.pack(store.directory)
-    return CompiledSettings(manifest=here, cache=tmp_path / "cache", in_background=True)
+    return CompiledSettings(
+        manifest=here, cache=tmp_path / "cache", compile_in_background=True
+    )
 
 
 @pytest.fixture
@@ -198,7 +200,7 @@ def test_a_graph_that_ships_is_not_compiled(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"in_background": False},
+        {"compile_in_background": False},
         {"manifest": replace(MANIFEST, kernels="avx2")},
     ],
 )
@@ -245,7 +247,7 @@ def test_why_graphs_that_ship_are_not_used_is_logged_once(
     for_any_cpu: CompiledSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     lacking = replace(for_any_cpu.manifest, cpu=("x86_64",))
-    settings = replace(for_any_cpu, manifest=lacking, in_background=False)
+    settings = replace(for_any_cpu, manifest=lacking, compile_in_background=False)
     with caplog.at_level("INFO", "mllama"):
         assert start(settings, graph(), graph("of 3 layers"))
     (message,) = [r.getMessage() for r in caplog.records if "ship" in r.getMessage()]

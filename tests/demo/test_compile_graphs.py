@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo import compile_graphs
-from demo.compile_graphs import FORM, staleness
+from demo.compile_graphs import FORM
 from mllama.compilation.host import CPU_TARGETS, versions
-from mllama.compilation.shipped import ShippedForm
+from mllama.compilation.shipped import ShippedForm, staleness
 from mllama.compilation.store import CompiledStore
 from mllama.demo_model import MODEL_PATH
 from mllama.kernels.dispatch import AVX2
@@ -32,28 +31,22 @@ def test_the_graphs_run_on_every_cpu_with_avx2() -> None:
 
 
 @pytest.mark.parametrize("field", ["max", "mllama", "sources"])
-def test_graphs_of_another_version_are_stale(
-    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_graphs_of_another_version_are_stale(field: str, tmp_path: Path) -> None:
     manifest = replace(ShippedForm(FORM).manifest, **versions())
     CompiledStore(tmp_path).write_manifest(manifest)
-    monkeypatch.setattr(compile_graphs, "FORM", tmp_path)
-    assert staleness() is None
+    assert staleness(tmp_path) is None
     CompiledStore(tmp_path).write_manifest(replace(manifest, **{field: "0"}))
-    reason = staleness()
+    reason = staleness(tmp_path)
     assert reason is not None
     assert reason.startswith(f"{field} 0, now ")
 
 
-def test_missing_graphs_are_stale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compile_graphs, "FORM", tmp_path / "none")
-    assert "has no compiled model" in str(staleness())
+def test_missing_graphs_are_stale(tmp_path: Path) -> None:
+    assert "has no compiled model" in str(staleness(tmp_path / "none"))
 
 
 @pytest.mark.compiles
-@pytest.mark.skipif(staleness() is not None, reason="stale: `make demo-graphs`")
+@pytest.mark.skipif(staleness(FORM) is not None, reason="stale: `make demo-graphs`")
 @pytest.mark.skipif(
     not set(CPU_TARGETS["x86-64-v3"]) <= set(cpu_features()), reason="needs AVX2"
 )
