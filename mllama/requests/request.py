@@ -1,0 +1,53 @@
+"""A request for an answer, whoever asks: the server's APIs, ``LLM``, the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mllama.requests.sampling_params import Sampling
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from mllama.images.preprocess import ImageTiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatPrompt:
+    """Messages that the checkpoint's chat template turns into a prompt.
+
+    Attributes:
+        messages: Messages with ``role``, and ``content`` as a string or a list of
+            parts: ``{"type": "text", "text": ...}``, or ``{"type": "image"}`` where an
+            image stands; ``tool_calls``, ``tool_call_id`` and ``name`` as in OpenAI's
+            API.
+        tools: Tools that the template describes to the model, in OpenAI's form.
+        template_variables: Variables of the template by name, as plain data.
+        continue_final_message: Whether the answer goes on with the last message,
+            instead of a new turn.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    continue_final_message: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """A request for one or several answers to one prompt.
+
+    Attributes:
+        prompt: Messages; or a text that is tokenized as it is, in which special tokens
+            are special; or the ids of tokens.
+        images: The prompt's images in order, or the preparation of each.
+        sampling: How tokens are chosen, and when an answer ends.
+        choices: Number of answers; choice ``i`` uses the seed ``seed + i``.
+    """
+
+    prompt: ChatPrompt | str | Sequence[int]
+    images: Sequence[ImageTiles | Future[ImageTiles]] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    choices: int = 1
