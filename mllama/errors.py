@@ -33,6 +33,31 @@ class ImageDecodeError(ImageError):
     """An image's pixels are damaged or incomplete."""
 
 
+class RequestError(MllamaError):
+    """A request for an answer has a value that is wrong or isn't supported.
+
+    Args:
+        message: One line for the user.
+        param: The wrong field, by the name that it has in ``Sampling`` or
+            ``GenerationRequest``; None if there is no single one.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class EngineError(RuntimeError):
+    """The engine can't answer a valid request: the model failed, or its process died.
+
+    The server answers 500.
+    """
+
+
+class EngineOverloadedError(EngineError):
+    """Too many requests wait for the engine.  The server answers 429."""
+
+
 class HubError(MllamaError):
     """A repository of the Hugging Face hub can't be read, or has no such model."""
 

@@ -1,0 +1,74 @@
+"""What the server's dialects see of the engine behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol
+
+from mllama.requests.events import Event
+from mllama.requests.request import ChatPrompt, GenerationRequest
+
+if TYPE_CHECKING:
+    from mllama.images.load import ImageFile
+    from mllama.images.preprocess import ImageTiles
+
+
+class EngineClient(Protocol):
+    """An engine that answers requests: MAX's worker process, a cluster, a test's fake.
+
+    A dialect is thin: it makes a ``GenerationRequest`` of a body, iterates over
+    :meth:`generate`, and writes each event in its own form.
+    """
+
+    def generate(
+        self, request: GenerationRequest, *, request_id: str | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Answers a request.
+
+        The first event is a ``PromptRead``.  An error in the request is raised in its
+        place, so that a route can answer with a status if it awaits the first event
+        before it sends headers.  Pieces of several choices come interleaved.
+
+        Closing the generator (``aclosing``), or cancelling the task that iterates,
+        cancels all choices and frees their memory.
+
+        Args:
+            request: The request.
+            request_id: The HTTP request's id, for logs; None makes one.
+
+        Raises:
+            RequestError: If the request can't be answered as it is (status 400).
+            ImageError: If one of its images can't be used (status 400).
+            EngineOverloadedError: If it came while too many others wait (429).
+            EngineError: If the model failed on it, or the engine has died (500).
+        """
+        ...
+
+    def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
+        """Starts to decode an image and to split it into tiles, in another thread.
+
+        The result, finished or not, belongs in ``GenerationRequest.images``.
+
+        Args:
+            image: An image file, or its content in a format that the server accepts.
+
+        Returns:
+            The tiles.  The future raises ImageError if the image can't be used.
+        """
+        ...
+
+    async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
+        """Returns the ids of a prompt's tokens, in which each image is one.
+
+        Raises:
+            RequestError: If the chat template rejects the messages.
+        """
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns what a token stands for; a special token's name for a special one.
+
+        A token may hold a part of a character, so that its bytes aren't UTF-8.
+        """
+        ...
