@@ -25,13 +25,16 @@ class ChatPrompt:
             API.
         tools: Tools that the template describes to the model, in OpenAI's form.
         template_variables: Variables of the template by name, as plain data.
+        add_generation_prompt: Whether the prompt ends in the header of the answer's
+            turn.
         continue_final_message: Whether the answer goes on with the last message,
-            instead of a new turn.
+            instead of a new turn; the prompt has no header of a turn then.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] = ()
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
     continue_final_message: bool = False
 
 
