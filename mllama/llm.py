@@ -182,7 +182,7 @@ class LLM:
         max_new_tokens: int = ...,
         temperature: float | None = ...,
         top_k: int | None = ...,
-        top_p: float = ...,
+        top_p: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
     ) -> Generation: ...
@@ -196,7 +196,7 @@ class LLM:
         max_new_tokens: int = ...,
         temperature: float | None = ...,
         top_k: int | None = ...,
-        top_p: float = ...,
+        top_p: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
     ) -> Output: ...
@@ -210,7 +210,7 @@ class LLM:
         max_new_tokens: int = ...,
         temperature: float | None = ...,
         top_k: int | None = ...,
-        top_p: float = ...,
+        top_p: float | None = ...,
         seed: int | None = ...,
         stop: str | Sequence[str] | None = ...,
     ) -> list[Output]: ...
@@ -223,7 +223,7 @@ class LLM:
         max_new_tokens: int = -1,
         temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
     ) -> Output | list[Output] | Generation:
@@ -251,7 +251,7 @@ class LLM:
             top_k: Sample from the K likeliest tokens; 1 is greedy, -1 means all.
                 Default: 1, or -1 if a temperature, a top-p or a seed is given.
             top_p: Sample from the likeliest tokens whose probabilities add up to this,
-                from 0 to 1. Default: 1.0.
+                from 0 to 1. Default: the checkpoint's, or 1.
             seed: Makes sampling repeatable. Default: a random seed.
             stop: A string, or a list of strings, that ends the answer. The answer
                 doesn't include it. Default: none.

@@ -26,7 +26,7 @@ from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
 from mllama.max_compat import patches
 from mllama.requests.detokenizer import StreamingDetokenizer
-from mllama.requests.sampling_params import Sampling
+from mllama.requests.sampling_params import Sampling, SamplingDefaults
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.cpu_affinity import start_max_threads
 from mllama.utils.progress import StartupProgress, stage
@@ -71,7 +71,7 @@ class Engine:
         self._failure: BaseException | None = None
         self._tokenizer: Any = None
         self.max_batch_size = 1
-        self._default_temperature: float | None = None
+        self._defaults = SamplingDefaults()
         self._image_cache: Any = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
@@ -104,10 +104,7 @@ class Engine:
             RuntimeError: If the engine is closed or has failed.
         """
         self._check_alive()
-        return sampling.to_max(
-            default_temperature=self._default_temperature,
-            vocabulary=len(self._tokenizer.delegate),
-        )
+        return sampling.to_max(self._defaults, vocabulary=len(self._tokenizer.delegate))
 
     def image_cache_stats(self) -> ImageCacheStats:
         """Returns a snapshot of the image cache.
@@ -247,7 +244,9 @@ class Engine:
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
         self._image_cache = loaded.image_cache
-        self._default_temperature = config.model.sampling_params_defaults.temperature
+        temperature = config.model.sampling_params_defaults.temperature
+        if temperature is not None:
+            self._defaults = SamplingDefaults(temperature=temperature)
         scheduler = load_scheduler(
             pipeline,
             config,

@@ -331,9 +331,9 @@ SAMPLING_OPTIONS: Final = (
         takers=("generate", "LLM"),
         kind="number",
         metavar="P",
-        default=1.0,
         description="Sample from the likeliest tokens whose probabilities add up to "
         "this, from 0 to 1.",
+        default_text="the checkpoint's, or 1",
         request_field="top_p",
     ),
     Option(

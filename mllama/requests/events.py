@@ -1,7 +1,8 @@
 """The events of an answer, in the order in which an engine reports them.
 
-A stream has one :class:`PromptRead`, then the :class:`Piece` events of all choices, in
-which each choice ends with a :class:`Finished`.
+A stream has one :class:`Accepted`, one :class:`PromptRead`, then the :class:`Piece`
+events of all choices, in which each choice ends with a :class:`Finished`.  Usage is
+``PromptRead``'s prompt tokens, once, and the sum of the choices' completion tokens.
 """
 
 from __future__ import annotations
@@ -30,12 +31,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """The request is valid, and has been handed to the model.
+
+    It comes at once, so that a stream's headers need not wait for the first token.
+    """
+
+
+@dataclass(frozen=True)
 class PromptRead:
-    """The prompt has been tokenized and handed to the model, or read by it.
+    """The model has read the prompt, and the first token comes next.
 
     Attributes:
         token_ids: The prompt's tokens, in which each image is one.
-        image_tokens: Tokens of the images.
+        image_tokens: Tokens of the images, in addition.
         cached_tokens: Tokens whose keys and values the cache had.
         logprobs: A log probability for each token of the prompt where they were asked
             for; the first token, and image placeholders, have None.
@@ -46,6 +55,11 @@ class PromptRead:
     cached_tokens: int = 0
     logprobs: Sequence[TokenLogprob | None] | None = None
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Returns the number of tokens that usage counts: text and images."""
+        return len(self.token_ids) + self.image_tokens
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -53,7 +67,8 @@ class Piece:
 
     Attributes:
         choice: The answer, from 0.
-        text: Text to append, without special tokens and stop strings.
+        text: Text to append, without special tokens and stop strings; empty while a
+            character is incomplete or a stop string may have begun.
         token_ids: Tokens since the last piece.
         logprobs: One for each of these tokens, where they were asked for.
     """
@@ -65,6 +80,19 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """How long an answer took.
+
+    Attributes:
+        first_token_seconds: From the request to the answer's first token.
+        decode_seconds: From the first token to the last.
+    """
+
+    first_token_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Finished:
     """The end of an answer.
 
@@ -73,11 +101,15 @@ class Finished:
         reason: Why it ended.
         stop: The stop string or the id of the stop token that ended it; None for the
             model's own end tokens and for limits.
+        completion_tokens: Tokens of the answer, its end token included.
+        timings: How long it took.
     """
 
     choice: int
     reason: FinishReason
     stop: str | int | None = None
+    completion_tokens: int = 0
+    timings: Timings = field(default_factory=Timings)
 
 
-Event = PromptRead | Piece | Finished
+Event = Accepted | PromptRead | Piece | Finished

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from mllama.errors import RequestError, quoted
 from mllama.requests.sampling_params import Sampling
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from mllama.images.preprocess import ImageTiles
+
+MAX_CHOICES: Final = 128
+"""The limit of OpenAI's API."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +52,34 @@ class GenerationRequest:
         images: The prompt's images in order, or the preparation of each.
         sampling: How tokens are chosen, and when an answer ends.
         choices: Number of answers; choice ``i`` uses the seed ``seed + i``.
+
+    Raises:
+        RequestError: If the number of answers is out of range, or the prompt is empty
+            or of another type.
     """
 
     prompt: ChatPrompt | str | Sequence[int]
     images: Sequence[ImageTiles | Future[ImageTiles]] = ()
     sampling: Sampling = field(default_factory=Sampling)
     choices: int = 1
+
+    def __post_init__(self) -> None:
+        choices: Any = self.choices
+        if isinstance(choices, bool) or not isinstance(choices, int):
+            raise RequestError(
+                f"choices must be an integer, not {quoted(choices)}", "choices"
+            )
+        if not 1 <= choices <= MAX_CHOICES:
+            raise RequestError(
+                f"choices must be from 1 to {MAX_CHOICES}, not {choices}", "choices"
+            )
+        if isinstance(self.prompt, ChatPrompt):
+            return
+        if isinstance(self.prompt, bytes) or not isinstance(self.prompt, Sequence):
+            raise RequestError(
+                "prompt must be messages, a text or a list of token ids, not "
+                f"{quoted(self.prompt)}",
+                "prompt",
+            )
+        if not self.prompt:
+            raise RequestError("prompt must not be empty", "prompt")

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import math
+import numbers
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from mllama.errors import MllamaError
+from mllama.errors import RequestError, quoted
 
-MAX_TEMPERATURE = 2.0
+MAX_TEMPERATURE: Final = 2.0
 """The limit of OpenAI's API and of MAX."""
+
+MAX_PENALTY: Final = 2.0
+"""The limit of OpenAI's API and of MAX for presence and frequency penalties."""
+
+MAX_BIAS: Final = 100.0
+"""The limit of OpenAI's API for a token's bias."""
+
+MAX_LOGPROBS: Final = 20
+"""The limit of OpenAI's API for the likeliest tokens in a token's place."""
+
+_SEEDS: Final = 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """What an engine uses for settings that a request leaves open.
+
+    Attributes:
+        temperature: Divisor of the logits.
+        top_k: Number of likeliest tokens to sample from.  1 is greedy, unless a request
+            has a setting that only sampling uses; -1 is all.
+        top_p: Share of the probability mass to sample from.
+        repetition_penalty: Divisor of the logits of tokens that appeared.
+        max_new_tokens: The longest answer in tokens; -1 is limited by the context only.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 1
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,66 +51,244 @@ class Sampling:
     """Sampling parameters of one request.
 
     Attributes:
-        max_new_tokens: The longest answer in tokens; -1 is limited by the context only.
+        max_new_tokens: The longest answer in tokens; -1 is limited by the context or
+            the engine's default only, and 0 only reads the prompt.
+        min_tokens: Tokens of the answer before which neither the model, a stop token
+            nor a stop string ends it.
         temperature: Divisor of the logits before sampling.  0 is greedy; None is the
             checkpoint's default.
         top_k: The number of most likely tokens to sample from.  1 is greedy and -1
-            samples from all tokens.  None is greedy, unless temperature, top_p or seed
-            is set: then it samples from all.
-        top_p: The share of the probability mass to sample from.
+            samples from all tokens.  None is the engine's default, which is greedy
+            unless temperature, top_p, min_p or seed is set: then it samples from all.
+        top_p: The share of the probability mass to sample from; None is the
+            checkpoint's default.
+        min_p: Smallest probability of a token to sample, relative to the likeliest
+            one's.
+        presence_penalty: Subtracted once from the logit of each token of the answer.
+        frequency_penalty: Subtracted from a token's logit for each time that the answer
+            has it.
+        repetition_penalty: Divides positive logits, and multiplies negative ones, of
+            the tokens of prompt and answer.  None is the checkpoint's default.
+        logit_bias: Added to logits, by token.
         seed: The seed, which makes sampling repeatable; None draws one.
+        stop: A string or strings that end the answer and are not part of it.  Empty
+            ones are ignored.
+        stop_token_ids: Tokens that end the answer, beside the model's own.
+        ignore_eos: Whether the model's own end tokens don't end the answer.
+        logprobs: Number of likeliest tokens whose log probabilities come with each
+            token of the answer; 0 is the token's alone, and None is none.
+        prompt_logprobs: As ``logprobs``, for the tokens of the prompt.
 
     Raises:
-        MllamaError: If a value is out of range.
+        RequestError: If a value has another type, or is out of range.
     """
 
     max_new_tokens: int = -1
+    min_tokens: int = 0
     temperature: float | None = None
     top_k: int | None = None
-    top_p: float = 1.0
+    top_p: float | None = None
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
     seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _require_integer("max_new_tokens", self.max_new_tokens)
-        if self.top_k is not None:
-            _require_integer("top_k", self.top_k)
-        if self.temperature is not None:
-            _require_range("temperature", self.temperature, MAX_TEMPERATURE)
-        _require_range("top_p", self.top_p, 1.0)
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise MllamaError(f"seed must be from 0 to 2^63 - 1, not {self.seed}")
+        self._check_integers()
+        self._check_numbers()
+        self._check_stops()
+        self._check_bias()
+        if not isinstance(self.ignore_eos, bool):
+            raise _wrong("ignore_eos", "be true or false", self.ignore_eos)
+        if -1 < self.max_new_tokens < self.min_tokens:
+            raise RequestError(
+                f"min_tokens must be at most max_new_tokens, {self.max_new_tokens}, "
+                f"not {self.min_tokens}",
+                "min_tokens",
+            )
 
-    def to_max(self, *, default_temperature: float | None, vocabulary: int) -> Any:
-        """Returns MAX's ``SamplingParams``.
+    def _check_integers(self) -> None:
+        for name, least, most in (
+            ("max_new_tokens", -1, _SEEDS - 1),
+            ("min_tokens", 0, _SEEDS - 1),
+            ("top_k", -1, _SEEDS - 1),
+            ("seed", 0, _SEEDS - 1),
+            ("logprobs", 0, MAX_LOGPROBS),
+            ("prompt_logprobs", 0, MAX_LOGPROBS),
+        ):
+            value = getattr(self, name)
+            if value is None and name not in ("max_new_tokens", "min_tokens"):
+                continue
+            self._set(name, _integer(name, value, least, most))
+        if self.top_k == 0:
+            raise _wrong("top_k", "be -1 or at least 1", self.top_k)
+
+    def _check_numbers(self) -> None:
+        for name, least, most in (
+            ("temperature", 0.0, MAX_TEMPERATURE),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("presence_penalty", -MAX_PENALTY, MAX_PENALTY),
+            ("frequency_penalty", -MAX_PENALTY, MAX_PENALTY),
+            ("repetition_penalty", 0.0, math.inf),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("temperature", "top_p", "repetition_penalty"):
+                continue
+            self._set(name, _number(name, value, least, most))
+        if self.repetition_penalty == 0:
+            raise _wrong("repetition_penalty", "be greater than 0", 0)
+
+    def _check_stops(self) -> None:
+        stop = self.stop
+        texts = [stop] if isinstance(stop, str) else stop
+        if texts is None:
+            texts = ()
+        if not _is_list(texts) or not all(isinstance(text, str) for text in texts):
+            raise _wrong("stop", "be a string or a list of strings", stop)
+        self._set("stop", tuple(text for text in texts if text))
+        ids = self.stop_token_ids
+        if not _is_list(ids):
+            raise _wrong("stop_token_ids", "be a list of token ids", ids)
+        self._set(
+            "stop_token_ids",
+            tuple(_integer("stop_token_ids", each, 0, _SEEDS - 1) for each in ids),
+        )
+
+    def _check_bias(self) -> None:
+        given = {} if self.logit_bias is None else self.logit_bias
+        if not isinstance(given, Mapping):
+            raise _wrong(
+                "logit_bias", "be an object of biases by token id", self.logit_bias
+            )
+        bias = {
+            _integer("logit_bias", token, 0, _SEEDS - 1): _number(
+                "logit_bias", value, -MAX_BIAS, MAX_BIAS
+            )
+            for token, value in given.items()
+        }
+        self._set("logit_bias", bias)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Returns the strings that end the answer."""
+        assert isinstance(self.stop, tuple)
+        return self.stop
+
+    @property
+    def biases(self) -> Mapping[int, float]:
+        """Returns what is added to logits, by token."""
+        assert isinstance(self.logit_bias, dict)
+        return self.logit_bias
+
+    @property
+    def samples(self) -> bool:
+        """Returns True if a setting is given that a greedy answer has no use for."""
+        given = (self.temperature, self.top_p, self.seed) != (None, None, None)
+        return given or self.min_p > 0
+
+    def check_vocabulary(self, vocabulary: int) -> None:
+        """Checks the ids of tokens.
 
         Args:
-            default_temperature: The checkpoint's default, if it has one.
             vocabulary: The number of tokens in the vocabulary.
+
+        Raises:
+            RequestError: If one is not in the vocabulary.
+        """
+        for name in ("stop_token_ids", "logit_bias"):
+            for token in getattr(self, name):
+                if token >= vocabulary:
+                    raise RequestError(
+                        f"{name} must have token ids from 0 to {vocabulary - 1}, "
+                        f"not {token}",
+                        name,
+                    )
+
+    def to_max(
+        self,
+        defaults: SamplingDefaults,
+        *,
+        vocabulary: int,
+        choice: int = 0,
+        choices: int = 1,
+    ) -> Any:
+        """Returns MAX's ``SamplingParams``, without stops and biases.
+
+        Args:
+            defaults: For what is not set.
+            vocabulary: The number of tokens in the vocabulary.
+            choice: The answer among those of its request; it changes the seed.
+            choices: The number of these answers.  Several are sampled, unless ``top_k``
+                or ``temperature`` makes them greedy.
         """
         from max.pipelines.context import SamplingParams
 
-        temperature = self.temperature
-        if temperature is None:
-            temperature = 1.0 if default_temperature is None else default_temperature
-        top_k = self.top_k
-        if top_k is None:
-            samples = (self.temperature, self.seed) != (None, None) or self.top_p < 1
-            top_k = -1 if samples else 1
+        def given(value: Any, default: Any) -> Any:
+            return default if value is None else value
+
+        top_k = given(self.top_k, defaults.top_k)
+        if self.top_k is None and top_k == 1 and (self.samples or choices > 1):
+            top_k = -1
+        limit = self.max_new_tokens
+        if limit == -1 and defaults.max_new_tokens != -1:
+            limit = max(defaults.max_new_tokens, self.min_tokens)
+        seed = random.getrandbits(32) if self.seed is None else self.seed + choice
         return SamplingParams(
             # MAX reserves memory for top_k candidates, even beyond the vocabulary.
             top_k=-1 if top_k >= vocabulary else top_k,
-            top_p=self.top_p,
-            temperature=temperature,
-            max_new_tokens=None if self.max_new_tokens == -1 else self.max_new_tokens,
-            seed=random.getrandbits(32) if self.seed is None else self.seed,
+            top_p=given(self.top_p, defaults.top_p),
+            min_p=self.min_p,
+            temperature=given(self.temperature, defaults.temperature),
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=given(
+                self.repetition_penalty, defaults.repetition_penalty
+            ),
+            max_new_tokens=None if limit == -1 else limit,
+            min_new_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            seed=seed % _SEEDS,
         )
 
 
-def _require_integer(name: str, value: int) -> None:
-    if value != -1 and value < 1:
-        raise MllamaError(f"{name} must be -1 or at least 1, not {value}")
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _require_range(name: str, value: float, limit: float) -> None:
-    if not math.isfinite(value) or not 0 <= value <= limit:
-        raise MllamaError(f"{name} must be from 0 to {limit:g}, not {value}")
+def _integer(name: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise _wrong(name, "be an integer", value)
+    number = int(value)
+    if not least <= number <= most:
+        limits = (
+            f"at least {least}" if most >= _SEEDS - 1 else f"from {least} to {most}"
+        )
+        limits = "from 0 to 2^63 - 1" if name == "seed" else limits
+        raise _wrong(name, f"be {limits}", number)
+    return number
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _wrong(name, "be a number", value)
+    number = float(value)
+    if not math.isfinite(number) or not least <= number <= most:
+        limits = f"from {least:g} to {most:g}"
+        limits = "a finite number greater than 0" if most == math.inf else limits
+        raise _wrong(name, f"be {limits}", number)
+    return number
+
+
+def _wrong(name: str, rule: str, value: Any) -> RequestError:
+    return RequestError(f"{name} must {rule}, not {quoted(value)}", name)

@@ -26,7 +26,7 @@ class EngineClient(Protocol):
     ) -> AsyncGenerator[Event, None]:
         """Answers a request.
 
-        The first event is a ``PromptRead``.  An error in the request is raised in its
+        The first event is ``Accepted``.  An error in the request is raised in its
         place, so that a route can answer with a status if it awaits the first event
         before it sends headers.  Pieces of several choices come interleaved.
 
