@@ -73,3 +73,9 @@ def quoted(value: Any) -> str:
     characters."""
     text = repr(value[:80] if isinstance(value, (str, list)) else value)
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def shortened(text: str, limit: int = 120) -> str:
+    """Returns a name from outside for a message: printable, and cut to ``limit``."""
+    printable = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
+    return printable if len(printable) <= limit else f"{printable[:limit]}..."

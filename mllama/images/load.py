@@ -6,8 +6,6 @@ ignores the EXIF orientation: the model sees a photograph stored sideways as it 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import os
 import re
@@ -17,12 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
 
-from mllama.errors import ImageDecodeError, ImageError
+from mllama.errors import ImageDecodeError, ImageError, shortened
+from mllama.images.data_urls import data_url_content
 from mllama.images.fetch import fetch
 
 MAX_PIXELS: Final = 64_000_000
@@ -135,9 +133,9 @@ def open_image(source: ImageSource, formats: Sequence[str] = ()) -> ImageFile:
 
 def _open_url(url: str, scheme: str, formats: Sequence[str]) -> ImageFile:
     if scheme == "data":
-        return _open(_data_url_content(url), "the data: URL's image", formats)
+        return _open(data_url_content(url), "the data: URL's image", formats)
     if scheme in ("http", "https"):
-        return _open(fetch(url), _shortened(url), formats)
+        return _open(fetch(url), shortened(url), formats)
     raise ImageError(
         f"URLs of scheme {scheme!r} are not supported; give a path, or a data:, "
         "http: or https: URL"
@@ -145,7 +143,7 @@ def _open_url(url: str, scheme: str, formats: Sequence[str]) -> ImageFile:
 
 
 def _open_path(path: Path, formats: Sequence[str]) -> ImageFile:
-    name = _shortened(str(path))
+    name = shortened(str(path))
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -157,22 +155,6 @@ def _open_path(path: Path, formats: Sequence[str]) -> ImageFile:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name} can't be read: {reason}") from error
     return _open(content, name, formats)
-
-
-def _data_url_content(url: str) -> bytes:
-    """Decodes a ``data:`` URL, in base64 or percent-encoded (RFC 2397)."""
-    header, comma, data = url.partition(",")
-    if not comma:
-        raise ImageError("the data: URL has no comma before its content")
-    content = unquote_to_bytes(data)
-    if not header.lower().rstrip().endswith(";base64"):
-        return content
-    # Clients wrap long lines or omit the padding; neither makes the content ambiguous.
-    packed = b"".join(content.split())
-    try:
-        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
-    except binascii.Error as error:
-        raise ImageError(f"the data: URL's base64 is damaged: {error}") from error
 
 
 @cache
@@ -262,9 +244,3 @@ def _with_eight_bits(image: Image.Image) -> Image.Image:
         return image
     gray = (np.clip(values, 0, 65535) + 128) // 257
     return Image.fromarray(gray.astype(np.uint8))
-
-
-def _shortened(text: str, limit: int = 120) -> str:
-    """Returns a printable name for a one-line message."""
-    printable = "".join(c if c.isprintable() else "?" for c in text)
-    return printable if len(printable) <= limit else f"{printable[:limit]}..."

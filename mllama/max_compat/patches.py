@@ -220,35 +220,32 @@ def replace_serving_pipeline(app: Any, pipeline: Any) -> None:
     app.state.pipeline = pipeline
 
 
-def replace_image_resolution(replacement: Callable[[Function], Function]) -> None:
+def replace_image_resolution(resolve: Function) -> None:
     """Replaces how chat requests' image URLs become the content of image files.
 
     Why: MAX decodes base64 on the event loop, which holds all streams for the time that
-    a photo takes.
-    Until: MAX decodes base64 in a thread.
+    a photo takes; it connects to a host's address even where a proxy has to, and its
+    errors don't say which image they are about.
+    Until: MAX decodes base64 in a thread, uses proxies, and numbers images.
 
     Args:
-        replacement: Makes the replacement, given MAX's own function.
+        resolve: The replacement.
     """
     from max.serve.router import openai_routes
 
-    openai_routes.resolve_image_from_url = replacement(
-        openai_routes.resolve_image_from_url
-    )
+    openai_routes.resolve_image_from_url = resolve
 
 
-def replace_image_admission(replacement: Callable[[Function], Function]) -> None:
+def replace_image_admission(admit: Function) -> None:
     """Replaces how chat requests' images are checked and decoded.
 
     Why: MAX decodes a request's images one after another, and keeps the pixels of any
-    number of requests until the tokenizer has time for them.
-    Until: MAX leaves decoding to the tokenizer.
+    number of requests until the tokenizer has time for them.  It knows fewer formats.
+    Until: MAX leaves decoding to the tokenizer, and the formats to the architecture.
 
     Args:
-        replacement: Makes the replacement, given MAX's own function.
+        admit: The replacement.
     """
     from max.serve.router import openai_routes
 
-    openai_routes._resolve_and_decode_images = replacement(
-        openai_routes._resolve_and_decode_images
-    )
+    openai_routes._resolve_and_decode_images = admit

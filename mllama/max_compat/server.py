@@ -29,8 +29,20 @@ from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
 # Reports that the worker's process has died.
 from max.serve.process_control import SubprocessExit
 
-# A reference to an image in a request itself.
-from max.serve.router._image_resolution import DataUrl
+# Which hosts the server must not fetch images from, and which files it may read.
+from max.serve.router._image_resolution import (
+    _host_allowlisted as host_is_allowed,
+)
+
+# What metrics count of an image.
+from max.serve.router._image_resolution import _ImageFact as ImageFact
+from max.serve.router._image_resolution import (
+    _ip_is_blocked as is_internal_address,
+)
+from max.serve.router._image_resolution import (
+    _parse_allowed_hosts as parse_allowed_hosts,
+)
+from max.serve.router._image_resolution import make_media_ref, resolve_image_from_url
 
 # Logs, and metrics for the local /metrics page.
 from max.serve.telemetry.common import (
@@ -44,7 +56,7 @@ from max.serve.telemetry.metrics import METRICS
 
 __all__ = [
     "METRICS",
-    "DataUrl",
+    "ImageFact",
     "ServingTokenGeneratorSettings",
     "Settings",
     "SubprocessExit",
@@ -56,9 +68,14 @@ __all__ = [
     "configure_tracing",
     "fastapi_app",
     "fastapi_config",
+    "host_is_allowed",
+    "is_internal_address",
     "lifespan",
     "log_basic_config",
     "log_pipeline_info",
+    "make_media_ref",
+    "parse_allowed_hosts",
+    "resolve_image_from_url",
     "validate_port_is_free",
 ]
 

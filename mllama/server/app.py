@@ -32,6 +32,7 @@ from mllama.max_compat.server import (
     validate_port_is_free,
 )
 from mllama.runtime.pipeline import load_pipeline
+from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.inline_images import InlineImages, headers_only
 from mllama.server.metrics import SharedStats
 from mllama.server.middleware import RequestValidationMiddleware, explain_value_errors
@@ -146,7 +147,8 @@ def _run(
     explain_value_errors(app)
     image_tokens: dict[str, int] = {}
     inline_images = InlineImages()
-    patches.replace_image_resolution(inline_images.resolve_with)
+    fetcher = ImageFetcher(settings)
+    patches.replace_image_resolution(inline_images.resolve_with(fetcher))
     patches.replace_image_admission(headers_only)
     # The last middleware is the innermost: MAX's, with its limit on bodies, run first.
     app.user_middleware.append(

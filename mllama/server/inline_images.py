@@ -11,13 +11,17 @@ thread, piece by piece, and the pictures themselves by
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from mllama.max_compat.server import METRICS, DataUrl
+from max.pipelines.context.exceptions import InputError
+
+from mllama.errors import ImageError
+from mllama.images.data_urls import decode_base64, is_base64
+from mllama.images.load import open_image
+from mllama.max_compat.server import ImageFact
+from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
 
 _START: Final = b'"data:'
 _LONG: Final = 64 * 1024
@@ -25,13 +29,6 @@ _LONG: Final = 64 * 1024
 
 _HEADER: Final = 256
 """The longest part before a data: URL's comma, in bytes."""
-
-_PIECE: Final = 256 * 1024
-"""Base64 that is decoded at once, in bytes: a fraction of a millisecond."""
-
-_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-_IGNORED = b" \\"
-"""Spaces, and the backslash of JSON's other form of a slash."""
 
 Resolve = Callable[..., Any]
 
@@ -67,6 +64,7 @@ class InlineImages:
                 body[start - 1 : start] != b"\\"
                 and end - start > _LONG
                 and comma > 0
+                and is_base64(body[start:comma].decode("latin-1"))
                 and _has_only_slashes(body, start, end)
             ):
                 url = f"{self._prefix}{self._count}"
@@ -85,11 +83,14 @@ class InlineImages:
         for url in urls:
             self._payloads.pop(url, None)
 
-    def resolve_with(self, original: Resolve) -> Resolve:
+    def resolve_with(self, fetcher: ImageFetcher) -> Resolve:
         """Returns the replacement of MAX's function that resolves a media reference.
 
+        It returns the error of an image that can't be had, because MAX doesn't say
+        which image it resolves; :func:`headers_only` raises it.
+
         Args:
-            original: MAX's function.
+            fetcher: Gets images from other URLs.
         """
 
         async def resolve(
@@ -97,72 +98,61 @@ class InlineImages:
             settings: Any,
             budget: Any = None,
             media_kind: str | None = None,
-        ) -> bytes:
-            url = image_ref.unicode_string() if image_ref.scheme == "data" else ""
+        ) -> bytes | ImageError:
+            def charge(size: int) -> None:
+                if budget.exceeds(size):
+                    raise over_budget(budget.limit)
+                budget.charge(size, media_kind)
+
+            url = str(image_ref)
             payload = self._payloads.pop(url, None)
-            if payload is None:
-                result: bytes = await original(image_ref, settings, budget, media_kind)
-                return result
-            started = time.perf_counter()
             try:
-                content = await asyncio.to_thread(decode_base64, payload)
-            except ValueError:
-                # MAX is laxer about what it skips, and words its errors.
-                text = payload.tobytes().decode("utf-8", "replace")
-                return await original(
-                    DataUrl(f"data:,{text}"), settings, budget, media_kind
+                if payload is None:
+                    return await fetcher.fetch(url, charge)
+                content = await measured(
+                    "inline", asyncio.to_thread(decode_base64, payload)
                 )
-            budget.charge(len(content), media_kind)
-            milliseconds = (time.perf_counter() - started) * 1000
-            METRICS.media_items(media_kind, "inline")
-            METRICS.media_resolve_time(milliseconds, "inline")
-            METRICS.media_item_size(len(content), media_kind)
-            return content
+                charge(len(content))
+                return content
+            except ImageError as error:
+                return error
 
         return resolve
 
 
-def headers_only(original: Callable[..., tuple[list[Any], Any]]) -> Callable[..., Any]:
-    """Returns the replacement of MAX's function that decodes a request's pictures.
+def headers_only(
+    images: list[bytes | ImageError],
+    limit: int | None,
+    probe: Any,
+    messages: Any,
+    facts: list[ImageFact],
+) -> tuple[list[None], None]:
+    """Replaces MAX's function that decodes a request's images.
 
-    It reads and checks their headers only.
+    It reads and checks their headers only; the tokenizer has them decoded.
 
     Args:
-        original: MAX's function, which decodes what the tokenizer doesn't have yet.
-    """
-
-    def admit(
-        images: list[bytes], limit: int | None, probe: Any, messages: Any, facts: Any
-    ) -> tuple[list[None], None]:
-        original(images, limit, lambda *_: [True] * len(images), messages, facts)
-        # No mask: it would be counted as hits of a cache.
-        return [None] * len(images), None
-
-    return admit
-
-
-def decode_base64(text: bytes | memoryview) -> bytes:
-    """Decodes base64 without holding Python's lock for long.
-
-    Spaces, missing padding and the URL-safe alphabet are accepted, as by MAX.
+        images: The contents, or the errors of :meth:`InlineImages.resolve_with`.
+        limit: MAX's limit for the decoded images of a request.  Here those of all
+            requests share one, and wait for each other.
+        probe: Says which images the tokenizer has decoded already.
+        messages: The request's messages.
+        facts: Gets each image's format and size, for metrics.
 
     Raises:
-        ValueError: If it has other characters.
+        InputError: If an image can't be used.  The message has the image's number.
     """
-    decoded: list[bytes] = []
-    rest = b""
-    for start in range(0, len(text), _PIECE):
-        piece = bytes(text[start : start + _PIECE])
-        rest += piece.translate(_TO_STANDARD, _IGNORED)
-        whole = len(rest) - len(rest) % 4
-        # Padding is at the end only.
-        decoded.append(base64.b64decode(rest[:whole], validate=True))
-        if rest.find(b"=", 0, whole) >= 0 and start + _PIECE < len(text):
-            raise ValueError("padding in the middle of base64")
-        rest = rest[whole:]
-        time.sleep(0)  # Other threads get the lock.
-    decoded.append(base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
-    return b"".join(decoded)
+    for number, image in enumerate(images, 1):
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            picture = open_image(image).picture
+        except ImageError as error:
+            raise InputError(f"image {number}: {error}") from error
+        width, height = picture.size
+        facts.append(ImageFact(str(picture.format).lower(), width * height))
+    # No mask: it would be counted as hits of a cache.
+    return [None] * len(images), None
 
 
 def image_urls(body: Mapping[str, Any]) -> list[str]:

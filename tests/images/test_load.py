@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import io
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from PIL import Image
 from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
 from mllama.errors import ImageError
-from mllama.images import fetch
 from mllama.images.load import MAX_PIXELS, load_image
 
 
@@ -180,35 +176,3 @@ def test_damaged_images_are_loaded_or_refused(
         assert load_image(bytes(damaged)).mode == "RGB"
     except ImageError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
-
-
-class _Site(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response({"/loop": 302, "/gone": 404}.get(self.path, 200))
-        if self.path == "/loop":
-            self.send_header("Location", "/loop")
-        self.end_headers()
-        self.wfile.write(b"" if self.path == "/loop" else PNG)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def site() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_http_images_are_downloaded_within_limits(
-    site: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert are_equal(load_image(f"{site}/image.png"), noise())
-    assert "redirects" in refusal(f"{site}/loop")
-    assert "404" in refusal(f"{site}/gone")
-    monkeypatch.setattr(fetch, "MAX_BYTES", 10)
-    assert "larger" in refusal(f"{site}/image.png")

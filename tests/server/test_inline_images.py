@@ -1,27 +1,25 @@
-"""Long data: URLs are cut out of JSON texts, and decoded as MAX decodes them."""
+"""Long data: URLs are cut out of JSON texts, decoded and checked."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from max.pipelines.context.exceptions import InputError
 from max.serve.config import Settings
-from max.serve.router._image_resolution import (
-    DataUrl,
-    _decode_data_uri_base64,
-    _MediaByteBudget,
-    resolve_image_from_url,
-)
+from max.serve.router._image_resolution import _MediaByteBudget, make_media_ref
+from PIL import Image
 
+from mllama.errors import ImageError
+from mllama.images.data_urls import decode_base64
 from mllama.server import inline_images
-from mllama.server.inline_images import InlineImages, decode_base64, image_urls
+from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.inline_images import InlineImages, headers_only, image_urls
 
 CONTENT = bytes(range(256)) * 300
 PACKED = base64.b64encode(CONTENT).decode()
@@ -34,13 +32,17 @@ def body(*urls: str, **others: Any) -> bytes:
     ).encode()
 
 
-def resolve(images: InlineImages, url: str, limit: int | None = None) -> bytes:
-    function = images.resolve_with(resolve_image_from_url)
+def resolve(
+    images: InlineImages, url: str, limit: int | None = None
+) -> bytes | ImageError:
+    function = images.resolve_with(ImageFetcher(Settings()))
     budget = _MediaByteBudget(limit)
-    content: bytes = asyncio.run(function(DataUrl(url), Settings(), budget, "image"))
-    if limit is not None:
-        assert budget.remaining == limit - len(content)
-    return content
+    found: bytes | ImageError = asyncio.run(
+        function(make_media_ref(url), Settings(), budget, "image")
+    )
+    if limit is not None and isinstance(found, bytes):
+        assert budget.remaining == limit - len(found)
+    return found
 
 
 def test_long_urls_become_short_ones_and_resolve_to_their_content() -> None:
@@ -97,47 +99,51 @@ def test_slashes_may_be_escaped() -> None:
     assert resolve(images, url) == CONTENT
 
 
-def test_more_than_the_budget_is_refused_in_max_s_words() -> None:
-    images = InlineImages()
-    _, (url,) = images.detach(body(f"data:;base64,{PACKED}"))
-    with pytest.raises(InputError, match="maximum media size"):
-        resolve(images, url, len(CONTENT) - 1)
+def test_more_than_the_budget_is_refused_by_its_option() -> None:
+    for url in (f"data:;base64,{PACKED}", f"data:;base64,{PACKED[:400]}"):
+        images = InlineImages()
+        _, urls = images.detach(body(url))
+        error = resolve(images, urls[0] if urls else url, 10)
+        assert "MAX_SERVE_MAX_MEDIA_BYTES" in str(error)
 
 
 @pytest.mark.parametrize("bad", ["A", "=AAA" * 30, "\u00e9"])
-def test_damaged_base64_is_answered_as_by_max(bad: str) -> None:
+def test_damaged_base64_is_refused(bad: str) -> None:
     text = PACKED + bad
     images = InlineImages()
     _, (url,) = images.detach(
         json.dumps({"url": f"data:;base64,{text}"}, ensure_ascii=False).encode()
     )
-
-    def outcome(images: InlineImages, url: str) -> Any:
-        try:
-            return resolve(images, url)
-        except InputError as error:
-            return str(error)
-
-    assert outcome(images, url) == outcome(InlineImages(), f"data:;base64,{text}")
+    error = resolve(images, url)
+    assert isinstance(error, ImageError)
+    assert "base64 is damaged" in str(error)
+    assert str(resolve(images, f"data:;base64,{text}")) == str(error)
 
 
-@given(
-    st.binary(max_size=500),
-    st.integers(1, 40),
-    st.booleans(),
-    st.booleans(),
-)
-def test_base64_is_decoded_as_by_max(
-    content: bytes, piece: int, is_url_safe: bool, is_padded: bool
-) -> None:
-    encode = base64.urlsafe_b64encode if is_url_safe else base64.b64encode
-    text = encode(content).decode()
-    text = text if is_padded else text.rstrip("=")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inline_images, "_PIECE", piece)
-        assert decode_base64(text.encode()) == content
-    if text:
-        assert _decode_data_uri_base64(f"data:,{text}") == content
+def picture(width: int = 8, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 8)).save(file, kind)
+    return file.getvalue()
+
+
+def test_the_image_that_can_not_be_used_is_numbered() -> None:
+    facts: list[Any] = []
+    for bad, reason in (
+        (b"text", "is not an image"),
+        (ImageError("it is away"), "it is away"),
+    ):
+        with pytest.raises(InputError, match=f"^image 2: .*{reason}"):
+            headers_only([picture(), bad], None, None, [], facts)
+
+
+def test_every_image_is_measured_and_none_is_decoded() -> None:
+    facts: list[Any] = []
+    images: list[Any] = [picture(), picture(9, "JPEG2000")]
+    assert headers_only(images, None, None, [], facts) == ([None, None], None)
+    assert [(fact.image_format, fact.pixels) for fact in facts] == [
+        ("png", 64),
+        ("jpeg2000", 72),
+    ]
 
 
 def test_base64_is_decoded_in_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:

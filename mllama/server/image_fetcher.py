@@ -1,0 +1,172 @@
+"""Gets the contents of a request's images, from wherever their URLs point."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from mllama.errors import ImageError, shortened
+from mllama.images.data_urls import data_url_content
+from mllama.images.fetch import fetch_async
+from mllama.max_compat.server import (
+    METRICS,
+    Settings,
+    host_is_allowed,
+    is_internal_address,
+    make_media_ref,
+    parse_allowed_hosts,
+    resolve_image_from_url,
+)
+from mllama.utils.sizes import format_bytes
+
+_MEDIA: Final = "image"
+"""What MAX's metrics call an image."""
+
+
+class ImageFetcher:
+    """Gets images from ``data:``, ``http:``, ``https:`` and ``file:`` URLs.
+
+    Hosts inside the network are refused unless the settings list them, those of
+    redirects too, and files unless they are in a directory that the settings list.
+
+    Args:
+        settings: The server's settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._networks, self._names = parse_allowed_hosts(
+            settings.media_url_allowed_hosts
+        )
+
+    async def fetch_all(self, urls: Sequence[str]) -> list[bytes]:
+        """Returns the contents of all images of a request.
+
+        Args:
+            urls: The URLs of the images, in order.
+
+        Raises:
+            ImageError: If an image can't be had, or all exceed
+                ``MAX_SERVE_MAX_MEDIA_BYTES``.  The message has the number of the image,
+                from 1: ``image 2: ...``.
+        """
+        used, limit = 0, self._settings.max_media_bytes
+
+        def charge(size: int) -> None:
+            nonlocal used
+            used += size
+            if limit and used > limit:
+                raise over_budget(limit)
+
+        contents = await asyncio.gather(
+            *(self.fetch(url, charge) for url in urls), return_exceptions=True
+        )
+        fetched: list[bytes] = []
+        for number, content in enumerate(contents, 1):
+            if isinstance(content, ImageError):
+                raise ImageError(f"image {number}: {content}") from content
+            if isinstance(content, BaseException):
+                raise content
+            fetched.append(content)
+        return fetched
+
+    async def fetch(self, url: str, charge: Callable[[int], None]) -> bytes:
+        """Returns the content of one image.
+
+        Args:
+            url: The image's URL.
+            charge: Gets the numbers of bytes that arrive, and raises ImageError when
+                those of the request are too many.
+
+        Raises:
+            ImageError: If it can't be had, or exceeds a limit.
+        """
+        scheme = url.partition(":")[0].lower()
+        if scheme in ("http", "https"):
+            guard = (
+                self._address
+                if self._settings.media_url_ssrf_protection_enabled
+                else None
+            )
+            return await measured("url", fetch_async(url, guard=guard, charge=charge))
+        if scheme == "data":
+            content = await measured("inline", asyncio.to_thread(data_url_content, url))
+        elif scheme == "file":
+            content = await measured("file", self._read_file(url))
+        else:
+            METRICS.media_rejections("bad_scheme")
+            raise ImageError(
+                f"{shortened(url)} is not a data:, http: or https: URL, from which "
+                "the server gets images"
+            )
+        charge(len(content))
+        return content
+
+    async def _read_file(self, url: str) -> bytes:
+        try:
+            content: bytes = await resolve_image_from_url(
+                make_media_ref(url), self._settings
+            )
+        # Of any kind that MAX's own guard and the disk have.
+        except (ValueError, OSError) as error:
+            raise ImageError(" ".join(str(error).split())) from error
+        return content
+
+    async def _address(self, host: str, port: int, is_proxied: bool) -> str | None:
+        """Returns the address of a host that may be reached; see ``AddressGuard``."""
+        if is_proxied and host_is_allowed(host, [], [], self._names):
+            return None
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port)
+        except (OSError, UnicodeError):
+            METRICS.media_rejections("dns_failure")
+            hint = (
+                ", which MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS lets a proxy resolve"
+                if is_proxied
+                else ""
+            )
+            raise ImageError(f"the host {host!r} is not found{hint}") from None
+        # The address may have a zone.
+        addresses = [
+            ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found
+        ]
+        if not host_is_allowed(host, addresses, self._networks, self._names) and any(
+            map(is_internal_address, addresses)
+        ):
+            METRICS.media_rejections("ssrf_blocked")
+            raise ImageError(
+                f"the host {host!r} is inside the network, where the server gets "
+                "images from the hosts in MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS only"
+            )
+        # A proxy resolves names by itself.
+        if is_proxied:
+            return None
+        return str(min(addresses, key=lambda address: address.version))
+
+
+def over_budget(limit: int) -> ImageError:
+    """Returns the error of a request whose images are too large, and counts it."""
+    METRICS.media_rejections("over_budget")
+    return ImageError(
+        f"the files of the request's images exceed {format_bytes(limit)} together "
+        "(MAX_SERVE_MAX_MEDIA_BYTES)"
+    )
+
+
+async def measured(source: str, content: Awaitable[bytes]) -> bytes:
+    """Waits for an image's content, and counts it in MAX's metrics.
+
+    Args:
+        source: Where it comes from: ``url``, ``inline`` or ``file``.
+        content: Returns the content.
+    """
+    started = time.perf_counter()
+    result = await content
+    METRICS.media_items(_MEDIA, source)
+    METRICS.media_resolve_time((time.perf_counter() - started) * 1000, source)
+    METRICS.media_item_size(len(result), _MEDIA)
+    return result

@@ -1,0 +1,148 @@
+"""The server gets images from everywhere it may, and from nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from max.serve.config import Settings
+
+from mllama.errors import ImageError
+from mllama.server.image_fetcher import ImageFetcher
+
+CONTENT = bytes(range(256)) * 300
+DATA_URL = "data:image/png;base64," + base64.b64encode(CONTENT).decode()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "image.png").write_bytes(CONTENT)
+    handler = partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def fetch(*urls: str, **settings: Any) -> list[bytes]:
+    values = {f"MAX_SERVE_{name}": value for name, value in settings.items()}
+    return asyncio.run(ImageFetcher(Settings(**values)).fetch_all(urls))
+
+
+def refusal(*urls: str, **settings: Any) -> str:
+    with pytest.raises(ImageError) as caught:
+        fetch(*urls, **settings)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_images_come_from_everywhere_in_order(site: int, tmp_path: Path) -> None:
+    found = fetch(
+        DATA_URL,
+        f"http://localhost:{site}/image.png",
+        (tmp_path / "image.png").as_uri(),
+        "data:,abc",
+        MEDIA_URL_ALLOWED_HOSTS=["localhost"],
+        ALLOWED_IMAGE_ROOTS=[str(tmp_path)],
+    )
+    assert found == [CONTENT, CONTENT, CONTENT, b"abc"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:9/x.png", "'127.0.0.1' is inside the network"),
+        ("http://localhost:9/x.png", "'localhost' is inside the network"),
+        ("http://[::1]:9/x.png", "'::1' is inside the network"),
+        ("http://[::ffff:10.0.0.1]/x.png", "is inside the network"),
+        ("http://169.254.169.254/latest", "is inside the network"),
+        ("http://0x7f000001:9/x.png", "is inside the network"),
+        ("http://nosuch.invalid/x.png", "'nosuch.invalid' is not found"),
+        ("http://:80/", "no host"),
+        ("ftp://host/x.png", "not a data:, http: or https: URL"),
+        ("image.png", "not a data:, http: or https: URL"),
+        ("file:///etc/passwd", "no allowed roots"),
+        ("data:;base64,#", "base64"),
+    ],
+)
+def test_the_image_and_the_reason_are_named(url: str, reason: str) -> None:
+    message = refusal(DATA_URL, url)
+    assert message.startswith("image 2: ")
+    assert reason in message
+
+
+def test_a_redirect_into_the_network_is_refused(
+    site: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def redirect(self: Quiet) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"http://127.0.0.1:{site}/image.png")
+        self.end_headers()
+
+    monkeypatch.setattr(Quiet, "do_GET", redirect)
+    url = f"http://localhost:{site}/elsewhere"
+    message = refusal(url, MEDIA_URL_ALLOWED_HOSTS=["localhost"])
+    assert "'127.0.0.1' is inside the network" in message
+
+
+def test_addresses_are_allowed_by_network_and_the_guard_can_be_off(site: int) -> None:
+    url = f"http://127.0.0.1:{site}/image.png"
+    assert fetch(url, MEDIA_URL_ALLOWED_HOSTS=["127.0.0.0/8"]) == [CONTENT]
+    assert fetch(url, MEDIA_URL_SSRF_PROTECTION_ENABLED=False) == [CONTENT]
+
+
+def test_a_name_is_resolved_once(site: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+    original = socket.getaddrinfo
+
+    def spy(host: Any, *args: Any, **options: Any) -> Any:
+        resolved.append(host)
+        return original(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", spy)
+    url = f"http://localhost:{site}/image.png"
+    assert fetch(url, MEDIA_URL_ALLOWED_HOSTS=["localhost"]) == [CONTENT]
+    assert resolved.count("localhost") == 1
+
+
+def test_a_proxy_gets_only_hosts_outside_the_network(
+    site: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{site}")
+    assert "is inside the network" in refusal("http://10.0.0.1/image.png")
+    url = "http://nosuch.invalid/image.png"
+    assert "MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS" in refusal(url)
+    # The proxy answers that it has no such file, so it was asked.
+    message = refusal(url, MEDIA_URL_ALLOWED_HOSTS=["nosuch.invalid"])
+    assert "status 404" in message
+
+
+def test_all_images_of_a_request_share_a_limit(site: int, tmp_path: Path) -> None:
+    url = f"http://localhost:{site}/image.png"
+    options = {"MEDIA_URL_ALLOWED_HOSTS": ["localhost"]}
+    for urls in ((DATA_URL, DATA_URL), (url, url), (DATA_URL, url)):
+        assert fetch(*urls, MAX_MEDIA_BYTES=2 * len(CONTENT), **options)
+        message = refusal(*urls, MAX_MEDIA_BYTES=2 * len(CONTENT) - 1, **options)
+        assert "MAX_SERVE_MAX_MEDIA_BYTES" in message
