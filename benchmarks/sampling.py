@@ -21,14 +21,13 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef
 from max.pipelines.context import SamplingParams, TextContext, TokenBuffer
 from max.pipelines.context.logit_processors_type import BatchProcessorInputs
-from max.pipelines.sampling import SamplingConfig
-
-from mllama.max_compat.model import (
-    LOGPROBS_HEAP_LEVELS,
-    FusedSamplingProcessor,
-    load_sampler_graphs,
+from max.pipelines.lib.log_probabilities import (
+    _LOGPROBS_HEAP_LEVELS,
     log_probabilities_ragged_graph,
 )
+from max.pipelines.sampling import SamplingConfig
+
+from mllama.max_compat.model import FusedSamplingProcessor, load_sampler_graphs
 from mllama.max_model.sampling_context import PROMPT_LENGTH
 from mllama.runtime.host_sampler import HostSamplingProcessor
 from mllama.sampling.log_probabilities import token_log_probability
@@ -146,7 +145,9 @@ def main() -> None:
             samplers[penalties] = loaded["sampler"]
     with reported("MAX's log probabilities"):
         session.load(
-            log_probabilities_ragged_graph(DeviceRef.CPU(), levels=LOGPROBS_HEAP_LEVELS)
+            log_probabilities_ragged_graph(
+                DeviceRef.CPU(), levels=_LOGPROBS_HEAP_LEVELS
+            )
         )
     print(f"{'milliseconds':44}{'host':>8}{'(CPU)':>8}{'MAX':>8}{'(CPU)':>8}")
     for shape, spread in (("peaked", 1.5), ("flat", 0.5)):

@@ -42,7 +42,7 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
 
     from mllama.compilation.graph_compiler import GraphCompiler, lazy_sampler
     from mllama.max_compat.model import compile_graphs, load_sampler_graphs
-    from mllama.max_model.graphs import graph_specs, log_probabilities
+    from mllama.max_model.graphs import graph_specs
     from mllama.max_model.model_config import MllamaArchConfig
     from mllama.max_model.settings import ModelSettings
     from mllama.max_model.weight_adapters import (
@@ -72,7 +72,6 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     pipeline.configure_session(session)
     compile_graphs(session, graph_specs(config, state_dict, compiler))
     if not device.is_host:
-        session.compile_reusing_mefs(log_probabilities(device))
         with lazy_sampler():
             load_sampler_graphs(
                 session,

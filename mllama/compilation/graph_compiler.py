@@ -40,7 +40,6 @@ STAGES = {
     "mllama_image_encoder": "compiling the vision graph",
     "mllama_text_decoder": "compiling the text graph",
     TopKSampler.GRAPH_NAME: "compiling the sampler",
-    "ragged_logprobs": "compiling the log probabilities",
 }
 """The progress message for each graph, by the graph's name in MAX."""
 

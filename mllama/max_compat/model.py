@@ -19,10 +19,6 @@ from max.nn.kv_cache.cache_params import page_stride_of
 # A page table must be padded to the width that the kernels read with SIMD loads.
 from max.nn.kv_cache.utils import padded_lut_cols
 
-# Gathers each request's last token, then norm, head and cast to float32, as in all of
-# MAX's text models; on one device the same graph as without "distributed".
-from max.nn.transformer.distributed_transformer import distributed_logits_postprocess
-
 # A request's image, in the form of the scheduler and the prefix cache.
 from max.pipelines.context import ImageMetadata
 
@@ -44,18 +40,6 @@ from max.pipelines.lib.graph_specs import GraphRole, GraphSpec, compile_graphs
 from max.pipelines.lib.interfaces.arch_config import (
     ArchConfigWithKVCache,
     ArchConfigWithStoredKVParams,
-)
-
-# Names a ragged text graph's outputs.
-from max.pipelines.lib.interfaces.batch_processor import process_ragged_kv_outputs
-
-# Log probabilities of sampled tokens, a small graph of MAX.
-from max.pipelines.lib.log_probabilities import (
-    _LOGPROBS_HEAP_LEVELS as LOGPROBS_HEAP_LEVELS,
-)
-from max.pipelines.lib.log_probabilities import (
-    LogProbabilitiesMixin,
-    log_probabilities_ragged_graph,
 )
 
 # The memory planner's result: maximum length, batch size.
@@ -105,7 +89,6 @@ from mllama.max_compat.compiler import ensure_default_mlir_context
 
 __all__ = [
     "ALLOWED_IMAGE_FORMATS",
-    "LOGPROBS_HEAP_LEVELS",
     "ArchConfigWithKVCache",
     "ArchConfigWithStoredKVParams",
     "BatchProcessorInputs",
@@ -114,7 +97,6 @@ __all__ = [
     "GraphSpec",
     "ImageMetadata",
     "KVCacheInputsPerDevice",
-    "LogProbabilitiesMixin",
     "MemoryPlan",
     "PagedCacheValues",
     "PagedMemoryPlanner",
@@ -125,15 +107,12 @@ __all__ = [
     "TopKSampler",
     "WorkerQueues",
     "compile_graphs",
-    "distributed_logits_postprocess",
     "ensure_default_mlir_context",
     "hash_image",
     "load_sampler_graphs",
     "load_scheduler",
-    "log_probabilities_ragged_graph",
     "padded_lut_cols",
     "page_stride_of",
-    "process_ragged_kv_outputs",
     "select_quantization_encoding",
     "supported_encoding_dtype",
     "tree_dataclass",

@@ -164,6 +164,22 @@ def replace_block_allocation(pipeline: Any, alloc: Function) -> None:
     pipeline.kv_manager.alloc = alloc
 
 
+@contextmanager
+def without_prefix_lookup(kv_manager: Any) -> Iterator[None]:
+    """Keeps a KV cache from looking up cached prefixes, within a ``with`` block.
+
+    Why: tokens whose keys and values are taken from the cache have no logits, and a
+    request may ask for the log probabilities of all tokens of its prompt.
+    Until: MAX lets a request skip the look-up.
+    """
+    original = kv_manager._enable_prefix_caching
+    kv_manager._enable_prefix_caching = False
+    try:
+        yield
+    finally:
+        kv_manager._enable_prefix_caching = original
+
+
 def replace_cache_shutdown(pipeline: Any, shutdown: Function) -> None:
     """Replaces how a pipeline's KV cache is freed.
 

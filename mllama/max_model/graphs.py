@@ -16,15 +16,11 @@ from max.graph.weights import WeightData
 from max.nn.layer import Module
 
 from mllama.compilation.graph_compiler import GraphCompiler
-from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
+from mllama.compilation.lazy_graph import LazyGraphSpec
 from mllama.compilation.manifest import config_hash
 from mllama.compilation.store import CompiledStore, GraphKey
 from mllama.config.rope import rotary_table
-from mllama.max_compat.model import (
-    LOGPROBS_HEAP_LEVELS,
-    GraphRole,
-    log_probabilities_ragged_graph,
-)
+from mllama.max_compat.model import GraphRole
 from mllama.max_model.weight_adapters import (
     formats,
     image_encoder_weights,
@@ -42,16 +38,6 @@ if TYPE_CHECKING:
 IMAGE_ENCODER = "mllama_image_encoder"
 TEXT_DECODER = "mllama_text_decoder"
 """The graphs' names."""
-
-
-def log_probabilities(device: Device) -> LazyGraph:
-    """Returns MAX's graph that computes log probabilities of tokens."""
-    ref = DeviceRef.from_device(device)
-    return LazyGraph(
-        "ragged_logprobs",
-        f"{ref}, {LOGPROBS_HEAP_LEVELS}",
-        lambda: log_probabilities_ragged_graph(ref, levels=LOGPROBS_HEAP_LEVELS),
-    )
 
 
 def networks(
@@ -83,7 +69,6 @@ def networks(
             config.dtype,
             device,
             num_shards,
-            return_logits=config.return_logits,
             encodings=encodings,
         )
 
@@ -213,7 +198,6 @@ def graph_fingerprints(
             "encodings": sorted(
                 (name, encoding.name) for name, encoding in encodings.items()
             ),
-            "return_logits": config.return_logits,
         }
     )
     return {

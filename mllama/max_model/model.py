@@ -31,13 +31,17 @@ from mllama.kernels.dispatch import kernels_summary
 from mllama.max_compat.model import (
     GraphRole,
     GraphSpec,
-    LogProbabilitiesMixin,
     MemoryPlan,
-    process_ragged_kv_outputs,
 )
 from mllama.max_model.checkpoint_files import local_directory
-from mllama.max_model.graphs import graph_specs, log_probabilities, rotary_buffers
-from mllama.max_model.log_probabilities import host_log_probabilities
+from mllama.max_model.graphs import graph_specs, rotary_buffers
+from mllama.max_model.host_buffers import on_host
+from mllama.max_model.log_probabilities import (
+    PromptLogProbabilities,
+    logit_indices,
+    prompt_logits,
+    step_log_probabilities,
+)
 from mllama.max_model.memory_planner import image_cache_pages, image_cache_summary
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
@@ -53,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 
 class MllamaModel(
-    LogProbabilitiesMixin,
     PipelineModelWithKVCache[TextAndVisionContext, MllamaArchConfig, Model],
 ):
     """Two graphs that share one image cache.
@@ -83,9 +86,7 @@ class MllamaModel(
     ) -> None:
         settings = ModelSettings.from_max(pipeline_config.model)
         self.compiler = GraphCompiler(session, pipeline_config, settings.compiled)
-        # The mixin's constructor would trace its graph whenever a model is loaded.
-        PipelineModelWithKVCache.__init__(
-            self,
+        super().__init__(
             pipeline_config,
             session,
             devices,
@@ -98,11 +99,10 @@ class MllamaModel(
         )
         config = self.arch_config_as(MllamaArchConfig)
         models = self.load_graphs(session)
-        if not devices[0].is_host:
-            self._logprobs_device = devices[0]
-            self._logprobs_model = session.load(log_probabilities(devices[0]))
         self._text_decoder = models[GraphRole.DECODER]
         self._freqs_cis = rotary_buffers(config, devices)
+        self._vocabulary = config.model.text_config.vocab_size
+        self._prompt_log_probabilities = PromptLogProbabilities(self._vocabulary)
         vision_config = config.model.vision_config
         storage = ImageCacheStorage(
             config.image_cache_params,
@@ -141,7 +141,6 @@ class MllamaModel(
         if config.int8_vision:
             stage("quantizing the vision encoder to int8")
             self._state_dict = quantize_vision(self._state_dict, config.model)
-        config.return_logits = self.return_logits
         return config
 
     @cached_property
@@ -162,7 +161,9 @@ class MllamaModel(
         kv_cache_inputs: KVCacheInputs[Buffer, Buffer] | None = None,
         return_n_logits: int = 1,
     ) -> MllamaInputs:
-        """Plans one step: which images to encode, and what each token attends to."""
+        """Plans one step: which images to encode, what each token attends to, and which
+        tokens' logits are wanted."""
+        del return_n_logits  # More than one only if MAX verifies drafts.
         (batch,) = replica_batches
         device = self.devices[0]
         reads: list[ReadSegment] = []
@@ -173,14 +174,15 @@ class MllamaModel(
         offsets = np.cumsum(
             [0, *(context.tokens.active_length for context in batch)], dtype=np.uint32
         )
+        prompts = prompt_logits(batch, offsets, self._vocabulary)
         return MllamaInputs(
             tokens=Buffer.from_numpy(np.ascontiguousarray(tokens)).to(device),
             input_row_offsets=Buffer.from_numpy(offsets).to(device),
-            return_n_logits=Buffer.from_numpy(
-                np.array([return_n_logits], dtype=np.int64)
-            ),
+            logit_indices=Buffer.from_numpy(logit_indices(offsets, prompts)).to(device),
             reads=self.image_cache.storage.read_inputs(reads),
             pending=pending,
+            batch=batch,
+            prompt_logits=prompts,
             kv_cache_inputs=kv_cache_inputs,
         )
 
@@ -188,14 +190,16 @@ class MllamaModel(
         """Encodes new images, then runs the text graph."""
         assert isinstance(model_inputs, MllamaInputs)
         self._image_encoder.store(model_inputs.pending)
-        outputs = self._text_decoder.execute(
+        (logits,) = self._text_decoder.execute(
             *model_inputs.buffers, *self._freqs_cis, *self.signal_buffers
         )
-        return process_ragged_kv_outputs(
-            outputs,
-            return_logits=self.return_logits,
-            return_hidden_states=self.return_hidden_states,
-        )
+        if model_inputs.prompt_logits:
+            requests = len(model_inputs.batch)
+            self._prompt_log_probabilities.record(
+                model_inputs.prompt_logits, on_host(logits[requests:, :])
+            )
+            logits = logits[:requests, :]
+        return ModelOutputs(logits=logits, next_token_logits=logits)
 
     def compute_log_probabilities(
         self,
@@ -206,41 +210,18 @@ class MllamaModel(
         batch_top_n: list[int],
         batch_echo: list[bool],
     ) -> list[LogProbabilities | None]:
-        """Returns the log probabilities of a step's tokens; on a CPU without a graph.
-
-        Raises:
-            ValueError: If a prompt's log probabilities are asked for, and the model was
-                not told to return them.
-        """
-        if not self.devices[0].is_host:
-            return super().compute_log_probabilities(
-                session,
-                model_inputs,
-                model_outputs,
-                next_tokens,
-                batch_top_n,
-                batch_echo,
-            )
+        """Returns the log probabilities of a step's tokens, computed on the host."""
+        del session, batch_top_n, batch_echo
         assert isinstance(model_inputs, MllamaInputs)
-        token_offsets = model_inputs.input_row_offsets.to_numpy()
-        if any(batch_echo):
-            if self.return_logits is ReturnLogits.LAST_TOKEN:
-                raise ValueError("log probabilities of a prompt need --enable-echo")
-            logits, logit_offsets = model_outputs.logits, token_offsets
-        else:
-            logits = model_outputs.next_token_logits
-            logit_offsets = np.arange(len(batch_top_n) + 1)
-        assert logits is not None
-        return host_log_probabilities(
-            logits.to_numpy(),
-            logit_offsets,
-            tokens=model_inputs.tokens.to_numpy(),
-            token_offsets=token_offsets,
-            next_tokens=next_tokens.to_numpy(),
-            top_n=batch_top_n,
-            echo=batch_echo,
+        assert model_outputs.next_token_logits is not None
+        return step_log_probabilities(
+            model_inputs.batch,
+            on_host(model_outputs.next_token_logits),
+            on_host(next_tokens),
+            self._prompt_log_probabilities,
         )
 
     def release(self, request_id: Any) -> None:
         """Unpins a request's images; MAX calls it at each end, sometimes twice."""
         self.image_cache.release(request_id)
+        self._prompt_log_probabilities.release(request_id)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from max.dtype import DType
 from max.graph import DeviceRef
 from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
-from max.nn.transformer import ReturnLogits
 from max.pipelines.kv_cache import cache_dtype_for_encoding
 from max.pipelines.lib import KVCacheConfig, MAXModelConfig, PipelineConfig
 from transformers import AutoConfig
@@ -41,7 +40,6 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         kv_params: The paged KV cache, with one layer for each self-attention layer.
         image_cache_params: The image cache, with one layer for each cross-attention
             layer.
-        return_logits: The tokens whose logits the text graph returns.
         int8_vision: Whether the vision encoder and projector run in int8.
     """
 
@@ -58,7 +56,6 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
     max_seq_len: int
     kv_params: KVCacheParamInterface
     image_cache_params: MHAKVCacheParams
-    return_logits: ReturnLogits = ReturnLogits.LAST_TOKEN
     int8_vision: bool = False
 
     @classmethod

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from max import tree
 from max.driver import Buffer
+from max.pipelines.context import TextAndVisionContext
 from max.pipelines.lib import ModelInputs
 
 from mllama.image_cache.encoder_runner import PendingImage
 from mllama.max_compat.model import KVCacheInputsPerDevice
+from mllama.max_model.log_probabilities import PromptLogits
 from mllama.nn.layers.image_cache_inputs import ImageReadInputs
 
 _LENGTH_IN_METADATA = 3
@@ -27,16 +29,21 @@ class MllamaInputs(ModelInputs):
     Attributes:
         tokens: int64 ``[tokens]``, the new tokens of all requests.
         input_row_offsets: uint32 ``[requests + 1]``, where requests begin in them.
-        return_n_logits: int64 ``[1]`` on the host.
+        logit_indices: int64 ``[logits]``, the tokens whose logits are wanted: the last
+            of each request, then those of ``prompt_logits``.
         reads: Segments of the image cache that the tokens attend to, for each device.
         pending: Images that the image cache lacks.
+        batch: The requests.
+        prompt_logits: The tokens whose logits give a prompt's log probabilities.
     """
 
     tokens: Buffer
     input_row_offsets: Buffer
-    return_n_logits: Buffer
+    logit_indices: Buffer
     reads: list[ImageReadInputs[Buffer, Buffer]]
     pending: list[PendingImage]
+    batch: Sequence[TextAndVisionContext]
+    prompt_logits: list[PromptLogits]
 
     @cached_property
     def buffers(self) -> list[Buffer]:
@@ -44,7 +51,7 @@ class MllamaInputs(ModelInputs):
         return [
             self.tokens,
             self.input_row_offsets,
-            self.return_n_logits,
+            self.logit_indices,
             *tree.leaves(self.reads),
             *tree.leaves(self.kv_cache_inputs),
         ]

@@ -6,9 +6,13 @@ They travel in a context's ``extra_model_args``, which reach the model's process
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
+from max.pipelines.context.exceptions import InputError
+
+from mllama.sampling.log_probabilities import ALL
 
 PROMPT_LENGTH = "prompt_length"
 """Key of ``extra_model_args``: int64 ``[1]``, the tokens of the request's own prompt.
@@ -21,6 +25,33 @@ LOGIT_BIAS_TOKENS = "logit_bias_tokens"
 
 LOGIT_BIAS_VALUES = "logit_bias_values"
 """Key of ``extra_model_args``: float32 ``[tokens]``, added to the tokens' logits."""
+
+LOG_PROBABILITIES = "log_probabilities"
+"""Key of ``extra_model_args``: int64 ``[1]``, the likeliest tokens to report for each
+token of the answer; absent if no log probabilities are."""
+
+PROMPT_LOG_PROBABILITIES = "prompt_log_probabilities"
+"""Key of ``extra_model_args``: as ``LOG_PROBABILITIES``, for the prompt's tokens."""
+
+MAX_PROMPT_LOG_PROBABILITIES: Final = 1_000_000
+"""Log probabilities that one request gets for its prompt, at most; 1 M take 14 MB on
+their way to the server."""
+
+
+@dataclass(frozen=True)
+class LogProbabilityCounts:
+    """The likeliest tokens whose log probabilities a request wants in each place.
+
+    0 asks for those of the tokens themselves, ``ALL`` for the whole vocabulary, and
+    None for none.
+
+    Attributes:
+        answer: For the tokens of the answer.
+        prompt: For the tokens of the prompt.
+    """
+
+    answer: int | None = None
+    prompt: int | None = None
 
 
 def set_logit_bias(context: Any, bias: Mapping[int, float]) -> None:
@@ -43,6 +74,79 @@ def logit_bias_of(context: Any) -> dict[int, float]:
         return {}
     values = context.extra_model_args[LOGIT_BIAS_VALUES]
     return dict(zip(tokens.tolist(), values.tolist(), strict=True))
+
+
+def max_logprobs(counts: LogProbabilityCounts) -> int:
+    """Returns the ``logprobs`` that MAX's request must have, to ask for any or none."""
+    return int(counts != LogProbabilityCounts())
+
+
+def set_log_probabilities(
+    context: Any, counts: LogProbabilityCounts, vocabulary: int
+) -> None:
+    """Sets which log probabilities a request gets.
+
+    Args:
+        context: The request, made by this package's tokenizer of a MAX request whose
+            ``logprobs`` is :func:`max_logprobs`.
+        counts: What it asks for.
+        vocabulary: The number of tokens of the model's vocabulary.
+
+    Raises:
+        InputError: If it asks for too many.
+    """
+    if context.log_probabilities != max_logprobs(counts):
+        raise ValueError("the request's `logprobs` contradict the counts")
+    if counts.prompt is not None:
+        likeliest = vocabulary if counts.prompt == ALL else counts.prompt
+        length = context.tokens.prompt_length
+        if length * max(1, likeliest) > MAX_PROMPT_LOG_PROBABILITIES:
+            raise InputError(
+                f"{likeliest} log probabilities for each of the prompt's {length} "
+                f"tokens are more than {MAX_PROMPT_LOG_PROBABILITIES:,}; ask for fewer"
+            )
+    for key, count in (
+        (LOG_PROBABILITIES, counts.answer),
+        (PROMPT_LOG_PROBABILITIES, counts.prompt),
+    ):
+        if count is not None:
+            context.extra_model_args[key] = np.array([count], np.int64)
+
+
+def log_probability_counts(context: Any) -> LogProbabilityCounts:
+    """Returns which log probabilities a request gets.
+
+    Without this package's own fields, MAX's count: there, 0 asks for none.
+    """
+    answer = context.extra_model_args.get(LOG_PROBABILITIES)
+    prompt = context.extra_model_args.get(PROMPT_LOG_PROBABILITIES)
+    if answer is None and prompt is None:
+        if not context.log_probabilities:
+            return LogProbabilityCounts()
+        count = context.log_probabilities
+        return LogProbabilityCounts(
+            count, count if context.log_probabilities_echo else None
+        )
+    return LogProbabilityCounts(
+        None if answer is None else int(answer[0]),
+        None if prompt is None else int(prompt[0]),
+    )
+
+
+def pending_prompt_count(context: Any) -> int | None:
+    """Returns the likeliest tokens to report for each token of the prompt.
+
+    Returns:
+        None if nobody asks for the prompt's log probabilities, or if they came with the
+        first token of the answer.
+    """
+    if not context.log_probabilities:
+        return None
+    tokens = context.tokens
+    # A preempted request's answer so far is a part of MAX's prompt.
+    if tokens.generated_length or tokens.prompt_length > prompt_length_of(context):
+        return None
+    return log_probability_counts(context).prompt
 
 
 def prompt_length_of(context: Any) -> int:

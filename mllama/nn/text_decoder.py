@@ -20,11 +20,10 @@ from max.graph import (
 )
 from max.nn.kv_cache import KVCacheParamInterface, MHAKVCacheParams
 from max.nn.layer import LayerList
-from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig, MllamaTextConfig
 from mllama.kernels.ops import attention, gguf_matmul
-from mllama.max_compat.model import PagedCacheValues, distributed_logits_postprocess
+from mllama.max_compat.model import PagedCacheValues
 from mllama.nn.layers.graph_module import GraphModule
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 from mllama.nn.layers.linear import (
@@ -183,7 +182,6 @@ class MllamaTextDecoder(GraphModule):
         device: DeviceRef,
         num_shards: int = 1,
         *,
-        return_logits: ReturnLogits,
         encodings: Encodings,
     ) -> None:
         super().__init__()
@@ -191,7 +189,6 @@ class MllamaTextDecoder(GraphModule):
         self.kv_params: KVCacheParamInterface = kv_params
         self.image_cache_params = image_cache_params
         self.device = device
-        self.return_logits = return_logits
         self.freqs_cis_type = (dtype, ["positions", text.head_dim])
         self.language_model = MllamaTextModel(
             text,
@@ -216,18 +213,20 @@ class MllamaTextDecoder(GraphModule):
         self,
         tokens: TensorValue,
         input_row_offsets: TensorValue,
-        return_n_logits: TensorValue,
+        logit_indices: TensorValue,
         reads: Sequence[ImageReadValues],
         kv_caches: Sequence[PagedCacheValues],
         freqs_cis: Sequence[TensorValue],
         signals: Sequence[BufferValue],
-    ) -> tuple[TensorValue, ...]:
+    ) -> tuple[TensorValue]:
         """Computes one step of a ragged batch.
 
         Args:
             tokens: int64 ``[tokens]``, the new tokens of all requests.
             input_row_offsets: uint32 ``[requests + 1]``.
-            return_n_logits: int64 ``[1]`` on the host.
+            logit_indices: int64 ``[logits]``, the tokens whose logits are wanted: the
+                last of each request, and those whose prompt log probabilities are
+                asked for.
             reads: The image segments that tokens attend to, on each device.
             kv_caches: The paged KV cache of the self-attention layers, of each device.
             freqs_cis: :func:`~mllama.config.rope.rotary_table` on each device, in the
@@ -236,21 +235,22 @@ class MllamaTextDecoder(GraphModule):
                 :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
 
         Returns:
-            float32 logits ``[requests, vocab]`` of each request's last token.  For
-            other values of ``return_logits``, also what MAX's
-            ``distributed_logits_postprocess`` adds.
+            float32 logits ``[logits, vocab]``, in the order of ``logit_indices``.
         """
         offsets = broadcast(input_row_offsets, len(self.shards), signals)
-        return distributed_logits_postprocess(
-            self.language_model(tokens, offsets, kv_caches, reads, freqs_cis, signals),
-            offsets,
-            return_n_logits,
-            lm_head=self.logits,
-            signal_buffers=signals,
-            return_logits=self.return_logits,
-            device=self.device,
-            norm_shards=[shard.language_model.norm for shard in self.shards],
+        hidden_states = self.language_model(
+            tokens, offsets, kv_caches, reads, freqs_cis, signals
         )
+        selected = [
+            shard.language_model.norm(ops.gather(states, indices, axis=0))
+            for shard, states, indices in zip(
+                self.shards,
+                hidden_states,
+                broadcast(logit_indices, len(self.shards), signals),
+                strict=True,
+            )
+        ]
+        return (ops.cast(self.logits(selected, signals)[0], DType.float32),)
 
     def logits(
         self, hidden_states: Sequence[TensorValue], signals: Sequence[BufferValue]
@@ -269,7 +269,7 @@ class MllamaTextDecoder(GraphModule):
         return (
             TensorType(DType.int64, ["total_seq_len"], self.device),
             TensorType(DType.uint32, ["input_row_offsets_len"], self.device),
-            TensorType(DType.int64, ["return_n_logits"], DeviceRef.CPU()),
+            TensorType(DType.int64, ["logits"], self.device),
             image_read_types(self.image_cache_params),
             self.kv_params.get_symbolic_inputs(),
             [

@@ -8,11 +8,16 @@ preempted request returns the same way.
 A request reserves all of its images and keeps them until it ends.  Requests that ran
 together therefore fit together, and a preempted request, which goes to the head of the
 queue, fits again: two requests never wait for each other.
+
+The log probabilities of a prompt take a row of logits for each token, half a megabyte
+with the published vocabulary.  A step therefore prefills few tokens of such prompts,
+and none of them is taken from the prefix cache, which has no logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from max.pipelines.kv_cache import InsufficientBlocksError
@@ -20,6 +25,8 @@ from max.pipelines.kv_cache import InsufficientBlocksError
 from mllama.image_cache.block_manager import ImageCacheFullError
 from mllama.image_cache.encoder_runner import MAX_IMAGES_PER_CALL
 from mllama.image_cache.manager import ImageCacheManager
+from mllama.max_compat import patches
+from mllama.max_model.sampling_context import pending_prompt_count
 
 
 class Admission:
@@ -27,21 +34,28 @@ class Admission:
 
     Args:
         image_cache: The image cache.
-        alloc: MAX's own allocation.
+        kv_manager: MAX's KV cache, whose ``alloc`` is replaced.
         max_ce_batch_size: Requests that one step prefills at most.
+        max_prompt_logits: Tokens of prompts whose log probabilities are asked for that
+            one step prefills at most.
     """
 
     def __init__(
         self,
         image_cache: ImageCacheManager,
-        alloc: Callable[[Any], Any],
+        kv_manager: Any,
         max_ce_batch_size: int,
+        max_prompt_logits: int,
     ) -> None:
         self._image_cache = image_cache
-        self._alloc = alloc
+        self._kv_manager = kv_manager
+        self._alloc: Callable[[Any], Any] = kv_manager.alloc
         self._max_ce_batch_size = max_ce_batch_size
-        # New images of each request that the next batch prefills.
+        self.max_prompt_logits = max_prompt_logits
+        # Of each request that the next batch prefills: its new images, and its tokens
+        # whose logits are wanted.
         self._prefilling: dict[Any, int] = {}
+        self._prompt_logits: dict[Any, int] = {}
 
     def alloc(self, context: Any) -> Any:
         """Reserves a request's images and KV-cache blocks for the next batch.
@@ -50,18 +64,28 @@ class Admission:
             InsufficientBlocksError: If the request has to wait; nothing is reserved.
         """
         is_prefill = context.tokens.generated_length == 0
+        wants_logits = is_prefill and pending_prompt_count(context) is not None
         # A request that is prefilled in part would lose that part, and comes first.
         if is_prefill and not context.tokens.processed_length:
             self._check_batch(context)
+            if wants_logits and self._logit_budget(context) < 1:
+                raise InsufficientBlocksError("this step returns enough logits")
         try:
             self._image_cache.reserve(context)
         except ImageCacheFullError as error:
             raise InsufficientBlocksError(str(error)) from error
-        transfer = self._alloc(context)
+        with (
+            patches.without_prefix_lookup(self._kv_manager)
+            if wants_logits
+            else nullcontext()
+        ):
+            transfer = self._alloc(context)
         if is_prefill:
             budget = max(1, self._image_budget(context))
             new_images = self._image_cache.limit_chunk(context, budget)
             self._prefilling[context.request_id] = new_images
+        if wants_logits:
+            self._limit_logits(context)
         return transfer
 
     def clearing_before(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -69,6 +93,7 @@ class Admission:
 
         def execute_batch(inputs: Any) -> Any:
             self._prefilling.clear()
+            self._prompt_logits.clear()
             return execute(inputs)
 
         return execute_batch
@@ -85,3 +110,16 @@ class Admission:
         """Returns the number of new images that this step may encode for a request."""
         others = (n for key, n in self._prefilling.items() if key != context.request_id)
         return MAX_IMAGES_PER_CALL - sum(others)
+
+    def _limit_logits(self, context: Any) -> None:
+        """Ends a prefill step before it returns too many logits."""
+        budget = max(1, self._logit_budget(context))
+        if context.tokens.active_length > budget:
+            context.tokens.chunk(budget)
+        self._prompt_logits[context.request_id] = context.tokens.active_length
+
+    def _logit_budget(self, context: Any) -> int:
+        """Returns the number of logits that this step may return for a request."""
+        counts = self._prompt_logits.items()
+        others = (n for key, n in counts if key != context.request_id)
+        return self.max_prompt_logits - sum(others)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from max.driver import CPU, Buffer, Device
+from max.driver import Buffer, Device
 from max.graph import DeviceRef
 
 from mllama.max_compat.model import BatchProcessorInputs, FusedSamplingProcessor
 from mllama.max_compat.pipeline import no_sampler_graphs
+from mllama.max_model.host_buffers import on_host
 from mllama.max_model.sampling_context import logit_bias_of, prompt_length_of
 from mllama.sampling import sampler as host
 from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState, Tokens
@@ -91,9 +92,9 @@ def choose_tokens(
     Returns:
         ``[requests]``.
     """
-    values = _on_host(logits)
+    values = on_host(logits)
     if offsets is not None:
-        values = values[_on_host(offsets)[1:].astype(np.int64) - 1]
+        values = values[on_host(offsets)[1:].astype(np.int64) - 1]
     return host.choose_tokens(values[:, :vocab_size], states)
 
 
@@ -168,7 +169,3 @@ def without_sampler_graphs(
         return load(session, pipeline_config, device, *args, **more)
 
     return load_unless_cpu
-
-
-def _on_host(buffer: Buffer) -> npt.NDArray[Any]:
-    return (buffer if buffer.device.is_host else buffer.to(CPU())).to_numpy()

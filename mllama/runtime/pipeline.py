@@ -16,6 +16,7 @@ from mllama.image_cache.stats import ImageCacheStats
 from mllama.max_compat import patches
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.pipeline import forward_pass, is_on_host, pipeline_model
+from mllama.max_model.log_probabilities import prompt_logits_per_step
 from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import isolate_failures
 from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
@@ -74,7 +75,13 @@ def load_pipeline(
         patches.replace_cache_shutdown(pipeline, overlap.shutdown)
     patches.replace_forward_pass(pipeline, launch)
 
-    admission = Admission(image_cache, pipeline.kv_manager.alloc, max_ce_batch_size)
+    vocabulary = model.arch_config.model.text_config.vocab_size
+    admission = Admission(
+        image_cache,
+        pipeline.kv_manager,
+        max_ce_batch_size,
+        prompt_logits_per_step(vocabulary),
+    )
     patches.replace_block_allocation(pipeline, admission.alloc)
 
     execute = isolate_failures(admission.clearing_before(execute))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from max.graph import DeviceRef
 from max.graph.quantization import QuantizationEncoding
-from max.nn.transformer import ReturnLogits
 from max.pipelines.lib import PipelineRuntimeConfig, ProfilingConfig
 
 from mllama.compilation import graph_compiler, shipped
@@ -299,14 +298,12 @@ def test_fingerprints_differ_with_everything_that_graphs_depend_on() -> None:
 
     plain = texts(arch())
     assert texts(replace(arch(), max_seq_len=100)) == plain
-    echoing = replace(arch(), return_logits=ReturnLogits.ALL)
     deeper = replace(config.text_config, num_hidden_layers=9)
     others = [
         texts(arch("bfloat16")),
         texts(arch(devices=2)),
         texts(arch(), lm_head=QuantizationEncoding.Q6_K),
         texts(arch(), lm_head=QuantizationEncoding.Q4_K),
-        texts(echoing),
         texts(replace(arch(), model=replace(config, text_config=deeper))),
         texts(replace(arch(), int8_vision=True)),
     ]

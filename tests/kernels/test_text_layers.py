@@ -7,7 +7,6 @@ from max.dtype import DType
 from max.graph import DeviceRef
 from max.graph.quantization import QuantizationEncoding
 from max.nn.kv_cache import MHAKVCacheParams
-from max.nn.transformer import ReturnLogits
 
 from mllama.config import MllamaConfig
 from mllama.kernels import dispatch
@@ -57,7 +56,6 @@ def trace_graph(page_size: int = PAGE_SIZE) -> str:
         cache(num_cross_attention, PAGE_SIZE),
         DType.float32,
         DeviceRef.CPU(),
-        return_logits=ReturnLogits.LAST_TOKEN,
         encodings=encodings,
     )
     for name, weight in decoder.raw_state_dict().items():

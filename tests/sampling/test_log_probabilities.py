@@ -7,7 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from mllama.sampling.log_probabilities import token_log_probability
+from mllama.sampling.log_probabilities import (
+    ALL,
+    token_log_probabilities,
+    token_log_probability,
+)
 
 LOGITS = np.array([1.0, 3.0, -2.0, 3.0, 0.5], np.float32)
 EXPECTED = [
@@ -46,3 +50,24 @@ def test_all_of_a_large_vocabulary_add_up_to_one() -> None:
     assert sum(map(math.exp, found.top.values())) == pytest.approx(1, abs=1e-6)
     values = list(found.top.values())
     assert values == sorted(values, reverse=True)
+
+
+def test_those_of_several_tokens_equal_those_of_each() -> None:
+    """At the published vocabulary, where they take several blocks."""
+    generator = np.random.default_rng(2)
+    logits = generator.normal(0, 9, (11, 128_256)).astype(np.float32)
+    tokens = generator.integers(0, 128_256, 11)
+    found = token_log_probabilities(logits, tokens, 5)
+    assert [each.token for each in found] == tokens.tolist()
+    for row, each in zip(logits, found, strict=True):
+        assert each == token_log_probability(row, each.token, 5)
+        wide = row.astype(np.float64)
+        total = np.log(np.exp(wide - wide.max()).sum()) + wide.max()
+        for token, value in each.top.items():
+            assert value == pytest.approx(wide[token] - total, abs=1e-6)
+
+
+def test_all_is_the_whole_vocabulary() -> None:
+    found = token_log_probability(LOGITS, 4, ALL)
+    assert list(found.top) == [1, 3, 0, 4, 2]
+    assert token_log_probabilities(LOGITS[None][:0], [], 3) == []

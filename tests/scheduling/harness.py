@@ -22,7 +22,12 @@ from max.serve.scheduler.batch_constructor.text_batch_constructor import (
 
 from mllama.launch.options import EngineOptions
 from mllama.max_compat.model import Settings, WorkerQueues, load_scheduler
-from mllama.max_model.sampling_context import set_logit_bias
+from mllama.max_model.sampling_context import (
+    LogProbabilityCounts,
+    max_logprobs,
+    set_log_probabilities,
+    set_logit_bias,
+)
 from mllama.requests.messages import read_conversation
 from mllama.runtime.fault_isolation import has_failed
 from mllama.runtime.pipeline import load_pipeline
@@ -41,6 +46,11 @@ class Request:
     log_probabilities: list[Any] = field(default_factory=list)
     status: str | None = None
     """The final status, or None while the request runs."""
+    prompt_length: int = 0
+    """The number of tokens of its own prompt."""
+
+    def __post_init__(self) -> None:
+        self.prompt_length = self.context.tokens.prompt_length
 
     @property
     def id(self) -> Any:
@@ -106,6 +116,7 @@ class Scheduled:
         *,
         bias: Mapping[int, float] | None = None,
         logprobs: int = 0,
+        counts: LogProbabilityCounts | None = None,
         **sampling: Any,
     ) -> Request:
         """Adds a request to the queue.
@@ -114,7 +125,9 @@ class Scheduled:
             messages: The conversation.
             new_tokens: Tokens of the answer.
             bias: Values to add to the logits of tokens.
-            logprobs: Likeliest tokens whose log probabilities are returned.
+            logprobs: Likeliest tokens whose log probabilities are returned, as MAX
+                counts them.
+            counts: The same as this package counts them, and for the prompt.
             sampling: Other settings of ``SamplingParams``; the default is greedy.
 
         Raises:
@@ -131,9 +144,13 @@ class Scheduled:
                 **{"top_k": 1, "ignore_eos": True, **sampling},
                 max_new_tokens=new_tokens,
             ),
-            logprobs=logprobs,
+            logprobs=logprobs if counts is None else max_logprobs(counts),
         )
         submitted = Request(asyncio.run(self.tokenizer.new_context(request)))
+        if counts is not None:
+            set_log_probabilities(
+                submitted.context, counts, len(self.tokenizer.delegate)
+            )
         if bias is not None:
             set_logit_bias(submitted.context, bias)
         self._running[submitted.id] = submitted
@@ -143,6 +160,12 @@ class Scheduled:
     def cancel(self, request: Request) -> None:
         """Cancels a request, which ends in a later step."""
         self._cancelled.put([request.id])
+
+    def restart(self, request: Request) -> None:
+        """Starts the prefill of a request again, as MAX does if a step has no room."""
+        constructor = self.scheduler.batch_constructor
+        del constructor.replicas[0].ce_reqs[request.id]
+        constructor._return_to_request_queue(request.context, 0)
 
     def preempt(self, request: Request) -> None:
         """Puts a running request back into the queue, as MAX does when it runs out of
