@@ -33,9 +33,10 @@ token of the answer; absent if no log probabilities are."""
 PROMPT_LOG_PROBABILITIES = "prompt_log_probabilities"
 """Key of ``extra_model_args``: as ``LOG_PROBABILITIES``, for the prompt's tokens."""
 
-MAX_PROMPT_LOG_PROBABILITIES: Final = 1_000_000
-"""Log probabilities that one request gets for its prompt, at most; 1 M take 14 MB on
-their way to the server."""
+MAX_PROMPT_LOG_PROBABILITIES: Final = 1 << 18
+"""Log probabilities that one request gets for its prompt, at most: 2 for each token of
+the longest context, or 20 for each of 13,000.  The server decodes them at once, between
+the tokens of other requests."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def set_log_probabilities(
         if length * max(1, likeliest) > MAX_PROMPT_LOG_PROBABILITIES:
             raise InputError(
                 f"{likeliest} log probabilities for each of the prompt's {length} "
-                f"tokens are more than {MAX_PROMPT_LOG_PROBABILITIES:,}; ask for fewer"
+                f"tokens are more than {MAX_PROMPT_LOG_PROBABILITIES}; ask for fewer"
             )
     for key, count in (
         (LOG_PROBABILITIES, counts.answer),
