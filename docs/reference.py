@@ -29,8 +29,9 @@ of one command.
 last. MAX offers them for all of its models, and not every one has an effect on this
 model.
 
-This page is generated from the tables in `mllama/launch/option_table.py` and
-`mllama/cli/command_table.py`: change those, then run `python -m docs.reference`.
+This page is generated from the tables in `mllama/launch/option_table.py`,
+`mllama/launch/sampling_options.py` and `mllama/cli/command_table.py`: change those,
+then run `python -m docs.reference`.
 """
 
 _TYPES = {
@@ -40,6 +41,7 @@ _TYPES = {
     "count": "integer, at least 1",
     "number": "number",
     "flag": "flag, takes no value",
+    "bias": "a token's id, an equals sign and a number",
 }
 
 _OPTION_NAME = re.compile(r"(--[a-z-]+)")
@@ -86,7 +88,8 @@ def _entry(option: Option) -> list[str]:
         kind = "one of " + ", ".join(f"`{choice}`" for choice in option.choices)
     if option.repeatable:
         kind += "; may be given several times"
-        kind += ", and is a list in Python" if "LLM" in option.takers else ""
+        form = "dict" if option.kind == "bias" else "list"
+        kind += f", and is a {form} in Python" if "LLM" in option.takers else ""
     lines.append(f"- Type: {kind}")
     if option.required:
         lines.append("- Required")

@@ -9,26 +9,30 @@ with LLM() as llm:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
+
+from typing_extensions import Unpack
 
 from mllama.engine.conversations import (
     answer_conversations,
     is_batch,
     submit_conversation,
+    submit_prompt,
 )
 from mllama.engine.engine import Engine
-from mllama.engine.generation import Chunk, Generation, Output, as_stop_list
+from mllama.engine.generation import Choice, Chunk, Generation, Output
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.launch.options import EngineOptions
+from mllama.requests.events import TokenLogprob
 from mllama.requests.messages import Message, prompt_messages
-from mllama.requests.sampling_params import Sampling
+from mllama.requests.sampling_params import AnswerFields, Sampling
 from mllama.utils.telemetry import disable_telemetry
 
-__all__ = ["LLM", "Chunk", "Generation", "Output"]
+__all__ = ["LLM", "Choice", "Chunk", "Generation", "Output", "TokenLogprob"]
 
 
 # The descriptions of options in this file are written by `python -m docs.reference`.
@@ -179,12 +183,7 @@ class LLM:
         messages: Sequence[Message],
         *,
         stream: Literal[True],
-        max_new_tokens: int = ...,
-        temperature: float | None = ...,
-        top_k: int | None = ...,
-        top_p: float | None = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
+        **settings: Unpack[AnswerFields],
     ) -> Generation: ...
 
     @overload
@@ -193,12 +192,7 @@ class LLM:
         messages: Sequence[Message],
         *,
         stream: Literal[False] = ...,
-        max_new_tokens: int = ...,
-        temperature: float | None = ...,
-        top_k: int | None = ...,
-        top_p: float | None = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
+        **settings: Unpack[AnswerFields],
     ) -> Output: ...
 
     @overload
@@ -207,12 +201,7 @@ class LLM:
         messages: Sequence[Sequence[Message]],
         *,
         stream: Literal[False] = ...,
-        max_new_tokens: int = ...,
-        temperature: float | None = ...,
-        top_k: int | None = ...,
-        top_p: float | None = ...,
-        seed: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
+        **settings: Unpack[AnswerFields],
     ) -> list[Output]: ...
 
     def chat(
@@ -221,11 +210,22 @@ class LLM:
         *,
         stream: bool = False,
         max_new_tokens: int = -1,
-        temperature: float | None = None,
+        min_tokens: int = 0,
+        n: int = 1,
         top_k: int | None = None,
+        temperature: float | None = None,
         top_p: float | None = None,
+        min_p: float = 0.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Output | list[Output] | Generation:
         """Answers one conversation, or a list of conversations together.
 
@@ -245,16 +245,40 @@ class LLM:
             stream: Return the answer's chunks as they are generated. Only for one
                 conversation.
             max_new_tokens: Longest answer in tokens; -1 continues until the context is
-                full. Default: -1.
+                full. 0 only reads the prompt. Default: -1.
+            min_tokens: Tokens of the answer before which nothing but max_new_tokens
+                ends it. Default: 0.
+            n: Number of answers to the same prompt, from 1 to 128. The prompt and its
+                images are computed once. Several answers are sampled, unless top_k or
+                temperature makes them greedy. Default: 1.
+            top_k: Sample from the K likeliest tokens; 1 is greedy, -1 means all.
+                Default: 1, or -1 if temperature, top_p, min_p, seed or several answers
+                are asked for.
             temperature: Divides the logits before sampling, from 0 (greedy) to 2.
                 Default: the checkpoint's, or 1.
-            top_k: Sample from the K likeliest tokens; 1 is greedy, -1 means all.
-                Default: 1, or -1 if a temperature, a top-p or a seed is given.
             top_p: Sample from the likeliest tokens whose probabilities add up to this,
                 from 0 to 1. Default: the checkpoint's, or 1.
-            seed: Makes sampling repeatable. Default: a random seed.
-            stop: A string, or a list of strings, that ends the answer. The answer
-                doesn't include it. Default: none.
+            min_p: Sample from tokens that are at least this likely, relative to the
+                likeliest one, from 0 to 1. Default: 0.0.
+            presence_penalty: Subtracted once from the logits of tokens that the answer
+                has, from -2 to 2. Default: 0.0.
+            frequency_penalty: Subtracted from a token's logit for each time that the
+                answer has it, from -2 to 2. Default: 0.0.
+            repetition_penalty: Makes tokens of prompt and answer less likely if it is
+                greater than 1. Default: the checkpoint's, or 1.
+            logit_bias: Added to a token's logit before sampling, from -100 to 100.
+                Default: none.
+            seed: Makes sampling repeatable. Of several answers, each has the seed of
+                the one before it plus 1. Default: a random seed.
+            stop: Text that ends the answer, which doesn't include it. Empty texts are
+                ignored. Default: none.
+            stop_token_ids: Token that ends the answer, beside the model's own. Default:
+                none.
+            ignore_eos: Don't let the model's own end tokens end the answer.
+            logprobs: Log probabilities of the answer's tokens, and of the N likeliest
+                in each one's place, from 0 to 20. Default: none.
+            prompt_logprobs: Log probabilities of the prompt's tokens, and of the N
+                likeliest in each one's place, from 0 to 20. Default: none.
 
         Returns:
             An ``Output`` for one conversation; a list of them, in the conversations'
@@ -268,25 +292,35 @@ class LLM:
         """
         sampling = Sampling(
             max_new_tokens=max_new_tokens,
-            temperature=temperature,
+            min_tokens=min_tokens,
             top_k=top_k,
+            temperature=temperature,
             top_p=top_p,
+            min_p=min_p,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            logit_bias=logit_bias,
             seed=seed,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
-        stops = as_stop_list(stop)
         if is_batch(messages):
             if stream:
                 raise MllamaError("only one conversation at a time can be streamed")
             conversations: Any = messages
-            return list(
-                answer_conversations(self._engine, conversations, sampling, stops)
-            )
+            return list(answer_conversations(self._engine, conversations, sampling, n))
         conversation: Any = messages
-        generation = submit_conversation(self._engine, conversation, sampling, stops)
+        generation = submit_conversation(self._engine, conversation, sampling, n)
         return generation if stream else generation.wait()
 
     def answers(
-        self, conversations: Sequence[Sequence[Message]], **settings: Any
+        self,
+        conversations: Sequence[Sequence[Message]],
+        **settings: Unpack[AnswerFields],
     ) -> Iterator[Output]:
         """Answers a list of conversations together, and yields each answer in turn.
 
@@ -308,10 +342,8 @@ class LLM:
                 conversation can't.
             RuntimeError: If the model is closed.
         """
-        stop = as_stop_list(settings.pop("stop", None))
-        return answer_conversations(
-            self._engine, conversations, Sampling(**settings), stop
-        )
+        sampling, choices = _split(settings)
+        return answer_conversations(self._engine, conversations, sampling, choices)
 
     @overload
     def generate(
@@ -321,7 +353,7 @@ class LLM:
         *,
         stream: Literal[True],
         system: str | None = ...,
-        **settings: Any,
+        **settings: Unpack[AnswerFields],
     ) -> Generation: ...
 
     @overload
@@ -332,7 +364,7 @@ class LLM:
         *,
         stream: Literal[False] = ...,
         system: str | None = ...,
-        **settings: Any,
+        **settings: Unpack[AnswerFields],
     ) -> Output: ...
 
     def generate(
@@ -342,7 +374,7 @@ class LLM:
         *,
         stream: bool = False,
         system: str | None = None,
-        **settings: Any,
+        **settings: Unpack[AnswerFields],
     ) -> Output | Generation:
         """Answers one question about images, which the model sees before the question.
 
@@ -370,3 +402,64 @@ class LLM:
         if stream:
             return self.chat(messages, stream=True, **settings)
         return self.chat(messages, **settings)
+
+    @overload
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        images: Iterable[Any] = ...,
+        *,
+        stream: Literal[True],
+        **settings: Unpack[AnswerFields],
+    ) -> Generation: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        images: Iterable[Any] = ...,
+        *,
+        stream: Literal[False] = ...,
+        **settings: Unpack[AnswerFields],
+    ) -> Output: ...
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        images: Iterable[Any] = (),
+        *,
+        stream: bool = False,
+        **settings: Unpack[AnswerFields],
+    ) -> Output | Generation:
+        """Continues a raw prompt, without the chat template.
+
+        For example, with log probabilities of the prompt's own tokens::
+
+            output = llm.complete("A red circle", max_new_tokens=0, prompt_logprobs=0)
+            print([each.logprob for each in output.prompt_logprobs[1:]])
+
+        Args:
+            prompt: A text in which special tokens such as ``<|image|>`` are special, or
+                the ids of tokens, such as an output's ``prompt_token_ids``.
+            images: One for each ``<|image|>`` of the prompt, as in ``generate``.
+            stream: Return the answer's chunks as they are generated.
+            settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
+
+        Returns:
+            An ``Output``; with ``stream`` a ``Generation``, which iterates over
+            ``Chunk`` and can be abandoned at any time.
+
+        Raises:
+            MllamaError: If the prompt, an image or a setting can't be used.
+            RuntimeError: If the model is closed.
+        """
+        sampling, choices = _split(settings)
+        generation = submit_prompt(self._engine, prompt, images, sampling, choices)
+        return generation if stream else generation.wait()
+
+
+def _split(settings: AnswerFields) -> tuple[Sampling, int]:
+    """Returns the settings of each answer, and the number of answers."""
+    fields: dict[str, Any] = dict(settings)
+    choices = fields.pop("n", 1)
+    return Sampling(**fields), choices

@@ -44,6 +44,7 @@ COMPILING_FIXTURES = {"llm"}
 GRAPHLESS_FILES = {
     "kernels/test_dispatch.py",
     "server/test_inline_images.py",
+    "server/test_max_engine_client.py",
     "server/test_middleware.py",
     "server/test_request_validation.py",
     "server/test_worker_prespawn.py",

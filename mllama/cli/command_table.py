@@ -13,9 +13,9 @@ from mllama.launch.option_table import (
     COMPUTE,
     MODEL,
     MODEL_OPTIONS,
-    SAMPLING_OPTIONS,
     Option,
 )
+from mllama.launch.sampling_options import SAMPLING_OPTIONS
 
 QUESTION: Final = "Question"
 SERVER: Final = "Server"
@@ -81,6 +81,7 @@ def _for_requests(option: Option, default: int) -> Option:
         default=default,
         default_text=None,
         request_field=None,
+        details="",
         description=f"For requests that don't set {option.request_field}: "
         f"{option.description[0].lower()}{option.description[1:]}",
     )

@@ -15,7 +15,7 @@ from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.output import Answers, reserve_stdout
 from mllama.cli.sections import SectionedCommand
 from mllama.errors import MllamaError
-from mllama.launch.option_table import SAMPLING_OPTIONS
+from mllama.launch.sampling_options import SAMPLING_OPTIONS
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
@@ -42,13 +42,10 @@ def generate(
     The answers to several conversations come in order, each under a heading.
     """
     started = time.perf_counter()
-    from mllama.requests.sampling_params import Sampling
-
     disable_telemetry()  # The hub's client reads the environment when imported.
     if not settings["trust_remote_code"]:
         block_torch()
-    sampling = {name: settings.pop(name) for name in _SAMPLING}
-    Sampling(**sampling)  # Refuses values out of range before the model is loaded.
+    sampling = _answer_fields({name: settings.pop(name) for name in _SAMPLING})
     conversation = _read_conversations(prompt, images, system, messages)
     stream = reserve_stdout()
     # Libraries may warn on stderr, but their info messages would bury the answer.
@@ -64,10 +61,28 @@ def generate(
             for output in llm.answers(conversation.messages, **sampling):
                 answers.write_one_of_many(output)
             return
+        if sampling["n"] > 1:
+            answers.write_one_of_many(llm.chat(conversation, **sampling))
+            return
         with llm.chat(conversation, stream=True, **sampling) as answer:
             for chunk in answer:
                 answers.write_chunk(chunk)
             answers.end(answer.output)
+
+
+def _answer_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of an answer as ``LLM`` takes them.
+
+    Raises:
+        MllamaError: If a value is out of range, before the model is loaded.
+    """
+    from mllama.requests.request import check_choices
+    from mllama.requests.sampling_params import Sampling
+
+    fields = options | {"logit_bias": dict(options["logit_bias"])}
+    check_choices(fields["n"])
+    Sampling(**{name: value for name, value in fields.items() if name != "n"})
+    return fields
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,25 @@ USING_DEMO: Final = (
 
 _Command = Callable[..., Any]
 
+
+class _Bias(click.ParamType[tuple[int, float]]):
+    """A token's id and its bias, ``ID=BIAS``."""
+
+    name = "bias"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, float]:
+        """Returns the id and the bias."""
+        token, _, bias = str(value).partition("=")
+        try:
+            return int(token), float(bias)
+        except ValueError:
+            self.fail(
+                f"{value!r} is not a token's id and a number, ID=BIAS", param, ctx
+            )
+
+
 _TYPES: Final[dict[Kind, click.ParamType[Any] | None]] = {
     "text": None,
     "path": click.Path(),
@@ -26,6 +45,7 @@ _TYPES: Final[dict[Kind, click.ParamType[Any] | None]] = {
     "count": click.IntRange(min=1),
     "number": click.FLOAT,
     "flag": None,
+    "bias": _Bias(),
 }
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from mllama.engine.generation import Chunk, Output
+    from mllama.requests.events import TokenLogprob
 
 
 def reserve_stdout() -> TextIO:
@@ -61,25 +63,54 @@ class Answers:
         self._stream.flush()
 
     def write_one_of_many(self, output: Output) -> None:
-        """Writes one of several answers, with a heading like those of ``head``."""
+        """Writes one of several outputs, with headings like those of ``head``.
+
+        An output with several answers has a heading for each.
+        """
         self._number += 1
         if self._is_json:
             self._stream.write(f"{self._json(output)}\n")
-        else:
-            gap = "\n" if self._number > 1 else ""
-            self._stream.write(f"{gap}==> {self._number} <==\n{output.text}\n")
+        for index, choice in enumerate(() if self._is_json else output.choices, 1):
+            gap = "\n" if (self._number, index) != (1, 1) else ""
+            answer = f".{index}" if len(output.choices) > 1 else ""
+            self._stream.write(f"{gap}==> {self._number}{answer} <==\n{choice.text}\n")
         self._stream.flush()
 
     def _json(self, output: Output) -> str:
-        report = {
+        report: dict[str, Any] = {
             "text": output.text,
             "token_ids": output.token_ids,
             "finish_reason": output.finish_reason,
             "prompt_tokens": output.prompt_tokens,
             "image_tokens": output.image_tokens,
+            "cached_tokens": output.cached_tokens,
             "completion_tokens": output.completion_tokens,
             "load_seconds": self._load_seconds,
             "time_to_first_token_seconds": output.time_to_first_token_seconds,
             "tokens_per_second": output.tokens_per_second,
+            "prompt_token_ids": output.prompt_token_ids,
         }
+        if output.prompt_logprobs is not None:
+            report["prompt_logprobs"] = list(map(_logprob, output.prompt_logprobs))
+        if output.logprobs is not None:
+            report["logprobs"] = list(map(_logprob, output.logprobs))
+        if len(output.choices) > 1:
+            report["choices"] = [
+                {
+                    "text": choice.text,
+                    "token_ids": choice.token_ids,
+                    "finish_reason": choice.finish_reason,
+                }
+                | (
+                    {}
+                    if choice.logprobs is None
+                    else {"logprobs": list(map(_logprob, choice.logprobs))}
+                )
+                for choice in output.choices
+            ]
         return json.dumps(report, ensure_ascii=False)
+
+
+def _logprob(logprob: TokenLogprob | None) -> dict[str, Any] | None:
+    """Returns a token's log probability as plain data."""
+    return None if logprob is None else asdict(logprob)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Generation, Output
 from mllama.errors import MllamaError
-from mllama.requests.messages import Message, read_conversation
+from mllama.requests.messages import Message, prompt_messages, read_conversation
+from mllama.requests.request import ChatPrompt, GenerationRequest
 from mllama.requests.sampling_params import Sampling
 
 _PREPARED_PER_SLOT: Final = 2
@@ -21,7 +22,7 @@ its images' tiles in memory.
 
 
 def submit_conversation(
-    engine: Engine, messages: Sequence[Message], sampling: Sampling, stop: list[str]
+    engine: Engine, messages: Sequence[Message], sampling: Sampling, choices: int = 1
 ) -> Generation:
     """Submits a conversation to the engine.
 
@@ -29,32 +30,56 @@ def submit_conversation(
         engine: The engine.
         messages: OpenAI-style messages.
         sampling: Settings of the answer.
-        stop: Strings that end the answer.
+        choices: Number of answers.
 
     Raises:
         MllamaError: If a message or an image can't be used.
         RuntimeError: If the engine is closed or has failed.
     """
-    from max.pipelines.modeling.types import RequestID, TextGenerationRequest
-
     conversation = read_conversation(messages, prepare=engine.prepare_image)
-    request = TextGenerationRequest(
-        request_id=RequestID(),
-        model_name="mllama",
-        messages=conversation.messages,
-        # The tokenizer takes tiles as well; MAX checks that there are as many images.
-        images=[b""] * len(conversation.images),
-        decoded_images=cast(Any, conversation.images),
-        sampling_params=engine.sampling_params(sampling),
+    return engine.submit(
+        GenerationRequest(
+            prompt=ChatPrompt(messages=conversation.messages),
+            images=conversation.images,
+            sampling=sampling,
+            choices=choices,
+        )
     )
-    return engine.submit(request, stop)
+
+
+def submit_prompt(
+    engine: Engine,
+    prompt: str | Sequence[int],
+    images: Iterable[Any],
+    sampling: Sampling,
+    choices: int = 1,
+) -> Generation:
+    """Submits a raw prompt to the engine.
+
+    Args:
+        engine: The engine.
+        prompt: A text, or ids of tokens; it has a placeholder for each image.
+        images: The images in order.
+        sampling: Settings of the answer.
+        choices: Number of answers.
+
+    Raises:
+        MllamaError: If the prompt or an image can't be used.
+        RuntimeError: If the engine is closed or has failed.
+    """
+    read = read_conversation(prompt_messages("", images), prepare=engine.prepare_image)
+    return engine.submit(
+        GenerationRequest(
+            prompt=prompt, images=read.images, sampling=sampling, choices=choices
+        )
+    )
 
 
 def answer_conversations(
     engine: Engine,
     conversations: Sequence[Sequence[Message]],
     sampling: Sampling,
-    stop: list[str],
+    choices: int = 1,
 ) -> Iterator[Output]:
     """Yields the answers to conversations in their order, while others are generated.
 
@@ -64,7 +89,7 @@ def answer_conversations(
         engine: The engine.
         conversations: Lists of OpenAI-style messages.
         sampling: Settings of each answer.
-        stop: Strings that end an answer.
+        choices: Number of answers to each conversation.
 
     Raises:
         MllamaError: If a conversation can't be used; the message has its number, from
@@ -75,7 +100,7 @@ def answer_conversations(
 
     def answer(number: int, messages: Any) -> Output:
         try:
-            generation = submit_conversation(engine, messages, sampling, stop)
+            generation = submit_conversation(engine, messages, sampling, choices)
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error
         running.append(generation)

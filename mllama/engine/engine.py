@@ -17,16 +17,16 @@ import queue
 import sys
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllama.engine.generation import Generation, Step, now
 from mllama.errors import MllamaError
-from mllama.image_cache.context import image_tokens_of
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
 from mllama.max_compat import patches
-from mllama.requests.detokenizer import StreamingDetokenizer
-from mllama.requests.sampling_params import Sampling, SamplingDefaults
+from mllama.requests.engine_settings import EngineSettings
+from mllama.requests.request import GenerationRequest
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.cpu_affinity import start_max_threads
 from mllama.utils.progress import StartupProgress, stage
@@ -34,6 +34,7 @@ from mllama.utils.progress import StartupProgress, stage
 if TYPE_CHECKING:
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
+    from mllama.requests.preparation import PreparedRequest
 
 _IDLE_SECONDS = 0.05
 """Pause while all requests wait for room; a new request ends it."""
@@ -63,7 +64,7 @@ class Engine:
         self._incoming: queue.Queue[Any] = queue.Queue()
         self._cancelled: queue.Queue[list[Any]] = queue.Queue()
         # Not the generations: one that its user drops must be collected and cancelled.
-        self._running: dict[Any, queue.SimpleQueue[Step]] = {}
+        self._running: dict[Any, _Running] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -71,7 +72,7 @@ class Engine:
         self._failure: BaseException | None = None
         self._tokenizer: Any = None
         self.max_batch_size = 1
-        self._defaults = SamplingDefaults()
+        self._settings: Any = None
         self._image_cache: Any = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
@@ -97,15 +98,6 @@ class Engine:
                 raise MllamaError(_one_line(failure)) from failure
             raise failure
 
-    def sampling_params(self, sampling: Sampling) -> Any:
-        """Returns MAX's sampling parameters, with the checkpoint's defaults filled in.
-
-        Raises:
-            RuntimeError: If the engine is closed or has failed.
-        """
-        self._check_alive()
-        return sampling.to_max(self._defaults, vocabulary=len(self._tokenizer.delegate))
-
     def image_cache_stats(self) -> ImageCacheStats:
         """Returns a snapshot of the image cache.
 
@@ -126,54 +118,63 @@ class Engine:
         tiles: Future[ImageTiles] = self._tokenizer.prepare_image(file)
         return tiles
 
-    def submit(self, request: Any, stop: list[str]) -> Generation:
+    def submit(self, request: GenerationRequest) -> Generation:
         """Hands a request to the scheduler.
 
-        Args:
-            request: MAX's ``TextGenerationRequest``.
-            stop: Strings that end the answer.
-
         Raises:
-            MllamaError: If the tokenizer refuses the request.
+            MllamaError: If the request can't be answered as it is.
             RuntimeError: If the engine is closed or has failed.
         """
         started = now()
         self._check_alive()
-        request_id = request.request_id
-        context = self._context(request)
-        image_tokens = image_tokens_of(context)
+        prepared = self._prepare(request)
+        ids = [context.request_id for context in prepared.contexts]
         generation = Generation(
-            StreamingDetokenizer(self._tokenizer.delegate, stop),
-            text_tokens=context.tokens.prompt_length,
-            image_tokens=image_tokens,
+            prepared,
+            self._tokenizer,
             started=started,
-            cancel=lambda: self._cancel(request_id),
+            cancel=lambda choices: self._cancel([ids[choice] for choice in choices]),
         )
+        first, *others = prepared.contexts
         with self._lock:
             self._check_alive()
-            self._running[request_id] = generation.steps
-        self._incoming.put(context)
+            self._running[first.request_id] = _Running(generation.steps, 0, others)
+        self._incoming.put(first)
         self._wake.set()
         return generation
 
-    def _context(self, request: Any) -> Any:
-        from max.pipelines.context.exceptions import InputError
+    def _prepare(self, request: GenerationRequest) -> PreparedRequest:
+        from mllama.requests.preparation import prepare_request
 
         preparing = asyncio.run_coroutine_threadsafe(
-            self._tokenizer.new_context(request), self._loop
+            prepare_request(request, self._tokenizer, self._settings), self._loop
         )
-        try:
-            return preparing.result()
-        except InputError as error:
-            raise MllamaError(_one_line(error)) from error
+        return preparing.result()
 
-    def _cancel(self, request_id: Any) -> None:
+    def _submit_others(self, running: _Running) -> None:
+        """Submits a request's other answers, once the first one has a token.
+
+        The caches have the prompt and its images then.
+        """
         with self._lock:
-            steps = self._running.pop(request_id, None)
-        if steps is not None:
+            others, running.others = running.others, []
+            for choice, context in enumerate(others, 1):
+                self._running[context.request_id] = _Running(running.steps, choice, [])
+        for context in others:
+            self._incoming.put(context)
+
+    def _cancel(self, request_ids: list[Any]) -> None:
+        with self._lock:
+            cancelled = {
+                request_id: self._running.pop(request_id)
+                for request_id in request_ids
+                if request_id in self._running
+            }
+        for running in cancelled.values():
             # Another thread may be waiting for the next step.
-            steps.put(Step(None, now()))
-            self._cancelled.put([request_id])
+            running.steps.put(Step(running.choice, None, now()))
+        if cancelled:
+            self._cancelled.put(list(cancelled))
             self._wake.set()
 
     def _check_alive(self) -> None:
@@ -244,9 +245,7 @@ class Engine:
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
         self._image_cache = loaded.image_cache
-        temperature = config.model.sampling_params_defaults.temperature
-        if temperature is not None:
-            self._defaults = SamplingDefaults(temperature=temperature)
+        self._settings = EngineSettings.of(config, self._tokenizer)
         scheduler = load_scheduler(
             pipeline,
             config,
@@ -270,18 +269,36 @@ class Engine:
         at = now()
         for request_id, result in results.items():
             with self._lock:
-                steps = self._running.get(request_id)
+                request = self._running.get(request_id)
                 if result.is_done:
                     self._running.pop(request_id, None)
-            if steps is not None:
-                steps.put(Step(result, at))
+            if request is None:
+                continue
+            request.steps.put(Step(request.choice, result, at))
+            if request.others and result.result is not None:
+                self._submit_others(request)
 
     def _end_all(self) -> None:
         with self._lock:
             running, self._running = self._running, {}
         reason = self._failure or RuntimeError("the model was closed")
-        for steps in running.values():
-            steps.put(Step(reason, now()))
+        for request in running.values():
+            request.steps.put(Step(request.choice, reason, now()))
+
+
+@dataclass
+class _Running:
+    """An answer that the scheduler works on.
+
+    Attributes:
+        steps: Receives the scheduler's reports.
+        choice: The answer among those of its request.
+        others: Contexts of the request's other answers, which are not yet submitted.
+    """
+
+    steps: queue.SimpleQueue[Step]
+    choice: int
+    others: list[Any]
 
 
 class _Results:

@@ -1,34 +1,70 @@
-"""The answer of one request, while it is generated and when it is complete."""
+"""The answers to one request, while they are generated and when they are complete."""
 
 from __future__ import annotations
 
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from mllama.errors import MllamaError
-from mllama.requests.detokenizer import StreamingDetokenizer
+from mllama.errors import EngineError, RequestError
+from mllama.requests.answers import Answers
+from mllama.requests.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Piece,
+    PromptRead,
+    TokenLogprob,
+)
+
+if TYPE_CHECKING:
+    from mllama.requests.preparation import PreparedRequest
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A piece of an answer, as ``LLM.chat(..., stream=True)`` yields it.
 
-    The texts of all chunks, joined, are the answer.
+    The texts of an answer's chunks, joined, are the answer.
 
     Attributes:
         text: Text to append to the answer; empty while a character is incomplete or
             might belong to a stop string.
-        token_ids: Tokens generated since the last chunk.
-        finish_reason: None until the last chunk; then "stop" if the model or a stop
-            string ended the answer, or "length" if a limit did.
+        token_ids: Tokens generated since the answer's last chunk.
+        finish_reason: None until the answer's last chunk; then "stop" if the model or a
+            stop ended the answer, or "length" if a limit did.
+        choice: The answer, from 0, if there are several.
+        logprobs: Log probabilities of ``token_ids`` if they were asked for.
     """
 
     text: str
     token_ids: list[int]
-    finish_reason: str | None
+    finish_reason: FinishReason | None
+    choice: int = 0
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the answers to a prompt.
+
+    Attributes:
+        text: The answer, without special tokens and without the stop string.
+        token_ids: Generated tokens, including an end token.
+        finish_reason: "stop" if the model or a stop ended the answer, "length" if
+            ``max_new_tokens`` or the context did.
+        stop: The stop string, or the id of the stop token, that ended the answer, if
+            one did.
+        logprobs: Log probabilities of ``token_ids`` if they were asked for.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    stop: str | int | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,41 +76,75 @@ class Output:
         output = llm.generate("What is in the picture?", ["photo.jpg"])
         print(output.text, output.finish_reason, output.completion_tokens)
 
+        output = llm.generate("A caption:", ["photo.jpg"], n=3, temperature=1)
+        for choice in output.choices:
+            print(choice.text)
+
     Attributes:
-        text: The answer, without special tokens and without the stop string.
-        token_ids: Generated tokens, including an end token.
-        finish_reason: "stop" if the model or a stop string ended the answer, "length"
-            if ``max_new_tokens`` or the context did.
+        text: The answer, without special tokens and without the stop string; the first
+            one of several.
+        token_ids: Its generated tokens, including an end token.
+        finish_reason: "stop" if the model or a stop ended the answer, "length" if
+            ``max_new_tokens`` or the context did.
         prompt_tokens: Tokens of the prompt's text, in which each image is one token,
             plus ``image_tokens``.
         image_tokens: Image tokens of the images, to which the text attends.
-        completion_tokens: Number of generated tokens, ``len(token_ids)``.
+        completion_tokens: Number of generated tokens, of all answers together.
         time_to_first_token_seconds: Seconds from the request to its first token.
         tokens_per_second: Rate of the tokens after the first; None if there are none.
+        choices: All answers, in order; the first one is also in this object.
+        prompt_token_ids: Tokens of the prompt's text, in which each image is one.
+        cached_tokens: Tokens of the prompt's text that the prefix cache had.
+        prompt_logprobs: Log probabilities of ``prompt_token_ids`` if they were asked
+            for; the first one is None.
     """
 
     text: str
     token_ids: list[int]
-    finish_reason: str
+    finish_reason: FinishReason
     prompt_tokens: int
     image_tokens: int
     completion_tokens: int
     time_to_first_token_seconds: float
     tokens_per_second: float | None
+    choices: list[Choice] = field(default_factory=list)
+    prompt_token_ids: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+    @property
+    def stop(self) -> str | int | None:
+        """Returns the stop string or stop token that ended the answer, if one did."""
+        return self.choices[0].stop
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Returns log probabilities of ``token_ids`` if they were asked for."""
+        return self.choices[0].logprobs
 
 
 @dataclass(frozen=True)
 class Step:
-    """A report of the scheduler about a request.
+    """A report of the scheduler about an answer.
 
     Attributes:
+        choice: The answer among those of its request.
         result: MAX's ``SchedulerResult``, the error that ended the engine, or None if
-            the request was cancelled.
+            the answer was cancelled.
         at: Time of the report, from ``time.perf_counter()``.
     """
 
+    choice: int
     result: Any
     at: float
+
+
+@dataclass
+class _Collected:
+    """An answer so far."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    end: Finished | None = None
 
 
 class Generation:
@@ -87,37 +157,34 @@ class Generation:
                 print(chunk.text, end="", flush=True)
         print(generation.output.finish_reason)
 
-    It can be abandoned at any time: ``close``, leaving the ``with`` block, or dropping
-    the object cancels the request and frees its memory.
+    The chunks of several answers come interleaved.  A generation can be abandoned at
+    any time: ``close``, leaving the ``with`` block, or dropping the object cancels the
+    request and frees its memory.
 
     Args:
-        detokenizer: Decodes the answer.
-        text_tokens: Tokens of the prompt's text, in which each image is one.
-        image_tokens: Image tokens of the prompt's images.
+        prepared: The request.
+        tokenizer: The model's tokenizer.
         started: Time of the request, from ``time.perf_counter()``.
-        cancel: Cancels the request in the engine.
+        cancel: Cancels answers in the engine, by their numbers.
     """
 
     def __init__(
         self,
-        detokenizer: StreamingDetokenizer,
+        prepared: PreparedRequest,
+        tokenizer: Any,
         *,
-        text_tokens: int,
-        image_tokens: int,
         started: float,
-        cancel: Callable[[], None],
+        cancel: Callable[[Sequence[int]], None],
     ) -> None:
         self.steps: queue.SimpleQueue[Step] = queue.SimpleQueue()
-        self._detokenizer = detokenizer
-        self._text_tokens = text_tokens
-        self._image_tokens = image_tokens
+        self._answers = Answers(prepared, tokenizer, started)
+        self._sampling = prepared.request.sampling
         self._started = started
         self._cancel = cancel
-        self._pieces: list[str] = []
-        self._token_ids: list[int] = []
+        self._prompt: PromptRead | None = None
+        self._collected = [_Collected() for _ in range(prepared.request.choices)]
         self._first_at: float | None = None
         self._last_at = started
-        self._finish_reason: str | None = None
         self._closed = False
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -139,48 +206,62 @@ class Generation:
             MllamaError: If the engine rejects the running request.
             RuntimeError: If the engine or the model failed.
         """
-        if self._closed or self._finish_reason is not None:
-            raise StopIteration
-        step = self.steps.get()
+        while not self._closed and not self._answers.are_finished:
+            step = self.steps.get()
+            if self._answers.is_finished(step.choice):
+                continue
+            try:
+                events = self._events(step)
+            except BaseException:
+                self.close()
+                raise
+            chunk = self._chunk(step.choice, events)
+            if self._answers.is_finished(step.choice) and not step.result.is_done:
+                self._cancel([step.choice])
+            if chunk is not None:
+                return chunk
+        raise StopIteration
+
+    def _events(self, step: Step) -> list[Event]:
         if isinstance(step.result, BaseException):
-            self._closed = True
-            raise RuntimeError(
+            raise EngineError(
                 "the engine stopped while working on this request"
             ) from step.result
         if step.result is None or step.result.result is None:
-            self._closed = True
-            raise MllamaError(
-                getattr(step.result, "error", None) or "the request was cancelled"
-            )
+            reason = getattr(step.result, "error", None)
+            raise RequestError(reason or "the request was cancelled")
         output = step.result.result
-        # runtime/fault_isolation.py gives this status to a request that failed.
-        if output.final_status.value == "cancelled":
-            self._closed = True
-            raise RuntimeError("the model failed on this request; the log says why")
-        return self._chunk(list(output.tokens), output.final_status, step.at)
+        if output.tokens:
+            self._first_at = step.at if self._first_at is None else self._first_at
+            self._last_at = step.at
+        return self._answers.receive(step.choice, [output], step.at)
 
-    def _chunk(self, token_ids: list[int], status: Any, at: float) -> Chunk:
-        self._token_ids += token_ids
-        if token_ids:
-            self._first_at = at if self._first_at is None else self._first_at
-            self._last_at = at
-        text = self._detokenizer.push(token_ids)
-        if status.is_done:
-            text += self._detokenizer.finish()
-            self._finish_reason = (
-                "length" if status.value == "maximum_length" else "stop"
-            )
-        if self._detokenizer.stopped:
-            if not status.is_done:
-                self._cancel()
-            self._finish_reason = "stop"
-        self._pieces.append(text)
-        return Chunk(text, token_ids, self._finish_reason)
+    def _chunk(self, choice: int, events: Sequence[Event]) -> Chunk | None:
+        """Records the events of a step, and returns their chunk, if they have one."""
+        piece, end = Piece(choice, "", ()), None
+        for event in events:
+            if isinstance(event, PromptRead):
+                self._prompt = event
+            elif isinstance(event, Piece):
+                piece = event
+                self._collected[choice].pieces.append(event)
+            elif isinstance(event, Finished):
+                end = self._collected[choice].end = event
+        if end is None and not piece.token_ids:
+            return None
+        return Chunk(
+            piece.text,
+            list(piece.token_ids),
+            None if end is None else end.reason,
+            choice,
+            None if self._sampling.logprobs is None else list(piece.logprobs),
+        )
 
     def close(self) -> None:
         """Cancels the request unless it has ended.  Further calls do nothing."""
-        if not self._closed and self._finish_reason is None:
-            self._cancel()
+        if not self._closed and not self._answers.are_finished:
+            self._closed = True
+            self._cancel(range(len(self._collected)))
         self._closed = True
 
     @property
@@ -190,20 +271,40 @@ class Generation:
         Raises:
             RuntimeError: If the answer is not complete.
         """
-        if self._finish_reason is None:
+        if self._prompt is None or not self._answers.are_finished:
             raise RuntimeError("the answer is not complete")
+        choices = [self._choice(collected) for collected in self._collected]
         first_at = self._started if self._first_at is None else self._first_at
-        later = len(self._token_ids) - 1
+        tokens = sum(len(choice.token_ids) for choice in choices)
         elapsed = self._last_at - first_at
+        rate = (tokens - 1) / elapsed if tokens > 1 and elapsed > 0 else None
+        logprobs = self._prompt.logprobs
         return Output(
-            text="".join(self._pieces),
-            token_ids=list(self._token_ids),
-            finish_reason=self._finish_reason,
-            prompt_tokens=self._text_tokens + self._image_tokens,
-            image_tokens=self._image_tokens,
-            completion_tokens=len(self._token_ids),
+            text=choices[0].text,
+            token_ids=choices[0].token_ids,
+            finish_reason=choices[0].finish_reason,
+            prompt_tokens=self._prompt.prompt_tokens,
+            image_tokens=self._prompt.image_tokens,
+            completion_tokens=tokens,
             time_to_first_token_seconds=first_at - self._started,
-            tokens_per_second=later / elapsed if later > 0 and elapsed > 0 else None,
+            tokens_per_second=rate,
+            choices=choices,
+            prompt_token_ids=list(self._prompt.token_ids),
+            cached_tokens=self._prompt.cached_tokens,
+            prompt_logprobs=None if logprobs is None else list(logprobs),
+        )
+
+    def _choice(self, collected: _Collected) -> Choice:
+        assert collected.end is not None
+        pieces = collected.pieces
+        return Choice(
+            text="".join(piece.text for piece in pieces),
+            token_ids=[token for piece in pieces for token in piece.token_ids],
+            finish_reason=collected.end.reason,
+            stop=collected.end.stop,
+            logprobs=None
+            if self._sampling.logprobs is None
+            else [each for piece in pieces for each in piece.logprobs],
         )
 
     def wait(self) -> Output:
@@ -222,15 +323,3 @@ class Generation:
 def now() -> float:
     """Returns the time in seconds, by the clock of :class:`Step`."""
     return time.perf_counter()
-
-
-def as_stop_list(stop: str | Sequence[str] | None) -> list[str]:
-    """Returns stop strings as a list.
-
-    Raises:
-        MllamaError: If one is empty or not a string.
-    """
-    texts = [stop] if isinstance(stop, str) else list(stop or ())
-    if not all(isinstance(text, str) and text for text in texts):
-        raise MllamaError("a stop string must be a string of at least one character")
-    return texts

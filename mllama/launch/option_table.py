@@ -2,7 +2,8 @@
 
 The commands make their options from these entries.  ``python -m docs.reference`` writes
 ``docs/options.md`` and the argument descriptions of :class:`mllama.llm.LLM` from them,
-and a test fails if one of the two is stale.  The options of single commands are in
+and a test fails if one of the two is stale.  The settings of an answer are in
+``sampling_options.py``, and the options of single commands in
 ``mllama/cli/command_table.py``.
 
 This module imports nothing heavy: ``--help`` reads it.
@@ -22,9 +23,9 @@ ANSWER: Final = "Answer"
 
 Taker = Literal["generate", "serve", "compile", "quantize", "LLM"]
 
-Kind = Literal["text", "path", "integer", "count", "number", "flag"]
+Kind = Literal["text", "path", "integer", "count", "number", "flag", "bias"]
 """Types of values.  A count is an integer of at least 1; a path is completed by shells,
-but may also name something that is not a file."""
+but may also name something that is not a file; a bias is a token's id and a number."""
 
 _ANY_RUN: Final[tuple[Taker, ...]] = ("generate", "serve", "LLM")
 _ANY_GRAPHS: Final[tuple[Taker, ...]] = ("generate", "serve", "compile", "LLM")
@@ -293,68 +294,3 @@ MODEL_OPTIONS: Final = (
     ),
 )
 """Options for loading and running a model, in the order of the commands' help."""
-
-SAMPLING_OPTIONS: Final = (
-    Option(
-        name="max_new_tokens",
-        section=ANSWER,
-        takers=("generate", "LLM"),
-        kind="integer",
-        metavar="N",
-        default=-1,
-        description="Longest answer in tokens; -1 continues until the context is full.",
-        request_field="max_tokens",
-    ),
-    Option(
-        name="top_k",
-        section=ANSWER,
-        takers=("generate", "LLM"),
-        kind="integer",
-        metavar="K",
-        description="Sample from the K likeliest tokens; 1 is greedy, -1 means all.",
-        default_text="1, or -1 if a temperature, a top-p or a seed is given",
-        request_field="top_k",
-    ),
-    Option(
-        name="temperature",
-        section=ANSWER,
-        takers=("generate", "LLM"),
-        kind="number",
-        metavar="T",
-        description="Divides the logits before sampling, from 0 (greedy) to 2.",
-        default_text="the checkpoint's, or 1",
-        request_field="temperature",
-    ),
-    Option(
-        name="top_p",
-        section=ANSWER,
-        takers=("generate", "LLM"),
-        kind="number",
-        metavar="P",
-        description="Sample from the likeliest tokens whose probabilities add up to "
-        "this, from 0 to 1.",
-        default_text="the checkpoint's, or 1",
-        request_field="top_p",
-    ),
-    Option(
-        name="seed",
-        section=ANSWER,
-        takers=("generate", "LLM"),
-        kind="integer",
-        metavar="N",
-        description="Makes sampling repeatable.",
-        default_text="a random seed",
-        request_field="seed",
-    ),
-    Option(
-        name="stop",
-        section=ANSWER,
-        takers=("LLM",),
-        kind="text",
-        description="A string, or a list of strings, that ends the answer. The answer "
-        "doesn't include it.",
-        default_text="none",
-        request_field="stop",
-    ),
-)
-"""Settings of one answer."""

@@ -44,6 +44,12 @@ from max.serve.router._image_resolution import (
 )
 from max.serve.router._image_resolution import make_media_ref, resolve_image_from_url
 
+# What the worker reports about a request.
+from max.serve.scheduler_result import SchedulerResult
+
+# Gives the worker's spans of a request their parent.
+from max.serve.telemetry._trace_context import inject_trace_carrier
+
 # Logs, and metrics for the local /metrics page.
 from max.serve.telemetry.common import (
     configure_logging,
@@ -54,9 +60,14 @@ from max.serve.telemetry.common import (
 # Counts requests and their images for the local /metrics page.
 from max.serve.telemetry.metrics import METRICS
 
+# Reports that too many requests wait.
+from max.serve.worker_interface import RequestQueueFull
+
 __all__ = [
     "METRICS",
     "ImageFact",
+    "RequestQueueFull",
+    "SchedulerResult",
     "ServingTokenGeneratorSettings",
     "Settings",
     "SubprocessExit",
@@ -69,6 +80,7 @@ __all__ = [
     "fastapi_app",
     "fastapi_config",
     "host_is_allowed",
+    "inject_trace_carrier",
     "is_internal_address",
     "lifespan",
     "log_basic_config",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
-from max.pipelines.context import TextAndVisionContext
+import numpy.typing as npt
+from max.pipelines.context import TextAndVisionContext, TextContext
 from max.pipelines.context.exceptions import InputError, MediaDecodeError
 from max.pipelines.lib import PipelineConfig, TextTokenizer
 from max.pipelines.modeling.types import (
@@ -114,6 +115,39 @@ class MllamaTokenizer(TextTokenizer):
         except ChatTemplateError as error:
             raise InputError(str(error)) from error
 
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> list[int]:
+        """Returns the tokens of messages, in which each image is one.
+
+        Raises:
+            ChatTemplateError: If the template rejects the messages.
+        """
+        rendered = render_chat(
+            self.delegate,
+            [dict(message) for message in messages],
+            image_token=self._image_token,
+            tools=None if tools is None else list(tools),
+            **{
+                **(template_variables or {}),
+                "add_generation_prompt": add_generation_prompt,
+                "continue_final_message": continue_final_message,
+            },
+        )
+        ids: list[int] = self.delegate.encode(rendered, add_special_tokens=False)
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the tokens of a text, in which special tokens are special."""
+        ids: list[int] = self.delegate.encode(text, add_special_tokens=True)
+        return ids
+
     async def new_context(self, request: TextGenerationRequest) -> TextAndVisionContext:
         """Returns a request's tokens, images and MAX's own state.
 
@@ -122,13 +156,48 @@ class MllamaTokenizer(TextTokenizer):
                 and placeholders don't match.
         """
         text_context = await super().new_context(request)
-        tokens = text_context.tokens.all
-        positions = np.flatnonzero(tokens == self._image_token_id)
         sources = request.images_for_processing()
-        if len(positions) != len(sources):
-            raise InputError(self._mismatch(request, len(positions), len(sources)))
-        self._limits.check_count(len(sources))
-        tiles = await self._prepare_images(sources)
+        texts = (text for message in request.messages for text in _texts(message))
+        self.check_placeholders(text_context.tokens.all, len(sources), texts)
+        return self.with_images(text_context, await self._prepare_images(sources))
+
+    def check_placeholders(
+        self, tokens: npt.NDArray[np.int64], images: int, texts: Iterable[str] = ()
+    ) -> None:
+        """Checks that a prompt has a placeholder for each of its images.
+
+        Args:
+            tokens: The prompt.
+            images: The number of images.
+            texts: What the user typed, to tell what is wrong.
+
+        Raises:
+            InputError: If it doesn't, or has more images than are allowed.
+        """
+        placeholders = int((tokens == self._image_token_id).sum())
+        if placeholders != images:
+            raise InputError(
+                f"{self._image_token} may not be typed in text; "
+                "send the image as a part of the message"
+                if any(self._image_token in text for text in texts)
+                else f"the prompt has {placeholders} image placeholders, but {images} "
+                "images were sent"
+            )
+        self._limits.check_count(images)
+
+    def with_images(
+        self, text_context: TextContext, tiles: Sequence[ImageTiles]
+    ) -> TextAndVisionContext:
+        """Returns the context of a request with images.
+
+        Args:
+            text_context: MAX's context of the request without its images.
+            tiles: The images, in the order of their placeholders.
+
+        Raises:
+            InputError: If the images don't fit the image cache together.
+        """
+        positions = np.flatnonzero(text_context.tokens.all == self._image_token_id)
         image_tokens = [
             image.num_tiles * self._vision_config.num_patches for image in tiles
         ]
@@ -212,20 +281,6 @@ class MllamaTokenizer(TextTokenizer):
                 # What MAX answers where it decodes by itself.
                 raise MediaDecodeError("invalid or unreadable image content") from error
             raise InputError(f"image {index + 1}: {error}") from error
-
-    def _mismatch(
-        self, request: TextGenerationRequest, placeholders: int, images: int
-    ) -> str:
-        texts = (text for message in request.messages for text in _texts(message))
-        if any(self._image_token in text for text in texts):
-            return (
-                f"{self._image_token} may not be typed in text; "
-                "send the image as a part of the message"
-            )
-        return (
-            f"the prompt has {placeholders} image placeholders, but {images} images "
-            "were sent"
-        )
 
 
 def _texts(message: TextGenerationRequestMessage) -> list[str]:

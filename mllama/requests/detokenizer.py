@@ -29,19 +29,24 @@ class StreamingDetokenizer:
         self._decoded = 0
 
     @property
-    def stopped(self) -> bool:
-        """Returns True once a stop string has appeared."""
-        return self._stop_filter.stopped
+    def stop(self) -> str | None:
+        """Returns the stop string that has ended the answer, if one has."""
+        return self._stop_filter.found
 
-    def push(self, token_ids: Sequence[int]) -> str:
-        """Adds tokens and returns the text that is now certain to be in the answer."""
+    def push(self, token_ids: Sequence[int], *, may_stop: bool = True) -> str:
+        """Adds tokens and returns the text that is now certain to be in the answer.
+
+        Args:
+            token_ids: The tokens.
+            may_stop: Whether stop strings in their text count.
+        """
         pieces = []
         for token_id in token_ids:
             self._ids.append(token_id)
             pieces.append(self._stream.step(self._tokenizer, token_id) or "")
         text = "".join(pieces)
         self._decoded += len(text)
-        return self._stop_filter.push(text)
+        return self._stop_filter.push(text) if may_stop else text
 
     def finish(self) -> str:
         """Returns the rest of the text after the last token."""

@@ -64,15 +64,7 @@ class GenerationRequest:
     choices: int = 1
 
     def __post_init__(self) -> None:
-        choices: Any = self.choices
-        if isinstance(choices, bool) or not isinstance(choices, int):
-            raise RequestError(
-                f"choices must be an integer, not {quoted(choices)}", "choices"
-            )
-        if not 1 <= choices <= MAX_CHOICES:
-            raise RequestError(
-                f"choices must be from 1 to {MAX_CHOICES}, not {choices}", "choices"
-            )
+        check_choices(self.choices)
         if isinstance(self.prompt, ChatPrompt):
             return
         if isinstance(self.prompt, bytes) or not isinstance(self.prompt, Sequence):
@@ -83,3 +75,18 @@ class GenerationRequest:
             )
         if not self.prompt:
             raise RequestError("prompt must not be empty", "prompt")
+
+
+def check_choices(choices: Any) -> None:
+    """Checks a number of answers.
+
+    Raises:
+        RequestError: If it is no integer, or out of range.
+    """
+    is_integer = isinstance(choices, int) and not isinstance(choices, bool)
+    if not is_integer or not 1 <= choices <= MAX_CHOICES:
+        raise RequestError(
+            f"the number of answers must be an integer from 1 to {MAX_CHOICES}, not "
+            f"{quoted(choices)}",
+            "choices",
+        )

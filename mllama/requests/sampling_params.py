@@ -7,7 +7,7 @@ import numbers
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from mllama.errors import RequestError, quoted
 
@@ -44,6 +44,33 @@ class SamplingDefaults:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     max_new_tokens: int = -1
+
+
+class SamplingFields(TypedDict, total=False):
+    """The parameters of :class:`Sampling`, for functions that pass them on."""
+
+    max_new_tokens: int
+    min_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
+
+
+class AnswerFields(SamplingFields, total=False):
+    """The same with the number of answers."""
+
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True)

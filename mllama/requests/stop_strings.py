@@ -17,8 +17,8 @@ class StopStringFilter:
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = [text for text in stop if text]
         self._held = ""
-        self.stopped = False
-        """Whether a stop string has appeared."""
+        self.found: str | None = None
+        """The stop string that has appeared first."""
 
     def push(self, text: str) -> str:
         """Adds text and returns the text that is now certain to be in the answer."""
@@ -30,12 +30,14 @@ class StopStringFilter:
         return self._release(0)
 
     def _release(self, held_back: int) -> str:
-        if self.stopped:
+        if self.found is not None:
             return ""
-        places = [self._held.find(text) for text in self._stop if text in self._held]
+        places = {self._held.find(text): text for text in reversed(self._stop)}
+        places.pop(-1, None)
         if places:
-            self.stopped = True
-            text, self._held = self._held[: min(places)], ""
+            place = min(places)
+            self.found = places[place]
+            text, self._held = self._held[:place], ""
             return text
         keep = len(self._held) - held_back
         text, self._held = self._held[:keep], self._held[keep:]

@@ -22,7 +22,11 @@ class EngineClient(Protocol):
     """
 
     def generate(
-        self, request: GenerationRequest, *, request_id: str | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        request_id: str | None = None,
+        arrived_ns: int | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request.
 
@@ -35,7 +39,10 @@ class EngineClient(Protocol):
 
         Args:
             request: The request.
-            request_id: The HTTP request's id, for logs; None makes one.
+            request_id: The HTTP request's id, for logs, with a suffix if it makes
+                several of these requests; None makes one.
+            arrived_ns: When the HTTP request arrived, by ``time.perf_counter_ns()``,
+                for timings; None is now.
 
         Raises:
             RequestError: If the request can't be answered as it is (status 400).

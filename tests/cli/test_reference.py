@@ -13,8 +13,9 @@ from docs.reference import LLM_FILE, PAGE, options_page, with_descriptions
 from mllama import LLM
 from mllama.cli.command_table import ALL_OPTIONS
 from mllama.cli.main import group
-from mllama.launch.option_table import MODEL_OPTIONS, SAMPLING_OPTIONS, Option
+from mllama.launch.option_table import MODEL_OPTIONS, Option
 from mllama.launch.options import EngineOptions
+from mllama.launch.sampling_options import SAMPLING_OPTIONS
 from mllama.max_model.settings import DEFAULT_MAX_IMAGES
 from mllama.requests.sampling_params import Sampling
 from mllama.weights.quantization_plan import GGUF_ENCODINGS
@@ -65,8 +66,7 @@ def test_python_takes_the_options_with_their_defaults(
 def test_settings_have_the_defaults_of_the_table(settings: Any) -> None:
     for field in fields(settings):
         assert field.default is not MISSING
-        if settings is EngineOptions or field.name in OPTIONS:
-            assert field.default == python_default(OPTIONS[field.name])
+        assert field.default == python_default(OPTIONS[field.name])
 
 
 def test_every_option_of_a_start_is_one_of_the_engine() -> None:

@@ -31,7 +31,7 @@ def pieces(text: str, stop: list[str], size: int = 1) -> list[str]:
     out = []
     for start in range(0, len(ids), size):
         out.append(stream.push(ids[start : start + size]))
-        if stream.stopped:
+        if stream.stop is not None:
             return out
     return [*out, stream.finish()]
 
@@ -75,7 +75,7 @@ def test_a_possible_start_of_a_stop_string_is_held_back() -> None:
     assert stop_filter.push("N") == ""
     assert stop_filter.push("T") == "ENT"
     assert stop_filter.push("END and more") == ""
-    assert stop_filter.stopped
+    assert stop_filter.found
     assert stop_filter.push("later") == ""
 
 

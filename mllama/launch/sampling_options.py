@@ -1,0 +1,202 @@
+"""The settings of one answer, each described once, as in ``option_table.py``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mllama.launch.option_table import ANSWER, Option, Taker
+
+_ANY: Final[tuple[Taker, ...]] = ("generate", "LLM")
+
+SAMPLING_OPTIONS: Final = (
+    Option(
+        name="max_new_tokens",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="N",
+        default=-1,
+        description="Longest answer in tokens; -1 continues until the context is full.",
+        details="0 only reads the prompt.",
+        request_field="max_tokens",
+    ),
+    Option(
+        name="min_tokens",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="N",
+        default=0,
+        description="Tokens of the answer before which nothing but max_new_tokens ends "
+        "it.",
+        request_field="min_tokens",
+    ),
+    Option(
+        name="n",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="N",
+        default=1,
+        description="Number of answers to the same prompt, from 1 to 128.",
+        details="The prompt and its images are computed once. Several answers are "
+        "sampled, unless top_k or temperature makes them greedy.",
+        request_field="n",
+    ),
+    Option(
+        name="top_k",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="K",
+        description="Sample from the K likeliest tokens; 1 is greedy, -1 means all.",
+        default_text="1, or -1 if temperature, top_p, min_p, seed or several answers "
+        "are asked for",
+        request_field="top_k",
+    ),
+    Option(
+        name="temperature",
+        section=ANSWER,
+        takers=_ANY,
+        kind="number",
+        metavar="T",
+        description="Divides the logits before sampling, from 0 (greedy) to 2.",
+        default_text="the checkpoint's, or 1",
+        request_field="temperature",
+    ),
+    Option(
+        name="top_p",
+        section=ANSWER,
+        takers=_ANY,
+        kind="number",
+        metavar="P",
+        description="Sample from the likeliest tokens whose probabilities add up to "
+        "this, from 0 to 1.",
+        default_text="the checkpoint's, or 1",
+        request_field="top_p",
+    ),
+    Option(
+        name="min_p",
+        section=ANSWER,
+        takers=_ANY,
+        kind="number",
+        metavar="P",
+        default=0.0,
+        description="Sample from tokens that are at least this likely, relative to the "
+        "likeliest one, from 0 to 1.",
+        request_field="min_p",
+    ),
+    Option(
+        name="presence_penalty",
+        section=ANSWER,
+        takers=_ANY,
+        kind="number",
+        metavar="X",
+        default=0.0,
+        description="Subtracted once from the logits of tokens that the answer has, "
+        "from -2 to 2.",
+        request_field="presence_penalty",
+    ),
+    Option(
+        name="frequency_penalty",
+        section=ANSWER,
+        takers=_ANY,
+        kind="number",
+        metavar="X",
+        default=0.0,
+        description="Subtracted from a token's logit for each time that the answer has "
+        "it, from -2 to 2.",
+        request_field="frequency_penalty",
+    ),
+    Option(
+        name="repetition_penalty",
+        section=ANSWER,
+        takers=_ANY,
+        kind="number",
+        metavar="X",
+        description="Makes tokens of prompt and answer less likely if it is greater "
+        "than 1.",
+        default_text="the checkpoint's, or 1",
+        request_field="repetition_penalty",
+    ),
+    Option(
+        name="logit_bias",
+        section=ANSWER,
+        takers=_ANY,
+        kind="bias",
+        metavar="TOKEN=BIAS",
+        repeatable=True,
+        description="Added to a token's logit before sampling, from -100 to 100.",
+        default_text="none",
+        request_field="logit_bias",
+    ),
+    Option(
+        name="seed",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="N",
+        description="Makes sampling repeatable.",
+        details="Of several answers, each has the seed of the one before it plus 1.",
+        default_text="a random seed",
+        request_field="seed",
+    ),
+    Option(
+        name="stop",
+        section=ANSWER,
+        takers=_ANY,
+        kind="text",
+        metavar="TEXT",
+        repeatable=True,
+        description="Text that ends the answer, which doesn't include it.",
+        details="Empty texts are ignored.",
+        default_text="none",
+        request_field="stop",
+    ),
+    Option(
+        name="stop_token_ids",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="TOKEN",
+        flag="--stop-token-id",
+        repeatable=True,
+        default=(),
+        description="Token that ends the answer, beside the model's own.",
+        default_text="none",
+        request_field="stop_token_ids",
+    ),
+    Option(
+        name="ignore_eos",
+        section=ANSWER,
+        takers=_ANY,
+        kind="flag",
+        default=False,
+        description="Don't let the model's own end tokens end the answer.",
+        default_text="",
+        request_field="ignore_eos",
+    ),
+    Option(
+        name="logprobs",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="N",
+        description="Log probabilities of the answer's tokens, and of the N likeliest "
+        "in each one's place, from 0 to 20.",
+        default_text="none",
+        request_field="top_logprobs",
+    ),
+    Option(
+        name="prompt_logprobs",
+        section=ANSWER,
+        takers=_ANY,
+        kind="integer",
+        metavar="N",
+        description="Log probabilities of the prompt's tokens, and of the N likeliest "
+        "in each one's place, from 0 to 20.",
+        default_text="none",
+        request_field="prompt_logprobs",
+    ),
+)
+"""Settings of one answer."""

@@ -1,0 +1,200 @@
+"""Turns what MAX's scheduler reports about a request into its events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mllama.errors import EngineError
+from mllama.requests.detokenizer import StreamingDetokenizer
+from mllama.requests.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Piece,
+    PromptRead,
+    Timings,
+    TokenLogprob,
+)
+from mllama.requests.sampling_params import Sampling
+
+if TYPE_CHECKING:
+    from mllama.requests.preparation import PreparedRequest
+
+
+class Answers:
+    """The answers to one request, whoever carries them.
+
+    The caller submits the first context, and the others once the first answer has a
+    token: the caches have the prompt and its images then, and none is computed twice.
+
+    Args:
+        prepared: The request.
+        tokenizer: The model's tokenizer.
+        started: Time of the request, by the clock of :meth:`receive`.
+    """
+
+    def __init__(
+        self, prepared: PreparedRequest, tokenizer: Any, started: float
+    ) -> None:
+        self._prepared = prepared
+        self._answers = [
+            _Answer(choice, prepared.request.sampling, tokenizer.delegate, started)
+            for choice in range(prepared.request.choices)
+        ]
+        self._is_read = False
+
+    def receive(self, choice: int, outputs: Sequence[Any], at: float) -> list[Event]:
+        """Returns the events that reports of the scheduler make.
+
+        Args:
+            choice: The answer that they are about.
+            outputs: MAX's ``TextGenerationOutput`` of one or several steps.
+            at: The time of the last report in seconds.
+
+        Raises:
+            EngineError: If the model failed on the request.
+        """
+        status = outputs[-1].final_status
+        # runtime/fault_isolation.py gives this status to a request that failed.
+        if status.value == "cancelled":
+            raise EngineError("the model failed on this request; the log says why")
+        tokens = [token for output in outputs for token in output.tokens]
+        logprobs = [
+            each
+            for output in outputs
+            for entry in output.log_probabilities or ()
+            for each in token_logprobs(entry)
+        ]
+        # Those of the prompt come first, with the first token of the answer.
+        of_prompt = max(0, len(logprobs) - len(tokens))
+        answer = self._answers[choice]
+        events: list[Event] = []
+        if not self._is_read and (tokens or status.is_done):
+            self._is_read = True
+            events.append(self._prompt_read(outputs[0], logprobs[:of_prompt]))
+        if not answer.is_finished:
+            events += answer.receive(tokens, status, logprobs[of_prompt:], at)
+        return events
+
+    def is_finished(self, choice: int) -> bool:
+        """Returns True if an answer is complete; more tokens of it are not needed."""
+        return self._answers[choice].is_finished
+
+    @property
+    def are_finished(self) -> bool:
+        """Returns True if all answers are complete."""
+        return all(answer.is_finished for answer in self._answers)
+
+    def _prompt_read(self, output: Any, logprobs: Sequence[TokenLogprob]) -> PromptRead:
+        top = self._prepared.request.sampling.prompt_logprobs
+        return PromptRead(
+            token_ids=self._prepared.token_ids,
+            image_tokens=self._prepared.image_tokens,
+            cached_tokens=output.num_cached_tokens or 0,
+            logprobs=None
+            if top is None
+            else [None, *(likeliest(each, top) for each in logprobs)],
+        )
+
+
+class _Answer:
+    """One answer while it is generated."""
+
+    def __init__(
+        self, choice: int, sampling: Sampling, tokenizer: Any, started: float
+    ) -> None:
+        self._choice = choice
+        self._sampling = sampling
+        self._detokenizer = StreamingDetokenizer(tokenizer, sampling.stop_strings)
+        self._started = started
+        self._first_at: float | None = None
+        self._tokens = 0
+        self.is_finished = False
+
+    def receive(
+        self,
+        tokens: Sequence[int],
+        status: Any,
+        logprobs: Sequence[TokenLogprob],
+        at: float,
+    ) -> list[Event]:
+        """Returns the events of new tokens.
+
+        Args:
+            tokens: The tokens.
+            status: MAX's ``GenerationStatus`` after them.
+            logprobs: One for each of the tokens, or none.
+            at: The time.
+        """
+        reason: FinishReason | None = None
+        stop: str | int | None = None
+        if status.is_done:
+            reason = "length" if status.value == "maximum_length" else "stop"
+        if self._sampling.max_new_tokens == 0:
+            tokens, reason = (), reason and "length"
+        if reason == "stop" and tokens and tokens[-1] in self._sampling.stop_token_ids:
+            stop = tokens[-1]
+        text, kept = self._text(tokens, without_last=stop is not None)
+        if reason is not None:
+            text += self._detokenizer.finish()
+        if self._detokenizer.stop is not None:
+            reason, stop = "stop", self._detokenizer.stop
+        self._tokens += kept
+        if kept and self._first_at is None:
+            self._first_at = at
+        events: list[Event] = []
+        if kept or text:
+            top = self._sampling.logprobs
+            found = () if top is None else logprobs[:kept]
+            events.append(
+                Piece(
+                    self._choice,
+                    text,
+                    tokens[:kept],
+                    [likeliest(each, top or 0) for each in found],
+                )
+            )
+        if reason is not None:
+            self.is_finished = True
+            first_at = at if self._first_at is None else self._first_at
+            timings = Timings(first_at - self._started, at - first_at)
+            events.append(Finished(self._choice, reason, stop, self._tokens, timings))
+        return events
+
+    def _text(self, tokens: Sequence[int], *, without_last: bool) -> tuple[str, int]:
+        """Returns the text of new tokens, and how many of them belong to the answer.
+
+        Args:
+            tokens: The tokens.
+            without_last: Whether the last one has no text, since it ends the answer.
+        """
+        end = len(tokens) - without_last
+        early = max(0, min(self._sampling.min_tokens - self._tokens - 1, end))
+        text = self._detokenizer.push(tokens[:early], may_stop=False)
+        if not self._sampling.stop_strings:
+            return text + self._detokenizer.push(tokens[early:end]), len(tokens)
+        for index in range(early, end):
+            text += self._detokenizer.push(tokens[index : index + 1])
+            if self._detokenizer.stop is not None:
+                return text, index + 1
+        return text, len(tokens)
+
+
+def token_logprobs(entry: Any) -> list[TokenLogprob]:
+    """Returns the log probabilities of tokens in MAX's ``LogProbabilities``."""
+    return [
+        TokenLogprob(token, logprob, top)
+        for token, logprob, top in zip(
+            entry.sampled_token_ids,
+            entry.token_log_probabilities,
+            entry.top_log_probabilities,
+            strict=True,
+        )
+    ]
+
+
+def likeliest(logprob: TokenLogprob, count: int) -> TokenLogprob:
+    """Returns a log probability with the likeliest tokens in order, so many of them."""
+    ordered = sorted(logprob.top.items(), key=lambda item: -item[1])
+    return TokenLogprob(logprob.token_id, logprob.logprob, dict(ordered[:count]))

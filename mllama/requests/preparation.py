@@ -1,0 +1,232 @@
+"""Turns a request into the contexts that MAX's scheduler takes, one for each answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from max.pipelines.context import EOSTracker, TextContext, TokenBuffer
+from max.pipelines.context.exceptions import InputError
+from max.pipelines.modeling.types import RequestID
+
+from mllama.errors import ImageError, MllamaError, RequestError
+from mllama.image_cache.context import image_tokens_of
+from mllama.images.preprocess import ImageTiles
+from mllama.max_model.sampling_context import set_logit_bias
+from mllama.requests.engine_settings import EngineSettings
+from mllama.requests.request import ChatPrompt, GenerationRequest
+
+_SHORT: Final = 2000
+"""Characters of a prompt that are rendered and tokenized at once, in less time than it
+takes to hand them to another thread."""
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A valid request, with its tokens and the tiles of its images.
+
+    Attributes:
+        request: The request.
+        contexts: A context of MAX for each answer, in order.
+        token_ids: The prompt's tokens, in which each image is one.
+        image_tokens: Tokens of the images.
+    """
+
+    request: GenerationRequest
+    contexts: Sequence[Any]
+    token_ids: Sequence[int]
+    image_tokens: int
+
+
+async def prepare_request(
+    request: GenerationRequest,
+    tokenizer: Any,
+    settings: EngineSettings,
+    request_id: str | None = None,
+) -> PreparedRequest:
+    """Checks a request, tokenizes its prompt, and waits for its images.
+
+    Args:
+        request: The request.
+        tokenizer: The model's tokenizer.
+        settings: The engine's limits and defaults.
+        request_id: Id of the first answer in the engine; None makes one.
+
+    Raises:
+        RequestError: If the request can't be answered as it is.
+        ImageError: If one of its images can't be used.
+    """
+    pending = [image for image in request.images if isinstance(image, Future)]
+    try:
+        settings.check(request.sampling)
+        tokens = await tokenize(request.prompt, tokenizer)
+        _check_tokens(tokens, settings)
+        try:
+            tokenizer.check_placeholders(
+                tokens, len(request.images), _texts(request.prompt)
+            )
+            _check_room(request, len(tokens), settings)
+            tiles = [
+                await _tiles(image, number)
+                for number, image in enumerate(request.images, 1)
+            ]
+            first = RequestID() if request_id is None else RequestID(request_id)
+            contexts = [
+                _context(request, choice, first, tokens, tiles, tokenizer, settings)
+                for choice in range(request.choices)
+            ]
+        except InputError as error:
+            raise RequestError(" ".join(str(error).split())) from error
+    except BaseException:
+        # Images that have not begun are not needed.
+        for image in pending:
+            image.cancel()
+        raise
+    return PreparedRequest(
+        request, contexts, tokens.tolist(), image_tokens_of(contexts[0])
+    )
+
+
+async def tokenize(
+    prompt: ChatPrompt | str | Sequence[int], tokenizer: Any
+) -> npt.NDArray[np.int64]:
+    """Returns the tokens of a prompt ``[tokens]``, in which each image is one.
+
+    A long prompt is rendered and tokenized in a thread.
+
+    Raises:
+        RequestError: If the chat template rejects the messages.
+    """
+
+    def encode() -> Any:
+        if isinstance(prompt, ChatPrompt):
+            return tokenizer.encode_chat(
+                prompt.messages,
+                tools=prompt.tools or None,
+                template_variables=prompt.template_variables,
+                add_generation_prompt=prompt.add_generation_prompt,
+                continue_final_message=prompt.continue_final_message,
+            )
+        return tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+
+    try:
+        if isinstance(prompt, (str, ChatPrompt)) and _size(prompt) > _SHORT:
+            ids = await asyncio.to_thread(encode)
+        else:
+            ids = encode()
+    except RequestError:
+        raise
+    except MllamaError as error:
+        raise RequestError(str(error), "prompt") from error
+    return np.array(ids, np.int64)
+
+
+def _size(value: Any) -> int:
+    """Returns about how many characters plain data has."""
+    if isinstance(value, ChatPrompt):
+        return sum(map(_size, (value.messages, value.tools, value.template_variables)))
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, Sequence):
+        return sum(map(_size, value))
+    return 1
+
+
+def _texts(prompt: ChatPrompt | str | Sequence[int]) -> list[str]:
+    """Returns what the user typed in the messages of a chat."""
+    texts: list[str] = []
+    for message in prompt.messages if isinstance(prompt, ChatPrompt) else ():
+        content = message.get("content")
+        if isinstance(content, str):
+            texts.append(content)
+        else:
+            texts += [part["text"] for part in content or () if part["type"] == "text"]
+    return texts
+
+
+def _check_tokens(tokens: npt.NDArray[np.int64], settings: EngineSettings) -> None:
+    if tokens.ndim != 1 or not tokens.size:
+        raise RequestError("the prompt has no tokens", "prompt")
+    wrong = tokens[(tokens < 0) | (tokens >= settings.vocabulary)]
+    if wrong.size:
+        raise RequestError(
+            f"the prompt must have token ids from 0 to {settings.vocabulary - 1}, "
+            f"not {wrong[0]}",
+            "prompt",
+        )
+
+
+def _check_room(
+    request: GenerationRequest, prompt_tokens: int, settings: EngineSettings
+) -> None:
+    """Checks that the prompt leaves room for an answer."""
+    room = settings.max_length - prompt_tokens
+    if room < (request.sampling.max_new_tokens != 0):
+        raise RequestError(
+            f"the prompt is too long: it has {prompt_tokens} tokens, and prompt and "
+            f"answer together may have {settings.max_length}",
+            "prompt",
+        )
+    if request.sampling.min_tokens > room:
+        raise RequestError(
+            f"min_tokens must be at most {room} after a prompt of {prompt_tokens} "
+            f"tokens, not {request.sampling.min_tokens}",
+            "min_tokens",
+        )
+
+
+async def _tiles(image: ImageTiles | Future[ImageTiles], number: int) -> ImageTiles:
+    if isinstance(image, ImageTiles):
+        return image
+    try:
+        return await asyncio.wrap_future(image)
+    except ImageError as error:
+        raise type(error)(f"image {number}: {error}") from error
+
+
+def _context(
+    request: GenerationRequest,
+    choice: int,
+    first: RequestID,
+    tokens: npt.NDArray[np.int64],
+    tiles: Sequence[ImageTiles],
+    tokenizer: Any,
+    settings: EngineSettings,
+) -> Any:
+    """Returns the context of one of a request's answers."""
+    sampling = request.sampling
+    params = sampling.to_max(
+        settings.defaults,
+        vocabulary=settings.vocabulary,
+        choice=choice,
+        choices=request.choices,
+    )
+    ends = frozenset() if sampling.ignore_eos else settings.end_tokens
+    room = settings.max_length - len(tokens)
+    limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+    context = tokenizer.with_images(
+        TextContext(
+            request_id=RequestID(f"{first}-{choice}") if choice else first,
+            # Stop strings are found in the text, whatever tokens it is made of.
+            eos_tracker=EOSTracker(eos_token_ids={*ends, *sampling.stop_token_ids}),
+            # MAX generates a token in any case.
+            max_length=len(tokens) + max(1, limit),
+            tokens=TokenBuffer(tokens.copy()),
+            vocab_size=tokenizer.tokenizer_vocab_size,
+            log_probabilities=0
+            if sampling.logprobs is None
+            else max(1, sampling.logprobs),
+            sampling_params=params,
+        ),
+        tiles,
+    )
+    if sampling.biases:
+        set_logit_bias(context, sampling.biases)
+    return context
