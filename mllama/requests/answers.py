@@ -67,7 +67,8 @@ class Answers:
             for each in token_logprobs(entry)
         ]
         # Those of the prompt come first, with the first token of the answer.
-        of_prompt = max(0, len(logprobs) - len(tokens))
+        asked = self._prepared.request.sampling.logprobs is not None
+        of_prompt = max(0, len(logprobs) - len(tokens) * asked)
         answer = self._answers[choice]
         events: list[Event] = []
         if not self._is_read and (tokens or status.is_done):
@@ -88,13 +89,19 @@ class Answers:
 
     def _prompt_read(self, output: Any, logprobs: Sequence[TokenLogprob]) -> PromptRead:
         top = self._prepared.request.sampling.prompt_logprobs
+        found = iter(logprobs)
         return PromptRead(
             token_ids=self._prepared.token_ids,
             image_tokens=self._prepared.image_tokens,
             cached_tokens=output.num_cached_tokens or 0,
             logprobs=None
             if top is None
-            else [None, *(likeliest(each, top) for each in logprobs)],
+            else [
+                None
+                if position == 0 or position in self._prepared.image_positions
+                else likeliest(next(found), top)
+                for position in range(len(self._prepared.token_ids))
+            ],
         )
 
 

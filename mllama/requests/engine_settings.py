@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from mllama.errors import RequestError
-from mllama.requests.sampling_params import MAX_LOGPROBS, Sampling, SamplingDefaults
-
-_GPU_LOGPROBS: Final = 7
-"""The limit of MAX's graph for log probabilities, which a GPU uses."""
+from mllama.requests.sampling_params import Sampling, SamplingDefaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +18,15 @@ class EngineSettings:
         max_length: Longest sequence in tokens, prompt and answer together.
         end_tokens: Tokens by which the model ends an answer.
         defaults: What a request that leaves a setting open gets.
-        max_logprobs: Likeliest tokens whose log probabilities a request may ask for.
         penalties: Whether penalties are possible.
         min_tokens: Whether an answer can be kept from ending.
-        logit_bias: Whether logits can be biased, and log probabilities of the prompt
-            computed.
+        logit_bias: Whether logits can be biased.
     """
 
     vocabulary: int
     max_length: int
     end_tokens: frozenset[int] = frozenset()
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
-    max_logprobs: int = MAX_LOGPROBS
     penalties: bool = True
     min_tokens: bool = True
     logit_bias: bool = True
@@ -74,7 +68,6 @@ class EngineSettings:
                 repetition_penalty=first(checkpoint.repetition_penalty, 1.0),
                 max_new_tokens=max_new_tokens,
             ),
-            max_logprobs=MAX_LOGPROBS if on_cpu else _GPU_LOGPROBS,
             penalties=samples_on_host or config.sampling.enable_penalties,
             min_tokens=samples_on_host or config.sampling.enable_min_tokens,
             logit_bias=samples_on_host,
@@ -87,15 +80,6 @@ class EngineSettings:
             RequestError: If it can't.
         """
         sampling.check_vocabulary(self.vocabulary)
-        if sampling.prompt_logprobs is not None:
-            raise RequestError("prompt_logprobs is not supported", "prompt_logprobs")
-        for name in ("logprobs", "prompt_logprobs"):
-            count = getattr(sampling, name)
-            if count is not None and count > self.max_logprobs:
-                raise RequestError(
-                    f"{name} must be at most {self.max_logprobs} here, not {count}",
-                    name,
-                )
         for name, is_possible, way_out in (
             ("presence_penalty", self.penalties, "--enable-penalties"),
             ("frequency_penalty", self.penalties, "--enable-penalties"),

@@ -17,7 +17,12 @@ from max.pipelines.modeling.types import RequestID
 from mllama.errors import ImageError, MllamaError, RequestError
 from mllama.image_cache.context import image_tokens_of
 from mllama.images.preprocess import ImageTiles
-from mllama.max_model.sampling_context import set_logit_bias
+from mllama.max_model.sampling_context import (
+    LogProbabilityCounts,
+    max_logprobs,
+    set_log_probabilities,
+    set_logit_bias,
+)
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.request import ChatPrompt, GenerationRequest
 
@@ -35,12 +40,14 @@ class PreparedRequest:
         contexts: A context of MAX for each answer, in order.
         token_ids: The prompt's tokens, in which each image is one.
         image_tokens: Tokens of the images.
+        image_positions: Where the images are among ``token_ids``.
     """
 
     request: GenerationRequest
     contexts: Sequence[Any]
     token_ids: Sequence[int]
     image_tokens: int
+    image_positions: Sequence[int] = ()
 
 
 async def prepare_request(
@@ -88,7 +95,11 @@ async def prepare_request(
             image.cancel()
         raise
     return PreparedRequest(
-        request, contexts, tokens.tolist(), image_tokens_of(contexts[0])
+        request,
+        contexts,
+        tokens.tolist(),
+        image_tokens_of(contexts[0]),
+        [image.start_idx for image in contexts[0].images],
     )
 
 
@@ -209,6 +220,9 @@ def _context(
         choices=request.choices,
     )
     ends = frozenset() if sampling.ignore_eos else settings.end_tokens
+    counts = LogProbabilityCounts(
+        sampling.logprobs, None if choice else sampling.prompt_logprobs
+    )
     room = settings.max_length - len(tokens)
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     context = tokenizer.with_images(
@@ -220,13 +234,12 @@ def _context(
             max_length=len(tokens) + max(1, limit),
             tokens=TokenBuffer(tokens.copy()),
             vocab_size=tokenizer.tokenizer_vocab_size,
-            log_probabilities=0
-            if sampling.logprobs is None
-            else max(1, sampling.logprobs),
+            log_probabilities=max_logprobs(counts),
             sampling_params=params,
         ),
         tiles,
     )
+    set_log_probabilities(context, counts, settings.vocabulary)
     if sampling.biases:
         set_logit_bias(context, sampling.biases)
     return context

@@ -42,7 +42,7 @@ def prepared(choices: int = 1, **sampling: Any) -> PreparedRequest:
         SimpleNamespace(request_id=RequestID(f"r-{choice}"))
         for choice in range(choices)
     ]
-    return PreparedRequest(request, contexts, list(range(7)), 100)
+    return PreparedRequest(request, contexts, list(range(7)), 100, [2, 4])
 
 
 def report(

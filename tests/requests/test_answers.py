@@ -163,6 +163,26 @@ def test_steps_with_and_without_log_probabilities_go_together() -> None:
     assert events[1] == Piece(0, "a", [A], [TokenLogprob(A, -1.0)])
 
 
+@pytest.mark.parametrize("count", [None, 0])
+def test_log_probabilities_of_the_prompt_come_first(count: int | None) -> None:
+    """The first token and images have none."""
+    of_prompt = [logprobs(token, 90, 91) for token in (1, 3, 5, 6)]
+    of_answer = [] if count is None else [logprobs(A)]
+    events = received(
+        answers(logprobs=count, prompt_logprobs=1),
+        report("a", logprobs=[*of_prompt, *of_answer]),
+        report("b", FULL, logprobs=[logprobs(B)] if of_answer else None),
+    )
+    read, *pieces = events[:-1]
+    assert isinstance(read, PromptRead)
+    assert read.logprobs is not None
+    ids = [each and each.token_id for each in read.logprobs]
+    assert ids == [None, 1, None, 3, None, 5, 6]
+    assert read.logprobs[1] == TokenLogprob(1, -1.0, {90: -0.1})
+    found = [each.token_id for piece in pieces for each in piece.logprobs]  # type: ignore[union-attr]
+    assert found == ([] if count is None else [A, B])
+
+
 def test_log_probabilities_end_where_the_answer_does() -> None:
     events = received(
         answers(logprobs=0, stop="."),
