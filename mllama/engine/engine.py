@@ -157,7 +157,7 @@ class Engine:
         The caches have the prompt and its images then.
         """
         with self._lock:
-            others, running.others = running.others, []
+            others = running.take_others()
             for choice, context in enumerate(others, 1):
                 self._running[context.request_id] = _Running(running.steps, choice, [])
         for context in others:
@@ -299,6 +299,11 @@ class _Running:
     steps: queue.SimpleQueue[Step]
     choice: int
     others: list[Any]
+
+    def take_others(self) -> list[Any]:
+        """Returns the other answers' contexts, and forgets them."""
+        others, self.others = self.others, []
+        return others
 
 
 class _Results:

@@ -227,7 +227,7 @@ def _context(
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     context = tokenizer.with_images(
         TextContext(
-            request_id=RequestID(f"{first}-{choice}") if choice else first,
+            request_id=RequestID(f"{first}.{choice}") if choice else first,
             # Stop strings are found in the text, whatever tokens it is made of.
             eos_tracker=EOSTracker(eos_token_ids={*ends, *sampling.stop_token_ids}),
             # MAX generates a token in any case.

@@ -170,16 +170,16 @@ def test_other_choices_wait_for_the_first_ones_token(run: Run) -> None:
         await worker.arrival(3)
         assert [str(each.request_id) for each in worker.contexts()] == [
             "one",
-            "one-1",
-            "one-2",
+            "one.1",
+            "one.2",
         ]
         seeds = [each.sampling_params.seed for each in worker.contexts()]
         assert seeds == [7, 8, 9]
         first, second, _ = worker.contexts()
         assert first.tokens.array is not second.tokens.array
-        worker.answer("one-2", [c], FULL)
+        worker.answer("one.2", [c], FULL)
         worker.answer("one", [b], FULL)
-        worker.answer("one-1", [b], FULL)
+        worker.answer("one.1", [b], FULL)
         got = await reading
         assert texts(got, 3) == ["ab", "b", "c"]
         assert sum(isinstance(event, PromptRead) for event in got) == 1
@@ -201,7 +201,7 @@ def test_other_choices_wait_for_room_in_the_queue(run: Run) -> None:
         assert len(worker.contexts()) == 1
         worker.requests.room = 2
         await worker.arrival(2)
-        worker.answer("one-1", [a], FULL)
+        worker.answer("one.1", [a], FULL)
         assert texts(await reading, 2) == ["a", "a"]
 
     run(test)
