@@ -29,6 +29,9 @@ from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
 # Reports that the worker's process has died.
 from max.serve.process_control import SubprocessExit
 
+# What the middleware answers with status 499.
+from max.serve.router._disconnect import ClientDisconnected
+
 # Which hosts the server must not fetch images from, and which files it may read.
 from max.serve.router._image_resolution import (
     _host_allowlisted as host_is_allowed,
@@ -65,6 +68,7 @@ from max.serve.worker_interface import RequestQueueFull
 
 __all__ = [
     "METRICS",
+    "ClientDisconnected",
     "ImageFact",
     "RequestQueueFull",
     "SchedulerResult",

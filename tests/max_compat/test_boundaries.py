@@ -35,6 +35,9 @@ OWN_OBJECTS = {
     ("max_model/graphs.py", "weight"),
     ("max_model/model.py", "config"),
     ("runtime/overlap.py", "step"),
+    ("server/dialects/openai/chat_answer.py", "choice"),
+    ("server/dialects/openai/completion_answer.py", "answer"),
+    ("server/dialects/openai/completion_answer.py", "answers"),
 }
 """Files and variables whose attributes are assigned, and that are objects of this
 package, of other libraries, or weights of ``max.nn``, which are made to be filled in.

@@ -1,0 +1,32 @@
+"""What requests need to know of the running server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerCapabilities:
+    """Features and limits of the running server.
+
+    Attributes:
+        model_name: Name of the served model.
+        vocabulary: Size of the vocabulary; token ids are smaller.
+        special_tokens: Ids of tokens that texts of answers leave out.
+        max_length: Longest sequence, prompt and answer, in tokens; None if unknown.
+        max_new_tokens: Maximum length of an answer to a request that sets no limit, in
+            tokens; None allows answers up to the maximum length of a sequence.
+        max_images: The most images of a request; None is any number.
+        max_image_bytes: The limit for the files of a request's images together; None
+            is no limit.
+        created: When the server began to serve the model, in seconds since 1970.
+    """
+
+    model_name: str
+    vocabulary: int
+    special_tokens: frozenset[int] = frozenset()
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    max_images: int | None = None
+    max_image_bytes: int | None = None
+    created: int = 0

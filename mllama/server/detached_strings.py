@@ -1,0 +1,83 @@
+"""Keeps pictures in a body apart from its JSON.
+
+A photo of 10 MB holds the event loop for tens of milliseconds if it is parsed with the
+rest of the body, and again if its base64 is decoded there, and with it every stream of
+tokens.  Here long strings of base64, ``data:`` URLs or not, are cut out of a body
+before it is parsed; a thread decodes them piece by piece.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_LONG: Final = 64 * 1024
+"""Strings that are shorter, in bytes, are parsed with the rest of the body."""
+
+_START: Final = re.compile(rb"(?:data:[^\",]{0,200},)?[A-Za-z0-9+/=_\\-]{256}")
+"""The first bytes of a string that may be base64, or a ``data:`` URL of it."""
+
+
+@dataclass(frozen=True)
+class DetachedBody:
+    """A body without its long strings of base64.
+
+    Attributes:
+        text: The JSON text, in which a short name stands for each of them.
+        strings: The strings by their names, as JSON has them between the quotes.
+    """
+
+    text: bytes
+    strings: Mapping[str, memoryview]
+
+
+def detach(body: bytes) -> DetachedBody:
+    """Replaces long strings of base64 in a JSON text with short names.
+
+    The names are random, so that no request can hold one by itself.  A caller that
+    finds a name in another place than that of an image has to parse the body itself.
+    """
+    if len(body) < _LONG:
+        return DetachedBody(body, {})
+    view, done = memoryview(body), 0
+    parts: list[bytes | memoryview] = []
+    strings: dict[str, memoryview] = {}
+    prefix = f"mllama-{secrets.token_hex(16)}-"
+    seen = 0
+    # A string that is long enough contains one of these places.
+    for place in range(_LONG, len(body), _LONG):
+        if place < seen:
+            continue
+        start = body.rfind(b'"', seen, place) + 1
+        end = body.find(b'"', place)
+        if end < 0:
+            break
+        seen = end
+        if start == 0 or not _is_base64(body, start, end):
+            continue
+        name = f"{prefix}{len(strings)}"
+        strings[name] = view[start:end]
+        parts += [view[done:start], name.encode()]
+        done = end
+    if not strings:
+        return DetachedBody(body, {})
+    return DetachedBody(b"".join([*parts, view[done:]]), strings)
+
+
+def _is_base64(body: bytes, start: int, end: int) -> bool:
+    """Returns True if a part between two quotes looks like a string of base64."""
+    return (
+        # A quote after a backslash is part of a text.
+        body[start - 2 : start - 1] != b"\\"
+        and _START.match(body, start, end) is not None
+        and _has_only_slashes(body, start, end)
+    )
+
+
+def _has_only_slashes(body: bytes, start: int, end: int) -> bool:
+    """Returns True if the only escapes in a part of a JSON text are of slashes."""
+    escapes = body.count(b"\\", start, end)
+    return escapes == 0 or escapes == body.count(b"\\/", start, end)

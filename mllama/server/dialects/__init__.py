@@ -1,0 +1,1 @@
+"""APIs that the server speaks, each a thin translation to the same requests."""

@@ -1,0 +1,74 @@
+"""Sends the answer of a request, whole or as a stream, to a client that may go away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mllama.server.dialects.openai.answer_head import UsageCounter
+from mllama.server.dialects.openai.errors import with_error_event
+from mllama.server.disconnect import unless_disconnected
+from mllama.server.event_stream import EventStream, started
+from mllama.server.request_metrics import RequestMeasurement
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class AnswerWriters:
+    """How events become an answer.
+
+    Attributes:
+        whole: Returns the JSON of a whole answer.
+        chunks: Yields server-sent events.
+        is_ready: Returns True once the first events say that the request is valid.
+    """
+
+    whole: Callable[[AsyncGenerator[Any, None]], Coroutine[Any, Any, dict[str, Any]]]
+    chunks: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[bytes, None]]
+    is_ready: Callable[[list[Any]], bool] = lambda events: True
+
+
+async def answer(
+    request: Request,
+    events: Coroutine[Any, Any, AsyncGenerator[Any, None]],
+    writers: AnswerWriters,
+    usage: UsageCounter,
+    *,
+    as_stream: bool,
+) -> Response:
+    """Returns the response to a request.
+
+    Args:
+        request: The request, whose body has been read.
+        events: Starts the engine's events.
+        writers: Write the answer.
+        usage: Counts the answer's tokens.
+        as_stream: Whether the answer is a stream.
+    """
+    measurement = RequestMeasurement(request.url.path)
+    try:
+        source = await unless_disconnected(request, events)
+        if not as_stream:
+            async with aclosing(source):
+                whole = await unless_disconnected(request, writers.whole(source))
+            return JSONResponse(whole)
+        ready = await unless_disconnected(request, started(source, writers.is_ready))
+    except BaseException:
+        measurement.end(usage.prompt_tokens, usage.completion_tokens)
+        raise
+    finally:
+        if not as_stream:
+            measurement.end(usage.prompt_tokens, usage.completion_tokens)
+
+    async def end() -> None:
+        await ready.aclose()
+        await source.aclose()
+        measurement.end(usage.prompt_tokens, usage.completion_tokens)
+
+    return EventStream(with_error_event(writers.chunks(ready)), end)

@@ -1,0 +1,105 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mllama.requests.events import Event
+from mllama.requests.request import GenerationRequest
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.openai.answer_head import AnswerHead, UsageCounter
+from mllama.server.dialects.openai.answering import AnswerWriters, answer
+from mllama.server.dialects.openai.body_reading import read_body_with_images
+from mllama.server.dialects.openai.chat_answer import ChatForm, chat_chunks, whole_chat
+from mllama.server.dialects.openai.chat_body import ChatBody
+from mllama.server.dialects.openai.chat_translation import (
+    chat_prompt,
+    chat_sampling,
+    check_chat,
+    echoed_text,
+    image_references,
+)
+from mllama.server.engine_client import EngineClient
+from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.request_images import load_images
+
+
+class ChatRoute:
+    """Continues conversations.
+
+    Args:
+        engine: Answers requests.
+        capabilities: Features and limits of the server.
+        fetcher: Gets images from URLs.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        capabilities: ServerCapabilities,
+        fetcher: ImageFetcher,
+    ) -> None:
+        self._engine = engine
+        self._capabilities = capabilities
+        self._fetcher = fetcher
+
+    async def __call__(self, request: Request) -> Response:
+        """Answers a request."""
+        body, strings = await read_body_with_images(
+            request,
+            ChatBody,
+            lambda body: [each.source for each in image_references(body.messages)],
+        )
+        check_chat(body, self._capabilities)
+        form, usage = self._form(body), UsageCounter()
+        return await answer(
+            request,
+            self._start(body, strings, request.state.request_id),
+            AnswerWriters(
+                partial(whole_chat, form=form, usage=usage),
+                partial(chat_chunks, form=form, usage=usage),
+            ),
+            usage,
+            as_stream=bool(body.stream),
+        )
+
+    async def _start(
+        self, body: ChatBody, strings: Mapping[str, memoryview], request_id: str
+    ) -> AsyncGenerator[Event, None]:
+        """Loads a request's images and hands it to the engine."""
+        prompt = chat_prompt(body, with_tools=body.tool_choice != "none")
+        sampling = chat_sampling(body, self._capabilities)
+        images = await load_images(
+            image_references(body.messages),
+            strings,
+            fetcher=self._fetcher,
+            engine=self._engine,
+            max_bytes=self._capabilities.max_image_bytes,
+        )
+        request = GenerationRequest(
+            prompt=prompt, images=images, sampling=sampling, choices=body.n or 1
+        )
+        return self._engine.generate(request, request_id=request_id)
+
+    def _form(self, body: ChatBody) -> ChatForm:
+        options = body.stream_options
+        include_usage = options is not None and bool(options.include_usage)
+        return ChatForm(
+            head=AnswerHead("chatcmpl", self._capabilities.model_name),
+            token_bytes=self._engine.token_bytes,
+            choices=body.n or 1,
+            echo=echoed_text(body),
+            tools=()
+            if body.tool_choice == "none"
+            else [tool.function.name for tool in body.tools or ()],
+            parallel_calls=body.parallel_tool_calls is not False,
+            logprobs=bool(body.logprobs),
+            include_usage=include_usage,
+            continuous_usage=include_usage
+            and options is not None
+            and bool(options.continuous_usage_stats),
+        )

@@ -1,0 +1,274 @@
+"""A chat's body to a request of this package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mllama.requests.request import ChatPrompt
+from mllama.requests.sampling_params import Sampling
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.openai.chat_body import ChatBody, PromptFields
+from mllama.server.dialects.openai.content import (
+    AssistantMessage,
+    ImagePart,
+    ImageUrl,
+    Message,
+    RefusalPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from mllama.server.dialects.openai.errors import RequestRejected
+from mllama.server.dialects.openai.sampling_translation import (
+    check_shared,
+    sampling_of,
+)
+from mllama.server.request_images import ImageReference
+
+_TEMPLATE_FIELDS: Final = (
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+)
+"""Variables of templates that are fields of the body."""
+
+_TEMPLATE_CODE: Final = ("chat_template", "tokenize", "tokenizer_kwargs")
+"""Names that would change how a template is rendered."""
+
+
+def image_references(messages: Sequence[Message]) -> list[ImageReference]:
+    """Returns the images of a conversation, in the order of the prompt."""
+    found = []
+    for number, message in enumerate(messages):
+        if not isinstance(message, UserMessage):
+            continue
+        place = f"messages[{number}]"
+        found += [
+            ImageReference(f"{place}.images[{index}]", source)
+            for index, source in enumerate(message.images or ())
+        ]
+        if isinstance(message.content, str):
+            continue
+        for index, part in enumerate(message.content):
+            if part.image_url is not None:
+                source = part.image_url
+                url = source.url if isinstance(source, ImageUrl) else source
+                path = f"{place}.content[{index}].image_url"
+                found.append(ImageReference(path, url))
+    return found
+
+
+def check_chat(body: ChatBody, capabilities: ServerCapabilities) -> None:
+    """Checks what the model of a body alone can't know.
+
+    Raises:
+        RequestRejected: If fields contradict each other, or exceed the server's limits.
+    """
+    check_shared(body, capabilities)
+    check_prompt(body, capabilities)
+    if body.top_logprobs and not body.logprobs:
+        raise RequestRejected(
+            "`top_logprobs` needs `logprobs` to be true.",
+            "top_logprobs",
+            code="invalid_value",
+        )
+    limits = {body.max_tokens, body.max_completion_tokens} - {None}
+    if len(limits) > 1:
+        raise RequestRejected(
+            "`max_tokens` and `max_completion_tokens` are the same, and can't have two "
+            "values.",
+            "max_tokens",
+            code="invalid_value",
+        )
+
+
+def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
+    """Checks the fields that make a prompt.
+
+    Raises:
+        RequestRejected: If they contradict each other, or exceed the server's limits.
+    """
+    for name in body.chat_template_kwargs or ():
+        if name in _TEMPLATE_CODE or name in _TEMPLATE_FIELDS:
+            way = (
+                f"`{name}` is a field of the request"
+                if name in _TEMPLATE_FIELDS
+                else "values must be plain data, not a template or its settings"
+            )
+            path = f"chat_template_kwargs.{name}"
+            raise RequestRejected(
+                f"`{path}` is not supported: {way}.", path, code="unsupported_parameter"
+            )
+    if body.continue_final_message and body.add_generation_prompt:
+        raise RequestRejected(
+            "`add_generation_prompt` begins a new turn, which "
+            "`continue_final_message` excludes.",
+            "add_generation_prompt",
+            code="invalid_value",
+        )
+    count, most = len(image_references(body.messages)), capabilities.max_images
+    if most is not None and count > most:
+        raise RequestRejected(
+            f"The request has {count} images, but the server takes at most {most} "
+            "(--max-images-per-request).",
+            "messages",
+            code="invalid_value",
+        )
+    _check_tool_messages(body.messages)
+
+
+def _check_tool_messages(messages: Sequence[Message]) -> None:
+    """Checks that each call of a tool has a result, and each result a call."""
+    waiting: dict[str, str] = {}
+    for number, message in enumerate(messages):
+        path = f"messages[{number}]"
+        if isinstance(message, ToolMessage):
+            if message.tool_call_id not in waiting:
+                raise RequestRejected(
+                    f"`{path}.tool_call_id` is of no call in the message before it.",
+                    f"{path}.tool_call_id",
+                    code="invalid_value",
+                )
+            del waiting[message.tool_call_id]
+            continue
+        _check_answered(waiting)
+        if isinstance(message, AssistantMessage):
+            waiting = {
+                call.id: f"{path}.tool_calls[{index}]"
+                for index, call in enumerate(message.tool_calls or ())
+            }
+    if not isinstance(messages[-1], AssistantMessage):
+        _check_answered(waiting)
+
+
+def _check_answered(waiting: Mapping[str, str]) -> None:
+    for path in waiting.values():
+        raise RequestRejected(
+            f"`{path}` has no message of the role tool with its result.",
+            path,
+            code="invalid_value",
+        )
+
+
+def chat_prompt(body: PromptFields, *, with_tools: bool = True) -> ChatPrompt:
+    """Returns the prompt of a valid body.
+
+    Args:
+        body: The body.
+        with_tools: Whether the model may call tools.
+
+    Raises:
+        RequestRejected: If the arguments of a call are not a JSON object.
+    """
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    goes_on = bool(body.continue_final_message)
+    return ChatPrompt(
+        messages=[
+            _plain_message(message, f"messages[{number}]")
+            for number, message in enumerate(body.messages)
+        ],
+        tools=tools if with_tools else (),
+        template_variables=body.chat_template_kwargs or {},
+        add_generation_prompt=not goes_on and body.add_generation_prompt is not False,
+        continue_final_message=goes_on,
+    )
+
+
+def chat_sampling(body: ChatBody, capabilities: ServerCapabilities) -> Sampling:
+    """Returns how the tokens of a chat's answers are chosen.
+
+    Raises:
+        RequestError: If values are wrong together.
+    """
+    longest = (
+        body.max_tokens
+        if body.max_completion_tokens is None
+        else body.max_completion_tokens
+    )
+    return sampling_of(
+        body,
+        capabilities,
+        max_new_tokens=capabilities.max_new_tokens if longest is None else longest,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
+    )
+
+
+def echoed_text(body: ChatBody) -> str:
+    """Returns the text that answers repeat, of the message that they go on with."""
+    last = body.messages[-1]
+    if not (body.echo and isinstance(last, AssistantMessage)):
+        return ""
+    return _text_of(last)
+
+
+def _plain_message(message: Message, path: str) -> dict[str, Any]:
+    """Returns a message in the form of ``ChatPrompt``."""
+    plain: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role
+    }
+    if isinstance(message, UserMessage):
+        plain["content"] = _user_content(message)
+    elif isinstance(message, AssistantMessage):
+        plain["content"] = _text_of(message)
+        if message.tool_calls:
+            plain["tool_calls"] = [
+                _plain_call(call, f"{path}.tool_calls[{index}]")
+                for index, call in enumerate(message.tool_calls)
+            ]
+    else:
+        plain["content"] = _joined(message.content)
+    if isinstance(message, ToolMessage):
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        plain["name"] = message.name
+    return plain
+
+
+def _user_content(message: UserMessage) -> str | list[dict[str, Any]]:
+    images: list[dict[str, Any]] = [{"type": "image"} for _ in message.images or ()]
+    if isinstance(message.content, str):
+        if not images:
+            return message.content
+        return [*images, {"type": "text", "text": message.content}]
+    parts = images
+    for part in message.content:
+        if part.image_url is not None:
+            parts.append({"type": "image"})
+        if not isinstance(part, ImagePart):
+            parts.append({"type": "text", "text": part.text})
+    return parts
+
+
+def _text_of(message: AssistantMessage) -> str:
+    return (
+        message.refusal or "" if message.content is None else _joined(message.content)
+    )
+
+
+def _joined(content: Any) -> str:
+    """Returns the text of a content without images."""
+    if isinstance(content, str):
+        return content
+    return "".join(
+        part.refusal if isinstance(part, RefusalPart) else part.text for part in content
+    )
+
+
+def _plain_call(call: ToolCall, path: str) -> dict[str, Any]:
+    """Returns a call with its arguments as an object, which templates expect."""
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise RequestRejected(
+            f"`{path}.function.arguments` must be a JSON object as text.",
+            f"{path}.function.arguments",
+            code="invalid_value",
+        )
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

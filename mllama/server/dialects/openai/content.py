@@ -1,0 +1,209 @@
+"""Messages of a chat and the parts of their content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from mllama.server.dialects.openai.schema import (
+    Body,
+    Bookkeeping,
+    Ignored,
+    Refused,
+    text_or,
+)
+
+
+class CacheBreakpoint(Body):
+    """A hint where a cached prefix ends."""
+
+    mode: Bookkeeping[str | None] = None
+    type: Bookkeeping[str | None] = None
+    ttl: Bookkeeping[str | None] = None
+
+
+_CacheHint = Annotated[CacheBreakpoint | None, Ignored("prefixes are always cached")]
+
+
+class ImageUrl(Body):
+    """Where an image is."""
+
+    url: str = Field(
+        description="`http:`, `https:` or `data:` URL, or base64 without a prefix"
+    )
+    detail: Annotated[
+        Literal["auto", "low", "high", "original"] | None,
+        Ignored("the model sees every image in the same way"),
+    ] = None
+
+
+ImageSource = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[ImageUrl, Tag("<object>")],
+    text_or("<object>", dict, "a URL, or an object with a `url`"),
+]
+"""A URL, or an object with one."""
+
+
+class TextPart(Body):
+    """A text."""
+
+    type: Literal["text"]
+    text: str
+    image_url: ImageSource | None = Field(
+        None, description="An image that stands before the text"
+    )
+    prompt_cache_breakpoint: _CacheHint = None
+    cache_control: _CacheHint = None
+
+
+class ImagePart(Body):
+    """An image."""
+
+    type: Literal["image_url"]
+    image_url: ImageSource
+    prompt_cache_breakpoint: _CacheHint = None
+    cache_control: _CacheHint = None
+
+
+class PlainTextPart(Body):
+    """A text of a message that has no images."""
+
+    type: Literal["text"]
+    text: str
+    prompt_cache_breakpoint: _CacheHint = None
+    cache_control: _CacheHint = None
+
+
+class RefusalPart(Body):
+    """What the assistant said instead of an answer."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _tag_of_part(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", "")
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
+UserPart = Annotated[
+    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
+    Discriminator(
+        _tag_of_part,
+        custom_error_type="part",
+        custom_error_message="must be a part of type text or image_url",
+    ),
+]
+AssistantPart = Annotated[
+    Annotated[PlainTextPart, Tag("<text>")] | Annotated[RefusalPart, Tag("<refusal>")],
+    Discriminator(
+        _tag_of_part,
+        custom_error_type="part",
+        custom_error_message="must be a part of type text or refusal",
+    ),
+]
+
+UserContent = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[UserPart], Tag("<parts>")],
+    text_or("<parts>", list, "a string or a list of parts"),
+]
+AssistantContent = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[AssistantPart], Tag("<parts>")],
+    text_or("<parts>", list, "a string or a list of parts"),
+]
+TextContent = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[PlainTextPart], Tag("<parts>")],
+    text_or("<parts>", list, "a string or a list of parts"),
+]
+
+
+class SystemMessage(Body):
+    """Instructions; ``developer`` is OpenAI's newer name of the role."""
+
+    role: Literal["system", "developer"]
+    content: TextContent
+    name: str | None = Field(None, description="For templates that read it")
+
+
+class UserMessage(Body):
+    """A turn of the user."""
+
+    role: Literal["user"]
+    content: UserContent
+    images: list[str] | None = Field(
+        None, description="Ollama's form: base64, or URLs, of images before the text"
+    )
+    name: str | None = Field(None, description="For templates that read it")
+
+
+class CalledFunction(Body):
+    """A function and the arguments with which the model called it."""
+
+    name: str
+    arguments: str = Field(description="A JSON object")
+
+
+class ToolCall(Body):
+    """A call of a tool in an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Bookkeeping[int | None] = None
+
+
+class AssistantMessage(Body):
+    """An earlier answer, in the form in which the server gave it."""
+
+    role: Literal["assistant"]
+    content: AssistantContent | None = None
+    refusal: str | None = Field(None, description="Read as the content, without one")
+    tool_calls: list[ToolCall] | None = None
+    name: str | None = Field(None, description="For templates that read it")
+    annotations: Annotated[list[Any] | None, Ignored("the text has them")] = None
+    audio: Annotated[Any, Refused("is not supported: the model can't hear")] = None
+    function_call: Annotated[
+        Any, Refused("is not supported: use `tool_calls`, its successor")
+    ] = None
+
+
+class ToolMessage(Body):
+    """The result of a tool."""
+
+    role: Literal["tool"]
+    content: TextContent
+    tool_call_id: str
+    name: str | None = Field(None, description="For templates that read it")
+
+
+_TAGS = {
+    "system": "<system>",
+    "developer": "<system>",
+    "user": "<user>",
+    "assistant": "<assistant>",
+    "tool": "<tool>",
+}
+
+
+def _tag_of_message(message: Any) -> str | None:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    return _TAGS.get(role) if isinstance(role, str) else None
+
+
+Message = Annotated[
+    Annotated[SystemMessage, Tag("<system>")]
+    | Annotated[UserMessage, Tag("<user>")]
+    | Annotated[AssistantMessage, Tag("<assistant>")]
+    | Annotated[ToolMessage, Tag("<tool>")],
+    Discriminator(
+        _tag_of_message,
+        custom_error_type="message",
+        custom_error_message=(
+            "must be an object whose `role` is system, developer, user, assistant "
+            "or tool"
+        ),
+    ),
+]
+"""A message of a conversation."""

@@ -1,0 +1,139 @@
+"""Bytes of a body to its model, and errors that name the wrong field by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from mllama.errors import quoted
+from mllama.server.dialects.openai.errors import RequestRejected
+from mllama.server.dialects.openai.schema import REFUSED, Body
+
+Model = TypeVar("Model", bound=Body)
+
+_TYPES = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "finite_number": "a finite number",
+}
+"""What a value must be, by the type of pydantic's error."""
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Returns the JSON object of a body.
+
+    Raises:
+        RequestRejected: If it is not one, nested too deeply, or not valid Unicode.
+    """
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestRejected(
+            f"The body is not valid JSON: {error}.", code="invalid_json"
+        ) from error
+    if not isinstance(value, dict):
+        raise RequestRejected("The body must be a JSON object.", code="invalid_json")
+    return value
+
+
+def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
+    """Returns a body as its model.
+
+    Raises:
+        RequestRejected: If a field is wrong, unknown or refused.  It names the first.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise _rejection(error.errors(include_url=False)[0], body) from None
+
+
+def _rejection(error: ErrorDetails, body: Mapping[str, Any]) -> RequestRejected:
+    path = path_of(error["loc"], body)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return RequestRejected(
+            f"`{path}` is required.", path, code="missing_required_parameter"
+        )
+    if kind == "extra_forbidden":
+        return RequestRejected(
+            f"`{path}` is not a field that this server knows.",
+            path,
+            code="unknown_parameter",
+        )
+    if kind == REFUSED:
+        return RequestRejected(
+            f"`{path}` {error['msg']}.", path, code="unsupported_parameter"
+        )
+    if kind in _TYPES:
+        return RequestRejected(
+            f"`{path}` must be {_TYPES[kind]}, not {quoted(error['input'])}.",
+            path,
+            code="invalid_type",
+        )
+    return RequestRejected(
+        f"`{path}` {_requirement(kind, context, error['msg'])}, "
+        f"not {quoted(error['input'])}.",
+        path,
+        code="invalid_value",
+    )
+
+
+def _requirement(kind: str, context: Mapping[str, Any], message: str) -> str:
+    """Returns what an error says that a value must be."""
+    if kind in ("greater_than_equal", "too_short"):
+        least = context.get("ge", context.get("min_length"))
+        has = "have" if kind == "too_short" else "be"
+        if has == "have" and least == 1:
+            return "must not be empty"
+        return f"must {has} at least {least:g}" + " entries" * (has == "have")
+    if kind in ("less_than_equal", "too_long"):
+        most = context.get("le", context.get("max_length"))
+        has = "have" if kind == "too_long" else "be"
+        return f"must {has} at most {_plain(most)}" + " entries" * (has == "have")
+    if kind == "greater_than":
+        return f"must be greater than {context['gt']:g}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return f"must match {context['pattern']}"
+    return message[:1].lower() + message[1:]
+
+
+def _plain(number: Any) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def path_of(location: tuple[int | str, ...], body: Any) -> str:
+    """Returns the path of an error, such as ``messages[0].content[1].text``.
+
+    Args:
+        location: Keys, indices, and tags of unions, which are in angle brackets.
+        body: The body that the error is in.
+    """
+    path = ""
+    for step in location:
+        if isinstance(step, str) and step.startswith("<") and step.endswith(">"):
+            if not (isinstance(body, Mapping) and step in body):
+                continue
+        elif step == "[key]":
+            break
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+        body = _entry(body, step)
+    return path
+
+
+def _entry(value: Any, step: int | str) -> Any:
+    try:
+        return value[step]
+    except (LookupError, TypeError):
+        return None

@@ -1,0 +1,115 @@
+"""The base of all bodies, and markers of fields that have no effect or are refused.
+
+A body is strict: numbers are numbers, unknown keys are refused at every level, and null
+means that a field isn't given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    GetCoreSchemaHandler,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
+
+REFUSED = "refused"
+"""The type of the error that a refused field raises."""
+
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """An object of a request's JSON."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        """Removes keys whose value is null."""
+        if isinstance(value, dict) and None in value.values():
+            return {key: each for key, each in value.items() if each is not None}
+        return value
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Marks a field that has no effect on an answer.
+
+    Attributes:
+        reason: Why it has none.
+    """
+
+    reason: str = "only keeps books"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Marks a field that is refused, because it would change the answer.
+
+    Attributes:
+        message: What the error says after the field's name.
+        unless: Values that ask for nothing, which pass.
+    """
+
+    message: str
+    unless: Sequence[Any] = ()
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Returns a schema that accepts the harmless values only."""
+        return core_schema.no_info_plain_validator_function(
+            self._check, json_schema_input_schema=handler(source)
+        )
+
+    def _check(self, value: Any) -> Any:
+        # 0 and False are different values, and so are 1 and True.
+        if any(value == each and type(value) is type(each) for each in self.unless):
+            return value
+        raise PydanticCustomError(REFUSED, "{message}", {"message": self.text})
+
+    @property
+    def text(self) -> str:
+        """Returns the message with the values that pass."""
+        if not self.unless:
+            return self.message
+        values = " or ".join(f"`{json.dumps(each)}`" for each in self.unless)
+        return f"{self.message}; accepted: {values}"
+
+
+Bookkeeping = Annotated[T, Ignored()]
+"""A field by which a client or OpenAI's service keeps books."""
+
+
+def text_or(tag: str, kind: type, what: str) -> Discriminator:
+    """Returns how a string is told from a value of another kind.
+
+    Args:
+        tag: The tag of the other kind; a string has ``<text>``.
+        kind: The other kind.
+        what: What the value is, for an error if it is neither.
+    """
+
+    def tag_of(value: Any) -> str | None:
+        return (
+            "<text>"
+            if isinstance(value, str)
+            else tag
+            if isinstance(value, kind)
+            else None
+        )
+
+    return Discriminator(
+        tag_of, custom_error_type="text_or", custom_error_message=f"must be {what}"
+    )

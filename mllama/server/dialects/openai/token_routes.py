@@ -1,0 +1,76 @@
+"""``POST /tokenize`` and ``POST /detokenize``, in vLLM's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.openai.body_reading import read_body
+from mllama.server.dialects.openai.chat_translation import chat_prompt, check_prompt
+from mllama.server.dialects.openai.parsing import parse_body, parse_json
+from mllama.server.dialects.openai.sampling_translation import (
+    check_model,
+    check_tokens,
+)
+from mllama.server.dialects.openai.token_bodies import (
+    DetokenizeBody,
+    TokenizeChatBody,
+    TokenizeTextBody,
+)
+from mllama.server.dialects.openai.token_text import token_string
+from mllama.server.engine_client import EngineClient
+
+
+class TokenRoutes:
+    """Tokenizes and detokenizes.
+
+    Args:
+        engine: Has the tokenizer.
+        capabilities: Features and limits of the server.
+    """
+
+    def __init__(self, engine: EngineClient, capabilities: ServerCapabilities) -> None:
+        self._engine = engine
+        self._capabilities = capabilities
+
+    async def tokenize(self, request: Request) -> JSONResponse:
+        """Returns the tokens of a text or a conversation."""
+        content = parse_json(await request.body())
+        body: TokenizeChatBody | TokenizeTextBody
+        if content.get("messages") is not None:
+            body = parse_body(TokenizeChatBody, content)
+        else:
+            body = parse_body(TokenizeTextBody, content)
+        check_model(body.model, self._capabilities)
+        tokens = await self._tokens(body)
+        answer: dict[str, Any] = {
+            "count": len(tokens),
+            "max_model_len": self._capabilities.max_length,
+            "tokens": tokens,
+        }
+        if body.return_token_strs:
+            answer["token_strs"] = [
+                token_string(self._engine.token_bytes(token)) for token in tokens
+            ]
+        return JSONResponse(answer)
+
+    async def _tokens(self, body: TokenizeChatBody | TokenizeTextBody) -> list[int]:
+        if isinstance(body, TokenizeChatBody):
+            check_prompt(body, self._capabilities)
+            return await self._engine.tokenize(chat_prompt(body))
+        tokens = await self._engine.tokenize(body.prompt)
+        if body.add_special_tokens is False:
+            # What the tokenizer puts before every text.
+            return tokens[len(await self._engine.tokenize("")) :]
+        return tokens
+
+    async def detokenize(self, request: Request) -> JSONResponse:
+        """Returns the text of tokens, special ones included."""
+        body = await read_body(request, DetokenizeBody)
+        check_model(body.model, self._capabilities)
+        check_tokens("tokens", body.tokens, self._capabilities)
+        content = b"".join(map(self._engine.token_bytes, body.tokens))
+        return JSONResponse({"prompt": content.decode(errors="replace")})

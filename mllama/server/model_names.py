@@ -1,0 +1,35 @@
+"""The names by which clients may ask for the served model."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+PUBLISHED_NAMES: Final = tuple(
+    f"meta-llama/Llama-3.2-{size}-Vision{tuning}"
+    for size in ("11B", "90B")
+    for tuning in ("", "-Instruct")
+)
+"""The published models' names, which the server accepts for any checkpoint, because
+clients and examples use them."""
+
+_OLLAMA_NAME: Final = re.compile(r"(ollama:)?llama3\.2-vision(:[A-Za-z0-9._-]+)?")
+"""Ollama's name of the same models, for the same reason."""
+
+
+def is_name_of(name: str, served: str) -> bool:
+    """Returns True if a request may ask for the served model by a name.
+
+    Args:
+        name: The name in the request; an empty one is the served model's.
+        served: The served model's name.
+    """
+    if name in ("", served, *PUBLISHED_NAMES) or _OLLAMA_NAME.fullmatch(name):
+        return True
+    # A model of Ollama's store has a name with or without a tag.
+    bare = served.removeprefix("ollama:")
+    return bare != served and name.removeprefix("ollama:") in (
+        bare,
+        bare.removesuffix(":latest"),
+        f"{bare}:latest",
+    )

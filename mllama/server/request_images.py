@@ -1,0 +1,132 @@
+"""Loads the images of a request while other requests go on."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from mllama.errors import ImageError
+from mllama.images.data_urls import data_url_content, decode_base64, is_base64
+from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from mllama.images.load import ImageFile
+    from mllama.images.preprocess import ImageTiles
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+_LONGEST_HEADER: Final = 256
+"""The longest part before a detached ``data:`` URL's comma, in bytes."""
+
+
+class _Preparation(Protocol):
+    def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
+        """Starts to split an image into tiles."""
+
+
+@dataclass(frozen=True)
+class ImageReference:
+    """An image that a request names.
+
+    Attributes:
+        path: Where the body names it, for messages.
+        source: A URL, base64, or the name of a detached string.
+    """
+
+    path: str
+    source: str
+
+
+class RequestImageError(ImageError):
+    """An image of a request can't be used.
+
+    Attributes:
+        path: Where the body names it.
+    """
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+async def load_images(
+    references: Sequence[ImageReference],
+    strings: Mapping[str, memoryview],
+    *,
+    fetcher: ImageFetcher,
+    engine: _Preparation,
+    max_bytes: int | None = None,
+) -> list[ImageTiles]:
+    """Returns a request's images, ready for the model.
+
+    Args:
+        references: The images in order.
+        strings: Strings that were detached from the body, by name.
+        fetcher: Gets images from URLs.
+        engine: Splits images into tiles.
+        max_bytes: The limit for the files of all images together.
+
+    Raises:
+        RequestImageError: If one can't be used.  The message has its number, from 1.
+    """
+    used = 0
+
+    def charge(size: int) -> None:
+        nonlocal used
+        used += size
+        if max_bytes and used > max_bytes:
+            raise over_budget(max_bytes)
+
+    async def load(number: int, reference: ImageReference) -> ImageTiles:
+        try:
+            string = strings.get(reference.source)
+            scheme = _SCHEME.match(reference.source)
+            if string is None and scheme and scheme[1].lower() != "data":
+                content = await fetcher.fetch(reference.source, charge)
+            else:
+                if string is None:
+                    string = memoryview(reference.source.encode("utf-8", "replace"))
+                content = await measured(
+                    "inline", asyncio.to_thread(detached_content, string)
+                )
+                charge(len(content))
+            return await asyncio.wrap_future(engine.prepare_image(content))
+        except ImageError as error:
+            raise RequestImageError(
+                f"image {number}: {error}", reference.path
+            ) from error
+
+    tasks = [
+        asyncio.ensure_future(load(number, reference))
+        for number, reference in enumerate(references, 1)
+    ]
+    try:
+        return [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        # Their errors are those of images that nobody needs any more.
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def detached_content(string: memoryview) -> bytes:
+    """Returns the content of a ``data:`` URL, or of base64 alone.
+
+    Args:
+        string: The string as JSON has it, in which slashes may be escaped.
+
+    Raises:
+        ImageError: If it is damaged.
+    """
+    head = bytes(string[:_LONGEST_HEADER])
+    if head[:5].lower() != b"data:":
+        return decode_base64(string)
+    comma = head.find(b",")
+    if comma >= 0 and is_base64(head[:comma].decode("latin-1")):
+        return decode_base64(string[comma + 1 :])
+    return data_url_content(bytes(string).decode("utf-8", "replace"))
