@@ -48,6 +48,23 @@ _GENERATE_QUESTION: Final = (
         description="A system prompt.",
     ),
     Option(
+        name="raw",
+        section=QUESTION,
+        takers=("generate",),
+        kind="flag",
+        description="Continue the prompt as it is, without the chat template. "
+        "<|image|> in it stands for an image.",
+    ),
+    Option(
+        name="prompt_token_ids",
+        section=QUESTION,
+        takers=("generate",),
+        kind="text",
+        metavar="IDS",
+        description="Ids of tokens to continue, separated by commas, instead of "
+        "--prompt.",
+    ),
+    Option(
         name="messages",
         section=QUESTION,
         takers=("generate",),

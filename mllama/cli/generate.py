@@ -28,6 +28,8 @@ def generate(
     prompt: str | None,
     images: tuple[str, ...],
     system: str | None,
+    raw: bool,
+    prompt_token_ids: str | None,
     messages: str | None,
     output_format: str,
     model_path: str | None,
@@ -46,7 +48,11 @@ def generate(
     if not settings["trust_remote_code"]:
         block_torch()
     sampling = _answer_fields({name: settings.pop(name) for name in _SAMPLING})
-    conversation = _read_conversations(prompt, images, system, messages)
+    question: Any
+    if raw or prompt_token_ids is not None:
+        question = _read_raw_prompt(prompt, prompt_token_ids, images, system, messages)
+    else:
+        question = _read_conversations(prompt, images, system, messages)
     stream = reserve_stdout()
     # Libraries may warn on stderr, but their info messages would bury the answer.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -57,14 +63,19 @@ def generate(
     with LLM(model_path, **settings) as llm:
         load_seconds = time.perf_counter() - started
         answers = Answers(stream, output_format, load_seconds)
-        if isinstance(conversation, Conversations):
-            for output in llm.answers(conversation.messages, **sampling):
+        if isinstance(question, Conversations):
+            for output in llm.answers(question.messages, **sampling):
                 answers.write_one_of_many(output)
             return
-        if sampling["n"] > 1:
-            answers.write_one_of_many(llm.chat(conversation, **sampling))
-            return
-        with llm.chat(conversation, stream=True, **sampling) as answer:
+        generation = (
+            llm.complete(question.prompt, question.images, stream=True, **sampling)
+            if isinstance(question, RawPrompt)
+            else llm.chat(question, stream=True, **sampling)
+        )
+        with generation as answer:
+            if sampling["n"] > 1:
+                answers.write_one_of_many(answer.wait())
+                return
             for chunk in answer:
                 answers.write_chunk(chunk)
             answers.end(answer.output)
@@ -90,6 +101,53 @@ class Conversations:
     """A list of conversations that are answered together."""
 
     messages: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class RawPrompt:
+    """A prompt that is continued as it is."""
+
+    prompt: str | list[int]
+    images: list[Any]
+
+
+def _read_raw_prompt(
+    prompt: str | None,
+    token_ids: str | None,
+    images: tuple[str, ...],
+    system: str | None,
+    messages: str | None,
+) -> RawPrompt:
+    """Returns a raw prompt, with its images loaded.
+
+    Raises:
+        click.UsageError: If the options name no prompt, or name it twice.
+        MllamaError: If an image can't be read.
+    """
+    from mllama.requests.messages import load_images, prompt_messages
+
+    context = click.get_current_context()
+    if system is not None or messages is not None:
+        raise click.UsageError(
+            "a raw prompt takes no --system and no --messages", context
+        )
+    if (prompt is None) == (token_ids is None):
+        raise click.UsageError(
+            "a raw prompt is either --raw with --prompt or --prompt-token-ids", context
+        )
+    loaded: list[Any] = []
+    if images:
+        (message,) = load_images(prompt_messages("", images))
+        loaded = [part["image"] for part in message["content"][:-1]]
+    if token_ids is None:
+        assert prompt is not None
+        return RawPrompt(prompt, loaded)
+    try:
+        return RawPrompt([int(each) for each in token_ids.split(",")], loaded)
+    except ValueError as error:
+        raise click.UsageError(
+            "--prompt-token-ids takes ids of tokens, separated by commas", context
+        ) from error
 
 
 def _read_conversations(

@@ -22,6 +22,8 @@ KEYS = {
     "finish_reason",
     "prompt_tokens",
     "image_tokens",
+    "cached_tokens",
+    "prompt_token_ids",
     "completion_tokens",
     "load_seconds",
     "time_to_first_token_seconds",
@@ -107,6 +109,25 @@ def test_conversations_are_answered_together_and_in_order(tmp_path: Path) -> Non
     )
     again = [json.loads(line)["token_ids"] for line in free.stdout.splitlines()]
     assert again != [report["token_ids"] for report in reports]
+
+
+def test_several_answers_and_the_tokens_of_a_prompt(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "red.png")
+    asked = ("--prompt", "Hello", "--image", str(tmp_path / "red.png"))
+    sampled = ("--n", "2", "--seed", "3", "--temperature", "2", "--logprobs", "1")
+    report = json.loads(generate(*asked, *sampled, "--format", "json").stdout)
+    assert set(report) == KEYS | {"choices", "logprobs"}
+    assert [len(each["logprobs"]) for each in report["choices"]] == [
+        len(each["token_ids"]) for each in report["choices"]
+    ]
+    texts = generate(*asked, *sampled).stdout
+    first, second = (each["text"] for each in report["choices"])
+    assert texts == f"==> 1.1 <==\n{first}\n\n==> 1.2 <==\n{second}\n"
+
+    ids = ",".join(map(str, report["prompt_token_ids"]))
+    raw = ("--prompt-token-ids", ids, "--image", str(tmp_path / "red.png"))
+    again = json.loads(generate(*raw, *sampled, "--format", "json").stdout)
+    assert again["choices"] == report["choices"]
 
 
 @pytest.mark.parametrize("seconds", [1.0, 6.0])

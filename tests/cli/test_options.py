@@ -121,6 +121,19 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--max-ce-batch-size", "2"], "max_ce_batch_size", 2, 32),
         (["--max-new-tokens", "7"], "max_new_tokens", 7, -1),
         (["--top-k", "5"], "top_k", 5, None),
+        (["--n", "3"], "n", 3, 1),
+        (["--min-tokens", "3"], "min_tokens", 3, 0),
+        (["--stop", "a", "--stop", "b"], "stop", ("a", "b"), ()),
+        (["--stop-token-id", "4"], "stop_token_ids", (4,), ()),
+        (
+            ["--logit-bias", "4=-1.5", "--logit-bias", "5=2"],
+            "logit_bias",
+            {4: -1.5, 5: 2},
+            {},
+        ),
+        (["--ignore-eos"], "ignore_eos", True, False),
+        (["--logprobs", "0"], "logprobs", 0, None),
+        (["--repetition-penalty", "1.5"], "repetition_penalty", 1.5, None),
     ],
 )
 def test_generate_passes_options_to_the_model(
