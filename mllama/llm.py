@@ -276,9 +276,11 @@ class LLM:
                 none.
             ignore_eos: Don't let the model's own end tokens end the answer.
             logprobs: Log probabilities of the answer's tokens, and of the N likeliest
-                in each one's place, from 0 to 20. Default: none.
+                in each one's place, from 0 to 20. -1, the whole vocabulary, is not for
+                requests to the server. Default: none.
             prompt_logprobs: Log probabilities of the prompt's tokens, and of the N
-                likeliest in each one's place, from 0 to 20. Default: none.
+                likeliest in each one's place, from 0 to 20. -1, the whole vocabulary,
+                is not for requests to the server. Default: none.
 
         Returns:
             An ``Output`` for one conversation; a list of them, in the conversations'

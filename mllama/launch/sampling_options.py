@@ -183,7 +183,8 @@ SAMPLING_OPTIONS: Final = (
         kind="integer",
         metavar="N",
         description="Log probabilities of the answer's tokens, and of the N likeliest "
-        "in each one's place, from 0 to 20.",
+        "in each one's place, from 0 to 20. -1, the whole vocabulary, is not for "
+        "requests to the server.",
         default_text="none",
         request_field="top_logprobs",
     ),
@@ -194,7 +195,8 @@ SAMPLING_OPTIONS: Final = (
         kind="integer",
         metavar="N",
         description="Log probabilities of the prompt's tokens, and of the N likeliest "
-        "in each one's place, from 0 to 20.",
+        "in each one's place, from 0 to 20. -1, the whole vocabulary, is not for "
+        "requests to the server.",
         default_text="none",
         request_field="prompt_logprobs",
     ),

@@ -17,6 +17,7 @@ from mllama.requests.events import (
     TokenLogprob,
 )
 from mllama.requests.sampling_params import Sampling
+from mllama.sampling.log_probabilities import ALL
 
 if TYPE_CHECKING:
     from mllama.requests.preparation import PreparedRequest
@@ -202,6 +203,12 @@ def token_logprobs(entry: Any) -> list[TokenLogprob]:
 
 
 def likeliest(logprob: TokenLogprob, count: int) -> TokenLogprob:
-    """Returns a log probability with the likeliest tokens in order, so many of them."""
+    """Returns a log probability with the likeliest tokens in order, so many of them.
+
+    Args:
+        logprob: The log probability.
+        count: The number of tokens, or ``ALL``.
+    """
     ordered = sorted(logprob.top.items(), key=lambda item: -item[1])
-    return TokenLogprob(logprob.token_id, logprob.logprob, dict(ordered[:count]))
+    kept = ordered if count == ALL else ordered[:count]
+    return TokenLogprob(logprob.token_id, logprob.logprob, dict(kept))

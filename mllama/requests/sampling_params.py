@@ -103,7 +103,8 @@ class Sampling:
         stop_token_ids: Tokens that end the answer, beside the model's own.
         ignore_eos: Whether the model's own end tokens don't end the answer.
         logprobs: Number of likeliest tokens whose log probabilities come with each
-            token of the answer; 0 is the token's alone, and None is none.
+            token of the answer; 0 is the token's alone, -1 is the whole vocabulary, and
+            None is none.
         prompt_logprobs: As ``logprobs``, for the tokens of the prompt.
 
     Raises:
@@ -147,8 +148,8 @@ class Sampling:
             ("min_tokens", 0, _SEEDS - 1),
             ("top_k", -1, _SEEDS - 1),
             ("seed", 0, _SEEDS - 1),
-            ("logprobs", 0, MAX_LOGPROBS),
-            ("prompt_logprobs", 0, MAX_LOGPROBS),
+            ("logprobs", -1, MAX_LOGPROBS),
+            ("prompt_logprobs", -1, MAX_LOGPROBS),
         ):
             value = getattr(self, name)
             if value is None and name not in ("max_new_tokens", "min_tokens"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from mllama import LLM
 from mllama.max_model.sampling_context import LogProbabilityCounts
 from tests.reference.cases import Case, case, case_names
 from tests.reference.checkpoints import checkpoint
@@ -50,8 +51,7 @@ def check(request: Request, sample: Case, oracle: Reference) -> None:
     scored = np.flatnonzero(prompt[1:] != request.context.vision_token_ids[0])
     tokens = [*prompt[1 + scored].tolist(), *decoded.token_ids]
     logits = np.concatenate([oracle.prefill(sample.messages)[scored], decoded.logits])
-    logits = logits.astype(np.float64)
-    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = log_softmax(logits)
     first, *others = request.log_probabilities
     assert len(first.sampled_token_ids) == len(scored) + 1
     assert [len(each.sampled_token_ids) for each in others] == [1] * STEPS
@@ -110,3 +110,65 @@ def test_few_logits_in_a_step_equal_the_reference(
     scheduled.run()
     for request, sample in zip(requests, samples, strict=True):
         check(request, sample, oracle)
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM(checkpoint(), quantization_encoding="float32", quiet=True) as model:
+        yield model
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    values: np.ndarray = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return values
+
+
+def test_the_whole_distribution_of_tokens_in_python_equals_the_reference(
+    llm: LLM, oracle: Reference, tile: int
+) -> None:
+    """Token ids in, and the log probabilities of the whole vocabulary out."""
+    sample = case("text_only", tile)
+    tokens = oracle.prompt(sample.messages).token_ids.tolist()
+    expected = log_softmax(oracle.prefill(sample.messages))
+    output = llm.complete(tokens, max_new_tokens=0, prompt_logprobs=-1)
+    assert output.prompt_token_ids == tokens
+    assert output.token_ids == []
+    found = output.prompt_logprobs
+    assert found is not None
+    assert len(found) == len(tokens)
+    assert found[0] is None
+    for row, token, entry in zip(expected, tokens[1:], found[1:], strict=False):
+        assert entry is not None
+        assert entry.token_id == token
+        assert entry.logprob == entry.top[token]
+        values = [entry.top[each] for each in range(len(row))]
+        np.testing.assert_allclose(values, row, atol=TOLERANCE, rtol=0)
+        assert list(entry.top.values()) == sorted(values, reverse=True)
+
+
+def test_a_chat_with_an_image_in_python_equals_the_reference(
+    llm: LLM, oracle: Reference, tile: int
+) -> None:
+    sample = case("one_tile", tile)
+    prompt = oracle.prompt(sample.messages).token_ids
+    expected = log_softmax(oracle.prefill(sample.messages))
+    output = llm.chat(
+        list(sample.messages), max_new_tokens=3, logprobs=0, prompt_logprobs=0
+    )
+    assert output.prompt_token_ids == prompt.tolist()
+    assert output.prompt_logprobs is not None
+    assert len(output.prompt_logprobs) == len(prompt)
+    scored = 0
+    for row, token, entry in zip(
+        expected, prompt[1:].tolist(), output.prompt_logprobs[1:], strict=False
+    ):
+        assert (entry is None) == (token >= len(row))
+        if entry is not None:
+            scored += 1
+            assert entry.top == {}
+            assert entry.logprob == pytest.approx(row[token], abs=TOLERANCE)
+    assert scored == len(prompt) - 1 - len(sample.tiles)
+    assert output.logprobs is not None
+    own = expected[-1, output.token_ids[0]]
+    assert output.logprobs[0].logprob == pytest.approx(own, abs=TOLERANCE)

@@ -212,3 +212,12 @@ def test_a_failed_request_raises() -> None:
     received(made, report("a", ACTIVE))
     with pytest.raises(EngineError, match="the model failed"):
         received(made, report("", FAILED))
+
+
+def test_the_whole_vocabulary_is_returned_in_order() -> None:
+    events = received(
+        answers(logprobs=-1),
+        report("a", ENDED, logprobs=[logprobs(A, 90, 91, 92)]),
+    )
+    (piece,) = (event for event in events if isinstance(event, Piece))
+    assert list(piece.logprobs[0].top) == [90, 91, 92, A]

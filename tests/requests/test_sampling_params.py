@@ -72,7 +72,7 @@ def to_max(
         {"stop_token_ids": [-1]},
         {"stop_token_ids": [True]},
         {"ignore_eos": 1},
-        {"logprobs": -1},
+        {"logprobs": -2},
         {"logprobs": 21},
         {"logprobs": True},
         {"prompt_logprobs": 21},
