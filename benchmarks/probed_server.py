@@ -15,48 +15,58 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-
-from mllama.cli.main import main
-from mllama.server import app
 
 _SLEEP = 0.001
 
-
-@asynccontextmanager
-async def probed_lifespan(application: Any, *arguments: Any) -> AsyncIterator[None]:
-    """Adds the probe to MAX's application while it runs."""
-    figures = {"late": 0.0, "busy": 0.0}
-
-    async def probe() -> None:
-        while True:
-            started, computed = time.perf_counter(), time.thread_time()
-            await asyncio.sleep(_SLEEP)
-            late = time.perf_counter() - started - _SLEEP
-            figures["late"] = max(figures["late"], late)
-            busy = time.thread_time() - computed
-            figures["busy"] = max(figures["busy"], busy)
-
-    async def report() -> dict[str, float]:
-        # Linux counts in KiB.
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        result = {**figures, "memory": memory}
-        figures.update(late=0.0, busy=0.0)
-        return result
-
-    application.add_api_route("/probe", report)
-    async with app_lifespan(application, *arguments):
-        task = asyncio.create_task(probe())
-        try:
-            yield
-        finally:
-            task.cancel()
+Lifespan = Callable[..., AbstractAsyncContextManager[None]]
 
 
-app_lifespan = app.lifespan
+def probed(lifespan: Lifespan) -> Lifespan:
+    """Returns the lifespan of MAX's application with the probe."""
+
+    @asynccontextmanager
+    async def probed_lifespan(application: Any, *arguments: Any) -> AsyncIterator[None]:
+        figures = {"late": 0.0, "busy": 0.0}
+
+        async def probe() -> None:
+            while True:
+                started, computed = time.perf_counter(), time.thread_time()
+                await asyncio.sleep(_SLEEP)
+                late = time.perf_counter() - started - _SLEEP
+                figures["late"] = max(figures["late"], late)
+                busy = time.thread_time() - computed
+                figures["busy"] = max(figures["busy"], busy)
+
+        async def report() -> dict[str, float]:
+            # Linux counts in KiB.
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            result = {**figures, "memory": memory}
+            figures.update(late=0.0, busy=0.0)
+            return result
+
+        application.add_api_route("/probe", report)
+        async with lifespan(application, *arguments):
+            task = asyncio.create_task(probe())
+            try:
+                yield
+            finally:
+                task.cancel()
+
+    return probed_lifespan
+
+
+def run() -> None:
+    """Runs the command line."""
+    # Not above: processes that prepare images import this module, too.
+    from mllama.cli.main import main
+    from mllama.server import app
+
+    app.lifespan = probed(app.lifespan)
+    main()
+
 
 if __name__ == "__main__":
-    app.lifespan = probed_lifespan
-    main()
+    run()

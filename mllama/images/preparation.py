@@ -1,9 +1,10 @@
-"""Prepares images in threads: decodes, resizes, splits and hashes them.
+"""Prepares images: decodes, resizes, splits and hashes them, several at a time.
 
-Pillow, NumPy and hashlib release Python's lock while they work, so that images are
-prepared on several cores while the caller's thread, such as a server's event loop, goes
-on.  The threads are shared by the whole process, and wait while images that are being
-decoded take more than ``MAX_DECODED_BYTES``.
+Threads do it, since Pillow, NumPy and hashlib release Python's lock while they work.  A
+server has processes do it (:func:`start_worker_processes`): its event loop must not
+wait for the lock.  The threads then wait for the processes.  They are shared by the
+whole process, and wait while images that are being decoded take more than
+``MAX_DECODED_BYTES``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
 from mllama.images.load import ImageFile, open_image
+from mllama.images.worker_process import WorkerProcess
 from mllama.utils.cpu import usable_cores
 
 if TYPE_CHECKING:
@@ -75,6 +78,53 @@ class MemoryLimit:
 
 _decoded_pixels = MemoryLimit(MAX_DECODED_BYTES)
 
+_MAX_PROCESSES: Final = 8
+"""The limit for the number of processes, each of which takes memory."""
+
+
+class WorkerProcesses:
+    """Processes that make tiles of image files, as many at a time.
+
+    Args:
+        number: The number of processes.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.all = [WorkerProcess() for _ in range(number)]
+        self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
+        for process in self.all:
+            self._idle.put(process)
+
+    def start_next(self) -> None:
+        """Starts the process that would be taken next."""
+        with self.take() as process:
+            process.start()
+
+    @contextmanager
+    def take(self) -> Iterator[WorkerProcess]:
+        """Waits for an idle process, and holds it while the context is active."""
+        process = self._idle.get()
+        try:
+            yield process
+        finally:
+            self._idle.put(process)
+
+
+_processes: WorkerProcesses | None = None
+
+
+def start_worker_processes() -> None:
+    """Has processes prepare the contents of image files from now on.
+
+    They start in the background and end with this process.  A program that calls this
+    must bear that its main module is imported again, as ``multiprocessing`` requires.
+    """
+    global _processes
+    if _processes is None:
+        _processes = WorkerProcesses(_parallel_images())
+        for _ in _processes.all:
+            _threads().submit(_processes.start_next)
+
 
 def prepare_image(
     image: ImageFile | Image.Image | bytes,
@@ -96,6 +146,9 @@ def prepare_image(
     def prepare() -> ImageTiles:
         file = image if isinstance(image, ImageFile) else open_image(image, formats)
         with _decoded_pixels.reserve(file.decoded_bytes):
+            if isinstance(image, bytes) and _processes is not None:
+                with _processes.take() as process:
+                    return process.prepare(image, processor, formats)
             return processor(file.decode())
 
     return _threads().submit(prepare)
@@ -115,10 +168,18 @@ def decode_image(file: ImageFile) -> Future[Image.Image]:
     return _threads().submit(decode)
 
 
+def _parallel_images() -> int:
+    return min(usable_cores(), _MAX_PROCESSES)
+
+
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
-        usable_cores(), thread_name_prefix="mllama-images", initializer=_give_way
+        usable_cores() if _processes is None else len(_processes.all),
+        thread_name_prefix="mllama-images",
+        # Threads that wait for processes need a core as soon as they have Python's
+        # lock, or everybody waits for it.
+        initializer=_give_way if _processes is None else None,
     )
 
 

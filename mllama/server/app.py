@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from uvicorn import Server
 
 from mllama.errors import MllamaError
+from mllama.images.preparation import start_worker_processes
 from mllama.max_compat import patches
 from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
@@ -139,6 +140,7 @@ def _run(
         thinking_temperature=config.runtime.thinking_temperature,
         memory_plan=retrieved.memory_plan,
     )
+    start_worker_processes()
     # The worker runs in the process that has imported MAX since the command started.
     patches.replace_worker_process(PrespawnedPopen)
     if is_for_cpu(config):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -96,3 +100,39 @@ def test_a_truncated_photo_is_answered_as_by_max(
     with pytest.raises(openai.BadRequestError, match="invalid or unreadable image"):
         ask(probed, photo(21, (64, 64)), content[: len(content) * 2 // 3])
     assert ask(probed, content).choices
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_photos_are_prepared_apart_by_processes_that_may_die(probed: Server) -> None:
+    ask(probed, photo(30, (2000, 1500)))
+    preparing = image_processes(probed)
+    assert preparing
+    for pid in preparing:
+        os.kill(pid, signal.SIGKILL)
+    assert ask(probed, photo(31, (2000, 1500))).choices
+    assert set(image_processes(probed)).isdisjoint(preparing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_the_processes_for_photos_end_with_the_server(tmp_path: Path) -> None:
+    with running(tmp_path / "log") as server:
+        ask(server, photo(40, (64, 64)))
+        preparing = image_processes(server)
+        assert preparing
+    assert not any(Path(f"/proc/{pid}").exists() for pid in preparing)
+
+
+def image_processes(server: Server) -> list[int]:
+    """Returns the ids of the processes that the server's fork server has started."""
+    return [
+        pid
+        for fork_server in children(server.process.pid)
+        if b"forkserver" in Path(f"/proc/{fork_server}/cmdline").read_bytes()
+        for pid in children(fork_server)
+    ]
+
+
+def children(pid: int) -> list[int]:
+    """Returns the ids of a process's children."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]

@@ -1,0 +1,153 @@
+"""A process that makes tiles of image files.
+
+A thread would share Python's lock with the caller's: Pillow and NumPy release it while
+they work and take it again hundreds of times for a photo, and a thread of low priority
+that has it can lose its core.  A decoder that crashes would end the caller, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from typing import TYPE_CHECKING, Any, Final
+
+from mllama.errors import ImageDecodeError
+from mllama.images.load import open_image
+from mllama.utils.child_processes import restore_child_environment
+
+if TYPE_CHECKING:
+    # It loads transformers, which the caller may not need.
+    from mllama.images.preprocess import ImageProcessor, ImageTiles
+
+logger = logging.getLogger("mllama")
+
+NICENESS: Final = 10
+"""How much later the process gets a core than those that generate tokens."""
+
+_IMPORTS: Final = "mllama.images.fork_server_imports"
+
+
+class WorkerProcess:
+    """A process that makes tiles of image files, one at a time.
+
+    It ends with the process that started it, however that ends.  One thread at a time
+    may use it.
+    """
+
+    def __init__(self) -> None:
+        self._process: ForkServerProcess | None = None
+        self._connection: Connection[Any, Any] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Returns the id of the process, or None before it is started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> Connection[Any, Any]:
+        """Starts the process unless it runs, and returns the connection to it."""
+        if self._process is not None and self._process.is_alive():
+            assert self._connection is not None
+            return self._connection
+        self.close()
+        # A caller that has imported MAX would start a Python without any packages.
+        restore_child_environment()
+        context = get_context("forkserver")
+        # The fork server reads this when it starts, with the first process.
+        context.set_forkserver_preload([_IMPORTS])
+        self._connection, connection = context.Pipe()
+        self._process = context.Process(
+            target=_run, args=(connection,), name="mllama-images", daemon=True
+        )
+        self._process.start()
+        connection.close()
+        return self._connection
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
+        self._process = self._connection = None
+
+    def prepare(
+        self, content: bytes, processor: ImageProcessor, formats: Sequence[str]
+    ) -> ImageTiles:
+        """Returns the tiles of an image file.
+
+        Args:
+            content: The file's content.
+            processor: The checkpoint's image processor.
+            formats: Pillow's names of the formats that the file may have.
+
+        Raises:
+            ImageError: If the image can't be used, or the process died of it.  The next
+                image gets a new process.
+        """
+        connection = self.start()
+        try:
+            connection.send((processor, tuple(formats)))
+            # These travel as they are: pickling would copy them and hold Python's lock.
+            connection.send_bytes(content)
+            result, sizes = connection.recv()
+            buffers = [bytearray(size) for size in sizes]
+            for buffer in buffers:
+                connection.recv_bytes_into(buffer)
+        # The pipe ends with the process.
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        prepared = pickle.loads(result, buffers=buffers)
+        if isinstance(prepared, Exception):
+            raise prepared
+        tiles: ImageTiles = prepared
+        return tiles
+
+    def _died(self) -> ImageDecodeError:
+        """Ends what is left of the process, and returns the image's error."""
+        assert self._process is not None
+        self._process.join(1)
+        code = self._process.exitcode
+        logger.warning("a process that decodes images died (exit code %s)", code)
+        self.close()
+        return ImageDecodeError(
+            "the image can't be decoded: the process that decoded it died "
+            f"(exit code {code})"
+        )
+
+
+def _run(connection: Connection[Any, Any]) -> None:
+    """Makes tiles until the other end of the connection is closed."""
+    # Ctrl-C reaches all processes of a terminal, but it is the server that ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
+    # A server that has ended shows in any of these ways.
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            processor, formats = connection.recv()
+            _answer(connection, _prepare(connection.recv_bytes(), processor, formats))
+
+
+def _prepare(
+    content: bytes, processor: ImageProcessor, formats: Sequence[str]
+) -> ImageTiles | Exception:
+    try:
+        return processor(open_image(content, formats).decode())
+    except Exception as error:
+        return error
+
+
+def _answer(connection: Connection[Any, Any], result: ImageTiles | Exception) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    connection.send((pickled, [view.nbytes for view in views]))
+    for view in views:
+        connection.send_bytes(view)

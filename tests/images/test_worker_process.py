@@ -1,0 +1,256 @@
+"""Processes prepare images, and one that dies costs no other image."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllama.config import MllamaVisionConfig
+from mllama.errors import ImageDecodeError, ImageError
+from mllama.images import preparation
+from mllama.images.load import open_image
+from mllama.images.preparation import MemoryLimit, WorkerProcesses, prepare_image
+from mllama.images.preprocess import ImageProcessor
+from mllama.images.worker_process import NICENESS, WorkerProcess
+
+PROCESSOR = ImageProcessor(
+    {}, MllamaVisionConfig.from_dict({"image_size": 56, "patch_size": 14})
+)
+HOLD = 0.3
+"""Seconds in which another image would begin, if it could."""
+
+
+def png(color: int = 0, size: tuple[int, int] = (90, 70)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (color, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+# In place of image processors: what a process computes is the test's business.
+
+
+def hold(image: Image.Image) -> Any:
+    begin = time.monotonic()
+    time.sleep(HOLD)
+    return begin, time.monotonic()
+
+
+def die(image: Image.Image) -> Any:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def die_if_red(image: Image.Image) -> Any:
+    return die(image) if image.getpixel((0, 0)) == (255, 0, 0) else os.getpid()
+
+
+def environment(image: Image.Image) -> Any:
+    parent = Path(f"/proc/{os.getppid()}")
+    return {
+        "torch": sys.modules.get("torch"),
+        "priority": os.getpriority(os.PRIO_PROCESS, 0),
+        "server": parent.joinpath("cmdline").read_text(),
+        "server's files": parent.joinpath("maps").read_text(),
+    }
+
+
+def prepare(content: bytes, processor: Any = PROCESSOR) -> Future[Any]:
+    return prepare_image(content, processor)
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcesses]:
+    """Two processes that prepare the images of the test."""
+    used = WorkerProcesses(2)
+    monkeypatch.setattr(preparation, "_processes", used)
+    preparation._threads.cache_clear()
+    yield used
+    preparation._threads.cache_clear()
+    for process in used.all:
+        process.close()
+
+
+@pytest.fixture
+def process() -> Iterator[WorkerProcess]:
+    started = WorkerProcess()
+    yield started
+    started.close()
+
+
+def test_a_process_makes_the_tiles_that_a_thread_makes(
+    processes: WorkerProcesses,
+) -> None:
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    )
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    wanted = PROCESSOR(picture)
+    tiles = prepare(file.getvalue()).result()
+    assert any(process.pid for process in processes.all)
+    assert tiles.pixel_values.flags.writeable
+    np.testing.assert_array_equal(tiles.pixel_values, wanted.pixel_values)
+    assert (tiles.hash, tiles.aspect_ratio_id, tiles.num_tiles) == (
+        wanted.hash,
+        wanted.aspect_ratio_id,
+        wanted.num_tiles,
+    )
+
+
+def test_pictures_and_open_files_are_prepared_in_this_process(
+    processes: WorkerProcesses,
+) -> None:
+    wanted = PROCESSOR(open_image(png()).decode()).hash
+    for image in (open_image(png()), Image.open(io.BytesIO(png()))):
+        assert prepare_image(image, PROCESSOR).result().hash == wanted
+    assert [process.pid for process in processes.all] == [None, None]
+
+
+def test_errors_are_those_of_loading(processes: WorkerProcesses) -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        prepare(b"text").result()
+    with pytest.raises(ImageError, match="none of the formats GIF"):
+        prepare_image(png(), PROCESSOR, ("GIF",)).result()
+    with pytest.raises(ImageDecodeError, match=r"can't be decoded: .*truncated"):
+        prepare(png(size=(500, 500))[:-200]).result()
+
+
+def test_an_image_that_ends_its_process_is_an_error_of_that_image_only(
+    processes: WorkerProcesses,
+) -> None:
+    futures = [
+        prepare(png(255 if number in (1, 4) else number), die_if_red)
+        for number in range(8)
+    ]
+    for number, future in enumerate(futures):
+        if number in (1, 4):
+            with pytest.raises(ImageDecodeError, match=r"died \(exit code -11\)"):
+                future.result()
+        else:
+            assert future.result() != os.getpid()
+    assert prepare(png()).result().num_tiles == 4
+
+
+def test_a_killed_process_is_an_error_of_its_image_only(
+    processes: WorkerProcesses,
+) -> None:
+    held = [prepare(png(), hold) for _ in range(3)]
+    wait_until(lambda: all(process.pid for process in processes.all))
+    time.sleep(HOLD / 3)
+    os.kill(processes.all[0].pid or 0, signal.SIGKILL)
+    errors = [future.exception() for future in held]
+    assert sorted(map(type, errors), key=str) == [
+        type(None),
+        type(None),
+        ImageDecodeError,
+    ]
+
+
+def test_a_process_that_dies_between_images_is_replaced(process: WorkerProcess) -> None:
+    first = process.prepare(png(), PROCESSOR, ())
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(pid))
+    assert process.prepare(png(), PROCESSOR, ()).hash == first.hash
+    assert process.pid != pid
+
+
+def test_processes_share_the_imports_and_give_way(process: WorkerProcess) -> None:
+    found: Any = process.prepare(png(), environment, ())  # type: ignore[arg-type]
+    assert found["torch"] is None
+    assert found["priority"] == NICENESS
+    if sys.platform == "linux":
+        assert "forkserver" in found["server"]
+        assert "_imaging" in found["server's files"], "Pillow is imported only once"
+
+
+def test_processes_wait_for_memory(
+    processes: WorkerProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overlap() -> bool:
+        times = [future.result() for future in [prepare(png(), hold) for _ in "ab"]]
+        (_, end), (begin, _) = sorted(times)
+        return bool(begin < end)
+
+    for process in processes.all:
+        process.start()
+    assert overlap()
+    size = open_image(png()).decoded_bytes
+    monkeypatch.setattr(preparation, "_decoded_pixels", MemoryLimit(2 * size - 1))
+    assert not overlap()
+
+
+def test_an_image_that_waits_can_be_cancelled(processes: WorkerProcesses) -> None:
+    held = [prepare(png(), hold) for _ in processes.all]
+    waiting = prepare(png(), die)
+    assert waiting.cancel()
+    for future in held:
+        future.result()
+    with pytest.raises(CancelledError):
+        waiting.result()
+    assert all(process.start() for process in processes.all)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_one_that_started_them(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\n"
+        "from mllama.images import preparation\n"
+        "if __name__ == '__main__':\n"
+        "    preparation.start_worker_processes()\n"
+        "    all = preparation._processes.all\n"
+        "    while not all[0].pid:\n"
+        "        time.sleep(0.01)\n"
+        "    print(all[0].pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    ) as program:
+        assert program.stdout is not None
+        pid = int(program.stdout.readline())
+        assert is_running(pid)
+        # Like Ctrl-C in a terminal, which reaches all.
+        if ending == signal.SIGINT:
+            os.killpg(program.pid, ending)
+        else:
+            program.send_signal(ending)
+        program.wait(30)
+    wait_until(lambda: not is_running(pid))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    # One that has ended, and that nobody has waited for, is a zombie.
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition: Any) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
