@@ -156,7 +156,7 @@ def _read_conversations(
     system: str | None,
     messages: str | None,
 ) -> list[Any] | Conversations:
-    """Returns the messages of one conversation or of several, with images loaded.
+    """Returns the messages of one conversation or of several, with checked images.
 
     Raises:
         click.UsageError: If the options name no conversation, or name it twice.

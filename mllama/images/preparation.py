@@ -168,6 +168,32 @@ def decode_image(file: ImageFile) -> Future[Image.Image]:
     return _threads().submit(decode)
 
 
+def check_image(file: ImageFile) -> Future[bytes | Image.Image]:
+    """Starts to check that an image can be decoded, without keeping its pixels.
+
+    Returns:
+        The content of the image file, which takes a tenth of the memory, or the picture
+        if it is of no file.  The future raises ImageError if the image can't be used.
+    """
+    stream = getattr(file.picture, "fp", None)
+    if stream is None:
+        checked: Future[bytes | Image.Image] = Future()
+        checked.set_result(file.picture)
+        return checked
+    # Decoding closes it.
+    position = stream.tell()
+    stream.seek(0)
+    content: bytes = stream.read()
+    stream.seek(position)
+
+    def check() -> bytes | Image.Image:
+        with _decoded_pixels.reserve(file.decoded_bytes):
+            file.decode()
+        return content
+
+    return _threads().submit(check)
+
+
 def _parallel_images() -> int:
     return min(usable_cores(), _MAX_PROCESSES)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mllama.errors import ImageError, MllamaError
 from mllama.images.load import ImageFile, open_image
-from mllama.images.preparation import decode_image
+from mllama.images.preparation import check_image, decode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -126,12 +126,15 @@ def read_conversation(
 def load_images(
     messages: Sequence[Message], directory: Path | None = None
 ) -> list[Message]:
-    """Returns the same messages with their images loaded, to find errors early.
+    """Returns the same messages with the contents of their images, all checked.
+
+    Errors are found before a model is loaded.  The images are decoded for that, but
+    pixels would take too much memory to be kept until they are needed.
 
     Raises:
         MllamaError: As :func:`read_conversation`.
     """
-    conversation = read_conversation(messages, directory)
+    conversation = read_conversation(messages, directory, prepare=check_image)
     images = iter(conversation.images)
     return [
         {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -69,9 +71,48 @@ def test_relative_paths_are_relative_to_the_directory(tmp_path: Path) -> None:
     picture("red").save(tmp_path / "red.png")
     part = {"type": "image_url", "image_url": {"url": "red.png"}}
     (message,) = load_images([{"role": "user", "content": [part]}], tmp_path)
-    assert message["content"][0]["image"].getpixel((0, 0)) == (255, 0, 0)
     # Messages with loaded images can be read again.
-    assert len(read_conversation([message]).images) == 1
+    (image,) = read_conversation([message]).images
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM"]
+)
+def test_loaded_images_are_their_files_not_their_pixels(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    pictures_before = count_pictures()
+    Image.new("RGB", (400, 300), "red").save(path, kind)
+    part = {"type": "image", "image": str(path)}
+    (message,) = load_images([{"role": "user", "content": [part, part]}])
+    for loaded in message["content"]:
+        assert loaded["image"] == path.read_bytes()
+    assert count_pictures() == pictures_before
+
+
+def test_loading_finds_what_only_decoding_shows(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    part = {"type": "image", "image": str(path)}
+    with pytest.raises(ImageError, match=r"image 1: .*cut\.png can't be decoded"):
+        load_images([{"role": "user", "content": [part]}])
+
+
+def test_a_given_picture_is_loaded_already() -> None:
+    red = picture("red")
+    part = {"type": "image", "image": red}
+    (message,) = load_images([{"role": "user", "content": [part]}])
+    assert message["content"][0]["image"] is red
+
+
+def count_pictures() -> int:
+    """Returns the number of pictures in memory."""
+    gc.collect()
+    return sum(issubclass(type(each), Image.Image) for each in gc.get_objects())
 
 
 @pytest.mark.parametrize(
