@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,10 +13,7 @@ import numpy.typing as npt
 from max.pipelines.context import TextAndVisionContext, TextContext
 from max.pipelines.context.exceptions import InputError, MediaDecodeError
 from max.pipelines.lib import PipelineConfig, TextTokenizer
-from max.pipelines.modeling.types import (
-    TextGenerationRequest,
-    TextGenerationRequestMessage,
-)
+from max.pipelines.modeling.types import TextGenerationRequest
 from PIL.Image import Image
 
 from mllama.config import MllamaConfig
@@ -28,15 +25,16 @@ from mllama.images.preprocess import ImageProcessor, ImageTiles
 from mllama.max_compat.model import (
     ALLOWED_IMAGE_FORMATS,
     ImageMetadata,
-    TextGenerationRequestTool,
 )
 from mllama.max_model.chat_template import (
+    DEFAULT,
+    ChatTemplate,
     ChatTemplateError,
-    find_chat_template,
-    render_chat,
+    find_chat_templates,
 )
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.image_limits import ImageLimits
+from mllama.max_model.prompt_encoding import PromptEncoder
 from mllama.max_model.sampling_context import PROMPT_LENGTH
 
 
@@ -68,12 +66,17 @@ class MllamaTokenizer(TextTokenizer):
         **unused: Any,
     ) -> None:
         directory = local_directory(model_path, revision)
+        templates = (
+            {DEFAULT: chat_template}
+            if chat_template is not None
+            else find_chat_templates(directory)
+        )
         super().__init__(
             str(directory),
             pipeline_config,
             max_length=max_length,
             trust_remote_code=trust_remote_code,
-            chat_template=chat_template or find_chat_template(directory),
+            chat_template=templates.get(DEFAULT),
             **unused,
         )
         config = MllamaConfig.from_dict(
@@ -82,7 +85,13 @@ class MllamaTokenizer(TextTokenizer):
         self._vision_config = config.vision_config
         self._limits = ImageLimits(pipeline_config)
         self._image_token_id = config.image_token_index
-        self._image_token = self.delegate.convert_ids_to_tokens(self._image_token_id)
+        self._prompt_encoder = PromptEncoder(
+            self.delegate,
+            ChatTemplate(templates, self.delegate.special_tokens_map)
+            if templates
+            else None,
+            self._image_token_id,
+        )
         self._image_processor = ImageProcessor.from_pretrained(
             directory, config.vision_config
         )
@@ -93,28 +102,6 @@ class MllamaTokenizer(TextTokenizer):
         keep their position."""
         return True
 
-    def apply_chat_template(
-        self,
-        messages: list[TextGenerationRequestMessage],
-        tools: list[TextGenerationRequestTool] | None = None,
-        **chat_template_options: Any,
-    ) -> str:
-        """Renders messages; image parts become image placeholders at their position.
-
-        Raises:
-            InputError: If the template rejects the messages.
-        """
-        try:
-            return render_chat(
-                self.delegate,
-                [message.model_dump(exclude_none=True) for message in messages],
-                image_token=self._image_token,
-                tools=tools,
-                **{"add_generation_prompt": True, **chat_template_options},
-            )
-        except ChatTemplateError as error:
-            raise InputError(str(error)) from error
-
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -124,29 +111,22 @@ class MllamaTokenizer(TextTokenizer):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[int]:
-        """Returns the tokens of messages, in which each image is one.
+        """Returns the tokens of a chat prompt; see :meth:`PromptEncoder.encode_chat`.
 
         Raises:
-            ChatTemplateError: If the template rejects the messages.
+            ChatTemplateError: If the template can't show the messages.
         """
-        rendered = render_chat(
-            self.delegate,
-            [dict(message) for message in messages],
-            image_token=self._image_token,
-            tools=None if tools is None else list(tools),
-            **{
-                **(template_variables or {}),
-                "add_generation_prompt": add_generation_prompt,
-                "continue_final_message": continue_final_message,
-            },
+        return self._prompt_encoder.encode_chat(
+            messages,
+            tools=tools,
+            template_variables=template_variables,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
         )
-        ids: list[int] = self.delegate.encode(rendered, add_special_tokens=False)
-        return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns the tokens of a text, in which special tokens are special."""
-        ids: list[int] = self.delegate.encode(text, add_special_tokens=True)
-        return ids
+        """Returns a raw prompt's tokens; see :meth:`PromptEncoder.encode_prompt`."""
+        return self._prompt_encoder.encode_prompt(text)
 
     async def new_context(self, request: TextGenerationRequest) -> TextAndVisionContext:
         """Returns a request's tokens, images and MAX's own state.
@@ -155,21 +135,25 @@ class MllamaTokenizer(TextTokenizer):
             InputError: If an image can't be used, the prompt is too long, or images
                 and placeholders don't match.
         """
-        text_context = await super().new_context(request)
+        text_context = await super().new_context(
+            dataclasses.replace(
+                request,
+                prompt=await asyncio.to_thread(self._prompt_tokens, request),
+                messages=[],
+                images=[],
+                decoded_images=[],
+            )
+        )
         sources = request.images_for_processing()
-        texts = (text for message in request.messages for text in _texts(message))
-        self.check_placeholders(text_context.tokens.all, len(sources), texts)
+        self.check_placeholders(text_context.tokens.all, len(sources))
         return self.with_images(text_context, await self._prepare_images(sources))
 
-    def check_placeholders(
-        self, tokens: npt.NDArray[np.int64], images: int, texts: Iterable[str] = ()
-    ) -> None:
+    def check_placeholders(self, tokens: npt.NDArray[np.int64], images: int) -> None:
         """Checks that a prompt has a placeholder for each of its images.
 
         Args:
             tokens: The prompt.
             images: The number of images.
-            texts: What the user typed, to tell what is wrong.
 
         Raises:
             InputError: If it doesn't, or has more images than are allowed.
@@ -177,10 +161,7 @@ class MllamaTokenizer(TextTokenizer):
         placeholders = int((tokens == self._image_token_id).sum())
         if placeholders != images:
             raise InputError(
-                f"{self._image_token} may not be typed in text; "
-                "send the image as a part of the message"
-                if any(self._image_token in text for text in texts)
-                else f"the prompt has {placeholders} image placeholders, but {images} "
+                f"the prompt has {placeholders} image placeholders, but {images} "
                 "images were sent"
             )
         self._limits.check_count(images)
@@ -230,6 +211,25 @@ class MllamaTokenizer(TextTokenizer):
                 IMAGE_TOKENS: np.array(image_tokens, dtype=np.int64),
             },
         )
+
+    def _prompt_tokens(self, request: TextGenerationRequest) -> list[int]:
+        """Returns the tokens of a request's messages or raw prompt.
+
+        Raises:
+            InputError: If the template can't show the messages.
+        """
+        if isinstance(request.prompt, str):
+            return self.encode_prompt(request.prompt)
+        if request.prompt is not None:
+            return list(request.prompt)
+        try:
+            return self.encode_chat(
+                [message.model_dump(exclude_none=True) for message in request.messages],
+                tools=request.tools,
+                template_variables=request.chat_template_options,
+            )
+        except ChatTemplateError as error:
+            raise InputError(str(error)) from error
 
     def prepare_image(self, image: ImageFile | Image | bytes) -> Future[ImageTiles]:
         """Starts to split an image into tiles.
@@ -281,9 +281,3 @@ class MllamaTokenizer(TextTokenizer):
                 # What MAX answers where it decodes by itself.
                 raise MediaDecodeError("invalid or unreadable image content") from error
             raise InputError(f"image {index + 1}: {error}") from error
-
-
-def _texts(message: TextGenerationRequestMessage) -> list[str]:
-    if isinstance(message.content, str):
-        return [message.content]
-    return [part.text for part in message.content if part.type == "text"]

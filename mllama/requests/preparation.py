@@ -74,9 +74,7 @@ async def prepare_request(
         tokens = await tokenize(request.prompt, tokenizer)
         _check_tokens(tokens, settings)
         try:
-            tokenizer.check_placeholders(
-                tokens, len(request.images), _texts(request.prompt)
-            )
+            tokenizer.check_placeholders(tokens, len(request.images))
             _check_room(request, len(tokens), settings)
             tiles = [
                 await _tiles(image, number)
@@ -148,18 +146,6 @@ def _size(value: Any) -> int:
     if isinstance(value, Sequence):
         return sum(map(_size, value))
     return 1
-
-
-def _texts(prompt: ChatPrompt | str | Sequence[int]) -> list[str]:
-    """Returns what the user typed in the messages of a chat."""
-    texts: list[str] = []
-    for message in prompt.messages if isinstance(prompt, ChatPrompt) else ():
-        content = message.get("content")
-        if isinstance(content, str):
-            texts.append(content)
-        else:
-            texts += [part["text"] for part in content or () if part["type"] == "text"]
-    return texts
 
 
 def _check_tokens(tokens: npt.NDArray[np.int64], settings: EngineSettings) -> None:

@@ -10,12 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from mllama.errors import CheckpointError
-from mllama.max_model.chat_template import (
-    ChatTemplateError,
-    find_chat_template,
-    render_chat,
-)
+from mllama.max_model.chat_template import ChatTemplateError, find_chat_templates
 from tests.reference.checkpoints import checkpoint
+from tests.reference.prompts import prompt_text
 
 # Like Meta's template: it takes the system message as a string, rejects it beside an
 # image, and writes a system turn only if there are no images.
@@ -36,7 +33,13 @@ REFUSING = """\
 {%- endif %}
 {%- if not seen.images %}
     {{- '<|start_header_id|>system<|end_header_id|>\n\n' + system + '<|eot_id|>' }}
-    {%- if tools %}{{ 'TOOLS for ' + rest[0]['content'] | trim }}{% endif %}
+    {%- if tools and tools | length > 1 %}
+        {{- raise_exception("Only one tool.") }}
+    {%- endif %}
+    {%- for tool in tools or [] %}
+        {{- tool.function.name + ' for ' + rest[0]['content'] | trim }}
+    {%- endfor %}
+    {%- set rest = rest[1:] if tools else rest %}
 {%- endif %}
 {%- for message in rest %}
     {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
@@ -55,9 +58,7 @@ USER_TURN = "<|start_header_id|>user<|end_header_id|>\n\n{}What is it?<|eot_id|>
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    found = AutoTokenizer.from_pretrained(checkpoint())
-    found.chat_template = REFUSING
-    return found
+    return AutoTokenizer.from_pretrained(checkpoint())
 
 
 def user(*parts: dict[str, str]) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def user(*parts: dict[str, str]) -> dict[str, Any]:
 
 
 def render(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
-    return render_chat(tokenizer, messages, image_token="<|image|>", **options)
+    return prompt_text(tokenizer, REFUSING, messages, **options)
 
 
 def test_system_message_works_together_with_an_image(tokenizer: Any) -> None:
@@ -86,13 +87,12 @@ def test_image_without_system_message_gets_no_system_turn(tokenizer: Any) -> Non
 def test_tools_beside_an_image_keep_the_image_and_the_question(tokenizer: Any) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     rendered = render(tokenizer, [user({"type": "image"}, TEXT)], tools=tools)
-    assert "TOOLS for <|image|>What is it?" in rendered
-    assert rendered.endswith(USER_TURN.format("<|image|>"))
+    assert rendered.endswith("f for <|image|>What is it?")
 
 
 def test_other_errors_of_the_template_are_reported(tokenizer: Any) -> None:
     with pytest.raises(ChatTemplateError, match="rejects the messages"):
-        render(tokenizer, [])
+        render(tokenizer, [user(TEXT)], tools=[{"name": "f"}, {"name": "g"}])
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,22 @@ def test_template_is_found_in_every_layout(
 ) -> None:
     text = content if isinstance(content, str) else json.dumps(content)
     (tmp_path / file).write_text(text, encoding="utf-8")
-    assert find_chat_template(tmp_path) == "{{ bos_token }}"
+    assert find_chat_templates(tmp_path)["default"] == "{{ bos_token }}"
 
 
-def test_a_missing_template_is_an_error_that_names_the_option(tmp_path: Path) -> None:
+def test_base_models_have_no_template(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="--chat-template"):
-        find_chat_template(tmp_path)
+    assert find_chat_templates(tmp_path) == {}
+
+
+def test_the_template_for_tools_is_found(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("default")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    assert find_chat_templates(tmp_path) == {"default": "default", "tool_use": "tools"}
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json can't be read"):
+        find_chat_templates(tmp_path)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from mllama.max_model.chat_template import ChatTemplateError, render_chat
+from mllama.max_model.chat_template import ChatTemplateError
 from mllama.weights import ollama
 from tests.reference.cases import cases
 from tests.reference.checkpoints import checkpoint
+from tests.reference.prompts import prompt_text
 
 TEMPLATE = Path(ollama.__file__).with_name("meta_format.jinja").read_text()
 DATE = "26 Jul 2024"
@@ -63,12 +64,8 @@ def tokenizer() -> Any:
 
 
 def render(tokenizer: Any, template: str, messages: Any, **options: Any) -> str:
-    tokenizer.chat_template = template
-    return render_chat(
-        tokenizer,
-        messages,
-        image_token="<|image|>",
-        **{"date_string": DATE, **options},
+    return prompt_text(
+        tokenizer, template, messages, **{"date_string": DATE, **options}
     )
 
 
@@ -137,8 +134,7 @@ def test_the_date_is_todays(tokenizer: Any) -> None:
     from datetime import datetime
 
     days = {datetime.now().strftime("%d %b %Y")}
-    tokenizer.chat_template = TEMPLATE
-    found = render_chat(tokenizer, [turn("user", text("Hi"))], image_token="<|image|>")
+    found = prompt_text(tokenizer, TEMPLATE, [turn("user", text("Hi"))])
     days.add(datetime.now().strftime("%d %b %Y"))
     assert any(f"Today Date: {day}\n\n" in found for day in days)
 
@@ -187,8 +183,12 @@ def test_tool_calls_and_results_are_rendered(
 @pytest.mark.parametrize(
     ("messages", "options", "complaint"),
     [
-        ([turn("user", {"type": "video"})], {}, "not video"),
-        ([turn("user", text("a")), turn("robot", text("b"))], {}, "no role robot"),
+        ([turn("user", {"type": "video"})], {}, "message 1: a part .* not .*video"),
+        (
+            [turn("user", text("a")), turn("function", text("b"))],
+            {},
+            "no role function",
+        ),
         ([turn("system", text("a"))], {"tools": TOOLS}, "first user message"),
         (
             [turn("user", text("a")), turn("assistant", tool_calls=call({}, {}))],
