@@ -247,8 +247,10 @@ def test_cancelling_the_task_cancels_the_request(run: Run) -> None:
         (ask("a " * 10, min_tokens=60), "min_tokens must be at most", "min_tokens"),
         (ask("no <|image|> here"), "1 image placeholders, but 0 images", None),
         (
-            ask(ChatPrompt(messages=[{"role": "user", "content": "a <|image|>"}])),
-            "may not be typed in text",
+            ask(
+                ChatPrompt(messages=[{"role": "user", "content": [{"type": "image"}]}])
+            ),
+            "1 image placeholders, but 0 images",
             None,
         ),
     ],
