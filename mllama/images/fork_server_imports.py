@@ -1,7 +1,7 @@
 """Imports what worker processes need, in the process that forks them.
 
-``multiprocessing``'s fork server imports this module once, so that a worker starts in
-milliseconds and shares the memory of its modules with the others.
+``multiprocessing``'s fork server imports this module once, so that a worker starts at
+once and shares the memory of its modules with the others.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 from max.pipelines.kv_cache import InsufficientBlocksError
 
@@ -27,6 +27,9 @@ from mllama.image_cache.encoder_runner import MAX_IMAGES_PER_CALL
 from mllama.image_cache.manager import ImageCacheManager
 from mllama.max_compat import patches
 from mllama.max_model.sampling_context import pending_prompt_count
+
+IMAGES_BESIDE_DECODE: Final = 1
+"""New images in a step in which other requests decode: their next tokens wait."""
 
 
 class Admission:
@@ -56,6 +59,8 @@ class Admission:
         # whose logits are wanted.
         self._prefilling: dict[Any, int] = {}
         self._prompt_logits: dict[Any, int] = {}
+        # MAX adds the requests that decode to a batch before those that it prefills.
+        self._decodes = False
 
     def alloc(self, context: Any) -> Any:
         """Reserves a request's images and KV-cache blocks for the next batch.
@@ -84,16 +89,19 @@ class Admission:
             budget = max(1, self._image_budget(context))
             new_images = self._image_cache.limit_chunk(context, budget)
             self._prefilling[context.request_id] = new_images
+        else:
+            self._decodes = True
         if wants_logits:
             self._limit_logits(context)
         return transfer
 
     def clearing_before(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Wraps ``execute`` to clear the counts of the batch that it computes."""
+        """Wraps ``execute`` to forget the batch that it computes."""
 
         def execute_batch(inputs: Any) -> Any:
             self._prefilling.clear()
             self._prompt_logits.clear()
+            self._decodes = False
             return execute(inputs)
 
         return execute_batch
@@ -109,7 +117,8 @@ class Admission:
     def _image_budget(self, context: Any) -> int:
         """Returns the number of new images that this step may encode for a request."""
         others = (n for key, n in self._prefilling.items() if key != context.request_id)
-        return MAX_IMAGES_PER_CALL - sum(others)
+        most = IMAGES_BESIDE_DECODE if self._decodes else MAX_IMAGES_PER_CALL
+        return most - sum(others)
 
     def _limit_logits(self, context: Any) -> None:
         """Ends a prefill step before it returns too many logits."""

@@ -125,21 +125,36 @@ def test_chunks_of_any_size_give_the_same_answers(
 
 
 def test_a_step_encodes_at_most_four_images(roomy: Scheduled) -> None:
-    """So that other requests get their next token in between."""
+    """More would not fit a run of the vision graph."""
     new = [Image.new("RGB", (60, 60), (10 * i, 99, 7)) for i in range(20)]
-    started = roomy.submit(ask("Count to ten."))
-    roomy.step()
     waiting = [roomy.submit(ask(*new[10 * i :][:10], WHAT)) for i in range(2)]
     encoded_so_far = roomy.image_cache.stats().misses
-    for _ in range(5):
-        tokens = len(started.token_ids)
+    # With the last two of its images, the first request begins to decode.
+    for number in (4, 4, 4):
         roomy.step()
         misses = roomy.image_cache.stats().misses
-        assert misses - encoded_so_far == 4
+        assert misses - encoded_so_far == number
         encoded_so_far = misses
-        assert len(started.token_ids) == tokens + 1
+    assert waiting[0].token_ids
     roomy.run()
     assert [len(request.token_ids) for request in waiting] == [NEW_TOKENS] * 2
+
+
+def test_a_step_encodes_one_image_beside_requests_that_decode(roomy: Scheduled) -> None:
+    """So that they get their next token in between."""
+    new = [Image.new("RGB", (60, 60), (10 * i, 9, 77)) for i in range(6)]
+    started = roomy.submit(ask("Count to ten."), new_tokens=20)
+    roomy.step()
+    waiting = [roomy.submit(ask(*new[:4], WHAT))]
+    waiting += [roomy.submit(ask(image, WHAT)) for image in new[4:]]
+    encoded_so_far = roomy.image_cache.stats().misses
+    for number in range(1, 7):
+        tokens = len(started.token_ids)
+        roomy.step()
+        assert roomy.image_cache.stats().misses - encoded_so_far == number
+        assert len(started.token_ids) == tokens + 1
+    roomy.run()
+    assert [len(request.token_ids) for request in waiting] == [NEW_TOKENS] * 3
 
 
 def test_prefix_caching_changes_no_answer(roomy: Scheduled, pictures: Pictures) -> None:
