@@ -28,7 +28,10 @@ from mllama.max_model.sampling_context import (
     set_log_probabilities,
     set_logit_bias,
 )
+from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.messages import read_conversation
+from mllama.requests.preparation import PreparedRequest, prepare_request
+from mllama.requests.request import GenerationRequest
 from mllama.runtime.fault_isolation import has_failed
 from mllama.runtime.pipeline import load_pipeline
 
@@ -46,6 +49,8 @@ class Request:
     log_probabilities: list[Any] = field(default_factory=list)
     status: str | None = None
     """The final status, or None while the request runs."""
+    outputs: list[Any] = field(default_factory=list)
+    """What the scheduler reported, of each step."""
     prompt_length: int = 0
     """The number of tokens of its own prompt."""
 
@@ -75,6 +80,7 @@ class Scheduled:
         config = PipelineConfig.from_args(
             arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
         )
+        self.config = config
         retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
         self.tokenizer: Any = retrieved.tokenizer
         loaded = load_pipeline(
@@ -153,9 +159,21 @@ class Scheduled:
             )
         if bias is not None:
             set_logit_bias(submitted.context, bias)
-        self._running[submitted.id] = submitted
-        self._arrivals.put(submitted.context)
-        return submitted
+        return self._enqueue(submitted)
+
+    def prepare(self, request: GenerationRequest) -> PreparedRequest:
+        """Returns a request of this package with its contexts."""
+        settings = EngineSettings.of(self.config, self.tokenizer)
+        return asyncio.run(prepare_request(request, self.tokenizer, settings))
+
+    def submit_context(self, context: Any) -> Request:
+        """Adds a request to the queue that :meth:`prepare` has made."""
+        return self._enqueue(Request(context))
+
+    def _enqueue(self, request: Request) -> Request:
+        self._running[request.id] = request
+        self._arrivals.put(request.context)
+        return request
 
     def cancel(self, request: Request) -> None:
         """Cancels a request, which ends in a later step."""
@@ -183,6 +201,7 @@ class Scheduled:
             for request_id, result in self._results.get().items():
                 request = self._running[request_id]
                 if result.result is not None:
+                    request.outputs.append(result.result)
                     request.token_ids += result.result.tokens
                     request.log_probabilities += result.result.log_probabilities or []
                 if result.is_done:
