@@ -38,7 +38,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_full_shape import full, transformers
-from mllama.max_model.image_limits import GPU_IMAGES
 
 SECONDS = 600
 """Time limit of a part."""
@@ -76,6 +75,7 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compares the logits of every test request, alone and in a batch."""
     from max.driver import DeviceSpec
 
+    from mllama.image_cache.verdict import ImageMode, ImageVerdict
     from mllama.launch.options import EngineOptions
     from tests.parity.pipeline import STEPS, Pipeline
     from tests.reference.cases import cases
@@ -91,6 +91,9 @@ def logits(arguments: argparse.Namespace) -> dict[str, Any]:
         vision_config_overrides=files.settings.to_max(),
         max_batch_size=16,
     )
+    # Images as they are, whatever a self-check would say.
+    as_they_are = ImageVerdict(ImageMode.DIRECT)
+    pipeline.tokenizer.image_limits.set_gpu_verdict(lambda: as_they_are)
     oracle = Reference(DEMO_MODEL)
     side = pipeline.model.arch_config.model.vision_config.image_size
     asked = cases(side)
@@ -220,9 +223,7 @@ def _run(part: str, arguments: argparse.Namespace, folder: Path) -> bool:
             command += [f"--{name}", str(getattr(arguments, name))]
     started = time.perf_counter()
     try:
-        code = subprocess.run(
-            command, timeout=arguments.seconds, env={**os.environ, GPU_IMAGES: "1"}
-        ).returncode
+        code = subprocess.run(command, timeout=arguments.seconds).returncode
     except subprocess.TimeoutExpired:
         code = "out of time"
     print(f"== {part}: {code}, {time.perf_counter() - started:.0f} s", flush=True)

@@ -178,6 +178,7 @@ def full(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     with LLM(**options) as llm:
         report: dict[str, Any] = {"load_seconds": time.perf_counter() - started}
+        steps.clear()  # Those of the self-check.
 
         def first_token(messages: Any) -> float:
             return llm.chat(messages, max_new_tokens=1).time_to_first_token_seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -27,9 +28,11 @@ COMPILING_FILES = {
     "cli/test_demo.py",
     "cli/test_generate.py",
     "demo/test_accuracy.py",
+    "engine/test_device_check.py",
     # The quantizer is a graph too.
     "hub/test_content_key.py",
     "launch/test_lora_files.py",
+    "runtime/test_gpu_self_check.py",
     "weights/gguf/test_interrupted_writing.py",
     "weights/gguf/test_writing.py",
     # Each test starts a whole program, which imports MAX for seconds.
@@ -45,6 +48,7 @@ GRAPHLESS_FILES = {
     "kernels/test_dispatch.py",
     "server/test_inline_images.py",
     "server/test_max_engine_client.py",
+    "server/test_metrics.py",
     "server/test_middleware.py",
     "server/test_request_validation.py",
     "server/test_worker_prespawn.py",
@@ -57,6 +61,36 @@ BATCH = 4
 # Two processes share the cores: how long an example takes says nothing.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds an option to run any test as on a GPU whose first images are wrong."""
+    parser.addoption(
+        "--sacrificial-image",
+        action="store_true",
+        help="give each run of the vision graph in this process a sacrificial image",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sacrificial_image(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Applies the option."""
+    if not pytestconfig.getoption("sacrificial_image"):
+        yield
+        return
+    from mllama.image_cache.encoder_runner import ImageEncoderRunner
+    from tests.runtime.gpu_faults import give_scratch_pages
+
+    initialize = ImageEncoderRunner.__init__
+
+    def sacrificial(self: Any, *arguments: Any) -> None:
+        initialize(self, *arguments)
+        self.is_sacrificial = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        give_scratch_pages(patch)
+        patch.setattr(ImageEncoderRunner, "__init__", sacrificial)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -98,7 +98,7 @@ def serving(client: httpx.Client) -> Iterator[None]:
             *(sys.executable, "-m", "mllama", "serve"),
             *("--model-path", str(MODEL_PATH), "--served-model-name", MODEL_NAME),
             *("--host", "127.0.0.1", "--port", str(port)),
-            # Images are refused on a GPU.
+            # A GPU may refuse images.
             *("--devices", "cpu"),
         ],
         stdout=sys.stderr,

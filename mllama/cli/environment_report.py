@@ -17,6 +17,7 @@ from typing import Final
 from mllama.cli.cache_entries import entries_of
 from mllama.compilation.store import COMPILED_DIRECTORY
 from mllama.kernels.dispatch import chosen_kernels, kernels_summary
+from mllama.runtime.verdict_record import recorded_verdict
 from mllama.utils.cache_dir import cache_home, cache_root, disk_usage
 from mllama.utils.cpu import cpu_features
 from mllama.utils.sizes import format_bytes
@@ -120,6 +121,7 @@ def _machine() -> Iterator[tuple[str, Probe]]:
     yield "cores", _cores
     yield "memory", _memory
     yield "GPUs", _gpus
+    yield "GPU self-check", recorded_verdict
 
 
 def cpu_name() -> str:

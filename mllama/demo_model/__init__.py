@@ -24,6 +24,9 @@ MODEL_NAME = "mllama-demo"
 GRAPHS_PATH: Path = _DIRECTORY / "graphs"
 """Directory of the demo model's graphs, which ``demo/compile_graphs.py`` compiles."""
 
+REFERENCE_PATH: Path = _DIRECTORY / "reference.npz"
+"""The demo model's results on a CPU, which ``demo/compute_reference.py`` computes."""
+
 PICTURES_PATH: Path = _DIRECTORY / "pictures"
 """Directory of the shipped pictures, which ``demo/draw_pictures.py`` draws."""
 
@@ -83,6 +86,7 @@ __all__ = [
     "MODEL_PATH",
     "PICTURES",
     "PICTURES_PATH",
+    "REFERENCE_PATH",
     "Picture",
     "Question",
 ]

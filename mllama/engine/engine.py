@@ -242,6 +242,9 @@ class Engine:
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
             loaded = load_pipeline(retrieved.factory, self._options.max_ce_batch_size)
+        verdict = loaded.gpu_verdict
+        if verdict is not None:
+            self._tokenizer.image_limits.set_gpu_verdict(lambda: verdict)
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
         self._image_cache = loaded.image_cache

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,10 @@ class ImageEncoderRunner:
         storage: The cache's pages and memory.
         encoder: The compiled vision graph.
         signals: The graph's inputs for collectives.
+
+    Attributes:
+        is_sacrificial: Whether each run of the vision graph gets a first image whose
+            result is dropped, see :meth:`run`.  It needs scratch pages.
     """
 
     def __init__(
@@ -67,8 +71,9 @@ class ImageEncoderRunner:
         self._config = config
         self._storage = storage
         self._encoder = encoder
-        self._pixel_table = Buffer.from_numpy(pixel_table).to(storage.devices[0])
+        self._pixel_table = storage.uploads.copy(pixel_table, storage.devices[0])
         self._signals = signals
+        self.is_sacrificial = False
 
     def store(self, pending: Sequence[PendingImage]) -> None:
         """Stores images: copied if another entry contains them, else encoded."""
@@ -80,9 +85,11 @@ class ImageEncoderRunner:
         by_tiles: dict[int, list[PendingImage]] = defaultdict(list)
         for image in missing.values():
             by_tiles[len(image.pixel_values)].append(image)
+        # With a sacrificial image, a run has as many images as without.
+        size = MAX_IMAGES_PER_CALL - self.is_sacrificial
         for tiles, group in by_tiles.items():
-            for first in range(0, len(group), MAX_IMAGES_PER_CALL):
-                self._encode(group[first : first + MAX_IMAGES_PER_CALL], tiles)
+            for first in range(0, len(group), size):
+                self._encode(group[first : first + size], tiles)
         for image in pending:
             entry, index = image.place
             if not entry.filled[index]:
@@ -92,30 +99,9 @@ class ImageEncoderRunner:
                 blocks.fill(entry, index, is_copy=True)
 
     def _encode(self, images: Sequence[PendingImage], tiles: int) -> None:
-        """Runs the vision graph on images with the same number of valid tiles."""
+        """Encodes images with the same number of valid tiles, and records it."""
         started = time.perf_counter()
-        vision, device = self._config, self._storage.devices[0]
-        pixels = np.stack([image.pixel_values for image in images])
-        patches = np.arange(
-            vision.max_num_tiles * vision.padded_patches, dtype=np.int64
-        )
-        is_real = (patches < tiles * vision.padded_patches) & (
-            patches % vision.padded_patches < vision.num_patches
-        )
-        ids = np.array([image.aspect_ratio_id for image in images], dtype=np.int64)
-        writes = self._storage.write_inputs(
-            [image.place for image in images], tiles * vision.num_patches
-        )
-        self._encoder.execute(
-            Buffer.from_numpy(pixels).to(device),
-            self._pixel_table,
-            *(
-                Buffer.from_numpy(array).to(device)
-                for array in (ids, patches[is_real], patches[~is_real])
-            ),
-            *tree.leaves(writes),
-            *self._signals,
-        )
+        self.run(images, is_sacrificial=self.is_sacrificial)
         for image in images:
             self._storage.blocks.fill(*image.place)
         logger.debug(
@@ -124,3 +110,38 @@ class ImageEncoderRunner:
             tiles,
             time.perf_counter() - started,
         )
+
+    def run(self, images: Sequence[PendingImage], *, is_sacrificial: bool) -> None:
+        """Runs the vision graph once, which stores the images at their places.
+
+        Args:
+            images: Images with the same number of valid tiles.
+            is_sacrificial: Whether a copy of the first image precedes them, which is
+                stored in the scratch pages.  On a GPU the first image of a run may come
+                out wrong (``docs/gpu.md``).
+        """
+        vision, device = self._config, self._storage.devices[0]
+        tiles = len(images[0].pixel_values)
+        tokens = tiles * vision.num_patches
+        if is_sacrificial:
+            scratch = self._storage.scratch_entry(tokens)
+            images = [replace(images[0], place=(scratch, 0)), *images]
+        pixels = np.stack([image.pixel_values for image in images])
+        patches = np.arange(
+            vision.max_num_tiles * vision.padded_patches, dtype=np.int64
+        )
+        is_real = (patches < tiles * vision.padded_patches) & (
+            patches % vision.padded_patches < vision.num_patches
+        )
+        ids = np.array([image.aspect_ratio_id for image in images], dtype=np.int64)
+        writes = self._storage.write_inputs([image.place for image in images], tokens)
+        upload = self._storage.uploads.copy
+        inputs = [
+            upload(pixels, device),
+            self._pixel_table,
+            *(upload(a, device) for a in (ids, patches[is_real], patches[~is_real])),
+            *tree.leaves(writes),
+            *self._signals,
+        ]
+        outputs = self._encoder.execute(*inputs)
+        self._storage.uploads.keep(inputs, outputs)

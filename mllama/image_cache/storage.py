@@ -11,6 +11,7 @@ from max.driver import Buffer, Device
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.image_cache.block_manager import ZERO_PAGE, Entry, ImageBlockManager
+from mllama.image_cache.uploads import Uploads
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.model import (
     KVCacheInputsPerDevice,
@@ -48,18 +49,28 @@ class ImageCacheStorage:
         params: Shape of a page ``[2, layers, page size, kv heads, head dim]``.
         devices: The devices of the model.
         num_pages: Number of pages, the zero page included.
+        scratch_pages: Number of further pages, for a sacrificial image.
 
     Attributes:
-        blocks: The manager of the pages.
+        blocks: The manager of the pages, which doesn't know the scratch pages.
+        scratch: The numbers of the scratch pages.
+        pages: All pages, on each device.
+        uploads: Copies the inputs of graphs to the devices.
     """
 
     def __init__(
-        self, params: MHAKVCacheParams, devices: Sequence[Device], num_pages: int
+        self,
+        params: MHAKVCacheParams,
+        devices: Sequence[Device],
+        num_pages: int,
+        scratch_pages: int = 0,
     ) -> None:
         self.params = params
         self.devices = list(devices)
         self.blocks = ImageBlockManager(num_pages, params.page_size)
-        self._pages = [self._zeros(num_pages, device) for device in devices]
+        self.scratch = range(num_pages, num_pages + scratch_pages)
+        self.pages = [self._zeros(self.scratch.stop, device) for device in devices]
+        self.uploads = Uploads(devices)
 
     def _zeros(self, num_pages: int, device: Device) -> Buffer:
         pages = LazilyCommittedBuffer.zeros(
@@ -70,6 +81,16 @@ class ImageCacheStorage:
         device.synchronize()
         return pages
 
+    def scratch_entry(self, tokens: int) -> Entry:
+        """Returns the place of a sacrificial image, which is never filled or found.
+
+        Args:
+            tokens: Its image tokens.
+        """
+        pages = tuple(self.scratch[: self.blocks.pages_for([tokens])])
+        assert pages, "the image cache has no scratch pages"
+        return Entry((), pages, (tokens,), [False])
+
     def copy(self, source: Entry, image: int, target: Entry, index: int) -> None:
         """Copies an image's keys and values from one entry to another.
 
@@ -79,7 +100,7 @@ class ImageCacheStorage:
             target: The entry to copy them to.
             index: The image's index in the target's run.
         """
-        for pages, device in zip(self._pages, self.devices, strict=True):
+        for pages, device in zip(self.pages, self.devices, strict=True):
             self._copy(pages, (source, image), (target, index))
             # Copies are asynchronous, on a CPU too.
             device.synchronize()
@@ -92,9 +113,7 @@ class ImageCacheStorage:
         page_elements = pages.num_elements // pages.shape[0]
         row_elements = pages.shape[-2] * pages.shape[-1]
         rows_per_page = page_elements // row_elements
-        rows = pages.view(
-            pages.dtype, (self.blocks.num_pages * rows_per_page, row_elements)
-        )
+        rows = pages.view(pages.dtype, (pages.shape[0] * rows_per_page, row_elements))
 
         def row_of(entry: Entry, token: int) -> int:
             return entry.pages[token // size] * rows_per_page + token % size
@@ -205,7 +224,7 @@ class ImageCacheStorage:
                 page_stride=_host(page_stride_of(blocks), np.int64),
             )
             for blocks, cache_lengths, lookup_table in zip(
-                self._pages,
+                self.pages,
                 self._upload(np.array(cached, dtype=np.uint32)),
                 self._upload(table),
                 strict=True,
@@ -214,8 +233,7 @@ class ImageCacheStorage:
 
     def _upload(self, array: np.ndarray) -> list[Buffer]:
         """Copies an array to each device."""
-        buffer = Buffer.from_numpy(np.ascontiguousarray(array))
-        return [buffer.to(device) for device in self.devices]
+        return [self.uploads.copy(array, device) for device in self.devices]
 
 
 def _host(value: int, dtype: type[np.integer[Any]]) -> Buffer:

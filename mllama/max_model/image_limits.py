@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from max.pipelines.context.exceptions import InputError
 from max.pipelines.lib import PipelineConfig
 
 from mllama.image_cache.segments import image_runs
+from mllama.image_cache.verdict import ImageVerdict
 from mllama.max_model.memory_planner import image_cache_pages, run_pages
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes
-
-GPU_IMAGES = "MLLAMA_GPU_IMAGES"
-"""Environment variable: ``1`` accepts images on a GPU, for debugging
-(``docs/gpu.md``)."""
 
 
 class ImageLimits:
@@ -29,23 +25,31 @@ class ImageLimits:
 
     def __init__(self, pipeline_config: PipelineConfig) -> None:
         self._pipeline_config = pipeline_config
+        self._gpu_verdict: Callable[[], ImageVerdict] = ImageVerdict
         self._count = ModelSettings.from_max(pipeline_config.model).image_limit
         self._is_on_gpu = any(
             spec.device_type != "cpu" for spec in pipeline_config.model.device_specs
         )
 
+    def set_gpu_verdict(self, read: Callable[[], ImageVerdict]) -> None:
+        """Sets how images are served on a GPU, which is unknown at first.
+
+        Args:
+            read: Returns the verdict at the time of a request.
+        """
+        self._gpu_verdict = read
+
     def check_count(self, images: int) -> None:
         """Checks a request's number of images.
 
         Raises:
-            InputError: If it is too large, or if the model runs on a GPU, where images
-                are encoded wrongly.
+            InputError: If it is too large, or if the model runs on a GPU whose
+                self-check images have not passed.
         """
-        if images and self._is_on_gpu and os.environ.get(GPU_IMAGES) != "1":
-            raise InputError(
-                "images come out wrong on a GPU with MAX 26.7: start with "
-                f"--devices cpu, or set {GPU_IMAGES}=1 to try anyway"
-            )
+        if images and self._is_on_gpu:
+            refusal = self._gpu_verdict().refusal
+            if refusal is not None:
+                raise InputError(refusal)
         if images > self._count:
             raise InputError(
                 f"the request has {images} images, but at most {self._count} are "

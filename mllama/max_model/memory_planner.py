@@ -31,13 +31,17 @@ It also has room for as many as one request may contain.  The share above limits
 def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:
     """Returns the number of pages of the image cache, the zero page included.
 
+    On a GPU, :func:`scratch_pages` come in addition.
+
     Raises:
-        MllamaError: If the size that the user gave can't hold an image of full size.
+        MllamaError: If the size that the user gave can't hold an image of full size, or
+            on a GPU the pictures of the self-check.
     """
     devices = load_devices(pipeline_config.model.device_specs)
     memory = sum(int(device.stats["total_memory"]) for device in devices)
     page_bytes = config.image_cache_params.bytes_per_block
-    per_image = pages_per_image(config)
+    per_image, scratch = pages_per_image(config), scratch_pages(config)
+    fewest = 1 + per_image if not scratch else self_check_pages(per_image)
     settings = ModelSettings.from_max(pipeline_config.model)
     if settings.image_cache_size is None:
         batch = pipeline_config.runtime.max_batch_size or 1
@@ -45,16 +49,36 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
             max(settings.image_limit, batch * _DEFAULT_IMAGES_PER_REQUEST) * per_image
         )
         share = int(memory * _DEFAULT_SHARE) // page_bytes
-        return 1 + max(batch * per_image, min(wanted, share))
+        return max(fewest, 1 + max(batch * per_image, min(wanted, share)))
     size_bytes = parse_size(str(settings.image_cache_size), memory)
-    pages = size_bytes // page_bytes
-    if pages < 1 + per_image:
+    pages = size_bytes // page_bytes - scratch
+    if pages < fewest:
+        use = "the pictures of the self-check" if scratch else "an image"
         raise MllamaError(
-            f"an image cache of {format_bytes(size_bytes)} can't hold an image of "
+            f"an image cache of {format_bytes(size_bytes)} can't hold {use} of "
             f"{config.model.vision_config.max_num_tiles} tiles, which takes "
-            f"{format_bytes((1 + per_image) * page_bytes)}"
+            f"{format_bytes((fewest + scratch) * page_bytes)}"
         )
     return pages
+
+
+def scratch_pages(config: MllamaArchConfig) -> int:
+    """Returns the number of pages for the sacrificial first image of a run.
+
+    A CPU needs none.  Whether a GPU does is known only after the model is loaded.
+    """
+    # One stays unused, so that the self-check sees what is written behind the image.
+    return 0 if config.devices[0].is_cpu() else pages_per_image(config) + 1
+
+
+def self_check_pages(per_image: int) -> int:
+    """Returns the number of pages that the self-check of a GPU needs.
+
+    Args:
+        per_image: Pages of an image with the maximum number of tiles.
+    """
+    # The page of zeros, three images, and an unused page around each.
+    return 1 + 3 * per_image + 4
 
 
 def pages_per_image(config: MllamaArchConfig) -> int:
@@ -105,7 +129,5 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
         """Returns the bytes of the image cache."""
         del huggingface_config
         config: MllamaArchConfig = self._config
-        return (
-            image_cache_pages(config, pipeline_config)
-            * config.image_cache_params.bytes_per_block
-        )
+        pages = image_cache_pages(config, pipeline_config) + scratch_pages(config)
+        return pages * config.image_cache_params.bytes_per_block

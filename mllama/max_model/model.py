@@ -42,7 +42,11 @@ from mllama.max_model.log_probabilities import (
     prompt_logits,
     step_log_probabilities,
 )
-from mllama.max_model.memory_planner import image_cache_pages, image_cache_summary
+from mllama.max_model.memory_planner import (
+    image_cache_pages,
+    image_cache_summary,
+    scratch_pages,
+)
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
 from mllama.max_model.settings import ModelSettings
@@ -67,6 +71,7 @@ class MllamaModel(
     Attributes:
         compiler: Compiles the graphs of the pipeline, or takes them from disk.
         image_cache: The image cache.
+        image_encoder: Fills the image cache.
     """
 
     model_config_cls: ClassVar[type[Any]] = MllamaArchConfig
@@ -108,6 +113,7 @@ class MllamaModel(
             config.image_cache_params,
             devices,
             image_cache_pages(config, pipeline_config),
+            scratch_pages(config),
         )
         self.image_cache = ImageCacheManager(vision_config, storage)
         model = pipeline_config.model
@@ -115,7 +121,7 @@ class MllamaModel(
             local_directory(model.model_path, model.huggingface_model_revision),
             vision_config,
         )
-        self._image_encoder = ImageEncoderRunner(
+        self.image_encoder = ImageEncoderRunner(
             vision_config,
             image_processor.pixel_table,
             storage,
@@ -166,6 +172,9 @@ class MllamaModel(
         del return_n_logits  # More than one only if MAX verifies drafts.
         (batch,) = replica_batches
         device = self.devices[0]
+        uploads = self.image_cache.storage.uploads
+        # The last step's tokens have been read, so that nothing of it is in use.
+        uploads.release()
         reads: list[ReadSegment] = []
         pending: list[PendingImage] = []
         for context in batch:
@@ -176,9 +185,9 @@ class MllamaModel(
         )
         prompts = prompt_logits(batch, offsets, self._vocabulary)
         return MllamaInputs(
-            tokens=Buffer.from_numpy(np.ascontiguousarray(tokens)).to(device),
-            input_row_offsets=Buffer.from_numpy(offsets).to(device),
-            logit_indices=Buffer.from_numpy(logit_indices(offsets, prompts)).to(device),
+            tokens=uploads.copy(tokens, device),
+            input_row_offsets=uploads.copy(offsets, device),
+            logit_indices=uploads.copy(logit_indices(offsets, prompts), device),
             reads=self.image_cache.storage.read_inputs(reads),
             pending=pending,
             batch=batch,
@@ -189,7 +198,7 @@ class MllamaModel(
     def execute(self, model_inputs: ModelInputs) -> ModelOutputs:
         """Encodes new images, then runs the text graph."""
         assert isinstance(model_inputs, MllamaInputs)
-        self._image_encoder.store(model_inputs.pending)
+        self.image_encoder.store(model_inputs.pending)
         (logits,) = self._text_decoder.execute(
             *model_inputs.buffers, *self._freqs_cis, *self.signal_buffers
         )

@@ -97,6 +97,11 @@ class MllamaTokenizer(TextTokenizer):
         )
 
     @property
+    def image_limits(self) -> ImageLimits:
+        """Returns the limits on a request's images."""
+        return self._limits
+
+    @property
     def expects_content_wrapping(self) -> bool:
         """Returns True: messages reach the template as lists of parts, so that images
         keep their position."""

@@ -13,15 +13,19 @@ from typing import Any
 from mllama.compilation.graph_compiler import lazy_sampler
 from mllama.image_cache.manager import ImageCacheManager
 from mllama.image_cache.stats import ImageCacheStats
+from mllama.image_cache.verdict import ImageVerdict
 from mllama.max_compat import patches
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.pipeline import forward_pass, is_on_host, pipeline_model
 from mllama.max_model.log_probabilities import prompt_logits_per_step
 from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import isolate_failures
+from mllama.runtime.gpu_self_check import GpuSelfCheck
 from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
 from mllama.runtime.overlap import OverlappedExecution
+from mllama.runtime.verdict_record import record_verdict
 from mllama.utils.max_threads import with_timer_slack
+from mllama.utils.progress import stage
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,16 @@ class LoadedPipeline:
         image_cache: The image cache.
         admission: Decides which requests enter a batch.
         overlap: Runs steps ahead of the scheduler; None on a GPU.
+        self_check: Checks a GPU; it has run there.
+        gpu_verdict: Its result; None on a CPU.
     """
 
     pipeline: Any
     image_cache: ImageCacheManager
     admission: Admission
     overlap: OverlappedExecution | None
+    self_check: GpuSelfCheck
+    gpu_verdict: ImageVerdict | None
 
 
 def load_pipeline(
@@ -55,6 +63,9 @@ def load_pipeline(
         max_ce_batch_size: Requests that one step prefills at most.
         overlaps: Whether steps on a CPU may run ahead of the scheduler.
         publish: Called with the image cache's figures after each step and release.
+
+    Raises:
+        MllamaError: If the self-check of a GPU can't run.
     """
     patches.replace_sampling_processor(HostSamplingProcessor)
     patches.replace_kv_cache_buffer(LazilyCommittedBuffer)
@@ -63,12 +74,20 @@ def load_pipeline(
     model = pipeline_model(pipeline)
     model.compiler.finish()
     image_cache: ImageCacheManager = model.image_cache
+    on_host = is_on_host(pipeline)
+    self_check = GpuSelfCheck(model, pipeline.kv_manager, pipeline.max_batch_size)
+    gpu_verdict = None
+    if not on_host:
+        stage("checking the GPU")
+        gpu_verdict = self_check.run()
+        path = model.pipeline_config.model.model_path
+        record_verdict(gpu_verdict, model.devices, path)
 
     # Innermost: the first run of a graph starts a thread that inherits the timer slack.
     launch = with_timer_slack(forward_pass(pipeline))
     execute, release = pipeline.execute, pipeline.release
     overlap = None
-    if overlaps and is_on_host(pipeline):
+    if overlaps and on_host:
         overlap = OverlappedExecution(pipeline, launch)
         launch, execute, release = overlap.launch, overlap.execute, overlap.release
         patches.replace_batch_preparation(pipeline, overlap.prepare_batch)
@@ -89,7 +108,9 @@ def load_pipeline(
         execute, release = _publishing_stats(execute, release, image_cache, publish)
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
-    return LoadedPipeline(pipeline, image_cache, admission, overlap)
+    return LoadedPipeline(
+        pipeline, image_cache, admission, overlap, self_check, gpu_verdict
+    )
 
 
 def _publishing_stats(

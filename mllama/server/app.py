@@ -56,7 +56,7 @@ class WorkerPipelineFactory:
 
     Attributes:
         factory: MAX's factory of the pipeline.
-        stats: File for the statistics of the image cache, see ``SharedStats``.
+        stats: File that shares statistics and verdict, see ``SharedStats``.
         max_ce_batch_size: Maximum number of requests that one step prefills.
     """
 
@@ -65,16 +65,25 @@ class WorkerPipelineFactory:
     max_ce_batch_size: int
 
     def __call__(self) -> Any:
-        """Builds the pipeline."""
+        """Builds the pipeline.
+
+        Raises:
+            SystemExit: If it can't be served; the reason is in the log, in one line.
+        """
         # A server that is killed must not leave the worker with the model running.
         end_with_parent(signal.SIGTERM)
         with StartupProgress():
             stage("loading the model")
-            loaded = load_pipeline(
-                self.factory,
-                self.max_ce_batch_size,
-                publish=SharedStats(self.stats).write,
-            )
+            shared = SharedStats(self.stats)
+            try:
+                loaded = load_pipeline(
+                    self.factory, self.max_ce_batch_size, publish=shared.write
+                )
+            except MllamaError as error:
+                logger.error("%s", error)
+                raise SystemExit(1) from None
+            if loaded.gpu_verdict is not None:
+                shared.write_verdict(loaded.gpu_verdict)
         return loaded.pipeline
 
 
@@ -116,6 +125,7 @@ def serve(
     log_pipeline_info(config, memory_plan=retrieved.memory_plan)
     with SharedStats.temporary() as stats:
         REGISTRY.register(stats)
+        retrieved.tokenizer.image_limits.set_gpu_verdict(stats.read_verdict)
         factory = WorkerPipelineFactory(
             retrieved.factory, stats.path, max_ce_batch_size
         )

@@ -1,8 +1,9 @@
-"""Statistics of the image cache on the server's ``/metrics`` page.
+"""Statistics of the image cache, and the verdict on a GPU, on the ``/metrics`` page.
 
-The cache belongs to the worker process and the page to the server's process.  Both map
-a small file with the numbers, so that neither waits for the other and the page is
-current even while the worker computes.
+Both belong to the worker process, and the page to the server's process, which also
+checks requests against the verdict.  Both processes map a small file with the numbers,
+so that neither waits for the other and the page is current even while the worker
+computes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mllama.image_cache.stats import ImageCacheStats
+from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
 
 _NAMES = [field.name for field in fields(ImageCacheStats)]
 _COUNTERS = ("hits", "misses", "evictions")
@@ -33,9 +35,12 @@ _HELP = {
     "evictions": "Entries evicted to make room for others.",
 }
 
+_VERDICT_NUMBERS = 3
+_SHARED_BYTES = 8 * (len(_NAMES) + _VERDICT_NUMBERS)
+
 
 class SharedStats(Collector):
-    """A Prometheus collector of image cache statistics that two processes share.
+    """A Prometheus collector of what the worker tells the server's process.
 
     Args:
         path: The shared file, which :meth:`temporary` creates.
@@ -44,15 +49,16 @@ class SharedStats(Collector):
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("r+b") as file:
-            shared = mmap.mmap(file.fileno(), 8 * len(_NAMES))
-        self._numbers = np.frombuffer(shared, dtype=np.int64)
+            shared = mmap.mmap(file.fileno(), _SHARED_BYTES)
+        numbers = np.frombuffer(shared, dtype=np.int64)
+        self._numbers, self._verdict = np.split(numbers, [len(_NAMES)])
 
     @classmethod
     @contextmanager
     def temporary(cls) -> Iterator[SharedStats]:
         """Creates the shared file, and removes it on exit."""
         with tempfile.NamedTemporaryFile(prefix="mllama-stats-") as file:
-            file.write(bytes(8 * len(_NAMES)))
+            file.write(bytes(_SHARED_BYTES))
             file.flush()
             yield cls(Path(file.name))
 
@@ -64,6 +70,15 @@ class SharedStats(Collector):
         """Returns the latest snapshot."""
         return ImageCacheStats(*(int(number) for number in self._numbers))
 
+    def write_verdict(self, verdict: ImageVerdict) -> None:
+        """Publishes the result of a GPU's self-check."""
+        self._verdict[:] = astuple(verdict)
+
+    def read_verdict(self) -> ImageVerdict:
+        """Returns the result of the self-check, or that none has run."""
+        mode, stage, num_tiles = (int(number) for number in self._verdict)
+        return ImageVerdict(ImageMode(mode), CheckStage(stage), num_tiles)
+
     def collect(self) -> Iterator[Any]:
         """Yields the statistics as Prometheus metrics."""
         stats = self.read()
@@ -72,3 +87,14 @@ class SharedStats(Collector):
             yield family(
                 f"mllama_image_cache_{name}", _HELP[name], value=getattr(stats, name)
             )
+        verdict = self.read_verdict()
+        if verdict.mode is not ImageMode.UNCHECKED:
+            served = GaugeMetricFamily(
+                "mllama_gpu_images",
+                "How images are served on the GPU; what its self-check found wrong.",
+                labels=["mode", "stage"],
+            )
+            served.add_metric(
+                [verdict.mode.name.lower(), verdict.stage.name.lower()], 1
+            )
+            yield served

@@ -9,11 +9,16 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from mllama.cli.doctor import doctor
 from mllama.cli.environment_report import as_text, environment_report
 from mllama.compilation.store import CompiledStore
+from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
+from mllama.runtime.verdict_record import record_verdict
 from tests.compilation.test_manifest import MANIFEST
 from tests.compilation.test_store import KEY
 
@@ -63,6 +68,60 @@ def test_a_report_has_the_facts_and_no_secrets(
     assert "secret" not in text
     columns = {line.index(line.split()[-1]) for line in text.splitlines()[1:4]}
     assert len(columns) == 1
+
+
+def test_the_last_self_check_of_a_gpu_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLAMA_CACHE", str(tmp_path / "new"))
+    assert environment_report({})["machine"]["GPU self-check"] == "none yet"
+    verdict = ImageVerdict(ImageMode.REFUSED, CheckStage.FINITE, 4)
+    device = SimpleNamespace(label="gpu", id=1, model_name="H200")
+    record_verdict(verdict, [device], "models/11b")
+    line = environment_report({})["machine"]["GPU self-check"]
+    assert line.startswith(
+        "images are refused: keys or values are not finite (4 tiles) "
+        "(gpu:1 H200, models/11b, 2"
+    )
+    (tmp_path / "new" / "gpu-self-check.json").write_text("[]")
+    line = environment_report({})["machine"]["GPU self-check"]
+    assert line.startswith("unknown (ValueError: ")
+    assert line.endswith("is damaged; it can be removed)")
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLLAMA_CACHE", str(tmp_path / "file"))
+    record_verdict(ImageVerdict(), [], "model")
+
+
+def test_a_wrong_device_is_reported_with_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import mllama.engine.device_check as check
+
+    asked = []
+
+    def checked(devices: str, path: str | None) -> check.DeviceReport:
+        asked.append((devices, path))
+        return check.DeviceReport("images are refused", {"text": 0.5})
+
+    monkeypatch.setattr(check, "check_device", checked)
+    arguments = ["--devices", "gpu:1", "--serialized-model-path", "compiled"]
+    done = CliRunner().invoke(doctor, [*arguments, "--format", "json"])
+    assert done.exit_code == 1
+    assert asked == [("gpu:1", "compiled")]
+    facts = json.loads(done.output)["demo model"]
+    assert facts["self-check"] == "images are refused"
+    assert facts["text"].startswith("WRONG: 0.5 of the spread")
+
+
+def test_a_compiled_model_without_devices_is_refused() -> None:
+    done = CliRunner().invoke(doctor, ["--serialized-model-path", "compiled"])
+    assert done.exit_code == 2
+    assert "needs --devices" in done.output
 
 
 def test_a_failed_probe_is_reported_in_its_place(

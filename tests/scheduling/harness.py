@@ -90,6 +90,7 @@ class Scheduled:
         self.image_cache = loaded.image_cache
         self.overlap = loaded.overlap
         self.admission = loaded.admission
+        self.self_check = loaded.self_check
         self._arrivals: queue.Queue[Any] = queue.Queue()
         self._cancelled: queue.Queue[list[Any]] = queue.Queue()
         self._results: queue.Queue[dict[Any, Any]] = queue.Queue()

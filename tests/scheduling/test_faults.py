@@ -151,7 +151,7 @@ def test_a_request_that_fails_leaves_the_others_running(
     expected = [roomy.alone(each) for each in messages]
     requests = [tight.submit(each) for each in messages]
     bad = requests[2].context.images[0].image_hash
-    runner = pipeline_model(tight.pipeline)._image_encoder
+    runner = pipeline_model(tight.pipeline).image_encoder
     encode = runner._encode
 
     def failing(images: Any, tiles: int) -> None:

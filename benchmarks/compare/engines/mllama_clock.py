@@ -102,7 +102,7 @@ class Clock:
         self._pipeline = pipeline
         model = pipeline._pipeline_model
         model._text_decoder = TimedGraph(TEXT, model._text_decoder, self)
-        runner = model._image_encoder
+        runner = model.image_encoder
         runner._encoder = TimedGraph(VISION, runner._encoder, self)
 
 

@@ -1,0 +1,73 @@
+"""Whole pages of the image cache, filled and downloaded by the host, for checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from max.driver import CPU, Buffer
+from max.dtype import DType
+
+from mllama.image_cache.storage import ImageCacheStorage
+from mllama.utils.bfloat16 import as_floats, to_bfloat16
+
+
+def fill_pages(storage: ImageCacheStorage, pages: Iterable[int], value: float) -> None:
+    """Writes a value to all keys and values of pages, on each device.
+
+    Args:
+        storage: The image cache.
+        pages: The pages' numbers.
+        value: A value that the cache's dtype represents exactly.
+    """
+    pages = list(pages)
+    for device, blocks in zip(storage.devices, storage.pages, strict=True):
+        rows = _flat_pages(blocks)
+        values = np.full((1, rows.shape[1]), value, np.float32)
+        if rows.dtype is DType.bfloat16:
+            host = Buffer.from_numpy(to_bfloat16(values)).view(DType.bfloat16)
+        else:
+            host = Buffer.from_numpy(values.astype(rows.dtype.to_numpy()))
+        content = host.to(device)
+        for page in pages:
+            rows[page : page + 1, :].inplace_copy_from(content)
+        # Copies are asynchronous, and the content must live until they end.
+        device.synchronize()
+
+
+def download_pages(
+    storage: ImageCacheStorage, pages: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """Returns pages with the heads of all devices.
+
+    Args:
+        storage: The image cache.
+        pages: The pages' numbers, at least one.
+
+    Returns:
+        float32 ``[pages, 2, layers, page size, kv heads, head dim]``, keys first.
+    """
+    parts = []
+    for device, blocks in zip(storage.devices, storage.pages, strict=True):
+        device.synchronize()
+        rows = _flat_pages(blocks)
+        content = [_to_floats(rows[page : page + 1, :]) for page in pages]
+        parts.append(np.concatenate(content).reshape(-1, *blocks.shape[1:]))
+    return np.concatenate(parts, axis=-2)
+
+
+def _flat_pages(blocks: Buffer) -> Buffer:
+    """Returns a view ``[pages, elements of a page]``."""
+    return blocks.view(
+        blocks.dtype, (blocks.shape[0], blocks.num_elements // blocks.shape[0])
+    )
+
+
+def _to_floats(buffer: Buffer) -> npt.NDArray[np.float32]:
+    """Returns a copy on the host, as float32."""
+    host = buffer.to(CPU())
+    if host.dtype is DType.bfloat16:
+        host = host.view(DType.uint16)
+    # On the host, the buffer is the page itself.
+    return np.array(as_floats(host.to_numpy()))

@@ -1,0 +1,70 @@
+"""The image cache has room for what is served, and on a GPU for the self-check."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from max.driver import DeviceSpec
+from max.graph import DeviceRef
+
+from mllama.errors import MllamaError
+from mllama.max_model.memory_planner import (
+    MllamaMemoryPlanner,
+    image_cache_pages,
+    scratch_pages,
+    self_check_pages,
+)
+from mllama.max_model.settings import ModelSettings
+
+PAGE_BYTES = 1000
+PER_IMAGE = 51
+
+
+def plan(device: DeviceRef, size: int | None) -> tuple[int, int]:
+    """Returns the pages of the image cache, and those reserved with the scratch."""
+    config: Any = SimpleNamespace(
+        image_cache_params=SimpleNamespace(bytes_per_block=PAGE_BYTES),
+        model=SimpleNamespace(
+            vision_config=SimpleNamespace(max_num_tiles=4, num_patches=1601)
+        ),
+        devices=[device],
+    )
+    pipeline_config: Any = SimpleNamespace(
+        model=SimpleNamespace(
+            device_specs=[DeviceSpec.cpu()],
+            vision_config_overrides=ModelSettings(image_cache_size=size).to_max(),
+        ),
+        runtime=SimpleNamespace(max_batch_size=1),
+    )
+    planner = SimpleNamespace(_config=config)
+    reserved = MllamaMemoryPlanner.estimate_activation_memory(
+        planner, pipeline_config, None
+    )
+    pages = image_cache_pages(config, pipeline_config)
+    assert reserved == (pages + scratch_pages(config)) * PAGE_BYTES
+    return pages, reserved // PAGE_BYTES
+
+
+def test_a_cpu_has_no_scratch_pages() -> None:
+    assert plan(DeviceRef.CPU(), 60 * PAGE_BYTES) == (60, 60)
+    assert plan(DeviceRef.CPU(), (1 + PER_IMAGE) * PAGE_BYTES) == (52, 52)
+    with pytest.raises(MllamaError, match="can't hold an image of 4 tiles"):
+        plan(DeviceRef.CPU(), PER_IMAGE * PAGE_BYTES)
+
+
+def test_a_gpus_scratch_pages_are_part_of_the_size() -> None:
+    assert plan(DeviceRef.GPU(), 1000 * PAGE_BYTES) == (1000 - PER_IMAGE - 1, 1000)
+    pages, reserved = plan(DeviceRef.GPU(), None)
+    assert (pages, reserved) == (1 + 32 * PER_IMAGE, 2 + 33 * PER_IMAGE)
+
+
+def test_a_gpus_cache_must_hold_the_pictures_of_the_self_check() -> None:
+    fewest = self_check_pages(PER_IMAGE)
+    most = fewest + PER_IMAGE + 1
+    assert plan(DeviceRef.GPU(), most * PAGE_BYTES) == (fewest, most)
+    with pytest.raises(
+        MllamaError, match=r"can't hold the pictures of the self-check .* 205.1 KiB"
+    ):
+        plan(DeviceRef.GPU(), (most - 1) * PAGE_BYTES)
