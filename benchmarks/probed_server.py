@@ -7,12 +7,14 @@ since the last call, in seconds.  ``late`` is by how much its latest wake-up was
 something else held the loop or Python's lock, or the system gave the core to another
 process.  ``busy`` is the longest time that the loop's thread computed between two
 wake-ups, which other processes hardly change.  ``memory`` is the server's largest
-resident memory, in bytes.
+resident memory, in bytes.  ``collected`` is the number of objects that a full garbage
+collection visits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import time
 from collections.abc import AsyncIterator, Callable
@@ -43,7 +45,7 @@ def probed(lifespan: Lifespan) -> Lifespan:
         async def report() -> dict[str, float]:
             # Linux counts in KiB.
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            result = {**figures, "memory": memory}
+            result = {**figures, "memory": memory, "collected": len(gc.get_objects())}
             figures.update(late=0.0, busy=0.0)
             return result
 

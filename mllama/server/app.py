@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -180,6 +181,7 @@ def _run(
             patches.replace_serving_pipeline(
                 app, UsagePipeline(app.state.pipeline, image_tokens)
             )
+            _freeze_heap()
             await server.serve()
 
     # As in MAX: without these, signals would orphan the worker or cut streams off.
@@ -193,6 +195,16 @@ def _run(
             raise
         logger.error("the model worker has died (%s); its messages are above", error)
         raise SystemExit(1) from None
+
+
+def _freeze_heap() -> None:
+    """Keeps what exists after the startup out of garbage collections.
+
+    A full collection would visit hundreds of thousands of objects of imported modules
+    and hold the event loop meanwhile.  MAX does the same in its worker.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def server_capabilities(

@@ -21,6 +21,10 @@ from PIL import Image
 from .conftest import Server, running
 
 PHOTO = (6000, 4000)
+MOST_COLLECTED = 50_000
+"""Objects that a garbage collection visits in a few milliseconds.
+
+The modules of a server have five times as many."""
 LONGEST_BUSY = 0.03
 """Seconds that the loop may compute at once.
 
@@ -80,6 +84,11 @@ def test_photos_that_arrive_do_not_hold_the_event_loop(probed: Server) -> None:
     for thread in threads:
         thread.join()
     assert probe(probed)["busy"] < LONGEST_BUSY
+
+
+def test_a_garbage_collection_does_not_hold_the_event_loop(probed: Server) -> None:
+    ask(probed, photo(50, (64, 64)))
+    assert probe(probed)["collected"] < MOST_COLLECTED
 
 
 def test_several_photos_of_a_request_are_answered(probed: Server) -> None:
