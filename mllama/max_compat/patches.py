@@ -8,7 +8,7 @@ change is needed (*Why*), and what MAX would have to offer for the function to g
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final
@@ -209,59 +209,17 @@ def replace_worker_process(popen: type) -> None:
     _DebugSpawnProcess._Popen = staticmethod(popen)
 
 
-def replace_log_probability_limit(limit: int) -> None:
-    """Replaces the number of likeliest tokens that MAX's routes let a request ask for.
+def keep_routes(app: Any, paths: Collection[str]) -> None:
+    """Removes the routes of MAX Serve's application, except some.
 
-    Why: MAX's limit, 7, is that of its graph, which a CPU doesn't use.
-    Until: MAX computes log probabilities on a CPU without that graph.
-
-    Args:
-        limit: The largest number.
-    """
-    from max.serve.router import openai_routes
-
-    openai_routes._MAX_TOP_LOGPROBS = limit
-
-
-def replace_serving_pipeline(app: Any, pipeline: Any) -> None:
-    """Replaces the object through which MAX's routes reach the model.
-
-    Why: usage counts image tokens, and stop strings never reach the client.
-    Until: MAX counts image tokens and holds back what may begin a stop string.
+    Why: MAX's routes ignore or lack much of the API, block the event loop while they
+    decode images, and stand where this package's have to; others are for other models.
+    Until: MAX lets a server choose its routes.
 
     Args:
-        app: MAX Serve's application, once it has started.
-        pipeline: The replacement of its ``TokenGeneratorPipeline``.
+        app: MAX Serve's application.
+        paths: Paths of the routes that stay.
     """
-    app.state.pipeline = pipeline
-
-
-def replace_image_resolution(resolve: Function) -> None:
-    """Replaces how chat requests' image URLs become the content of image files.
-
-    Why: MAX decodes base64 on the event loop, which holds all streams for the time that
-    a photo takes; it connects to a host's address even where a proxy has to, and its
-    errors don't say which image they are about.
-    Until: MAX decodes base64 in a thread, uses proxies, and numbers images.
-
-    Args:
-        resolve: The replacement.
-    """
-    from max.serve.router import openai_routes
-
-    openai_routes.resolve_image_from_url = resolve
-
-
-def replace_image_admission(admit: Function) -> None:
-    """Replaces how chat requests' images are checked and decoded.
-
-    Why: MAX decodes a request's images one after another, and keeps the pixels of any
-    number of requests until the tokenizer has time for them.  It knows fewer formats.
-    Until: MAX leaves decoding to the tokenizer, and the formats to the architecture.
-
-    Args:
-        admit: The replacement.
-    """
-    from max.serve.router import openai_routes
-
-    openai_routes._resolve_and_decode_images = admit
+    app.router.routes[:] = [
+        route for route in app.router.routes if getattr(route, "path", "") in paths
+    ]

@@ -6,8 +6,6 @@ worker nor the Python API needs.
 
 from __future__ import annotations
 
-from typing import Any
-
 # Logs a pipeline's configuration before it starts.
 from max.pipelines.logging_utils import log_basic_config, log_pipeline_info
 
@@ -23,9 +21,6 @@ from max.serve.api_server import (
 # The server's settings: environment, .env file and options.
 from max.serve.config import Settings
 
-# Turns a request into chunks; counts the prompt's tokens.
-from max.serve.pipelines.llm import TokenGeneratorOutput, TokenGeneratorPipeline
-
 # Reports that the worker's process has died.
 from max.serve.process_control import SubprocessExit
 
@@ -36,9 +31,6 @@ from max.serve.router._disconnect import ClientDisconnected
 from max.serve.router._image_resolution import (
     _host_allowlisted as host_is_allowed,
 )
-
-# What metrics count of an image.
-from max.serve.router._image_resolution import _ImageFact as ImageFact
 from max.serve.router._image_resolution import (
     _ip_is_blocked as is_internal_address,
 )
@@ -69,15 +61,11 @@ from max.serve.worker_interface import RequestQueueFull
 __all__ = [
     "METRICS",
     "ClientDisconnected",
-    "ImageFact",
     "RequestQueueFull",
     "SchedulerResult",
     "ServingTokenGeneratorSettings",
     "Settings",
     "SubprocessExit",
-    "TokenGeneratorOutput",
-    "TokenGeneratorPipeline",
-    "arguments_of",
     "configure_logging",
     "configure_metrics",
     "configure_tracing",
@@ -94,15 +82,3 @@ __all__ = [
     "resolve_image_from_url",
     "validate_port_is_free",
 ]
-
-
-def arguments_of(pipeline: TokenGeneratorPipeline) -> dict[str, Any]:
-    """Returns the arguments of the constructor that made a pipeline."""
-    return {
-        "model_name": pipeline.model_name,
-        "tokenizer": pipeline.tokenizer,
-        "model_worker": pipeline.model_worker,
-        "lora_queue": pipeline.lora_queue,
-        "reasoning_parser_name": pipeline._reasoning_parser_name,
-        "min_chunk_tokens": pipeline._min_chunk_tokens,
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
 from max.pipelines.modeling.types import PipelineTask
 from prometheus_client import REGISTRY
 from sse_starlette.sse import unpatch_uvicorn_signal_handler
-from starlette.middleware import Middleware
 from uvicorn import Server
 
 from mllama.errors import MllamaError
@@ -33,22 +33,19 @@ from mllama.max_compat.server import (
     log_pipeline_info,
     validate_port_is_free,
 )
+from mllama.max_model.settings import ModelSettings
+from mllama.requests.engine_settings import EngineSettings
 from mllama.runtime.pipeline import load_pipeline
+from mllama.server.capabilities import ServerCapabilities
 from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.inline_images import InlineImages, headers_only
+from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.metrics import SharedStats
-from mllama.server.middleware import RequestValidationMiddleware, explain_value_errors
-from mllama.server.request_validation import ServerCapabilities
-from mllama.server.usage import UsagePipeline
+from mllama.server.routes import set_routes
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartupProgress, stage
 
 logger = logging.getLogger("mllama")
-
-MAX_TOP_LOGPROBS = 20
-"""Likeliest tokens whose log probabilities a request may ask for on a CPU, as in
-OpenAI's API."""
 
 
 @dataclass(frozen=True)
@@ -154,33 +151,25 @@ def _run(
     start_worker_processes()
     # The worker runs in the process that has imported MAX since the command started.
     patches.replace_worker_process(PrespawnedPopen)
-    if is_for_cpu(config):
-        patches.replace_log_probability_limit(MAX_TOP_LOGPROBS)
     app = fastapi_app(settings, serving)
-    explain_value_errors(app)
-    image_tokens: dict[str, int] = {}
-    inline_images = InlineImages()
-    fetcher = ImageFetcher(settings)
-    patches.replace_image_resolution(inline_images.resolve_with(fetcher))
-    patches.replace_image_admission(headers_only)
-    # The last middleware is the innermost: MAX's, with its limit on bodies, run first.
-    app.user_middleware.append(
-        Middleware(
-            RequestValidationMiddleware,
-            capabilities=lambda: server_capabilities(
-                app.state, retrieved.tokenizer, max_new_tokens
-            ),
-            image_tokens=image_tokens,
-            inline_images=inline_images,
-        )
-    )
     server = Server(fastapi_config(app=app, server_settings=settings))
 
     async def run() -> None:
         async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
-            patches.replace_serving_pipeline(
-                app, UsagePipeline(app.state.pipeline, image_tokens)
+            engine = MaxEngineClient(
+                app.state.pipeline.model_worker,
+                retrieved.tokenizer,
+                EngineSettings.of(
+                    config,
+                    retrieved.tokenizer,
+                    top_k=config.runtime.top_k,
+                    max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
+                ),
             )
+            capabilities = server_capabilities(
+                engine.settings, settings, config, retrieved.tokenizer
+            )
+            set_routes(app, engine, capabilities, ImageFetcher(settings))
             _freeze_heap()
             await server.serve()
 
@@ -208,38 +197,28 @@ def _freeze_heap() -> None:
 
 
 def server_capabilities(
-    state: Any, tokenizer: Any, max_new_tokens: int | None = None
+    engine: EngineSettings, settings: Settings, config: PipelineConfig, tokenizer: Any
 ) -> ServerCapabilities:
-    """Returns the capabilities of the running server.
+    """Returns the capabilities of a server that is about to run.
 
     Args:
-        state: The state of MAX's application.
+        engine: The engine's limits and defaults.
+        settings: Settings of the server.
+        config: MAX's configuration of the pipeline.
         tokenizer: The model's tokenizer.
-        max_new_tokens: Maximum length of an answer to a request that sets no limit.
     """
-    config = state.pipeline_config
-    on_host = samples_on_host(config)
+    longest = engine.defaults.max_new_tokens
+    added = tokenizer.delegate.added_tokens_decoder
     return ServerCapabilities(
-        model_name=state.pipeline.model_name,
-        vocabulary=len(tokenizer.delegate),
-        penalties=on_host or config.sampling.enable_penalties,
-        min_tokens=on_host or config.sampling.enable_min_tokens,
-        tool_parser=config.runtime.tool_parser is not None,
-        reasoning_parser=config.runtime.reasoning_parser is not None,
-        greedy=config.runtime.top_k == 1,
-        local_images=bool(state.settings.allowed_image_roots),
-        max_new_tokens=max_new_tokens,
+        model_name=config.models.model_name,
+        vocabulary=engine.vocabulary,
+        special_tokens=frozenset(each for each in added if added[each].special),
+        max_length=engine.max_length,
+        max_new_tokens=None if longest == -1 else longest,
+        max_images=ModelSettings.from_max(config.model).image_limit,
+        max_image_bytes=settings.max_media_bytes or None,
+        created=int(time.time()),
     )
-
-
-def samples_on_host(config: PipelineConfig) -> bool:
-    """Returns True if tokens are chosen by this package's sampler, not by MAX's."""
-    return config.sampling.sample_on_host or is_for_cpu(config)
-
-
-def is_for_cpu(config: PipelineConfig) -> bool:
-    """Returns True if the model runs on a CPU."""
-    return all(spec.device_type == "cpu" for spec in config.model.device_specs)
 
 
 def _caused_by_worker(error: BaseException | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mllama.errors import ImageError, shortened
@@ -41,37 +41,6 @@ class ImageFetcher:
         self._networks, self._names = parse_allowed_hosts(
             settings.media_url_allowed_hosts
         )
-
-    async def fetch_all(self, urls: Sequence[str]) -> list[bytes]:
-        """Returns the contents of all images of a request.
-
-        Args:
-            urls: The URLs of the images, in order.
-
-        Raises:
-            ImageError: If an image can't be had, or all exceed
-                ``MAX_SERVE_MAX_MEDIA_BYTES``.  The message has the number of the image,
-                from 1: ``image 2: ...``.
-        """
-        used, limit = 0, self._settings.max_media_bytes
-
-        def charge(size: int) -> None:
-            nonlocal used
-            used += size
-            if limit and used > limit:
-                raise over_budget(limit)
-
-        contents = await asyncio.gather(
-            *(self.fetch(url, charge) for url in urls), return_exceptions=True
-        )
-        fetched: list[bytes] = []
-        for number, content in enumerate(contents, 1):
-            if isinstance(content, ImageError):
-                raise ImageError(f"image {number}: {content}") from content
-            if isinstance(content, BaseException):
-                raise content
-            fetched.append(content)
-        return fetched
 
     async def fetch(self, url: str, charge: Callable[[int], None]) -> bytes:
         """Returns the content of one image.

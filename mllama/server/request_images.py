@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from mllama.errors import ImageError
+from mllama.errors import ImageError, shortened
 from mllama.images.data_urls import data_url_content, decode_base64, is_base64
 from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
 
@@ -125,7 +125,13 @@ def detached_content(string: memoryview) -> bytes:
     """
     head = bytes(string[:_LONGEST_HEADER])
     if head[:5].lower() != b"data:":
-        return decode_base64(string)
+        try:
+            return decode_base64(string)
+        except ImageError:
+            name = shortened(head.decode("utf-8", "replace"))
+            raise ImageError(
+                f"{name} is not a data:, http: or https: URL, nor base64"
+            ) from None
     comma = head.find(b",")
     if comma >= 0 and is_base64(head[:comma].decode("latin-1")):
         return decode_base64(string[comma + 1 :])

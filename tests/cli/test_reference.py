@@ -9,7 +9,14 @@ from typing import Any
 import click
 import pytest
 
-from docs.reference import LLM_FILE, PAGE, options_page, with_descriptions
+from docs.api_fields import with_tables
+from docs.reference import (
+    API_PAGE,
+    LLM_FILE,
+    PAGE,
+    options_page,
+    with_descriptions,
+)
 from mllama import LLM
 from mllama.cli.command_table import ALL_OPTIONS
 from mllama.cli.main import group
@@ -25,6 +32,11 @@ OPTIONS = {option.name: option for option in (*MODEL_OPTIONS, *SAMPLING_OPTIONS)
 
 def python_default(option: Option) -> Any:
     return None if option.python_default_text else option.default
+
+
+def test_the_tables_of_the_apis_fields_are_current() -> None:
+    page = API_PAGE.read_text(encoding="utf-8")
+    assert with_tables(page) == page, "run `python -m docs.reference`"
 
 
 def test_the_reference_page_is_current() -> None:

@@ -8,6 +8,7 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from max.serve.config import Settings
 
 from mllama.errors import ImageError
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.request_images import ImageReference, load_images
 
 CONTENT = bytes(range(256)) * 300
 DATA_URL = "data:image/png;base64," + base64.b64encode(CONTENT).decode()
@@ -46,9 +48,26 @@ def site(tmp_path: Path) -> Iterator[int]:
         thread.join()
 
 
+class Unprepared:
+    """An engine that leaves images as they are."""
+
+    def prepare_image(self, image: bytes) -> Future[bytes]:
+        future: Future[bytes] = Future()
+        future.set_result(image)
+        return future
+
+
 def fetch(*urls: str, **settings: Any) -> list[bytes]:
     values = {f"MAX_SERVE_{name}": value for name, value in settings.items()}
-    return asyncio.run(ImageFetcher(Settings(**values)).fetch_all(urls))
+    server = Settings(**values)
+    loaded: Any = load_images(
+        [ImageReference("messages", url) for url in urls],
+        {},
+        fetcher=ImageFetcher(server),
+        engine=Unprepared(),  # type: ignore[arg-type]
+        max_bytes=server.max_media_bytes,
+    )
+    return asyncio.run(loaded)
 
 
 def refusal(*urls: str, **settings: Any) -> str:

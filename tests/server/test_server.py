@@ -93,8 +93,8 @@ def test_a_stop_string_is_not_streamed(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("options", "status"),
     [
-        ({"n": 2}, 400),
-        ({"logit_bias": {"5": 1}}, 400),
+        ({"n": 0}, 400),
+        ({"logit_bias": {"769": 1}}, 400),
         ({"frequency_penalty": 2.5}, 400),
         ({"logprobs": True, "top_logprobs": 21}, 400),
         ({"tool_choice": "required", "tools": []}, 400),
@@ -205,16 +205,6 @@ def test_a_request_may_ask_for_twenty_log_probabilities(client: openai.OpenAI) -
         assert values == sorted(values, reverse=True)
         assert token.logprob == values[0]
         assert sum(map(math.exp, values)) <= 1.0001
-
-
-def test_echo_with_logprobs_is_rejected_and_the_server_keeps_running(
-    client: openai.OpenAI,
-) -> None:
-    with pytest.raises(openai.BadRequestError, match="echo"):
-        client.completions.create(
-            model="mllama-demo", prompt="Hello", echo=True, logprobs=1
-        )
-    assert client.completions.create(model="", prompt="Hello", max_tokens=2).choices
 
 
 def test_requests_of_disconnected_clients_free_the_server(

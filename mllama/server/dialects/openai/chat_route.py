@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
@@ -49,6 +50,7 @@ class ChatRoute:
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
+        arrived_ns = time.perf_counter_ns()
         body, strings = await read_body_with_images(
             request,
             ChatBody,
@@ -58,7 +60,7 @@ class ChatRoute:
         form, usage = self._form(body), UsageCounter()
         return await answer(
             request,
-            self._start(body, strings, request.state.request_id),
+            self._start(body, strings, request.state.request_id, arrived_ns),
             AnswerWriters(
                 partial(whole_chat, form=form, usage=usage),
                 partial(chat_chunks, form=form, usage=usage),
@@ -68,7 +70,11 @@ class ChatRoute:
         )
 
     async def _start(
-        self, body: ChatBody, strings: Mapping[str, memoryview], request_id: str
+        self,
+        body: ChatBody,
+        strings: Mapping[str, memoryview],
+        request_id: str,
+        arrived_ns: int,
     ) -> AsyncGenerator[Event, None]:
         """Loads a request's images and hands it to the engine."""
         prompt = chat_prompt(body, with_tools=body.tool_choice != "none")
@@ -83,7 +89,9 @@ class ChatRoute:
         request = GenerationRequest(
             prompt=prompt, images=images, sampling=sampling, choices=body.n or 1
         )
-        return self._engine.generate(request, request_id=request_id)
+        return self._engine.generate(
+            request, request_id=request_id, arrived_ns=arrived_ns
+        )
 
     def _form(self, body: ChatBody) -> ChatForm:
         options = body.stream_options

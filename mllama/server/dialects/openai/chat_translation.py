@@ -109,6 +109,8 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
             "add_generation_prompt",
             code="invalid_value",
         )
+    if body.continue_final_message is None and body.add_generation_prompt is None:
+        _check_last_message(body.messages)
     count, most = len(image_references(body.messages)), capabilities.max_images
     if most is not None and count > most:
         raise RequestRejected(
@@ -118,6 +120,17 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
             code="invalid_value",
         )
     _check_tool_messages(body.messages)
+
+
+def _check_last_message(messages: Sequence[Message]) -> None:
+    """Checks that it is clear where the answer begins."""
+    if isinstance(messages[-1], AssistantMessage):
+        raise RequestRejected(
+            "The last message is the assistant's: set `continue_final_message` to go "
+            "on with it, or `add_generation_prompt` to begin another turn.",
+            f"messages[{len(messages) - 1}]",
+            code="invalid_value",
+        )
 
 
 def _check_tool_messages(messages: Sequence[Message]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Final
@@ -48,6 +49,7 @@ class CompletionRoute:
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
+        arrived_ns = time.perf_counter_ns()
         body = await read_body(request, CompletionBody)
         check_completion(body, self._capabilities)
         form, usage = self._form(body), UsageCounter()
@@ -59,7 +61,7 @@ class CompletionRoute:
 
         return await answer(
             request,
-            self._start(body, form, request.state.request_id),
+            self._start(body, form, request.state.request_id, arrived_ns),
             AnswerWriters(
                 partial(whole_completion, form=form, usage=usage),
                 partial(completion_chunks, form=form, usage=usage),
@@ -70,7 +72,11 @@ class CompletionRoute:
         )
 
     async def _start(
-        self, body: CompletionBody, form: CompletionForm, request_id: str
+        self,
+        body: CompletionBody,
+        form: CompletionForm,
+        request_id: str,
+        arrived_ns: int,
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Hands a request's prompts to the engine."""
         sampling = completion_sampling(body, self._capabilities)
@@ -83,6 +89,7 @@ class CompletionRoute:
                 self._engine.generate,
                 each,
                 request_id=request_id if number == 0 else f"{request_id}-{number}",
+                arrived_ns=arrived_ns,
             )
             for number, each in enumerate(requests)
         ]

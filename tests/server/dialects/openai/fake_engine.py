@@ -47,7 +47,11 @@ class FakeEngine:
         self.cached_tokens = 0
 
     async def generate(
-        self, request: GenerationRequest, *, request_id: str | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        request_id: str | None = None,
+        arrived_ns: int | None = None,
     ) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
         self.running += 1

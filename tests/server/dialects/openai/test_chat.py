@@ -189,7 +189,15 @@ def test_log_probabilities_of_the_prompt_come_by_token_ids() -> None:
     ],
 )
 def test_calls_and_results_must_match(api: Api, messages: Any, path: str) -> None:
-    assert error_of(api.chat(messages=messages))["param"] == path
+    response = api.chat(messages=messages, add_generation_prompt=True)
+    assert error_of(response)["param"] == path
+
+
+def test_it_must_be_clear_where_an_answer_begins(api: Api) -> None:
+    messages = [USER, {"role": "assistant", "content": "Oh"}]
+    assert error_of(api.chat(messages=messages))["param"] == "messages[1]"
+    for options in ({"continue_final_message": True}, {"add_generation_prompt": True}):
+        assert api.chat(messages=messages, **options).status_code == 200
 
 
 def test_the_sagemaker_path_answers_alike(api: Api) -> None:

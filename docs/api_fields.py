@@ -1,0 +1,122 @@
+"""Tables of the API's fields, made from the models that read requests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from pydantic.fields import FieldInfo
+
+from mllama.server.dialects.openai import content, sampling_fields, tool_fields
+from mllama.server.dialects.openai.chat_body import ChatBody
+from mllama.server.dialects.openai.completion_body import CompletionBody
+from mllama.server.dialects.openai.schema import Body, Ignored, Refused
+from mllama.server.dialects.openai.token_bodies import (
+    DetokenizeBody,
+    TokenizeChatBody,
+    TokenizeTextBody,
+)
+
+BEGIN: Final = "<!-- The tables are made by `make reference`. -->"
+END: Final = "<!-- The end of the tables. -->"
+
+_SHARED: Final = sampling_fields.SamplingFields
+
+_SECTIONS: Final[dict[str, tuple[type[Body], type[Body] | None]]] = {
+    "Chats and completions": (_SHARED, None),
+    "Chats": (ChatBody, _SHARED),
+    "Completions": (CompletionBody, _SHARED),
+    "`stream_options`": (sampling_fields.StreamOptions, None),
+    "Messages: `system` and `developer`": (content.SystemMessage, None),
+    "Messages: `user`": (content.UserMessage, None),
+    "Messages: `assistant`": (content.AssistantMessage, None),
+    "Messages: `tool`": (content.ToolMessage, None),
+    "Parts: `text`": (content.TextPart, None),
+    "Parts: `image_url`": (content.ImagePart, None),
+    "`image_url`": (content.ImageUrl, None),
+    "`tools[].function`": (tool_fields.FunctionDefinition, None),
+    "`/tokenize` with a text": (TokenizeTextBody, None),
+    "`/tokenize` with messages": (TokenizeChatBody, None),
+    "`/detokenize`": (DetokenizeBody, None),
+}
+"""The models of tables, and those whose fields a table leaves out."""
+
+
+def with_tables(page: str) -> str:
+    """Returns a page with current tables between the marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
+
+
+def tables() -> str:
+    """Returns the tables of all fields."""
+    parts = []
+    for title, (model, base) in _SECTIONS.items():
+        hidden = base.model_fields if base is not None else {}
+        properties = model.model_json_schema()["properties"]
+        rows = [
+            f"| `{name}` | {_values(properties[name])} | {_effect(name, field)} |"
+            for name, field in model.model_fields.items()
+            if name not in hidden
+        ]
+        parts.append(
+            "\n".join(
+                [f"### {title}", "", "| field | values | |", "|---|---|---|", *rows, ""]
+            )
+        )
+    return "\n".join(parts)
+
+
+def _effect(name: str, field: FieldInfo) -> str:
+    """Returns what a field does: works, has no effect, or is refused."""
+    for mark in field.metadata:
+        if isinstance(mark, Refused):
+            return _escaped(f'refused: "`{name}` {mark.text}."')
+        if isinstance(mark, Ignored):
+            return _escaped(f"accepted, no effect: {mark.reason}")
+    text = f"works. {field.description}" if field.description else "works"
+    return _escaped(text + ("; required" if field.is_required() else ""))
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """Returns a field's type and limits in a few words."""
+    options = [
+        _type(each)
+        for each in schema.get("anyOf", schema.get("oneOf", [schema]))
+        if each.get("type") != "null"
+    ]
+    return " or ".join(dict.fromkeys(options)) or "any"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(each)}`" for each in schema["enum"])
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "oneOf" in schema or "anyOf" in schema:
+        return _values(schema)
+    kind = str(schema.get("type", "object" if "$ref" in schema else "any"))
+    if kind == "array":
+        entry = _type(schema.get("items", {})).partition(",")[0]
+        return "list" if entry == "any" or " " in entry else f"list of {entry}s"
+    kind = "true or false" if kind == "boolean" else kind
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    most = schema.get("maximum")
+    word = "above" if "exclusiveMinimum" in schema else "at least"
+    if least is not None and most not in (None, sampling_fields.MAX_INTEGER):
+        return f"{kind}, {_number(least)} to {_number(most)}"
+    if least is not None:
+        return f"{kind}, {word} {_number(least)}"
+    return kind
+
+
+def _number(value: float) -> str:
+    """Returns a number as people write it."""
+    if abs(value) in (2**63, 2**63 - 1):
+        return "-2^63" if value < 0 else "2^63 - 1"
+    return f"{value:g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,135 @@
+"""The server has these routes and no others, whatever MAX offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from mllama.max_compat.server import (
+    ServingTokenGeneratorSettings,
+    Settings,
+    fastapi_app,
+)
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.routes import set_routes
+from tests.server.dialects.openai.fake_engine import FakeEngine
+
+ROUTES = {
+    "/detokenize": {"POST"},
+    "/health": {"GET"},
+    "/invocations": {"POST"},
+    "/metrics": set(),
+    "/openapi.json": {"GET"},
+    "/ping": {"GET"},
+    "/tokenize": {"POST"},
+    "/v1/chat/completions": {"POST"},
+    "/v1/completions": {"POST"},
+    "/v1/models": {"GET"},
+    "/v1/models/{name:path}": {"GET"},
+    "/version": {"GET"},
+}
+"""Each has a test: that a route exists is a promise."""
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    unused: Any = None
+    app = fastapi_app(
+        Settings(
+            MAX_SERVE_MAX_REQUEST_BYTES=1000,
+            MAX_SERVE_DISABLE_TELEMETRY=False,
+            # As `mllama serve` sets it.
+            MAX_SERVE_METRIC_RECORDING_METHOD="ASYNCIO",
+        ),
+        ServingTokenGeneratorSettings(
+            model_factory=unused, pipeline_config=unused, tokenizer=unused
+        ),
+    )
+    fetcher: Any = None
+    capabilities = ServerCapabilities(model_name="served", vocabulary=258)
+    set_routes(app, FakeEngine(), capabilities, fetcher)
+    return app
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> TestClient:
+    return TestClient(app)
+
+
+def all_routes(routes: Any) -> dict[str, set[str]]:
+    """The paths of routes and their methods."""
+    found: dict[str, set[str]] = {}
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            found.update(all_routes(inner.routes))
+            continue
+        methods = set(getattr(route, "methods", None) or ())
+        found.setdefault(route.path, set()).update(methods)
+    return found
+
+
+def test_the_routes_are_these(app: FastAPI) -> None:
+    assert all_routes(app.routes) == ROUTES
+
+
+@pytest.mark.parametrize("path", ["/health", "/version", "/ping", "/metrics/"])
+def test_probes_are_answered(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/audio/speech"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/decisions"),
+        ("POST", "/v1/systemone"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/reset_prefix_cache"),
+        ("GET", "/max_internal/eplb_stats"),
+        ("GET", "/docs"),
+        ("GET", "/redoc"),
+    ],
+)
+def test_other_routes_of_max_are_not_there(
+    client: TestClient, method: str, path: str
+) -> None:
+    response = client.request(method, path, json={})
+    assert response.status_code == 404
+    assert path in response.json()["error"]["message"]
+
+
+def test_a_body_over_the_limit_gets_413_in_the_same_form(client: TestClient) -> None:
+    response = client.post("/v1/chat/completions", content=b"x" * 1001)
+    assert response.status_code == 413
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_requests_have_an_id(client: TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200
+    assert response.headers["x-request-id"]
+
+
+def test_an_unforeseen_error_is_a_500_in_the_same_form(app: FastAPI) -> None:
+    class Broken(FakeEngine):
+        async def tokenize(self, prompt: Any) -> list[int]:
+            raise KeyError("unforeseen")
+
+    broken = fastapi_app(
+        Settings(),
+        ServingTokenGeneratorSettings(None, None, None),  # type: ignore[arg-type]
+    )
+    capabilities = ServerCapabilities(model_name="served", vocabulary=258)
+    set_routes(broken, Broken(), capabilities, None)  # type: ignore[arg-type]
+    client = TestClient(broken, raise_server_exceptions=False)
+    response = client.post("/tokenize", json={"prompt": "Hi"})
+    assert response.status_code == 500
+    assert response.json()["error"]["message"]
+    assert "unforeseen" not in response.text
