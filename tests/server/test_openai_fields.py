@@ -231,10 +231,11 @@ def test_the_model_is_found_under_a_name_with_a_slash(client: openai.OpenAI) -> 
     assert client.models.retrieve(META).id == "mllama-demo"
 
 
-def test_a_tool_that_the_model_does_not_call_leaves_an_answer(server: Server) -> None:
+def test_tools_that_the_template_would_drop_are_refused(server: Server) -> None:
     tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
-    answer = chat(server, tools=[tool])
-    assert text_of(answer)
+    error = chat(server, tools=[tool])["error"]
+    assert "tools" in error["message"]
+    assert error["param"] == "messages"
 
 
 @pytest.mark.parametrize(
