@@ -121,10 +121,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException):
             error = _explained(request, error)
-        if isinstance(error, RequestError) and error.param == "prompt":
+        is_chat = request.url.path != "/v1/completions"
+        if isinstance(error, RequestError) and error.param == "prompt" and is_chat:
             # A chat's prompt is made of its messages.
-            if request.url.path != "/v1/completions":
-                error = RequestError(str(error), "messages")
+            error = RequestError(str(error), "messages")
         log_failure(error)
         return error_response(error)
 
