@@ -30,11 +30,9 @@ from mllama.compilation.lazy_graph import LazyGraph, LazyGraphSpec
 from mllama.compilation.store import CompiledStore
 from mllama.errors import MllamaError
 from mllama.max_model.graphs import (
-    IMAGE_ENCODER,
-    TEXT_DECODER,
+    NETWORKS,
     graph_fingerprints,
     name_weights,
-    networks,
 )
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.utils.progress import StartupProgress, stage
@@ -114,9 +112,8 @@ def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
     }
     fingerprints = graph_fingerprints(config, encodings)
     graphs = []
-    for name, network in zip(
-        (IMAGE_ENCODER, TEXT_DECODER), networks(config, encodings), strict=True
-    ):
+    for name, build in NETWORKS.items():
+        network = build(config, encodings)
         name_weights(network)
         spec = LazyGraphSpec(
             network, name, network.input_types(), fingerprint=fingerprints[name]

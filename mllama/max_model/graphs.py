@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from max.driver import CPU, Buffer, Device
 from max.dtype import DType
@@ -40,17 +40,15 @@ TEXT_DECODER = "mllama_text_decoder"
 """The graphs' names."""
 
 
-def networks(
-    config: MllamaArchConfig, encodings: Encodings
-) -> tuple[MllamaImageEncoder, MllamaTextDecoder]:
-    """Builds both networks on all devices, without weights.
+def image_encoder(config: MllamaArchConfig, encodings: Encodings) -> MllamaImageEncoder:
+    """Builds the network of the vision graph on all devices, without weights.
 
     Args:
         config: The model's resolved configuration.
         encodings: Encodings of the tensors in GGUF blocks, by name.
     """
 
-    def image_encoder(device: DeviceRef, num_shards: int) -> MllamaImageEncoder:
+    def build(device: DeviceRef, num_shards: int) -> MllamaImageEncoder:
         return MllamaImageEncoder(
             config.model,
             config.image_cache_params,
@@ -61,7 +59,18 @@ def networks(
             int8_vision=config.int8_vision,
         )
 
-    def text_decoder(device: DeviceRef, num_shards: int) -> MllamaTextDecoder:
+    return shard_module(build, config.devices)
+
+
+def text_decoder(config: MllamaArchConfig, encodings: Encodings) -> MllamaTextDecoder:
+    """Builds the network of the text graph on all devices, without weights.
+
+    Args:
+        config: The model's resolved configuration.
+        encodings: Encodings of the tensors in GGUF blocks, by name.
+    """
+
+    def build(device: DeviceRef, num_shards: int) -> MllamaTextDecoder:
         return MllamaTextDecoder(
             config.model,
             config.kv_params,
@@ -72,10 +81,16 @@ def networks(
             encodings=encodings,
         )
 
-    return (
-        shard_module(image_encoder, config.devices),
-        shard_module(text_decoder, config.devices),
-    )
+    return shard_module(build, config.devices)
+
+
+NETWORKS: Final[
+    Mapping[
+        str,
+        Callable[[MllamaArchConfig, Encodings], MllamaImageEncoder | MllamaTextDecoder],
+    ]
+] = {IMAGE_ENCODER: image_encoder, TEXT_DECODER: text_decoder}
+"""The functions that build the graphs' networks, by graph name."""
 
 
 def graph_specs(
@@ -91,47 +106,36 @@ def graph_specs(
         compiler: Compiles the graphs.
     """
     encodings = formats(state_dict)
-    image_encoder, text_decoder = networks(config, encodings)
-    image_encoder.load_state_dict(
-        image_encoder_weights(
-            state_dict,
-            config.model,
-            list(image_encoder.raw_state_dict()),
-            config.dtype,
-        ),
-        weight_alignment=1,
-    )
-    text_decoder.load_state_dict(
-        text_decoder_weights(
-            state_dict,
-            config.model,
-            list(text_decoder.raw_state_dict()),
-            config.dtype,
-        ),
-        weight_alignment=1,
-    )
+    networks = {name: build(config, encodings) for name, build in NETWORKS.items()}
+    for name, select_weights in (
+        (IMAGE_ENCODER, image_encoder_weights),
+        (TEXT_DECODER, text_decoder_weights),
+    ):
+        network = networks[name]
+        network.load_state_dict(
+            select_weights(
+                state_dict, config.model, list(network.raw_state_dict()), config.dtype
+            ),
+            weight_alignment=1,
+        )
     fingerprints = graph_fingerprints(config, encodings)
     task = None
     if config.devices == [DeviceRef.CPU()]:
         task = partial(GraphCompilation, config, encodings)
     specs = {
+        role: LazyGraphSpec(
+            networks[name],
+            name,
+            networks[name].input_types(),
+            weights=networks[name].state_dict(),
+            fingerprint=fingerprints[name],
+            task=task,
+        )
         # The text graph comes first: another process may compile the vision graph.
-        GraphRole.DECODER: LazyGraphSpec(
-            text_decoder,
-            TEXT_DECODER,
-            text_decoder.input_types(),
-            weights=text_decoder.state_dict(),
-            fingerprint=fingerprints[TEXT_DECODER],
-            task=task,
-        ),
-        GraphRole.VISION: LazyGraphSpec(
-            image_encoder,
-            IMAGE_ENCODER,
-            image_encoder.input_types(),
-            weights=image_encoder.state_dict(),
-            fingerprint=fingerprints[IMAGE_ENCODER],
-            task=task,
-        ),
+        for role, name in (
+            (GraphRole.DECODER, TEXT_DECODER),
+            (GraphRole.VISION, IMAGE_ENCODER),
+        )
     }
     if task is not None:
         compiler.compile_in_parallel(specs[GraphRole.VISION].trace())
@@ -156,13 +160,7 @@ class GraphCompilation:
 
     def run(self) -> None:
         """Compiles the graph and adds it to the directory."""
-        network = dict(
-            zip(
-                (IMAGE_ENCODER, TEXT_DECODER),
-                networks(self.config, self.encodings),
-                strict=True,
-            )
-        )[self.key.name]
+        network = NETWORKS[self.key.name](self.config, self.encodings)
         name_weights(network)
         graph = network.trace(*network.input_types(), name=self.key.name)
         compiled = InferenceSession(devices=[CPU()]).compile(graph)
