@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.sections import SectionedCommand
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     from mllama.config import MllamaConfig
     from mllama.weights.encodings import Encoding
 
-_UNUSED_WITH_TARGET = ("weight_path", "lora_path", "trust_remote_code")
-"""Options about files that ``--target`` doesn't read."""
+_UNUSED_WITH_TARGET = {
+    **dict.fromkeys(
+        ("weight_path", "lora_path", "trust_remote_code"),
+        "which reads only the configuration",
+    ),
+    **dict.fromkeys(
+        ("max_length", "max_batch_size", "max_ce_batch_size"),
+        "whose graphs fit any length and batch size",
+    ),
+}
+"""Options that do nothing with ``--target``, and why."""
 
 
 @click.command(cls=SectionedCommand)
@@ -63,11 +73,12 @@ def _compile_for_target(output: Path, name: str, options: dict[str, Any]) -> Non
     if target.is_cpu and options["devices"] not in (None, "cpu"):
         raise MllamaError(f"{target} is one device; leave --devices out")
     devices = 1 if target.is_cpu else count_gpus(options["devices"])
-    for option in _UNUSED_WITH_TARGET:
-        if options[option]:
+    context = click.get_current_context()
+    for option, reason in _UNUSED_WITH_TARGET.items():
+        if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
             raise MllamaError(
-                f"--{option.replace('_', '-')} does nothing with --target, which reads "
-                "only the configuration; leave it out"
+                f"--{option.replace('_', '-')} does nothing with --target, {reason}; "
+                "leave it out"
             )
     config = download_config(
         options["model_path"],

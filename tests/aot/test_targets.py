@@ -13,10 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.gpu_targets import CHECKED, CONFIG
 from mllama.aot.cross_compile import compile_for_target
 from mllama.aot.targets import CrossCompilation, find_target
+from mllama.cli.compile import compile
 from mllama.errors import ConfigError, MllamaError
 from mllama.weights.encodings import Encoding
 
@@ -69,6 +71,32 @@ def test_devices_that_cannot_share_the_model_are_refused_at_once(
             tmp_path / "graphs",
         )
     assert not (tmp_path / "graphs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--max-length", "4096"], "--max-length does nothing with --target, whose"),
+        (
+            ["--max-batch-size", "1"],
+            "--max-batch-size does nothing with --target, whose",
+        ),
+        (["--max-ce-batch-size", "8"], "whose graphs fit any length and batch size"),
+        (
+            ["--weight-path", "w.gguf"],
+            "--weight-path does nothing with --target, which",
+        ),
+        (["--trust-remote-code"], "which reads only the configuration; leave it out"),
+    ],
+)
+def test_options_that_no_graph_depends_on_are_refused(
+    tmp_path: Path, args: list[str], message: str
+) -> None:
+    output = tmp_path / "graphs"
+    command = ["--target", "cpu:x86-64-v3", "--output", str(output), *args]
+    with pytest.raises(MllamaError, match=message):
+        CliRunner().invoke(compile, command, catch_exceptions=False)
+    assert not output.exists()
 
 
 def test_the_targets_of_check_gpu_are_known() -> None:
