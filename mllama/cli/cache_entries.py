@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mllama.compilation.store import COMPILED_DIRECTORY, CompiledStore
 from mllama.errors import CompiledModelError
+from mllama.max_compat.mojo_packages import PACKAGES_DIRECTORY, packaged_name
 from mllama.utils.cache_dir import (
     QUANTIZED_DIRECTORY,
     cache_root,
@@ -23,6 +24,7 @@ from mllama.utils.cache_dir import (
 
 KINDS = {
     "compiled": "compiled models",
+    PACKAGES_DIRECTORY: "built packages of kernels",
     QUANTIZED_DIRECTORY: "checkpoints quantized to GGUF",
     "gguf": "configuration and tokenizers of GGUF files",
 }
@@ -30,6 +32,7 @@ KINDS = {
 
 _NAMES = {
     "compiled": re.compile(r"[0-9a-f]{16}"),
+    PACKAGES_DIRECTORY: re.compile(r"[0-9a-f]{16}"),
     QUANTIZED_DIRECTORY: re.compile(r"[0-9a-f]{32}-q\d_[0k]\.gguf(\.part)?"),
     "gguf": re.compile(r"[0-9a-f]{32}|links"),
 }
@@ -84,6 +87,8 @@ def entries_of(kind: str) -> Iterator[CacheEntry]:
 
 
 def _description(path: Path) -> str:
+    if path.parent.name == PACKAGES_DIRECTORY:
+        return packaged_name(path)
     if path.parent.name != COMPILED_DIRECTORY:
         return ""
     try:

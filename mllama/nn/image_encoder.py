@@ -49,10 +49,12 @@ class MllamaImageEncoder(GraphModule):
         int8_vision: bool = False,
     ) -> None:
         super().__init__()
+        # In another order than the text graph's, whose process builds packages at the
+        # same time.
         self.mojo_packages = (
-            attention.MOJO_PACKAGE,
             float_matmul.MOJO_PACKAGE,
             gguf_matmul.MOJO_PACKAGE,
+            attention.MOJO_PACKAGE,
         )
         if int8_vision:
             self.mojo_packages += (int8_matmul.MOJO_PACKAGE,)

@@ -22,6 +22,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store = CompiledStore(cache_directory("compiled") / MANIFEST.key())
     store.add(KEY, lambda part: part.write_bytes(b"c" * 2048))
     store.write_manifest(MANIFEST)
+    package = cache_directory(f"mojo/{'d' * 16}")
+    (package / f"mllama_attention_{'d' * 16}.mojoc").write_bytes(b"p" * 8192)
+    (package / "sha256").write_text("0" * 64)
+    (root / "mojo" / "mine").mkdir()
     (cache_directory("quantised") / f"{'a' * 32}-q4_k.gguf").write_bytes(b"q" * 4096)
     (cache_directory(f"gguf/{'b' * 32}") / "config.json").write_text("{}")
     model = tmp_path / "model.gguf"
@@ -43,7 +47,8 @@ def test_list_names_each_entry_with_its_size(root: Path) -> None:
     assert MANIFEST.key() in output
     assert "float32, cpu, MAX 26.7.0" in output
     assert f"4.0 KiB  {'a' * 32}-q4_k.gguf" in output
-    assert "mine.gguf" not in output
+    assert f"12.0 KiB  {'d' * 16}  attention" in output
+    assert "mine" not in output
     assert "quantised" not in run("list", "compiled")
 
 
@@ -59,6 +64,7 @@ def test_clear_empties_one_kind_or_all_and_spares_other_files(root: Path) -> Non
     run("clear")
     assert not any((root / "compiled").iterdir())
     assert [path.name for path in (root / "gguf").iterdir()] == ["mine.gguf"]
+    assert [path.name for path in (root / "mojo").iterdir()] == ["mine"]
     assert (root.parent / "model.gguf").stat().st_size == 9000
     assert "removed 0 bytes" in run("clear")
 

@@ -145,6 +145,7 @@ def _model(source: str) -> Any:
     from max.graph import DeviceRef, Graph, TensorType, ops
 
     from mllama.max_compat.compiler import ensure_default_mlir_context
+    from mllama.max_compat.mojo_packages import built_mojo_package
 
     cpu = DeviceRef.CPU()
     dtype = DType[SOURCE_DTYPES[source]]
@@ -157,7 +158,7 @@ def _model(source: str) -> Any:
         Graph(
             f"mllama_gguf_quantizers_{SOURCE_DTYPES[source]}",
             input_types=inputs,
-            custom_extensions=[_MOJO_PACKAGE],
+            custom_extensions=[built_mojo_package(_MOJO_PACKAGE)],
         ) as graph,
     ):
         outputs = []
