@@ -43,6 +43,7 @@ struct Activations(Copyable, ImplicitlyCopyable, Movable):
         self.records.unsafe_free()
 
 
+@no_inline
 def quantize_activations(
     x: FloatPointer, tokens: Int, width: Int, stride: Int
 ) -> Activations:
@@ -105,6 +106,7 @@ struct Matrix(Copyable, ImplicitlyCopyable, Movable):
         return ceildiv(self.columns, COLUMNS)
 
 
+@no_inline
 def multiply_group[
     Format: BlockFormat, simd_width: Int, gated: Bool = False
 ](activations: Activations, matrix: Matrix, group: Int, token_block: Int):
@@ -154,14 +156,14 @@ def multiply_group[
         if num_columns == COLUMNS and activations.tokens == 1:
             # A single token waits for memory, which answers sooner the fewer columns
             # are read side by side; the sums are the same.
-            _multiply_packed[Format, 8](
+            _multiply_packed[Format, 8, 1, 1](
                 blocks, matrix.stride, upcoming, records, totals, tokens
             )
             continue
         if num_columns == COLUMNS and activations.tokens <= _max_packed_tokens(
             simd_width
         ):
-            _multiply_packed[Format, simd_width](
+            _multiply_packed[Format, simd_width, 2, _max_packed_tokens(simd_width)](
                 blocks, matrix.stride, upcoming, records, totals, tokens
             )
             continue
@@ -225,6 +227,7 @@ def _unpack[
         Format.unpack[simd_width](column, stride, tile, part)
 
 
+@no_inline
 def _unpack_partial_group[
     Format: BlockFormat, simd_width: Int
 ](blocks: BytePointer, stride: Int, tile: BytePointer, num_columns: Int):
@@ -252,7 +255,7 @@ def _max_packed_tokens(simd_width: Int) -> Int:
 
 @always_inline
 def _multiply_packed[
-    Format: BlockFormat, simd_width: Int
+    Format: BlockFormat, simd_width: Int, least_tokens: Int, most_tokens: Int
 ](
     blocks: BytePointer,
     stride: Int,
@@ -265,7 +268,7 @@ def _multiply_packed[
         var column = blocks.unsafe_offset(part * simd_width * stride)
         var next = upcoming.unsafe_offset(part * simd_width * stride)
         var sums = totals.unsafe_offset(part * simd_width)
-        comptime for count in range(1, _max_packed_tokens(simd_width) + 1):
+        comptime for count in range(least_tokens, most_tokens + 1):
             if tokens == count:
                 Format.multiply_packed[count, simd_width](
                     column, stride, next, records, sums

@@ -40,6 +40,7 @@ struct Q4_0(BlockFormat):
     comptime SUPER_BLOCK_BYTES = 8 * _BLOCK_BYTES
 
     @staticmethod
+    @no_inline
     def multiply_packed[
         tokens: Int, simd_width: Int
     ](
@@ -52,7 +53,7 @@ struct Q4_0(BlockFormat):
         var sums = Array[FloatVector[simd_width], tokens](
             fill=FloatVector[simd_width](0)
         )
-        comptime for block in range(8):
+        for block in range(8):
             prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 8](
                 upcoming, block, stride
             )
@@ -91,11 +92,12 @@ struct Q4_0(BlockFormat):
             )
 
     @staticmethod
+    @no_inline
     def unpack[
         simd_width: Int
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
-        comptime for block in range(8):
+        for block in range(8):
             var start = column.unsafe_offset(block * _BLOCK_BYTES)
             store_vector(
                 tile_part.unsafe_offset(TILE_SCALES + block * TILE_VECTOR),
@@ -103,7 +105,7 @@ struct Q4_0(BlockFormat):
             )
             var packed = load_transposed[simd_width](start.unsafe_offset(2), stride)
             comptime for i in range(4):
-                comptime quad = block * 8 + i
+                var quad = block * 8 + i
                 store_vector(
                     tile_part.unsafe_offset(quad * TILE_VECTOR), packed[i] & 15
                 )
@@ -112,6 +114,7 @@ struct Q4_0(BlockFormat):
                 )
 
     @staticmethod
+    @no_inline
     def multiply_tile[
         tokens: Int, simd_width: Int
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):

@@ -179,6 +179,7 @@ struct Q4_K(GemvFormat):
         return fma(both.slice[UNROLL, offset=UNROLL](), -super_min, result)
 
     @staticmethod
+    @no_inline
     def multiply_packed[
         tokens: Int, simd_width: Int
     ](
@@ -190,7 +191,7 @@ struct Q4_K(GemvFormat):
     ):
         var header = _load_header[simd_width](column, stride)
         var sums = Array[Sums[simd_width], tokens](fill=Sums[simd_width](0))
-        comptime for pair in range(4):
+        for pair in range(4):
             var lower = Array[Products[simd_width], tokens](
                 fill=Products[simd_width](0)
             )
@@ -198,7 +199,7 @@ struct Q4_K(GemvFormat):
                 fill=Products[simd_width](0)
             )
             comptime for part in range(2):
-                comptime step = pair * 2 + part
+                var step = pair * 2 + part
                 prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 8](
                     upcoming, step, stride
                 )
@@ -206,7 +207,7 @@ struct Q4_K(GemvFormat):
                     column.unsafe_offset(16 + step * 16), stride
                 )
                 comptime for i in range(4):
-                    comptime offset = pair * 64 + part * 16 + i * 4
+                    var offset = pair * 64 + part * 16 + i * 4
                     comptime for token in range(tokens):
                         var values = records.unsafe_offset(
                             token * RECORD_BYTES + offset
@@ -244,6 +245,7 @@ struct Q4_K(GemvFormat):
             )
 
     @staticmethod
+    @no_inline
     def unpack[
         simd_width: Int
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
@@ -262,12 +264,12 @@ struct Q4_K(GemvFormat):
         store_vector(
             tile_part.unsafe_offset(_TILE_SUPER_SCALES + TILE_VECTOR), header.super_min
         )
-        comptime for step in range(8):
+        for step in range(8):
             var packed = load_transposed[simd_width](
                 column.unsafe_offset(16 + step * 16), stride
             )
             comptime for i in range(4):
-                comptime quad = step // 2 * 16 + step % 2 * 4 + i
+                var quad = step // 2 * 16 + step % 2 * 4 + i
                 store_vector(
                     tile_part.unsafe_offset(quad * TILE_VECTOR), packed[i] & 15
                 )
@@ -276,6 +278,7 @@ struct Q4_K(GemvFormat):
                 )
 
     @staticmethod
+    @no_inline
     def multiply_tile[
         tokens: Int, simd_width: Int
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):

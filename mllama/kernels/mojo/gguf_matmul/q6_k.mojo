@@ -114,6 +114,7 @@ struct Q6_K(GemvFormat):
         return super_block_sums[simd_width](sums).cast[DType.float32]() * super_scale
 
     @staticmethod
+    @no_inline
     def multiply_packed[
         tokens: Int, simd_width: Int
     ](
@@ -137,27 +138,34 @@ struct Q6_K(GemvFormat):
                     )
         comptime for token in range(tokens):
             sums[token] <<= 5
-        comptime for step in range(4):
-            prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 4](
-                upcoming, step, stride
-            )
-            var levels = _levels[step, simd_width](column, stride)
-            comptime for quarter in range(4):
-                comptime sub = step // 2 * 8 + step % 2 + quarter * 2
-                var scale = select_scales[simd_width, sub % 4, True](scales[sub // 4])
-                comptime for token in range(tokens):
-                    var values = records.unsafe_offset(token * RECORD_BYTES + sub * 16)
-                    comptime for first in range(0, 4, run):
-                        var products = Products[simd_width](0)
-                        comptime for i in range(first, first + run):
-                            products = add_dot_products[simd_width](
-                                products,
-                                levels[quarter * 4 + i],
-                                broadcast_4_bytes[simd_width](
-                                    values.unsafe_offset(i * 4)
-                                ),
+        for half in range(2):
+            comptime for part in range(2):
+                prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 4](
+                    upcoming, half * 2 + part, stride
+                )
+                var levels = _levels[simd_width](column, half * 2 + part, stride)
+                comptime for quarter in range(4):
+                    comptime sub = part + quarter * 2
+                    var scale = select_scales[simd_width, sub % 4, True](
+                        scales[half * 2 + sub // 4]
+                    )
+                    comptime for token in range(tokens):
+                        var values = records.unsafe_offset(
+                            token * RECORD_BYTES + half * 128 + sub * 16
+                        )
+                        comptime for first in range(0, 4, run):
+                            var products = Products[simd_width](0)
+                            comptime for i in range(first, first + run):
+                                products = add_dot_products[simd_width](
+                                    products,
+                                    levels[quarter * 4 + i],
+                                    broadcast_4_bytes[simd_width](
+                                        values.unsafe_offset(i * 4)
+                                    ),
+                                )
+                            sums[token] += scale_dot_products[simd_width](
+                                products, scale
                             )
-                        sums[token] += scale_dot_products[simd_width](products, scale)
         var super_scale = load_float16[simd_width](
             column.unsafe_offset(_SUPER_SCALE_OFFSET), stride
         )
@@ -169,6 +177,7 @@ struct Q6_K(GemvFormat):
             )
 
     @staticmethod
+    @no_inline
     def unpack[
         simd_width: Int
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
@@ -193,10 +202,10 @@ struct Q6_K(GemvFormat):
             tile_part.unsafe_offset(_TILE_SUPER_SCALE),
             load_float16[simd_width](column.unsafe_offset(_SUPER_SCALE_OFFSET), stride),
         )
-        comptime for step in range(4):
-            var levels = _levels[step, simd_width](column, stride)
+        for step in range(4):
+            var levels = _levels[simd_width](column, step, stride)
             comptime for quarter in range(4):
-                comptime sub = step // 2 * 8 + step % 2 + quarter * 2
+                var sub = step // 2 * 8 + step % 2 + quarter * 2
                 comptime for i in range(4):
                     store_vector(
                         tile_part.unsafe_offset((sub * 4 + i) * TILE_VECTOR),
@@ -204,6 +213,7 @@ struct Q6_K(GemvFormat):
                     )
 
     @staticmethod
+    @no_inline
     def multiply_tile[
         tokens: Int, simd_width: Int
     ](tile: BytePointer, records: BytePointer, super_block_sums: FloatPointer):
@@ -273,14 +283,14 @@ def _offsets[
 
 @always_inline
 def _levels[
-    step: Int, simd_width: Int
-](column: BytePointer, stride: Int) -> Array[Levels[simd_width], 16]:
+    simd_width: Int
+](column: BytePointer, step: Int, stride: Int) -> Array[Levels[simd_width], 16]:
     """Returns the levels of four sub-blocks of each column.
 
     The sub-blocks belong to one half of 128 weights, in which sixteen bytes of high
     bits go with the low and the high halves of two times sixteen bytes.
     """
-    comptime offset = step // 2 * 64 + step % 2 * 16
+    var offset = step // 2 * 64 + step % 2 * 16
     var near = load_transposed[simd_width](column.unsafe_offset(offset), stride)
     var far = load_transposed[simd_width](column.unsafe_offset(offset + 32), stride)
     var high = load_transposed[simd_width](
