@@ -25,6 +25,7 @@ from mllama.engine.engine import Engine
 from mllama.engine.generation import Choice, Chunk, Generation, Output
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
+from mllama.images.load import ImageSource
 from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.launch.options import EngineOptions
 from mllama.requests.events import TokenLogprob
@@ -351,7 +352,7 @@ class LLM:
     def generate(
         self,
         prompt: str,
-        images: Iterable[Any] = ...,
+        images: ImageSource | Iterable[ImageSource] = ...,
         *,
         stream: Literal[True],
         system: str | None = ...,
@@ -362,7 +363,7 @@ class LLM:
     def generate(
         self,
         prompt: str,
-        images: Iterable[Any] = ...,
+        images: ImageSource | Iterable[ImageSource] = ...,
         *,
         stream: Literal[False] = ...,
         system: str | None = ...,
@@ -372,7 +373,7 @@ class LLM:
     def generate(
         self,
         prompt: str,
-        images: Iterable[Any] = (),
+        images: ImageSource | Iterable[ImageSource] = (),
         *,
         stream: bool = False,
         system: str | None = None,
@@ -387,7 +388,8 @@ class LLM:
 
         Args:
             prompt: The question.
-            images: PIL images, paths, http(s) URLs, data URLs, or bytes of image files.
+            images: PIL images, paths, http(s) URLs, data URLs, or bytes of image files;
+                one of them, or several in a list.
             stream: Return the answer's chunks as they are generated.
             system: A system prompt.
             settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
@@ -409,7 +411,7 @@ class LLM:
     def complete(
         self,
         prompt: str | Sequence[int],
-        images: Iterable[Any] = ...,
+        images: ImageSource | Iterable[ImageSource] = ...,
         *,
         stream: Literal[True],
         **settings: Unpack[AnswerFields],
@@ -419,7 +421,7 @@ class LLM:
     def complete(
         self,
         prompt: str | Sequence[int],
-        images: Iterable[Any] = ...,
+        images: ImageSource | Iterable[ImageSource] = ...,
         *,
         stream: Literal[False] = ...,
         **settings: Unpack[AnswerFields],
@@ -428,7 +430,7 @@ class LLM:
     def complete(
         self,
         prompt: str | Sequence[int],
-        images: Iterable[Any] = (),
+        images: ImageSource | Iterable[ImageSource] = (),
         *,
         stream: bool = False,
         **settings: Unpack[AnswerFields],

@@ -194,8 +194,10 @@ def _read_conversations(
 def _read_messages(name: str) -> tuple[Any, Path]:
     """Returns the messages in a file, and the directory of their relative paths."""
     try:
-        with click.open_file(name, encoding="utf-8") as file:
-            return json.load(file), Path() if name == "-" else Path(name).parent
+        # Some editors put a byte order mark at the beginning.
+        with click.open_file(name, encoding="utf-8-sig") as file:
+            text = file.read().removeprefix("\ufeff")
+        return json.loads(text), Path() if name == "-" else Path(name).parent
     except OSError as error:
         raise MllamaError(f"{name}: {error.strerror}") from error
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Generation, Output
 from mllama.errors import MllamaError
+from mllama.images.load import ImageSource
 from mllama.requests.messages import Message, prompt_messages, read_conversation
 from mllama.requests.request import ChatPrompt, GenerationRequest
 from mllama.requests.sampling_params import Sampling
@@ -50,7 +51,7 @@ def submit_conversation(
 def submit_prompt(
     engine: Engine,
     prompt: str | Sequence[int],
-    images: Iterable[Any],
+    images: ImageSource | Iterable[ImageSource],
     sampling: Sampling,
     choices: int = 1,
 ) -> Generation:
@@ -59,7 +60,7 @@ def submit_prompt(
     Args:
         engine: The engine.
         prompt: A text, or ids of tokens; it has a placeholder for each image.
-        images: The images in order.
+        images: An image, or several in order.
         sampling: Settings of the answer.
         choices: Number of answers.
 

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
+from mllama.images.formats import file_content
 from mllama.images.load import ImageFile, open_image
 from mllama.images.worker_process import WorkerProcess
 from mllama.utils.cpu import usable_cores
@@ -127,28 +128,24 @@ def start_worker_processes() -> None:
 
 
 def prepare_image(
-    image: ImageFile | Image.Image | bytes,
-    processor: ImageProcessor,
-    formats: Sequence[str] = (),
+    image: ImageFile | Image.Image | bytes, processor: ImageProcessor
 ) -> Future[ImageTiles]:
     """Starts to split an image into tiles.
 
     Args:
         image: An image file, a picture, or the content of an image file.
         processor: The checkpoint's image processor.
-        formats: Pillow's names of the formats that a content may have; by default all
-            that :func:`mllama.images.load.open_image` tries.
 
     Returns:
         The tiles.  The future raises ImageError if the image can't be used.
     """
 
     def prepare() -> ImageTiles:
-        file = image if isinstance(image, ImageFile) else open_image(image, formats)
+        file = image if isinstance(image, ImageFile) else open_image(image)
         with _decoded_pixels.reserve(file.decoded_bytes):
             if isinstance(image, bytes) and _processes is not None:
                 with _processes.take() as process:
-                    return process.prepare(image, processor, formats)
+                    return process.prepare(image, processor)
             return processor(file.decode())
 
     return _threads().submit(prepare)
@@ -175,16 +172,11 @@ def check_image(file: ImageFile) -> Future[bytes | Image.Image]:
         The content of the image file, which takes a tenth of the memory, or the picture
         if it is of no file.  The future raises ImageError if the image can't be used.
     """
-    stream = getattr(file.picture, "fp", None)
-    if stream is None:
+    content = file_content(file.picture)
+    if content is None:
         checked: Future[bytes | Image.Image] = Future()
         checked.set_result(file.picture)
         return checked
-    # Decoding closes it.
-    position = stream.tell()
-    stream.seek(0)
-    content: bytes = stream.read()
-    stream.seek(position)
 
     def check() -> bytes | Image.Image:
         with _decoded_pixels.reserve(file.decoded_bytes):

@@ -12,7 +12,6 @@ import logging
 import os
 import pickle
 import signal
-from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -78,15 +77,12 @@ class WorkerProcess:
             self._process.join()
         self._process = self._connection = None
 
-    def prepare(
-        self, content: bytes, processor: ImageProcessor, formats: Sequence[str]
-    ) -> ImageTiles:
+    def prepare(self, content: bytes, processor: ImageProcessor) -> ImageTiles:
         """Returns the tiles of an image file.
 
         Args:
             content: The file's content.
             processor: The checkpoint's image processor.
-            formats: Pillow's names of the formats that the file may have.
 
         Raises:
             ImageError: If the image can't be used, or the process died of it.  The next
@@ -94,7 +90,7 @@ class WorkerProcess:
         """
         connection = self.start()
         try:
-            connection.send((processor, tuple(formats)))
+            connection.send(processor)
             # These travel as they are: pickling would copy them and hold Python's lock.
             connection.send_bytes(content)
             result, sizes = connection.recv()
@@ -131,15 +127,13 @@ def _run(connection: Connection[Any, Any]) -> None:
     # A server that has ended shows in any of these ways.
     with contextlib.suppress(EOFError, OSError):
         while True:
-            processor, formats = connection.recv()
-            _answer(connection, _prepare(connection.recv_bytes(), processor, formats))
+            processor = connection.recv()
+            _answer(connection, _prepare(connection.recv_bytes(), processor))
 
 
-def _prepare(
-    content: bytes, processor: ImageProcessor, formats: Sequence[str]
-) -> ImageTiles | Exception:
+def _prepare(content: bytes, processor: ImageProcessor) -> ImageTiles | Exception:
     try:
-        return processor(open_image(content, formats).decode())
+        return processor(open_image(content).decode())
     except Exception as error:
         return error
 

@@ -50,9 +50,6 @@ from max.pipelines.lib.pipeline_variants.utils import (
     update_context_and_prepare_responses,
 )
 
-# The image formats that a request may have.
-from max.pipelines.lib.tokenizer import ALLOWED_IMAGE_FORMATS
-
 # The encodings' names and data types.
 from max.pipelines.modeling.config_enums import (
     SupportedEncoding,
@@ -88,7 +85,6 @@ from max.support.image import hash_image
 from mllama.max_compat.compiler import ensure_default_mlir_context
 
 __all__ = [
-    "ALLOWED_IMAGE_FORMATS",
     "ArchConfigWithKVCache",
     "ArchConfigWithStoredKVParams",
     "BatchProcessorInputs",

@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from max.pipelines.context import TextAndVisionContext, TextContext
-from max.pipelines.context.exceptions import InputError, MediaDecodeError
+from max.pipelines.context.exceptions import InputError
 from max.pipelines.lib import PipelineConfig, TextTokenizer
 from max.pipelines.modeling.types import TextGenerationRequest
 from PIL.Image import Image
 
 from mllama.config import MllamaConfig
-from mllama.errors import ImageDecodeError, ImageError
+from mllama.errors import ImageError
 from mllama.image_cache.context import ASPECT_RATIO_IDS, IMAGE_TOKENS
 from mllama.images.load import ImageFile
 from mllama.images.preparation import prepare_image
 from mllama.images.preprocess import ImageProcessor, ImageTiles
 from mllama.max_compat.model import (
-    ALLOWED_IMAGE_FORMATS,
     ImageMetadata,
 )
 from mllama.max_model.chat_template import (
@@ -240,13 +239,12 @@ class MllamaTokenizer(TextTokenizer):
         """Starts to split an image into tiles.
 
         Args:
-            image: An image file, a picture, or the content of a file in one of the
-                formats that MAX accepts.
+            image: An image file, a picture, or the content of a file.
 
         Returns:
             The tiles.  The future raises ImageError if the image can't be used.
         """
-        return prepare_image(image, self._image_processor, ALLOWED_IMAGE_FORMATS)
+        return prepare_image(image, self._image_processor)
 
     async def _prepare_images(self, sources: Sequence[Any]) -> list[ImageTiles]:
         """Prepares images, several at a time, unless the caller has.
@@ -265,10 +263,8 @@ class MllamaTokenizer(TextTokenizer):
             return [
                 image
                 if isinstance(image, ImageTiles)
-                else await self._prepared(index, source, image)
-                for index, (source, image) in enumerate(
-                    zip(sources, prepared, strict=True)
-                )
+                else await self._prepared(number, image)
+                for number, image in enumerate(prepared, 1)
             ]
         finally:
             # After an error, images that have not begun are not needed.
@@ -276,13 +272,8 @@ class MllamaTokenizer(TextTokenizer):
                 if isinstance(image, Future):
                     image.cancel()
 
-    async def _prepared(
-        self, index: int, source: Any, future: Future[ImageTiles]
-    ) -> ImageTiles:
+    async def _prepared(self, number: int, future: Future[ImageTiles]) -> ImageTiles:
         try:
             return await asyncio.wrap_future(future)
         except ImageError as error:
-            if isinstance(source, bytes) and isinstance(error, ImageDecodeError):
-                # What MAX answers where it decodes by itself.
-                raise MediaDecodeError("invalid or unreadable image content") from error
-            raise InputError(f"image {index + 1}: {error}") from error
+            raise InputError(f"image {number}: {error}") from error

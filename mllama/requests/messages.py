@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mllama.errors import ImageError, MllamaError
-from mllama.images.load import ImageFile, open_image
+from mllama.images.load import ImageFile, is_image_source, open_image, url_scheme
 from mllama.images.preparation import check_image, decode_image
 
 if TYPE_CHECKING:
@@ -151,12 +151,26 @@ def load_images(
 
 
 def prompt_messages(
-    prompt: str, images: Iterable[Any] = (), system: str | None = None
+    prompt: str, images: Any = (), system: str | None = None
 ) -> list[Message]:
     """Returns messages that ask one question, with the images before the text.
 
     The order matters: a text attends only to images before it.
+
+    Args:
+        prompt: The question.
+        images: Several images, or one.
+        system: A system prompt.
+
+    Raises:
+        MllamaError: If the images are neither.
     """
+    if images is None or is_image_source(images):
+        images = () if images is None else [images]
+    if not isinstance(images, Iterable):
+        raise MllamaError(
+            f"images must be an image or a list of images, not {type(images).__name__}"
+        )
     parts: list[Message] = [{"type": "image", "image": image} for image in images]
     user: Message = {
         "role": "user",
@@ -211,7 +225,19 @@ def _read_part(
     if source is None:
         raise MllamaError(f"a part of type {kind} has no image")
     if directory is not None and isinstance(source, str):
-        path = directory / source
-        source = path if path.is_file() else source
+        source = _found_in(directory, source)
     images.add(source)
     return {"type": "image"}
+
+
+def _found_in(directory: Path, source: str) -> str | Path:
+    """Returns the path of an image in a directory, or the source if it isn't there."""
+    # A URL is never a path, however long it is.
+    if url_scheme(source) is not None:
+        return source
+    path = directory / source
+    try:
+        return path if path.is_file() else source
+    # The path is too long, or has a zero byte.
+    except (OSError, ValueError):
+        return source

@@ -81,7 +81,9 @@ def test_conversations_are_answered_together_and_in_order(tmp_path: Path) -> Non
     questions = ("Hello", "Is there a circle?", "Name the colors.")
     file = tmp_path / "conversations.json"
     file.write_text(
-        json.dumps([[{"role": "user", "content": question}] for question in questions])
+        json.dumps([[{"role": "user", "content": question}] for question in questions]),
+        # With a byte order mark, as some editors write it.
+        encoding="utf-8-sig",
     )
     asked = ("--messages", str(file), "--max-batch-size", "2")
     greedy = generate(*asked)

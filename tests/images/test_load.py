@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
 from mllama.errors import ImageError
-from mllama.images.load import MAX_PIXELS, load_image
+from mllama.images.formats import MAX_PIXELS
+from mllama.images.load import load_image
 
 
 def noise(width: int = 9, height: int = 7, channels: int = 3) -> Image.Image:
@@ -50,6 +52,8 @@ def test_all_kinds_of_sources_give_the_same_image(tmp_path: Path) -> None:
     for source in (
         noise(),
         PNG,
+        bytearray(PNG),
+        memoryview(PNG),
         tmp_path / "image.png",
         str(tmp_path / "image.png"),
         f"data:image/png;base64,{packed}",
@@ -67,37 +71,12 @@ def test_modes_are_converted_as_the_reference_does(mode: str) -> None:
     assert are_equal(load_image(image), convert_to_rgb(image))
 
 
-def test_transparent_images_get_a_white_background() -> None:
-    palette = Image.new("P", (2, 1))
-    palette.putpalette([10, 20, 30, 40, 50, 60])
-    palette.putdata([0, 1])
-    content = encoded(palette, transparency=0)
-    assert np.asarray(load_image(content)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
-
-
-def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
-    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    content = encoded(Image.fromarray(values))
-    assert np.asarray(load_image(content))[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-def test_sixteen_bit_pgm_is_scaled_too() -> None:
-    content = b"P5 2 1 65535\n" + np.array([0, 65535], dtype=">u2").tobytes()
-    assert np.asarray(load_image(content))[0, :, 0].tolist() == [0, 255]
-
-
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
     red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encoded(red, kind, save_all=True, append_images=[blue], **options)
     assert load_image(content).getpixel((4, 4)) == (255, 0, 0)
-
-
-def test_exif_orientation_is_ignored_as_in_the_reference() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (9, 7)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10000, 500)])
@@ -107,7 +86,7 @@ def test_tiny_and_wide_images_are_accepted(size: tuple[int, int]) -> None:
 
 def test_more_pixels_than_the_limit_are_refused_before_decoding() -> None:
     side = int(MAX_PIXELS**0.5) + 1
-    assert "pixels" in refusal(encoded(Image.new("1", (side, side))))
+    assert f"at most {MAX_PIXELS:,}" in refusal(encoded(Image.new("1", (side, side))))
     assert "pixels" in refusal(encoded(Image.new("1", (20000, 20000))))
 
 
@@ -118,10 +97,25 @@ def test_files_are_refused_by_name(tmp_path: Path) -> None:
     assert refusal("a" * 100000)
     (tmp_path / "empty.png").touch()
     assert "zero bytes" in refusal(str(tmp_path / "empty.png"))
-    (tmp_path / "page.png").write_text("<html>not found</html>")
-    message = refusal(tmp_path / "page.png")
-    assert "page.png is not an image" in message
+    (tmp_path / "text.png").write_text("not found")
+    message = refusal(tmp_path / "text.png")
+    assert "text.png is not an image" in message
     assert "JPEG" in message
+    assert "not array" in refusal(array("b"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<!DOCTYPE html><html>not found</html>", "a web page"),
+        (b"\n<html><head>", "a web page"),
+        (b'<?xml version="1.0"?>\n<!-- by hand -->\n<svg width="9">', "an SVG drawing"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (PNG[:20], "a damaged PNG file"),
+    ],
+)
+def test_what_a_file_is_instead_is_said(content: bytes, reason: str) -> None:
+    assert f"the file is {reason}" in refusal(content)
 
 
 def test_postscript_is_not_passed_to_ghostscript() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mllama.config import MllamaVisionConfig
 from mllama.errors import ImageDecodeError, ImageError
-from mllama.images import load
+from mllama.images import load, rgb
 from mllama.images.load import open_image
 from mllama.images.preparation import MemoryLimit, decode_image, prepare_image
 from mllama.images.preprocess import ImageProcessor
@@ -43,9 +43,7 @@ def test_contents_pictures_and_files_become_the_same_tiles() -> None:
 def test_errors_are_those_of_loading() -> None:
     with pytest.raises(ImageError, match="not an image"):
         prepare_image(b"text", PROCESSOR).result()
-    with pytest.raises(ImageError, match="none of the formats GIF"):
-        prepare_image(png(), PROCESSOR, ("GIF",)).result()
-    truncated = png((500, 500))[:-200]
+    truncated = png((500, 500))[:-400]
     with pytest.raises(ImageDecodeError, match="can't be decoded"):
         prepare_image(truncated, PROCESSOR).result()
     with pytest.raises(ImageDecodeError, match="can't be decoded"):
@@ -108,5 +106,5 @@ def test_strips_make_the_same_picture(
     if mode == "P":
         image.info["transparency"] = bytes(range(256))
     whole = load.load_image(image)
-    monkeypatch.setattr(load, "_STRIP_PIXELS", 120)
+    monkeypatch.setattr(rgb, "_STRIP_PIXELS", 120)
     assert whole.tobytes() == load.load_image(image).tobytes()

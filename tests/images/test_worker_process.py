@@ -120,10 +120,8 @@ def test_pictures_and_open_files_are_prepared_in_this_process(
 def test_errors_are_those_of_loading(processes: WorkerProcesses) -> None:
     with pytest.raises(ImageError, match="not an image"):
         prepare(b"text").result()
-    with pytest.raises(ImageError, match="none of the formats GIF"):
-        prepare_image(png(), PROCESSOR, ("GIF",)).result()
     with pytest.raises(ImageDecodeError, match=r"can't be decoded: .*truncated"):
-        prepare(png(size=(500, 500))[:-200]).result()
+        prepare(png(size=(500, 500))[:-400]).result()
 
 
 def test_an_image_that_ends_its_process_is_an_error_of_that_image_only(
@@ -158,17 +156,17 @@ def test_a_killed_process_is_an_error_of_its_image_only(
 
 
 def test_a_process_that_dies_between_images_is_replaced(process: WorkerProcess) -> None:
-    first = process.prepare(png(), PROCESSOR, ())
+    first = process.prepare(png(), PROCESSOR)
     pid = process.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_running(pid))
-    assert process.prepare(png(), PROCESSOR, ()).hash == first.hash
+    assert process.prepare(png(), PROCESSOR).hash == first.hash
     assert process.pid != pid
 
 
 def test_processes_share_the_imports_and_give_way(process: WorkerProcess) -> None:
-    found: Any = process.prepare(png(), environment, ())  # type: ignore[arg-type]
+    found: Any = process.prepare(png(), environment)  # type: ignore[arg-type]
     assert found["torch"] is None
     assert found["priority"] == NICENESS
     if sys.platform == "linux":

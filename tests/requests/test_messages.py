@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,51 @@ def test_images_precede_the_text_of_a_prompt() -> None:
 
 def test_a_prompt_without_images_is_plain_text() -> None:
     assert prompt_messages("Hi") == [{"role": "user", "content": "Hi"}]
+    assert prompt_messages("Hi", None) == [{"role": "user", "content": "Hi"}]
+
+
+def test_one_image_needs_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "red.png"
+    picture("red").save(path)
+    for image in (str(path), path, path.read_bytes(), picture("red"), path.as_posix()):
+        messages = prompt_messages("What?", image)
+        assert [part["type"] for part in messages[0]["content"]] == ["image", "text"]
+        (found,) = read_conversation(messages).images
+        assert found.getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(MllamaError, match="not int"):
+        prompt_messages("What?", 3)
+
+
+def test_a_url_is_never_looked_up_as_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    packed = base64.b64encode(file.getvalue()).decode()
+    assert len(packed) > 4096
+    looked_up = []
+    original = Path.is_file
+
+    def spy(path: Path) -> bool:
+        looked_up.append(path)
+        return original(path)
+
+    monkeypatch.setattr(Path, "is_file", spy)
+    part = {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/png;base64,{packed}"},
+    }
+    found = read_conversation([{"role": "user", "content": [part]}], tmp_path)
+    assert found.images[0].size == (60, 60)
+    part["image_url"] = {"url": "http://127.0.0.1:9/red.png"}
+    with pytest.raises(ImageError, match="can't be fetched"):
+        read_conversation([{"role": "user", "content": [part]}], tmp_path)
+    assert not looked_up
+    for path in ("a" * 5000, "a\0b"):
+        part["image_url"] = {"url": path}
+        with pytest.raises(ImageError, match=r"image 1: .*can't be read"):
+            read_conversation([{"role": "user", "content": [part]}], tmp_path)
 
 
 @pytest.mark.parametrize("shape", ["object", "string"])

@@ -1,0 +1,82 @@
+"""One list of formats; a format that needs a package names it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mllama
+from mllama.errors import ImageError
+from mllama.images import formats
+from mllama.images.formats import FORMATS, available_formats
+from mllama.images.load import load_image
+
+API = Path(mllama.__file__).parents[1] / "docs" / "api.md"
+
+
+def encoded(kind: str) -> bytes:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    file = io.BytesIO()
+    Image.new("RGB", (32, 24), "red").save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(kind: str) -> None:
+    pixel = load_image(encoded(kind)).getpixel((16, 12))
+    assert isinstance(pixel, tuple)
+    assert np.abs(np.subtract(pixel, (255, 0, 0))).max() < 10
+
+
+def test_the_documented_formats_are_those_that_are_read() -> None:
+    text = " ".join(API.read_text(encoding="utf-8").split())
+    found = re.search(r"Images may be (.+?)\.", text)
+    assert found
+    names = re.split(r", | and ", re.sub(r"\s*\(.*?\)", "", found[1]))
+    documented = {name.upper().replace(" ", "") for name in names}
+    assert documented == {*FORMATS, "HEIC"}
+
+
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installation without the packages that read HEIF."""
+    available_formats()
+    monkeypatch.setattr(formats, "_HEIF_PLUGINS", ("no_such_package",))
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    available_formats.cache_clear()
+    yield
+    monkeypatch.undo()
+    available_formats.cache_clear()
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"hevc"])
+def test_without_its_package_heif_names_the_extra(
+    brand: bytes, without_heif: None
+) -> None:
+    content = b"\0\0\0\x18ftyp" + brand + bytes(4) + b"mif1heic" + bytes(40)
+    with pytest.raises(ImageError, match=r"HEIC or HEIF .*mllama\[heif\]"):
+        load_image(content)
+    assert load_image(encoded("AVIF")).size == (32, 24)
+
+
+def test_a_damaged_heif_file_does_not_name_the_extra() -> None:
+    with pytest.raises(ImageError, match="a damaged HEIF file"):
+        load_image(b"\0\0\0\x18ftypheic" + bytes(60))
+
+
+def test_without_its_codec_avif_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded("AVIF")
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    monkeypatch.setattr(formats, "_supports_avif", lambda: False)
+    available_formats.cache_clear()
+    with pytest.raises(ImageError, match="is an AVIF image, which this build"):
+        load_image(content)
+    monkeypatch.undo()
+    available_formats.cache_clear()
