@@ -44,6 +44,9 @@ _OPTIONS_FOR_OTHER_MODELS = {
 }
 """MAX options that this model refuses, and the alternatives that messages name."""
 
+_PHOTOS_BYTES = 256 * 2**20
+"""The default limit for a request's body, and for the files of its images together."""
+
 _CONFIG_FILE = "--config-file"
 """Option whose file may set any other option."""
 
@@ -181,6 +184,9 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     from mllama.server.app import serve as run
 
     settings = Settings(**server_settings)
+    # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
+    for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
+        settings = settings.model_copy(update={name: _PHOTOS_BYTES})
     configure_logging(settings)
     configure_metrics(settings)
     configure_tracing(settings)
