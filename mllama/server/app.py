@@ -26,7 +26,6 @@ from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
     Settings,
     SubprocessExit,
-    fastapi_app,
     fastapi_config,
     lifespan,
     log_basic_config,
@@ -40,7 +39,7 @@ from mllama.server.capabilities import ServerCapabilities
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.metrics import SharedStats
-from mllama.server.routes import set_routes
+from mllama.server.routes import add_routes, new_application
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartupProgress, stage
@@ -151,7 +150,7 @@ def _run(
     start_worker_processes()
     # The worker runs in the process that has imported MAX since the command started.
     patches.replace_worker_process(PrespawnedPopen)
-    app = fastapi_app(settings, serving)
+    app = new_application(settings, serving)
     server = Server(fastapi_config(app=app, server_settings=settings))
 
     async def run() -> None:
@@ -169,7 +168,7 @@ def _run(
             capabilities = server_capabilities(
                 engine.settings, settings, config, retrieved.tokenizer
             )
-            set_routes(app, engine, capabilities, ImageFetcher(settings))
+            add_routes(app, engine, capabilities, ImageFetcher(settings))
             _freeze_heap()
             await server.serve()
 

@@ -9,6 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mllama.max_compat import patches
+from mllama.max_compat.server import (
+    ServingTokenGeneratorSettings,
+    Settings,
+    fastapi_app,
+)
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.errors import add_error_handlers
 from mllama.server.dialects.openai.routes import BODIES, openai_router
@@ -21,22 +26,35 @@ MAX_ROUTES: Final = ("/health", "/version", "/metrics")
 doesn't have, and some would reach the model past this package's checks."""
 
 
-def set_routes(
+def new_application(
+    settings: Settings, serving: ServingTokenGeneratorSettings
+) -> FastAPI:
+    """Returns MAX's application with those of its routes that are kept.
+
+    Args:
+        settings: Settings of the server.
+        serving: MAX's settings of the model.
+    """
+    app = fastapi_app(settings, serving)
+    patches.keep_routes(app, MAX_ROUTES)
+    add_error_handlers(app)
+    return app
+
+
+def add_routes(
     app: FastAPI,
     engine: EngineClient,
     capabilities: ServerCapabilities,
     fetcher: ImageFetcher,
 ) -> None:
-    """Gives MAX's application the routes of this server, and removes MAX's own.
+    """Adds this server's routes to an application.
 
     Args:
-        app: MAX's application.
+        app: The application.
         engine: Answers requests.
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
     """
-    patches.keep_routes(app, MAX_ROUTES)
-    add_error_handlers(app)
     app.include_router(openai_router(engine, capabilities, fetcher))
     # SageMaker's name of /health.
     app.add_api_route("/ping", _ping)

@@ -11,10 +11,9 @@ from fastapi.testclient import TestClient
 from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
     Settings,
-    fastapi_app,
 )
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.routes import set_routes
+from mllama.server.routes import add_routes, new_application
 from tests.server.dialects.openai.fake_engine import FakeEngine
 
 ROUTES = {
@@ -37,7 +36,7 @@ ROUTES = {
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
     unused: Any = None
-    app = fastapi_app(
+    app = new_application(
         Settings(
             MAX_SERVE_MAX_REQUEST_BYTES=1000,
             MAX_SERVE_DISABLE_TELEMETRY=False,
@@ -50,7 +49,7 @@ def app() -> FastAPI:
     )
     fetcher: Any = None
     capabilities = ServerCapabilities(model_name="served", vocabulary=258)
-    set_routes(app, FakeEngine(), capabilities, fetcher)
+    add_routes(app, FakeEngine(), capabilities, fetcher)
     return app
 
 
@@ -122,12 +121,12 @@ def test_an_unforeseen_error_is_a_500_in_the_same_form(app: FastAPI) -> None:
         async def tokenize(self, prompt: Any) -> list[int]:
             raise KeyError("unforeseen")
 
-    broken = fastapi_app(
+    broken = new_application(
         Settings(),
         ServingTokenGeneratorSettings(None, None, None),  # type: ignore[arg-type]
     )
     capabilities = ServerCapabilities(model_name="served", vocabulary=258)
-    set_routes(broken, Broken(), capabilities, None)  # type: ignore[arg-type]
+    add_routes(broken, Broken(), capabilities, None)  # type: ignore[arg-type]
     client = TestClient(broken, raise_server_exceptions=False)
     response = client.post("/tokenize", json={"prompt": "Hi"})
     assert response.status_code == 500
