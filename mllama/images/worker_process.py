@@ -51,8 +51,8 @@ class WorkerProcess:
 
     def start(self) -> Connection[Any, Any]:
         """Starts the process unless it runs, and returns the connection to it."""
-        if self._process is not None and self._process.is_alive():
-            assert self._connection is not None
+        # Between two images there is nothing to read but the end of a dead process.
+        if self._connection is not None and not self._connection.poll():
             return self._connection
         self.close()
         # A caller that has imported MAX would start a Python without any packages.
