@@ -28,7 +28,7 @@ from mllama.images.worker_process import NICENESS, WorkerProcess
 PROCESSOR = ImageProcessor(
     {}, MllamaVisionConfig.from_dict({"image_size": 56, "patch_size": 14})
 )
-HOLD = 0.3
+HOLD = 1.0
 """Seconds in which another image would begin, if it could."""
 
 
@@ -183,7 +183,7 @@ def test_processes_wait_for_memory(
         return bool(begin < end)
 
     for process in processes.all:
-        process.start()
+        process.prepare(png(), hold)  # type: ignore[arg-type]  # imports this module
     assert overlap()
     size = open_image(png()).decoded_bytes
     monkeypatch.setattr(preparation, "_decoded_pixels", MemoryLimit(2 * size - 1))
