@@ -86,6 +86,8 @@ class LLM:
         lora_path: Directory of a LoRA adapter, as PEFT writes it: adapter_config.json
             and adapter_model.safetensors. The adapter is merged into the weights.
             Default: no adapter.
+        chat_template: Jinja file with the chat template, or a JSON file with it under
+            chat_template. Base models have none. Default: the checkpoint's.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
             device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
@@ -121,6 +123,7 @@ class LLM:
         vision_encoding: str | None = None,
         weight_path: str | Path | Sequence[str | Path] = (),
         lora_path: str | Path | None = None,
+        chat_template: str | Path | None = None,
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
@@ -137,6 +140,7 @@ class LLM:
             model_path=model_path,
             weight_path=weight_path,
             lora_path=lora_path,
+            chat_template=chat_template,
             quantization_encoding=quantization_encoding,
             vision_encoding=vision_encoding,
             devices=devices,

@@ -140,6 +140,16 @@ MODEL_OPTIONS: Final = (
     ),
     LORA_PATH,
     Option(
+        name="chat_template",
+        section=MODEL,
+        takers=_ANY_RUN,
+        kind="path",
+        metavar="FILE",
+        description="Jinja file with the chat template, or a JSON file with it under "
+        "chat_template. Base models have none.",
+        default_text="the checkpoint's",
+    ),
+    Option(
         name="huggingface_model_revision",
         section=MODEL,
         takers=_ANY_CHECKPOINT,

@@ -18,6 +18,7 @@ from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.launch.devices import find_devices
 from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import resolve_model_files
+from mllama.max_model.chat_template_files import check_chat_template
 from mllama.max_model.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class EngineOptions:
     model_path: str | Path | None = None
     weight_path: Sequence[str | Path] = ()
     lora_path: str | Path | None = None
+    chat_template: str | Path | None = None
     huggingface_model_revision: str | None = None
     huggingface_weight_revision: str | None = None
     force_download: bool = False
@@ -90,6 +92,8 @@ class EngineOptions:
             image_cache_size=self.image_cache_size,
             max_images_per_request=self.max_images_per_request,
         )
+        if self.chat_template is not None:
+            check_chat_template(Path(self.chat_template))
         devices = find_devices(self.devices)
         files = resolve_model_files(
             self.model,
@@ -150,6 +154,7 @@ class EngineOptions:
             weight_path=list(files.weight_path),
             device_specs=devices,
             quantization_encoding=files.encoding.max_name,
+            chat_template=self.chat_template and Path(self.chat_template),
             max_batch_size=self._batch_size(devices),
             max_length=self.max_length,
             trust_remote_code=self.trust_remote_code,

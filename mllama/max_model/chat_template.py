@@ -1,23 +1,17 @@
-"""Finds, inspects and renders the checkpoint's chat template."""
+"""Inspects and renders the checkpoint's chat template."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-import jinja2.ext
-import jinja2.meta
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mllama.errors import CheckpointError, MllamaError
-
-DEFAULT: Final = "default"
-TOOL_USE: Final = "tool_use"
-"""Names of templates in transformers; the second is for requests with tools."""
+from mllama.max_model.chat_template_files import DEFAULT, TOOL_USE
+from mllama.max_model.template_variables import template_variables
 
 _GIVEN_BY_ENGINE: Final = frozenset(
     {
@@ -35,16 +29,6 @@ _GIVEN_BY_ENGINE: Final = frozenset(
 
 class ChatTemplateError(MllamaError):
     """The template rejects the messages, or can't show them."""
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """Parses transformers' ``{% generation %}`` block, which marks answers."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
@@ -65,15 +49,10 @@ class ChatTemplate:
             name: sources[name] for name in (DEFAULT, TOOL_USE) if name in sources
         }
         self._special_tokens = dict(special_tokens)
-        parser = jinja2.Environment(
-            extensions=[jinja2.ext.loopcontrols, _GenerationTag]
-        )
         try:
             self._variables = {
-                name: frozenset(
-                    jinja2.meta.find_undeclared_variables(parser.parse(text))
-                )
-                for name, text in self._sources.items()
+                name: template_variables(source)
+                for name, source in self._sources.items()
             }
         except jinja2.TemplateError as error:
             raise CheckpointError(
@@ -157,70 +136,6 @@ class ChatTemplate:
 
     def _name(self, has_tools: bool) -> str:
         return TOOL_USE if has_tools and TOOL_USE in self._sources else DEFAULT
-
-
-def find_chat_templates(directory: Path) -> dict[str, str]:
-    """Returns the Jinja sources of a checkpoint's chat templates by name.
-
-    The files are those that transformers' processors read, in the same order:
-    ``chat_template.jinja``, ``chat_template.json``, ``processor_config.json``,
-    ``tokenizer_config.json``.  A file holds one template, or a list of named ones;
-    those beside ``chat_template.jinja`` are in ``additional_chat_templates``.
-
-    Returns:
-        The templates with at least the name ``default``; nothing if there is none, as
-        for base models.
-
-    Raises:
-        CheckpointError: If a file can't be read or is not JSON.
-    """
-    jinja = directory / "chat_template.jinja"
-    if jinja.is_file():
-        named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-        return {
-            **{file.stem: _read(file) for file in named},
-            DEFAULT: _read(jinja),
-        }
-    for name in (
-        "chat_template.json",
-        "processor_config.json",
-        "tokenizer_config.json",
-    ):
-        templates = _templates_in(directory / name)
-        if DEFAULT in templates:
-            return templates
-    return {}
-
-
-def _templates_in(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}") from error
-    template: Any = content.get("chat_template") if isinstance(content, dict) else None
-    if isinstance(template, list):
-        # Some tokenizers keep several templates by name.
-        template = {
-            item.get("name"): item.get("template")
-            for item in template
-            if isinstance(item, dict)
-        }
-    elif not isinstance(template, dict):
-        template = {DEFAULT: template}
-    return {
-        name: source
-        for name, source in template.items()
-        if isinstance(name, str) and isinstance(source, str)
-    }
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}") from error
 
 
 def _is_plain(value: Any) -> bool:

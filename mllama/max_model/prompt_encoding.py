@@ -35,7 +35,8 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 NO_TEMPLATE: Final = (
     "the checkpoint has no chat template, so it can't take messages; give one with "
-    "--chat-template FILE, or send a raw prompt"
+    "--chat-template FILE, or send a raw prompt (generate --raw, LLM.complete, "
+    "/v1/completions)"
 )
 
 

@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 _MARKERS: Final = [
     chr(point) for point in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))
 ]
 """Characters that mark text: noncharacters, which no text should have, and then those
 for private use.  Templates neither trim them nor change their case."""
+
+
+_SHORT: Final = 4000
+"""Characters that are encoded before the tokenizer's threads would have begun."""
 
 
 class SpecialTokens:
@@ -102,11 +106,7 @@ class SpecialTokens:
     def encode(self, text: str, marker: str) -> list[int]:
         """Returns the tokens of a rendered prompt, in which marked text is text."""
         pieces = list(self.split(text, marker))
-        encodings = iter(
-            self._plain_text.encode_batch_fast(
-                [piece for piece, _ in pieces if piece], add_special_tokens=False
-            )
-        )
+        encodings = iter(self._encode_plain([piece for piece, _ in pieces if piece]))
         tokens: list[int] = []
         for piece, token_id in pieces:
             if piece:
@@ -114,6 +114,11 @@ class SpecialTokens:
             if token_id is not None:
                 tokens.append(token_id)
         return tokens
+
+    def _encode_plain(self, texts: list[str]) -> list[Encoding]:
+        if sum(map(len, texts)) <= _SHORT:
+            return [self._plain_text.encode(t, add_special_tokens=False) for t in texts]
+        return self._plain_text.encode_batch_fast(texts, add_special_tokens=False)
 
 
 def strings_in(value: Any) -> Iterator[str]:

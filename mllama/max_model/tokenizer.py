@@ -25,11 +25,11 @@ from mllama.images.preprocess import ImageProcessor, ImageTiles
 from mllama.max_compat.model import (
     ImageMetadata,
 )
-from mllama.max_model.chat_template import (
+from mllama.max_model.chat_template import ChatTemplate, ChatTemplateError
+from mllama.max_model.chat_template_files import (
     DEFAULT,
-    ChatTemplate,
-    ChatTemplateError,
     find_chat_templates,
+    named_templates,
 )
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.image_limits import ImageLimits
@@ -66,7 +66,7 @@ class MllamaTokenizer(TextTokenizer):
     ) -> None:
         directory = local_directory(model_path, revision)
         templates = (
-            {DEFAULT: chat_template}
+            named_templates(chat_template)
             if chat_template is not None
             else find_chat_templates(directory)
         )

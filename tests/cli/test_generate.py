@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
 from mllama.demo_model import MODEL_PATH
 from tests.cli.own_tokenizer import own_tokenizer
+from tests.reference.prompts import GUARD, base_model
 
 KEYS = {
     "text",
@@ -130,6 +132,33 @@ def test_several_answers_and_the_tokens_of_a_prompt(tmp_path: Path) -> None:
     raw = ("--prompt-token-ids", ids, "--image", str(tmp_path / "red.png"))
     again = json.loads(generate(*raw, *sampled, "--format", "json").stdout)
     assert again["choices"] == report["choices"]
+
+
+def test_base_models_take_raw_prompts_and_other_templates(tmp_path: Path) -> None:
+    base = base_model(tmp_path)
+    model = ("--model-path", str(base))
+    refused = subprocess.run(
+        [*GENERATE, *model, "--prompt", "Hi"], capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert "no chat template" in refused.stderr
+    assert "--chat-template FILE" in refused.stderr
+
+    def tokens(*args: str) -> list[int]:
+        made = json.loads(generate(*model, "--format", "json", *args).stdout)
+        return list(made["prompt_token_ids"])
+
+    ids = tokens("--prompt", "Hi<|eot_id|>", "--raw", "--prompt-logprobs", "0")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert tokenizer.decode(ids) == "<|begin_of_text|>Hi<|eot_id|>"
+    assert len(ids) == len(tokenizer.encode("Hi")) + 1
+    (tmp_path / "guard.jinja").write_text(GUARD)
+    ids = tokens(
+        *("--prompt", "Hi<|eot_id|>", "--prompt-logprobs", "0"),
+        *("--chat-template", str(tmp_path / "guard.jinja")),
+    )
+    assert "user: Hi<|eot_id|>\n\nJudge" in tokenizer.decode(ids)
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|eot_id|>")) == 1
 
 
 @pytest.mark.parametrize("seconds", [1.0, 6.0])

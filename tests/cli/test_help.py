@@ -49,6 +49,7 @@ def test_generate_has_these_options() -> None:
         "--model",
         "--weight-path",
         "--lora-path",
+        "--chat-template",
         "--prompt",
         "--image",
         "--system",

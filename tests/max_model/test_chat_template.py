@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from mllama.errors import CheckpointError
-from mllama.max_model.chat_template import ChatTemplateError, find_chat_templates
+from mllama.errors import CheckpointError, MllamaError
+from mllama.max_model.chat_template import ChatTemplateError
+from mllama.max_model.chat_template_files import (
+    check_chat_template,
+    find_chat_templates,
+)
 from tests.reference.checkpoints import checkpoint
 from tests.reference.prompts import prompt_text
 
@@ -137,3 +141,35 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json can't be read"):
         find_chat_templates(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "can't be read"),
+        ("{% if %}", "is not valid Jinja"),
+        ('{"chat_template": 3}', "holds no chat template"),
+        ('{"chat_template": [{"name": "tool_use", "template": ""}]}', "holds no chat"),
+    ],
+)
+def test_a_bad_template_file_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, content: str | None, complaint: str
+) -> None:
+    path = tmp_path / "template"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(MllamaError, match=complaint):
+        check_chat_template(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        REFUSING,
+        json.dumps({"chat_template": REFUSING}),
+        json.dumps({"chat_template": [{"name": "default", "template": REFUSING}]}),
+    ],
+)
+def test_a_template_file_is_jinja_or_json(tmp_path: Path, content: str) -> None:
+    (tmp_path / "template").write_text(content, encoding="utf-8")
+    check_chat_template(tmp_path / "template")

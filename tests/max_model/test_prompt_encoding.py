@@ -15,43 +15,10 @@ from transformers import AutoTokenizer
 import mllama
 from mllama.max_model.chat_template import ChatTemplateError
 from mllama.max_model.prompt_encoding import PromptEncoder
-from tests.reference.prompts import prompt_encoder
+from tests.reference.prompts import GUARD, prompt_encoder
 
 DEMO = Path(mllama.__file__).parent / "demo_model" / "checkpoint"
 TEMPLATE = (DEMO / "chat_template.jinja").read_text()
-
-# As Llama Guard 3 Vision's: content is a list of parts, there is one placeholder for
-# any number of images, and the last message is the one to judge.
-GUARD = """\
-{%- if messages[-1].role == 'user' %}{% set who = 'User' %}
-{%- else %}{% set who = 'Agent' %}{% endif %}
-{%- if categories is not defined %}
-    {%- set categories = {'S1': 'Violence.', 'S2': 'Theft.'} %}
-{%- endif %}
-{%- if excluded_category_keys is not defined %}
-    {%- set excluded_category_keys = [] %}
-{%- endif %}
-{{- '<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n' }}
-{%- set seen = namespace(image=false) %}
-{%- for message in messages %}
-    {%- for part in message.content | selectattr('type', 'equalto', 'image') %}
-        {%- set seen.image = true %}
-    {%- endfor %}
-{%- endfor %}
-{{- '<|image|> ' if seen.image }}
-{%- for key in categories if key not in excluded_category_keys %}
-    {{- key + ': ' + categories[key] + '\n' }}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}
-        {{- raise_exception('roles must alternate') }}
-    {%- endif %}
-    {%- for part in message.content | selectattr('type', 'equalto', 'text') %}
-        {{- message.role + ': ' + part.text | trim + '\n\n' }}
-    {%- endfor %}
-{%- endfor %}
-{{- 'Judge the last message of ' + who + '.' }}
-{{- '<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n' }}"""
 
 STRINGS = """\
 {{- bos_token }}

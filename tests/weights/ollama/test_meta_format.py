@@ -82,6 +82,14 @@ def render(tokenizer: Any, template: str, messages: Any, **options: Any) -> str:
             SYSTEM_BLOCK + "Be brief.<|eot_id|>" + USER + " Hi <|eot_id|>",
         ),
         (
+            [turn("system", text(" ")), turn("user", IMAGE)],
+            USER + "<|image|><|eot_id|>",
+        ),
+        (
+            [turn("system", text(" ")), turn("user", text("Hi"))],
+            SYSTEM_BLOCK + "<|eot_id|>" + USER + "Hi<|eot_id|>",
+        ),
+        (
             [turn("system", text("Be brief.")), turn("user", IMAGE)],
             SYSTEM_BLOCK + "Be brief.<|eot_id|>" + USER + "<|image|><|eot_id|>",
         ),
