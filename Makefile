@@ -38,8 +38,11 @@ check: setup  ## Lint, format, types, the floors of packages and the documents' 
 test: check  ## All checks and tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
+test-long: setup  ## The tests that take more than a minute each; some install tools
+	$(BIN)/pytest -m long
+
 test-fast: setup  ## The tests without compiled graphs and whole programs, in under two minutes
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not compiles'
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not compiles and not long'
 
 reference: setup  ## Write docs/options.md and the docstrings of LLM from the tables
 	$(BIN)/python -m docs.reference
@@ -67,4 +70,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-fast reference demo-graphs graphs dist check-gpu bench bench-growth demo
+.PHONY: help setup check test test-long test-fast reference demo-graphs graphs dist check-gpu bench bench-growth demo
