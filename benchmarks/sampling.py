@@ -28,9 +28,13 @@ from max.pipelines.lib.log_probabilities import (
 from max.pipelines.sampling import SamplingConfig
 
 from mllama.max_compat.model import FusedSamplingProcessor, load_sampler_graphs
+from mllama.max_model.log_probabilities import prompt_logits_per_step
 from mllama.max_model.sampling_context import PROMPT_LENGTH
 from mllama.runtime.host_sampler import HostSamplingProcessor
-from mllama.sampling.log_probabilities import token_log_probability
+from mllama.sampling.log_probabilities import (
+    token_log_probabilities,
+    token_log_probability,
+)
 
 VOCABULARY = 128_256
 LENGTH = 1000
@@ -182,6 +186,16 @@ def main() -> None:
     for count in (1, 20, VOCABULARY):
         found = measured({"host": lambda n=count: token_log_probability(row, 5, n)}, 9)
         print(f"{count} log probabilities: {found['host'][1]:.2f}")
+    prompt = model_logits(prompt_logits_per_step(VOCABULARY), 1.5)
+    tokens = np.arange(len(prompt))
+    for count in (0, 20):
+        found = measured(
+            {"host": lambda n=count: token_log_probabilities(prompt, tokens, n)}, 3
+        )
+        print(
+            f"{count} log probabilities for each of {len(prompt)} tokens of a prompt: "
+            f"{found['host'][1]:.0f}"
+        )
 
 
 if __name__ == "__main__":
