@@ -66,6 +66,7 @@ def evaluate(
     """
     tasks_directory = directory / "tasks"
     shutil.copytree(TASKS, tasks_directory, dirs_exist_ok=True)
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     values = ",".join(f"{name}={value}" for name, value in arguments.items())
     _run(
         [
@@ -76,7 +77,7 @@ def evaluate(
         ],
         cwd=tasks_directory,
         env={
-            **os.environ,
+            **inherited,
             "HF_HOME": str(directory / "hub"),
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_OFFLINE": "1",

@@ -95,21 +95,27 @@ def documents(name: str) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("batch", [{}, {"batch_size": 3, "num_concurrent": 2}])
+@pytest.mark.parametrize(("batch_size", "num_concurrent"), [(1, 1), (3, 2)])
 def test_completions_equal_transformers(
-    server: Server, scores: Scores, tmp_path: Path, batch: dict[str, int]
+    server: Server,
+    scores: Scores,
+    tmp_path: Path,
+    batch_size: int,
+    num_concurrent: int,
 ) -> None:
     """Multiple choice, perplexity, and answers to texts without a template."""
     results, samples = evaluate(
         "local-completions",
         ["mllama_choices", "mllama_texts", "mllama_beginnings"],
         tmp_path,
+        "--batch_size",
+        str(batch_size),
         model=MODEL_NAME,
         base_url=f"{server.url}/v1/completions",
         tokenizer_backend="huggingface",
         tokenizer=MODEL_PATH,
         max_length=256,
-        **batch,
+        num_concurrent=num_concurrent,
     )
     right = 0
     for sample, document in zip(
