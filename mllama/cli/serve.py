@@ -41,8 +41,27 @@ _OPTIONS_FOR_OTHER_MODELS = {
     ("precompiled_mefs",): "has --serialized-model-path",
     ("section_name",): "reads the whole --config-file",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
+    ("tool_parser", "tool_call_policy"): "reads calls of tools in Llama's form, which "
+    "needs no option",
+    (
+        "reasoning_parser",
+        "emit_reasoning_content",
+        "thinking_temperature",
+    ): "doesn't think before it answers",
+    (
+        "enable_structured_output",
+        "structured_output_backend",
+        "structured_output_any_whitespace",
+    ): "has no structured output",
+    (
+        "allow_extra_request_fields",
+        "allow_unsupported_logprobs",
+        "eager_usage_validator",
+        "enable_echo",
+        "draft_enable_echo",
+    ): "has routes of its own, which check and honor every field without an option",
 }
-"""MAX options that this model refuses, and the alternatives that messages name."""
+"""MAX options that this server refuses, and the alternatives that messages name."""
 
 _PHOTOS_BYTES = 256 * 2**20
 """The default limit for a request's body, and for the files of its images together."""
@@ -153,6 +172,8 @@ def serve(**options: Any) -> None:
     max_new_tokens = options.pop("max_new_tokens")
     # Refuses values out of range before the model is loaded.
     Sampling(max_new_tokens=max_new_tokens, top_k=options["top_k"])
+    if max_new_tokens == 0:
+        raise MllamaError("--max-new-tokens must be -1 or at least 1, not 0")
     with limited_to_cores(options.pop("num_threads")):
         _serve(options, None if max_new_tokens == -1 else max_new_tokens)
 

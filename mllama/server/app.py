@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -45,6 +47,9 @@ from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartupProgress, stage
 
 logger = logging.getLogger("mllama")
+
+_FAREWELL_SECONDS = 5
+"""How long a server whose worker has died waits for clients to read the error."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,12 @@ def _run(
             )
             add_routes(app, engine, capabilities, ImageFetcher(settings))
             _freeze_heap()
-            await server.serve()
+            try:
+                await server.serve()
+            except asyncio.CancelledError:
+                # MAX cancels this task when the worker has died.
+                await _end_requests(server, engine)
+                raise
 
     # As in MAX: without these, signals would orphan the worker or cut streams off.
     signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -193,6 +203,14 @@ def _freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+async def _end_requests(server: Server, engine: MaxEngineClient) -> None:
+    """Ends running requests with an error, and waits until clients have it."""
+    engine.fail("the model's process has died")
+    if server.started:
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(server.shutdown(), _FAREWELL_SECONDS)
 
 
 def server_capabilities(

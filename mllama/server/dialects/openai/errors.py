@@ -90,7 +90,11 @@ def log_failure(error: Exception) -> None:
     """Logs an error that isn't the request's fault."""
     status, _ = error_object(error)
     if status >= 500:
-        logger.error("a request failed", exc_info=error)
+        # Where an engine's error was raised says nothing; the engine logs its cause.
+        is_engines = isinstance(error, EngineError)
+        logger.error(
+            "a request failed: %s", error, exc_info=None if is_engines else error
+        )
 
 
 def error_response(error: Exception) -> JSONResponse:
