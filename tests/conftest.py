@@ -13,6 +13,7 @@ from mllama import LLM
 from mllama.utils.child_processes import restore_child_environment
 
 COMPILING_FOLDERS = {
+    "clients",
     "end_to_end",
     "examples",
     "kernels",

@@ -12,7 +12,7 @@ from mllama.server.dialects.openai.sampling_fields import (
     MAX_TOP_LOGPROBS,
     SamplingFields,
 )
-from mllama.server.dialects.openai.schema import Body, Ignored, Refused
+from mllama.server.dialects.openai.schema import Body, Ignored, Many, Refused
 from mllama.server.dialects.openai.tool_fields import Tool
 
 _NO_REASONING: Final = "is not supported: this model doesn't reason before it answers"
@@ -21,8 +21,8 @@ _NO_REASONING: Final = "is not supported: this model doesn't reason before it an
 class PromptFields(Body):
     """Fields that make the prompt of a chat."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    tools: list[Tool] | None = Field(None, description="Described to the model")
+    messages: Annotated[Many[Message], Field(min_length=1)]
+    tools: Many[Tool] | None = Field(None, description="Described to the model")
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Variables of the chat template, as plain data"
     )
@@ -81,7 +81,7 @@ class ChatBody(SamplingFields, PromptFields):
         ),
     ] = None
     modalities: Annotated[
-        list[str] | None,
+        Many[str] | None,
         Refused("is not supported: the model writes text only", [["text"]]),
     ] = None
     reasoning_effort: Annotated[
@@ -95,7 +95,7 @@ class ChatBody(SamplingFields, PromptFields):
         dict[str, Any] | None, Ignored("only a hint that makes answers faster")
     ] = None
     functions: Annotated[
-        list[Any] | None, Refused("is not supported: use `tools`, its successor", [[]])
+        Many[Any] | None, Refused("is not supported: use `tools`, its successor", [[]])
     ] = None
     function_call: Annotated[
         Any,

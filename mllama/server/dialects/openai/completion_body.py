@@ -14,12 +14,12 @@ from mllama.server.dialects.openai.sampling_fields import (
     SamplingFields,
     TokenId,
 )
-from mllama.server.dialects.openai.schema import Refused
+from mllama.server.dialects.openai.schema import Many, Refused
 
 MAX_PROMPTS: Final = 2048
 """The most prompts of a request, as in OpenAI's API."""
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[Many[TokenId], Field(min_length=1)]
 
 
 def _tag_of(prompt: Any) -> str:
@@ -34,10 +34,10 @@ def _tag_of(prompt: Any) -> str:
 
 Prompts = Annotated[
     Annotated[str, Tag("<text>")]
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
+    | Annotated[Many[str], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
     | Annotated[TokenIds, Tag("<ids>")]
     | Annotated[
-        list[TokenIds],
+        Many[TokenIds],
         Field(min_length=1, max_length=MAX_PROMPTS),
         Tag("<lists of ids>"),
     ],

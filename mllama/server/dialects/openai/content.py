@@ -11,6 +11,7 @@ from mllama.server.dialects.openai.schema import (
     Body,
     Bookkeeping,
     Ignored,
+    Many,
     Refused,
     text_or,
 )
@@ -106,15 +107,15 @@ AssistantPart = Annotated[
 ]
 
 UserContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[UserPart], Tag("<parts>")],
+    Annotated[str, Tag("<text>")] | Annotated[Many[UserPart], Tag("<parts>")],
     text_or("<parts>", list, "a string or a list of parts"),
 ]
 AssistantContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[AssistantPart], Tag("<parts>")],
+    Annotated[str, Tag("<text>")] | Annotated[Many[AssistantPart], Tag("<parts>")],
     text_or("<parts>", list, "a string or a list of parts"),
 ]
 TextContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[PlainTextPart], Tag("<parts>")],
+    Annotated[str, Tag("<text>")] | Annotated[Many[PlainTextPart], Tag("<parts>")],
     text_or("<parts>", list, "a string or a list of parts"),
 ]
 
@@ -132,7 +133,7 @@ class UserMessage(Body):
 
     role: Literal["user"]
     content: UserContent
-    images: list[str] | None = Field(
+    images: Many[str] | None = Field(
         None, description="Ollama's form: base64, or URLs, of images before the text"
     )
     name: str | None = Field(None, description="For templates that read it")
@@ -160,9 +161,9 @@ class AssistantMessage(Body):
     role: Literal["assistant"]
     content: AssistantContent | None = None
     refusal: str | None = Field(None, description="Read as the content, without one")
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Many[ToolCall] | None = None
     name: str | None = Field(None, description="For templates that read it")
-    annotations: Annotated[list[Any] | None, Ignored("the text has them")] = None
+    annotations: Annotated[Many[Any] | None, Ignored("the text has them")] = None
     audio: Annotated[Any, Refused("is not supported: the model can't hear")] = None
     function_call: Annotated[
         Any, Refused("is not supported: use `tool_calls`, its successor")

@@ -31,7 +31,6 @@ _STATUS_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_erro
 
 BODY_NAMES = {
     "max_new_tokens": "max_tokens",
-    "min_new_tokens": "min_tokens",
     "choices": "n",
     "template_variables": "chat_template_kwargs",
 }

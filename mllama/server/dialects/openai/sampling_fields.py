@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import Field, Tag
+from pydantic import BeforeValidator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from mllama.server.dialects.openai.schema import (
     Body,
     Bookkeeping,
     Ignored,
+    Many,
     Refused,
     text_or,
 )
@@ -23,12 +25,27 @@ MAX_TOP_LOGPROBS: Final = 20
 MAX_INTEGER: Final = 2**31 - 1
 """The largest number of tokens that can be named."""
 
+_MOST_BIASES: Final = 2**18
+"""More than there are tokens."""
+
 TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Stop = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<texts>")],
+    Annotated[str, Tag("<text>")] | Annotated[Many[str], Tag("<texts>")],
     text_or("<texts>", list, "a string or a list of strings"),
 ]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
+
+
+def _few(value: Any) -> Any:
+    """Refuses an object whose entries could be as many errors."""
+    if isinstance(value, dict) and len(value) > _MOST_BIASES:
+        raise PydanticCustomError("biases", "must have fewer tokens")
+    return value
+
+
+Biases = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few)
+]
 
 
 class StreamOptions(Body):
@@ -67,7 +84,7 @@ class SamplingFields(Body):
     repeat_penalty: float | None = Field(
         None, gt=0, description="Ollama's name of `repetition_penalty`"
     )
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+    logit_bias: Biases | None = Field(
         None, description="Added to the logits of tokens, by their ids"
     )
     min_tokens: int | None = Field(
@@ -76,7 +93,7 @@ class SamplingFields(Body):
     stop: Stop | None = Field(
         None, description="Texts that end the answer; empty ones don't"
     )
-    stop_token_ids: list[TokenId] | None = Field(
+    stop_token_ids: Many[TokenId] | None = Field(
         None, description="Tokens that end the answer"
     )
     ignore_eos: bool | None = Field(

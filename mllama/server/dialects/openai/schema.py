@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,9 @@ from pydantic_core import PydanticCustomError, core_schema
 
 REFUSED = "refused"
 """The type of the error that a refused field raises."""
+
+_MOST_KEYS: Final = 1000
+"""Each unknown key would be an error of its own."""
 
 T = TypeVar("T")
 
@@ -37,6 +40,8 @@ class Body(BaseModel):
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:
         """Removes keys whose value is null."""
+        if isinstance(value, dict) and len(value) > _MOST_KEYS:
+            raise PydanticCustomError("keys", "must have fewer keys")
         if isinstance(value, dict) and None in value.values():
             return {key: each for key, each in value.items() if each is not None}
         return value
@@ -87,6 +92,23 @@ class Refused:
         values = " or ".join(f"`{json.dumps(each)}`" for each in self.unless)
         return f"{self.message}; accepted: {values}"
 
+
+@dataclass(frozen=True)
+class _FirstError:
+    """Has a list validated up to its first error, as pydantic's ``FailFast``, which
+    can't be part of a union."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Returns the list's schema with the setting."""
+        schema = handler(source)
+        assert schema["type"] == "list"
+        return {**schema, "fail_fast": True}
+
+
+Many = Annotated[list[T], _FirstError()]
+"""A list; only its first wrong entry is reported, however many there are."""
 
 Bookkeeping = Annotated[T, Ignored()]
 """A field by which a client or OpenAI's service keeps books."""

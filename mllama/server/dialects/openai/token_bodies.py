@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mllama.server.dialects.openai.chat_body import PromptFields
 from mllama.server.dialects.openai.sampling_fields import TokenId
-from mllama.server.dialects.openai.schema import Body, Refused
+from mllama.server.dialects.openai.schema import Body, Many, Refused
 
 
 class TokenizeTextBody(Body):
@@ -41,4 +41,4 @@ class DetokenizeBody(Body):
     """A request for the text of tokens."""
 
     model: str | None = Field(None, description="One of the served model's names")
-    tokens: list[TokenId]
+    tokens: Many[TokenId]

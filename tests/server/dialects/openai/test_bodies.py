@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from mllama.requests.request import ChatPrompt
+from mllama.server.dialects.openai.chat_body import ChatBody
+from mllama.server.dialects.openai.errors import RequestRejected
+from mllama.server.dialects.openai.parsing import parse_body, parse_json
 from mllama.server.dialects.openai.routes import BODIES
 from mllama.server.dialects.openai.schema import Body, Refused
 
@@ -355,3 +359,24 @@ def test_what_is_not_a_json_object_is_refused(api: Api, path: str, body: bytes) 
 def test_infinite_numbers_are_refused(api: Api, number: str) -> None:
     body = json.dumps({"messages": [USER], "top_p": 5}).replace("5", number)
     assert error_of(api.post(BOTH[0], body.encode()))["param"] == "top_p"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{}] * 300_000},
+        {"messages": [{"role": "user", "content": [{}] * 300_000}]},
+        {"stop": [5] * 300_000},
+        {"stop_token_ids": ["x"] * 300_000},
+        {"tools": [5] * 300_000},
+        {"logit_bias": {str(number): "x" for number in range(300_000)}},
+        {str(number): 1 for number in range(300_000)},
+    ],
+)
+def test_many_errors_cost_no_more_than_one(fields: Any) -> None:
+    body = json.dumps({"messages": [USER], **fields}).encode()
+    parsed = parse_json(body)
+    started = time.process_time()
+    with pytest.raises(RequestRejected):
+        parse_body(ChatBody, parsed)
+    assert time.process_time() - started < 0.5
