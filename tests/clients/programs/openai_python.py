@@ -1,0 +1,186 @@
+"""OpenAI's Python SDK: sync, async, its stream helper, and its errors."""
+
+import asyncio
+from typing import Any
+
+from openai import (
+    AsyncOpenAI,
+    BadRequestError,
+    NotFoundError,
+    OpenAI,
+)
+from picture import ANSWER, QUESTION, data_url
+
+MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"
+MESSAGES: Any = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": data_url()}},
+            {"type": "text", "text": QUESTION},
+        ],
+    }
+]
+
+
+def client(url: str) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def async_client(url: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def check_a_chat(url: str) -> None:
+    answer = client(url).chat.completions.create(model=MODEL, messages=MESSAGES)
+    assert answer.choices[0].message.content == ANSWER
+    assert answer.choices[0].finish_reason == "stop"
+    usage = answer.usage
+    assert usage
+    assert usage.prompt_tokens_details
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+def check_an_async_chat(url: str) -> None:
+    async def ask() -> Any:
+        return await asyncio.gather(
+            *(
+                async_client(url).chat.completions.create(
+                    model=MODEL, messages=MESSAGES
+                )
+                for _ in range(4)
+            )
+        )
+
+    answers = asyncio.run(ask())
+    assert [each.choices[0].message.content for each in answers] == [ANSWER] * 4
+
+
+def check_a_stream(url: str) -> None:
+    chunks = list(
+        client(url).chat.completions.create(
+            model=MODEL,
+            messages=MESSAGES,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(texts) == ANSWER
+    roles = [chunk.choices[0].delta.role for chunk in chunks if chunk.choices]
+    assert roles[0] == "assistant"
+    assert set(roles[1:]) == {None}
+    assert chunks[-1].usage
+
+
+def check_the_stream_helper_over_two_turns(url: str) -> None:
+    messages = list(MESSAGES)
+    for _ in range(2):
+        with client(url).chat.completions.stream(
+            model=MODEL, messages=messages
+        ) as stream:
+            kinds = {event.type for event in stream}
+            message = stream.get_final_completion().choices[0].message
+        assert {"chunk", "content.delta", "content.done"} <= kinds
+        assert message.role == "assistant"
+        messages += [message, {"role": "user", "content": QUESTION}]
+    assert messages[1].content == ANSWER
+
+
+def check_the_async_stream_helper(url: str) -> None:
+    async def ask() -> Any:
+        async with async_client(url).chat.completions.stream(
+            model=MODEL, messages=MESSAGES, logprobs=True, top_logprobs=0
+        ) as stream:
+            return await stream.get_final_completion()
+
+    answer = asyncio.run(ask())
+    assert answer.choices[0].message.content == ANSWER
+    entries = answer.choices[0].logprobs.content
+    spoken = b"".join(
+        bytes(entry.bytes) for entry in entries if not entry.token.startswith("<|")
+    )
+    assert spoken.decode() == ANSWER
+
+
+def check_an_answer_comes_back_as_the_next_turn(url: str) -> None:
+    completions = client(url).chat.completions
+    first = completions.create(model=MODEL, messages=MESSAGES).choices[0].message
+    for turn in (first, first.model_dump(), first.model_dump(exclude_none=True)):
+        messages = [*MESSAGES, turn, {"role": "user", "content": QUESTION}]
+        assert completions.create(model=MODEL, messages=messages).choices
+
+
+def check_several_choices(url: str) -> None:
+    answer = client(url).chat.completions.create(
+        model=MODEL, messages=MESSAGES, n=3, temperature=2, seed=3, max_tokens=8
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in answer.choices}) > 1
+
+
+def check_completions(url: str) -> None:
+    completions = client(url).completions
+    answer = completions.create(model=MODEL, prompt=["hello", "A red"], logprobs=1)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.logprobs
+        assert choice.logprobs.tokens
+        assert len(choice.logprobs.text_offset or ()) == len(choice.logprobs.tokens)
+    gathered = ["", ""]
+    for chunk in completions.create(
+        model=MODEL, prompt=["hello", "A red"], stream=True
+    ):
+        for piece in chunk.choices:
+            gathered[piece.index] += piece.text
+    assert gathered == [choice.text for choice in answer.choices]
+
+
+def check_bookkeeping_and_nulls(url: str) -> None:
+    answer = client(url).chat.completions.create(
+        model=MODEL,
+        messages=MESSAGES,
+        user="somebody",
+        store=False,
+        metadata={"a": "b"},
+        service_tier="auto",
+        logit_bias=None,
+        stop=None,
+        seed=None,
+    )
+    assert answer.choices[0].message.content == ANSWER
+
+
+def check_models(url: str) -> None:
+    models = client(url).models
+    (model,) = models.list()
+    assert models.retrieve(MODEL).id == model.id
+
+
+def error_of(kind: Any, url: str, **request: Any) -> Any:
+    """The error of a chat."""
+    try:
+        client(url).chat.completions.create(messages=MESSAGES, **request)
+    except kind as error:
+        return error
+    raise AssertionError("the request was answered")
+
+
+def check_errors(url: str) -> None:
+    error = error_of(BadRequestError, url, model=MODEL, extra_body={"colour": 1})
+    assert error.param == "colour"
+    assert error.code == "unknown_parameter"
+    assert "colour" in error.message
+    error = error_of(NotFoundError, url, model="gpt-4o")
+    assert error.code == "model_not_found"
+
+
+def check_a_closed_stream_frees_the_server(url: str) -> None:
+    completions = client(url).chat.completions
+    for _ in range(6):
+        stream = completions.create(
+            model=MODEL, messages=MESSAGES, stream=True, temperature=2
+        )
+        next(iter(stream))
+        stream.close()
+    assert completions.create(model=MODEL, messages=MESSAGES).choices

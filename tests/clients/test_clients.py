@@ -1,0 +1,41 @@
+"""Unmodified clients get from the server what they expect of OpenAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import Server, running
+
+from .environments import REQUIREMENTS, checks_of, outcomes
+
+CLIENTS = sorted(file.stem for file in REQUIREMENTS.glob("*.txt"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("clients") / "log") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def outcome_of(server: Server) -> Any:
+    """Returns the outcomes of a client's checks, which run once."""
+    return cache(lambda client: outcomes(client, server.url))
+
+
+@pytest.mark.parametrize(
+    ("client", "check"),
+    [(client, check) for client in CLIENTS for check in checks_of(client)],
+)
+def test_a_client_works(outcome_of: Any, client: str, check: str) -> None:
+    failure = outcome_of(client)[check]
+    assert failure is None, failure
+
+
+def test_every_client_has_checks() -> None:
+    assert CLIENTS
+    assert all(map(checks_of, CLIENTS))
