@@ -169,6 +169,7 @@ def _run(
                     top_k=config.runtime.top_k,
                     max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
                 ),
+                min_piece_tokens=settings.stream_min_chunk_tokens,
             )
             capabilities = server_capabilities(
                 engine.settings, settings, config, retrieved.tokenizer

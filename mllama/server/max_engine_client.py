@@ -21,6 +21,7 @@ from mllama.max_compat.server import (
 from mllama.requests.answers import Answers
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.events import Accepted, Event, Piece
+from mllama.requests.piece_merger import PieceMerger
 from mllama.requests.preparation import prepare_request, tokenize
 from mllama.requests.request import ChatPrompt, GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
@@ -48,13 +49,23 @@ class MaxEngineClient:
         worker: MAX's proxy of the worker.
         tokenizer: The model's tokenizer.
         settings: The engine's limits and defaults.
+        min_piece_tokens: Tokens of a piece of an answer, at least; see
+            :class:`~mllama.requests.piece_merger.PieceMerger`.
     """
 
-    def __init__(self, worker: Any, tokenizer: Any, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        tokenizer: Any,
+        settings: EngineSettings,
+        *,
+        min_piece_tokens: int = 1,
+    ) -> None:
         self._worker = worker
         self._tokenizer = tokenizer
         self._token_bytes = TokenBytes(tokenizer.delegate)
         self._failure: str | None = None
+        self._min_piece_tokens = min_piece_tokens
         self.settings = settings
 
     async def generate(
@@ -73,6 +84,9 @@ class MaxEngineClient:
                 request, self._tokenizer, self.settings, request_id
             )
         answers = Answers(prepared, self._tokenizer, started_ns / 1e9)
+        merger = (
+            PieceMerger(self._min_piece_tokens) if self._min_piece_tokens > 1 else None
+        )
         streams = _Streams(self._worker, prepared.contexts)
         try:
             try:
@@ -90,7 +104,11 @@ class MaxEngineClient:
                     ):
                         if isinstance(event, Piece):
                             metrics.received(len(event.token_ids))
-                        yield event
+                        if merger is None:
+                            yield event
+                            continue
+                        for due in merger.push(event):
+                            yield due
                     if answers.is_finished(choice) and not outputs[-1].is_done:
                         await streams.end(choice)
             if not answers.are_finished:

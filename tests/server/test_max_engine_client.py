@@ -415,3 +415,25 @@ def test_a_generation_is_in_maxs_metrics(
     assert 1000 < recorder.values["ttft"][0] < 20_000
     between = sum(recorder.values["itl"])
     assert recorder.values["time_per_output_token"] == [pytest.approx(between / 3)]
+
+
+def test_pieces_have_the_tokens_that_the_server_is_told(
+    model: tuple[Any, EngineSettings],
+) -> None:
+    async def main() -> None:
+        worker = StandInWorker()
+        client = MaxEngineClient(worker, *model, min_piece_tokens=2)
+        events = client.generate(ask(), request_id="one")
+        await anext(events)
+        reading = asyncio.ensure_future(collected(events))
+        for token in (await client.tokenize("abcde"))[1:]:
+            worker.answer("one", [token])
+            await asyncio.sleep(0.01)
+        worker.answer("one", [5], FULL)
+        got = await reading
+        pieces = [event for event in got if isinstance(event, Piece)]
+        assert "".join(piece.text for piece in pieces).startswith("abcde")
+        assert all(len(piece.token_ids) >= 2 for piece in pieces[1:-1])
+        assert len(pieces) < 5
+
+    asyncio.run(main())

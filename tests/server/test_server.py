@@ -117,6 +117,39 @@ def test_a_bad_request_is_rejected_and_the_server_keeps_running(
     assert client.chat.completions.create(**good, max_tokens=2).choices
 
 
+def image_cache(server: Server) -> dict[str, float]:
+    """Returns the figures of the image cache."""
+    lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
+    pairs = (line.split() for line in lines if line.startswith("mllama_image"))
+    return {name.removeprefix("mllama_image_cache_"): float(n) for name, n in pairs}
+
+
+def test_several_answers_encode_their_image_and_count_their_prompt_once(
+    client: openai.OpenAI, server: Server
+) -> None:
+    messages = image_question(data_url(Image.new("RGB", (59, 41), "purple")))
+    before = image_cache(server)
+    answers = [
+        client.chat.completions.create(
+            model="mllama-demo",
+            messages=messages,
+            max_tokens=5,
+            n=n,
+            extra_body={"ignore_eos": True},
+        )
+        for n in (7, 1)
+    ]
+    after = image_cache(server)
+    assert after["misses_total"] == before["misses_total"] + 1
+    assert after["pinned"] == 0
+    several, one = (answer.usage for answer in answers)
+    assert several is not None
+    assert one is not None
+    assert [choice.index for choice in answers[0].choices] == list(range(7))
+    assert several.prompt_tokens == one.prompt_tokens
+    assert (several.completion_tokens, one.completion_tokens) == (35, 5)
+
+
 def test_a_repeated_request_hits_the_image_cache_and_the_prefix_cache(
     client: openai.OpenAI, server: Server
 ) -> None:
@@ -124,12 +157,7 @@ def test_a_repeated_request_hits_the_image_cache_and_the_prefix_cache(
     messages = image_question(picture)
     messages[0]["content"] *= 40  # the prefix cache has pages of 128 tokens
 
-    def numbers() -> dict[str, float]:
-        lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
-        pairs = (line.split() for line in lines if line.startswith("mllama_image"))
-        return {name.removeprefix("mllama_image_cache_"): float(n) for name, n in pairs}
-
-    before = numbers()
+    before = image_cache(server)
     cached = []
     for _ in range(2):
         answer = client.chat.completions.create(
@@ -138,7 +166,7 @@ def test_a_repeated_request_hits_the_image_cache_and_the_prefix_cache(
         assert answer.usage is not None
         assert answer.usage.prompt_tokens_details is not None
         cached.append(answer.usage.prompt_tokens_details.cached_tokens)
-    after = numbers()
+    after = image_cache(server)
     assert cached[0] == 0
     assert cached[1]
     assert cached[1] % 128 == 0
