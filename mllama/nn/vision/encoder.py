@@ -5,6 +5,10 @@ Source: transformers' ``modeling_mllama.py`` (MllamaVisionEncoderLayer and below
 The reference masks attention with ``m @ m^T * min`` where m marks padding, so only
 padding-to-padding pairs are blocked: real patches attend to everything, padding
 attends to the real patches.  With the real patches first, this needs no mask.
+
+States are ``[images * patches, hidden]`` everywhere but in attention.  On a GPU, a matmul
+whose result is stored as ``[images, patches, hidden]`` is among the suspects of a fault
+(``docs/gpu.md``).
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ class MllamaVisionAttention(Module):
     ) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.attention_heads
+        self.patches = config.max_num_tiles * config.padded_patches
         self.allow_bfloat16 = int8
         width, inner = config.hidden_size, config.hidden_size // num_shards
         self.q_proj, self.k_proj, self.v_proj = (
@@ -52,20 +57,30 @@ class MllamaVisionAttention(Module):
         """Returns the device's partial sum of the attention among patches.
 
         Args:
-            hidden_state: ``[images, patches, hidden]``, real patches first.
+            hidden_state: ``[images * patches, hidden]``, real patches of an image first.
             real_patches: Any tensor ``[real patches]``; only its length counts.
             padding_patches: Any tensor ``[padding patches]``; only its length counts.
         """
+        rows = hidden_state.shape[0]
+        images = rows // self.patches
+
+        def split(states: TensorValue) -> TensorValue:
+            width = states.shape[1]
+            states = states.rebind([images * self.patches, width])
+            return ops.reshape(states, [images, self.patches, width])
+
         attention = padded_attention(
-            self.q_proj(hidden_state),
-            self.k_proj(hidden_state),
-            self.v_proj(hidden_state),
+            split(self.q_proj(hidden_state)),
+            split(self.k_proj(hidden_state)),
+            split(self.v_proj(hidden_state)),
             real_patches,
             padding_patches,
             self.head_dim,
             allow_bfloat16=self.allow_bfloat16,
         )
-        return self.o_proj(attention)
+        width = attention.shape[2]
+        flat = ops.reshape(attention, [images * self.patches, width])
+        return self.o_proj(flat.rebind([rows, width]))
 
 
 class MllamaVisionMLP(Module):
@@ -128,10 +143,11 @@ class MllamaVisionEncoderLayer(Sharded):
         padding_patches: TensorValue,
         signals: Sequence[BufferValue],
     ) -> list[TensorValue]:
-        """Maps ``[images, patches, hidden]`` to the same shape, on each device.
+        """Maps ``[images * patches, hidden]`` to the same shape, on each device.
 
         Args:
-            hidden_states: The states of the patches, real ones first, on each device.
+            hidden_states: The states of the patches, real ones of an image first, on
+                each device.
             real_patches: Any tensor ``[real patches]``; only its length counts.
             padding_patches: Any tensor ``[padding patches]``; only its length counts.
             signals: The buffers of

@@ -67,8 +67,8 @@ class MllamaVisionEncoder(Sharded):
         """Runs the layers.
 
         Args:
-            hidden_state: ``[images, patches, hidden]``, real patches first, on the
-                first device.
+            hidden_state: ``[images * patches, hidden]``, real patches of an image
+                first, on the first device.
             real_patches: Any tensor ``[real patches]``; only its length counts.
             padding_patches: Any tensor ``[padding patches]``; only its length counts.
             signals: The buffers of
@@ -172,7 +172,10 @@ class MllamaVisionModel(Sharded):
         )
         hidden_state = ops.concat([class_embedding, hidden_state], axis=2)
         hidden_state = self.gated_positional_embedding(hidden_state, aspect_ratio_ids)
-        hidden_state = self.layernorm_pre(hidden_state)
+        hidden_state = ops.reshape(
+            self.layernorm_pre(ops.reshape(hidden_state, [-1, width])),
+            [images, tiles, config.num_patches, width],
+        )
         padding = ops.broadcast_to(
             ops.constant(0, hidden_state.dtype, hidden_state.device),
             [images, tiles, config.num_padding_patches, width],
@@ -210,6 +213,7 @@ class MllamaVisionModel(Sharded):
             layers, each ``[images, real patches, hidden]``.
         """
         config = self.config
+        images, width = pixel_values.shape[0], config.hidden_size
         patches = config.max_num_tiles * config.padded_patches
         order = ops.concat([real_patches, padding_patches]).rebind([patches])
 
@@ -217,7 +221,7 @@ class MllamaVisionModel(Sharded):
         hidden_state = first_device.embed(pixel_values, aspect_ratio_ids)
         hidden_state = ops.gather(hidden_state, order, axis=1)
         states = self.transformer(
-            hidden_state,
+            _flat(hidden_state),
             real_patches,
             padding_patches,
             signals,
@@ -230,7 +234,9 @@ class MllamaVisionModel(Sharded):
         tile_of_patch = (order.cast(DType.uint32) // config.padded_patches).cast(
             order.dtype
         )
-        hidden_state = hidden_state + ops.gather(tile_embedding, tile_of_patch, axis=1)
+        hidden_state = hidden_state + _flat(
+            ops.gather(tile_embedding, tile_of_patch, axis=1)
+        )
         global_states = self.global_transformer(
             hidden_state,
             real_patches,
@@ -242,4 +248,18 @@ class MllamaVisionModel(Sharded):
         real = real_patches.shape[0]
         first = (slice(0, TensorValue(real)), real)
         intermediate = (states[index] for index in config.intermediate_layers_indices)
-        return [state[:, first] for state in (global_states[-1], *intermediate)]
+        return [
+            ops.reshape(
+                state.rebind([images * patches, width]), [images, patches, width]
+            )[:, first]
+            for state in (global_states[-1], *intermediate)
+        ]
+
+
+def _flat(states: TensorValue) -> TensorValue:
+    """Reshapes ``[images, patches, hidden]`` to two dimensions.
+
+    Dimensions of a subgraph's inputs may be names, but not products of names.
+    """
+    width = states.shape[-1]
+    return ops.reshape(states, [-1, width]).rebind(["encoder_patches", width])
