@@ -6,9 +6,9 @@ The reference masks attention with ``m @ m^T * min`` where m marks padding, so o
 padding-to-padding pairs are blocked: real patches attend to everything, padding
 attends to the real patches.  With the real patches first, this needs no mask.
 
-States are ``[images * patches, hidden]`` everywhere but in attention.  On a GPU, a matmul
-whose result is stored as ``[images, patches, hidden]`` is among the suspects of a fault
-(``docs/gpu.md``).
+States are ``[images * patches, hidden]`` everywhere but in attention.  On a GPU, a
+matmul whose result is stored as ``[images, patches, hidden]`` is among the suspects of
+a fault (``docs/gpu.md``).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MllamaVisionAttention(Module):
         """Returns the device's partial sum of the attention among patches.
 
         Args:
-            hidden_state: ``[images * patches, hidden]``, real patches of an image first.
+            hidden_state: ``[images * patches, hidden]``, an image's real patches first.
             real_patches: Any tensor ``[real patches]``; only its length counts.
             padding_patches: Any tensor ``[padding patches]``; only its length counts.
         """
