@@ -99,7 +99,6 @@ def test_a_stop_string_is_not_streamed(client: openai.OpenAI) -> None:
         ({"logprobs": True, "top_logprobs": 21}, 400),
         ({"tool_choice": "required", "tools": []}, 400),
         ({"model": "gpt-4o"}, 404),
-        ({"messages": [{"role": "user", "content": "typed <|image|>"}]}, 400),
         ({"messages": image_question("data:image/png;base64,aGVsbG8=")}, 400),
         ({"messages": image_question("http://127.0.0.1:9/x.png")}, 400),
         ({"messages": image_question(RED)[1:] * 33}, 400),
@@ -148,6 +147,17 @@ def test_several_answers_encode_their_image_and_count_their_prompt_once(
     assert [choice.index for choice in answers[0].choices] == list(range(7))
     assert several.prompt_tokens == one.prompt_tokens
     assert (several.completion_tokens, one.completion_tokens) == (35, 5)
+
+
+def test_a_placeholder_that_is_typed_is_text(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "typed <|image|>"}]
+    answer = client.chat.completions.create(
+        model="mllama-demo", messages=messages, max_tokens=2
+    )
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    details = answer.usage.prompt_tokens_details
+    assert details.image_tokens == 0  # type: ignore[attr-defined]
 
 
 def test_a_repeated_request_hits_the_image_cache_and_the_prefix_cache(
