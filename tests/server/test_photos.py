@@ -106,7 +106,9 @@ def test_a_photo_that_lacks_a_third_is_refused_by_its_number(
     probed: Server, size: tuple[int, int]
 ) -> None:
     content = photo(20, size)
-    with pytest.raises(openai.BadRequestError, match=r"image 2: .*(can't be decoded|damaged)"):
+    with pytest.raises(
+        openai.BadRequestError, match=r"image 2: .*(can't be decoded|damaged)"
+    ):
         ask(probed, photo(21, (64, 64)), content[: len(content) * 2 // 3])
     assert ask(probed, content).choices
 
