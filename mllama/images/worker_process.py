@@ -85,9 +85,25 @@ class WorkerProcess:
             processor: The checkpoint's image processor.
 
         Raises:
-            ImageError: If the image can't be used, or the process died of it.  The next
-                image gets a new process.
+            ImageError: If the image can't be used, or a new process died of it.  The
+                next image gets another process.
         """
+        former = self.pid
+        try:
+            prepared = self._exchange(content, processor)
+        except ImageDecodeError:
+            # A process that had other images before may have died of something else.
+            if former is None:
+                raise
+            prepared = self._exchange(content, processor)
+        if isinstance(prepared, Exception):
+            raise prepared
+        return prepared
+
+    def _exchange(
+        self, content: bytes, processor: ImageProcessor
+    ) -> ImageTiles | Exception:
+        """Returns the process's answer, or raises ImageDecodeError if it died."""
         connection = self.start()
         try:
             connection.send(processor)
@@ -100,11 +116,8 @@ class WorkerProcess:
         # The pipe ends with the process.
         except (EOFError, OSError) as error:
             raise self._died() from error
-        prepared = pickle.loads(result, buffers=buffers)
-        if isinstance(prepared, Exception):
-            raise prepared
-        tiles: ImageTiles = prepared
-        return tiles
+        prepared: ImageTiles | Exception = pickle.loads(result, buffers=buffers)
+        return prepared
 
     def _died(self) -> ImageDecodeError:
         """Ends what is left of the process, and returns the image's error."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,22 @@ def test_a_process_that_dies_between_images_is_replaced(process: WorkerProcess) 
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_running(pid))
     assert process.prepare(png(), PROCESSOR).hash == first.hash
+    assert process.pid != pid
+
+
+def test_an_image_that_comes_before_a_death_is_seen_gets_a_new_process(
+    process: WorkerProcess,
+) -> None:
+    first = process.prepare(png(), PROCESSOR)
+    pid = process.pid
+    assert pid is not None
+    # It is still there, but the image is the last thing that it reads.
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        second = thread.submit(process.prepare, png(), PROCESSOR)
+        time.sleep(HOLD / 3)
+        os.kill(pid, signal.SIGKILL)
+        assert second.result().hash == first.hash
     assert process.pid != pid
 
 
