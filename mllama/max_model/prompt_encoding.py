@@ -31,6 +31,11 @@ _DUMPED_PART: Final = re.compile(r"""["']text["']:\s{0,8}["']$""")
 
 _DUMPED_PART_LENGTH: Final = 24
 
+_BEGUN_ANSWER: Final = (
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi"},
+)
+
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 NO_TEMPLATE: Final = (
@@ -72,6 +77,14 @@ class PromptEncoder:
         )
         begin = self._tokenizer.bos_token_id
         return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
+
+    def continues_messages(self) -> bool:
+        """Returns True if the template lets an answer go on with the last message."""
+        try:
+            self.encode_chat(_BEGUN_ANSWER, continue_final_message=True)
+        except ChatTemplateError:
+            return False
+        return True
 
     def encode_chat(
         self,

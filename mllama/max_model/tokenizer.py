@@ -128,6 +128,11 @@ class MllamaTokenizer(TextTokenizer):
             continue_final_message=continue_final_message,
         )
 
+    @property
+    def continues_messages(self) -> bool:
+        """Returns True if an answer can go on with the last message."""
+        return self._prompt_encoder.continues_messages()
+
     def encode_prompt(self, text: str) -> list[int]:
         """Returns a raw prompt's tokens; see :meth:`PromptEncoder.encode_prompt`."""
         return self._prompt_encoder.encode_prompt(text)

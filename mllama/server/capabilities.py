@@ -19,6 +19,9 @@ class ServerCapabilities:
         max_images: The most images of a request; None is any number.
         max_image_bytes: The limit for the files of a request's images together; None
             is no limit.
+        continues_messages: Whether answers can go on with the last message.  The
+            template of a model that judges messages, such as Llama Guard, has no place
+            for that.
         created: When the server began to serve the model, in seconds since 1970.
     """
 
@@ -29,4 +32,5 @@ class ServerCapabilities:
     max_new_tokens: int | None = None
     max_images: int | None = None
     max_image_bytes: int | None = None
+    continues_messages: bool = True
     created: int = 0

@@ -65,6 +65,16 @@ def test_an_image_that_the_template_drops_is_an_error(guard: openai.OpenAI) -> N
         prompt_tokens(guard, [image, image, {"type": "text", "text": QUESTION}])
 
 
+def test_an_answer_is_judged_as_the_last_message(guard: openai.OpenAI) -> None:
+    messages: Any = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "With a compass."},
+    ]
+    reply = guard.chat.completions.create(model="m", max_tokens=1, messages=messages)
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens > prompt_tokens(guard, QUESTION)
+
+
 def test_special_tokens_in_a_text_are_text(guard: openai.OpenAI) -> None:
     # As special tokens they would be four and an image that is missing.
     typed = prompt_tokens(guard, QUESTION + INJECTION)

@@ -109,7 +109,11 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
             "add_generation_prompt",
             code="invalid_value",
         )
-    if body.continue_final_message is None and body.add_generation_prompt is None:
+    if (
+        body.continue_final_message is None
+        and body.add_generation_prompt is None
+        and capabilities.continues_messages
+    ):
         _check_last_message(body.messages)
     count, most = len(image_references(body.messages)), capabilities.max_images
     if most is not None and count > most:

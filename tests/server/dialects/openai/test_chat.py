@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -198,6 +199,13 @@ def test_it_must_be_clear_where_an_answer_begins(api: Api) -> None:
     assert error_of(api.chat(messages=messages))["param"] == "messages[1]"
     for options in ({"continue_final_message": True}, {"add_generation_prompt": True}):
         assert api.chat(messages=messages, **options).status_code == 200
+
+
+def test_a_model_that_judges_messages_takes_the_assistants_as_the_last() -> None:
+    judge = replace(Api().capabilities, continues_messages=False)
+    api = Api(capabilities=judge)
+    messages = [USER, {"role": "assistant", "content": "Oh"}]
+    assert api.chat(messages=messages).status_code == 200
 
 
 def test_the_sagemaker_path_answers_alike(api: Api) -> None:
