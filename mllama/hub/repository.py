@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from mllama.errors import HubError, MllamaError
 from mllama.hub.client_progress import client_bar_class
+from mllama.hub.connection import check_connection
 from mllama.hub.errors import cache_path, explain, hub_error
 from mllama.hub.transfer import (
     Blob,
@@ -67,6 +68,7 @@ class Repository:
             folder = repo_folder_name(repo_id=name, repo_type="model")
             self._storage = cache_path() / folder
             self._locks = cache_path() / ".locks" / folder
+            check_connection(constants.ENDPOINT)
             info = HfApi().model_info(
                 name,
                 revision=revision,
