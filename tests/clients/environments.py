@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +15,46 @@ from filelock import FileLock
 
 from mllama.utils.cache_dir import cache_directory
 
-HERE = Path(__file__).parent
-PROGRAMS = HERE / "programs"
-REQUIREMENTS = HERE / "requirements"
+REQUIREMENTS = Path(__file__).parent / "requirements"
 _SECONDS = 900
 
 
-def python_of(client: str) -> Path:
-    """The Python of an environment with a client's pinned requirements."""
+def python_environment(client: str) -> Path:
+    """Returns the Python of an environment with a client's pinned requirements."""
     requirements = REQUIREMENTS / f"{client}.txt"
-    key = requirements.read_bytes() + sys.version.encode()
-    name = f"{client}-{hashlib.sha256(key).hexdigest()[:16]}"
-    environment = cache_directory("test-clients") / name
-    python = environment / "bin" / "python"
-    with FileLock(f"{environment}.lock"):
-        if not (environment / "complete").exists():
-            shutil.rmtree(environment, ignore_errors=True)
-            _run(sys.executable, "-m", "venv", environment)
-            _run(python, "-m", "pip", "install", "--quiet", "-r", requirements)
-            (environment / "complete").touch()
-    return python
+
+    def make(environment: Path) -> None:
+        python = environment / "bin" / "python"
+        uv = Path(sys.executable).with_name("uv")
+        if uv.exists():
+            run(sys.executable, "-m", "venv", "--without-pip", environment)
+            run(uv, "pip", "install", "--python", python, "-r", requirements)
+        else:
+            run(sys.executable, "-m", "venv", environment)
+            run(python, "-m", "pip", "install", "--quiet", "-r", requirements)
+
+    return _environment(client, requirements, sys.version, make) / "bin" / "python"
 
 
-def checks_of(client: str) -> list[str]:
-    """The names of a program's checks."""
-    source = (PROGRAMS / f"{client}.py").read_text(encoding="utf-8")
-    return [
-        line.removeprefix("def ").partition("(")[0]
-        for line in source.splitlines()
-        if line.startswith("def check_")
-    ]
+def node_environment(client: str) -> Path:
+    """Returns a directory with a client's pinned packages for Node.
 
-
-def outcomes(client: str, url: str) -> dict[str, str | None]:
-    """Runs a client's program.
-
-    Returns:
-        For each check the traceback of its failure, or None.
+    Raises:
+        FileNotFoundError: If Node or npm is missing.
     """
-    program = PROGRAMS / "run_checks.py"
-    answer = _run(python_of(client), program, client, url)
-    found: dict[str, str | None] = json.loads(answer.splitlines()[-1])
-    return found
+    package = REQUIREMENTS / f"{client}.json"
+    version = run("node", "--version")
+
+    def make(environment: Path) -> None:
+        environment.mkdir()
+        shutil.copy(package, environment / "package.json")
+        quiet = ("--ignore-scripts", "--no-audit", "--no-fund")
+        run("npm", "install", *quiet, cwd=environment)
+
+    return _environment(client, package, version, make)
 
 
-def _run(*command: Any) -> str:
+def run(*command: Any, cwd: Path | None = None) -> str:
     """Runs a program outside of the tests' environment and returns its output."""
     inherited = {
         name: value
@@ -69,7 +64,7 @@ def _run(*command: Any) -> str:
     done = subprocess.run(
         [str(each) for each in command],
         env=inherited,
-        cwd=PROGRAMS,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=_SECONDS,
@@ -77,3 +72,17 @@ def _run(*command: Any) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def _environment(
+    client: str, requirements: Path, version: str, make: Callable[[Path], None]
+) -> Path:
+    """Returns a client's environment in the cache, which ``make`` fills if need be."""
+    key = hashlib.sha256(requirements.read_bytes() + version.encode()).hexdigest()
+    environment = cache_directory("test-clients") / f"{client}-{key[:16]}"
+    with FileLock(f"{environment}.lock"):
+        if not (environment / "complete").exists():
+            shutil.rmtree(environment, ignore_errors=True)
+            make(environment)
+            (environment / "complete").touch()
+    return environment

@@ -1,4 +1,4 @@
-"""A picture for clients, made without a library, and what the demo model says of it."""
+"""A picture for clients, made without a library, and what the demo model answers."""
 
 import base64
 import struct
@@ -6,6 +6,10 @@ import zlib
 
 ANSWER = "A red circle left of a blue square."
 QUESTION = "What is in this picture?"
+SECOND_QUESTION = "How many shapes are there?"
+SECOND_ANSWER = "Two."
+HELLO = "Hello"
+GREETING = "Hello! Show me a picture and ask me about it."
 SIDE = 200
 
 
@@ -36,6 +40,11 @@ def png() -> bytes:
     )
 
 
+def base64_png() -> str:
+    """The picture in base64."""
+    return base64.b64encode(png()).decode()
+
+
 def data_url() -> str:
     """The picture as a URL."""
-    return "data:image/png;base64," + base64.b64encode(png()).decode()
+    return f"data:image/png;base64,{base64_png()}"
