@@ -9,10 +9,11 @@ import sys
 import click
 
 from mllama.cli.output import reserve_stdout
+from mllama.cli.repeated_options import SingleValueCommand
 from mllama.utils.telemetry import disable_telemetry
 
 
-@click.command()
+@click.command(cls=SingleValueCommand)
 @click.option(
     "--format",
     "output_format",

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from mllama.cli.repeated_options import SingleValueCommand
+
 
 class SectionedOption(click.Option):
     """An option that belongs under a heading."""
@@ -15,7 +17,7 @@ class SectionedOption(click.Option):
         self.section = section
 
 
-class SectionedCommand(click.Command):
+class SectionedCommand(SingleValueCommand):
     """A command whose help lists its options under their headings, in their order.
 
     The last section lists the options without a heading.
