@@ -26,7 +26,8 @@ def compile_model(options: EngineOptions, output: Path) -> None:
     """
     options = replace(options, save_to_serialized_model_path=output)
     files = options.resolve(quiet=False)
-    print(f"mllama: {files.summary()}", file=sys.stderr)
+    for line in files.lines():
+        print(f"mllama: {line}", file=sys.stderr)
     files = files.ensure_quantized(quiet=False)
     with StartupProgress():
         stage("starting MAX")
@@ -60,7 +61,11 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     if pipeline.model.weight_path[0].suffix != ".gguf":
         weights = dict(load_weights(pipeline.model.weight_path).items())
     state_dict = served_state_dict(
-        canonical_state_dict(weights), pipeline.model, config.model
+        canonical_state_dict(weights),
+        pipeline.model,
+        config.model,
+        config.dtype,
+        only_shapes=True,
     )
     (device,) = load_devices(pipeline.model.device_specs)
     if config.int8_vision:

@@ -42,6 +42,11 @@ def quantize(
     from mllama.weights.checkpoint import open_checkpoint
     from mllama.weights.gguf.writing import write_gguf
     from mllama.weights.lora.adapter import check_values, open_adapter
+    from mllama.weights.lora.surroundings import (
+        check_is_not_adapter,
+        has_adapter,
+        unused_adapter_note,
+    )
 
     if target.suffix != ".gguf":
         raise MllamaError(f"{target} must be named *.gguf")
@@ -55,7 +60,12 @@ def quantize(
         gguf=False,
         quiet=False,
     )
-    checkpoint = open_checkpoint(Path(downloaded.model))
+    directory = Path(downloaded.model)
+    check_is_not_adapter(directory)
+    if has_adapter(directory) and lora_path is None:
+        click.echo(f"mllama: {unused_adapter_note(directory)}", err=True)
+    checkpoint = open_checkpoint(directory)
+    checkpoint.check_quantized()
     if lora_path is not None:
         adapter = open_adapter(Path(lora_path), checkpoint.config)
         check_values(adapter)

@@ -193,7 +193,8 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     files = engine_options.resolve(
         compile_in_background=compile_in_background, quiet=False
     )
-    click.echo(f"mllama: {files.summary()}", err=True)
+    for line in files.lines():
+        click.echo(f"mllama: {line}", err=True)
     files = files.ensure_quantized(quiet=False)
 
     from mllama.max_compat.server import (

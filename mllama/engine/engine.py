@@ -206,7 +206,8 @@ class Engine:
             if self._quiet:
                 scheduler, pipeline = self._load()
             else:
-                print(f"mllama: {self._files.summary()}", file=sys.stderr)
+                for line in self._files.lines():
+                    print(f"mllama: {line}", file=sys.stderr)
                 with StartupProgress():
                     stage("starting MAX")
                     scheduler, pipeline = self._load()

@@ -25,6 +25,8 @@ from mllama.hub.options import DownloadedModel, HubOptions
 from mllama.hub.remote_headers import check_headers
 from mllama.hub.repository import Repository
 from mllama.weights.checkpoint import INDEX_FILE, read_weight_map
+from mllama.weights.lora.adapter_config import CONFIG_FILE as ADAPTER_CONFIG
+from mllama.weights.lora.surroundings import check_is_not_adapter
 from mllama.weights.remote_code import code_files
 
 DEFAULT_REVISION = "main"
@@ -96,6 +98,7 @@ def download_config(model: str, options: HubOptions) -> MllamaConfig:
     """
     if not is_repository(model):
         _refuse_unused_options(model, options)
+        check_is_not_adapter(Path(model))
         return MllamaConfig.from_path(model)
     repository = Repository(
         model,
@@ -104,9 +107,21 @@ def download_config(model: str, options: HubOptions) -> MllamaConfig:
         quiet=True,
     )
     if CONFIG not in repository.names:
+        _check_is_not_adapter(repository)
         raise _no_config(model)
     repository.download([CONFIG], small=True)
     return MllamaConfig.from_path(repository.directory)
+
+
+def _check_is_not_adapter(repository: Repository) -> None:
+    """Checks that a repository without a model's configuration isn't an adapter.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    if ADAPTER_CONFIG in repository.names:
+        repository.download([ADAPTER_CONFIG], small=True)
+        check_is_not_adapter(repository.directory, repository.name)
 
 
 def _no_config(name: str) -> ConfigError:
@@ -195,6 +210,8 @@ class _ModelDownload:
         if CONFIG in small:
             own.download([CONFIG], small=True)
             check(MllamaConfig.from_path(own.directory))
+        elif not weight_path:
+            _check_is_not_adapter(own)
         weights = [self._select(path, own) for path in weight_path]
         weights = weights or [self._select_all(self._weight_repository(own))]
         first = weights[0]

@@ -39,6 +39,7 @@ class ModelFiles:
             none, or if it is merged already.
         unquantized: Checkpoint that has to be quantized before MAX can load it.
         compiled: Directories of the compiled graphs.
+        notes: Lines about files that are left out.
     """
 
     model: Path
@@ -49,6 +50,7 @@ class ModelFiles:
     lora_path: Path | None = None
     unquantized: Checkpoint | None = None
     compiled: CompiledSettings | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def weights_bytes(self) -> int:
@@ -69,6 +71,10 @@ class ModelFiles:
             lora_path=self.lora_path.resolve() if self.lora_path else None,
             compiled=self.compiled,
         )
+
+    def lines(self) -> list[str]:
+        """Returns what the user is told: the summary, then the notes."""
+        return [self.summary(), *self.notes]
 
     def summary(self) -> str:
         """Returns a line that names the encoding and its memory."""

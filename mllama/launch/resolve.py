@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,16 @@ from mllama.weights.gguf.checkpoint import (
     quantized_formats,
 )
 from mllama.weights.lora.adapter import Adapter, check_values, open_adapter
+from mllama.weights.lora.surroundings import (
+    check_is_not_adapter,
+    has_adapter,
+    unused_adapter_note,
+)
 from mllama.weights.ollama.links import is_readable_file, with_gguf_suffix
 from mllama.weights.ollama.small_files import unpack_small_files
 from mllama.weights.ollama.store import PREFIX, find_blob
 from mllama.weights.quantization_plan import GGUF_ENCODINGS, quantization_plan
+from mllama.weights.quantized.settings import check_quantization
 from mllama.weights.remote_code import check_remote_code
 
 
@@ -80,7 +85,11 @@ def resolve_model_files(
             check_runnable(encoding, device_type)
 
     hub = hub or HubOptions()
-    check_files = partial(check_remote_code, trusted=hub.trust_remote_code)
+
+    def check_files(directory: Path) -> None:
+        check_quantization(directory)
+        check_remote_code(directory, trusted=hub.trust_remote_code)
+
     if model.startswith(PREFIX):
         model = str(find_blob(model))
     downloaded = download_model(
@@ -103,6 +112,7 @@ def resolve_model_files(
         raise MllamaError(
             f"{model} is neither a directory, a GGUF file, nor a repository of the hub"
         )
+    check_is_not_adapter(directory)
     config = MllamaConfig.from_path(directory)
     check_files(directory)
     _check_length(config, max_length)
@@ -113,9 +123,15 @@ def resolve_model_files(
         files = _gguf_files(directory, weights, config, encoding, device_type)
     else:
         checkpoint = open_checkpoint(directory, weights)
+        checkpoint.check_quantized()
         files = _safetensors_files(checkpoint, adapter, encoding, device_type)
+    notes: tuple[str, ...] = ()
+    if has_adapter(directory) and not _is_directory(lora_path, directory):
+        notes = (unused_adapter_note(directory),)
     files = replace(
-        files, encoding=with_vision_encoding(files.encoding, vision_encoding, config)
+        files,
+        encoding=with_vision_encoding(files.encoding, vision_encoding, config),
+        notes=notes,
     )
     _check_memory(files)
     return files
@@ -200,6 +216,10 @@ def _open_adapter(path: Path, config: MllamaConfig, weights: Sequence[Path]) -> 
     adapter = open_adapter(path, config)
     check_values(adapter)
     return adapter
+
+
+def _is_directory(path: str | Path | None, directory: Path) -> bool:
+    return path is not None and Path(path).resolve() == directory.resolve()
 
 
 def _check_length(config: MllamaConfig, max_length: int | None) -> None:

@@ -137,7 +137,9 @@ class MllamaModel(
     ) -> MllamaArchConfig:
         config = self.arch_config_as(MllamaArchConfig)
         model = self.pipeline_config.model
-        self._state_dict = served_state_dict(state_dict, model, config.model)
+        self._state_dict = served_state_dict(
+            state_dict, model, config.model, config.dtype
+        )
         adapter_path = ModelSettings.from_max(model).lora_path
         if adapter_path is not None:
             stage("merging the adapter")

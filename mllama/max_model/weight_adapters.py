@@ -23,13 +23,17 @@ from max.pipelines.lib import MAXModelConfig
 from mllama.config import MllamaConfig, MllamaVisionConfig
 from mllama.errors import CheckpointError
 from mllama.kernels.ops.int8_matmul import quantize_int8
+from mllama.max_model.checkpoint_files import local_directory
 from mllama.nn.layers.linear import Encodings
+from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.lora.adapter import open_adapter
 from mllama.weights.names import canonical_name, expected_tensors
 from mllama.weights.quantization_plan import PROJECTOR, int8_vision_formats
 
 logger = logging.getLogger("mllama")
+
+_FLOATS = (DType.float32, DType.bfloat16, DType.float16)
 
 
 def canonical_state_dict(
@@ -60,19 +64,43 @@ def empty_state_dict(state_dict: Mapping[str, Any], **_: Any) -> dict[str, Weigh
 
 
 def served_state_dict(
-    state_dict: Mapping[str, WeightData], files: MAXModelConfig, config: MllamaConfig
+    state_dict: Mapping[str, WeightData],
+    files: MAXModelConfig,
+    config: MllamaConfig,
+    dtype: DType,
+    *,
+    only_shapes: bool = False,
 ) -> Mapping[str, WeightData]:
     """Returns the tensors to serve, under canonical names.
+
+    Quantized tensors of safetensors files are dequantized, one after the other.
 
     Args:
         state_dict: The tensors that MAX has read; none of a GGUF file.
         files: Names the weights' files.
         config: The model's configuration.
+        dtype: Data type of dequantized tensors, float32 or bfloat16.
+        only_shapes: Whether dequantized tensors may have any values, as for compiling.
+
+    Raises:
+        CheckpointError: If a file is damaged or of another model.
     """
     paths = files.weight_path
     if paths and paths[0].suffix == ".gguf":
         return gguf_state_dict(paths[0], config)
-    return state_dict
+    if all(data.dtype in _FLOATS for data in state_dict.values()):
+        return state_dict
+    directory = local_directory(files.model_path, files.huggingface_model_revision)
+    checkpoint = open_checkpoint(directory, paths)
+    served = {
+        name: data for name, data in state_dict.items() if name in checkpoint.tensors
+    }
+    for name, tensor in checkpoint.quantized.items():
+        if only_shapes:
+            served[name] = _as_weights(np.zeros(tensor.shape, np.float32), name, dtype)
+        else:
+            served[name] = _as_weights(tensor.floats(), name, dtype)
+    return served
 
 
 def formats(state_dict: Mapping[str, WeightData]) -> Encodings:
@@ -147,7 +175,7 @@ def merge_adapter(
 
 def _as_numpy(data: WeightData) -> npt.NDArray[Any]:
     """Returns a float tensor without a copy; bfloat16 as its bits, in uint16."""
-    if data.dtype not in (DType.float32, DType.bfloat16, DType.float16):
+    if data.dtype not in _FLOATS:
         raise CheckpointError(
             f"{data.name} has the data type {data.dtype.name}; an adapter can only be "
             "merged into floats"

@@ -7,87 +7,39 @@ seconds instead of after the graphs are compiled.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.utils.bfloat16 import as_floats
 from mllama.weights.names import canonical_name, expected_tensors
+from mllama.weights.quantized.layouts import (
+    check_unused,
+    companion_names,
+    companions,
+    find_layout,
+    other_method,
+)
+from mllama.weights.quantized.settings import (
+    block_shape,
+    check_quantization,
+    unsupported_method,
+)
+from mllama.weights.quantized.stored import StoredTensor
+from mllama.weights.quantized.tensor import DequantizedTensor
 from mllama.weights.safetensors_header import (
-    ITEM_BYTES,
     MAX_HEADER_BYTES,
     read_header,
 )
+from mllama.weights.tensor_info import DTYPE_NAMES, TensorInfo
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 PICKLE_SUFFIXES: Final = (".bin", ".pth", ".pt")
-
-DTYPE_NAMES: Final = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""The data types of config.json by their names in safetensors files."""
-
-_ITEM_BYTES = {DTYPE_NAMES[code]: size for code, size in ITEM_BYTES.items()}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor in a file.
-
-    Attributes:
-        file: The file.
-        source_name: The tensor's name in the file.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        shape: Its dimensions, as the model needs them.
-        offset: Position of its first byte in the file.
-        nbytes: Its size in bytes.
-    """
-
-    file: Path
-    source_name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-    @property
-    def part_dtype(self) -> np.dtype[Any]:
-        """Returns NumPy's data type of the arrays that :meth:`parts` yields."""
-        return self._stored_type
-
-    @property
-    def _stored_type(self) -> np.dtype[Any]:
-        return np.dtype(np.uint16 if self.dtype == "bfloat16" else self.dtype)
-
-    def mapped(self) -> npt.NDArray[Any]:
-        """Returns the values, memory-mapped; bfloat16 as its bits, in uint16."""
-        return np.memmap(self.file, self._stored_type, "r", self.offset, self.shape)
-
-    def parts(self, rows: int) -> Iterator[npt.NDArray[Any]]:
-        """Yields the values as in :meth:`mapped`, some rows at a time.
-
-        Each part is mapped separately, so that its pages are freed once it is
-        processed.  The mappings are writable private copies (copy-on-write), because
-        MAX copies read-only arrays.  The file never changes.
-
-        Args:
-            rows: Maximum number of rows of a part.
-        """
-        row_bytes = self.nbytes // self.shape[0]
-        for start in range(0, self.shape[0], rows):
-            shape = (min(rows, self.shape[0] - start), *self.shape[1:])
-            offset = self.offset + start * row_bytes
-            yield np.memmap(self.file, self._stored_type, "c", offset, shape)
-
-    def floats(self) -> npt.NDArray[np.float32]:
-        """Returns the values as float32; float32 files are mapped, not copied."""
-        return as_floats(self.mapped())
 
 
 @dataclass(frozen=True)
@@ -114,8 +66,26 @@ class Checkpoint:
         """Returns the data type of most of the weights."""
         elements: Counter[str] = Counter()
         for tensor in self.tensors.values():
-            elements[tensor.dtype] += tensor.nbytes // _ITEM_BYTES[tensor.dtype]
+            elements[tensor.dtype] += math.prod(tensor.shape)
         return elements.most_common(1)[0][0]
+
+    @property
+    def quantized(self) -> dict[str, DequantizedTensor]:
+        """Returns the tensors that are dequantized as they are read, by name."""
+        return {
+            name: tensor
+            for name, tensor in self.tensors.items()
+            if isinstance(tensor, DequantizedTensor)
+        }
+
+    def check_quantized(self) -> None:
+        """Checks what only the data of quantized tensors says, such as block sizes.
+
+        Raises:
+            CheckpointError: If it is damaged or of an unknown kind.
+        """
+        for tensor in self.quantized.values():
+            tensor.layout.check()
 
     @property
     def nbytes(self) -> int:
@@ -137,47 +107,105 @@ def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
             another data type or shape than the model needs.
     """
     config = MllamaConfig.from_path(path)
+    check_quantization(path)
     expected = expected_tensors(config)
     files = list(files) or _weight_files(path)
+    stored, unused = _read_headers(files, expected)
     tensors: dict[str, TensorInfo] = {}
-    unused: list[str] = []
-    for file in files:
-        for source_name, entry in read_header(file).items():
-            name = canonical_name(source_name)
-            if name is None or name not in expected:
-                unused.append(source_name)
-                continue
-            if entry.dtype not in DTYPE_NAMES:
-                raise CheckpointError(
-                    f"{source_name} has elements of type {entry.dtype}, but only "
-                    f"{', '.join(DTYPE_NAMES)} are supported; use a checkpoint that "
-                    "is not quantized"
-                )
-            if entry.shape != expected[name]:
-                raise CheckpointError(
-                    f"{source_name} has shape {list(entry.shape)}, but config.json "
-                    f"requires {list(expected[name])}; they belong to different models"
-                )
-            if name in tensors:
-                raise CheckpointError(
-                    f"{tensors[name].file.name} and {file.name} both contain {name}; "
-                    "remove the file that doesn't belong to the model"
-                )
-            tensors[name] = TensorInfo(
-                file,
-                source_name,
-                DTYPE_NAMES[entry.dtype],
-                entry.shape,
-                entry.offset,
-                entry.nbytes,
-            )
+    for name in [name for name in stored if name in expected]:
+        tensors[name] = _tensor(path, config, stored, name, expected[name])
     missing = [name for name in expected if name not in tensors]
     if missing:
+        method = other_method(missing[0], stored)
+        if method is not None:
+            raise unsupported_method(path, method)
         raise CheckpointError(
             f"{path} lacks the tensor {_and_more(missing)}; it is incomplete or of "
             "another model, so download it again"
         )
+    unused += _unused(stored, tensors)
     return Checkpoint(path, config, files, tensors, unused)
+
+
+def _read_headers(
+    files: Iterable[Path], expected: Container[str]
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Reads the headers of files.
+
+    Returns:
+        The tensors by canonical name, and the names of those that have none.
+
+    Raises:
+        CheckpointError: If a file is damaged, or two have the same tensor.
+    """
+    stored: dict[str, StoredTensor] = {}
+    unused: list[str] = []
+    for file in files:
+        for source_name, entry in read_header(file).items():
+            name = canonical_name(source_name)
+            if name is None:
+                unused.append(source_name)
+                continue
+            if name in stored and name in expected:
+                raise CheckpointError(
+                    f"{stored[name].file.name} and {file.name} both contain {name}; "
+                    "remove the file that doesn't belong to the model"
+                )
+            stored[name] = StoredTensor(file, source_name, entry)
+    return stored, unused
+
+
+def _tensor(
+    path: Path,
+    config: MllamaConfig,
+    stored: Mapping[str, StoredTensor],
+    name: str,
+    shape: tuple[int, ...],
+) -> TensorInfo:
+    """Returns one of the model's tensors, dequantized if it is quantized.
+
+    Raises:
+        CheckpointError: If its type or shape doesn't fit.
+    """
+    found = stored[name]
+    file, source_name, entry = found.file, found.source_name, found.entry
+    parts = companions(name, stored)
+    if parts:
+        layout = find_layout(found, parts, shape, block_shape(path))
+        dtype = config.dtype if config.dtype in DTYPE_NAMES.values() else "bfloat16"
+        nbytes = entry.nbytes + sum(part.entry.nbytes for part in parts.values())
+        return DequantizedTensor(
+            file, source_name, str(dtype), shape, entry.offset, nbytes, layout
+        )
+    if entry.dtype not in DTYPE_NAMES:
+        raise CheckpointError(
+            f"{source_name} has elements of type {entry.dtype}, but only "
+            f"{', '.join(DTYPE_NAMES)} are supported without scales beside them; use "
+            "a checkpoint that is not quantized"
+        )
+    if entry.shape != shape:
+        raise CheckpointError(
+            f"{source_name} has shape {list(entry.shape)}, but config.json "
+            f"requires {list(shape)}; they belong to different models"
+        )
+    return TensorInfo(
+        file, source_name, DTYPE_NAMES[entry.dtype], shape, entry.offset, entry.nbytes
+    )
+
+
+def _unused(
+    stored: Mapping[str, StoredTensor], tensors: Mapping[str, TensorInfo]
+) -> list[str]:
+    """Returns the files' names of tensors that the model doesn't have.
+
+    Raises:
+        CheckpointError: If one belongs to a quantized weight.
+    """
+    quantized = [n for n, t in tensors.items() if isinstance(t, DequantizedTensor)]
+    used = {part for name in quantized for part in companion_names(name)}
+    rest = {n: t for n, t in stored.items() if n not in tensors and n not in used}
+    check_unused(rest, quantized)
+    return [tensor.source_name for tensor in rest.values()]
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -23,8 +23,18 @@ from mllama.errors import CheckpointError
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit of the safetensors library; real headers have under one megabyte."""
 
-ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2}
-"""Element sizes of the types that are supported, by the format's names."""
+ITEM_BYTES: Final = {
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "I32": 4,
+    "I64": 8,
+}
+"""Element sizes of the types that are read, by the format's names."""
 
 _LFS_POINTER = b"version https://git-lfs"
 

@@ -209,3 +209,20 @@ def test_names_that_leave_the_cache_are_ignored(
     hub.add(NAME, SMALL | {"../../../evil.gguf": b"GGUF"})
     refused(machine.download(), "has no weights")
     assert not list(machine.home.parent.rglob("evil.gguf"))
+
+
+def test_an_adapter_as_the_model_points_to_lora_path(
+    hub: StandInHub, machine: Machine
+) -> None:
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "owner/base"}
+    hub.repositories[NAME].commit(
+        {
+            "adapter_config.json": json.dumps(settings).encode(),
+            "adapter_model.safetensors": b"",
+        }
+    )
+    refused(
+        machine.download(),
+        f"{NAME} is a LoRA adapter for owner/base, not a whole model",
+        "--lora-path",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,11 +15,17 @@ from safetensors.numpy import load_file, save_file
 
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
-from mllama.max_model.weight_adapters import canonical_state_dict, merge_adapter
-from mllama.utils.bfloat16 import from_bfloat16
+from mllama.max_model.weight_adapters import (
+    canonical_state_dict,
+    merge_adapter,
+    served_state_dict,
+)
+from mllama.utils.bfloat16 import from_bfloat16, to_bfloat16
+from mllama.weights.names import canonical_name, expected_tensors
 from tests.reference.adapters import Merged, write_adapter
 from tests.reference.checkpoints import checkpoint
 from tests.reference.configs import Spelling
+from tests.weights.quantized.quantizing import float8_per_row, write_quantized
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +115,31 @@ def test_a_tensor_of_integers_is_rejected_by_name(made: Merged) -> None:
     state[name] = WeightData(integers, name, DType.int8, state[name].shape)
     with pytest.raises(MllamaError, match="has the data type int8"):
         merge_adapter(state, made.folder, config, DType.float32)
+
+
+@pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])
+def test_quantized_tensors_are_dequantized(dtype: DType, tmp_path: Path) -> None:
+    wanted = {
+        canonical_name(name): values.numpy()
+        for name, values in write_quantized(tmp_path, float8_per_row).items()
+    }
+    config = MllamaConfig.from_path(tmp_path)
+    files = Mock(
+        weight_path=sorted(tmp_path.glob("*.safetensors")), model_path=str(tmp_path)
+    )
+    state = state_of(tmp_path)
+    served = served_state_dict(state, files, config, dtype)
+    assert served.keys() == expected_tensors(config).keys()
+    for name, data in served.items():
+        if name not in wanted:
+            assert data is state[name]
+            continue
+        assert data.dtype == dtype
+        floats = wanted[name]
+        if dtype == DType.bfloat16:
+            floats = from_bfloat16(to_bfloat16(floats))
+        assert np.array_equal(values_of(data), floats)
+    shapes = served_state_dict(state, files, config, dtype, only_shapes=True)
+    for name, data in shapes.items():
+        assert (data.dtype, data.shape) == (served[name].dtype, served[name].shape)
+        assert name not in wanted or not values_of(data).any()

@@ -15,11 +15,11 @@ from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
 from mllama.kernels.ops.gguf_quantize import FORMATS, quantization_error, quantize
 from mllama.utils.bfloat16 import as_floats
-from mllama.weights.checkpoint import TensorInfo
 from mllama.weights.gguf.file import stored_bytes
 from mllama.weights.gguf.names import StoredTensor, stored_tensors
 from mllama.weights.names import expected_tensors
 from mllama.weights.quantization_plan import quantization_plan
+from mllama.weights.tensor_info import TensorInfo
 
 _POSITIONS = "position_embd.weight"
 """Position embeddings stay float32, as in Ollama's files."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.checkpoint import DTYPE_NAMES, Checkpoint, TensorInfo
+from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.lora.adapter_config import (
     CONFIG_FILE,
     AdapterConfig,
@@ -21,8 +21,10 @@ from mllama.weights.lora.adapter_config import (
 )
 from mllama.weights.lora.adapter_parts import AdaptedModule, Parts, factors, split_name
 from mllama.weights.lora.merging import Change, MergedTensor, is_finite
+from mllama.weights.lora.surroundings import check_weights_beside
 from mllama.weights.names import Shapes, canonical_name, expected_tensors
 from mllama.weights.safetensors_header import HeaderEntry, read_header
+from mllama.weights.tensor_info import DTYPE_NAMES, TensorInfo
 
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PICKLE_FILE: Final = "adapter_model.bin"
@@ -63,7 +65,7 @@ class Adapter:
         The result's files include the adapter's.
         """
         tensors = {
-            name: MergedTensor(**vars(tensor), change=self.changes[name])
+            name: MergedTensor.create(tensor, self.changes[name])
             if name in self.changes
             else tensor
             for name, tensor in checkpoint.tensors.items()
@@ -83,10 +85,12 @@ def open_adapter(directory: Path, config: MllamaConfig) -> Adapter:
     Raises:
         ConfigError: If its settings are damaged.
         CheckpointError: If a file is missing or damaged, the adapter is of another
-            kind, or a tensor doesn't fit the model or the settings.
+            kind, a tensor doesn't fit the model or the settings, or there are weights
+            that would not be used.
     """
     settings = read_adapter_config(directory)
     file = _weights_file(directory)
+    check_weights_beside(directory, file)
     entries = read_header(file)
     if not entries:
         raise CheckpointError(f"{file} has no tensors; download it again")

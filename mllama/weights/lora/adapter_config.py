@@ -29,7 +29,7 @@ MERGE_WITH_PEFT: Final = (
 )
 """The advice for adapters that PEFT can merge and this package can't."""
 
-_MAX_BYTES = 10_000_000
+MAX_CONFIG_BYTES: Final = 10_000_000
 """Real files have a few kilobytes."""
 
 _MAX_PATTERN = 1000
@@ -182,13 +182,13 @@ def _read_json(path: Path) -> Any:
         )
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be read: {error.strerror or error}"
         ) from error
     try:
-        return json.loads(content if len(content) <= _MAX_BYTES else b"")
+        return json.loads(content if len(content) <= MAX_CONFIG_BYTES else b"")
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON; download it again") from error
 

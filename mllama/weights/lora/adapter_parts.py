@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllama.errors import CheckpointError
-from mllama.weights.checkpoint import TensorInfo
 from mllama.weights.lora.adapter_config import (
     CONFIG_FILE,
     MERGE_WITH_PEFT,
@@ -14,6 +13,7 @@ from mllama.weights.lora.adapter_config import (
 )
 from mllama.weights.lora.merging import Change
 from mllama.weights.names import Shapes
+from mllama.weights.tensor_info import TensorInfo
 
 _DOWN = "lora_A.weight"
 _UP = "lora_B.weight"

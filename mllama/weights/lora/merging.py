@@ -8,15 +8,18 @@ then rescales each row to a learned norm.  The results are those of PEFT's
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mllama.errors import CheckpointError
 from mllama.utils.bfloat16 import as_floats
-from mllama.weights.checkpoint import TensorInfo
+from mllama.weights.tensor_info import TensorInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Floats = npt.NDArray[np.float32]
 
@@ -108,10 +111,18 @@ class MergedTensor(TensorInfo):
     """A tensor of a checkpoint with an adapter's change.
 
     Attributes:
+        base: The checkpoint's tensor.
         change: The adapter's change.
     """
 
+    base: TensorInfo
     change: Change
+
+    @classmethod
+    def create(cls, base: TensorInfo, change: Change) -> Self:
+        """Returns a tensor of a checkpoint with an adapter's change."""
+        known = {field.name: getattr(base, field.name) for field in fields(TensorInfo)}
+        return cls(**known, base=base, change=change)
 
     @property
     def part_dtype(self) -> np.dtype[Any]:
@@ -137,7 +148,7 @@ class MergedTensor(TensorInfo):
         Raises:
             CheckpointError: If a sum overflows float32.
         """
-        return self.change.apply(self.source_name, self.mapped())
+        return self.change.apply(self.source_name, self.base.mapped())
 
 
 def is_finite(tensor: TensorInfo) -> bool:

@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 
 from mllama.errors import CheckpointError
 from mllama.kernels.ops.gguf_quantize import FORMATS
-from mllama.weights.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from mllama.weights.checkpoint import Checkpoint, open_checkpoint
 from mllama.weights.gguf import tensor_encoding
 from mllama.weights.gguf.names import StoredTensor
 from mllama.weights.gguf.tensor_encoding import PlannedTensor, encode_in_parts
 from mllama.weights.gguf.writing import write_gguf
+from mllama.weights.tensor_info import TensorInfo
 from tests.reference.checkpoints import checkpoint
 from tests.weights.gguf.processes import run
 
@@ -86,7 +87,7 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
         import numpy as np
         from gguf import GGMLQuantizationType as Kind
         from mllama.kernels.ops.gguf_quantize import compile_quantizer
-        from mllama.weights.checkpoint import TensorInfo
+        from mllama.weights.tensor_info import TensorInfo
         from mllama.weights.gguf.names import StoredTensor
         from mllama.weights.gguf.tensor_encoding import PlannedTensor, encode_in_parts
 

@@ -1,0 +1,1 @@
+"""Safetensors checkpoints that others have quantized, dequantized as they are read."""
