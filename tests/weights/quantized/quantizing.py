@@ -78,7 +78,8 @@ def write_quantized(
         dirs_exist_ok=True,
         ignore=shutil.ignore_patterns("model.safetensors"),
     )
-    tensors, values = {}, {}
+    tensors: Tensors = {}
+    values: Tensors = {}
     with safe_open(base / "model.safetensors", "pt") as file:
         for name in filter(is_linear, file.keys()):
             parts, values[name] = quantize(file.get_tensor(name).float())
