@@ -4,7 +4,12 @@ import asyncio
 from typing import Any
 
 import openai
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ImageBlock,
+    TextBlock,
+    ToolCallBlock,
+)
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 from picture import (
@@ -130,11 +135,20 @@ def check_tools(url: str) -> None:
     model = client(url, is_function_calling_model=True, max_tokens=8)
     plain = model.chat([ChatMessage(HELLO)]).raw.usage.prompt_tokens
     tools = [FunctionTool.from_defaults(count_shapes)]
+    call = ToolCallBlock(
+        tool_call_id="a", tool_name="count_shapes", tool_kwargs={"color": "red"}
+    )
+    called = [
+        ChatMessage(HELLO),
+        ChatMessage(role="assistant", blocks=[call]),
+        ChatMessage("3", role="tool", additional_kwargs={"tool_call_id": "a"}),
+    ]
     for parallel in (False, True):
-        answer = model.chat_with_tools(
-            tools, user_msg=HELLO, allow_parallel_tool_calls=parallel
-        )
-        assert answer.raw.usage.prompt_tokens > plain
+        for messages in ([ChatMessage(HELLO)], called):
+            answer = model.chat_with_tools(
+                tools, chat_history=messages, allow_parallel_tool_calls=parallel
+            )
+            assert answer.raw.usage.prompt_tokens > plain
 
 
 def error_of(kind: Any, model: OpenAILike) -> Any:
