@@ -44,11 +44,11 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     from mllama.compilation.graph_compiler import GraphCompiler, lazy_sampler
     from mllama.max_compat.model import compile_graphs, load_sampler_graphs
     from mllama.max_model.graphs import graph_specs
+    from mllama.max_model.int8_vision import quantize_vision
     from mllama.max_model.model_config import MllamaArchConfig
     from mllama.max_model.settings import ModelSettings
     from mllama.max_model.weight_adapters import (
         canonical_state_dict,
-        quantize_vision,
         served_state_dict,
     )
 

@@ -36,6 +36,7 @@ from mllama.max_compat.model import (
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.graphs import graph_specs, rotary_buffers
 from mllama.max_model.host_buffers import on_host
+from mllama.max_model.int8_vision import quantize_vision
 from mllama.max_model.log_probabilities import (
     PromptLogProbabilities,
     logit_indices,
@@ -52,7 +53,6 @@ from mllama.max_model.model_inputs import MllamaInputs
 from mllama.max_model.settings import ModelSettings
 from mllama.max_model.weight_adapters import (
     merge_adapter,
-    quantize_vision,
     served_state_dict,
 )
 from mllama.utils.progress import stage

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,14 @@ from max.graph.quantization import QuantizationEncoding
 from max.graph.weights import WeightData
 from max.pipelines.lib import MAXModelConfig
 
-from mllama.config import MllamaConfig, MllamaVisionConfig
+from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.kernels.ops.int8_matmul import quantize_int8
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.nn.layers.linear import Encodings
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.checkpoint import check_tensors, open_gguf, read_tensors
 from mllama.weights.lora.adapter import open_adapter
 from mllama.weights.names import canonical_name, expected_tensors
-from mllama.weights.quantization_plan import PROJECTOR, int8_vision_formats
 
 logger = logging.getLogger("mllama")
 
@@ -195,61 +191,6 @@ def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> Wei
     bits = quantize(rows, GGMLQuantizationType.BF16).view(np.uint16)
     buffer = Buffer.from_numpy(bits).view(dtype, values.shape)
     return WeightData(buffer, name, dtype, Shape(values.shape))
-
-
-def quantize_vision(
-    state_dict: Mapping[str, WeightData], config: MllamaConfig
-) -> dict[str, WeightData]:
-    """Quantizes the vision encoder's and projector's matrices to int8.
-
-    Args:
-        state_dict: Tensors by canonical name.
-        config: The model's configuration.
-
-    Returns:
-        All tensors, and for each int8 matrix ``NAME.weight`` its scales ``NAME.scale``,
-        float32 ``[columns]``.
-    """
-    result = dict(state_dict)
-    # Missing tensors are reported later, with the others.
-    names = [name for name in int8_vision_formats(config) if name in state_dict]
-
-    def quantized(name: str) -> list[WeightData]:
-        floats = state_dict[name].astype(DType.float32).to_buffer().to_numpy()
-        parts = {name: floats}
-        if name == PROJECTOR:
-            parts = _projector_parts(floats, config.vision_config)
-        return [data for part in parts.items() for data in _int8_weights(*part)]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, weights in zip(names, pool.map(quantized, names), strict=True):
-            del result[name]
-            result.update((data.name, data) for data in weights)
-    return result
-
-
-def _int8_weights(name: str, floats: npt.NDArray[np.float32]) -> list[WeightData]:
-    levels, scales = quantize_int8(floats)
-    scale = f"{name.removesuffix('weight')}scale"
-    return [
-        WeightData(levels, name, DType.int8, Shape(levels.shape)),
-        WeightData(scales, scale, DType.float32, Shape(scales.shape)),
-    ]
-
-
-def _projector_parts(
-    weight: npt.NDArray[np.float32], config: MllamaVisionConfig
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Splits the projector by the vision layer whose states each part multiplies.
-
-    Returns:
-        The parts, named as in :class:`~mllama.nn.vision.projector.Int8Projector`.
-    """
-    width = config.hidden_size
-    joined = weight[:, width:].reshape(len(weight), width, -1)
-    parts = [weight[:, :width], *np.moveaxis(joined, -1, 0)]
-    stem = PROJECTOR.removesuffix("weight")
-    return {f"{stem}parts.{index}.weight": part for index, part in enumerate(parts)}
 
 
 def _select(

@@ -13,7 +13,7 @@ from max.graph.weights import WeightData
 from mllama.config import MllamaConfig
 from mllama.kernels.dispatch import mojo_package, uses_custom_ops
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE
-from mllama.max_model.weight_adapters import quantize_vision
+from mllama.max_model.int8_vision import quantize_vision
 from mllama.nn.vision.projector import Int8Projector
 from mllama.weights.quantization_plan import PROJECTOR
 from tests.reference.checkpoints import checkpoint
