@@ -170,10 +170,12 @@ def serve(**options: Any) -> None:
 
     _refuse_options_for_other_models(click.get_current_context())
     max_new_tokens = options.pop("max_new_tokens")
-    # Refuses values out of range before the model is loaded.
-    Sampling(max_new_tokens=max_new_tokens, top_k=options["top_k"])
-    if max_new_tokens == 0:
-        raise MllamaError("--max-new-tokens must be -1 or at least 1, not 0")
+    # Values out of range are refused before the model is loaded.
+    if max_new_tokens < -1 or max_new_tokens == 0:
+        raise MllamaError(
+            f"--max-new-tokens must be -1 or at least 1, not {max_new_tokens}"
+        )
+    Sampling(top_k=options["top_k"])
     with limited_to_cores(options.pop("num_threads")):
         _serve(options, None if max_new_tokens == -1 else max_new_tokens)
 
