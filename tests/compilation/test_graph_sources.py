@@ -11,6 +11,8 @@ from mllama.compilation.host import GRAPH_SOURCES, graph_source_files
 PACKAGE = Path(mllama.__file__).parent
 
 UNRELATED_TO_GRAPHS = {
+    "utils/atomic_file.py",
+    "utils/cache_dir.py",
     "__init__.py",
     "errors.py",
     "version.py",
