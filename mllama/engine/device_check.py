@@ -108,7 +108,7 @@ def demo_results(check: GpuSelfCheck) -> Results:
                 np.linspace(0, len(image.tokens) - 1, TOKENS_KEPT).round().astype(int)
             )
             name = f"picture {number} of {num_tiles} tile{'s' * (num_tiles > 1)}"
-            results[name] = image.values[:, :, kept.astype(int)]
+            results[name] = image.values[:, :, kept]
     first, _ = images.entries(most, 2)
     results["text"], results["text about picture 1"] = check.text.run([None, first])
     images.clear()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from mllama.errors import CheckpointError, MllamaError
+from mllama.errors import CheckpointError, MllamaError, quoted
 from mllama.max_model.chat_template_files import DEFAULT, TOOL_USE
 from mllama.max_model.template_variables import template_variables
 
@@ -90,7 +90,7 @@ class ChatTemplate:
             if name not in readable:
                 known = ", ".join(sorted(readable)) or "none"
                 raise ChatTemplateError(
-                    f"{_short(name)} is not a variable that requests can give to this "
+                    f"{quoted(name)} is not a variable that requests can give to this "
                     f"chat template (those are: {known})"
                 )
             if not _is_plain(value):
@@ -144,8 +144,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _short(name: object) -> str:
-    text = repr(name)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -57,10 +57,6 @@ class CheckFailure(Exception):
         self.num_tiles = num_tiles
         self.detail = detail
 
-    stage: CheckStage
-    num_tiles: int
-    detail: str
-
 
 class GpuSelfCheck:
     """Checks a loaded model, and makes it serve images as they come out right.

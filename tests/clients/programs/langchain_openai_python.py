@@ -212,8 +212,8 @@ def error_of(kind: Any, model: ChatOpenAI) -> Any:
 def check_errors(url: str) -> None:
     error = error_of(ModelNotFoundError, client(url, model="gpt-4o"))
     assert error.code == "model_not_found"
-    model = client(url, extra_body={"colour": 1})
+    model = client(url, extra_body={"color": 1})
     error = error_of(openai.BadRequestError, model)
-    assert error.param == "colour"
+    assert error.param == "color"
     model = client(url, model_kwargs={"response_format": {"type": "json_object"}})
     assert error_of(openai.BadRequestError, model).param == "response_format"

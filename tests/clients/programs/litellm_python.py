@@ -187,8 +187,8 @@ def error_of(kind: Any, url: str, **options: Any) -> Any:
 def check_errors(url: str) -> None:
     error = error_of(litellm.NotFoundError, url, model="openai/gpt-4o")
     assert "gpt-4o" in error.message
-    error = error_of(litellm.BadRequestError, url, extra_body={"colour": 1})
-    assert "`colour`" in error.message
+    error = error_of(litellm.BadRequestError, url, extra_body={"color": 1})
+    assert "`color`" in error.message
     error = error_of(
         litellm.BadRequestError, url, response_format={"type": "json_object"}
     )

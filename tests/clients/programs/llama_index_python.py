@@ -163,5 +163,5 @@ def error_of(kind: Any, model: OpenAILike) -> Any:
 def check_errors(url: str) -> None:
     error = error_of(openai.NotFoundError, client(url, model="gpt-4o"))
     assert error.code == "model_not_found"
-    model = client(url, additional_kwargs={"extra_body": {"colour": 1}})
-    assert error_of(openai.BadRequestError, model).param == "colour"
+    model = client(url, additional_kwargs={"extra_body": {"color": 1}})
+    assert error_of(openai.BadRequestError, model).param == "color"

@@ -188,10 +188,10 @@ export async function check_errors(url) {
       return true;
     });
   }
-  await assert.rejects(ask(url, { colour: 1 }), (error) => {
+  await assert.rejects(ask(url, { color: 1 }), (error) => {
     assert.ok(error instanceof BadRequestError);
-    assert.equal(error.param, "colour");
-    assert.match(error.message, /colour/);
+    assert.equal(error.param, "color");
+    assert.match(error.message, /color/);
     return true;
   });
 }

@@ -167,10 +167,10 @@ def error_of(kind: Any, url: str, **request: Any) -> Any:
 
 
 def check_errors(url: str) -> None:
-    error = error_of(BadRequestError, url, model=MODEL, extra_body={"colour": 1})
-    assert error.param == "colour"
+    error = error_of(BadRequestError, url, model=MODEL, extra_body={"color": 1})
+    assert error.param == "color"
     assert error.code == "unknown_parameter"
-    assert "colour" in error.message
+    assert "color" in error.message
     error = error_of(NotFoundError, url, model="gpt-4o")
     assert error.code == "model_not_found"
 

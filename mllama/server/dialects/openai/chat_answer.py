@@ -71,7 +71,7 @@ class _Choice:
 
     parser: ToolCallParser
     text: list[str] = field(default_factory=list)
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     reason: str = "stop"
 
@@ -95,10 +95,7 @@ async def whole_chat(
         if isinstance(event, Piece):
             choice = choices[event.choice]
             choice.text.append(choice.parser.push(event.text))
-            if form.logprobs:
-                choice.logprobs += [
-                    chat_entry(token, form.token_bytes) for token in event.logprobs
-                ]
+            choice.logprobs += event.logprobs
         elif isinstance(event, Finished):
             choice = choices[event.choice]
             text, calls = choice.parser.finish()
@@ -132,9 +129,7 @@ def _whole_choice(index: int, choice: _Choice, form: ChatForm) -> dict[str, Any]
     return {
         "index": index,
         "message": message,
-        "logprobs": {"content": choice.logprobs, "refusal": None}
-        if form.logprobs
-        else None,
+        "logprobs": _logprobs(choice.logprobs, form) if form.logprobs else None,
         "finish_reason": choice.reason,
     }
 
@@ -166,10 +161,7 @@ async def chat_chunks(
             text = parsers[event.choice].push(event.text)
             logprobs = "null"
             if form.logprobs and event.logprobs:
-                entries = [
-                    chat_entry(each, form.token_bytes) for each in event.logprobs
-                ]
-                logprobs = compact({"content": entries, "refusal": None})
+                logprobs = compact(_logprobs(event.logprobs, form))
             elif not text:
                 continue
             delta = f'{{"content":{compact(text)}}}'
@@ -184,6 +176,7 @@ async def chat_chunks(
 
 
 def _logprobs(tokens: Iterable[TokenLogprob], form: ChatForm) -> dict[str, Any]:
+    """Returns the log probabilities of a message, or of a piece of it."""
     content = [chat_entry(token, form.token_bytes) for token in tokens]
     return {"content": content, "refusal": None}
 

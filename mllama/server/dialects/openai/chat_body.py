@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from mllama.requests.sampling_params import MAX_LOGPROBS
 from mllama.server.dialects.openai.content import Message
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
-    MAX_TOP_LOGPROBS,
     SamplingFields,
 )
 from mllama.server.dialects.openai.schema import Body, Ignored, Many, Refused
@@ -56,7 +56,7 @@ class ChatBody(SamplingFields, PromptFields):
     top_logprobs: int | None = Field(
         None,
         ge=0,
-        le=MAX_TOP_LOGPROBS,
+        le=MAX_LOGPROBS,
         description="Likeliest tokens in each place; 0 is none beside the token",
     )
     echo: bool | None = Field(

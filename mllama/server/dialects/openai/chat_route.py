@@ -94,8 +94,6 @@ class ChatRoute:
         )
 
     def _form(self, body: ChatBody) -> ChatForm:
-        options = body.stream_options
-        include_usage = options is not None and bool(options.include_usage)
         return ChatForm(
             head=AnswerHead("chatcmpl", self._capabilities.model_name),
             token_bytes=self._engine.token_bytes,
@@ -106,8 +104,6 @@ class ChatRoute:
             else [tool.function.name for tool in body.tools or ()],
             parallel_calls=body.parallel_tool_calls is not False,
             logprobs=bool(body.logprobs),
-            include_usage=include_usage,
-            continuous_usage=include_usage
-            and options is not None
-            and bool(options.continuous_usage_stats),
+            include_usage=body.includes_usage,
+            continuous_usage=body.has_continuous_usage,
         )

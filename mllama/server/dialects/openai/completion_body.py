@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Discriminator, Field, Tag
 
+from mllama.requests.request import MAX_CHOICES
+from mllama.requests.sampling_params import MAX_LOGPROBS
 from mllama.server.dialects.openai.sampling_fields import (
-    MAX_CHOICES,
     MAX_INTEGER,
-    MAX_TOP_LOGPROBS,
     SamplingFields,
     TokenId,
 )
@@ -61,7 +61,7 @@ class CompletionBody(SamplingFields):
     logprobs: int | None = Field(
         None,
         ge=0,
-        le=MAX_TOP_LOGPROBS,
+        le=MAX_LOGPROBS,
         description="Log probabilities of the tokens, and of so many of the likeliest",
     )
     echo: bool | None = Field(

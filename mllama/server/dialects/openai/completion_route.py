@@ -96,8 +96,6 @@ class CompletionRoute:
         return merged(starts, MAX_RUNNING_PROMPTS)
 
     def _form(self, body: CompletionBody) -> CompletionForm:
-        options = body.stream_options
-        include_usage = options is not None and bool(options.include_usage)
         choices = body.n or 1
         return CompletionForm(
             head=AnswerHead("cmpl", self._capabilities.model_name),
@@ -109,8 +107,6 @@ class CompletionRoute:
             choices=choices,
             logprobs=body.logprobs,
             prompt_logprobs=body.prompt_logprobs,
-            include_usage=include_usage,
-            continuous_usage=include_usage
-            and options is not None
-            and bool(options.continuous_usage_stats),
+            include_usage=body.includes_usage,
+            continuous_usage=body.has_continuous_usage,
         )

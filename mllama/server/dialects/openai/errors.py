@@ -26,9 +26,6 @@ from mllama.errors import (
 
 logger = logging.getLogger("mllama")
 
-_STATUS_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
-"""Types of errors that aren't the request's fault, by status."""
-
 BODY_NAMES = {
     "max_new_tokens": "max_tokens",
     "choices": "n",
@@ -157,7 +154,7 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
 def _object(
     status: int, message: str, param: str | None = None, code: str | None = None
 ) -> tuple[int, dict[str, Any]]:
-    kind = _STATUS_TYPES.get(status, "invalid_request_error")
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error"
     if status >= 500:
         kind = "server_error"
     # A message may quote what a client sent, which needs not be valid Unicode.

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from mllama.requests.request import MAX_CHOICES
+from mllama.requests.sampling_params import MAX_LOGPROBS
 from mllama.server.dialects.openai.schema import (
     Body,
     Bookkeeping,
@@ -15,12 +17,6 @@ from mllama.server.dialects.openai.schema import (
     Refused,
     text_or,
 )
-
-MAX_CHOICES: Final = 128
-"""The most choices of a prompt, as in OpenAI's API."""
-
-MAX_TOP_LOGPROBS: Final = 20
-"""The likeliest tokens that a request may ask for, as in OpenAI's API."""
 
 MAX_INTEGER: Final = 2**31 - 1
 """The largest number of tokens that can be named."""
@@ -102,7 +98,7 @@ class SamplingFields(Body):
     prompt_logprobs: int | None = Field(
         None,
         ge=0,
-        le=MAX_TOP_LOGPROBS,
+        le=MAX_LOGPROBS,
         description="Log probabilities of the prompt's tokens; not in a stream",
     )
     user: Bookkeeping[str | None] = None
@@ -133,3 +129,19 @@ class SamplingFields(Body):
         dict[str, Any] | None,
         Refused("is not supported: send what is in it as fields of the request"),
     ] = None
+
+    @property
+    def includes_usage(self) -> bool:
+        """Returns True if a stream ends with the usage."""
+        return self.stream_options is not None and bool(
+            self.stream_options.include_usage
+        )
+
+    @property
+    def has_continuous_usage(self) -> bool:
+        """Returns True if each chunk of such a stream has the usage so far."""
+        return (
+            self.stream_options is not None
+            and self.includes_usage
+            and bool(self.stream_options.continuous_usage_stats)
+        )

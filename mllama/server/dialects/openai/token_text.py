@@ -16,10 +16,7 @@ TokenBytes = Callable[[int], bytes]
 
 def token_string(content: bytes) -> str:
     """Returns a token's text; parts of characters are escaped, as ``\\\\xf0``."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode(errors="backslashreplace")
+    return content.decode(errors="backslashreplace")
 
 
 def chat_entry(token: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]:
@@ -134,13 +131,7 @@ class CompletionLogprobsWriter:
 
 
 def _completion_string(content: bytes) -> str:
-    text = token_string(content)
-    return text if _is_text(content) else f"bytes:{text}"
-
-
-def _is_text(content: bytes) -> bool:
     try:
-        content.decode()
+        return content.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        return f"bytes:{token_string(content)}"
