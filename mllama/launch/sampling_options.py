@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from mllama.launch.option_table import ANSWER, Option, Taker
+from mllama.launch.option_table import ANSWER, Option
 
-_ANY: Final[tuple[Taker, ...]] = ("generate", "LLM")
+_setting = partial(Option, section=ANSWER, takers=("generate", "LLM"))
 
 SAMPLING_OPTIONS: Final = (
-    Option(
+    _setting(
         name="max_new_tokens",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="N",
         default=-1,
@@ -20,10 +19,8 @@ SAMPLING_OPTIONS: Final = (
         details="0 only reads the prompt.",
         request_field="max_tokens",
     ),
-    Option(
+    _setting(
         name="min_tokens",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="N",
         default=0,
@@ -31,10 +28,8 @@ SAMPLING_OPTIONS: Final = (
         "it.",
         request_field="min_tokens",
     ),
-    Option(
+    _setting(
         name="n",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="N",
         default=1,
@@ -43,10 +38,8 @@ SAMPLING_OPTIONS: Final = (
         "sampled, unless top_k or temperature makes them greedy.",
         request_field="n",
     ),
-    Option(
+    _setting(
         name="top_k",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="K",
         description="Sample from the K likeliest tokens; 1 is greedy, -1 means all.",
@@ -54,20 +47,16 @@ SAMPLING_OPTIONS: Final = (
         "are asked for",
         request_field="top_k",
     ),
-    Option(
+    _setting(
         name="temperature",
-        section=ANSWER,
-        takers=_ANY,
         kind="number",
         metavar="T",
         description="Divides the logits before sampling, from 0 (greedy) to 2.",
         default_text="the checkpoint's, or 1",
         request_field="temperature",
     ),
-    Option(
+    _setting(
         name="top_p",
-        section=ANSWER,
-        takers=_ANY,
         kind="number",
         metavar="P",
         description="Sample from the likeliest tokens whose probabilities add up to "
@@ -75,10 +64,8 @@ SAMPLING_OPTIONS: Final = (
         default_text="the checkpoint's, or 1",
         request_field="top_p",
     ),
-    Option(
+    _setting(
         name="min_p",
-        section=ANSWER,
-        takers=_ANY,
         kind="number",
         metavar="P",
         default=0.0,
@@ -86,10 +73,8 @@ SAMPLING_OPTIONS: Final = (
         "likeliest one, from 0 to 1.",
         request_field="min_p",
     ),
-    Option(
+    _setting(
         name="presence_penalty",
-        section=ANSWER,
-        takers=_ANY,
         kind="number",
         metavar="X",
         default=0.0,
@@ -97,10 +82,8 @@ SAMPLING_OPTIONS: Final = (
         "from -2 to 2.",
         request_field="presence_penalty",
     ),
-    Option(
+    _setting(
         name="frequency_penalty",
-        section=ANSWER,
-        takers=_ANY,
         kind="number",
         metavar="X",
         default=0.0,
@@ -108,10 +91,8 @@ SAMPLING_OPTIONS: Final = (
         "it, from -2 to 2.",
         request_field="frequency_penalty",
     ),
-    Option(
+    _setting(
         name="repetition_penalty",
-        section=ANSWER,
-        takers=_ANY,
         kind="number",
         metavar="X",
         description="Makes tokens of prompt and answer less likely if it is greater "
@@ -119,10 +100,8 @@ SAMPLING_OPTIONS: Final = (
         default_text="the checkpoint's, or 1",
         request_field="repetition_penalty",
     ),
-    Option(
+    _setting(
         name="logit_bias",
-        section=ANSWER,
-        takers=_ANY,
         kind="bias",
         metavar="TOKEN=BIAS",
         repeatable=True,
@@ -130,10 +109,8 @@ SAMPLING_OPTIONS: Final = (
         default_text="none",
         request_field="logit_bias",
     ),
-    Option(
+    _setting(
         name="seed",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="N",
         description="Makes sampling repeatable.",
@@ -141,10 +118,8 @@ SAMPLING_OPTIONS: Final = (
         default_text="a random seed",
         request_field="seed",
     ),
-    Option(
+    _setting(
         name="stop",
-        section=ANSWER,
-        takers=_ANY,
         kind="text",
         metavar="TEXT",
         repeatable=True,
@@ -153,10 +128,8 @@ SAMPLING_OPTIONS: Final = (
         default_text="none",
         request_field="stop",
     ),
-    Option(
+    _setting(
         name="stop_token_ids",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="TOKEN",
         flag="--stop-token-id",
@@ -166,20 +139,16 @@ SAMPLING_OPTIONS: Final = (
         default_text="none",
         request_field="stop_token_ids",
     ),
-    Option(
+    _setting(
         name="ignore_eos",
-        section=ANSWER,
-        takers=_ANY,
         kind="flag",
         default=False,
         description="Don't let the model's own end tokens end the answer.",
         default_text="",
         request_field="ignore_eos",
     ),
-    Option(
+    _setting(
         name="logprobs",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="N",
         description="Log probabilities of the answer's tokens, and of the N likeliest "
@@ -188,10 +157,8 @@ SAMPLING_OPTIONS: Final = (
         default_text="none",
         request_field="top_logprobs",
     ),
-    Option(
+    _setting(
         name="prompt_logprobs",
-        section=ANSWER,
-        takers=_ANY,
         kind="integer",
         metavar="N",
         description="Log probabilities of the prompt's tokens, and of the N likeliest "
