@@ -71,6 +71,9 @@ async def prepare_request(
     pending = [image for image in request.images if isinstance(image, Future)]
     try:
         settings.check(request.sampling)
+        if request.output_format is not None:
+            path = request.output_format.path
+            raise RequestError(f"{path} is not supported", path)
         tokens = await tokenize(request.prompt, tokenizer)
         _check_tokens(tokens, settings)
         try:

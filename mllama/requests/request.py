@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import RequestError, quoted
+from mllama.requests.output_format import OutputFormat
 from mllama.requests.sampling_params import Sampling
 
 if TYPE_CHECKING:
@@ -52,19 +53,23 @@ class GenerationRequest:
         images: The prompt's images in order, or the preparation of each.
         sampling: How tokens are chosen, and when an answer ends.
         choices: Number of answers; choice ``i`` uses the seed ``seed + i``.
+        output_format: The format that each answer must have; None is any.
 
     Raises:
-        RequestError: If the number of answers is out of range, or the prompt is empty
-            or of another type.
+        RequestError: If the number of answers is out of range, the prompt is empty or
+            of another type, or a setting would end an answer within its format.
     """
 
     prompt: ChatPrompt | str | Sequence[int]
     images: Sequence[ImageTiles | Future[ImageTiles]] = ()
     sampling: Sampling = field(default_factory=Sampling)
     choices: int = 1
+    output_format: OutputFormat | None = None
 
     def __post_init__(self) -> None:
         check_choices(self.choices)
+        if self.output_format is not None:
+            check_format(self.output_format, self.sampling)
         if isinstance(self.prompt, ChatPrompt):
             return
         if isinstance(self.prompt, bytes) or not isinstance(self.prompt, Sequence):
@@ -75,6 +80,29 @@ class GenerationRequest:
             )
         if not self.prompt:
             raise RequestError("prompt must not be empty", "prompt")
+
+
+def check_format(output_format: Any, sampling: Sampling) -> None:
+    """Checks that nothing but its format ends an answer, beside its greatest length.
+
+    Raises:
+        RequestError: If the format is of another type, or a setting ends answers.
+    """
+    if not isinstance(output_format, OutputFormat):
+        raise RequestError(
+            f"output_format must be an OutputFormat, not {quoted(output_format)}",
+            "output_format",
+        )
+    for name in ("stop", "stop_token_ids", "ignore_eos"):
+        if getattr(sampling, name):
+            reason = (
+                "the format says where an answer ends"
+                if name == "ignore_eos"
+                else "an answer could end within its format"
+            )
+            raise RequestError(
+                f"{name} can't be combined with {output_format.path}: {reason}", name
+            )
 
 
 def check_choices(choices: Any) -> None:
