@@ -173,7 +173,10 @@ def photo_request(content: bytes) -> bytes:
 
 
 class Stream:
-    """A request that streams in a thread, and the times at which its tokens arrive."""
+    """A request that streams in a thread, and the times at which its tokens arrive.
+
+    It is created when 50 tokens have arrived.
+    """
 
     def __init__(self, server: Server) -> None:
         body = chat("Hello", max_tokens=3900, stream=True, ignore_eos=True)
@@ -181,6 +184,8 @@ class Stream:
         self._response = server.ask(body)
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
+        while len(self.times) < 50 and self._thread.is_alive():
+            time.sleep(0.01)
 
     def _read(self) -> None:
         for line in self._response:
@@ -215,17 +220,15 @@ def disturbed(
         Milliseconds, unless the name has another unit.
     """
     stream = Stream(server)
-    while len(stream.times) < 50:
-        time.sleep(0.01)
     started = time.perf_counter()
     time.sleep(1.5)
     alone = stream.gaps(started, time.perf_counter())
     quiet = server.probe()
-    beside_small, _ = _ask_all(server, stream, small)
-    server.probe()
-    beside, seconds = _ask_all(server, stream, photos)
-    busy = server.probe()
     stream.wait()
+    beside_small, _ = _ask_all(server, small)
+    server.probe()
+    beside, seconds = _ask_all(server, photos)
+    busy = server.probe()
     return {
         "gap p99 alone": _p99(alone) * 1000,
         "gap p99 beside small pictures": _p99(beside_small) * 1000,
@@ -241,11 +244,10 @@ def disturbed(
     }
 
 
-def _ask_all(
-    server: Server, stream: Stream, bodies: list[bytes]
-) -> tuple[list[float], float]:
-    """Returns the stream's gaps while requests are answered, and their seconds."""
+def _ask_all(server: Server, bodies: list[bytes]) -> tuple[list[float], float]:
+    """Returns a stream's gaps while requests are answered, and their seconds."""
     statuses: list[int] = []
+    stream = Stream(server)
 
     def send(body: bytes) -> None:
         response = server.ask(body)
@@ -263,6 +265,7 @@ def _ask_all(
         raise RuntimeError(f"the pictures were answered with {statuses}")
     if not stream.is_running():
         raise RuntimeError("the stream ended before the pictures were answered")
+    stream.wait()
     return stream.gaps(started, ended), ended - started
 
 
