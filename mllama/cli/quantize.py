@@ -62,8 +62,11 @@ def quantize(
     )
     directory = Path(downloaded.model)
     check_is_not_adapter(directory)
-    if has_adapter(directory) and lora_path is None:
-        click.echo(f"mllama: {unused_adapter_note(directory)}", err=True)
+    notes = downloaded.notes
+    if has_adapter(directory):
+        notes = (unused_adapter_note(directory),)
+    for note in notes if lora_path is None else ():
+        click.echo(f"mllama: {note}", err=True)
     checkpoint = open_checkpoint(directory)
     checkpoint.check_quantized()
     if lora_path is not None:

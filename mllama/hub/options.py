@@ -31,7 +31,9 @@ class DownloadedModel:
     Attributes:
         model: A directory in Hugging Face layout, or a GGUF file.
         weight_path: The weight files; empty if the model's own are used.
+        notes: Lines about files of the repository that are left out.
     """
 
     model: str
     weight_path: tuple[Any, ...]
+    notes: tuple[str, ...] = ()

@@ -125,7 +125,7 @@ def resolve_model_files(
         checkpoint = open_checkpoint(directory, weights)
         checkpoint.check_quantized()
         files = _safetensors_files(checkpoint, adapter, encoding, device_type)
-    notes: tuple[str, ...] = ()
+    notes = downloaded.notes if lora_path is None else ()
     if has_adapter(directory) and not _is_directory(lora_path, directory):
         notes = (unused_adapter_note(directory),)
     files = replace(

@@ -28,6 +28,7 @@ if __name__ == "__main__":
                 {
                     "model": downloaded.model,
                     "weights": list(map(str, downloaded.weight_path)),
+                    "notes": downloaded.notes,
                 }
             )
         )

@@ -37,6 +37,7 @@ class DownloadResult:
     stderr: str
     model: str = ""
     weights: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     error: str = ""
     kind: str = ""
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mllama.demo_model import MODEL_PATH
-from tests.hub.conftest import NAME, Machine
+from tests.hub.conftest import DEMO, NAME, Machine
 from tests.hub.stand_in import StandInHub
 
 
@@ -37,6 +37,16 @@ def test_quantize_accepts_a_repository(machine: Machine, tmp_path: Path) -> None
     assert local.returncode == 0, local.stderr
     hub_bytes = (tmp_path / "hub.gguf").read_bytes()
     assert hub_bytes == (tmp_path / "local.gguf").read_bytes()
+
+
+def test_quantize_announces_an_adapter_beside_a_model(
+    hub: StandInHub, machine: Machine, tmp_path: Path
+) -> None:
+    hub.add(NAME, DEMO | {"adapter_config.json": b"{}"})
+    done = machine.mllama("quantize", NAME, str(tmp_path / "hub.gguf"))
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "LoRA" in line]
+    assert line.startswith(f"mllama: {NAME} also has a LoRA adapter")
 
 
 def test_a_terminal_shows_a_progress_bar(machine: Machine, tmp_path: Path) -> None:

@@ -31,6 +31,25 @@ def test_only_files_that_the_model_needs_are_downloaded(
     assert not machine.partial_files()
 
 
+def test_an_adapter_beside_a_model_is_announced(
+    hub: StandInHub, machine: Machine
+) -> None:
+    adapter = {
+        "adapter_config.json": json.dumps({"peft_type": "LORA"}).encode(),
+        "adapter_model.safetensors": b"",
+    }
+    assert machine.download().notes == []
+    hub.add(NAME, DEMO | adapter)
+    result = machine.download()
+    (note,) = result.notes
+    assert note.startswith(f"{NAME} also has a LoRA adapter, which is not used")
+    assert f"hf download {NAME} --local-dir DIR" in note
+    assert not adapter.keys() & {file.name for file in Path(result.model).iterdir()}
+    # One that was downloaded is found where the model is.
+    (Path(result.model) / "adapter_config.json").write_text("{}")
+    assert machine.download().notes == []
+
+
 def test_code_is_downloaded_only_if_it_is_trusted(
     hub: StandInHub, machine: Machine
 ) -> None:

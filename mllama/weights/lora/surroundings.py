@@ -65,6 +65,18 @@ def unused_adapter_note(directory: Path) -> str:
     )
 
 
+def unused_hub_adapter_note(name: str) -> str:
+    """Returns the line that says that a repository of the hub has an adapter as well.
+
+    Args:
+        name: The repository.
+    """
+    return (
+        f"{name} also has a LoRA adapter, which is not used; to merge it, download the "
+        f"repository (hf download {name} --local-dir DIR) and give --lora-path DIR"
+    )
+
+
 def base_model(directory: Path) -> str | None:
     """Returns the name of the model that an adapter was made for, for messages."""
     try:
