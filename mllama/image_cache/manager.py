@@ -12,6 +12,7 @@ from mllama.image_cache.block_manager import ImageBlockManager, RunKey
 from mllama.image_cache.context import ASPECT_RATIO_IDS
 from mllama.image_cache.encoder_runner import PendingImage
 from mllama.image_cache.segments import image_runs, segments
+from mllama.image_cache.shared_pixels import image_pixels
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.max_compat.model import ImageMetadata
@@ -104,7 +105,8 @@ class ImageCacheManager:
                     self._hits += segment.start <= image.start_idx < segment.end
                     continue
                 ratio_id = int(ids[segment.run[index]])
-                pending.append(PendingImage(place, image.pixel_values, ratio_id))
+                pixels = image_pixels(context, segment.run[index])
+                pending.append(PendingImage(place, pixels, ratio_id))
             tokens = entry.num_tokens(segment.images_seen)
             reads.append(ReadSegment(segment.length, entry, tokens))
         return reads

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from max.driver import CPU
-from max.dtype import DType
-from max.graph import DeviceRef
-from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.image_cache.encoder_runner import ImageEncoderRunner, PendingImage
 from mllama.image_cache.storage import ImageCacheStorage
+
+from .small_cache import small_image_cache
 
 CONFIG: Any = SimpleNamespace(max_num_tiles=4, padded_patches=8, num_patches=5)
 
@@ -31,15 +29,7 @@ class Graph:
 
 @pytest.fixture
 def storage() -> ImageCacheStorage:
-    params = MHAKVCacheParams(
-        dtype=DType.float32,
-        n_kv_heads=1,
-        head_dim=16,
-        num_layers=1,
-        page_size=128,
-        devices=[DeviceRef.CPU()],
-    )
-    return ImageCacheStorage(params, [CPU()], 20, scratch_pages=2)
+    return small_image_cache(20, scratch_pages=2)
 
 
 def pending(
@@ -99,15 +89,7 @@ def test_a_sacrificial_image_precedes_three_others(storage: ImageCacheStorage) -
 
 
 def test_a_cache_without_scratch_pages_has_no_sacrificial_image() -> None:
-    params = MHAKVCacheParams(
-        dtype=DType.float32,
-        n_kv_heads=1,
-        head_dim=16,
-        num_layers=1,
-        page_size=128,
-        devices=[DeviceRef.CPU()],
-    )
-    without = ImageCacheStorage(params, [CPU()], 20)
+    without = small_image_cache(20)
     runner, _ = runner_of(without)
     with pytest.raises(AssertionError, match="no scratch pages"):
         runner.run(pending(without, [1]), is_sacrificial=True)

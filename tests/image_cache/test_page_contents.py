@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from max.driver import CPU
 from max.dtype import DType
-from max.graph import DeviceRef
-from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.image_cache.page_contents import download_pages, fill_pages
-from mllama.image_cache.storage import ImageCacheStorage
+
+from .small_cache import small_image_cache
 
 
 @pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_pages_have_what_they_were_filled_with(dtype: DType, num_devices: int) -> None:
-    params = MHAKVCacheParams(
-        dtype=dtype,
-        n_kv_heads=2,
-        head_dim=16,
-        num_layers=3,
-        page_size=128,
-        devices=[DeviceRef.CPU()] * num_devices,
+    storage = small_image_cache(
+        5, scratch_pages=2, layers=3, heads=2, dtype=dtype, devices=num_devices
     )
-    storage = ImageCacheStorage(params, [CPU()] * num_devices, 5, scratch_pages=2)
     fill_pages(storage, [1, 3, 6], -24576)
     fill_pages(storage, [3], 0.5)
     pages = download_pages(storage, range(7))
@@ -36,15 +28,7 @@ def test_pages_have_what_they_were_filled_with(dtype: DType, num_devices: int) -
 
 
 def test_heads_of_devices_stand_side_by_side() -> None:
-    params = MHAKVCacheParams(
-        dtype=DType.float32,
-        n_kv_heads=2,
-        head_dim=4,
-        num_layers=1,
-        page_size=128,
-        devices=[DeviceRef.CPU()] * 2,
-    )
-    storage = ImageCacheStorage(params, [CPU()] * 2, 2)
+    storage = small_image_cache(2, heads=2, head_dim=4, devices=2)
     for number, pages in enumerate(storage.pages):
         pages.to_numpy()[1] = number
     (page,) = download_pages(storage, [1])

@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from max.driver import CPU
-from max.dtype import DType
-from max.graph import DeviceRef
-from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.image_cache.storage import ImageCacheStorage
 from mllama.max_model.memory_planner import self_check_pages
@@ -20,6 +16,7 @@ from mllama.runtime.image_probe import (
     ImageProbe,
     noise_picture,
 )
+from tests.image_cache.small_cache import small_image_cache
 
 CONFIG: Any = SimpleNamespace(
     max_num_tiles=4,
@@ -54,16 +51,8 @@ class Runner:
 
 @pytest.fixture
 def probe() -> ImageProbe:
-    params = MHAKVCacheParams(
-        dtype=DType.float32,
-        n_kv_heads=1,
-        head_dim=16,
-        num_layers=2,
-        page_size=128,
-        devices=[DeviceRef.CPU()],
-    )
     pages = self_check_pages(PER_IMAGE)
-    storage = ImageCacheStorage(params, [CPU()], pages, scratch_pages=PER_IMAGE + 1)
+    storage = small_image_cache(pages, scratch_pages=PER_IMAGE + 1, layers=2)
     runner: Any = Runner(storage)
     return ImageProbe(runner, storage, CONFIG)
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mllama.image_cache.shared_pixels import SharedPixels
 from mllama.requests.answers import Answers
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Event, Finished, Piece, PromptRead
 from mllama.requests.messages import read_conversation
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
 
 from .conftest import BATCH, ask
@@ -112,6 +114,56 @@ def test_an_answer_of_one_token_leaves_the_prompt_to_the_others(
         False,
         False,
     ]
+
+
+@pytest.mark.skipif(
+    not SharedPixels.are_possible(), reason="this system has no such memory"
+)
+def test_images_that_the_cache_has_evicted_are_read_where_the_request_was_made(
+    tight: Scheduled, roomy: Scheduled, pictures: Pictures
+) -> None:
+    tight.forget()
+    messages = ask(pictures[0], "a", pictures[3], "What are they?")
+    asked, whole = (
+        Choices(each, messages, 3, max_new_tokens=2, top_k=1) for each in (tight, roomy)
+    )
+    whole.run()
+    first, *others = asked.prepared.contexts
+    shared = SharedPixels(first)
+    for context in others:
+        shared.replace_pixels(context)
+    # The answers wait while another request takes the cache.
+    tight.run()
+    tight.forget()
+    tight.alone(ask(pictures[8], "a", pictures[9], "b", pictures[10], "Hm?"))
+    tight.forget()
+    before = tight.image_cache.stats().misses
+    running = [tight.submit_context(context) for context in others]
+    tight.run()
+    assert tight.image_cache.stats().misses - before == 2
+    expected = [request.token_ids for request in whole.requests[1:]]
+    assert [request.token_ids for request in running] == expected
+    shared.close()
+
+
+@pytest.mark.skipif(
+    not SharedPixels.are_possible(), reason="this system has no such memory"
+)
+def test_an_answer_whose_request_has_ended_fails_alone(
+    tight: Scheduled, pictures: Pictures
+) -> None:
+    tight.forget()
+    asked = Choices(tight, ask(pictures[4], "Hm?"), 2, max_new_tokens=2)
+    shared = SharedPixels(asked.prepared.contexts[0])
+    shared.replace_pixels(asked.prepared.contexts[1])
+    shared.close()
+    tight.run()
+    tight.alone(ask(pictures[8], "a", pictures[9], "b", pictures[10], "Hm?"))
+    tight.forget()
+    gone = tight.submit_context(asked.prepared.contexts[1])
+    other = tight.submit(ask(pictures[5], "Hm?"))
+    tight.run()
+    assert (gone.status, other.status) == ("failed", "maximum_length")
 
 
 def test_a_preempted_answer_counts_its_tokens_once(

@@ -8,8 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+import numpy as np
 import pytest
+from max.pipelines.context import TextAndVisionContext
 from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
+from max.pipelines.modeling.types import (
+    msgpack_numpy_oob_decoder,
+    msgpack_numpy_oob_encoder,
+)
 from PIL import Image
 
 from mllama.errors import (
@@ -18,10 +24,12 @@ from mllama.errors import (
     ImageError,
     RequestError,
 )
+from mllama.image_cache.shared_pixels import SharedPixels, image_pixels
 from mllama.launch.options import EngineOptions
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.events import Accepted, Event, Finished, Piece, PromptRead
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
 from mllama.server.engine_client import EngineClient
 from mllama.server.max_engine_client import MaxEngineClient
@@ -297,6 +305,73 @@ def test_images_are_waited_for_and_counted(run: Run) -> None:
             client._tokenizer.delegate.convert_tokens_to_ids("<|image|>")
         )
         await events.aclose()
+
+    run(test)
+
+
+def bytes_to_worker(context: Any) -> int:
+    """Returns the bytes that MAX's queue carries."""
+    return sum(map(len, msgpack_numpy_oob_encoder()(context)))
+
+
+@pytest.mark.skipif(
+    not SharedPixels.are_possible(), reason="this system has no such memory"
+)
+def test_pixels_go_to_the_worker_once_for_all_choices(run: Run) -> None:
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        tiles = [
+            client._tokenizer.prepare_image(Image.new("RGB", (2000, 1500), color))
+            for color in ("red", "blue")
+        ]
+        request = GenerationRequest(
+            prompt="<|image|><|image|>What?", images=tiles, choices=5
+        )
+        events = client.generate(request, request_id="one")
+        await anext(events)
+        reading = asyncio.ensure_future(collected(events))
+        worker.answer("one", [5], FULL)
+        await worker.arrival(5)
+        first, *others = worker.contexts()
+        sizes = [each.result().pixel_values.nbytes for each in tiles]
+        assert bytes_to_worker(first) > sum(sizes)
+        decode = msgpack_numpy_oob_decoder(TextAndVisionContext)
+        for context in others:
+            assert bytes_to_worker(context) < bytes_to_worker(first) - sum(sizes) + 2000
+            received = decode(msgpack_numpy_oob_encoder()(context))
+            for index, each in enumerate(tiles):
+                pixels = image_pixels(received, index)
+                assert np.array_equal(pixels, each.result().pixel_values)
+            worker.answer(str(context.request_id), [5], FULL)
+        await reading
+        with pytest.raises(RuntimeError, match="the request has ended"):
+            image_pixels(others[0], 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("possible", [False, True])
+def test_without_memory_to_share_each_choice_has_its_pixels(
+    run: Run, monkeypatch: pytest.MonkeyPatch, possible: bool
+) -> None:
+    def fail(name: str) -> int:
+        raise OSError("no memory")
+
+    monkeypatch.setattr(SharedPixels, "are_possible", lambda: possible)
+    monkeypatch.setattr("os.memfd_create", fail, raising=False)
+
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        tiles = client._tokenizer.prepare_image(Image.new("RGB", (40, 40), "red"))
+        request = GenerationRequest(prompt="<|image|>", images=[tiles], choices=2)
+        events = client.generate(request, request_id="one")
+        await anext(events)
+        reading = asyncio.ensure_future(collected(events))
+        worker.answer("one", [5], FULL)
+        await worker.arrival(2)
+        expected = tiles.result().pixel_values
+        for context in worker.contexts():
+            assert np.array_equal(image_pixels(context, 0), expected)
+        worker.answer("one.1", [5], FULL)
+        await reading
 
     run(test)
 
