@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mllama.errors import ImageError, shortened
 from mllama.images.data_urls import data_url_content, decode_base64, is_base64
+from mllama.images.load import url_scheme
 from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
-
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 _LONGEST_HEADER: Final = 256
 """The longest part before a detached ``data:`` URL's comma, in bytes."""
@@ -85,8 +83,8 @@ async def load_images(
     async def load(number: int, reference: ImageReference) -> ImageTiles:
         try:
             string = strings.get(reference.source)
-            scheme = _SCHEME.match(reference.source)
-            if string is None and scheme and scheme[1].lower() != "data":
+            scheme = url_scheme(reference.source)
+            if string is None and scheme not in (None, "data"):
                 content = await fetcher.fetch(reference.source, charge)
             else:
                 if string is None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -75,6 +76,13 @@ def running(log: Path, *options: str, module: str = "mllama") -> Iterator[Server
     finally:
         if server.process.poll() is None:
             server.interrupt()
+
+
+def image_cache(server: Server) -> dict[str, float]:
+    """Returns the figures of the image cache."""
+    lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
+    pairs = (line.split() for line in lines if line.startswith("mllama_image"))
+    return {name.removeprefix("mllama_image_cache_"): float(n) for name, n in pairs}
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
+import json
 import os
 import signal
 import sys
@@ -18,7 +20,7 @@ import openai
 import pytest
 from PIL import Image
 
-from .conftest import Server, running
+from .conftest import Server, image_cache, running
 
 PHOTO = (6000, 4000)
 MOST_COLLECTED = 50_000
@@ -99,6 +101,59 @@ def test_several_photos_of_a_request_are_answered(probed: Server) -> None:
     assert usage.prompt_tokens_details.image_tokens == (
         3 * one.prompt_tokens_details.image_tokens
     )
+
+
+def test_32_photos_of_a_phone_are_one_chat(probed: Server) -> None:
+    """With the limits that a server has by itself."""
+    photos = [
+        turned(content, orientation)
+        for content in map(phone_photo, range(4))
+        for orientation in range(1, 9)
+    ]
+    assert len(set(photos)) == 32
+    # More than MAX's limits, in the body and in the files.
+    assert sum(map(len, photos)) > 100 * 2**20
+    one = ask(probed, photos[0]).usage
+    before = image_cache(probed)["misses"]
+    usage = ask(probed, *photos).usage
+    assert usage.prompt_tokens_details.image_tokens == (
+        32 * one.prompt_tokens_details.image_tokens
+    )
+    assert image_cache(probed)["misses"] - before == 31
+    with pytest.raises(openai.BadRequestError, match="--max-images-per-request"):
+        ask(probed, *[photo(70, (64, 64))] * 33)
+
+
+def test_a_body_over_256_mib_is_refused_by_its_header(probed: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", probed.port, timeout=60)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Length", str(256 * 2**20 + 1))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413
+    error = json.loads(response.read())["error"]
+    assert "MAX_SERVE_MAX_REQUEST_BYTES" in error["message"]
+    connection.close()
+
+
+def phone_photo(seed: int) -> bytes:
+    """Returns a JPEG file of 12 megapixels and the size that phones give it."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((4000, 3000))
+    grain = Image.effect_noise((4000, 3000), 40).convert("RGB")
+    file = io.BytesIO()
+    Image.blend(picture, grain, 0.25).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def turned(content: bytes, orientation: int) -> bytes:
+    """Returns a JPEG file with an EXIF orientation, without encoding it again."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    segment = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    length = (len(segment) + 2).to_bytes(2, "big")
+    return content[:2] + b"\xff\xe1" + length + segment + content[2:]
 
 
 @pytest.mark.parametrize("size", [(40, 30), (2000, 1500)])

@@ -106,7 +106,9 @@ def test_other_routes_of_max_are_not_there(
 def test_a_body_over_the_limit_gets_413_in_the_same_form(client: TestClient) -> None:
     response = client.post("/v1/chat/completions", content=b"x" * 1001)
     assert response.status_code == 413
-    assert response.json()["error"]["type"] == "invalid_request_error"
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].endswith("1000 bytes (MAX_SERVE_MAX_REQUEST_BYTES).")
 
 
 def test_requests_have_an_id(client: TestClient) -> None:

@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import psutil
 import pytest
 from PIL import Image
 
-from .conftest import Server, running
+from .conftest import Server, image_cache, running
 
 PUBLISHED = "meta-llama/Llama-3.2-11B-Vision-Instruct"
 
@@ -114,13 +113,6 @@ def test_a_bad_request_is_rejected_and_the_server_keeps_running(
     assert caught.value.status_code == status
     assert caught.value.body["message"]  # type: ignore[index]
     assert client.chat.completions.create(**good, max_tokens=2).choices
-
-
-def image_cache(server: Server) -> dict[str, float]:
-    """Returns the figures of the image cache."""
-    lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
-    pairs = (line.split() for line in lines if line.startswith("mllama_image"))
-    return {name.removeprefix("mllama_image_cache_"): float(n) for name, n in pairs}
 
 
 def test_several_answers_encode_their_image_and_count_their_prompt_once(

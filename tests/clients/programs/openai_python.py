@@ -119,6 +119,70 @@ def check_several_choices(url: str) -> None:
     assert len({choice.message.content for choice in answer.choices}) > 1
 
 
+def check_a_chat_without_an_image(url: str) -> None:
+    completions = client(url).chat.completions
+    messages: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": QUESTION},
+    ]
+    answer = completions.create(model=MODEL, messages=messages, max_tokens=12)
+    content = answer.choices[0].message.content
+    assert content
+    assert answer.usage
+    assert answer.usage.prompt_tokens < 100
+    chunks = completions.create(
+        model=MODEL, messages=messages, max_tokens=12, stream=True
+    )
+    assert content == "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+def check_stop(url: str) -> None:
+    completions = client(url).chat.completions
+    beginning, stop = ANSWER[: ANSWER.index(" of")], " of"
+    for given in (stop, [stop], ["never", stop]):
+        choice = completions.create(model=MODEL, messages=MESSAGES, stop=given).choices[
+            0
+        ]
+        assert (choice.message.content, choice.finish_reason) == (beginning, "stop")
+    with completions.stream(model=MODEL, messages=MESSAGES, stop=[stop]) as stream:
+        assert stream.get_final_completion().choices[0].message.content == beginning
+
+
+def check_tools_in_the_prompt(url: str) -> None:
+    completions = client(url).chat.completions
+    tool: Any = {
+        "type": "function",
+        "function": {
+            "name": "look_around",
+            "description": "Looks around. " * 20,
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
+    call: Any = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "look_around", "arguments": "{}"},
+    }
+    turns: Any = [
+        *MESSAGES,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a wall " * 20},
+    ]
+
+    def prompt_tokens(messages: Any, **options: Any) -> int:
+        usage = completions.create(
+            model=MODEL, messages=messages, max_tokens=1, **options
+        ).usage
+        assert usage
+        return usage.prompt_tokens
+
+    plain = prompt_tokens(MESSAGES)
+    described = prompt_tokens(MESSAGES, tools=[tool])
+    assert described > plain + 40
+    assert prompt_tokens(MESSAGES, tools=[tool], tool_choice="none") == plain
+    assert prompt_tokens(turns, tools=[tool]) > described + 40
+
+
 def check_completions(url: str) -> None:
     completions = client(url).completions
     answer = completions.create(model=MODEL, prompt=["hello", "A red"], logprobs=1)
