@@ -33,8 +33,8 @@ last. MAX offers them for all of its models, and not every one has an effect on 
 model.
 
 This page is generated from the tables in `mllama/launch/option_table.py`,
-`mllama/launch/sampling_options.py` and `mllama/cli/command_table.py`: change those,
-then run `python -m docs.reference`.
+`mllama/launch/prompt_options.py`, `mllama/launch/sampling_options.py` and
+`mllama/cli/command_table.py`: change those, then run `python -m docs.reference`.
 """
 
 _TYPES = {
@@ -44,6 +44,8 @@ _TYPES = {
     "count": "integer, at least 1",
     "number": "number",
     "flag": "flag, takes no value",
+    "switch": "flag, takes no value",
+    "json": "JSON, or the name of a file with it; plain data in Python",
     "bias": "a token's id, an equals sign and a number",
 }
 
@@ -73,6 +75,8 @@ def _heading(option: Option) -> str:
     if not _commands(option):
         return f"`{option.name}`"
     names = [option.option_name, *([option.alias] if option.alias else [])]
+    if option.kind == "switch":
+        names.append(option.opposite)
     return ", ".join(f"`{name}`" for name in names)
 
 

@@ -22,14 +22,17 @@ from mllama.engine.conversations import (
     submit_prompt,
 )
 from mllama.engine.engine import Engine
-from mllama.engine.generation import Choice, Chunk, Generation, Output
+from mllama.engine.generation import Generation
+from mllama.engine.outputs import Choice, Chunk, Output
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.images.load import ImageSource
 from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.launch.options import EngineOptions
+from mllama.requests.chat_prompt import ChatPromptFields, ChatPromptOptions
 from mllama.requests.events import TokenLogprob
 from mllama.requests.messages import Message, prompt_messages
+from mllama.requests.request import ChatFields
 from mllama.requests.sampling_params import AnswerFields, Sampling
 from mllama.utils.telemetry import disable_telemetry
 
@@ -188,7 +191,7 @@ class LLM:
         messages: Sequence[Message],
         *,
         stream: Literal[True],
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> Generation: ...
 
     @overload
@@ -197,7 +200,7 @@ class LLM:
         messages: Sequence[Message],
         *,
         stream: Literal[False] = ...,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> Output: ...
 
     @overload
@@ -206,7 +209,7 @@ class LLM:
         messages: Sequence[Sequence[Message]],
         *,
         stream: Literal[False] = ...,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> list[Output]: ...
 
     def chat(
@@ -214,23 +217,7 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         *,
         stream: bool = False,
-        max_new_tokens: int = -1,
-        min_tokens: int = 0,
-        n: int = 1,
-        top_k: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        min_p: float = 0.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        repetition_penalty: float | None = None,
-        logit_bias: Mapping[int, float] | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        stop_token_ids: Sequence[int] = (),
-        ignore_eos: bool = False,
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
+        **settings: Unpack[ChatFields],
     ) -> Output | list[Output] | Generation:
         """Answers one conversation, or a list of conversations together.
 
@@ -249,6 +236,15 @@ class LLM:
             messages: A conversation, or a list of conversations.
             stream: Return the answer's chunks as they are generated. Only for one
                 conversation.
+            tools: Tools that the chat template describes to the model: a list in
+                OpenAI's form. Default: none.
+            chat_template_kwargs: Variables of the chat template by name, as plain data.
+                Only names that the template reads. Default: none.
+            add_generation_prompt: End the prompt in the header of the answer's turn.
+                Default: yes; after a last message of the assistant, either this or
+                continue_final_message must be given.
+            continue_final_message: Go on with the last message, which is the
+                assistant's, instead of a new turn.
             max_new_tokens: Longest answer in tokens; -1 continues until the context is
                 full. 0 only reads the prompt. Default: -1.
             min_tokens: Tokens of the answer before which nothing but max_new_tokens
@@ -297,37 +293,21 @@ class LLM:
                 message has the conversation's number, from 1, and none is answered.
             RuntimeError: If the model is closed.
         """
-        sampling = Sampling(
-            max_new_tokens=max_new_tokens,
-            min_tokens=min_tokens,
-            top_k=top_k,
-            temperature=temperature,
-            top_p=top_p,
-            min_p=min_p,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            repetition_penalty=repetition_penalty,
-            logit_bias=logit_bias,
-            seed=seed,
-            stop=stop,
-            stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-        )
+        options, sampling, choices = _split(settings, ChatFields)
         if is_batch(messages):
             if stream:
                 raise MllamaError("only one conversation at a time can be streamed")
-            conversations: Any = messages
-            return list(answer_conversations(self._engine, conversations, sampling, n))
+            return list(self.answers(messages, **settings))  # type: ignore[arg-type]
         conversation: Any = messages
-        generation = submit_conversation(self._engine, conversation, sampling, n)
+        generation = submit_conversation(
+            self._engine, conversation, options, sampling, choices
+        )
         return generation if stream else generation.wait()
 
     def answers(
         self,
         conversations: Sequence[Sequence[Message]],
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> Iterator[Output]:
         """Answers a list of conversations together, and yields each answer in turn.
 
@@ -338,7 +318,7 @@ class LLM:
 
         Args:
             conversations: Lists of messages in the form that ``chat`` takes.
-            settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
+            settings: Settings of ``chat``, such as ``max_new_tokens``.
 
         Returns:
             The outputs, in the conversations' order.  The following conversations run
@@ -349,8 +329,10 @@ class LLM:
                 conversation can't.
             RuntimeError: If the model is closed.
         """
-        sampling, choices = _split(settings)
-        return answer_conversations(self._engine, conversations, sampling, choices)
+        options, sampling, choices = _split(settings, ChatFields)
+        return answer_conversations(
+            self._engine, conversations, options, sampling, choices
+        )
 
     @overload
     def generate(
@@ -360,7 +342,7 @@ class LLM:
         *,
         stream: Literal[True],
         system: str | None = ...,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> Generation: ...
 
     @overload
@@ -371,7 +353,7 @@ class LLM:
         *,
         stream: Literal[False] = ...,
         system: str | None = ...,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> Output: ...
 
     def generate(
@@ -381,7 +363,7 @@ class LLM:
         *,
         stream: bool = False,
         system: str | None = None,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[ChatFields],
     ) -> Output | Generation:
         """Answers one question about images, which the model sees before the question.
 
@@ -396,7 +378,7 @@ class LLM:
                 one of them, or several in a list.
             stream: Return the answer's chunks as they are generated.
             system: A system prompt.
-            settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
+            settings: Settings of ``chat``, such as ``max_new_tokens``.
 
         Returns:
             An ``Output``; with ``stream`` a ``Generation``, which iterates over
@@ -451,7 +433,7 @@ class LLM:
                 the ids of tokens, such as an output's ``prompt_token_ids``.
             images: One for each ``<|image|>`` of the prompt, as in ``generate``.
             stream: Return the answer's chunks as they are generated.
-            settings: Sampling settings of ``chat``, such as ``max_new_tokens``.
+            settings: Settings of ``chat``, such as ``max_new_tokens``.
 
         Returns:
             An ``Output``; with ``stream`` a ``Generation``, which iterates over
@@ -461,13 +443,31 @@ class LLM:
             MllamaError: If the prompt, an image or a setting can't be used.
             RuntimeError: If the model is closed.
         """
-        sampling, choices = _split(settings)
+        _, sampling, choices = _split(settings, AnswerFields)
         generation = submit_prompt(self._engine, prompt, images, sampling, choices)
         return generation if stream else generation.wait()
 
 
-def _split(settings: AnswerFields) -> tuple[Sampling, int]:
-    """Returns the settings of each answer, and the number of answers."""
-    fields: dict[str, Any] = dict(settings)
-    choices = fields.pop("n", 1)
-    return Sampling(**fields), choices
+def _split(
+    settings: Mapping[str, Any], fields: Any
+) -> tuple[ChatPromptOptions, Sampling, int]:
+    """Returns what shapes a prompt and each answer, and the number of answers.
+
+    Args:
+        settings: The settings.
+        fields: The ``TypedDict`` of possible ones.
+
+    Raises:
+        TypeError: If there is no such setting.
+        MllamaError: If a value can't be used.
+    """
+    for name in settings.keys() - fields.__optional_keys__:
+        raise TypeError(f"got an unexpected keyword argument {name!r}")
+    answer = dict(settings)
+    prompt = {
+        name: answer.pop(name)
+        for name in ChatPromptFields.__optional_keys__
+        if name in answer
+    }
+    choices = answer.pop("n", 1)
+    return ChatPromptOptions(**prompt), Sampling(**answer), choices

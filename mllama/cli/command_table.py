@@ -1,6 +1,6 @@
 """The options that belong to one command, and those of all commands together.
 
-The options of the model and of sampling are in :mod:`mllama.launch.option_table`.
+Those of the model, of prompts and of answers are in ``mllama/launch``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from mllama.launch.option_table import (
     COMPUTE,
     MODEL,
     MODEL_OPTIONS,
+    QUESTION,
     Option,
 )
+from mllama.launch.prompt_options import PROMPT_OPTIONS
 from mllama.launch.sampling_options import SAMPLING_OPTIONS
 
-QUESTION: Final = "Question"
 SERVER: Final = "Server"
 OUTPUT: Final = "Output"
 
@@ -228,6 +229,7 @@ ALL_OPTIONS: Final = (
     *MODEL_OPTIONS,
     *_COMPILE,
     *_GENERATE_QUESTION,
+    *PROMPT_OPTIONS,
     *SAMPLING_OPTIONS,
     *_GENERATE_ANSWER,
     *_SERVE_ANSWER,

@@ -15,10 +15,12 @@ from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.output import Answers, reserve_stdout
 from mllama.cli.sections import SectionedCommand
 from mllama.errors import MllamaError
+from mllama.launch.prompt_options import PROMPT_OPTIONS
 from mllama.launch.sampling_options import SAMPLING_OPTIONS
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
+_PROMPT = {option.name: option.default for option in PROMPT_OPTIONS}
 _SAMPLING = [option.name for option in SAMPLING_OPTIONS if "generate" in option.takers]
 
 
@@ -47,12 +49,15 @@ def generate(
     disable_telemetry()  # The hub's client reads the environment when imported.
     if not settings["trust_remote_code"]:
         block_torch()
+    shape = {name: settings.pop(name) for name in _PROMPT}
     sampling = _answer_fields({name: settings.pop(name) for name in _SAMPLING})
     question: Any
     if raw or prompt_token_ids is not None:
-        question = _read_raw_prompt(prompt, prompt_token_ids, images, system, messages)
+        _refuse_for_raw_prompts({"system": system, "messages": messages, **shape})
+        question = _read_raw_prompt(prompt, prompt_token_ids, images)
     else:
         question = _read_conversations(prompt, images, system, messages)
+        _check_prompts(question, shape)
     stream = reserve_stdout()
     # Libraries may warn on stderr, but their info messages would bury the answer.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -64,13 +69,13 @@ def generate(
         load_seconds = time.perf_counter() - started
         answers = Answers(stream, output_format, load_seconds)
         if isinstance(question, Conversations):
-            for output in llm.answers(question.messages, **sampling):
+            for output in llm.answers(question.messages, **shape, **sampling):
                 answers.write_one_of_many(output)
             return
         generation = (
             llm.complete(question.prompt, question.images, stream=True, **sampling)
             if isinstance(question, RawPrompt)
-            else llm.chat(question, stream=True, **sampling)
+            else llm.chat(question, stream=True, **shape, **sampling)
         )
         with generation as answer:
             if sampling["n"] > 1:
@@ -111,12 +116,23 @@ class RawPrompt:
     images: list[Any]
 
 
+def _refuse_for_raw_prompts(options: dict[str, Any]) -> None:
+    """Checks that nothing is given that shapes a conversation's prompt.
+
+    Raises:
+        click.UsageError: If an option is given.
+    """
+    for name, value in options.items():
+        if value != _PROMPT.get(name):
+            context = click.get_current_context()
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"a raw prompt takes no {option}", context)
+
+
 def _read_raw_prompt(
     prompt: str | None,
     token_ids: str | None,
     images: tuple[str, ...],
-    system: str | None,
-    messages: str | None,
 ) -> RawPrompt:
     """Returns a raw prompt, with its images loaded.
 
@@ -127,10 +143,6 @@ def _read_raw_prompt(
     from mllama.requests.messages import load_images, prompt_messages
 
     context = click.get_current_context()
-    if system is not None or messages is not None:
-        raise click.UsageError(
-            "a raw prompt takes no --system and no --messages", context
-        )
     if (prompt is None) == (token_ids is None):
         raise click.UsageError(
             "a raw prompt is either --raw with --prompt or --prompt-token-ids", context
@@ -189,6 +201,24 @@ def _read_conversations(
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error
     return Conversations(conversations)
+
+
+def _check_prompts(question: list[Any] | Conversations, shape: dict[str, Any]) -> None:
+    """Checks what shapes the prompts, before the model is loaded.
+
+    Raises:
+        MllamaError: If a value can't be used, or doesn't fit the messages.
+    """
+    from mllama.requests.chat_prompt import ChatPrompt
+
+    if not isinstance(question, Conversations):
+        ChatPrompt(messages=question, **shape)
+        return
+    for number, messages in enumerate(question.messages, 1):
+        try:
+            ChatPrompt(messages=messages, **shape)
+        except MllamaError as error:
+            raise type(error)(f"conversation {number}: {error}") from error
 
 
 def _read_messages(name: str) -> tuple[Any, Path]:

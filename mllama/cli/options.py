@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from mllama.cli.command_table import ALL_OPTIONS
 from mllama.cli.sections import SectionedOption
 from mllama.demo_model import MODEL_PATH
+from mllama.errors import shortened
 from mllama.launch.option_table import Kind, Option, Taker
 
 USING_DEMO: Final = (
@@ -38,6 +42,38 @@ class _Bias(click.ParamType[tuple[int, float]]):
             )
 
 
+class _Json(click.ParamType[Any]):
+    """A JSON object or list, or the name of a file with one."""
+
+    name = "json"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Returns the plain data."""
+        text = str(value)
+        is_file = not text.lstrip().startswith(("{", "["))
+        try:
+            if is_file:
+                text = Path(text).read_text(encoding="utf-8-sig")
+            return json.loads(text)
+        except OSError as error:
+            self.fail(
+                f"{shortened(text)} is neither JSON nor a file: {error.strerror}",
+                param,
+                ctx,
+            )
+        except (ValueError, RecursionError) as error:
+            name = f"{shortened(str(value))} is" if is_file else "the value is"
+            self.fail(f"{name} not JSON: {error}", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Has the shell complete the name of a file."""
+        return click.Path().shell_complete(ctx, param, incomplete)
+
+
 _TYPES: Final[dict[Kind, click.ParamType[Any] | None]] = {
     "text": None,
     "path": click.Path(),
@@ -45,7 +81,9 @@ _TYPES: Final[dict[Kind, click.ParamType[Any] | None]] = {
     "count": click.IntRange(min=1),
     "number": click.FLOAT,
     "flag": None,
+    "switch": None,
     "bias": _Bias(),
+    "json": _Json(),
 }
 
 
@@ -83,11 +121,15 @@ def _click_option(
     }
     if option.repeatable:
         arguments["multiple"] = True
-    elif option.kind == "flag":
+    elif option.kind in ("flag", "switch"):
         arguments["is_flag"] = True
+        arguments |= {"default": None} if option.kind == "switch" else {}
     elif option.default is not None:
         arguments["default"] = option.default
-    names = [name for name in (option.option_name, option.alias, option.name) if name]
+    spelled = option.option_name
+    if option.kind == "switch":
+        spelled += f"/{option.opposite}"
+    names = [name for name in (spelled, option.alias, option.name) if name]
     return click.option(*names, cls=SectionedOption, **(arguments | extra))
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from mllama.engine.generation import Chunk, Output
+    from mllama.engine.outputs import Chunk, Output
     from mllama.requests.events import TokenLogprob
 
 

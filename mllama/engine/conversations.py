@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from mllama.engine.engine import Engine
-from mllama.engine.generation import Generation, Output
+from mllama.engine.generation import Generation
+from mllama.engine.outputs import Output
 from mllama.errors import MllamaError
 from mllama.images.load import ImageSource
+from mllama.requests.chat_prompt import ChatPrompt, ChatPromptOptions
 from mllama.requests.messages import Message, prompt_messages, read_conversation
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
 
 _PREPARED_PER_SLOT: Final = 2
@@ -23,24 +25,32 @@ its images' tiles in memory.
 
 
 def submit_conversation(
-    engine: Engine, messages: Sequence[Message], sampling: Sampling, choices: int = 1
+    engine: Engine,
+    messages: Sequence[Message],
+    options: ChatPromptOptions,
+    sampling: Sampling,
+    choices: int = 1,
 ) -> Generation:
     """Submits a conversation to the engine.
 
     Args:
         engine: The engine.
         messages: OpenAI-style messages.
+        options: What shapes the prompt beside the messages.
         sampling: Settings of the answer.
         choices: Number of answers.
 
     Raises:
-        MllamaError: If a message or an image can't be used.
+        MllamaError: If a message or an image can't be used, or it isn't clear where
+            the answer begins.
         RuntimeError: If the engine is closed or has failed.
     """
     conversation = read_conversation(messages, prepare=engine.prepare_image)
+    prompt = ChatPrompt(messages=conversation.messages, **vars(options))
+    prompt.check_turn(engine.continues_messages)
     return engine.submit(
         GenerationRequest(
-            prompt=ChatPrompt(messages=conversation.messages),
+            prompt=prompt,
             images=conversation.images,
             sampling=sampling,
             choices=choices,
@@ -79,6 +89,7 @@ def submit_prompt(
 def answer_conversations(
     engine: Engine,
     conversations: Sequence[Sequence[Message]],
+    options: ChatPromptOptions,
     sampling: Sampling,
     choices: int = 1,
 ) -> Iterator[Output]:
@@ -89,6 +100,7 @@ def answer_conversations(
     Args:
         engine: The engine.
         conversations: Lists of OpenAI-style messages.
+        options: What shapes each prompt beside its messages.
         sampling: Settings of each answer.
         choices: Number of answers to each conversation.
 
@@ -101,7 +113,9 @@ def answer_conversations(
 
     def answer(number: int, messages: Any) -> Output:
         try:
-            generation = submit_conversation(engine, messages, sampling, choices)
+            generation = submit_conversation(
+                engine, messages, options, sampling, choices
+            )
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error
         running.append(generation)

@@ -13,14 +13,13 @@ import asyncio
 import ctypes
 import gc
 import importlib
-import queue
 import sys
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mllama.engine.generation import Generation, Step, now
+from mllama.engine.generation import Generation, now
+from mllama.engine.running import RunningAnswers
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
@@ -61,12 +60,8 @@ class Engine:
         importlib.import_module("max.graph")
         self._options = options
         self._quiet = quiet
-        self._incoming: queue.Queue[Any] = queue.Queue()
-        self._cancelled: queue.Queue[list[Any]] = queue.Queue()
-        # Not the generations: one that its user drops must be collected and cancelled.
-        self._running: dict[Any, _Running] = {}
+        self._running = RunningAnswers()
         self._lock = threading.Lock()
-        self._wake = threading.Event()
         self._closing = threading.Event()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -108,6 +103,17 @@ class Engine:
         stats: ImageCacheStats = self._image_cache.stats()
         return stats
 
+    @property
+    def continues_messages(self) -> bool:
+        """Returns True if an answer can go on with a conversation's last message.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self._check_alive()
+        continues: bool = self._tokenizer.prompt_encoder.continues_messages
+        return continues
+
     def prepare_image(self, file: ImageFile) -> Future[ImageTiles]:
         """Starts to split an image file into tiles.
 
@@ -133,14 +139,13 @@ class Engine:
             prepared,
             self._tokenizer,
             started=started,
-            cancel=lambda choices: self._cancel([ids[choice] for choice in choices]),
+            cancel=lambda choices: self._running.cancel(
+                [ids[choice] for choice in choices]
+            ),
         )
-        first, *others = prepared.contexts
         with self._lock:
             self._check_alive()
-            self._running[first.request_id] = _Running(generation.steps, 0, others)
-        self._incoming.put(first)
-        self._wake.set()
+            self._running.submit(prepared.contexts, generation.steps)
         return generation
 
     def _prepare(self, request: GenerationRequest) -> PreparedRequest:
@@ -151,32 +156,6 @@ class Engine:
         )
         return preparing.result()
 
-    def _submit_others(self, running: _Running) -> None:
-        """Submits a request's other answers, once the first one has a token.
-
-        The caches have the prompt and its images then.
-        """
-        with self._lock:
-            others = running.take_others()
-            for choice, context in enumerate(others, 1):
-                self._running[context.request_id] = _Running(running.steps, choice, [])
-        for context in others:
-            self._incoming.put(context)
-
-    def _cancel(self, request_ids: list[Any]) -> None:
-        with self._lock:
-            cancelled = {
-                request_id: self._running.pop(request_id)
-                for request_id in request_ids
-                if request_id in self._running
-            }
-        for running in cancelled.values():
-            # Another thread may be waiting for the next step.
-            running.steps.put(Step(running.choice, None, now()))
-        if cancelled:
-            self._cancelled.put(list(cancelled))
-            self._wake.set()
-
     def _check_alive(self) -> None:
         if self._closing.is_set():
             raise RuntimeError("the model is closed")
@@ -186,7 +165,7 @@ class Engine:
     def close(self) -> None:
         """Ends running requests and frees the model.  Further calls do nothing."""
         self._closing.set()
-        self._wake.set()
+        self._running.wake.set()
         engine, requests = self._threads
         if self._ready.is_set():
             engine.join()
@@ -221,7 +200,10 @@ class Engine:
         except BaseException as error:
             self._failure = error
         finally:
-            self._end_all()
+            reason = self._failure or RuntimeError("the model was closed")
+            # No other is submitted: whoever waits for the lock checks first.
+            with self._lock:
+                self._running.end_all(reason)
             pipeline.kv_manager.shutdown()
 
     def _load(self) -> tuple[Any, Any]:
@@ -254,7 +236,9 @@ class Engine:
             pipeline,
             config,
             Settings(offline_inference=True),
-            WorkerQueues(self._incoming, _Results(self._deliver), self._cancelled),
+            WorkerQueues(
+                self._running.incoming, self._running, self._running.cancelled
+            ),
             retrieved.memory_plan,
         )
         # The metrics take time in every step, and only a server uses them.
@@ -265,56 +249,9 @@ class Engine:
         from mllama.max_compat.model import SchedulerProgress
 
         while not self._closing.is_set():
-            self._wake.clear()
+            self._running.wake.clear()
             if scheduler.run_iteration() is SchedulerProgress.NO_PROGRESS:
-                self._wake.wait(_IDLE_SECONDS if self._running else None)
-
-    def _deliver(self, results: dict[Any, Any]) -> None:
-        at = now()
-        for request_id, result in results.items():
-            with self._lock:
-                request = self._running.get(request_id)
-                if result.is_done:
-                    self._running.pop(request_id, None)
-            if request is None:
-                continue
-            request.steps.put(Step(request.choice, result, at))
-            if request.others and result.result is not None:
-                self._submit_others(request)
-
-    def _end_all(self) -> None:
-        with self._lock:
-            running, self._running = self._running, {}
-        reason = self._failure or RuntimeError("the model was closed")
-        for request in running.values():
-            request.steps.put(Step(request.choice, reason, now()))
-
-
-@dataclass
-class _Running:
-    """An answer that the scheduler works on.
-
-    Attributes:
-        steps: Receives the scheduler's reports.
-        choice: The answer among those of its request.
-        others: Contexts of the request's other answers, which are not yet submitted.
-    """
-
-    steps: queue.SimpleQueue[Step]
-    choice: int
-    others: list[Any]
-
-    def take_others(self) -> list[Any]:
-        """Returns the other answers' contexts, and forgets them."""
-        others, self.others = self.others, []
-        return others
-
-
-class _Results:
-    """A result queue for the scheduler that delivers results straight to requests."""
-
-    def __init__(self, deliver: Any) -> None:
-        self.put_nowait = deliver
+                self._running.wake.wait(_IDLE_SECONDS if self._running else None)
 
 
 def _ignore(**_: Any) -> None:

@@ -2,9 +2,9 @@
 
 The commands make their options from these entries.  ``python -m docs.reference`` writes
 ``docs/options.md`` and the argument descriptions of :class:`mllama.llm.LLM` from them,
-and a test fails if one of the two is stale.  The settings of an answer are in
-``sampling_options.py``, and the options of single commands in
-``mllama/cli/command_table.py``.
+and a test fails if one of the two is stale.  What shapes a prompt is in
+``prompt_options.py``, the settings of an answer are in ``sampling_options.py``, and the
+options of single commands in ``mllama/cli/command_table.py``.
 
 This module imports nothing heavy: ``--help`` reads it.
 """
@@ -19,13 +19,18 @@ from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 MODEL: Final = "Model"
 COMPUTE: Final = "Compute and limits"
 IMAGES: Final = "Images"
+QUESTION: Final = "Question"
 ANSWER: Final = "Answer"
 
 Taker = Literal["generate", "serve", "compile", "quantize", "LLM"]
 
-Kind = Literal["text", "path", "integer", "count", "number", "flag", "bias"]
+Kind = Literal[
+    "text", "path", "integer", "count", "number", "flag", "switch", "bias", "json"
+]
 """Types of values.  A count is an integer of at least 1; a path is completed by shells,
-but may also name something that is not a file; a bias is a token's id and a number."""
+but may also name something that is not a file; a switch is a flag with an opposite, and
+may be left open; a bias is a token's id and a number; json is plain data, or a file
+with it."""
 
 _ANY_RUN: Final[tuple[Taker, ...]] = ("generate", "serve", "LLM")
 _ANY_GRAPHS: Final[tuple[Taker, ...]] = ("generate", "serve", "compile", "LLM")
@@ -77,6 +82,11 @@ class Option:
     def option_name(self) -> str:
         """Returns the option as it is typed: ``--max-length``."""
         return self.flag or f"--{self.name.replace('_', '-')}"
+
+    @property
+    def opposite(self) -> str:
+        """Returns a switch's opposite as it is typed: ``--no-max-length``."""
+        return f"--no-{self.name.replace('_', '-')}"
 
     @property
     def shown_default(self) -> str:

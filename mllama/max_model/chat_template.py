@@ -26,9 +26,19 @@ _GIVEN_BY_ENGINE: Final = frozenset(
 )
 """Variables of a template that a request can't set."""
 
+_VARIABLES: Final = "chat_template_kwargs"
+
 
 class ChatTemplateError(MllamaError):
-    """The template rejects the messages, or can't show them."""
+    """The template rejects the messages, or can't show them.
+
+    Attributes:
+        param: The part of a request that is wrong, by its name in OpenAI's API.
+    """
+
+    def __init__(self, message: str, param: str = "messages") -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ChatTemplate:
@@ -80,7 +90,7 @@ class ChatTemplate:
                 doesn't read it, or its value isn't plain data.
         """
         if not isinstance(variables, Mapping):
-            raise ChatTemplateError("template variables must be an object")
+            raise ChatTemplateError("template variables must be an object", _VARIABLES)
         readable = (
             self._variables[self._name(has_tools)]
             - _GIVEN_BY_ENGINE
@@ -91,11 +101,13 @@ class ChatTemplate:
                 known = ", ".join(sorted(readable)) or "none"
                 raise ChatTemplateError(
                     f"{quoted(name)} is not a variable that requests can give to this "
-                    f"chat template (those are: {known})"
+                    f"chat template (those are: {known})",
+                    _VARIABLES,
                 )
             if not _is_plain(value):
                 raise ChatTemplateError(
-                    f"the template variable {name} must be plain data, as in JSON"
+                    f"the template variable {name} must be plain data, as in JSON",
+                    _VARIABLES,
                 )
 
     def render(

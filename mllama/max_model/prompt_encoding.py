@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from transformers import PreTrainedTokenizerBase
@@ -22,14 +23,7 @@ from mllama.max_model.special_tokens import (
     strings_in,
     unused_characters,
 )
-
-_PROBE: Final = "mllamaprobe{}z"
-"""A text that no template changes beyond its case."""
-
-_DUMPED_PART: Final = re.compile(r"""["']text["']:\s{0,8}["']$""")
-"""What stands before a text if a template writes a list of parts as data."""
-
-_DUMPED_PART_LENGTH: Final = 24
+from mllama.max_model.template_probe import TemplateProbe, wrong_images
 
 _BEGUN_ANSWER: Final = (
     {"role": "user", "content": "Hello"},
@@ -78,8 +72,9 @@ class PromptEncoder:
         begin = self._tokenizer.bos_token_id
         return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
 
+    @cached_property
     def continues_messages(self) -> bool:
-        """Returns True if the template lets an answer go on with the last message."""
+        """True if the template lets an answer go on with the last message."""
         try:
             self.encode_chat(_BEGUN_ANSWER, continue_final_message=True)
         except ChatTemplateError:
@@ -119,7 +114,9 @@ class PromptEncoder:
             self._template.check_variables(variables, bool(tools))
             read = read_messages(messages)
             if tools and not self._template.takes_tools():
-                raise ChatTemplateError("this chat template describes no tools")
+                raise ChatTemplateError(
+                    "this chat template describes no tools", "tools"
+                )
             if continue_final_message:
                 _check_final_message(read)
             strings = list(strings_in([read, tools, variables]))
@@ -169,7 +166,7 @@ class PromptEncoder:
         tokens = self._special_tokens.encode(_without_surrogates(rendered), marker)
         images = count_images(messages)
         if (placeholders := tokens.count(self._image_token_id)) != images:
-            raise ChatTemplateError(_wrong_images(placeholders, images))
+            raise wrong_images(placeholders, images)
         return tokens
 
     def _form(
@@ -187,9 +184,9 @@ class PromptEncoder:
         Raises:
             ChatTemplateError: If there is none.
         """
-        probe = _Probe(messages, tools)
+        probe = TemplateProbe(messages, tools)
         rejection: ChatTemplateError | None = None
-        fewest: list[str] | None = None
+        fewest: list[ChatTemplateError] | None = None
         for form in FORMS:
             try:
                 rendered = template.render(
@@ -210,7 +207,7 @@ class PromptEncoder:
                 fewest = problems
         # A form that the template takes, but doesn't show whole, says more.
         if fewest is not None:
-            raise ChatTemplateError(fewest[0])
+            raise fewest[0]
         assert rejection is not None
         raise rejection
 
@@ -226,83 +223,10 @@ class PromptEncoder:
         ):
             raise ChatTemplateError(
                 "the final message can't be continued: this chat template writes more "
-                "after it than the end of a turn"
+                "after it than the end of a turn",
+                "continue_final_message",
             )
         return before
-
-
-class _Probe:
-    """Messages and tools with short texts of their own, to find which are shown."""
-
-    def __init__(
-        self, messages: list[Message], tools: list[Mapping[str, Any]] | None
-    ) -> None:
-        self._places: dict[str, str] = {}
-        self._images = count_images(messages)
-        self.messages = [
-            self._message(message, f"message {number}")
-            for number, message in enumerate(messages, 1)
-        ]
-        self.tools = tools and [
-            self._tool(tool, f"tool {number}") for number, tool in enumerate(tools, 1)
-        ]
-
-    def problems(self, rendered: str, images: int) -> list[str]:
-        """Returns what is wrong with a rendered prompt.
-
-        Args:
-            rendered: The prompt.
-            images: Its number of image placeholders.
-        """
-        lowered = rendered.lower()
-        problems = []
-        for text, place in self._places.items():
-            before, found, _ = lowered.partition(text)
-            if not found or _DUMPED_PART.search(before[-_DUMPED_PART_LENGTH:]):
-                problems.append(f"this chat template leaves out {place}")
-        if images != self._images:
-            problems.append(_wrong_images(images, self._images))
-        return problems
-
-    def _text(self, place: str) -> str:
-        text = _PROBE.format(len(self._places))
-        self._places[text] = place
-        return text
-
-    def _message(self, message: Message, place: str) -> Message:
-        probe = {
-            **message,
-            "content": [
-                {**part, "text": self._text(f"the text of {place}")}
-                if part["type"] == "text" and part["text"].strip()
-                else part
-                for part in message["content"]
-            ],
-        }
-        if "tool_calls" in message:
-            probe["tool_calls"] = [
-                self._call(call, f"the tool calls of {place}")
-                for call in message["tool_calls"]
-            ]
-        return probe
-
-    def _call(self, call: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-        function = call["function"]
-        arguments = {"argument": self._text(place)} if function["arguments"] else {}
-        return {
-            **call,
-            "function": {
-                **function,
-                "name": self._text(place),
-                "arguments": arguments,
-            },
-        }
-
-    def _tool(self, tool: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-        function = tool.get("function")
-        if isinstance(function, Mapping):
-            return {**tool, "function": {**function, "name": self._text(place)}}
-        return {**tool, "name": self._text(place)}
 
 
 def _without_surrogates(text: str) -> str:
@@ -321,13 +245,6 @@ def _check_final_message(messages: list[Message]) -> None:
 
 
 def _cannot_continue(reason: str) -> NoReturn:
-    raise ChatTemplateError(f"the final message can't be continued: {reason}")
-
-
-def _wrong_images(placeholders: int, images: int) -> str:
-    if placeholders < images:
-        return f"this chat template shows {placeholders} of {images} images"
-    return (
-        f"this chat template writes {placeholders} image placeholders for "
-        f"{images} images"
+    raise ChatTemplateError(
+        f"the final message can't be continued: {reason}", "continue_final_message"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -96,6 +96,11 @@ class MllamaTokenizer(TextTokenizer):
         )
 
     @property
+    def prompt_encoder(self) -> PromptEncoder:
+        """Returns the encoder of messages and raw prompts."""
+        return self._prompt_encoder
+
+    @property
     def image_limits(self) -> ImageLimits:
         """Returns the limits on a request's images."""
         return self._limits
@@ -105,37 +110,6 @@ class MllamaTokenizer(TextTokenizer):
         """Returns True: messages reach the template as lists of parts, so that images
         keep their position."""
         return True
-
-    def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        template_variables: Mapping[str, Any] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-    ) -> list[int]:
-        """Returns the tokens of a chat prompt; see :meth:`PromptEncoder.encode_chat`.
-
-        Raises:
-            ChatTemplateError: If the template can't show the messages.
-        """
-        return self._prompt_encoder.encode_chat(
-            messages,
-            tools=tools,
-            template_variables=template_variables,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-        )
-
-    @property
-    def continues_messages(self) -> bool:
-        """Returns True if an answer can go on with the last message."""
-        return self._prompt_encoder.continues_messages()
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """Returns a raw prompt's tokens; see :meth:`PromptEncoder.encode_prompt`."""
-        return self._prompt_encoder.encode_prompt(text)
 
     async def new_context(self, request: TextGenerationRequest) -> TextAndVisionContext:
         """Returns a request's tokens, images and MAX's own state.
@@ -228,11 +202,11 @@ class MllamaTokenizer(TextTokenizer):
             InputError: If the template can't show the messages.
         """
         if isinstance(request.prompt, str):
-            return self.encode_prompt(request.prompt)
+            return self._prompt_encoder.encode_prompt(request.prompt)
         if request.prompt is not None:
             return list(request.prompt)
         try:
-            return self.encode_chat(
+            return self._prompt_encoder.encode_chat(
                 [message.model_dump(exclude_none=True) for message in request.messages],
                 tools=request.tools,
                 template_variables=request.chat_template_options,

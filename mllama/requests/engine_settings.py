@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllama.errors import RequestError
-from mllama.requests.sampling_params import Sampling, SamplingDefaults
+from mllama.requests.max_sampling_params import SamplingDefaults
+from mllama.requests.sampling_params import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from mllama.errors import ImageError, MllamaError
 from mllama.images.load import ImageFile, is_image_source, open_image, url_scheme
@@ -21,8 +21,13 @@ Message = Mapping[str, Any]
 Prepared = TypeVar("Prepared")
 """What an image of a conversation becomes."""
 
-ROLES = ("system", "user", "assistant", "tool")
-_KEYS = {"role", "content", "tool_calls", "tool_call_id"}
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+_KEYS: Final[Mapping[str, frozenset[str]]] = {
+    "assistant": frozenset({"tool_calls", "refusal", "annotations"}),
+    "tool": frozenset({"tool_call_id"}),
+}
+"""Keys of messages by role, beside ``role``, ``content`` and ``name``."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +191,19 @@ def _read_message(
 ) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise MllamaError('must be an object with "role" and "content"')
-    unknown = sorted(set(message) - _KEYS)
-    if unknown:
-        raise MllamaError(f"{', '.join(map(repr, unknown))} is not supported")
+    # As in OpenAI's API, null is as good as nothing.
+    message = {key: value for key, value in message.items() if value is not None}
     role = message.get("role")
     if role not in ROLES:
         raise MllamaError(f"role must be one of {', '.join(ROLES)}, not {role!r}")
-    content = message.get("content")
+    keys = {"role", "content", "name", *_KEYS.get(role, ())}
+    unknown = sorted(map(str, message.keys() - keys))
+    if unknown:
+        raise MllamaError(f"{', '.join(map(repr, unknown))} is not supported")
+    # What an answer of the server has beside its text and calls.
+    message.pop("annotations", None)
+    content = message.get("content", message.pop("refusal", None))
+    message["role"] = "system" if role == "developer" else role
     if isinstance(content, str):
         parts: Any = content
     elif content is None and message.get("tool_calls"):
@@ -208,6 +219,8 @@ def _read_part(
     part: Any, images: _ImagesInOrder[Any], directory: Path | None
 ) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "refusal" and isinstance(part.get("refusal"), str):
+        return {"type": "text", "text": part["refusal"]}
     if kind == "text":
         if not isinstance(part.get("text"), str):
             raise MllamaError('a text part must have a string "text"')

@@ -14,17 +14,20 @@ from max.pipelines.context import EOSTracker, TextContext, TokenBuffer
 from max.pipelines.context.exceptions import InputError
 from max.pipelines.modeling.types import RequestID
 
-from mllama.errors import ImageError, MllamaError, RequestError
+from mllama.errors import ImageError, RequestError
 from mllama.image_cache.context import image_tokens_of
 from mllama.images.preprocess import ImageTiles
+from mllama.max_model.chat_template import ChatTemplateError
 from mllama.max_model.sampling_context import (
     LogProbabilityCounts,
     max_logprobs,
     set_log_probabilities,
     set_logit_bias,
 )
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.max_sampling_params import max_sampling_params
+from mllama.requests.request import GenerationRequest
 
 _SHORT: Final = 2000
 """Characters of a prompt that are rendered and tokenized at once, in less time than it
@@ -75,7 +78,7 @@ async def prepare_request(
             path = request.output_format.path
             raise RequestError(f"{path} is not supported", path)
         tokens = await tokenize(request.prompt, tokenizer)
-        _check_tokens(tokens, settings)
+        _check_tokens(request, tokens, settings)
         try:
             tokenizer.check_placeholders(tokens, len(request.images))
             _check_room(request, len(tokens), settings)
@@ -114,34 +117,35 @@ async def tokenize(
     Raises:
         RequestError: If the chat template rejects the messages.
     """
+    encoder = tokenizer.prompt_encoder
 
     def encode() -> Any:
         if isinstance(prompt, ChatPrompt):
-            return tokenizer.encode_chat(
+            return encoder.encode_chat(
                 prompt.messages,
-                tools=prompt.tools or None,
-                template_variables=prompt.template_variables,
-                add_generation_prompt=prompt.add_generation_prompt,
+                tools=prompt.tools,
+                template_variables=prompt.chat_template_kwargs,
+                add_generation_prompt=prompt.begins_turn,
                 continue_final_message=prompt.continue_final_message,
             )
-        return tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+        return encoder.encode_prompt(prompt) if isinstance(prompt, str) else prompt
 
     try:
         if isinstance(prompt, (str, ChatPrompt)) and _size(prompt) > _SHORT:
             ids = await asyncio.to_thread(encode)
         else:
             ids = encode()
-    except RequestError:
-        raise
-    except MllamaError as error:
-        raise RequestError(str(error), "prompt") from error
+    except ChatTemplateError as error:
+        raise RequestError(str(error), error.param) from error
     return np.array(ids, np.int64)
 
 
 def _size(value: Any) -> int:
     """Returns about how many characters plain data has."""
     if isinstance(value, ChatPrompt):
-        return sum(map(_size, (value.messages, value.tools, value.template_variables)))
+        return sum(
+            map(_size, (value.messages, value.tools, value.chat_template_kwargs))
+        )
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
@@ -151,15 +155,17 @@ def _size(value: Any) -> int:
     return 1
 
 
-def _check_tokens(tokens: npt.NDArray[np.int64], settings: EngineSettings) -> None:
+def _check_tokens(
+    request: GenerationRequest, tokens: npt.NDArray[np.int64], settings: EngineSettings
+) -> None:
     if tokens.ndim != 1 or not tokens.size:
-        raise RequestError("the prompt has no tokens", "prompt")
+        raise RequestError("the prompt has no tokens", request.prompt_field)
     wrong = tokens[(tokens < 0) | (tokens >= settings.vocabulary)]
     if wrong.size:
         raise RequestError(
             f"the prompt must have token ids from 0 to {settings.vocabulary - 1}, "
             f"not {wrong[0]}",
-            "prompt",
+            request.prompt_field,
         )
 
 
@@ -172,7 +178,7 @@ def _check_room(
         raise RequestError(
             f"the prompt is too long: it has {prompt_tokens} tokens, and prompt and "
             f"answer together may have {settings.max_length}",
-            "prompt",
+            request.prompt_field,
         )
     if request.sampling.min_tokens > room:
         raise RequestError(
@@ -202,7 +208,8 @@ def _context(
 ) -> Any:
     """Returns the context of one of a request's answers."""
     sampling = request.sampling
-    params = sampling.to_max(
+    params = max_sampling_params(
+        sampling,
         settings.defaults,
         vocabulary=settings.vocabulary,
         choice=choice,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import RequestError, quoted
+from mllama.requests.chat_prompt import ChatPrompt, ChatPromptFields
 from mllama.requests.output_format import OutputFormat
-from mllama.requests.sampling_params import Sampling
+from mllama.requests.sampling_params import AnswerFields, Sampling
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -19,28 +20,8 @@ MAX_CHOICES: Final = 128
 """The limit of OpenAI's API."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChatPrompt:
-    """Messages that the checkpoint's chat template turns into a prompt.
-
-    Attributes:
-        messages: Messages with ``role``, and ``content`` as a string or a list of
-            parts: ``{"type": "text", "text": ...}``, or ``{"type": "image"}`` where an
-            image stands; ``tool_calls``, ``tool_call_id`` and ``name`` as in OpenAI's
-            API.
-        tools: Tools that the template describes to the model, in OpenAI's form.
-        template_variables: Variables of the template by name, as plain data.
-        add_generation_prompt: Whether the prompt ends in the header of the answer's
-            turn.
-        continue_final_message: Whether the answer goes on with the last message,
-            instead of a new turn; the prompt has no header of a turn then.
-    """
-
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] = ()
-    template_variables: Mapping[str, Any] = field(default_factory=dict)
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
+class ChatFields(ChatPromptFields, AnswerFields, total=False):
+    """The settings of a chat, for functions that pass them on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +46,11 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     choices: int = 1
     output_format: OutputFormat | None = None
+
+    @property
+    def prompt_field(self) -> str:
+        """Returns the name that the prompt has in a body, for errors."""
+        return "messages" if isinstance(self.prompt, ChatPrompt) else "prompt"
 
     def __post_init__(self) -> None:
         check_choices(self.choices)

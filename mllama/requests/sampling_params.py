@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
-from mllama.errors import RequestError, quoted
+from mllama.errors import RequestError
+from mllama.requests.value_checks import MAX_INTEGER, integer, is_list, number, wrong
 
 MAX_TEMPERATURE: Final = 2.0
 """The limit of OpenAI's API and of MAX."""
@@ -22,28 +21,6 @@ MAX_BIAS: Final = 100.0
 
 MAX_LOGPROBS: Final = 20
 """The limit of OpenAI's API for the likeliest tokens in a token's place."""
-
-_SEEDS: Final = 2**63
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingDefaults:
-    """What an engine uses for settings that a request leaves open.
-
-    Attributes:
-        temperature: Divisor of the logits.
-        top_k: Number of likeliest tokens to sample from.  1 is greedy, unless a request
-            has a setting that only sampling uses; -1 is all.
-        top_p: Share of the probability mass to sample from.
-        repetition_penalty: Divisor of the logits of tokens that appeared.
-        max_new_tokens: The longest answer in tokens; -1 is limited by the context only.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 1
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    max_new_tokens: int = -1
 
 
 class SamplingFields(TypedDict, total=False):
@@ -134,7 +111,7 @@ class Sampling:
         self._check_stops()
         self._check_bias()
         if not isinstance(self.ignore_eos, bool):
-            raise _wrong("ignore_eos", "be true or false", self.ignore_eos)
+            raise wrong("ignore_eos", "be true or false", self.ignore_eos)
         if -1 < self.max_new_tokens < self.min_tokens:
             raise RequestError(
                 f"min_tokens must be at most max_new_tokens, {self.max_new_tokens}, "
@@ -144,19 +121,19 @@ class Sampling:
 
     def _check_integers(self) -> None:
         for name, least, most in (
-            ("max_new_tokens", -1, _SEEDS - 1),
-            ("min_tokens", 0, _SEEDS - 1),
-            ("top_k", -1, _SEEDS - 1),
-            ("seed", 0, _SEEDS - 1),
+            ("max_new_tokens", -1, MAX_INTEGER),
+            ("min_tokens", 0, MAX_INTEGER),
+            ("top_k", -1, MAX_INTEGER),
+            ("seed", 0, MAX_INTEGER),
             ("logprobs", -1, MAX_LOGPROBS),
             ("prompt_logprobs", -1, MAX_LOGPROBS),
         ):
             value = getattr(self, name)
             if value is None and name not in ("max_new_tokens", "min_tokens"):
                 continue
-            self._set(name, _integer(name, value, least, most))
+            self._set(name, integer(name, value, least, most))
         if self.top_k == 0:
-            raise _wrong("top_k", "be -1 or at least 1", self.top_k)
+            raise wrong("top_k", "be -1 or at least 1", self.top_k)
 
     def _check_numbers(self) -> None:
         for name, least, most in (
@@ -170,34 +147,34 @@ class Sampling:
             value = getattr(self, name)
             if value is None and name in ("temperature", "top_p", "repetition_penalty"):
                 continue
-            self._set(name, _number(name, value, least, most))
+            self._set(name, number(name, value, least, most))
         if self.repetition_penalty == 0:
-            raise _wrong("repetition_penalty", "be greater than 0", 0)
+            raise wrong("repetition_penalty", "be greater than 0", 0)
 
     def _check_stops(self) -> None:
         stop = self.stop
         texts = [stop] if isinstance(stop, str) else stop
         if texts is None:
             texts = ()
-        if not _is_list(texts) or not all(isinstance(text, str) for text in texts):
-            raise _wrong("stop", "be a string or a list of strings", stop)
+        if not is_list(texts) or not all(isinstance(text, str) for text in texts):
+            raise wrong("stop", "be a string or a list of strings", stop)
         self._set("stop", tuple(text for text in texts if text))
         ids = self.stop_token_ids
-        if not _is_list(ids):
-            raise _wrong("stop_token_ids", "be a list of token ids", ids)
+        if not is_list(ids):
+            raise wrong("stop_token_ids", "be a list of token ids", ids)
         self._set(
             "stop_token_ids",
-            tuple(_integer("stop_token_ids", each, 0, _SEEDS - 1) for each in ids),
+            tuple(integer("stop_token_ids", each, 0, MAX_INTEGER) for each in ids),
         )
 
     def _check_bias(self) -> None:
         given = {} if self.logit_bias is None else self.logit_bias
         if not isinstance(given, Mapping):
-            raise _wrong(
+            raise wrong(
                 "logit_bias", "be an object of biases by token id", self.logit_bias
             )
         bias = {
-            _integer("logit_bias", token, 0, _SEEDS - 1): _number(
+            integer("logit_bias", token, 0, MAX_INTEGER): number(
                 "logit_bias", value, -MAX_BIAS, MAX_BIAS
             )
             for token, value in given.items()
@@ -242,81 +219,3 @@ class Sampling:
                         f"not {token}",
                         name,
                     )
-
-    def to_max(
-        self,
-        defaults: SamplingDefaults,
-        *,
-        vocabulary: int,
-        choice: int = 0,
-        choices: int = 1,
-    ) -> Any:
-        """Returns MAX's ``SamplingParams``, without stops and biases.
-
-        Args:
-            defaults: For what is not set.
-            vocabulary: The number of tokens in the vocabulary.
-            choice: The answer among those of its request; it changes the seed.
-            choices: The number of these answers.  Several are sampled, unless ``top_k``
-                or ``temperature`` makes them greedy.
-        """
-        from max.pipelines.context import SamplingParams
-
-        def given(value: Any, default: Any) -> Any:
-            return default if value is None else value
-
-        top_k = given(self.top_k, defaults.top_k)
-        if self.top_k is None and top_k == 1 and (self.samples or choices > 1):
-            top_k = -1
-        limit = self.max_new_tokens
-        if limit == -1 and defaults.max_new_tokens != -1:
-            limit = max(defaults.max_new_tokens, self.min_tokens)
-        seed = random.getrandbits(32) if self.seed is None else self.seed + choice
-        return SamplingParams(
-            # MAX reserves memory for top_k candidates, even beyond the vocabulary.
-            top_k=-1 if top_k >= vocabulary else top_k,
-            top_p=given(self.top_p, defaults.top_p),
-            min_p=self.min_p,
-            temperature=given(self.temperature, defaults.temperature),
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=given(
-                self.repetition_penalty, defaults.repetition_penalty
-            ),
-            max_new_tokens=None if limit == -1 else limit,
-            min_new_tokens=self.min_tokens,
-            ignore_eos=self.ignore_eos,
-            seed=seed % _SEEDS,
-        )
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _integer(name: str, value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise _wrong(name, "be an integer", value)
-    number = int(value)
-    if not least <= number <= most:
-        limits = (
-            f"at least {least}" if most >= _SEEDS - 1 else f"from {least} to {most}"
-        )
-        limits = "from 0 to 2^63 - 1" if name == "seed" else limits
-        raise _wrong(name, f"be {limits}", number)
-    return number
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise _wrong(name, "be a number", value)
-    number = float(value)
-    if not math.isfinite(number) or not least <= number <= most:
-        limits = f"from {least:g} to {most:g}"
-        limits = "a finite number greater than 0" if most == math.inf else limits
-        raise _wrong(name, f"be {limits}", number)
-    return number
-
-
-def _wrong(name: str, rule: str, value: Any) -> RequestError:
-    return RequestError(f"{name} must {rule}, not {quoted(value)}", name)

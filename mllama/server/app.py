@@ -235,7 +235,7 @@ def server_capabilities(
         max_new_tokens=None if longest == -1 else longest,
         max_images=ModelSettings.from_max(config.model).image_limit,
         max_image_bytes=settings.max_media_bytes or None,
-        continues_messages=tokenizer.continues_messages,
+        continues_messages=tokenizer.prompt_encoder.continues_messages,
         created=int(time.time()),
     )
 

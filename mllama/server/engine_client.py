@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Event
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.request import GenerationRequest
 
 if TYPE_CHECKING:
     from mllama.images.load import ImageFile

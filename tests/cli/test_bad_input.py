@@ -49,6 +49,23 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
         (["generate", "--raw"], "--raw with --prompt"),
         (["generate", "--raw", "--prompt", "x", "--system", "y"], "takes no --system"),
         (["generate", "--prompt-token-ids", "1,x"], "separated by commas"),
+        (["generate", "--raw", "--prompt", "x", "--tools", "[]"], "takes no --tools"),
+        (
+            ["generate", "--prompt-token-ids", "1", "--no-add-generation-prompt"],
+            "takes no --add-generation-prompt",
+        ),
+        (
+            ["generate", "--prompt", "x", "--continue-final-message"],
+            "needs a last message of the role assistant",
+        ),
+        (["generate", "--prompt", "x", "--tools", '{"a": 1}'], "must be a list"),
+        (["generate", "--prompt", "x", "--tools", "[1]"], "tools[0] must be"),
+        (["generate", "--prompt", "x", "--tools", "[1"], "not JSON"),
+        (["generate", "--prompt", "x", "--tools", "none.json"], "nor a file"),
+        (
+            ["generate", "--prompt", "x", "--chat-template-kwargs", "[]"],
+            "must be an object",
+        ),
         (["generate", "--prompt", "x", "--model-path", "./none"], "./none"),
         (["generate", "--prompt", "x", "--max-length", "999999999"], "999999999"),
         (["generate", "--prompt", "x", "--format", "xml"], "xml"),
@@ -72,6 +89,12 @@ def test_generate_refuses_bad_options(args: list[str], message: str) -> None:
             "conversation 2: role must be",
         ),
         (json.dumps([[{"role": "user", "content": "x"}], []]), "conversation 2: a"),
+        (
+            json.dumps(
+                [[{"role": "tool", "content": "x", "tool_call_id": "a"}]],
+            ),
+            "conversation 1: messages[0].tool_call_id must be",
+        ),
     ],
 )
 def test_generate_refuses_malformed_messages(

@@ -32,6 +32,8 @@ KEYS = {
     "tokens_per_second",
 }
 
+TOOLS_TEMPLATE = Path(__file__).parents[1] / "clients" / "template_with_tools.jinja"
+
 pytestmark = pytest.mark.compiles
 
 GENERATE = [sys.executable, "-m", "mllama", "generate", "--devices", "cpu"]
@@ -159,6 +161,48 @@ def test_base_models_take_raw_prompts_and_other_templates(tmp_path: Path) -> Non
     )
     assert "user: Hi<|eot_id|>\n\nJudge" in tokenizer.decode(ids)
     assert ids.count(tokenizer.convert_tokens_to_ids("<|eot_id|>")) == 1
+
+
+def test_messages_take_tools_variables_and_a_begun_answer(tmp_path: Path) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "look", "arguments": '{"at": "the sky"}'},
+    }
+    messages = [
+        {"role": "user", "content": "Look"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "audio": None},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a blue sky"},
+        {"role": "assistant", "content": "It is"},
+    ]
+    (tmp_path / "chat.json").write_text(json.dumps(messages))
+    tool = {"type": "function", "function": {"name": "look", "description": "Looks."}}
+    (tmp_path / "tools.json").write_text(json.dumps([tool]))
+    template = TOOLS_TEMPLATE.read_text() + "{{- mood }}"
+    (tmp_path / "tools.jinja").write_text(template)
+    asked = (
+        *("--messages", str(tmp_path / "chat.json"), "--format", "json"),
+        *("--tools", str(tmp_path / "tools.json")),
+        *("--chat-template", str(tmp_path / "tools.jinja")),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_PATH)
+
+    def prompt(*args: str) -> str:
+        report = json.loads(generate(*asked, *args).stdout)
+        return str(tokenizer.decode(report["prompt_token_ids"]))
+
+    begun = prompt("--continue-final-message")
+    assert begun.endswith("It is")
+    assert '"description": "Looks."' in begun
+    assert '"at": "the sky"' in begun
+    assert "a blue sky" in begun
+    variables = '{"mood": "calm"}'
+    ended = prompt("--no-add-generation-prompt", "--chat-template-kwargs", variables)
+    assert ended.endswith("It is<|eot_id|>calm")
+
+    refused = subprocess.run([*GENERATE, *asked], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "the last message is the assistant's" in refused.stderr
 
 
 @pytest.mark.parametrize("seconds", [1.0, 6.0])

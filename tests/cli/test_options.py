@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from mllama.max_model.settings import ModelSettings
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
+
+TOOL = {"type": "function", "function": {"name": "look"}}
 
 needs_custom_ops = pytest.mark.skipif(
     dispatch.chosen_kernels() == dispatch.MAX,
@@ -61,8 +64,8 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
             seen.update(settings)
             raise Recorded
 
-    def run(*args: str) -> dict[str, Any]:
-        command = ["--prompt", "x", *args]
+    def run(*args: str, prompt: str | None = "x") -> dict[str, Any]:
+        command = [*([] if prompt is None else ["--prompt", prompt]), *args]
         with pytest.raises(Recorded):
             CliRunner().invoke(generate, command, catch_exceptions=False)
         return seen
@@ -134,6 +137,15 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--ignore-eos"], "ignore_eos", True, False),
         (["--logprobs", "0"], "logprobs", 0, None),
         (["--repetition-penalty", "1.5"], "repetition_penalty", 1.5, None),
+        (["--tools", json.dumps([TOOL])], "tools", [TOOL], None),
+        (
+            ["--chat-template-kwargs", '{"a": [1]}'],
+            "chat_template_kwargs",
+            {"a": [1]},
+            None,
+        ),
+        (["--add-generation-prompt"], "add_generation_prompt", True, None),
+        (["--no-add-generation-prompt"], "add_generation_prompt", False, None),
     ],
 )
 def test_generate_passes_options_to_the_model(
@@ -141,6 +153,28 @@ def test_generate_passes_options_to_the_model(
 ) -> None:
     assert generated()[name] == default
     assert generated(*args)[name] == value
+
+
+def test_generate_reads_plain_data_from_a_file(
+    generated: Started, tmp_path: Path
+) -> None:
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps([TOOL]), encoding="utf-8-sig")
+    assert generated("--tools", str(file))["tools"] == [TOOL]
+
+
+def test_generate_goes_on_with_the_last_of_its_messages(
+    generated: Started, tmp_path: Path
+) -> None:
+    assert generated()["continue_final_message"] is False
+    file = tmp_path / "chat.json"
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Oh"},
+    ]
+    file.write_text(json.dumps(messages))
+    options = ["--messages", str(file), "--continue-final-message"]
+    assert generated(*options, prompt=None)["continue_final_message"] is True
 
 
 @pytest.mark.parametrize(

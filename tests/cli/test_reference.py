@@ -22,12 +22,18 @@ from mllama.cli.command_table import ALL_OPTIONS
 from mllama.cli.main import group
 from mllama.launch.option_table import MODEL_OPTIONS, Option
 from mllama.launch.options import EngineOptions
+from mllama.launch.prompt_options import PROMPT_OPTIONS
 from mllama.launch.sampling_options import SAMPLING_OPTIONS
 from mllama.max_model.settings import DEFAULT_MAX_IMAGES
+from mllama.requests.chat_prompt import ChatPromptOptions
+from mllama.requests.request import ChatFields
 from mllama.requests.sampling_params import Sampling
 from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
-OPTIONS = {option.name: option for option in (*MODEL_OPTIONS, *SAMPLING_OPTIONS)}
+OPTIONS = {
+    option.name: option
+    for option in (*MODEL_OPTIONS, *PROMPT_OPTIONS, *SAMPLING_OPTIONS)
+}
 
 
 def python_default(option: Option) -> Any:
@@ -48,33 +54,29 @@ def test_the_docstrings_of_llm_are_current() -> None:
     assert source == with_descriptions(source), "run make reference"
 
 
-@pytest.mark.parametrize(
-    ("function", "table", "others"),
-    [
-        (LLM, MODEL_OPTIONS, {"quiet"}),
-        (LLM.chat, SAMPLING_OPTIONS, {"self", "messages", "stream"}),
-    ],
-    ids=["LLM", "LLM.chat"],
-)
-def test_python_takes_the_options_with_their_defaults(
-    function: Any, table: tuple[Option, ...], others: set[str]
-) -> None:
-    parameters = inspect.signature(function).parameters
+def test_python_takes_the_options_with_their_defaults() -> None:
     defaults = {
         name: parameter.default
-        for name, parameter in parameters.items()
-        if name not in others
+        for name, parameter in inspect.signature(LLM).parameters.items()
+        if name != "quiet"
     }
     assert defaults == {
         option.name: python_default(option)
-        for option in table
+        for option in MODEL_OPTIONS
         if "LLM" in option.takers
     }
     for name in defaults:
-        assert f"    {name}: " in inspect.getdoc(function)  # type: ignore[operator]
+        assert f"    {name}: " in str(inspect.getdoc(LLM))
 
 
-@pytest.mark.parametrize("settings", [EngineOptions, Sampling])
+def test_a_chat_takes_the_settings_of_the_tables() -> None:
+    settings = {option.name for option in (*PROMPT_OPTIONS, *SAMPLING_OPTIONS)}
+    assert ChatFields.__optional_keys__ == settings
+    for name in settings:
+        assert f"    {name}: " in str(inspect.getdoc(LLM.chat))
+
+
+@pytest.mark.parametrize("settings", [EngineOptions, Sampling, ChatPromptOptions])
 def test_settings_have_the_defaults_of_the_table(settings: Any) -> None:
     for field in fields(settings):
         assert field.default is not MISSING

@@ -22,13 +22,13 @@ KV_BLOCK = 128
 def contexts(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The contexts that are submitted to the scheduler, in order."""
     submitted: list[Any] = []
-    put = llm._engine._incoming.put
+    put = llm._engine._running.incoming.put
 
     def record(context: Any) -> None:
         submitted.append(context)
         put(context)
 
-    monkeypatch.setattr(llm._engine._incoming, "put", record)
+    monkeypatch.setattr(llm._engine._running.incoming, "put", record)
     return submitted
 
 
@@ -50,6 +50,12 @@ def test_a_prompt_and_its_images_are_computed_once_for_all_answers(
         n - 1
     )
     assert llm.image_cache.pinned == 0
+    first, *others = (
+        [image.pixel_values for image in context.images] for context in contexts
+    )
+    assert len(first) == 2
+    for images in others:
+        assert all(a is b for a, b in zip(images, first, strict=True))
 
 
 def test_each_answer_is_that_of_its_own_seed(llm: LLM) -> None:

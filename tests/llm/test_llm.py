@@ -129,7 +129,7 @@ def test_a_bad_conversation_does_not_disturb_others(
     other.start()
     for bad, complaint in (
         (ask(QUESTION, tmp_path / "none.png"), "none.png"),
-        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "tool_calls must be"),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "'tool_calls' is not"),
         (ask("a b c " * 4000), "too long"),
     ):
         with pytest.raises(MllamaError, match=complaint):

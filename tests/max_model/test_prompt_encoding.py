@@ -209,9 +209,9 @@ def test_a_message_that_cant_be_continued_is_an_error(
 def test_answers_go_on_with_messages_where_the_template_lets_them(
     tokenizer: Any,
 ) -> None:
-    assert prompt_encoder(tokenizer, TEMPLATE).continues_messages()
-    assert not prompt_encoder(tokenizer, GUARD).continues_messages()
-    assert not PromptEncoder(tokenizer, None, 1).continues_messages()
+    assert prompt_encoder(tokenizer, TEMPLATE).continues_messages
+    assert not prompt_encoder(tokenizer, GUARD).continues_messages
+    assert not PromptEncoder(tokenizer, None, 1).continues_messages
 
 
 def test_parts_only_templates_show_strings(tokenizer: Any) -> None:

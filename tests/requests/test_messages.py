@@ -162,6 +162,37 @@ def count_pictures() -> int:
     return sum(issubclass(type(each), Image.Image) for each in gc.get_objects())
 
 
+def test_an_answer_of_the_server_is_a_message() -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "look", "arguments": "{}"},
+    }
+    nothing = {"refusal": None, "annotations": [], "audio": None, "function_call": None}
+    read = read_conversation(
+        [
+            {"role": "developer", "content": "Be brief.", "name": "boss"},
+            {"role": "user", "content": "Look", "name": "Al"},
+            {"role": "assistant", "content": None, "tool_calls": [call], **nothing},
+            {"role": "tool", "content": "a ball", "tool_call_id": "call_1"},
+            {"role": "assistant", "content": "A ball.", "tool_calls": None, **nothing},
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": None, "refusal": "No."},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        ]
+    )
+    assert read.messages == [
+        {"role": "system", "content": "Be brief.", "name": "boss"},
+        {"role": "user", "content": "Look", "name": "Al"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "a ball", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "A ball."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "No."},
+        {"role": "assistant", "content": [{"type": "text", "text": "No."}]},
+    ]
+
+
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
@@ -176,6 +207,15 @@ def count_pictures() -> int:
         ([{"role": "user", "content": [{"type": "text"}]}], "text part"),
         ([{"role": "user", "content": [{"type": "image"}]}], "has no image"),
         ([{"role": "user", "content": "x", "extra": 1}], "'extra' is not supported"),
+        (
+            [{"role": "user", "content": "x", "tool_calls": []}],
+            "'tool_calls' is not supported",
+        ),
+        (
+            [{"role": "assistant", "content": "x", "audio": {"id": "a"}}],
+            "'audio' is not supported",
+        ),
+        ([{"role": "tool", "content": "x", "tool_calls": []}], "'tool_calls' is not"),
     ],
 )
 def test_malformed_messages_are_refused(messages: Any, complaint: str) -> None:

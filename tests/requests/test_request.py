@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from mllama.errors import RequestError
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import PromptRead
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.request import GenerationRequest
 
 CHAT = ChatPrompt(messages=[{"role": "user", "content": "Hi"}])
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mllama.errors import RequestError
-from mllama.requests.sampling_params import Sampling, SamplingDefaults
+from mllama.requests.max_sampling_params import SamplingDefaults, max_sampling_params
+from mllama.requests.sampling_params import Sampling
 
 GREEDY = SamplingDefaults()
 INFINITE, NOT_A_NUMBER = float("inf"), float("nan")
@@ -21,8 +22,8 @@ def to_max(
     choices: int = 1,
     **settings: Any,
 ) -> Any:
-    return Sampling(**settings).to_max(
-        defaults, vocabulary=100, choice=choice, choices=choices
+    return max_sampling_params(
+        Sampling(**settings), defaults, vocabulary=100, choice=choice, choices=choices
     )
 
 

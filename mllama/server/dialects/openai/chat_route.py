@@ -77,7 +77,9 @@ class ChatRoute:
         arrived_ns: int,
     ) -> AsyncGenerator[Event, None]:
         """Loads a request's images and hands it to the engine."""
-        prompt = chat_prompt(body, with_tools=body.tool_choice != "none")
+        prompt = chat_prompt(
+            body, self._capabilities, with_tools=body.tool_choice != "none"
+        )
         sampling = chat_sampling(body, self._capabilities)
         images = await load_images(
             image_references(body.messages),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from mllama.requests.request import ChatPrompt
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.sampling_params import Sampling
+from mllama.requests.tool_messages import read_arguments
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.chat_body import ChatBody, PromptFields
 from mllama.server.dialects.openai.content import (
@@ -102,19 +102,6 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
             raise RequestRejected(
                 f"`{path}` is not supported: {way}.", path, code="unsupported_parameter"
             )
-    if body.continue_final_message and body.add_generation_prompt:
-        raise RequestRejected(
-            "`add_generation_prompt` begins a new turn, which "
-            "`continue_final_message` excludes.",
-            "add_generation_prompt",
-            code="invalid_value",
-        )
-    if (
-        body.continue_final_message is None
-        and body.add_generation_prompt is None
-        and capabilities.continues_messages
-    ):
-        _check_last_message(body.messages)
     count, most = len(image_references(body.messages)), capabilities.max_images
     if most is not None and count > most:
         raise RequestRejected(
@@ -123,75 +110,35 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
             "messages",
             code="invalid_value",
         )
-    _check_tool_messages(body.messages)
 
 
-def _check_last_message(messages: Sequence[Message]) -> None:
-    """Checks that it is clear where the answer begins."""
-    if isinstance(messages[-1], AssistantMessage):
-        raise RequestRejected(
-            "The last message is the assistant's: set `continue_final_message` to go "
-            "on with it, or `add_generation_prompt` to begin another turn.",
-            f"messages[{len(messages) - 1}]",
-            code="invalid_value",
-        )
-
-
-def _check_tool_messages(messages: Sequence[Message]) -> None:
-    """Checks that each call of a tool has a result, and each result a call."""
-    waiting: dict[str, str] = {}
-    for number, message in enumerate(messages):
-        path = f"messages[{number}]"
-        if isinstance(message, ToolMessage):
-            if message.tool_call_id not in waiting:
-                raise RequestRejected(
-                    f"`{path}.tool_call_id` is of no call in the message before it.",
-                    f"{path}.tool_call_id",
-                    code="invalid_value",
-                )
-            del waiting[message.tool_call_id]
-            continue
-        _check_answered(waiting)
-        if isinstance(message, AssistantMessage):
-            waiting = {
-                call.id: f"{path}.tool_calls[{index}]"
-                for index, call in enumerate(message.tool_calls or ())
-            }
-    if not isinstance(messages[-1], AssistantMessage):
-        _check_answered(waiting)
-
-
-def _check_answered(waiting: Mapping[str, str]) -> None:
-    for path in waiting.values():
-        raise RequestRejected(
-            f"`{path}` has no message of the role tool with its result.",
-            path,
-            code="invalid_value",
-        )
-
-
-def chat_prompt(body: PromptFields, *, with_tools: bool = True) -> ChatPrompt:
+def chat_prompt(
+    body: PromptFields, capabilities: ServerCapabilities, *, with_tools: bool = True
+) -> ChatPrompt:
     """Returns the prompt of a valid body.
 
     Args:
         body: The body.
+        capabilities: Features of the server.
         with_tools: Whether the model may call tools.
 
     Raises:
-        RequestRejected: If the arguments of a call are not a JSON object.
+        RequestError: If fields contradict each other, it isn't clear where the answer
+            begins, or calls of tools and their results don't match.
     """
     tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
-    goes_on = bool(body.continue_final_message)
-    return ChatPrompt(
+    prompt = ChatPrompt(
         messages=[
             _plain_message(message, f"messages[{number}]")
             for number, message in enumerate(body.messages)
         ],
-        tools=tools if with_tools else (),
-        template_variables=body.chat_template_kwargs or {},
-        add_generation_prompt=not goes_on and body.add_generation_prompt is not False,
-        continue_final_message=goes_on,
+        tools=tools if with_tools else None,
+        chat_template_kwargs=body.chat_template_kwargs,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
     )
+    prompt.check_turn(capabilities.continues_messages)
+    return prompt
 
 
 def chat_sampling(body: ChatBody, capabilities: ServerCapabilities) -> Sampling:
@@ -277,15 +224,6 @@ def _joined(content: Any) -> str:
 
 def _plain_call(call: ToolCall, path: str) -> dict[str, Any]:
     """Returns a call with its arguments as an object, which templates expect."""
-    try:
-        arguments = json.loads(call.function.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise RequestRejected(
-            f"`{path}.function.arguments` must be a JSON object as text.",
-            f"{path}.function.arguments",
-            code="invalid_value",
-        )
+    arguments = read_arguments(call.function.arguments, f"{path}.function.arguments")
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}

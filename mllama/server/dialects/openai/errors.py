@@ -29,7 +29,6 @@ logger = logging.getLogger("mllama")
 BODY_NAMES = {
     "max_new_tokens": "max_tokens",
     "choices": "n",
-    "template_variables": "chat_template_kwargs",
 }
 """Names in bodies of values that have another name in this package."""
 
@@ -121,10 +120,6 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException):
             error = _explained(request, error)
-        is_chat = request.url.path != "/v1/completions"
-        if isinstance(error, RequestError) and error.param == "prompt" and is_chat:
-            # A chat's prompt is made of its messages.
-            error = RequestError(str(error), "messages")
         log_failure(error)
         return error_response(error)
 
@@ -137,7 +132,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _explained(request: Request, error: HTTPException) -> HTTPException:
-    """Returns an error whose message names the path, if there is no such route."""
+    """Returns an error whose message names the path, if there is no such route, or the
+    setting that raises the limit, if the body is too large."""
+    if error.status_code == 413:
+        detail = f"{str(error.detail).rstrip('.')} (MAX_SERVE_MAX_REQUEST_BYTES)."
+        return HTTPException(413, detail, error.headers)
     reasons = {404: "Not Found", 405: "Method Not Allowed"}
     if reasons.get(error.status_code) != error.detail:
         return error

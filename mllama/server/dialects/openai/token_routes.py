@@ -60,7 +60,7 @@ class TokenRoutes:
     async def _tokens(self, body: TokenizeChatBody | TokenizeTextBody) -> list[int]:
         if isinstance(body, TokenizeChatBody):
             check_prompt(body, self._capabilities)
-            return await self._engine.tokenize(chat_prompt(body))
+            return await self._engine.tokenize(chat_prompt(body, self._capabilities))
         tokens = await self._engine.tokenize(body.prompt)
         if body.add_special_tokens is False:
             # What the tokenizer puts before every text.

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from mllama.errors import ImageError
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import (
     Accepted,
     Event,
@@ -16,7 +17,7 @@ from mllama.requests.events import (
     PromptRead,
     TokenLogprob,
 )
-from mllama.requests.request import ChatPrompt, GenerationRequest
+from mllama.requests.request import GenerationRequest
 
 BEGIN, END = 256, 257
 SPECIAL = {BEGIN: b"<|begin|>", END: b"<|end|>"}

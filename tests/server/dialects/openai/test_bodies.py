@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mllama.requests.request import ChatPrompt
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.errors import RequestRejected
 from mllama.server.dialects.openai.parsing import parse_body, parse_json
@@ -325,9 +325,9 @@ def test_variables_of_the_template_and_tools_are_passed_on(api: Api) -> None:
     )
     prompt = api.engine.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
-    assert list(prompt.tools) == [tool]
-    assert prompt.template_variables == {"date_string": "1 May"}
-    assert not prompt.add_generation_prompt
+    assert prompt.tools == [tool]
+    assert prompt.chat_template_kwargs == {"date_string": "1 May"}
+    assert prompt.add_generation_prompt is False
     assert [message["role"] for message in prompt.messages] == ["system", "user"]
     assert prompt.messages[1]["name"] == "Al"
 

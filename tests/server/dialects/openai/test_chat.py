@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from mllama.requests.request import ChatPrompt
+from mllama.max_model.message_forms import read_messages
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.messages import read_conversation
 from mllama.server.dialects.openai.answers import ChatCompletion
 
 from .conftest import USER, Api, error_of
@@ -192,6 +194,25 @@ def test_log_probabilities_of_the_prompt_come_by_token_ids() -> None:
 def test_calls_and_results_must_match(api: Api, messages: Any, path: str) -> None:
     response = api.chat(messages=messages, add_generation_prompt=True)
     assert error_of(response)["param"] == path
+
+
+def test_messages_in_a_file_are_those_of_a_body(api: Api) -> None:
+    """``generate --messages`` and ``LLM`` read what the server reads."""
+    messages = [
+        {"role": "developer", "content": "Be brief.", "name": "boss"},
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "audio": None},
+        {"role": "tool", "tool_call_id": CALL["id"], "content": "x", "name": "look"},
+        {"role": "assistant", "content": "Oh", "refusal": None, "annotations": []},
+        USER,
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {**USER, "content": [{"type": "text", "text": "Why?"}]},
+    ]
+    api.chat(messages=messages)
+    prompt = api.engine.requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    read = read_messages(read_conversation(messages).messages)
+    assert read_messages(prompt.messages) == read
 
 
 def test_it_must_be_clear_where_an_answer_begins(api: Api) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mllama.requests.request import ChatPrompt
+from mllama.requests.chat_prompt import ChatPrompt
 from mllama.server.capabilities import ServerCapabilities
 
 from .conftest import Api, error_of

@@ -1,0 +1,49 @@
+"""What shapes a chat's prompt beside its messages, as in ``option_table.py``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from mllama.launch.option_table import QUESTION, Option
+
+_setting = partial(Option, section=QUESTION, takers=("generate", "LLM"))
+
+PROMPT_OPTIONS: Final = (
+    _setting(
+        name="tools",
+        kind="json",
+        metavar="JSON",
+        description="Tools that the chat template describes to the model: a list in "
+        "OpenAI's form.",
+        default_text="none",
+        request_field="tools",
+    ),
+    _setting(
+        name="chat_template_kwargs",
+        kind="json",
+        metavar="JSON",
+        description="Variables of the chat template by name, as plain data.",
+        details="Only names that the template reads.",
+        default_text="none",
+        request_field="chat_template_kwargs",
+    ),
+    _setting(
+        name="add_generation_prompt",
+        kind="switch",
+        description="End the prompt in the header of the answer's turn.",
+        default_text="yes; after a last message of the assistant, either this or "
+        "continue_final_message must be given",
+        request_field="add_generation_prompt",
+    ),
+    _setting(
+        name="continue_final_message",
+        kind="flag",
+        default=False,
+        description="Go on with the last message, which is the assistant's, instead of "
+        "a new turn.",
+        default_text="",
+        request_field="continue_final_message",
+    ),
+)
+"""What shapes a prompt."""
