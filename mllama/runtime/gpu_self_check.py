@@ -3,13 +3,13 @@
 MAX 26.7 stored a wrong first image in each run of the vision graph on an H200, and the
 cause is not known (``docs/gpu.md``).  The check needs no reference: it runs the graph
 on fixed pictures of noise and requires that what it stores doesn't depend on the place
-in a run.  It encodes ten pictures on a GPU that passes, and seventeen on one that needs
-a sacrificial first image.
+in a run.  It encodes twelve pictures, whatever the verdict, of which six have one tile.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from mllama.runtime.image_probe import (
     SENTINEL,
     ImageProbe,
     ProbedRun,
+    StoredImage,
     noise_picture,
     spread_difference,
     worst_token_difference,
@@ -110,75 +111,120 @@ class GpuSelfCheck:
 
 
 def check_images(probe: ImageProbe) -> ImageVerdict:
-    """Checks images as they are, and behind a sacrificial first one if that fails."""
-    try:
-        check_mode(probe, is_sacrificial=False)
-    except CheckFailure as failure:
-        direct = failure
-    else:
-        return ImageVerdict(ImageMode.DIRECT)
-    logger.warning("images as they are: %s", direct)
-    try:
-        check_mode(probe, is_sacrificial=True)
-    except CheckFailure as failure:
-        logger.warning("images behind a sacrificial one: %s", failure)
-        return ImageVerdict(ImageMode.REFUSED, failure.stage, failure.num_tiles)
-    return ImageVerdict(ImageMode.SACRIFICIAL, direct.stage, direct.num_tiles)
+    """Checks pictures of one tile and of the most tiles.
 
-
-def check_mode(probe: ImageProbe, *, is_sacrificial: bool) -> None:
-    """Checks pictures of one tile and of the most tiles, at several places of two runs.
-
-    Args:
-        probe: Runs the vision graph.
-        is_sacrificial: Whether each run gets a sacrificial first image.
-
-    Raises:
-        CheckFailure: At the first check that fails.
+    The first failure without a sacrificial image doesn't end the check: the same runs
+    show whether one helps.
     """
+    needed_for: CheckFailure | None = None
     for num_tiles in dict.fromkeys((1, probe.config.max_num_tiles)):
+        runs = CheckedRuns.of(probe, num_tiles)
+        try:
+            runs.check_behind_first()
+        except CheckFailure as failure:
+            logger.warning("images behind a sacrificial one: %s", failure)
+            return ImageVerdict(ImageMode.REFUSED, failure.stage, num_tiles)
+        try:
+            runs.check_first()
+        except CheckFailure as failure:
+            logger.warning("images as they are: %s", failure)
+            needed_for = needed_for or failure
+    if needed_for is None:
+        return ImageVerdict(ImageMode.DIRECT)
+    return ImageVerdict(ImageMode.SACRIFICIAL, needed_for.stage, needed_for.num_tiles)
+
+
+@dataclass(frozen=True)
+class CheckedRuns:
+    """Two runs of pictures A and B, which decide about images with and without a
+    sacrificial one.
+
+    Attributes:
+        num_tiles: Tiles of the pictures.
+        direct: The run ``[B, A]``.
+        sacrificial: The run ``[A, A, B]`` behind a sacrificial A.
+    """
+
+    num_tiles: int
+    direct: ProbedRun
+    sacrificial: ProbedRun
+
+    @classmethod
+    def of(cls, probe: ImageProbe, num_tiles: int) -> CheckedRuns:
+        """Runs the vision graph twice, which leaves A, A and B in the cache."""
         # Separate arrays, so that equal pictures don't share memory.
         a, also_a, b = (
             noise_picture(probe.config, num_tiles, seed) for seed in (0, 0, 1)
         )
-        run = probe.run([a, also_a, b], is_sacrificial=is_sacrificial)
-        _check_memory(run, num_tiles)
+        return cls(
+            num_tiles,
+            probe.run([b, a], is_sacrificial=False),
+            probe.run([a, also_a, b], is_sacrificial=True),
+        )
+
+    def check_behind_first(self) -> None:
+        """Checks all but the images at the first place of each run.
+
+        Raises:
+            CheckFailure: At the first check that fails.
+        """
+        run = self.sacrificial
+        for place, image in enumerate(run.images, 1):
+            self._check_written(image, f"image {place} of 4")
+        self._check_around(run)
+        again = self.direct.images[1]
+        self._check_written(again, "image 1 of 2")
         first, second, other = (image.values for image in run.images)
-        _require_equal(first, second, CheckStage.PLACES, num_tiles)
+        self._require_equal(first, second, CheckStage.PLACES)
         if (difference := spread_difference(other, second)) <= TOLERANCE:
-            raise _failure(CheckStage.CONTENT, num_tiles, difference)
-        run = probe.run([b, a], is_sacrificial=is_sacrificial)
-        _check_memory(run, num_tiles)
-        for image, expected in zip(run.images, (other, second), strict=True):
-            _require_equal(image.values, expected, CheckStage.RUNS, num_tiles)
+            raise _failure(CheckStage.CONTENT, self.num_tiles, difference)
+        self._require_equal(again.values, second, CheckStage.RUNS)
 
+    def check_first(self) -> None:
+        """Checks the images at the first place of each run, and what they may spoil.
 
-def _check_memory(run: ProbedRun, num_tiles: int) -> None:
-    """Checks that a run wrote finite values where it should, and nowhere else."""
-    for place, image in enumerate(run.images):
-        detail = f"image {place} of {len(run.images)}"
+        Raises:
+            CheckFailure: At the first check that fails.
+        """
+        sacrificed, first = self.sacrificial.sacrificed, self.direct.images[0]
+        assert sacrificed is not None
+        self._check_written(sacrificed, "image 0 of 4")
+        self._check_written(first, "image 0 of 2")
+        self._check_around(self.direct)
+        a, _, b = (image.values for image in self.sacrificial.images)
+        self._require_equal(sacrificed.values, a, CheckStage.PLACES)
+        self._require_equal(first.values, b, CheckStage.RUNS)
+
+    def _check_written(self, image: StoredImage, place: str) -> None:
+        """Checks that each token of an image has finite keys and values."""
         if np.any(np.all(image.values == SENTINEL, axis=-1)):
-            raise CheckFailure(CheckStage.WRITTEN, num_tiles, detail)
+            raise CheckFailure(CheckStage.WRITTEN, self.num_tiles, place)
         if not np.isfinite(image.values).all():
-            raise CheckFailure(CheckStage.FINITE, num_tiles, detail)
-    outside = [run.neighbors, *(image.page_rest for image in run.images)]
-    changed = sum(np.count_nonzero(values != SENTINEL) for values in outside)
-    if changed:
-        raise CheckFailure(CheckStage.NEIGHBORS, num_tiles, f"{changed} values")
-    changed = np.count_nonzero(run.zero_page)
-    if changed:
-        raise CheckFailure(CheckStage.ZERO_PAGE, num_tiles, f"{changed} values")
+            raise CheckFailure(CheckStage.FINITE, self.num_tiles, place)
 
+    def _check_around(self, run: ProbedRun) -> None:
+        """Checks that a run wrote nowhere else."""
+        outside = [run.neighbors, *(image.page_rest for image in run.images)]
+        changed = sum(np.count_nonzero(values != SENTINEL) for values in outside)
+        if changed:
+            raise CheckFailure(
+                CheckStage.NEIGHBORS, self.num_tiles, f"{changed} values"
+            )
+        changed = np.count_nonzero(run.zero_page)
+        if changed:
+            raise CheckFailure(
+                CheckStage.ZERO_PAGE, self.num_tiles, f"{changed} values"
+            )
 
-def _require_equal(
-    actual: np.ndarray, expected: np.ndarray, stage: CheckStage, num_tiles: int
-) -> None:
-    difference = spread_difference(actual, expected)
-    if difference > TOLERANCE:
-        raise _failure(stage, num_tiles, difference)
-    difference = worst_token_difference(actual, expected)
-    if difference > TOKEN_TOLERANCE:
-        raise _failure(stage, num_tiles, difference)
+    def _require_equal(
+        self, actual: np.ndarray, expected: np.ndarray, stage: CheckStage
+    ) -> None:
+        difference = spread_difference(actual, expected)
+        if difference > TOLERANCE:
+            raise _failure(stage, self.num_tiles, difference)
+        difference = worst_token_difference(actual, expected)
+        if difference > TOKEN_TOLERANCE:
+            raise _failure(stage, self.num_tiles, difference)
 
 
 def _failure(stage: CheckStage, num_tiles: int, difference: float) -> CheckFailure:
@@ -190,13 +236,13 @@ def check_reading(
 ) -> ImageVerdict:
     """Checks that text reads an image equally at different places of a batch.
 
-    The images are those that :func:`check_mode` has left in the cache.
+    The images are those that :class:`CheckedRuns` has left in the cache.
 
     Returns:
         The verdict, or that images are refused.
     """
     num_tiles = probe.config.max_num_tiles
-    b, a = probe.entries(num_tiles, 2)
+    a, _, b = probe.entries(num_tiles, 3)
     logits = text.run([a, None, a, b])
     difference = logits_difference(logits[0], logits[2])
     if np.isfinite(logits).all() and difference <= LOGITS_TOLERANCE:

@@ -31,7 +31,7 @@ SENTINEL = -24576.0
 or value is so large."""
 
 MAX_SAMPLED_PAGES = 6
-"""Pages of an image that are downloaded, spread evenly from its first to its last."""
+"""Pages of an image that the self-check downloads."""
 
 _GRAINS = (8, 64)
 """Squares along each side of a noise picture, from coarse to fine: a model tells
@@ -109,6 +109,8 @@ class ProbedRun:
 
     Attributes:
         images: The images, in the order of the run, without a sacrificial one.
+        sacrificed: The sacrificial image, which is at the first place; None if there
+            was none.
         neighbors: The unused pages before, between and after the images and the scratch
             pages, ``[pages, 2, layers, page size, kv heads, head dim]``, which had
             :data:`SENTINEL`.
@@ -116,6 +118,7 @@ class ProbedRun:
     """
 
     images: list[StoredImage]
+    sacrificed: StoredImage | None
     neighbors: npt.NDArray[np.float32]
     zero_page: npt.NDArray[np.float32]
 
@@ -127,6 +130,8 @@ class ImageProbe:
         runner: Runs the vision graph.
         storage: The image cache, of which no request may use a page.
         config: The vision encoder's configuration.
+        sampled_pages: Pages of an image that are downloaded at most, spread evenly from
+            its first to its last.
     """
 
     def __init__(
@@ -134,10 +139,13 @@ class ImageProbe:
         runner: ImageEncoderRunner,
         storage: ImageCacheStorage,
         config: MllamaVisionConfig,
+        *,
+        sampled_pages: int = MAX_SAMPLED_PAGES,
     ) -> None:
         self.runner = runner
         self.storage = storage
         self.config = config
+        self._sampled_pages = sampled_pages
         self._touched: set[int] = {ZERO_PAGE}
 
     def entries(self, num_tiles: int, count: int) -> list[Entry]:
@@ -180,10 +188,13 @@ class ImageProbe:
             ],
             is_sacrificial=is_sacrificial,
         )
+        sacrificed = None
         if is_sacrificial:
-            used.update(self.storage.scratch_entry(entries[0].num_tokens(1)).pages)
+            sacrificed = self.storage.scratch_entry(entries[0].num_tokens(1))
+            used.update(sacrificed.pages)
         return ProbedRun(
             [self._stored(entry) for entry in entries],
+            self._stored(sacrificed) if sacrificed else None,
             download_pages(self.storage, sorted(around - used)),
             download_pages(self.storage, [ZERO_PAGE]),
         )
@@ -194,7 +205,7 @@ class ImageProbe:
 
     def _stored(self, entry: Entry) -> StoredImage:
         size = self.storage.params.page_size
-        count = min(len(entry.pages), MAX_SAMPLED_PAGES)
+        count = min(len(entry.pages), self._sampled_pages)
         sampled = np.linspace(0, len(entry.pages) - 1, count).round().astype(int)
         content = download_pages(self.storage, [entry.pages[i] for i in sampled])
         # [2, layers, sampled pages * page size, kv heads, head dim]

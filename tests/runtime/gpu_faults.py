@@ -118,6 +118,29 @@ def first_place(run: Run) -> None:
     run.garbage(0)
 
 
+def first_place_alone(run: Run) -> None:
+    """Garbage at the first place unless a sacrificial image is there."""
+    if not run.num_scratch:
+        run.garbage(0)
+
+
+def not_a_number_first(run: Run) -> None:
+    """A value of the image at the first place that is not a number."""
+    run.image(0)[1, 0, 2, 0, 0] = np.nan
+
+
+def first_tokens(run: Run) -> None:
+    """The first five tokens at the first place, ten times too large."""
+    run.image(0)[:, :, :5] *= 10
+
+
+def misplaced(run: Run) -> None:
+    """What belongs to the image at the first place is stored behind the last image."""
+    image = run.image(0)
+    run.pages[run.table[-1, 0] + 1] = image
+    image[:] = SENTINEL
+
+
 def one_token(run: Run) -> None:
     """A value of one token at the first place, a little off."""
     values = run.image(0)[1, -1]

@@ -73,6 +73,9 @@ def test_samples_of_each_image(
         assert np.all(image.values[..., -1] == number + 1)
         assert image.page_rest.shape[2] == -tokens % 128
         assert np.all(image.page_rest == SENTINEL)
+    assert (run.sacrificed is not None) == is_sacrificial
+    if run.sacrificed is not None:
+        assert np.all(run.sacrificed.values[..., -1] == 99)
     assert np.all(run.neighbors == SENTINEL)
     # Around three images, the last page of requests, and the rest of the scratch pages.
     pages = -(-tokens // 128)
@@ -81,6 +84,12 @@ def test_samples_of_each_image(
     assert not run.zero_page.any()
     probe.clear()
     assert not probe.storage.pages[0].to_numpy().any()
+
+
+def test_all_pages_on_request(probe: ImageProbe) -> None:
+    whole = ImageProbe(probe.runner, probe.storage, CONFIG, sampled_pages=PER_IMAGE)
+    run = whole.run([noise_picture(CONFIG, 4, 0)], is_sacrificial=False)
+    assert run.images[0].tokens.tolist() == list(range(4 * 401))
 
 
 def test_each_stray_write_around_is_seen(probe: ImageProbe) -> None:
