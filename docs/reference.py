@@ -12,7 +12,7 @@ from pathlib import Path
 
 from docs.api_fields import with_tables
 from mllama.cli.command_table import ALL_OPTIONS
-from mllama.launch.option_table import Option
+from mllama.launch.option import Option
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "options.md"
@@ -32,7 +32,7 @@ of one command.
 last. MAX offers them for all of its models, and not every one has an effect on this
 model.
 
-This page is generated from the tables in `mllama/launch/option_table.py`,
+This page is generated from the tables in `mllama/launch/model_options.py`,
 `mllama/launch/prompt_options.py`, `mllama/launch/sampling_options.py` and
 `mllama/cli/command_table.py`: change those, then run `python -m docs.reference`.
 """

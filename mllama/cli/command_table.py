@@ -8,14 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from mllama.launch.option_table import (
-    ANSWER,
-    COMPUTE,
-    MODEL,
-    MODEL_OPTIONS,
-    QUESTION,
-    Option,
-)
+from mllama.launch.model_options import MODEL_OPTIONS
+from mllama.launch.option import ANSWER, COMPUTE, MODEL, QUESTION, Option
 from mllama.launch.prompt_options import PROMPT_OPTIONS
 from mllama.launch.sampling_options import SAMPLING_OPTIONS
 

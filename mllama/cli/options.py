@@ -14,7 +14,7 @@ from mllama.cli.command_table import ALL_OPTIONS
 from mllama.cli.sections import SectionedOption
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import shortened
-from mllama.launch.option_table import Kind, Option, Taker
+from mllama.launch.option import Kind, Option, Taker
 
 USING_DEMO: Final = (
     "mllama: no --model-path given: using the small demo model that ships with this "

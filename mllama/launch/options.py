@@ -33,7 +33,7 @@ ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 class EngineOptions:
     """The options for running a model.
 
-    :data:`mllama.launch.option_table.MODEL_OPTIONS` describes each attribute under its
+    :data:`mllama.launch.model_options.MODEL_OPTIONS` describes each attribute under its
     name.  A ``model_path`` of None is the demo model, and a ``max_batch_size`` of None
     takes the device's :data:`~mllama.launch.defaults.DEFAULT_BATCH_SIZE`.
     """

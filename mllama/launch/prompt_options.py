@@ -1,11 +1,11 @@
-"""What shapes a chat's prompt beside its messages, as in ``option_table.py``."""
+"""What shapes a chat's prompt beside its messages, as in ``option.py``."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Final
 
-from mllama.launch.option_table import QUESTION, Option
+from mllama.launch.option import QUESTION, Option
 
 _setting = partial(Option, section=QUESTION, takers=("generate", "LLM"))
 

@@ -1,11 +1,11 @@
-"""The settings of one answer, each described once, as in ``option_table.py``."""
+"""The settings of one answer, each described once, as in ``option.py``."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Final
 
-from mllama.launch.option_table import ANSWER, Option
+from mllama.launch.option import ANSWER, Option
 
 _setting = partial(Option, section=ANSWER, takers=("generate", "LLM"))
 

@@ -20,7 +20,8 @@ from docs.reference import (
 from mllama import LLM
 from mllama.cli.command_table import ALL_OPTIONS
 from mllama.cli.main import group
-from mllama.launch.option_table import MODEL_OPTIONS, Option
+from mllama.launch.model_options import MODEL_OPTIONS
+from mllama.launch.option import Option
 from mllama.launch.options import EngineOptions
 from mllama.launch.prompt_options import PROMPT_OPTIONS
 from mllama.launch.sampling_options import SAMPLING_OPTIONS
