@@ -235,7 +235,7 @@ def test_tools_that_the_template_would_drop_are_refused(server: Server) -> None:
     tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
     error = chat(server, tools=[tool])["error"]
     assert "tools" in error["message"]
-    assert error["param"] == "messages"
+    assert error["param"] == "tools"
 
 
 @pytest.mark.parametrize(

@@ -114,12 +114,12 @@ def test_32_photos_of_a_phone_are_one_chat(probed: Server) -> None:
     # More than MAX's limits, in the body and in the files.
     assert sum(map(len, photos)) > 100 * 2**20
     one = ask(probed, photos[0]).usage
-    before = image_cache(probed)["misses"]
+    before = image_cache(probed)["misses_total"]
     usage = ask(probed, *photos).usage
     assert usage.prompt_tokens_details.image_tokens == (
         32 * one.prompt_tokens_details.image_tokens
     )
-    assert image_cache(probed)["misses"] - before == 31
+    assert image_cache(probed)["misses_total"] - before == 31
     with pytest.raises(openai.BadRequestError, match="--max-images-per-request"):
         ask(probed, *[photo(70, (64, 64))] * 33)
 
