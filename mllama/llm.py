@@ -91,6 +91,9 @@ class LLM:
             Default: no adapter.
         chat_template: Jinja file with the chat template, or a JSON file with it under
             chat_template. Base models have none. Default: the checkpoint's.
+        tool_parser: Form in which the model calls tools: llama3_json, pythonic, or auto
+            for either. llama is MAX's name of llama3_json. Forced calls are JSON in any
+            case. Default: auto.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
             device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
@@ -127,6 +130,7 @@ class LLM:
         weight_path: str | Path | Sequence[str | Path] = (),
         lora_path: str | Path | None = None,
         chat_template: str | Path | None = None,
+        tool_parser: str = "auto",
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
@@ -144,6 +148,7 @@ class LLM:
             weight_path=weight_path,
             lora_path=lora_path,
             chat_template=chat_template,
+            tool_parser=tool_parser,
             quantization_encoding=quantization_encoding,
             vision_encoding=vision_encoding,
             devices=devices,
@@ -232,12 +237,27 @@ class LLM:
         to the image, or the run of adjacent images, that most recently precedes it, so
         images belong before the question.
 
+        The answer may call ``tools``; their results are the next messages::
+
+            output = llm.chat(messages, tools=tools)
+            messages.append(output.message)
+            for call in output.tool_calls:
+                result = functions[call.name](**json.loads(call.arguments))
+                messages.append(
+                    {"role": "tool", "tool_call_id": call.id, "content": str(result)}
+                )
+
         Args:
             messages: A conversation, or a list of conversations.
             stream: Return the answer's chunks as they are generated. Only for one
                 conversation.
             tools: Tools that the chat template describes to the model: a list in
                 OpenAI's form. Default: none.
+            tool_choice: Which tools the answer may or must call: none, auto, required,
+                or the name of a tool. In Python also OpenAI's object. Only tools that
+                may be called are described to the model. Default: auto.
+            parallel_tool_calls: Let the answer call several tools. Otherwise it ends
+                with its first call. Default: yes.
             chat_template_kwargs: Variables of the chat template by name, as plain data.
                 Only names that the template reads. Default: none.
             add_generation_prompt: End the prompt in the header of the answer's turn.

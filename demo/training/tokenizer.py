@@ -51,8 +51,16 @@ ENGLISH = (
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
+{%- if tools %}
+    {{- '<|start_header_id|>system<|end_header_id|>\\n\\n' }}
+    {%- for tool in tools %}
+        {{- tool | tojson + '\\n' }}
+    {%- endfor %}
+    {{- '<|eot_id|>' }}
+{%- endif %}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {%- set role = 'ipython' if message['role'] == 'tool' else message['role'] %}
+    {{- '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' }}
     {%- if message['content'] is string %}
         {{- message['content'] }}
     {%- else %}
@@ -64,6 +72,11 @@ CHAT_TEMPLATE = """\
             {%- endif %}
         {%- endfor %}
     {%- endif %}
+    {%- for call in message['tool_calls'] or [] %}
+        {{- '{"name": ' + call['function']['name'] | tojson }}
+        {{- ', "parameters": ' + call['function']['arguments'] | tojson + '}' }}
+        {{- '' if loop.last else '; ' }}
+    {%- endfor %}
     {{- '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}

@@ -12,8 +12,15 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mllama.requests.events import (
+    ToolCallArguments,
+    ToolCallEnded,
+    ToolCallEvent,
+    ToolCallStarted,
+)
+
 if TYPE_CHECKING:
-    from mllama.engine.outputs import Chunk, Output
+    from mllama.engine.outputs import Choice, Chunk, Output
     from mllama.requests.events import TokenLogprob
 
 
@@ -50,16 +57,22 @@ class Answers:
         self._is_json = output_format == "json"
         self._load_seconds = load_seconds
         self._number = 0
+        # A call ends its line.
+        self._is_after_call = False
 
     def write_chunk(self, chunk: Chunk) -> None:
         """Writes a piece of a single answer; JSON is written at the end."""
         if not self._is_json:
-            self._stream.write(chunk.text)
+            calls = "".join(map(_shown, chunk.tool_calls))
+            self._stream.write(calls + chunk.text)
+            if calls or chunk.text:
+                self._is_after_call = calls.endswith("\n") and not chunk.text
             self._stream.flush()
 
     def end(self, output: Output) -> None:
         """Ends a single answer after its pieces."""
-        self._stream.write(f"{self._json(output) if self._is_json else ''}\n")
+        if not self._is_after_call:
+            self._stream.write(f"{self._json(output) if self._is_json else ''}\n")
         self._stream.flush()
 
     def write_one_of_many(self, output: Output) -> None:
@@ -73,7 +86,10 @@ class Answers:
         for index, choice in enumerate(() if self._is_json else output.choices, 1):
             gap = "\n" if (self._number, index) != (1, 1) else ""
             answer = f".{index}" if len(output.choices) > 1 else ""
-            self._stream.write(f"{gap}==> {self._number}{answer} <==\n{choice.text}\n")
+            heading = f"{gap}==> {self._number}{answer} <==\n"
+            calls = [f"{call.name}({call.arguments})\n" for call in choice.tool_calls]
+            text = f"{choice.text}\n" if choice.text or not calls else ""
+            self._stream.write("".join([heading, *calls, text]))
         self._stream.flush()
 
     def _json(self, output: Output) -> str:
@@ -92,23 +108,41 @@ class Answers:
         }
         if output.prompt_logprobs is not None:
             report["prompt_logprobs"] = list(map(_logprob, output.prompt_logprobs))
-        if output.logprobs is not None:
-            report["logprobs"] = list(map(_logprob, output.logprobs))
+        report |= _given(output.choices[0])
         if len(output.choices) > 1:
             report["choices"] = [
                 {
                     "text": choice.text,
                     "token_ids": choice.token_ids,
                     "finish_reason": choice.finish_reason,
+                    **_given(choice),
                 }
-                | (
-                    {}
-                    if choice.logprobs is None
-                    else {"logprobs": list(map(_logprob, choice.logprobs))}
-                )
                 for choice in output.choices
             ]
         return json.dumps(report, ensure_ascii=False)
+
+
+def _given(choice: Choice) -> dict[str, Any]:
+    """Returns the calls and the log probabilities of an answer, where it has them."""
+    given: dict[str, Any] = {}
+    if choice.tool_calls:
+        given["tool_calls"] = [call.message() for call in choice.tool_calls]
+    if choice.logprobs is not None:
+        given["logprobs"] = list(map(_logprob, choice.logprobs))
+    return given
+
+
+def _shown(event: ToolCallEvent) -> str:
+    """Returns a part of a call as text: ``name({"argument": 1})``, on its own line."""
+    match event:
+        case ToolCallStarted():
+            return f"{event.name}("
+        case ToolCallArguments():
+            return event.text
+        case ToolCallEnded():
+            return ")\n"
+    # What has been shown as a call follows as text.
+    return "\n"
 
 
 def _logprob(logprob: TokenLogprob | None) -> dict[str, Any] | None:

@@ -41,8 +41,7 @@ _OPTIONS_FOR_OTHER_MODELS = {
     ("precompiled_mefs",): "has --serialized-model-path",
     ("section_name",): "reads the whole --config-file",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
-    ("tool_parser", "tool_call_policy"): "reads calls of tools in Llama's form, which "
-    "needs no option",
+    ("tool_call_policy",): "forces calls where `tool_choice` or `strict` asks for it",
     (
         "reasoning_parser",
         "emit_reasoning_content",
@@ -221,6 +220,7 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
         ),
         max_ce_batch_size=engine_options.max_ce_batch_size,
         max_new_tokens=max_new_tokens,
+        tool_parser=engine_options.tool_form,
     )
 
 

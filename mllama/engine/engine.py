@@ -231,7 +231,9 @@ class Engine:
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
         self._image_cache = loaded.image_cache
-        self._settings = EngineSettings.of(config, self._tokenizer)
+        self._settings = EngineSettings.of(
+            config, self._tokenizer, tool_parser=self._options.tool_form
+        )
         scheduler = load_scheduler(
             pipeline,
             config,

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from mllama.engine.outputs import Choice, Chunk, Output
 from mllama.errors import EngineError, RequestError
 from mllama.requests.answers import Answers
-from mllama.requests.events import Event, Finished, Piece, PromptRead
+from mllama.requests.events import (
+    Event,
+    Finished,
+    Piece,
+    PromptRead,
+    TokenLogprob,
+    ToolCallEvent,
+)
+from mllama.requests.tool_calls.collector import ToolCallCollector
 
 if TYPE_CHECKING:
     from mllama.requests.preparation import PreparedRequest
@@ -38,6 +46,7 @@ class _Collected:
     """An answer so far."""
 
     pieces: list[Piece] = field(default_factory=list)
+    calls: ToolCallCollector = field(default_factory=ToolCallCollector)
     end: Finished | None = None
 
 
@@ -132,24 +141,38 @@ class Generation:
 
     def _chunk(self, choice: int, events: Sequence[Event]) -> Chunk | None:
         """Records the events of a step, and returns their chunk, if they have one."""
-        piece, end = Piece(choice, "", ()), None
+        collected = self._collected[choice]
+        # More than one if an answer has text before or after calls.
+        pieces: list[Piece] = []
+        calls: list[ToolCallEvent] = []
         for event in events:
             if isinstance(event, PromptRead):
                 self._prompt = event
             elif isinstance(event, Piece):
-                piece = event
-                self._collected[choice].pieces.append(event)
+                pieces.append(event)
+            elif isinstance(event, ToolCallEvent):
+                calls.append(event)
+                collected.calls.add(event)
             elif isinstance(event, Finished):
-                end = self._collected[choice].end = event
-        if end is None and not piece.token_ids:
+                collected.end = event
+        collected.pieces += pieces
+        token_ids = [token for piece in pieces for token in piece.token_ids]
+        if collected.end is None and not token_ids:
             return None
         return Chunk(
-            piece.text,
-            list(piece.token_ids),
-            None if end is None else end.reason,
+            "".join(piece.text for piece in pieces),
+            token_ids,
+            None if collected.end is None else collected.end.reason,
             choice,
-            None if self._sampling.logprobs is None else list(piece.logprobs),
+            self._logprobs(pieces),
+            calls,
         )
+
+    def _logprobs(self, pieces: Sequence[Piece]) -> list[TokenLogprob] | None:
+        """Returns log probabilities of pieces if they were asked for."""
+        if self._sampling.logprobs is None:
+            return None
+        return [each for piece in pieces for each in piece.logprobs]
 
     def close(self) -> None:
         """Cancels the request unless it has ended.  Further calls do nothing."""
@@ -196,9 +219,8 @@ class Generation:
             token_ids=[token for piece in pieces for token in piece.token_ids],
             finish_reason=collected.end.reason,
             stop=collected.end.stop,
-            logprobs=None
-            if self._sampling.logprobs is None
-            else [each for piece in pieces for each in piece.logprobs],
+            logprobs=self._logprobs(pieces),
+            tool_calls=collected.calls.calls,
         )
 
     def wait(self) -> Output:

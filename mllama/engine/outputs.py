@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from mllama.requests.events import FinishReason, TokenLogprob
+from mllama.requests.events import FinishReason, TokenLogprob, ToolCallEvent
+from mllama.requests.tool_calls.collector import ToolCall
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,11 @@ class Chunk:
             might belong to a stop string.
         token_ids: Tokens generated since the answer's last chunk.
         finish_reason: None until the answer's last chunk; then "stop" if the model or a
-            stop ended the answer, or "length" if a limit did.
+            stop ended the answer, "length" if a limit did, or "tool_calls" if the model
+            waits for the results of its calls.
         choice: The answer, from 0, if there are several.
         logprobs: Log probabilities of ``token_ids`` if they were asked for.
+        tool_calls: Beginnings, pieces of arguments, and ends of the answer's calls.
     """
 
     text: str
@@ -28,6 +32,7 @@ class Chunk:
     finish_reason: FinishReason | None
     choice: int = 0
     logprobs: list[TokenLogprob] | None = None
+    tool_calls: list[ToolCallEvent] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,11 @@ class Choice:
         text: The answer, without special tokens and without the stop string.
         token_ids: Generated tokens, including an end token.
         finish_reason: "stop" if the model or a stop ended the answer, "length" if
-            ``max_new_tokens`` or the context did.
+            ``max_new_tokens`` or the context did, "tool_calls" if it calls tools.
         stop: The stop string, or the id of the stop token, that ended the answer, if
             one did.
         logprobs: Log probabilities of ``token_ids`` if they were asked for.
+        tool_calls: The tools that the answer calls.
     """
 
     text: str
@@ -49,6 +55,15 @@ class Choice:
     finish_reason: FinishReason
     stop: str | int | None = None
     logprobs: list[TokenLogprob] | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """Returns the answer as a message, for the next turn of the conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.message() for call in self.tool_calls]
+        return message
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Output:
             one of several.
         token_ids: Its generated tokens, including an end token.
         finish_reason: "stop" if the model or a stop ended the answer, "length" if
-            ``max_new_tokens`` or the context did.
+            ``max_new_tokens`` or the context did, "tool_calls" if it calls tools.
         prompt_tokens: Tokens of the prompt's text, in which each image is one token,
             plus ``image_tokens``.
         image_tokens: Image tokens of the images, to which the text attends.
@@ -100,6 +115,16 @@ class Output:
     def stop(self) -> str | int | None:
         """Returns the stop string or stop token that ended the answer, if one did."""
         return self.choices[0].stop
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """Returns the tools that the answer calls."""
+        return self.choices[0].tool_calls
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """Returns the answer as a message, for the next turn of the conversation."""
+        return self.choices[0].message
 
     @property
     def logprobs(self) -> list[TokenLogprob] | None:

@@ -59,6 +59,17 @@ MODEL_OPTIONS: Final = (
         default_text="the checkpoint's",
     ),
     Option(
+        name="tool_parser",
+        section=MODEL,
+        takers=_ANY_RUN,
+        kind="text",
+        choices=("auto", "llama3_json", "pythonic", "llama"),
+        default="auto",
+        description="Form in which the model calls tools: llama3_json, pythonic, or "
+        "auto for either. llama is MAX's name of llama3_json. Forced calls are JSON in "
+        "any case.",
+    ),
+    Option(
         name="huggingface_model_revision",
         section=MODEL,
         takers=_ANY_CHECKPOINT,

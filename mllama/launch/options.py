@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mllama.demo_model import MODEL_PATH
-from mllama.errors import MllamaError
+from mllama.errors import MllamaError, quoted
 from mllama.hub.options import HubOptions
 from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.launch.devices import find_devices
@@ -20,6 +20,7 @@ from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import resolve_model_files
 from mllama.max_model.chat_template_files import check_chat_template
 from mllama.max_model.settings import ModelSettings
+from mllama.requests.tool_calls.parser import ToolForm
 
 if TYPE_CHECKING:
     from max.driver import DeviceSpec
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = f"{Path(__file__).resolve().parents[2]}:mllama"
 """This package, in the form of MAX's ``--custom-architectures``."""
+
+TOOL_PARSERS: Final[dict[str, ToolForm]] = {
+    "auto": "auto",
+    "llama3_json": "llama3_json",
+    "pythonic": "pythonic",
+    "llama": "llama3_json",
+}
+"""Forms of calls by the names of ``--tool-parser``, the last of which is MAX's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,7 @@ class EngineOptions:
     weight_path: Sequence[str | Path] = ()
     lora_path: str | Path | None = None
     chat_template: str | Path | None = None
+    tool_parser: str = "auto"
     huggingface_model_revision: str | None = None
     huggingface_weight_revision: str | None = None
     force_download: bool = False
@@ -57,6 +67,11 @@ class EngineOptions:
     save_to_serialized_model_path: str | Path | None = None
     image_cache_size: str | int | None = None
     max_images_per_request: int | None = None
+
+    @property
+    def tool_form(self) -> ToolForm:
+        """Returns the form in which the model calls tools."""
+        return TOOL_PARSERS[self.tool_parser]
 
     @property
     def model(self) -> str:
@@ -87,6 +102,11 @@ class EngineOptions:
             raise MllamaError(
                 "at least 1 prompt must be prefilled in a step, not "
                 f"{self.max_ce_batch_size}"
+            )
+        if self.tool_parser not in TOOL_PARSERS:
+            raise MllamaError(
+                f"tool_parser must be one of {', '.join(TOOL_PARSERS)}, not "
+                f"{quoted(self.tool_parser)}"
             )
         ModelSettings(  # Checks the two before anything is downloaded.
             image_cache_size=self.image_cache_size,

@@ -20,6 +20,25 @@ PROMPT_OPTIONS: Final = (
         request_field="tools",
     ),
     _setting(
+        name="tool_choice",
+        kind="text",
+        metavar="CHOICE",
+        description="Which tools the answer may or must call: none, auto, required, or "
+        "the name of a tool.",
+        details="In Python also OpenAI's object. Only tools that may be called are "
+        "described to the model.",
+        default_text="auto",
+        request_field="tool_choice",
+    ),
+    _setting(
+        name="parallel_tool_calls",
+        kind="switch",
+        description="Let the answer call several tools. Otherwise it ends with its "
+        "first call.",
+        default_text="yes",
+        request_field="parallel_tool_calls",
+    ),
+    _setting(
         name="chat_template_kwargs",
         kind="json",
         metavar="JSON",

@@ -164,8 +164,69 @@ def parts_only(messages: Sequence[Message], image_token: str) -> list[Message]:
     return list(messages)
 
 
-FORMS: Final[tuple[Form, ...]] = (strings_without_images, strings_only, parts_only)
+def one_call_a_message(form: Form) -> Form:
+    """Returns a form whose messages have a text or one call of a tool, not both.
+
+    Each call is followed by its result.  Meta's templates take a message with several
+    calls in no other way, and leave out a text beside a call.
+    """
+
+    def split(messages: Sequence[Message], image_token: str) -> list[Message]:
+        return form(_split_calls(messages), image_token)
+
+    return split
+
+
+_PLAIN_FORMS: Final[tuple[Form, ...]] = (
+    strings_without_images,
+    strings_only,
+    parts_only,
+)
+
+FORMS: Final[tuple[Form, ...]] = (
+    *_PLAIN_FORMS,
+    *map(one_call_a_message, _PLAIN_FORMS),
+)
 """The forms in the order in which they are tried."""
+
+_RESULT_ROLES: Final = ("tool", "ipython", "function")
+
+
+def _split_calls(messages: Sequence[Message]) -> list[Message]:
+    """Returns messages in which each call is one of its own, before its result."""
+    split: list[Message] = []
+    index = 0
+    while index < len(messages):
+        message = messages[index]
+        index += 1
+        calls = list(message.get("tool_calls", ()))
+        if not calls:
+            split.append(message)
+            continue
+        results = []
+        while index < len(messages) and messages[index]["role"] in _RESULT_ROLES:
+            results.append(messages[index])
+            index += 1
+        if message["content"]:
+            split.append({k: v for k, v in message.items() if k != "tool_calls"})
+        for call in calls:
+            split.append({**message, "content": [], "tool_calls": [call]})
+            if results:
+                split.append(results.pop(_result_of(call, results)))
+        split += results
+    return split
+
+
+def _result_of(call: Mapping[str, Any], results: Sequence[Message]) -> int:
+    """Returns the index of a call's result: that with its id, or the first one."""
+    return next(
+        (
+            index
+            for index, result in enumerate(results)
+            if result.get("tool_call_id") == call.get("id")
+        ),
+        0,
+    )
 
 
 def _as_string(message: Message, image_token: str) -> Message:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import EngineError
 from mllama.requests.detokenizer import StreamingDetokenizer
@@ -16,11 +16,14 @@ from mllama.requests.events import (
     Timings,
     TokenLogprob,
 )
-from mllama.requests.sampling_params import Sampling
+from mllama.requests.tool_calls.parser import Part, add_part
+from mllama.requests.tool_use import ToolUse
 from mllama.sampling.log_probabilities import ALL
 
 if TYPE_CHECKING:
     from mllama.requests.preparation import PreparedRequest
+
+_NO_TOOLS: Final = ToolUse(names=())
 
 
 class Answers:
@@ -40,7 +43,7 @@ class Answers:
     ) -> None:
         self._prepared = prepared
         self._answers = [
-            _Answer(choice, prepared.request.sampling, tokenizer.delegate, started)
+            _Answer(choice, prepared, tokenizer.delegate, started)
             for choice in range(prepared.request.choices)
         ]
         self._is_read = False
@@ -110,11 +113,12 @@ class _Answer:
     """One answer while it is generated."""
 
     def __init__(
-        self, choice: int, sampling: Sampling, tokenizer: Any, started: float
+        self, choice: int, prepared: PreparedRequest, tokenizer: Any, started: float
     ) -> None:
         self._choice = choice
-        self._sampling = sampling
-        self._detokenizer = StreamingDetokenizer(tokenizer, sampling.stop_strings)
+        self._sampling = prepared.request.sampling
+        self._detokenizer = StreamingDetokenizer(tokenizer, self._sampling.stop_strings)
+        self._calls = (prepared.tool_use or _NO_TOOLS).parser(choice)
         self._started = started
         self._first_at: float | None = None
         self._tokens = 0
@@ -143,26 +147,23 @@ class _Answer:
             tokens, reason = (), reason and "length"
         if reason == "stop" and tokens and tokens[-1] in self._sampling.stop_token_ids:
             stop = tokens[-1]
-        text, kept = self._text(tokens, without_last=stop is not None)
-        if reason is not None:
-            text += self._detokenizer.finish()
-        if self._detokenizer.stop is not None:
+        parts, kept = self._read(tokens, without_last=stop is not None)
+        if reason is not None and not self._is_ended:
+            parts += self._calls.push(self._detokenizer.finish())
+        if self._is_ended:
             reason, stop = "stop", self._detokenizer.stop
+        if reason is not None:
+            parts += self._calls.finish(is_cut=reason == "length")
+            reason = self._calls.finish_reason(reason)
         self._tokens += kept
         if kept and self._first_at is None:
             self._first_at = at
         events: list[Event] = []
-        if kept or text:
+        if kept or parts:
             top = self._sampling.logprobs
             found = () if top is None else logprobs[:kept]
-            events.append(
-                Piece(
-                    self._choice,
-                    text,
-                    tokens[:kept],
-                    [likeliest(each, top or 0) for each in found],
-                )
-            )
+            entries = [likeliest(each, top or 0) for each in found]
+            events += events_of(parts, self._choice, tokens[:kept], entries)
         if reason is not None:
             self.is_finished = True
             first_at = at if self._first_at is None else self._first_at
@@ -170,8 +171,16 @@ class _Answer:
             events.append(Finished(self._choice, reason, stop, self._tokens, timings))
         return events
 
-    def _text(self, tokens: Sequence[int], *, without_last: bool) -> tuple[str, int]:
-        """Returns the text of new tokens, and how many of them belong to the answer.
+    @property
+    def _is_ended(self) -> bool:
+        """Whether a stop string or a call has ended the answer."""
+        return self._detokenizer.stop is not None or self._calls.is_finished
+
+    def _read(
+        self, tokens: Sequence[int], *, without_last: bool
+    ) -> tuple[list[Part], int]:
+        """Returns the text and the calls in new tokens, and how many of these belong to
+        the answer.
 
         Args:
             tokens: The tokens.
@@ -180,13 +189,39 @@ class _Answer:
         end = len(tokens) - without_last
         early = max(0, min(self._sampling.min_tokens - self._tokens - 1, end))
         text = self._detokenizer.push(tokens[:early], may_stop=False)
-        if not self._sampling.stop_strings:
-            return text + self._detokenizer.push(tokens[early:end]), len(tokens)
+        if not self._sampling.stop_strings and not self._calls.is_single:
+            text += self._detokenizer.push(tokens[early:end])
+            return self._calls.push(text), len(tokens)
+        parts = self._calls.push(text)
         for index in range(early, end):
-            text += self._detokenizer.push(tokens[index : index + 1])
-            if self._detokenizer.stop is not None:
-                return text, index + 1
-        return text, len(tokens)
+            text = self._detokenizer.push(tokens[index : index + 1])
+            parts += self._calls.push(text)
+            if self._is_ended:
+                return parts, index + 1
+        return parts, len(tokens)
+
+
+def events_of(
+    parts: Sequence[Part],
+    choice: int,
+    tokens: Sequence[int],
+    logprobs: Sequence[TokenLogprob],
+) -> Iterator[Event]:
+    """Yields the events of a piece of an answer.  The first one has the tokens.
+
+    Args:
+        parts: Text, and events of calls.
+        choice: The answer.
+        tokens: The tokens of which the parts are.
+        logprobs: One for each of these tokens, or none.
+    """
+    rest: list[Part] = []
+    for part in parts:
+        add_part(rest, part)
+    text = rest.pop(0) if rest and isinstance(rest[0], str) else ""
+    yield Piece(choice, str(text), tokens, logprobs)
+    for part in rest:
+        yield Piece(choice, part, ()) if isinstance(part, str) else part
 
 
 def token_logprobs(entry: Any) -> list[TokenLogprob]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from mllama.errors import RequestError, quoted
+from mllama.requests.tool_calls.tool_choice import ToolChoice
 from mllama.requests.tool_messages import check_tool_messages
 from mllama.requests.value_checks import is_list
 
@@ -15,6 +16,8 @@ class ChatPromptFields(TypedDict, total=False):
     """The parameters of :class:`ChatPromptOptions`, for functions that pass them on."""
 
     tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     chat_template_kwargs: Mapping[str, Any] | None
     add_generation_prompt: bool | None
     continue_final_message: bool
@@ -26,6 +29,9 @@ class ChatPromptOptions:
 
     Attributes:
         tools: Tools that the template describes to the model, in OpenAI's form.
+        tool_choice: Which of them the answer may or must call, in OpenAI's form; only
+            these are described.  None is any.
+        parallel_tool_calls: Whether the answer may have several calls; None is yes.
         chat_template_kwargs: Variables of the template by name, as plain data.
         add_generation_prompt: Whether the prompt ends in the header of the answer's
             turn; None is yes, unless the answer goes on with the last message.
@@ -37,12 +43,15 @@ class ChatPromptOptions:
     """
 
     tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
 
     def __post_init__(self) -> None:
         _check_tools(self.tools)
+        ToolChoice.of(self.tool_choice, self.tools)
         variables = self.chat_template_kwargs
         if variables is not None and not isinstance(variables, Mapping):
             raise RequestError(
@@ -50,7 +59,11 @@ class ChatPromptOptions:
                 f"variables, not {quoted(variables)}",
                 "chat_template_kwargs",
             )
-        for name in ("add_generation_prompt", "continue_final_message"):
+        for name in (
+            "parallel_tool_calls",
+            "add_generation_prompt",
+            "continue_final_message",
+        ):
             value = getattr(self, name)
             if not isinstance(value, bool) and value is not None:
                 raise RequestError(
@@ -62,6 +75,11 @@ class ChatPromptOptions:
                 "excludes",
                 "add_generation_prompt",
             )
+
+    @property
+    def callable_tools(self) -> ToolChoice:
+        """Returns the tools that the answer may or must call."""
+        return ToolChoice.of(self.tool_choice, self.tools)
 
     @property
     def begins_turn(self) -> bool:

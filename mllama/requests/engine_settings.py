@@ -8,6 +8,7 @@ from typing import Any
 from mllama.errors import RequestError
 from mllama.requests.max_sampling_params import SamplingDefaults
 from mllama.requests.sampling_params import Sampling
+from mllama.requests.tool_calls.parser import ToolForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class EngineSettings:
         penalties: Whether penalties are possible.
         min_tokens: Whether an answer can be kept from ending.
         logit_bias: Whether logits can be biased.
+        tool_parser: The form in which the model calls tools.
     """
 
     vocabulary: int
@@ -31,6 +33,7 @@ class EngineSettings:
     penalties: bool = True
     min_tokens: bool = True
     logit_bias: bool = True
+    tool_parser: ToolForm = "auto"
 
     @classmethod
     def of(
@@ -40,6 +43,7 @@ class EngineSettings:
         *,
         top_k: int | None = 1,
         max_new_tokens: int = -1,
+        tool_parser: ToolForm = "auto",
     ) -> EngineSettings:
         """Returns the settings of an engine that is about to run.
 
@@ -48,6 +52,7 @@ class EngineSettings:
             tokenizer: The model's tokenizer.
             top_k: The default; None is the checkpoint's.
             max_new_tokens: The default.
+            tool_parser: The form in which the model calls tools.
         """
         checkpoint = config.model.sampling_params_defaults
         on_cpu = all(spec.device_type == "cpu" for spec in config.model.device_specs)
@@ -72,6 +77,7 @@ class EngineSettings:
             penalties=samples_on_host or config.sampling.enable_penalties,
             min_tokens=samples_on_host or config.sampling.enable_min_tokens,
             logit_bias=samples_on_host,
+            tool_parser=tool_parser,
         )
 
     def check(self, sampling: Sampling) -> None:

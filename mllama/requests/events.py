@@ -3,6 +3,10 @@
 A stream has one :class:`Accepted`, one :class:`PromptRead`, then the :class:`Piece`
 events of all choices, in which each choice ends with a :class:`Finished`.  Usage is
 ``PromptRead``'s prompt tokens, once, and the sum of the choices' completion tokens.
+
+A call of a tool is a :class:`ToolCallStarted`, then :class:`ToolCallArguments` while
+they are generated, and a :class:`ToolCallEnded`.  The pieces of its choice have its
+tokens, and its text only if it is withdrawn.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-FinishReason = Literal["stop", "length"]
-"""Why an answer ended: by the model or a stop, or by a limit."""
+FinishReason = Literal["stop", "length", "tool_calls"]
+"""Why an answer ended: by the model or a stop, by a limit, or to have tools called."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,71 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class ToolCallStarted:
+    """The model calls a tool.  Its arguments follow.
+
+    Attributes:
+        choice: The answer, from 0.
+        index: The call among those of the answer, from 0.
+        id: Names the call, so that a result can be for it.
+        name: The tool.
+    """
+
+    choice: int
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ToolCallArguments:
+    """A piece of a call's arguments.
+
+    Attributes:
+        choice: The answer, from 0.
+        index: The call among those of the answer.
+        text: Text to append to the arguments, which are a JSON object in the end.
+    """
+
+    choice: int
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCallEnded:
+    """A call is complete.
+
+    A limit may end an answer within a call, which then has no such event.
+
+    Attributes:
+        choice: The answer, from 0.
+        index: The call among those of the answer.
+    """
+
+    choice: int
+    index: int
+
+
+@dataclass(frozen=True)
+class ToolCallWithdrawn:
+    """What began as a call is none: its arguments aren't JSON, or its end is missing.
+
+    A piece with all of its text follows, and no other call.
+
+    Attributes:
+        choice: The answer, from 0.
+        index: The call among those of the answer, whose last one it is.
+    """
+
+    choice: int
+    index: int
+
+
+ToolCallEvent = ToolCallStarted | ToolCallArguments | ToolCallEnded | ToolCallWithdrawn
+
+
+@dataclass(frozen=True)
 class Timings:
     """How long an answer took.
 
@@ -112,4 +181,4 @@ class Finished:
     timings: Timings = field(default_factory=Timings)
 
 
-Event = Accepted | PromptRead | Piece | Finished
+Event = Accepted | PromptRead | Piece | ToolCallEvent | Finished

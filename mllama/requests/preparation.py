@@ -28,6 +28,7 @@ from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.max_sampling_params import max_sampling_params
 from mllama.requests.request import GenerationRequest
+from mllama.requests.tool_use import ToolUse, tool_use_of
 
 _SHORT: Final = 2000
 """Characters of a prompt that are rendered and tokenized at once, in less time than it
@@ -44,6 +45,7 @@ class PreparedRequest:
         token_ids: The prompt's tokens, in which each image is one.
         image_tokens: Tokens of the images.
         image_positions: Where the images are among ``token_ids``.
+        tool_use: The calls of tools that answers may have; None is none.
     """
 
     request: GenerationRequest
@@ -51,6 +53,7 @@ class PreparedRequest:
     token_ids: Sequence[int]
     image_tokens: int
     image_positions: Sequence[int] = ()
+    tool_use: ToolUse | None = None
 
 
 async def prepare_request(
@@ -74,6 +77,7 @@ async def prepare_request(
     pending = [image for image in request.images if isinstance(image, Future)]
     try:
         settings.check(request.sampling)
+        _check_calls(request.prompt)
         if request.output_format is not None:
             path = request.output_format.path
             raise RequestError(f"{path} is not supported", path)
@@ -104,6 +108,7 @@ async def prepare_request(
         tokens.tolist(),
         image_tokens_of(contexts[0]),
         [image.start_idx for image in contexts[0].images],
+        tool_use_of(request.prompt, settings.tool_parser),
     )
 
 
@@ -123,7 +128,7 @@ async def tokenize(
         if isinstance(prompt, ChatPrompt):
             return encoder.encode_chat(
                 prompt.messages,
-                tools=prompt.tools,
+                tools=prompt.callable_tools.tools or None,
                 template_variables=prompt.chat_template_kwargs,
                 add_generation_prompt=prompt.begins_turn,
                 continue_final_message=prompt.continue_final_message,
@@ -138,6 +143,23 @@ async def tokenize(
     except ChatTemplateError as error:
         raise RequestError(str(error), error.param) from error
     return np.array(ids, np.int64)
+
+
+def _check_calls(prompt: Any) -> None:
+    """Checks that nothing asks for calls that only a grammar can force.
+
+    Raises:
+        RequestError: If something does.
+    """
+    if not isinstance(prompt, ChatPrompt):
+        return
+    choice = prompt.callable_tools
+    if choice.mode == "required":
+        raise RequestError("tool_choice can't force a call yet", "tool_choice")
+    for number, tool in enumerate(prompt.tools or ()):
+        if tool in choice.tools and tool["function"].get("strict"):
+            path = f"tools[{number}].function.strict"
+            raise RequestError(f"{path} is not supported yet", path)
 
 
 def _size(value: Any) -> int:

@@ -36,6 +36,7 @@ from mllama.max_compat.server import (
 )
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
+from mllama.requests.tool_calls.parser import ToolForm
 from mllama.runtime.pipeline import load_pipeline
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.image_fetcher import ImageFetcher
@@ -95,6 +96,7 @@ def serve(
     *,
     max_ce_batch_size: int,
     max_new_tokens: int | None = None,
+    tool_parser: ToolForm = "auto",
 ) -> None:
     """Runs the server until it is interrupted.
 
@@ -104,6 +106,7 @@ def serve(
         max_ce_batch_size: Maximum number of requests that one step prefills.
         max_new_tokens: Maximum length of an answer to a request that sets no limit, in
             tokens; None allows answers up to the maximum length of a sequence.
+        tool_parser: The form in which the model calls tools.
 
     Raises:
         MllamaError: If the port is in use or the model can't be served with these
@@ -131,7 +134,7 @@ def serve(
         factory = WorkerPipelineFactory(
             retrieved.factory, stats.path, max_ce_batch_size
         )
-        _run(settings, config, retrieved, factory, max_new_tokens)
+        _run(settings, config, retrieved, factory, max_new_tokens, tool_parser)
 
 
 def _run(
@@ -140,6 +143,7 @@ def _run(
     retrieved: Any,
     factory: WorkerPipelineFactory,
     max_new_tokens: int | None,
+    tool_parser: ToolForm,
 ) -> None:
     """Builds MAX's application and runs it; see :func:`serve`."""
     serving = ServingTokenGeneratorSettings(
@@ -168,6 +172,7 @@ def _run(
                     retrieved.tokenizer,
                     top_k=config.runtime.top_k,
                     max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
+                    tool_parser=tool_parser,
                 ),
                 min_piece_tokens=settings.stream_min_chunk_tokens,
             )

@@ -367,7 +367,7 @@ port: 8123
         ("model_path: /nowhere", "/nowhere is neither"),
         ("num_threads: 0", "--num-threads must be from 1 to"),
         ("enable_lora: true", "one adapter with --lora-path"),
-        ("tool_parser: llama", "needs no option"),
+        ("tool_call_policy: force_unconstrained", "where `tool_choice` or `strict`"),
         ("enable_structured_output: true", "has no structured output"),
         ("max_new_tokens: 0", "must be -1 or at least 1"),
         ("- 5", "must contain options and their values"),
@@ -381,6 +381,24 @@ def test_a_bad_config_file_is_refused(
     file.write_text(content)
     with pytest.raises(MllamaError, match=message):
         served("--devices", "cpu", "--config-file", str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("llama", "llama3_json"), ("pythonic", "pythonic")]
+)
+def test_the_form_of_calls_reaches_the_server(
+    served: Started, name: str, form: str
+) -> None:
+    assert served("--devices", "cpu", "--tool-parser", name)["tool_parser"] == form
+    assert EngineOptions(tool_parser=name).tool_form == form
+
+
+def test_an_unknown_form_of_calls_is_refused() -> None:
+    done = CliRunner().invoke(serve, ["--devices", "cpu", "--tool-parser", "hermes"])
+    assert done.exit_code == 2
+    assert "'hermes' is not one of 'auto', 'llama3_json'" in done.output
+    with pytest.raises(MllamaError, match="tool_parser must be one of auto, llama3_"):
+        EngineOptions(tool_parser="hermes", devices="cpu").resolve()
 
 
 def test_both_refuse_a_tokenizer_with_code_of_its_own(

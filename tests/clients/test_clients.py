@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,11 @@ from tests.server.conftest import Server, running
 
 from .checks import CLIENTS, NODE_CLIENTS, checks_of, outcomes
 
-TEMPLATE = Path(__file__).with_name("template_with_tools.jinja")
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("clients") / "log"
-    with running(log, "--chat-template", str(TEMPLATE)) as started:
+    with running(log) as started:
         yield started
 
 

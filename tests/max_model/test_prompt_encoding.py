@@ -255,9 +255,9 @@ def test_lists_of_parts_are_not_written_as_data(tokenizer: Any) -> None:
     [
         (GUARD, [user(IMAGE, IMAGE, text("a"))], {}, "shows 1 of 2 images"),
         ("{{ messages[-1].content }}", [user("a"), user("b")], {}, "text of message 1"),
-        (TEMPLATE, [user("a")], {"tools": [TOOL]}, "describes no tools"),
+        (STRINGS, [user("a")], {"tools": [TOOL]}, "describes no tools"),
         (
-            TEMPLATE,
+            STRINGS,
             [
                 {
                     "role": "assistant",

@@ -16,6 +16,7 @@ from max.pipelines.modeling.types import RequestID
 from mllama.requests.preparation import PreparedRequest
 from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
+from mllama.requests.tool_use import ToolUse
 from tests.requests.test_detokenizer import TOKENIZER
 
 ACTIVE = GenerationStatus.ACTIVE
@@ -33,16 +34,20 @@ def tokens_of(text: str) -> list[int]:
     return ids
 
 
-def prepared(choices: int = 1, **sampling: Any) -> PreparedRequest:
+def prepared(
+    choices: int = 1, *, tool_use: ToolUse | None = None, **sampling: Any
+) -> PreparedRequest:
     """Returns a request with a prompt of 7 text tokens and 100 image tokens."""
     request = GenerationRequest(
-        prompt="unused", sampling=Sampling(**sampling), choices=choices
+        prompt="unused",
+        sampling=Sampling(**sampling),
+        choices=choices,
     )
     contexts = [
         SimpleNamespace(request_id=RequestID(f"r-{choice}"))
         for choice in range(choices)
     ]
-    return PreparedRequest(request, contexts, list(range(7)), 100, [2, 4])
+    return PreparedRequest(request, contexts, list(range(7)), 100, [2, 4], tool_use)
 
 
 def report(

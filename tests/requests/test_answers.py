@@ -9,7 +9,18 @@ from max.pipelines.context import LogProbabilities
 
 from mllama.errors import EngineError
 from mllama.requests.answers import Answers
-from mllama.requests.events import Event, Finished, Piece, PromptRead, TokenLogprob
+from mllama.requests.events import (
+    Event,
+    Finished,
+    Piece,
+    PromptRead,
+    TokenLogprob,
+    ToolCallArguments,
+    ToolCallEnded,
+    ToolCallEvent,
+    ToolCallStarted,
+)
+from mllama.requests.tool_use import ToolUse
 
 from .scheduler_reports import (
     ACTIVE,
@@ -221,3 +232,76 @@ def test_the_whole_vocabulary_is_returned_in_order() -> None:
     )
     (piece,) = (event for event in events if isinstance(event, Piece))
     assert list(piece.logprobs[0].top) == [90, 91, 92, A]
+
+
+CALL = '{"name": "look", "parameters": {"n": 1}}'
+
+
+def calling(*, parallel: bool = True, **sampling: Any) -> Answers:
+    use = ToolUse(names=["look"], parallel=parallel)
+    return answers(tool_use=use, **sampling)
+
+
+def test_a_call_comes_between_the_pieces_that_have_its_tokens() -> None:
+    made = calling()
+    events = received(made, report(CALL[:35]), report(CALL[35:]), report("", ENDED))
+    assert [type(event) for event in events] == [
+        *(PromptRead, Piece, ToolCallStarted, ToolCallArguments),
+        *(Piece, ToolCallArguments, ToolCallEnded, Finished),
+    ]
+    assert text_of(events) == ""
+    assert tokens_in(events) == tokens_of(CALL)
+    arguments = [e.text for e in events if isinstance(e, ToolCallArguments)]
+    assert "".join(arguments) == '{"n": 1}'
+    assert end_of(events).reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "reason"),
+    [
+        (CALL, ENDED, "tool_calls"),
+        (CALL, FULL, "tool_calls"),
+        (CALL + "; ", FULL, "tool_calls"),
+        (CALL + " Done", ENDED, "tool_calls"),
+        (CALL + " Done", FULL, "length"),
+        (CALL + '; {"nam', FULL, "length"),
+        (CALL[:-3], FULL, "length"),
+        (CALL[:-3], ENDED, "stop"),
+        ("Hello", ENDED, "stop"),
+        ("Hello", FULL, "length"),
+    ],
+)
+def test_an_answer_ends_to_have_its_calls_made_unless_a_limit_cuts_it(
+    text: str, status: Any, reason: str
+) -> None:
+    assert end_of(received(calling(), report(text, status))).reason == reason
+
+
+def test_text_that_was_held_back_comes_in_the_end() -> None:
+    events = received(calling(), report(CALL[:-3]), report("", ENDED))
+    assert text_of(events) == CALL[:-3]
+    assert tokens_in(events) == tokens_of(CALL[:-3])
+
+
+@pytest.mark.parametrize("reports", [[CALL + "; " + CALL], [CALL, "; ", CALL]])
+def test_the_only_call_ends_the_answer_at_its_last_token(reports: list[str]) -> None:
+    made = calling(parallel=False)
+    events = received(made, *map(report, reports))
+    assert tokens_in(events) == tokens_of(CALL)
+    assert sum(isinstance(event, ToolCallEnded) for event in events) == 1
+    end = end_of(events)
+    assert (end.reason, end.stop) == ("tool_calls", None)
+    assert end.completion_tokens == len(tokens_of(CALL))
+    assert made.are_finished
+
+
+def test_several_reports_of_a_call_make_one_event_of_each_kind() -> None:
+    events = calling().receive(0, [report(each) for each in CALL], 11.0)
+    found = [type(event) for event in events if isinstance(event, ToolCallEvent)]
+    assert found == [ToolCallStarted, ToolCallArguments, ToolCallEnded]
+
+
+def test_a_stop_string_in_a_call_makes_text_of_it() -> None:
+    events = received(calling(stop=["1"]), report(CALL))
+    assert text_of(events) == CALL.partition("1")[0]
+    assert end_of(events).reason == "stop"

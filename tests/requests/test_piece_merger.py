@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama.requests.events import Accepted, Event, Finished, Piece, TokenLogprob
+from mllama.requests.events import (
+    Accepted,
+    Event,
+    Finished,
+    Piece,
+    TokenLogprob,
+    ToolCallArguments,
+    ToolCallEnded,
+    ToolCallStarted,
+)
 from mllama.requests.piece_merger import PieceMerger
 
 
@@ -46,3 +55,20 @@ def test_answers_stay_what_they_are(parts: list[tuple[str, int]], least: int) ->
         for name in ("token_ids", "logprobs"):
             assert sum(len(getattr(e, name)) for e in after) == len(before)
         assert all(len(e.token_ids) >= least for e in after[1:-1])
+
+
+def test_arguments_of_calls_come_several_tokens_together() -> None:
+    call = [ToolCallArguments(0, 0, each) for each in "abcdefg"]
+    events: list[Event] = [
+        *(piece(""), ToolCallStarted(0, 0, "id", "look"), call[0]),
+        *(each for argument in call[1:] for each in (piece(""), argument)),
+        *(ToolCallEnded(0, 0), piece("x"), Finished(0, "tool_calls")),
+    ]
+    found = merged(3, events)
+    arguments = [each.text for each in found if isinstance(each, ToolCallArguments)]
+    assert arguments == ["abcd", "efg"]
+    tokens = [len(each.token_ids) for each in found if isinstance(each, Piece)]
+    assert sum(tokens) == 8
+    assert isinstance(found[1], ToolCallStarted)
+    kinds = [type(each) for each in found]
+    assert kinds[-3:] == [ToolCallEnded, Piece, Finished]

@@ -108,10 +108,20 @@ class ChatCompletion(Answer):
     prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
-class ToolCallDelta(MessageToolCall):
-    """A call of a tool, whole, and its place in the message."""
+class FunctionCallDelta(Answer):
+    """A call's name, which comes first, or a piece of its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(Answer):
+    """What a chunk adds to a call of a tool."""
 
     index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionCallDelta
 
 
 class ChatDelta(Answer):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Collection,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllama.requests.events import Event, Finished, Piece, PromptRead, TokenLogprob
-from mllama.requests.tools import ToolCall, ToolCallParser
+from mllama.requests.events import (
+    Event,
+    Finished,
+    Piece,
+    PromptRead,
+    TokenLogprob,
+    ToolCallArguments,
+    ToolCallEvent,
+    ToolCallStarted,
+)
+from mllama.requests.tool_calls.collector import ToolCallCollector
 from mllama.server.dialects.openai.answer_head import (
     AnswerHead,
     ChunkWriter,
@@ -36,8 +39,6 @@ class ChatForm:
         token_bytes: Returns what a token stands for.
         choices: Number of answers.
         echo: Text that each answer begins with.
-        tools: Names of the tools that the model may call.
-        parallel_calls: Whether it may call several at once.
         logprobs: Whether answers have their tokens' log probabilities.
         include_usage: Whether a stream ends with the usage.
         continuous_usage: Whether each of its chunks has the usage so far.
@@ -47,32 +48,18 @@ class ChatForm:
     token_bytes: TokenBytes
     choices: int = 1
     echo: str = ""
-    tools: Collection[str] = ()
-    parallel_calls: bool = True
     logprobs: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
-
-    def calls(self, found: list[ToolCall]) -> list[dict[str, Any]]:
-        """Returns the calls of an answer, in the form of the API."""
-        return [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in (found if self.parallel_calls else found[:1])
-        ]
 
 
 @dataclass
 class _Choice:
     """An answer as far as it is known."""
 
-    parser: ToolCallParser
-    text: list[str] = field(default_factory=list)
+    text: list[str]
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: ToolCallCollector = field(default_factory=ToolCallCollector)
     reason: str = "stop"
 
 
@@ -86,22 +73,19 @@ async def whole_chat(
         form: What the answer contains.
         usage: Counts the tokens.
     """
-    choices = [
-        _Choice(ToolCallParser(form.tools), [form.echo]) for _ in range(form.choices)
-    ]
+    choices = [_Choice([form.echo]) for _ in range(form.choices)]
     prompt_logprobs = None
     async for event in events:
         usage.add(event)
         if isinstance(event, Piece):
             choice = choices[event.choice]
-            choice.text.append(choice.parser.push(event.text))
+            choice.text.append(event.text)
             choice.logprobs += event.logprobs
+        elif isinstance(event, ToolCallEvent):
+            choices[event.choice].calls.add(event)
         elif isinstance(event, Finished):
             choice = choices[event.choice]
-            text, calls = choice.parser.finish()
-            choice.text.append(text)
-            choice.calls = form.calls(calls)
-            choice.reason = "tool_calls" if calls else event.reason
+            choice.reason = event.reason
         elif isinstance(event, PromptRead) and event.logprobs is not None:
             prompt_logprobs = prompt_entries(event.logprobs, form.token_bytes)
     answer = {
@@ -118,14 +102,14 @@ async def whole_chat(
 
 
 def _whole_choice(index: int, choice: _Choice, form: ChatForm) -> dict[str, Any]:
-    text = "".join(choice.text)
+    text, calls = "".join(choice.text), choice.calls.calls
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if choice.calls and not text else text,
+        "content": None if calls and not text else text,
         "refusal": None,
     }
-    if choice.calls:
-        message["tool_calls"] = choice.calls
+    if calls:
+        message["tool_calls"] = [call.message() for call in calls]
     return {
         "index": index,
         "message": message,
@@ -150,7 +134,6 @@ async def chat_chunks(
         usage if form.include_usage else None,
         form.continuous_usage,
     )
-    parsers = [ToolCallParser(form.tools) for _ in range(form.choices)]
     start = compact({"role": "assistant", "content": form.echo})
     yield b"".join(
         writer.chunk(_chunk_choice(index, start)) for index in range(form.choices)
@@ -158,20 +141,19 @@ async def chat_chunks(
     async for event in events:
         usage.add(event)
         if isinstance(event, Piece):
-            text = parsers[event.choice].push(event.text)
             logprobs = "null"
             if form.logprobs and event.logprobs:
                 logprobs = compact(_logprobs(event.logprobs, form))
-            elif not text:
+            elif not event.text:
                 continue
-            delta = f'{{"content":{compact(text)}}}'
+            delta = f'{{"content":{compact(event.text)}}}'
             yield writer.chunk(_chunk_choice(event.choice, delta, logprobs))
+        elif isinstance(event, (ToolCallStarted, ToolCallArguments)):
+            delta = compact({"tool_calls": [_call_delta(event)]})
+            yield writer.chunk(_chunk_choice(event.choice, delta))
         elif isinstance(event, Finished):
-            text, calls = parsers[event.choice].finish()
-            yield b"".join(
-                writer.chunk(choice)
-                for choice in _last_choices(event, text, form.calls(calls))
-            )
+            end = _chunk_choice(event.choice, "{}", reason=f'"{event.reason}"')
+            yield writer.chunk(end)
     yield writer.end()
 
 
@@ -181,17 +163,16 @@ def _logprobs(tokens: Iterable[TokenLogprob], form: ChatForm) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _last_choices(
-    event: Finished, text: str, calls: list[dict[str, Any]]
-) -> Iterator[str]:
-    """Yields the last chunks' choices of an answer."""
-    if text:
-        yield _chunk_choice(event.choice, compact({"content": text}))
-    if calls:
-        numbered = [{"index": index, **call} for index, call in enumerate(calls)]
-        yield _chunk_choice(event.choice, compact({"tool_calls": numbered}))
-    reason = "tool_calls" if calls else event.reason
-    yield _chunk_choice(event.choice, "{}", reason=f'"{reason}"')
+def _call_delta(event: ToolCallStarted | ToolCallArguments) -> dict[str, Any]:
+    """Returns what a chunk adds to a call: its head, or a piece of its arguments."""
+    if isinstance(event, ToolCallArguments):
+        return {"index": event.index, "function": {"arguments": event.text}}
+    return {
+        "index": event.index,
+        "id": event.id,
+        "type": "function",
+        "function": {"name": event.name, "arguments": ""},
+    }
 
 
 def _chunk_choice(

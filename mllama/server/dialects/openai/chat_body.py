@@ -13,7 +13,7 @@ from mllama.server.dialects.openai.sampling_fields import (
     SamplingFields,
 )
 from mllama.server.dialects.openai.schema import Body, Ignored, Many, Refused
-from mllama.server.dialects.openai.tool_fields import Tool
+from mllama.server.dialects.openai.tool_fields import Tool, ToolChoice
 
 _NO_REASONING: Final = "is not supported: this model doesn't reason before it answers"
 
@@ -23,6 +23,9 @@ class PromptFields(Body):
 
     messages: Annotated[Many[Message], Field(min_length=1)]
     tools: Many[Tool] | None = Field(None, description="Described to the model")
+    tool_choice: ToolChoice | None = Field(
+        None, description="Whether the answer may or must call tools, and which"
+    )
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Variables of the chat template, as plain data"
     )
@@ -62,16 +65,8 @@ class ChatBody(SamplingFields, PromptFields):
     echo: bool | None = Field(
         None, description="Whether an answer that goes on with a message repeats it"
     )
-    tool_choice: Annotated[
-        Any,
-        Refused(
-            "is not supported: nothing forces the model to call a tool, or a "
-            "certain one",
-            ["none", "auto"],
-        ),
-    ] = None
     parallel_tool_calls: bool | None = Field(
-        None, description="False keeps the first call only"
+        None, description="False ends the answer after its first call"
     )
     response_format: Annotated[
         Any,

@@ -77,9 +77,7 @@ class ChatRoute:
         arrived_ns: int,
     ) -> AsyncGenerator[Event, None]:
         """Loads a request's images and hands it to the engine."""
-        prompt = chat_prompt(
-            body, self._capabilities, with_tools=body.tool_choice != "none"
-        )
+        prompt = chat_prompt(body, self._capabilities)
         sampling = chat_sampling(body, self._capabilities)
         images = await load_images(
             image_references(body.messages),
@@ -89,7 +87,10 @@ class ChatRoute:
             max_bytes=self._capabilities.max_image_bytes,
         )
         request = GenerationRequest(
-            prompt=prompt, images=images, sampling=sampling, choices=body.n or 1
+            prompt=prompt,
+            images=images,
+            sampling=sampling,
+            choices=body.n or 1,
         )
         return self._engine.generate(
             request, request_id=request_id, arrived_ns=arrived_ns
@@ -101,10 +102,6 @@ class ChatRoute:
             token_bytes=self._engine.token_bytes,
             choices=body.n or 1,
             echo=echoed_text(body),
-            tools=()
-            if body.tool_choice == "none"
-            else [tool.function.name for tool in body.tools or ()],
-            parallel_calls=body.parallel_tool_calls is not False,
             logprobs=bool(body.logprobs),
             include_usage=body.includes_usage,
             continuous_usage=body.has_continuous_usage,

@@ -112,33 +112,41 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
         )
 
 
-def chat_prompt(
-    body: PromptFields, capabilities: ServerCapabilities, *, with_tools: bool = True
-) -> ChatPrompt:
+def chat_prompt(body: PromptFields, capabilities: ServerCapabilities) -> ChatPrompt:
     """Returns the prompt of a valid body.
 
     Args:
         body: The body.
         capabilities: Features of the server.
-        with_tools: Whether the model may call tools.
 
     Raises:
         RequestError: If fields contradict each other, it isn't clear where the answer
-            begins, or calls of tools and their results don't match.
+            begins, calls of tools and their results don't match, or a chosen tool is
+            none of the request's.
     """
-    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
     prompt = ChatPrompt(
         messages=[
             _plain_message(message, f"messages[{number}]")
             for number, message in enumerate(body.messages)
         ],
-        tools=tools if with_tools else None,
+        tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
+        tool_choice=_plain_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls
+        if isinstance(body, ChatBody)
+        else None,
         chat_template_kwargs=body.chat_template_kwargs,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
     )
     prompt.check_turn(capabilities.continues_messages)
     return prompt
+
+
+def _plain_choice(body: PromptFields) -> Any:
+    choice = body.tool_choice
+    if choice is None or isinstance(choice, str):
+        return choice
+    return choice.model_dump(exclude_unset=True)
 
 
 def chat_sampling(body: ChatBody, capabilities: ServerCapabilities) -> Sampling:

@@ -1,12 +1,13 @@
-"""Tools that a request offers to the model."""
+"""Tools that a request offers to the model, and the choice among them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from mllama.server.dialects.openai.schema import Body, Refused
+from mllama.server.dialects.openai.schema import Body, Many
 
 
 class FunctionDefinition(Body):
@@ -17,10 +18,9 @@ class FunctionDefinition(Body):
     parameters: dict[str, Any] | None = Field(
         None, description="The arguments, as a JSON schema"
     )
-    strict: Annotated[
-        bool | None,
-        Refused("is not supported: nothing forces the arguments to fit", [False]),
-    ] = None
+    strict: bool | None = Field(
+        None, description="Whether the arguments of all calls must fit the schema"
+    )
 
 
 class Tool(Body):
@@ -28,3 +28,53 @@ class Tool(Body):
 
     type: Literal["function"]
     function: FunctionDefinition
+
+
+class ToolName(Body):
+    """The name of one of the request's tools."""
+
+    name: str
+
+
+class NamedToolChoice(Body):
+    """A call of one tool."""
+
+    type: Literal["function"]
+    function: ToolName
+
+
+class AllowedTools(Body):
+    """Some of the request's tools."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[Many[Tool], Field(min_length=1)]
+
+
+class AllowedToolsChoice(Body):
+    """Calls of some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _tag_of_choice(choice: Any) -> str | None:
+    if isinstance(choice, str):
+        return "<text>"
+    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")]
+    | Annotated[NamedToolChoice, Tag("<function>")]
+    | Annotated[AllowedToolsChoice, Tag("<allowed_tools>")],
+    Discriminator(
+        _tag_of_choice,
+        custom_error_type="tool_choice",
+        custom_error_message=(
+            'must be "none", "auto", "required", or an object of the type function '
+            "or allowed_tools"
+        ),
+    ),
+]
+"""Whether the answer may or must call tools, and which."""

@@ -8,16 +8,17 @@ from concurrent.futures import Future
 from typing import Any
 
 from mllama.errors import ImageError
+from mllama.requests.answers import events_of
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import (
     Accepted,
     Event,
     Finished,
-    Piece,
     PromptRead,
     TokenLogprob,
 )
 from mllama.requests.request import GenerationRequest
+from mllama.requests.tool_use import ToolUse, tool_use_of
 
 BEGIN, END = 256, 257
 SPECIAL = {BEGIN: b"<|begin|>", END: b"<|end|>"}
@@ -94,7 +95,7 @@ class FakeEngine:
             is_cut = -1 < sampling.max_new_tokens <= len(tokens)
             if is_cut:
                 tokens = tokens[: sampling.max_new_tokens]
-            answers.append(self._answer(choice, tokens, is_cut, sampling))
+            answers.append(self._answer(choice, tokens, is_cut, request))
         # Pieces of several choices come interleaved.
         longest = max(map(len, answers))
         events += [
@@ -109,9 +110,11 @@ class FakeEngine:
         return events
 
     def _answer(
-        self, choice: int, tokens: list[int], is_cut: bool, sampling: Any
+        self, choice: int, tokens: list[int], is_cut: bool, request: GenerationRequest
     ) -> list[Event]:
         events: list[Event] = []
+        calls = (tool_use_of(request.prompt) or ToolUse(names=())).parser(choice)
+        logprobs = request.sampling.logprobs
         held = b""
         for token in tokens:
             held += bytes([token])
@@ -121,14 +124,17 @@ class FakeEngine:
                 text = ""
             entries = (
                 ()
-                if sampling.logprobs is None
+                if logprobs is None
                 # Later choices are likelier.
-                else (logprob(token, sampling.logprobs, shift=choice),)
+                else (logprob(token, logprobs, shift=choice),)
             )
-            events.append(Piece(choice, text, [token], entries))
-        if held:
-            events.append(Piece(choice, held.decode(errors="replace"), []))
-        reason: Any = "length" if is_cut else "stop"
+            events += events_of(calls.push(text), choice, [token], entries)
+            if calls.is_finished:
+                break
+        parts = calls.push(held.decode(errors="replace"))
+        if parts := parts + calls.finish(is_cut=is_cut):
+            events += events_of(parts, choice, [], ())
+        reason = calls.finish_reason("length" if is_cut else "stop")
         count = len(tokens) + (not is_cut)
         events.append(Finished(choice, reason, completion_tokens=count))
         return events

@@ -20,6 +20,8 @@ from .fake_engine import VOCABULARY
 
 BOTH = ("/v1/chat/completions", "/v1/completions")
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
 
 def post(api: Api, path: str, **fields: Any) -> Any:
     given = {"prompt": "Hi"} if path == "/v1/completions" else {"messages": [USER]}
@@ -227,10 +229,28 @@ def test_unknown_keys_are_refused_at_every_level(api: Api) -> None:
             "tools[0].function.name",
         ),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
         (
             {"tool_choice": {"type": "function", "function": {"name": "f"}}},
             "tool_choice",
         ),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f", "x": 1}}},
+            "tool_choice.function.x",
+        ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tool_choice.function.name",
+        ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": []}}},
+            "tool_choice.allowed_tools.mode",
+        ),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),

@@ -136,7 +136,7 @@ def test_without_tools_json_is_text(options: Any) -> None:
     assert choice["finish_reason"] == "stop"
     prompt = api.engine.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
-    assert not prompt.tools
+    assert not prompt.callable_tools.tools
 
 
 def test_only_one_call_is_returned_where_several_are_not_wanted() -> None:

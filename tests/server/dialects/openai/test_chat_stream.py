@@ -92,18 +92,63 @@ def test_log_probabilities_are_those_of_the_whole_answer() -> None:
     assert len(whole) == 5
 
 
+def call_deltas(chunks: list[Any]) -> list[Any]:
+    """What a stream's chunks add to calls."""
+    return [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
+
+
 def test_a_call_of_a_tool_is_not_streamed_as_text() -> None:
     api = Api(FakeEngine(' {"name": "look", "parameters": {"at": "it"}}'))
     chunks = chunks_of(api.chat(stream=True, tools=[TOOL]))
     for chunk in chunks:
         ChatCompletionChunk.model_validate(chunk, strict=True)
-    (calls,) = [
-        delta["tool_calls"] for delta in deltas(chunks) if "tool_calls" in delta
-    ]
-    assert calls[0]["index"] == 0
-    assert calls[0]["function"] == {"name": "look", "arguments": '{"at": "it"}'}
+    head, *rest = call_deltas(chunks)
+    assert head["id"].startswith("call_")
+    assert (head["index"], head["type"]) == (0, "function")
+    assert head["function"] == {"name": "look", "arguments": ""}
+    assert len(rest) == len('{"at": "it"}')
+    assert all(sorted(delta) == ["function", "index"] for delta in rest)
+    arguments = "".join(delta["function"]["arguments"] for delta in rest)
+    assert arguments == '{"at": "it"}'
     assert "".join(delta.get("content") or "" for delta in deltas(chunks)) == ""
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "look", "parameters": {"at": "é", "n": [1, 2]}}; '
+        '{"name": "look", "parameters": { "at" : "\\u00e9" }}',
+        '[{"name": "look", "parameters": {}}, {"name": "look", "arguments": {}}] Done.',
+        "[look(at='it', n=1.5), look()]",
+        '{"name": "look", "parameters": {"at": oops',
+        "Text.",
+    ],
+)
+@pytest.mark.parametrize("limit", [1000, 45, 28])
+def test_a_stream_adds_up_to_the_whole_answer(answer: str, limit: int) -> None:
+    """An answer that is no call after all has its text in both."""
+    options: Any = {"tools": [TOOL], "max_tokens": limit}
+    (whole,) = Api(FakeEngine(answer)).chat(**options).json()["choices"]
+    chunks = chunks_of(Api(FakeEngine(answer)).chat(stream=True, **options))
+    calls: list[Any] = []
+    for delta in call_deltas(chunks):
+        if delta["index"] == len(calls):
+            calls.append({"name": delta["function"]["name"], "arguments": ""})
+        calls[delta["index"]]["arguments"] += delta["function"]["arguments"]
+    is_withdrawn = "oops" in answer and limit > 39
+    expected = [call["function"] for call in whole["message"].get("tool_calls", ())]
+    assert calls[: len(calls) - is_withdrawn] == expected
+    text = "".join(delta.get("content") or "" for delta in deltas(chunks))
+    assert text == (whole["message"]["content"] or "")
+    assert chunks[-1]["choices"][0]["finish_reason"] == whole["finish_reason"]
+
+
+def test_usage_counts_all_tokens_of_calls() -> None:
+    answer = '{"name": "look", "parameters": {"at": "it"}}'
+    options: Any = {"tools": [TOOL], "stream_options": {"include_usage": True}}
+    chunks = chunks_of(Api(FakeEngine(answer)).chat(stream=True, **options))
+    assert chunks[-1]["usage"]["completion_tokens"] == len(answer) + 1
 
 
 def test_json_that_is_no_call_is_streamed_in_the_end() -> None:
