@@ -14,6 +14,7 @@ from gguf.quants import dequantize
 from mllama.cli.main import group
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
+from mllama.hub.options import DownloadedModel
 from mllama.launch.options import EngineOptions
 from mllama.launch.resolve import resolve_model_files
 from mllama.max_model.settings import ModelSettings
@@ -76,6 +77,26 @@ def test_floats_are_merged_while_they_are_loaded(adapter: Merged) -> None:
     assert settings == ModelSettings(
         lora_path=adapter.folder, compiled=settings.compiled
     )
+
+
+def test_an_adapter_that_is_not_used_is_announced(
+    adapter: Merged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve().notes == ()
+    beside = Path(shutil.copytree(checkpoint(), tmp_path / "model"))
+    for file in adapter.folder.iterdir():
+        shutil.copy(file, beside)
+    files = resolve_model_files(str(beside), device_type="cpu")
+    (note,) = files.notes
+    assert note.startswith(f"{beside} also has a LoRA adapter")
+    assert files.lines()[1:] == [note]
+
+    downloaded = DownloadedModel(str(checkpoint()), (), ("a note",))
+    monkeypatch.setattr(
+        "mllama.launch.resolve.download_model", lambda *_, **__: downloaded
+    )
+    assert resolve().notes == ("a note",)
+    assert resolve(lora_path=adapter.folder).notes == ()
 
 
 def test_merged_weights_are_quantized(adapter: Merged, tmp_path: Path) -> None:
