@@ -13,7 +13,7 @@ PROMPT_OPTIONS: Final = (
     _setting(
         name="tools",
         kind="json",
-        metavar="JSON",
+        metavar="JSON|FILE",
         description="Tools that the chat template describes to the model: a list in "
         "OpenAI's form.",
         default_text="none",
@@ -41,7 +41,7 @@ PROMPT_OPTIONS: Final = (
     _setting(
         name="chat_template_kwargs",
         kind="json",
-        metavar="JSON",
+        metavar="JSON|FILE",
         description="Variables of the chat template by name, as plain data.",
         details="Only names that the template reads.",
         default_text="none",

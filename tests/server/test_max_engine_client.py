@@ -38,6 +38,14 @@ from .stand_in_worker import ACTIVE, FULL, StandInWorker
 
 HELLO = ChatPrompt(messages=[{"role": "user", "content": "Hello"}])
 
+TOOL = {"type": "function", "function": {"name": "look"}}
+
+
+def chat(text: str, **options: Any) -> ChatPrompt:
+    """Returns a prompt of one question."""
+    return ChatPrompt(messages=[{"role": "user", "content": text}], **options)
+
+
 Test = Callable[[StandInWorker, MaxEngineClient], Awaitable[None]]
 
 
@@ -254,6 +262,23 @@ def test_cancelling_the_task_cancels_the_request(run: Run) -> None:
         (ask(stop_token_ids=[10**9]), "stop_token_ids must have", "stop_token_ids"),
         (ask("a " * 64), "too long: it has .* may have 64", "prompt"),
         (ask("a " * 10, min_tokens=60), "min_tokens must be at most", "min_tokens"),
+        (ask(chat("a " * 64)), "too long: it has .* may have 64", "messages"),
+        (ask(chat("Hi", tools=[TOOL])), "describes no tools", "tools"),
+        (
+            ask(chat("Hi", chat_template_kwargs={"mood": "calm"})),
+            "'mood' is not a variable",
+            "chat_template_kwargs",
+        ),
+        (
+            ask(
+                ChatPrompt(
+                    messages=[{"role": "assistant", "content": []}],
+                    continue_final_message=True,
+                )
+            ),
+            "doesn't end in text",
+            "continue_final_message",
+        ),
         (ask("no <|image|> here"), "1 image placeholders, but 0 images", None),
         (
             ask(
