@@ -32,8 +32,6 @@ KEYS = {
     "tokens_per_second",
 }
 
-TOOLS_TEMPLATE = Path(__file__).parents[1] / "clients" / "template_with_tools.jinja"
-
 pytestmark = pytest.mark.compiles
 
 GENERATE = [sys.executable, "-m", "mllama", "generate", "--devices", "cpu"]
@@ -178,7 +176,7 @@ def test_messages_take_tools_variables_and_a_begun_answer(tmp_path: Path) -> Non
     (tmp_path / "chat.json").write_text(json.dumps(messages))
     tool = {"type": "function", "function": {"name": "look", "description": "Looks."}}
     (tmp_path / "tools.json").write_text(json.dumps([tool]))
-    template = TOOLS_TEMPLATE.read_text() + "{{- mood }}"
+    template = (MODEL_PATH / "chat_template.jinja").read_text() + "{{- mood }}"
     (tmp_path / "tools.jinja").write_text(template)
     asked = (
         *("--messages", str(tmp_path / "chat.json"), "--format", "json"),

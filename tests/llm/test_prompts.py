@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +22,6 @@ CALL = {
     "type": "function",
     "function": {"name": "look_around", "arguments": '{"at": "the sky"}'},
 }
-WITH_TOOLS = (
-    Path(__file__).parents[1] / "clients" / "template_with_tools.jinja"
-).read_text()
 
 
 @pytest.fixture
@@ -47,10 +43,7 @@ def prompt_of(llm: LLM, messages: Any, **settings: Any) -> str:
     return text
 
 
-def test_tools_their_calls_and_results_are_in_the_prompt(
-    llm: LLM, template: Any
-) -> None:
-    template(WITH_TOOLS)
+def test_tools_their_calls_and_results_are_in_the_prompt(llm: LLM) -> None:
     result = {"role": "tool", "tool_call_id": "call_1", "content": "blue"}
     answer = {
         "role": "assistant",
@@ -60,9 +53,9 @@ def test_tools_their_calls_and_results_are_in_the_prompt(
     }
     text = prompt_of(llm, [USER, answer, result], tools=[TOOL])
     assert '"parameters": {"type": "object"}' in text
-    assert '"arguments": {"at": "the sky"}' in text
+    assert '"parameters": {"at": "the sky"}' in text
     assert "blue" in text
-    assert '"parameters"' not in prompt_of(llm, [USER, answer, result])
+    assert '"object"' not in prompt_of(llm, [USER, answer, result])
 
 
 def test_variables_of_the_template_are_in_the_prompt(llm: LLM, template: Any) -> None:
@@ -99,7 +92,6 @@ def test_an_answer_goes_on_with_the_last_message(llm: LLM) -> None:
     [
         ([USER, {"role": "assistant", "content": "Oh"}], {}, "the last message is"),
         ([USER], {"continue_final_message": True}, "role assistant"),
-        ([USER], {"tools": [TOOL]}, "describes no tools"),
         ([USER], {"tools": "look_around"}, "must be a list of tools"),
         ([USER], {"chat_template_kwargs": {"nonsense": 1}}, "'nonsense' is not a"),
         (
@@ -116,6 +108,12 @@ def test_what_can_not_be_honored_is_refused(
         llm.chat(messages, max_new_tokens=1, **settings)
     with pytest.raises(MllamaError, match=complaint):
         list(llm.answers([messages], max_new_tokens=1, **settings))
+
+
+def test_tools_for_a_template_without_them_are_refused(llm: LLM, template: Any) -> None:
+    template(GUARD)
+    with pytest.raises(MllamaError, match="describes no tools"):
+        llm.chat([USER], tools=[TOOL])
 
 
 def test_settings_that_do_not_exist_are_errors(llm: LLM) -> None:

@@ -257,6 +257,12 @@ def test_lists_of_parts_are_not_written_as_data(tokenizer: Any) -> None:
         ("{{ messages[-1].content }}", [user("a"), user("b")], {}, "text of message 1"),
         (STRINGS, [user("a")], {"tools": [TOOL]}, "describes no tools"),
         (
+            "{{ messages[-1].content }}{{ tools | length if tools }}",
+            [user("a")],
+            {"tools": [TOOL]},
+            "leaves out tool 1",
+        ),
+        (
             STRINGS,
             [
                 {
@@ -278,8 +284,9 @@ def test_lists_of_parts_are_not_written_as_data(tokenizer: Any) -> None:
 def test_what_a_template_cant_show_is_an_error(
     tokenizer: Any, template: str, messages: Any, options: Any, complaint: str
 ) -> None:
-    with pytest.raises(ChatTemplateError, match=complaint):
+    with pytest.raises(ChatTemplateError, match=complaint) as caught:
         prompt_encoder(tokenizer, template).encode_chat(messages, **options)
+    assert caught.value.param == ("tools" if options else "messages")
 
 
 @pytest.mark.parametrize(
@@ -295,10 +302,12 @@ def test_what_a_template_cant_show_is_an_error(
 def test_unknown_template_variables_are_refused_by_name(
     tokenizer: Any, variables: dict[str, Any]
 ) -> None:
-    with pytest.raises(ChatTemplateError, match=f"'{next(iter(variables))}' is not a"):
+    name = next(iter(variables))
+    with pytest.raises(ChatTemplateError, match=f"'{name}' is not a") as caught:
         prompt_encoder(tokenizer, GUARD).encode_chat(
             [user("a")], template_variables=variables
         )
+    assert caught.value.param == "chat_template_kwargs"
 
 
 def test_template_variables_are_plain_data(tokenizer: Any) -> None:

@@ -65,6 +65,16 @@ def test_an_image_that_the_template_drops_is_an_error(guard: openai.OpenAI) -> N
         prompt_tokens(guard, [image, image, {"type": "text", "text": QUESTION}])
 
 
+def test_tools_that_the_template_would_drop_are_refused(guard: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="describes no tools") as caught:
+        guard.chat.completions.create(
+            model="m",
+            messages=[{"role": "user", "content": QUESTION}],
+            tools=[{"type": "function", "function": {"name": "look"}}],
+        )
+    assert caught.value.param == "tools"
+
+
 def test_an_answer_is_judged_as_the_last_message(guard: openai.OpenAI) -> None:
     messages: Any = [
         {"role": "user", "content": QUESTION},

@@ -38,8 +38,6 @@ from .stand_in_worker import ACTIVE, FULL, StandInWorker
 
 HELLO = ChatPrompt(messages=[{"role": "user", "content": "Hello"}])
 
-TOOL = {"type": "function", "function": {"name": "look"}}
-
 
 def chat(text: str, **options: Any) -> ChatPrompt:
     """Returns a prompt of one question."""
@@ -263,7 +261,6 @@ def test_cancelling_the_task_cancels_the_request(run: Run) -> None:
         (ask("a " * 64), "too long: it has .* may have 64", "prompt"),
         (ask("a " * 10, min_tokens=60), "min_tokens must be at most", "min_tokens"),
         (ask(chat("a " * 64)), "too long: it has .* may have 64", "messages"),
-        (ask(chat("Hi", tools=[TOOL])), "describes no tools", "tools"),
         (
             ask(chat("Hi", chat_template_kwargs={"mood": "calm"})),
             "'mood' is not a variable",
