@@ -140,7 +140,10 @@ def test_no_text_makes_a_special_token_or_is_changed(texts: list[str]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    texts=st.lists(st.text(), min_size=1, max_size=4),
+    # Hypothesis draws the special tokens of sources, too.
+    texts=st.lists(
+        st.text().filter(lambda each: "<|" not in each), min_size=1, max_size=4
+    ),
     template=st.sampled_from([TEMPLATE, STRINGS]),
 )
 def test_plain_texts_have_the_tokens_of_transformers(
