@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from mllama import LLM
-from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from tests.reference.prompts import GUARD, prompt_encoder
 
@@ -23,7 +22,6 @@ CALL = {
     "type": "function",
     "function": {"name": "look_around", "arguments": '{"at": "the sky"}'},
 }
-WITH_TOOLS = (MODEL_PATH / "chat_template.jinja").read_text()
 
 
 @pytest.fixture
@@ -45,10 +43,7 @@ def prompt_of(llm: LLM, messages: Any, **settings: Any) -> str:
     return text
 
 
-def test_tools_their_calls_and_results_are_in_the_prompt(
-    llm: LLM, template: Any
-) -> None:
-    template(WITH_TOOLS)
+def test_tools_their_calls_and_results_are_in_the_prompt(llm: LLM) -> None:
     result = {"role": "tool", "tool_call_id": "call_1", "content": "blue"}
     answer = {
         "role": "assistant",
@@ -60,7 +55,7 @@ def test_tools_their_calls_and_results_are_in_the_prompt(
     assert '"parameters": {"type": "object"}' in text
     assert '"parameters": {"at": "the sky"}' in text
     assert "blue" in text
-    assert '"type": "object"' not in prompt_of(llm, [USER, answer, result])
+    assert '"object"' not in prompt_of(llm, [USER, answer, result])
 
 
 def test_variables_of_the_template_are_in_the_prompt(llm: LLM, template: Any) -> None:
@@ -113,6 +108,12 @@ def test_what_can_not_be_honored_is_refused(
         llm.chat(messages, max_new_tokens=1, **settings)
     with pytest.raises(MllamaError, match=complaint):
         list(llm.answers([messages], max_new_tokens=1, **settings))
+
+
+def test_tools_for_a_template_without_them_are_refused(llm: LLM, template: Any) -> None:
+    template(GUARD)
+    with pytest.raises(MllamaError, match="describes no tools"):
+        llm.chat([USER], tools=[TOOL])
 
 
 def test_settings_that_do_not_exist_are_errors(llm: LLM) -> None:

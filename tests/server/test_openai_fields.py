@@ -231,13 +231,6 @@ def test_the_model_is_found_under_a_name_with_a_slash(client: openai.OpenAI) -> 
     assert client.models.retrieve(META).id == "mllama-demo"
 
 
-def test_tools_that_the_template_would_drop_are_refused(server: Server) -> None:
-    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
-    error = chat(server, tools=[tool])["error"]
-    assert "tools" in error["message"]
-    assert error["param"] == "tools"
-
-
 @pytest.mark.parametrize(
     "broken",
     [
