@@ -7,7 +7,12 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
-from mllama.server.dialects.openai import content, sampling_fields, tool_fields
+from mllama.server.dialects.openai import (
+    content,
+    format_fields,
+    sampling_fields,
+    tool_fields,
+)
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.completion_body import CompletionBody
 from mllama.server.dialects.openai.schema import Body, Ignored, Refused
@@ -26,6 +31,8 @@ _SECTIONS: Final[dict[str, tuple[type[Body], type[Body] | None]]] = {
     "Chats and completions": (_SHARED, None),
     "Chats": (ChatBody, _SHARED),
     "Completions": (CompletionBody, _SHARED),
+    "`response_format.json_schema`": (format_fields.NamedSchema, None),
+    "`structured_outputs`": (format_fields.StructuredOutputs, None),
     "`stream_options`": (sampling_fields.StreamOptions, None),
     "Messages: `system` and `developer`": (content.SystemMessage, None),
     "Messages: `user`": (content.UserMessage, None),
@@ -49,6 +56,12 @@ def with_tables(page: str) -> str:
     return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
 
 
+def _named_fields(model: type[Body]) -> list[tuple[str, FieldInfo]]:
+    """Returns the fields of a model by their names in bodies."""
+    fields = model.model_fields.items()
+    return [(field.alias or name, field) for name, field in fields]
+
+
 def tables() -> str:
     """Returns the tables of all fields."""
     parts = []
@@ -57,7 +70,7 @@ def tables() -> str:
         properties = model.model_json_schema()["properties"]
         rows = [
             f"| `{name}` | {_values(properties[name])} | {_effect(name, field)} |"
-            for name, field in model.model_fields.items()
+            for name, field in _named_fields(model)
             if name not in hidden
         ]
         parts.append(

@@ -31,7 +31,9 @@ from mllama.launch.defaults import DEFAULT_CE_BATCH_SIZE
 from mllama.launch.options import EngineOptions
 from mllama.requests.chat_prompt import ChatPromptFields, ChatPromptOptions
 from mllama.requests.events import TokenLogprob
+from mllama.requests.format_settings import FormatFields, output_format_of
 from mllama.requests.messages import Message, prompt_messages
+from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import ChatFields
 from mllama.requests.sampling_params import AnswerFields, Sampling
 from mllama.utils.telemetry import disable_telemetry
@@ -302,6 +304,17 @@ class LLM:
             prompt_logprobs: Log probabilities of the prompt's tokens, and of the N
                 likeliest in each one's place, from 0 to 20. -1, the whole vocabulary,
                 is not for requests to the server. Default: none.
+            response_format: json_object makes the answer a JSON object. In Python also
+                OpenAI's object with a type, which may be json_schema, or a class of
+                pydantic. Default: any text.
+            guided_json: JSON schema that the answer fits. In Python also its text, or a
+                class of pydantic. An object has no properties but those that the schema
+                names, unless it has additionalProperties. Default: none.
+            guided_regex: Regular expression that matches the whole answer. Default:
+                none.
+            guided_choice: Text that the answer may be. Default: any text.
+            guided_grammar: Grammar of the answer, in Lark as llguidance reads it or in
+                llama.cpp's GBNF. Default: none.
 
         Returns:
             An ``Output`` for one conversation; a list of them, in the conversations'
@@ -313,14 +326,14 @@ class LLM:
                 message has the conversation's number, from 1, and none is answered.
             RuntimeError: If the model is closed.
         """
-        options, sampling, choices = _split(settings, ChatFields)
+        options, sampling, choices, output_format = _split(settings, ChatFields)
         if is_batch(messages):
             if stream:
                 raise MllamaError("only one conversation at a time can be streamed")
             return list(self.answers(messages, **settings))  # type: ignore[arg-type]
         conversation: Any = messages
         generation = submit_conversation(
-            self._engine, conversation, options, sampling, choices
+            self._engine, conversation, options, sampling, choices, output_format
         )
         return generation if stream else generation.wait()
 
@@ -349,9 +362,8 @@ class LLM:
                 conversation can't.
             RuntimeError: If the model is closed.
         """
-        options, sampling, choices = _split(settings, ChatFields)
         return answer_conversations(
-            self._engine, conversations, options, sampling, choices
+            self._engine, conversations, *_split(settings, ChatFields)
         )
 
     @overload
@@ -463,15 +475,17 @@ class LLM:
             MllamaError: If the prompt, an image or a setting can't be used.
             RuntimeError: If the model is closed.
         """
-        _, sampling, choices = _split(settings, AnswerFields)
-        generation = submit_prompt(self._engine, prompt, images, sampling, choices)
+        _, sampling, choices, output_format = _split(settings, AnswerFields)
+        generation = submit_prompt(
+            self._engine, prompt, images, sampling, choices, output_format
+        )
         return generation if stream else generation.wait()
 
 
 def _split(
     settings: Mapping[str, Any], fields: Any
-) -> tuple[ChatPromptOptions, Sampling, int]:
-    """Returns what shapes a prompt and each answer, and the number of answers.
+) -> tuple[ChatPromptOptions, Sampling, int, OutputFormat | None]:
+    """Returns what shapes a prompt, each answer, their number, and their format.
 
     Args:
         settings: The settings.
@@ -483,11 +497,15 @@ def _split(
     """
     for name in settings.keys() - fields.__optional_keys__:
         raise TypeError(f"got an unexpected keyword argument {name!r}")
-    answer = dict(settings)
-    prompt = {
-        name: answer.pop(name)
-        for name in ChatPromptFields.__optional_keys__
-        if name in answer
-    }
-    choices = answer.pop("n", 1)
-    return ChatPromptOptions(**prompt), Sampling(**answer), choices
+    given = dict(settings)
+    prompt, formats = (
+        {name: given.pop(name) for name in names.__optional_keys__ if name in given}
+        for names in (ChatPromptFields, FormatFields)
+    )
+    choices = given.pop("n", 1)
+    return (
+        ChatPromptOptions(**prompt),
+        Sampling(**given),
+        choices,
+        output_format_of(**formats),
+    )

@@ -92,12 +92,10 @@ def _answer_fields(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         MllamaError: If a value is out of range, before the model is loaded.
     """
-    from mllama.requests.request import check_choices
-    from mllama.requests.sampling_params import Sampling
+    from mllama.requests.request import check_answer_fields
 
     fields = options | {"logit_bias": dict(options["logit_bias"])}
-    check_choices(fields["n"])
-    Sampling(**{name: value for name, value in fields.items() if name != "n"})
+    check_answer_fields(fields)
     return fields
 
 

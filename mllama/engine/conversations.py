@@ -13,6 +13,7 @@ from mllama.errors import MllamaError
 from mllama.images.load import ImageSource
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptOptions
 from mllama.requests.messages import Message, prompt_messages, read_conversation
+from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
 
@@ -30,6 +31,7 @@ def submit_conversation(
     options: ChatPromptOptions,
     sampling: Sampling,
     choices: int = 1,
+    output_format: OutputFormat | None = None,
 ) -> Generation:
     """Submits a conversation to the engine.
 
@@ -39,6 +41,7 @@ def submit_conversation(
         options: What shapes the prompt beside the messages.
         sampling: Settings of the answer.
         choices: Number of answers.
+        output_format: The answers' format; None is any.
 
     Raises:
         MllamaError: If a message or an image can't be used, or it isn't clear where
@@ -54,6 +57,7 @@ def submit_conversation(
             images=conversation.images,
             sampling=sampling,
             choices=choices,
+            output_format=output_format,
         )
     )
 
@@ -64,6 +68,7 @@ def submit_prompt(
     images: ImageSource | Iterable[ImageSource],
     sampling: Sampling,
     choices: int = 1,
+    output_format: OutputFormat | None = None,
 ) -> Generation:
     """Submits a raw prompt to the engine.
 
@@ -73,6 +78,7 @@ def submit_prompt(
         images: An image, or several in order.
         sampling: Settings of the answer.
         choices: Number of answers.
+        output_format: The answers' format; None is any.
 
     Raises:
         MllamaError: If the prompt or an image can't be used.
@@ -81,7 +87,11 @@ def submit_prompt(
     read = read_conversation(prompt_messages("", images), prepare=engine.prepare_image)
     return engine.submit(
         GenerationRequest(
-            prompt=prompt, images=read.images, sampling=sampling, choices=choices
+            prompt=prompt,
+            images=read.images,
+            sampling=sampling,
+            choices=choices,
+            output_format=output_format,
         )
     )
 
@@ -92,6 +102,7 @@ def answer_conversations(
     options: ChatPromptOptions,
     sampling: Sampling,
     choices: int = 1,
+    output_format: OutputFormat | None = None,
 ) -> Iterator[Output]:
     """Yields the answers to conversations in their order, while others are generated.
 
@@ -103,6 +114,7 @@ def answer_conversations(
         options: What shapes each prompt beside its messages.
         sampling: Settings of each answer.
         choices: Number of answers to each conversation.
+        output_format: The answers' format; None is any.
 
     Raises:
         MllamaError: If a conversation can't be used; the message has its number, from
@@ -114,7 +126,7 @@ def answer_conversations(
     def answer(number: int, messages: Any) -> Output:
         try:
             generation = submit_conversation(
-                engine, messages, options, sampling, choices
+                engine, messages, options, sampling, choices, output_format
             )
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error

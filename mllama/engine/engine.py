@@ -68,6 +68,7 @@ class Engine:
         self._tokenizer: Any = None
         self.max_batch_size = 1
         self._settings: Any = None
+        self._grammars: Any = None
         self._image_cache: Any = None
         self._loop = asyncio.new_event_loop()
         self._threads = [
@@ -152,7 +153,10 @@ class Engine:
         from mllama.requests.preparation import prepare_request
 
         preparing = asyncio.run_coroutine_threadsafe(
-            prepare_request(request, self._tokenizer, self._settings), self._loop
+            prepare_request(
+                request, self._tokenizer, self._settings, grammars=self._grammars
+            ),
+            self._loop,
         )
         return preparing.result()
 
@@ -173,7 +177,7 @@ class Engine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             requests.join()
             self._loop.close()
-        self._tokenizer = self._image_cache = None
+        self._tokenizer = self._image_cache = self._grammars = None
         gc.collect()
         # glibc keeps freed memory until this call, which other C libraries lack.
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -215,6 +219,8 @@ class Engine:
             ensure_default_mlir_context,
             load_scheduler,
         )
+        from mllama.requests.format_grammars import FormatGrammars
+        from mllama.requests.token_grammars import TokenGrammars
         from mllama.runtime.pipeline import load_pipeline
 
         restore_child_environment()
@@ -234,6 +240,10 @@ class Engine:
         self._settings = EngineSettings.of(
             config, self._tokenizer, tool_parser=self._options.tool_form
         )
+        delegate, ends = self._tokenizer.delegate, self._settings.end_tokens
+        self._grammars = FormatGrammars(lambda: TokenGrammars(delegate, ends))
+        # The scheduler waits for something to do.
+        loaded.grammar_gate.call_when_ready(self._running.wake.set)
         scheduler = load_scheduler(
             pipeline,
             config,

@@ -167,5 +167,52 @@ SAMPLING_OPTIONS: Final = (
         default_text="none",
         request_field="prompt_logprobs",
     ),
+    _setting(
+        name="response_format",
+        kind="text",
+        choices=("text", "json_object"),
+        description="json_object makes the answer a JSON object.",
+        details="In Python also OpenAI's object with a type, which may be json_schema, "
+        "or a class of pydantic.",
+        default_text="any text",
+        request_field="response_format",
+    ),
+    _setting(
+        name="guided_json",
+        kind="json",
+        metavar="SCHEMA",
+        description="JSON schema that the answer fits.",
+        details="In Python also its text, or a class of pydantic. An object has "
+        "no properties but those that the schema names, unless it has "
+        "additionalProperties.",
+        default_text="none",
+        request_field="guided_json",
+    ),
+    _setting(
+        name="guided_regex",
+        kind="text",
+        metavar="REGEX",
+        description="Regular expression that matches the whole answer.",
+        default_text="none",
+        request_field="guided_regex",
+    ),
+    _setting(
+        name="guided_choice",
+        kind="text",
+        metavar="TEXT",
+        repeatable=True,
+        description="Text that the answer may be.",
+        default_text="any text",
+        request_field="guided_choice",
+    ),
+    _setting(
+        name="guided_grammar",
+        kind="text",
+        metavar="GRAMMAR",
+        description="Grammar of the answer, in Lark as llguidance reads it or in "
+        "llama.cpp's GBNF.",
+        default_text="none",
+        request_field="guided_grammar",
+    ),
 )
 """Settings of one answer."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import ModuleType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 Function = Callable[..., Any]
 
@@ -187,6 +189,36 @@ def replace_cache_shutdown(pipeline: Any, shutdown: Function) -> None:
     Until: MAX overlaps steps on a CPU.
     """
     pipeline.kv_manager.shutdown = shutdown
+
+
+_GATES: Final[WeakKeyDictionary[Any, Any]] = WeakKeyDictionary()
+"""What holds requests back until their grammars are read, by pipeline."""
+
+
+def replace_grammar_gate(pipeline: Any, gate: Any) -> None:
+    """Replaces what holds a pipeline's requests until their grammars are read.
+
+    Why: MAX compiles grammars for its own sampler only, which a CPU doesn't use.
+    Until: MAX has structured output on a CPU.
+
+    Args:
+        pipeline: MAX's pipeline, before its scheduler is made.
+        gate: Has the methods of MAX's ``AsyncGrammarGate``.
+    """
+    from max.serve.scheduler.batch_constructor.text_batch_constructor import (
+        TextBatchConstructor,
+    )
+
+    if not _GATES:
+        original = TextBatchConstructor.__init__
+
+        @wraps(original)
+        def init(self: Any, *args: Any, **more: Any) -> None:
+            original(self, *args, **more)
+            self._grammar_gate = _GATES.get(self.pipeline, self._grammar_gate)
+
+        TextBatchConstructor.__init__ = init
+    _GATES[pipeline] = gate
 
 
 def replace_scheduler_metrics(scheduler: Any, log_metrics: Function) -> None:

@@ -33,6 +33,10 @@ token of the answer; absent if no log probabilities are."""
 PROMPT_LOG_PROBABILITIES = "prompt_log_probabilities"
 """Key of ``extra_model_args``: as ``LOG_PROBABILITIES``, for the prompt's tokens."""
 
+GRAMMAR = "grammar"
+"""Key of ``extra_model_args``: uint8 ``[bytes]``, the grammar of the answer, in
+UTF-8; absent if the answer may be any."""
+
 MAX_PROMPT_LOG_PROBABILITIES: Final = 1 << 18
 """Log probabilities that one request gets for its prompt, at most: 2 for each token of
 the longest context, or 20 for each of 13,000.  The server decodes them at once, between
@@ -75,6 +79,17 @@ def logit_bias_of(context: Any) -> dict[int, float]:
         return {}
     values = context.extra_model_args[LOGIT_BIAS_VALUES]
     return dict(zip(tokens.tolist(), values.tolist(), strict=True))
+
+
+def set_grammar(context: Any, grammar: str) -> None:
+    """Sets the grammar of a request's answer."""
+    context.extra_model_args[GRAMMAR] = np.frombuffer(grammar.encode(), np.uint8)
+
+
+def grammar_of(context: Any) -> str | None:
+    """Returns the grammar of a request's answer; None if it has none."""
+    encoded = context.extra_model_args.get(GRAMMAR)
+    return None if encoded is None else encoded.tobytes().decode()
 
 
 def max_logprobs(counts: LogProbabilityCounts) -> int:

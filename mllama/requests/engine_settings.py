@@ -7,6 +7,7 @@ from typing import Any
 
 from mllama.errors import RequestError
 from mllama.requests.max_sampling_params import SamplingDefaults
+from mllama.requests.output_format import OutputFormat
 from mllama.requests.sampling_params import Sampling
 from mllama.requests.tool_calls.parser import ToolForm
 
@@ -24,6 +25,7 @@ class EngineSettings:
         min_tokens: Whether an answer can be kept from ending.
         logit_bias: Whether logits can be biased.
         tool_parser: The form in which the model calls tools.
+        output_formats: Whether answers can be kept to a format.
     """
 
     vocabulary: int
@@ -34,6 +36,7 @@ class EngineSettings:
     min_tokens: bool = True
     logit_bias: bool = True
     tool_parser: ToolForm = "auto"
+    output_formats: bool = True
 
     @classmethod
     def of(
@@ -78,7 +81,20 @@ class EngineSettings:
             min_tokens=samples_on_host or config.sampling.enable_min_tokens,
             logit_bias=samples_on_host,
             tool_parser=tool_parser,
+            output_formats=samples_on_host,
         )
+
+    def check_format(self, output_format: OutputFormat) -> None:
+        """Checks that the engine can keep answers to a format.
+
+        Raises:
+            RequestError: If it can't.
+        """
+        if not self.output_formats:
+            path = output_format.path
+            raise RequestError(
+                f"{path} on a GPU needs a server started with --sample-on-host", path
+            )
 
     def check(self, sampling: Sampling) -> None:
         """Checks that the engine can do what a request asks for.

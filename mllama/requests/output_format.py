@@ -112,17 +112,17 @@ class OutputFormat:
         return cls("choice", _limited(source, path), False, path)
 
     @classmethod
-    def grammar(cls, ebnf: str, *, path: str = "output_format") -> OutputFormat:
-        """Returns the format of a text that a grammar's rule ``root`` derives.
+    def grammar(cls, text: str, *, path: str = "output_format") -> OutputFormat:
+        """Returns the format of a text that a grammar derives.
 
         Args:
-            ebnf: The grammar in xgrammar's EBNF, which is that of llama.cpp's GBNF.
+            text: The grammar, in Lark as llguidance reads it, or in llama.cpp's GBNF.
             path: The field of the request that has the grammar.
 
         Raises:
             RequestError: If it is no text, empty or too large.
         """
-        return cls("grammar", _text(ebnf, path), False, path)
+        return cls("grammar", _text(text, path), False, path)
 
 
 def _text(value: Any, path: str) -> str:

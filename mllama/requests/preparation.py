@@ -21,11 +21,13 @@ from mllama.max_model.chat_template import ChatTemplateError
 from mllama.max_model.sampling_context import (
     LogProbabilityCounts,
     max_logprobs,
+    set_grammar,
     set_log_probabilities,
     set_logit_bias,
 )
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
+from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.max_sampling_params import max_sampling_params
 from mllama.requests.request import GenerationRequest
 from mllama.requests.tool_use import ToolUse, tool_use_of
@@ -61,14 +63,17 @@ async def prepare_request(
     tokenizer: Any,
     settings: EngineSettings,
     request_id: str | None = None,
+    *,
+    grammars: FormatGrammars | None = None,
 ) -> PreparedRequest:
-    """Checks a request, tokenizes its prompt, and waits for its images.
+    """Checks a request, tokenizes its prompt, and waits for its images and grammar.
 
     Args:
         request: The request.
         tokenizer: The model's tokenizer.
         settings: The engine's limits and defaults.
         request_id: Id of the first answer in the engine; None makes one.
+        grammars: Makes the grammars of formats; needed if the request has one.
 
     Raises:
         RequestError: If the request can't be answered as it is.
@@ -78,9 +83,7 @@ async def prepare_request(
     try:
         settings.check(request.sampling)
         _check_calls(request.prompt)
-        if request.output_format is not None:
-            path = request.output_format.path
-            raise RequestError(f"{path} is not supported", path)
+        grammar = await _grammar(request, settings, grammars)
         tokens = await tokenize(request.prompt, tokenizer)
         _check_tokens(request, tokens, settings)
         try:
@@ -92,7 +95,9 @@ async def prepare_request(
             ]
             first = RequestID() if request_id is None else RequestID(request_id)
             contexts = [
-                _context(request, choice, first, tokens, tiles, tokenizer, settings)
+                _context(
+                    request, choice, first, tokens, tiles, tokenizer, settings, grammar
+                )
                 for choice in range(request.choices)
             ]
         except InputError as error:
@@ -110,6 +115,19 @@ async def prepare_request(
         [image.start_idx for image in contexts[0].images],
         tool_use_of(request.prompt, settings.tool_parser),
     )
+
+
+async def _grammar(
+    request: GenerationRequest,
+    settings: EngineSettings,
+    grammars: FormatGrammars | None,
+) -> str | None:
+    """Returns the grammar of a request's format, if it has one."""
+    if request.output_format is None:
+        return None
+    settings.check_format(request.output_format)
+    assert grammars is not None
+    return await grammars.grammar(request.output_format)
 
 
 async def tokenize(
@@ -227,6 +245,7 @@ def _context(
     tiles: Sequence[ImageTiles],
     tokenizer: Any,
     settings: EngineSettings,
+    grammar: str | None,
 ) -> Any:
     """Returns the context of one of a request's answers."""
     sampling = request.sampling
@@ -260,4 +279,6 @@ def _context(
     set_log_probabilities(context, counts, settings.vocabulary)
     if sampling.biases:
         set_logit_bias(context, sampling.biases)
+    if grammar is not None:
+        set_grammar(context, grammar)
     return context

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import RequestError, quoted
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptFields
+from mllama.requests.format_settings import FormatFields, output_format_of
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.sampling_params import AnswerFields, Sampling
 
@@ -89,6 +90,25 @@ def check_format(output_format: Any, sampling: Sampling) -> None:
             raise RequestError(
                 f"{name} can't be combined with {output_format.path}: {reason}", name
             )
+
+
+def check_answer_fields(fields: Mapping[str, Any]) -> None:
+    """Checks the settings of answers before there is a prompt.
+
+    Args:
+        fields: Values of ``AnswerFields``.
+
+    Raises:
+        RequestError: If a value is wrong, or several are wrong together.
+    """
+    formats = {k: v for k, v in fields.items() if k in FormatFields.__optional_keys__}
+    check_choices(fields.get("n", 1))
+    sampling = Sampling(
+        **{k: v for k, v in fields.items() if k != "n" and k not in formats}
+    )
+    output_format = output_format_of(**formats)
+    if output_format is not None:
+        check_format(output_format, sampling)
 
 
 def check_choices(choices: Any) -> None:

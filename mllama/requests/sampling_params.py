@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
 from mllama.errors import RequestError
+from mllama.requests.format_settings import FormatFields
 from mllama.requests.value_checks import MAX_INTEGER, integer, is_list, number, wrong
 
 MAX_TEMPERATURE: Final = 2.0
@@ -44,8 +45,8 @@ class SamplingFields(TypedDict, total=False):
     prompt_logprobs: int | None
 
 
-class AnswerFields(SamplingFields, total=False):
-    """The same with the number of answers."""
+class AnswerFields(SamplingFields, FormatFields, total=False):
+    """The same with the number of answers, and their format."""
 
     n: int
 

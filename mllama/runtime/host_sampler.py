@@ -18,6 +18,7 @@ from mllama.max_compat.model import BatchProcessorInputs, FusedSamplingProcessor
 from mllama.max_compat.pipeline import no_sampler_graphs
 from mllama.max_model.host_buffers import on_host
 from mllama.max_model.sampling_context import logit_bias_of, prompt_length_of
+from mllama.requests.token_grammars import AnswerMatcher
 from mllama.sampling import sampler as host
 from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState, Tokens
 
@@ -119,6 +120,9 @@ def _sampling_state(
 ) -> SamplingState:
     params = context.sampling_params
     bias = logit_bias_of(context)
+    grammar = context.matcher
+    if not isinstance(grammar, AnswerMatcher):
+        grammar = None
     # MAX gives each request of a batch a mask; all ones stand for no grammar.
     if bitmask is not None and (bitmask == -1).all():
         bitmask = None
@@ -127,6 +131,7 @@ def _sampling_state(
         and not params.needs_penalties
         and not params.min_new_tokens
         and not bias
+        and grammar is None
         and bitmask is None
     ):
         return GREEDY
@@ -143,11 +148,13 @@ def _sampling_state(
         end_tokens=frozenset(context.eos_tracker.eos_token_ids),
         seed=params.seed,
     )
+    needs_tokens = settings.has_penalties or grammar is not None
     return SamplingState(
         settings=settings,
         prompt_length=prompt_length_of(context),
         position=len(context.tokens),
-        tokens=context.tokens.all.copy() if settings.has_penalties else None,
+        tokens=context.tokens.all.copy() if needs_tokens else None,
+        grammar=grammar,
         bitmask=bitmask,
     )
 

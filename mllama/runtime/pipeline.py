@@ -18,9 +18,11 @@ from mllama.max_compat import patches
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.pipeline import forward_pass, is_on_host, pipeline_model
 from mllama.max_model.log_probabilities import prompt_logits_per_step
+from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
 from mllama.runtime.fault_isolation import isolate_failures
 from mllama.runtime.gpu_self_check import GpuSelfCheck
+from mllama.runtime.grammar_gate import GrammarGate
 from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
 from mllama.runtime.overlap import OverlappedExecution
 from mllama.runtime.verdict_record import record_verdict
@@ -39,6 +41,7 @@ class LoadedPipeline:
         overlap: Runs steps ahead of the scheduler; None on a GPU.
         self_check: Checks a GPU; it has run there.
         gpu_verdict: Its result; None on a CPU.
+        grammar_gate: Holds requests back until their grammars are read.
     """
 
     pipeline: Any
@@ -47,6 +50,7 @@ class LoadedPipeline:
     overlap: OverlappedExecution | None
     self_check: GpuSelfCheck
     gpu_verdict: ImageVerdict | None
+    grammar_gate: GrammarGate
 
 
 def load_pipeline(
@@ -103,13 +107,19 @@ def load_pipeline(
     )
     patches.replace_block_allocation(pipeline, admission.alloc)
 
+    tokenizer = pipeline.tokenizer
+    grammar_gate = GrammarGate(
+        lambda: TokenGrammars(tokenizer.delegate, tokenizer.eos_token_ids)
+    )
+    patches.replace_grammar_gate(pipeline, grammar_gate)
+
     execute = isolate_failures(admission.clearing_before(execute))
     if publish is not None:
         execute, release = _publishing_stats(execute, release, image_cache, publish)
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
     return LoadedPipeline(
-        pipeline, image_cache, admission, overlap, self_check, gpu_verdict
+        pipeline, image_cache, admission, overlap, self_check, gpu_verdict, grammar_gate
     )
 
 

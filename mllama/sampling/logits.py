@@ -35,8 +35,9 @@ def processed_logits(logits: Logits, state: SamplingState) -> Logits:
     if settings.logit_bias:
         processed = processed.copy() if processed is logits else processed
         _add_bias(processed, state)
-    if state.bitmask is not None:
-        processed = _masked(processed, ~unpacked_bitmask(state.bitmask, logits.size))
+    allowed = state.allowed
+    if allowed is not None:
+        processed = _masked(processed, ~unpacked_bitmask(allowed, logits.size))
     if state.blocks_end:
         blocked = np.zeros(logits.size, bool)
         blocked[[token for token in settings.end_tokens if token < logits.size]] = True

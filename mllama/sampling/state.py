@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int64]
 Bitmask = npt.NDArray[np.int32]
+
+
+class AnswerGrammar(Protocol):
+    """Knows which tokens may follow in an answer."""
+
+    def bitmask(self, answer: Tokens) -> Bitmask:
+        """Returns the tokens that may follow an answer so far.
+
+        Raises:
+            ValueError: If none may, or the answer isn't one of the grammar's.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +83,17 @@ class SamplingState:
         settings: The request's settings.
         prompt_length: Tokens of the prompt.
         position: Index of the next token in the sequence: the number of tokens so far.
-        tokens: Prompt and answer so far, needed only with penalties.
+        tokens: Prompt and answer so far, needed only with penalties or a grammar.
+        grammar: Says which tokens may follow; None allows all.
         bitmask: The tokens that a grammar allows next, packed as xgrammar does: bit
-            ``i % 32`` of word ``i // 32`` is token ``i``.  None allows all.
+            ``i % 32`` of word ``i // 32`` is token ``i``.  None asks ``grammar``.
     """
 
     settings: SamplingSettings
     prompt_length: int = 0
     position: int = 0
     tokens: Tokens | None = None
+    grammar: AnswerGrammar | None = None
     bitmask: Bitmask | None = None
 
     @property
@@ -89,8 +104,21 @@ class SamplingState:
             settings.has_penalties
             or settings.logit_bias
             or self.blocks_end
+            or self.grammar is not None
             or self.bitmask is not None
         )
+
+    @property
+    def allowed(self) -> Bitmask | None:
+        """Returns the tokens that a grammar allows next; None is all.
+
+        Raises:
+            ValueError: If the grammar allows none.
+        """
+        if self.bitmask is not None or self.grammar is None:
+            return self.bitmask
+        assert self.tokens is not None
+        return self.grammar.bitmask(self.tokens[self.prompt_length :])
 
     @property
     def blocks_end(self) -> bool:
@@ -101,7 +129,7 @@ class SamplingState:
     def after(self, token: int) -> SamplingState:
         """Returns the state of the next step, once this one's token is chosen.
 
-        The state must have no bitmask: only the grammar knows the next one.
+        The state must have no bitmask, which is of this step alone.
         """
         assert self.bitmask is None
         if self is GREEDY:

@@ -15,10 +15,12 @@ from mllama.requests.answers import Answers
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.events import Accepted, Event, Piece
+from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.piece_merger import PieceMerger
 from mllama.requests.preparation import prepare_request, tokenize
 from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
+from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
 from mllama.server.generation_metrics import GenerationMetrics
 
@@ -54,6 +56,9 @@ class MaxEngineClient:
         self._failure: str | None = None
         self._min_piece_tokens = min_piece_tokens
         self.settings = settings
+        self._grammars = FormatGrammars(
+            lambda: TokenGrammars(tokenizer.delegate, settings.end_tokens)
+        )
 
     async def generate(
         self,
@@ -68,7 +73,11 @@ class MaxEngineClient:
         metrics = GenerationMetrics(started_ns)
         async with metrics.preparation(self._worker):
             prepared = await prepare_request(
-                request, self._tokenizer, self.settings, request_id
+                request,
+                self._tokenizer,
+                self.settings,
+                request_id,
+                grammars=self._grammars,
             )
         answers = Answers(prepared, self._tokenizer, started_ns / 1e9)
         merger = (

@@ -35,6 +35,7 @@ def request(bias: dict[int, float] | None = None, **settings: Any) -> Any:
         sampling_params=SamplingParams(**{"top_k": 1, **settings}),
         tokens=Tokens(),
         request_id="one",
+        matcher=None,
         eos_tracker=EOSTracker(eos_token_ids={END}),
         extra_model_args={PROMPT_LENGTH: np.array([len(PROMPT)])},
     )

@@ -43,6 +43,7 @@ def context(**settings: Any) -> Any:
         "eos_tracker": EOSTracker(eos_token_ids={END}),
         "sampling_params": SamplingParams(top_k=1),
     }
+    plain["matcher"] = None
     return SimpleNamespace(**plain | settings)
 
 

@@ -29,9 +29,11 @@ from mllama.max_model.sampling_context import (
     set_logit_bias,
 )
 from mllama.requests.engine_settings import EngineSettings
+from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.messages import read_conversation
 from mllama.requests.preparation import PreparedRequest, prepare_request
 from mllama.requests.request import GenerationRequest
+from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.fault_isolation import has_failed
 from mllama.runtime.pipeline import load_pipeline
 
@@ -165,7 +167,11 @@ class Scheduled:
     def prepare(self, request: GenerationRequest) -> PreparedRequest:
         """Returns a request of this package with its contexts."""
         settings = EngineSettings.of(self.config, self.tokenizer)
-        return asyncio.run(prepare_request(request, self.tokenizer, settings))
+        ends = settings.end_tokens
+        grammars = FormatGrammars(lambda: TokenGrammars(self.tokenizer.delegate, ends))
+        return asyncio.run(
+            prepare_request(request, self.tokenizer, settings, grammars=grammars)
+        )
 
     def submit_context(self, context: Any) -> Request:
         """Adds a request to the queue that :meth:`prepare` has made."""

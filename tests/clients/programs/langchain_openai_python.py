@@ -215,5 +215,8 @@ def check_errors(url: str) -> None:
     model = client(url, extra_body={"color": 1})
     error = error_of(openai.BadRequestError, model)
     assert error.param == "color"
-    model = client(url, model_kwargs={"response_format": {"type": "json_object"}})
-    assert error_of(openai.BadRequestError, model).param == "response_format"
+    schema = {"name": "a", "schema": {"not": {}}}
+    unsupported = {"type": "json_schema", "json_schema": schema}
+    model = client(url, model_kwargs={"response_format": unsupported})
+    error = error_of(openai.BadRequestError, model)
+    assert error.param == "response_format.json_schema.schema.not"

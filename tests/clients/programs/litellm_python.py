@@ -18,6 +18,11 @@ from picture import (
     data_url,
 )
 
+UNSUPPORTED = {
+    "type": "json_schema",
+    "json_schema": {"name": "a", "schema": {"not": {}}},
+}
+
 # By a name of Meta's, LiteLLM would fetch a tokenizer to count a stream's tokens.
 MODEL = "openai/mllama-demo"
 GREET: Any = [{"role": "user", "content": HELLO}]
@@ -189,9 +194,7 @@ def check_errors(url: str) -> None:
     assert "gpt-4o" in error.message
     error = error_of(litellm.BadRequestError, url, extra_body={"color": 1})
     assert "`color`" in error.message
-    error = error_of(
-        litellm.BadRequestError, url, response_format={"type": "json_object"}
-    )
-    assert "`response_format`" in error.message
+    error = error_of(litellm.BadRequestError, url, response_format=UNSUPPORTED)
+    assert "response_format.json_schema.schema.not" in error.message
     error = error_of(litellm.NotFoundError, url, model="openai/gpt-4o", stream=True)
     assert error.status_code == 404

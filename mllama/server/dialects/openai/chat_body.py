@@ -68,13 +68,6 @@ class ChatBody(SamplingFields, PromptFields):
     parallel_tool_calls: bool | None = Field(
         None, description="False ends the answer after its first call"
     )
-    response_format: Annotated[
-        Any,
-        Refused(
-            "is not supported: nothing forces the answer into a format",
-            [{"type": "text"}],
-        ),
-    ] = None
     modalities: Annotated[
         Many[str] | None,
         Refused("is not supported: the model writes text only", [["text"]]),

@@ -24,6 +24,7 @@ from mllama.server.dialects.openai.chat_translation import (
     echoed_text,
     image_references,
 )
+from mllama.server.dialects.openai.format_translation import output_format_of
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.request_images import load_images
@@ -79,6 +80,7 @@ class ChatRoute:
         """Loads a request's images and hands it to the engine."""
         prompt = chat_prompt(body, self._capabilities)
         sampling = chat_sampling(body, self._capabilities)
+        output_format = output_format_of(body)
         images = await load_images(
             image_references(body.messages),
             strings,
@@ -91,6 +93,7 @@ class ChatRoute:
             images=images,
             sampling=sampling,
             choices=body.n or 1,
+            output_format=output_format,
         )
         return self._engine.generate(
             request, request_id=request_id, arrived_ns=arrived_ns

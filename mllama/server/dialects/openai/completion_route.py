@@ -28,6 +28,7 @@ from mllama.server.dialects.openai.completion_translation import (
     echoed_texts,
     prompts_of,
 )
+from mllama.server.dialects.openai.format_translation import output_format_of
 from mllama.server.dialects.openai.merged_events import merged
 from mllama.server.engine_client import EngineClient
 
@@ -80,8 +81,14 @@ class CompletionRoute:
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Hands a request's prompts to the engine."""
         sampling = completion_sampling(body, self._capabilities)
+        output_format = output_format_of(body)
         requests = [
-            GenerationRequest(prompt=prompt, sampling=sampling, choices=form.answers)
+            GenerationRequest(
+                prompt=prompt,
+                sampling=sampling,
+                choices=form.answers,
+                output_format=output_format,
+            )
             for prompt in prompts_of(body)
         ]
         starts = [

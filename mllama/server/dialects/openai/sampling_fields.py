@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from mllama.requests.request import MAX_CHOICES
 from mllama.requests.sampling_params import MAX_LOGPROBS
+from mllama.server.dialects.openai.format_fields import FormatFields
 from mllama.server.dialects.openai.schema import (
     Body,
     Bookkeeping,
@@ -56,7 +57,7 @@ class StreamOptions(Body):
     )
 
 
-class SamplingFields(Body):
+class SamplingFields(FormatFields):
     """Fields of every request for an answer."""
 
     model: str | None = Field(None, description="One of the served model's names")

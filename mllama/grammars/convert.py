@@ -1,0 +1,75 @@
+"""The grammar of each kind of format, as text."""
+
+from __future__ import annotations
+
+import json
+from typing import Final, Literal
+
+from llguidance.gbnf_to_lark import any_to_lark
+
+from mllama.errors import RequestError
+from mllama.grammars.json_text import any_object
+from mllama.grammars.lark import lark_of
+from mllama.grammars.nodes import Grammar, Node, alternatives, terminal
+from mllama.grammars.patterns import PatternError, whole_match
+from mllama.grammars.schema import schema_rules
+
+FormatKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
+
+MAX_GRAMMAR_BYTES: Final = 1 << 20
+"""The largest grammar that a schema or an expression may become, as text."""
+
+
+def format_grammar(kind: FormatKind, source: str, *, is_strict: bool, path: str) -> str:
+    """Returns the grammar of the answers that have a format.
+
+    Args:
+        kind: The kind of format.
+        source: What it says: a schema or a list of texts as JSON, an expression, or a
+            grammar, which is returned as it is.
+        is_strict: Whether objects of a schema have no properties beside those that it
+            names, unless it says so.
+        path: The field of the request that asks for it, for messages.
+
+    Raises:
+        RequestError: If it can't be honored.
+    """
+    if kind == "grammar":
+        return _own_grammar(source, path)
+    grammar = lark_of(_rules(kind, source, is_strict, path))
+    if len(grammar) > MAX_GRAMMAR_BYTES:
+        raise RequestError(f"{path} becomes too large a grammar", path)
+    return grammar
+
+
+def _own_grammar(source: str, path: str) -> str:
+    """Returns a user's own grammar, which is Lark or GBNF."""
+    if "::=" not in source:
+        return source
+    try:
+        converted: str = any_to_lark(source)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RequestError(f"{path} is no grammar: {reason}", path) from error
+    return converted
+
+
+def _rules(
+    kind: FormatKind, source: str, is_strict: bool, path: str
+) -> dict[str, Node]:
+    if kind == "json_schema":
+        return schema_rules(json.loads(source), path, is_closed=is_strict)
+    grammar = Grammar()
+    if kind == "json_object":
+        root: Node = any_object(grammar)
+    elif kind == "choice":
+        root = terminal(alternatives(json.loads(source)))
+    else:
+        try:
+            root = terminal(whole_match(source))
+        except PatternError as error:
+            raise RequestError(f"{path} {error}", path) from error
+    rules = grammar.finished(root)
+    if rules is None:
+        raise RequestError(f"{path} matches nothing", path)
+    return rules

@@ -1,0 +1,294 @@
+"""JSON schemas as grammars, draft 2020-12.
+
+A schema is honored as it is or refused: every text of the grammar fits the schema, and
+each value that fits has its text in the grammar, within what ``json_text`` says of the
+form of numbers and strings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import jsonschema
+
+from mllama.errors import RequestError, quoted
+from mllama.grammars.formats import FORMATS
+from mllama.grammars.json_text import (
+    QUOTE,
+    after_comma,
+    any_value,
+    brackets,
+    character,
+    integer_text,
+    listed,
+    number_text,
+    string_text,
+    value_of,
+)
+from mllama.grammars.nodes import (
+    EMPTY,
+    NOTHING,
+    Grammar,
+    Node,
+    RuleName,
+    Terminal,
+    alternatives,
+    optional,
+    repeated,
+    sequence,
+    terminal,
+)
+from mllama.grammars.numbers import digits_needed, integer_between, number_between
+from mllama.grammars.patterns import PatternError, search_match, whole_match
+from mllama.grammars.satisfiable import is_satisfiable
+from mllama.grammars.schema_branches import (
+    Branch,
+    Schema,
+    SchemaDocument,
+    has_type,
+)
+from mllama.grammars.schema_keywords import unsupported
+from mllama.grammars.schema_objects import object_grammar
+
+MAX_COUNT: Final = 10_000
+"""The largest length of a string or an array that a schema can name."""
+
+MAX_BOUND_DIGITS: Final = 30
+"""Digits of a number's bound before its point, and after it."""
+
+
+def schema_rules(
+    schema: Schema, path: str, *, is_closed: bool = False
+) -> dict[str, Node]:
+    """Returns the rules of the values that fit a schema.
+
+    Args:
+        schema: The schema.
+        path: The field of the request that has it.
+        is_closed: Whether objects that name properties have no others, unless
+            ``additionalProperties`` says so.
+
+    Raises:
+        RequestError: If it is no schema, a keyword can't be honored, or nothing fits.
+    """
+    document = SchemaDocument(schema, path)
+    _check_schema(schema, path)
+    values = SchemaValues(document, is_closed=is_closed)
+    rules = values.grammar.finished(values.of(schema))
+    if rules is None:
+        raise RequestError(f"{path} fits no value that has an end", path)
+    return rules
+
+
+def _check_schema(schema: Schema, path: str) -> None:
+    """Checks a schema against the schema of schemas."""
+    validator = jsonschema.Draft202012Validator
+    error = jsonschema.exceptions.best_match(
+        validator(validator.META_SCHEMA).iter_errors(schema)
+    )
+    if error is None:
+        return
+    place = path
+    for step in error.absolute_path:
+        place += f"[{step}]" if isinstance(step, int) else f".{step}"
+    raise unsupported(place, f"is wrong in a JSON schema: {quoted(error.instance)}")
+
+
+class SchemaValues:
+    """Makes the grammars of a document's schemas.
+
+    Args:
+        document: The document.
+        is_closed: As for :func:`schema_rules`.
+
+    Attributes:
+        grammar: Has the rules.
+    """
+
+    def __init__(self, document: SchemaDocument, *, is_closed: bool) -> None:
+        self.grammar = Grammar()
+        self._document = document
+        self._is_closed = is_closed
+        self._known: dict[str, Node] = {}
+
+    def of(self, schema: Schema) -> Node:
+        """Returns the grammar of a schema's values.
+
+        Raises:
+            RequestError: If a keyword can't be honored.
+        """
+        branches = self._document.branches(schema)
+        return alternatives(map(self._branch, branches))
+
+    def _branch(self, branch: Branch) -> Node:
+        if not branch.keywords:
+            return any_value(self.grammar)
+        key = branch.key
+        if key not in self._known:
+            name = self.grammar.name("value")
+            # Before what it is made of, which may refer to it.
+            self._known[key] = RuleName(name)
+            node = self._values(branch)
+            self.grammar.set(name, node)
+            if isinstance(node, (RuleName, Terminal)):
+                self._known[key] = node
+        return self._known[key]
+
+    def _values(self, branch: Branch) -> Node:
+        if "enum" in branch.keywords:
+            return self._listed(branch)
+        makers: dict[str, Callable[[Branch], Node]] = {
+            "object": self._object,
+            "array": self._array,
+            "string": self._string,
+            "integer": self._integer,
+            "number": self._number,
+            "boolean": lambda _: alternatives(map(terminal, ("true", "false"))),
+            "null": lambda _: terminal("null"),
+        }
+        return alternatives(makers[each](branch) for each in branch.types)
+
+    def _listed(self, branch: Branch) -> Node:
+        """Returns the values of ``enum``."""
+        others = branch.keywords.keys() - {"enum", "type"}
+        if others:
+            raise branch.refuse(min(others), "can't be combined with enum and const")
+        values = branch.keywords["enum"]
+        return alternatives(
+            value_of(each) for each in values if has_type(each, branch.types)
+        )
+
+    def _object(self, branch: Branch) -> Node:
+        return object_grammar(branch, self.grammar, self.of, is_closed=self._is_closed)
+
+    def _array(self, branch: Branch) -> Node:
+        keywords = branch.keywords
+        prefix = keywords.get("prefixItems", [])
+        rest = keywords.get("items", True)
+        least = _count(branch, "minItems") or 0
+        most = _count(branch, "maxItems")
+        if keywords.get("uniqueItems") and (most is None or most > 1):
+            raise branch.refuse("uniqueItems", "is honored where maxItems is 1")
+        if most is not None and most < least:
+            return NOTHING
+
+        def after(index: int) -> Node:
+            """Returns what follows so many items."""
+            if most is not None and index >= most:
+                return EMPTY if index >= least else NOTHING
+            fewest = max(0, least - index)
+            if index == len(prefix):
+                limit = None if most is None else most - index
+                if not index:
+                    return listed(self.of(rest), fewest, limit)
+                return repeated(after_comma(self.of(rest)), fewest, limit)
+            item = self.of(prefix[index])
+            part = sequence(after_comma(item) if index else item, after(index + 1))
+            return part if fewest else optional(part)
+
+        return brackets(after(0))
+
+    def _string(self, branch: Branch) -> Node:
+        keywords = branch.keywords
+        least = _count(branch, "minLength") or 0
+        most = _count(branch, "maxLength")
+        if most is not None and most < least:
+            return NOTHING
+        conditions = []
+        if least or most is not None:
+            conditions.append(string_text(least, most))
+        if "format" in keywords:
+            conditions.append(self._formatted(branch))
+        if "pattern" in keywords:
+            try:
+                text = search_match(keywords["pattern"], character)
+            except PatternError as error:
+                raise branch.refuse("pattern", str(error)) from error
+            conditions.append(sequence(QUOTE, text, QUOTE))
+        first, *others = conditions or [string_text()]
+        text = terminal(first, also=others)
+        return text if not others or is_satisfiable(text) else NOTHING
+
+    def _formatted(self, branch: Branch) -> Node:
+        expression = FORMATS.get(branch.keywords["format"])
+        if expression is None:
+            names = ", ".join(FORMATS)
+            raise branch.refuse("format", f"must be one of {names}")
+        return sequence(QUOTE, whole_match(expression, character), QUOTE)
+
+    def _integer(self, branch: Branch) -> Node:
+        factor = branch.keywords.get("multipleOf", 1)
+        if factor != 1:
+            raise branch.refuse("multipleOf", "is honored for integers and 1")
+        low, high = _bounds(branch)
+        if low is None and high is None:
+            return terminal(integer_text())
+        least = None if low is None else _next_integer(*low)
+        most = None if high is None else -_next_integer(-high[0], high[1])
+        return terminal(integer_between(least, most))
+
+    def _number(self, branch: Branch) -> Node:
+        if "multipleOf" in branch.keywords:
+            raise branch.refuse("multipleOf", "is honored for integers and 1")
+        low, high = _bounds(branch)
+        if low is None and high is None:
+            return terminal(number_text())
+        between = number_between(
+            None if low is None else low[0],
+            None if high is None else high[0],
+            excludes_least=low is not None and low[1],
+            excludes_most=high is not None and high[1],
+        )
+        return terminal(between)
+
+
+def _count(branch: Branch, keyword: str) -> int | None:
+    """Returns a length that a branch names."""
+    count = branch.keywords.get(keyword)
+    if count is None:
+        return None
+    if count > MAX_COUNT:
+        raise branch.refuse(keyword, f"must be at most {MAX_COUNT}")
+    return int(count)
+
+
+_Bound = tuple[Any, bool]
+"""A bound, and whether it excludes itself."""
+
+
+def _bounds(branch: Branch) -> tuple[_Bound | None, _Bound | None]:
+    """Returns the lower and the upper bound of numbers.
+
+    Raises:
+        RequestError: If one has too many digits.
+    """
+    found: list[_Bound | None] = []
+    for keyword, excluding, sign in (
+        ("minimum", "exclusiveMinimum", 1),
+        ("maximum", "exclusiveMaximum", -1),
+    ):
+        bounds = [
+            (branch.keywords[name], name == excluding)
+            for name in (keyword, excluding)
+            if name in branch.keywords
+        ]
+        for value, excludes in bounds:
+            if (isinstance(value, float) and not math.isfinite(value)) or digits_needed(
+                value
+            ) > MAX_BOUND_DIGITS:
+                raise branch.refuse(
+                    excluding if excludes else keyword,
+                    f"must have at most {MAX_BOUND_DIGITS} digits before and after "
+                    "the point",
+                )
+        # The narrower of both: the larger of minima, and at the same value the one that
+        # excludes it.
+        found.append(max(bounds, key=lambda b: (sign * b[0], b[1])) if bounds else None)
+    return found[0], found[1]
+
+
+def _next_integer(bound: Any, excludes: bool) -> int:
+    """Returns the least integer from a lower bound on."""
+    return math.floor(bound) + 1 if excludes else math.ceil(bound)

@@ -1,0 +1,78 @@
+"""The grammars of the formats that requests ask for, each made once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+from threading import Lock
+from typing import Final
+
+import numpy as np
+
+from mllama.errors import RequestError
+from mllama.grammars.convert import format_grammar
+from mllama.requests.output_format import OutputFormat
+from mllama.requests.token_grammars import GrammarError, TokenGrammars
+
+MAX_KEPT_CHARACTERS: Final = 16 << 20
+"""Characters of the grammars and formats that are kept."""
+
+
+class FormatGrammars:
+    """Turns formats into grammars that are known to work.
+
+    Args:
+        token_grammars: Makes the reader of grammars, once a format is asked for.
+    """
+
+    def __init__(self, token_grammars: Callable[[], TokenGrammars]) -> None:
+        self._make = token_grammars
+        self._lock = Lock()
+        self._kept: OrderedDict[OutputFormat, str] = OrderedDict()
+        self._kept_characters = 0
+
+    async def grammar(self, output_format: OutputFormat) -> str:
+        """Returns the grammar of a format; a new one is made in a thread.
+
+        Raises:
+            RequestError: If the format can't be honored within the limits.
+        """
+        kept = self._kept.get(output_format)
+        if kept is not None:
+            return kept
+        return await asyncio.to_thread(self._made, output_format)
+
+    def _made(self, output_format: OutputFormat) -> str:
+        # One at a time, so that a hostile one takes no more than one core.
+        with self._lock:
+            kept = self._kept.get(output_format)
+            if kept is not None:
+                return kept
+            path = output_format.path
+            grammar = format_grammar(
+                output_format.kind,
+                output_format.source,
+                is_strict=output_format.is_strict,
+                path=path,
+            )
+            try:
+                self._token_grammars.matcher(grammar).bitmask(np.empty(0, np.int64))
+            except GrammarError as error:
+                raise RequestError(
+                    f"{path} is no grammar, or too large: {error}", path
+                ) from error
+            self._keep(output_format, grammar)
+            return grammar
+
+    @cached_property
+    def _token_grammars(self) -> TokenGrammars:
+        return self._make()
+
+    def _keep(self, output_format: OutputFormat, grammar: str) -> None:
+        self._kept[output_format] = grammar
+        self._kept_characters += len(output_format.source) + len(grammar)
+        while self._kept_characters > MAX_KEPT_CHARACTERS:
+            oldest, text = self._kept.popitem(last=False)
+            self._kept_characters -= len(oldest.source) + len(text)

@@ -1,0 +1,165 @@
+"""Grammars over the tokens of a model, computed by llguidance."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from mllama.requests.token_bytes import TokenBytes
+from mllama.sampling.state import Bitmask, Tokens
+
+LIMITS: Final = {
+    # About 20 ms to read a grammar, 15 ms for the tokens that may follow, and 50 MB.
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_items_in_row": 2_000,
+    "max_lexer_states": 25_000,
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+"""What one grammar may take of time and memory."""
+
+MAX_KEPT: Final = 32
+"""Grammars that are kept for further answers."""
+
+
+class GrammarError(ValueError):
+    """A grammar that is wrong or exceeds a limit, or an answer that isn't of it."""
+
+
+class _Vocabulary:
+    """A vocabulary in llguidance's form."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Any, ends: list[int]) -> None:
+        token_bytes = TokenBytes(tokenizer)
+        self.eos_token_id = ends[0]
+        self.tokens = [token_bytes(token) for token in range(len(tokenizer))]
+        self.special_token_ids = sorted(tokenizer.added_tokens_decoder)
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Returns the tokens of a text."""
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+
+class TokenGrammars:
+    """Reads grammars for a vocabulary.  Threads may share one.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        ends: Tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Iterable[int]) -> None:
+        end_tokens = sorted(ends)
+        self._tokenizer = LLTokenizer(
+            _Vocabulary(tokenizer, end_tokens),
+            n_vocab=len(tokenizer),
+            eos_token=end_tokens,
+            slices=LLTokenizer.json_slices(),
+        )
+        self._words = -(-len(tokenizer) // 32)
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def matcher(self, grammar: str) -> AnswerMatcher:
+        """Returns the matcher of a new answer.
+
+        Python's lock is free meanwhile.
+
+        Raises:
+            GrammarError: If it is no grammar, or exceeds the limits.
+        """
+        with self._lock:
+            kept = self._kept.get(grammar)
+            if kept is not None:
+                self._kept.move_to_end(grammar)
+        if kept is None:
+            kept = LLMatcher(
+                self._tokenizer, grammar, log_level=0, limits=LLParserLimits(**LIMITS)
+            )
+            if kept.is_error():
+                raise GrammarError(_reason(kept))
+            with self._lock:
+                self._kept[grammar] = kept
+                while len(self._kept) > MAX_KEPT:
+                    self._kept.popitem(last=False)
+        return AnswerMatcher(kept.deep_copy(), self._words)
+
+
+class AnswerMatcher:
+    """Knows which tokens a grammar allows after an answer so far.
+
+    Args:
+        matcher: llguidance's matcher, at the answer's begin.
+        words: Words of a mask.
+    """
+
+    def __init__(self, matcher: Any, words: int) -> None:
+        self._matcher = matcher
+        self._words = words
+        self._answer = np.empty(0, np.int64)
+        # The thread that runs steps and that of the scheduler choose tokens.
+        self._lock = Lock()
+
+    def bitmask(self, answer: Tokens) -> Bitmask:
+        """Returns the tokens that may follow an answer so far.
+
+        A step that ran ahead may have been discarded: the answer of a call needs not go
+        on with that of the call before.
+
+        Returns:
+            ``[words]``, packed as xgrammar does.
+
+        Raises:
+            GrammarError: If the answer isn't one of the grammar's, nothing may follow,
+                or a limit is exceeded.
+        """
+        with self._lock:
+            self._advance(answer)
+            mask = np.zeros(self._words, np.int32)
+            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            matcher = self._matcher
+            # It allows an answer to end where nothing else may follow.
+            is_stuck = matcher.is_stopped() and not matcher.is_accepting()
+            if is_stuck or not mask.any():
+                raise GrammarError(_reason(matcher, "nothing may follow"))
+        return mask
+
+    def _advance(self, answer: Tokens) -> None:
+        """Brings the matcher to the end of an answer."""
+        common = _common_length(self._answer, answer)
+        matcher = self._matcher
+        if common < len(self._answer):
+            matcher.rollback(len(self._answer) - common)
+        self._answer = answer[:common]
+        new = answer[common:].tolist()
+        if new and not matcher.consume_tokens(new):
+            raise GrammarError(_reason(matcher))
+        self._answer = answer.copy()
+
+
+def _reason(matcher: Any, default: str = "the grammar has ended") -> str:
+    """Returns in one line why a matcher is in error."""
+    reason: str = matcher.get_error() or default
+    return " ".join(reason.split())[:500]
+
+
+def _common_length(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> int:
+    """Returns how many tokens two answers begin with alike."""
+    shorter = min(len(one), len(other))
+    differing = np.flatnonzero(one[:shorter] != other[:shorter])
+    return int(differing[0]) if differing.size else shorter
