@@ -33,13 +33,18 @@ check: setup  ## Lint, format, types, the floors of packages and the documents' 
 	$(BIN)/lint-imports
 	$(BIN)/pytest --quiet tests/docs
 	@$(BIN)/python -m demo.compile_graphs --check || true
+	@$(BIN)/python -m benchmarks.gpu_fault.compile_graphs --check || true
 
 # MAX compiles one graph at a time in a process: two of them share the files out.
 test: check  ## All checks and tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-test-long: setup  ## The tests that take more than a minute each; some install tools
+test-long: setup test-sacrificial  ## The tests that take more than a minute each; some install tools
 	$(BIN)/pytest -m long
+
+# As on a GPU whose first images are wrong.
+test-sacrificial: setup  ## Parity and scheduling with a sacrificial image in each run
+	$(BIN)/pytest --sacrificial-image --numprocesses 2 --dist loadfile tests/parity tests/scheduling
 
 test-fast: setup  ## The tests without compiled graphs and whole programs, in under two minutes
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not compiles and not long'
@@ -58,6 +63,9 @@ dist: setup  ## Build the sdist and the wheel into dist/
 	rm -rf dist
 	$(BIN)/python -m build
 
+gpu-probe-graphs: setup  ## Renew the graphs of the search for wrong images on a GPU; hours
+	nice $(BIN)/python -m benchmarks.gpu_fault.compile_graphs $(if $(MODEL),--model $(MODEL) --output gpu-probe-graphs-$(MODEL))
+
 check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
 	$(BIN)/python -m benchmarks.gpu_targets
 
@@ -70,4 +78,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-long test-fast reference demo-graphs graphs dist check-gpu bench bench-growth demo
+.PHONY: help setup check test test-long test-sacrificial test-fast reference demo-graphs graphs gpu-probe-graphs dist check-gpu bench bench-growth demo

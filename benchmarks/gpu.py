@@ -3,6 +3,10 @@
     python -m benchmarks.gpu                          # compiles first, for minutes
     python -m benchmarks.gpu --demo DIR --full DIR    # uses compiled models
     python -m benchmarks.gpu --parts demo,logits
+    python -m benchmarks.gpu --find-images-fault --json FILE
+
+The last one finds out within ten minutes which images come out wrong on this GPU, and
+why (:mod:`benchmarks.gpu_fault`); the others check everything.
 
 DIR is a folder that ``mllama compile --target ... --max-batch-size 16`` wrote on
 another machine, with ``--max-length 8192`` for the model of 11B's size.
@@ -37,6 +41,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu_fault.search import add_options, find_images_fault
 from benchmarks.gpu_full_shape import full, transformers
 
 SECONDS = 600
@@ -197,7 +202,11 @@ def main() -> None:
         "--seconds", type=int, default=SECONDS, help="time limit of a part"
     )
     parser.add_argument("--inside", choices=PARTS, help=argparse.SUPPRESS)
+    add_options(parser)
     arguments = parser.parse_args()
+    if arguments.find_images_fault:
+        find_images_fault(arguments)
+        return
     if arguments.inside:
         print(json.dumps(PARTS[arguments.inside](arguments)))
         return

@@ -26,6 +26,8 @@ COMPILING_FOLDERS = {
 """Folders whose tests need compiled graphs or the engine, with few exceptions."""
 
 COMPILING_FILES = {
+    "benchmarks/test_gpu_fault.py",
+    "benchmarks/test_gpu_fault_search.py",
     "cli/test_demo.py",
     "cli/test_generate.py",
     "demo/test_accuracy.py",
