@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from llguidance.gbnf_to_lark import any_to_lark
 
@@ -12,9 +12,12 @@ from mllama.grammars.json_text import any_object
 from mllama.grammars.lark import lark_of
 from mllama.grammars.nodes import Grammar, Node, alternatives, terminal
 from mllama.grammars.patterns import PatternError, whole_match
-from mllama.grammars.schema import schema_rules
+from mllama.grammars.schema import schema_node, schema_rules
+from mllama.grammars.tool_calls import calls_node, free_text
 
-FormatKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
+FormatKind = Literal[
+    "json_object", "json_schema", "regex", "choice", "grammar", "tool_calls"
+]
 
 MAX_GRAMMAR_BYTES: Final = 1 << 20
 """The largest grammar that a schema or an expression may become, as text."""
@@ -60,16 +63,35 @@ def _rules(
     if kind == "json_schema":
         return schema_rules(json.loads(source), path, is_closed=is_strict)
     grammar = Grammar()
-    if kind == "json_object":
-        root: Node = any_object(grammar)
-    elif kind == "choice":
-        root = terminal(alternatives(json.loads(source)))
-    else:
-        try:
-            root = terminal(whole_match(source))
-        except PatternError as error:
-            raise RequestError(f"{path} {error}", path) from error
-    rules = grammar.finished(root)
+    rules = grammar.finished(_node(grammar, kind, source, is_strict, path))
     if rules is None:
         raise RequestError(f"{path} matches nothing", path)
     return rules
+
+
+def _node(
+    grammar: Grammar, kind: FormatKind, source: str, is_strict: bool, path: str
+) -> Node:
+    """Returns the answers that have a format, as a part of a grammar."""
+    if kind == "json_object":
+        return any_object(grammar)
+    if kind == "json_schema":
+        return schema_node(grammar, json.loads(source), path, is_closed=is_strict)
+    if kind == "choice":
+        return terminal(alternatives(json.loads(source)))
+    if kind == "tool_calls":
+        return _calls_or_text(grammar, json.loads(source))
+    try:
+        return terminal(whole_match(source))
+    except PatternError as error:
+        raise RequestError(f"{path} {error}", path) from error
+
+
+def _calls_or_text(grammar: Grammar, source: Any) -> Node:
+    """Returns calls of tools, or the text that may stand in their place."""
+    calls, text = calls_node(grammar, source), source["text"]
+    if text is None:
+        return calls
+    if text == "any":
+        return alternatives([calls, free_text()])
+    return alternatives([calls, _node(grammar, **text)])

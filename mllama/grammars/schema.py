@@ -73,13 +73,31 @@ def schema_rules(
     Raises:
         RequestError: If it is no schema, a keyword can't be honored, or nothing fits.
     """
-    document = SchemaDocument(schema, path)
-    _check_schema(schema, path)
-    values = SchemaValues(document, is_closed=is_closed)
-    rules = values.grammar.finished(values.of(schema))
+    grammar = Grammar()
+    root = schema_node(grammar, schema, path, is_closed=is_closed)
+    rules = grammar.finished(root)
     if rules is None:
         raise RequestError(f"{path} fits no value that has an end", path)
     return rules
+
+
+def schema_node(
+    grammar: Grammar, schema: Schema, path: str, *, is_closed: bool = False
+) -> Node:
+    """Returns the values that fit a schema, as a part of a grammar.
+
+    Args:
+        grammar: Gets the rules.
+        schema: The schema.
+        path: The field of the request that has it.
+        is_closed: As for :func:`schema_rules`.
+
+    Raises:
+        RequestError: If it is no schema, or a keyword can't be honored.
+    """
+    document = SchemaDocument(schema, path)
+    _check_schema(schema, path)
+    return SchemaValues(document, grammar, is_closed=is_closed).of(schema)
 
 
 def _check_schema(schema: Schema, path: str) -> None:
@@ -101,14 +119,14 @@ class SchemaValues:
 
     Args:
         document: The document.
+        grammar: Gets the rules.
         is_closed: As for :func:`schema_rules`.
-
-    Attributes:
-        grammar: Has the rules.
     """
 
-    def __init__(self, document: SchemaDocument, *, is_closed: bool) -> None:
-        self.grammar = Grammar()
+    def __init__(
+        self, document: SchemaDocument, grammar: Grammar, *, is_closed: bool
+    ) -> None:
+        self.grammar = grammar
         self._document = document
         self._is_closed = is_closed
         self._known: dict[str, Node] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from mllama.errors import RequestError, quoted
@@ -19,7 +19,30 @@ MAX_FORMAT_BYTES: Final = 1 << 16
 MAX_CHOICE_TEXTS: Final = 1000
 """The most texts to choose from."""
 
-OutputKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
+MAX_TOOLS_CHARACTERS: Final = 1 << 18
+"""The largest tools of a format, as JSON."""
+
+OutputKind = Literal[
+    "json_object", "json_schema", "regex", "choice", "grammar", "tool_calls"
+]
+
+
+@dataclass(frozen=True)
+class CallableTool:
+    """A tool that an answer may call.
+
+    Attributes:
+        name: Its name.
+        parameters: The JSON schema of its arguments; None is that of no arguments.
+        is_strict: Whether a schema that can't be honored is an error.  Otherwise the
+            arguments are any object then.
+        path: The field of the request that has the schema.
+    """
+
+    name: str
+    parameters: Any
+    is_strict: bool
+    path: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +52,8 @@ class OutputFormat:
     Attributes:
         kind: The kind of format.
         source: The schema as JSON, the regular expression, the list of texts as JSON,
-            or the grammar; empty for any JSON object.
+            the grammar, or tools and what may stand for their calls as JSON; empty for
+            any JSON object.
         is_strict: Whether an object of a schema has only the properties that the schema
             names, unless the schema itself says which others it may have.
         path: The field of the request that asks for the format, for messages.
@@ -123,6 +147,50 @@ class OutputFormat:
             RequestError: If it is no text, empty or too large.
         """
         return cls("grammar", _text(text, path), False, path)
+
+    @classmethod
+    def tool_calls(
+        cls,
+        tools: Sequence[CallableTool],
+        *,
+        parallel: bool,
+        text: OutputFormat | Literal["any"] | None,
+        path: str,
+    ) -> OutputFormat:
+        """Returns the format of calls of tools, in Llama's JSON form.
+
+        Args:
+            tools: The tools that may be called.
+            parallel: Whether there may be several calls.
+            text: What may stand for calls: text of a format, any text that isn't read
+                as calls, or nothing.
+            path: The field of the request that asks for the format.
+
+        Raises:
+            RequestError: If the tools are too large, or the format of the text has a
+                grammar of its own.
+        """
+        if isinstance(text, OutputFormat) and text.kind == "grammar":
+            raise RequestError(
+                f"{text.path} can't be combined with tools: set tool_choice to none",
+                text.path,
+            )
+        plain = {
+            "tools": [asdict(tool) for tool in tools],
+            "parallel": parallel,
+            "text": asdict(text) if isinstance(text, OutputFormat) else text,
+        }
+        try:
+            source = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"tools must be JSON: {error}", "tools") from error
+        if len(source) > MAX_TOOLS_CHARACTERS:
+            raise RequestError(
+                f"tools must have at most {MAX_TOOLS_CHARACTERS} characters where they "
+                f"are forced or strict, not {len(source)}",
+                "tools",
+            )
+        return cls("tool_calls", source, False, path)
 
 
 def _text(value: Any, path: str) -> str:

@@ -29,8 +29,9 @@ from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.max_sampling_params import max_sampling_params
+from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import GenerationRequest
-from mllama.requests.tool_use import ToolUse, tool_use_of
+from mllama.requests.tool_use import ToolUse, answer_format, tool_use_of
 
 _SHORT: Final = 2000
 """Characters of a prompt that are rendered and tokenized at once, in less time than it
@@ -82,8 +83,7 @@ async def prepare_request(
     pending = [image for image in request.images if isinstance(image, Future)]
     try:
         settings.check(request.sampling)
-        _check_calls(request.prompt)
-        grammar = await _grammar(request, settings, grammars)
+        grammar = await _grammar(answer_format(request), settings, grammars)
         tokens = await tokenize(request.prompt, tokenizer)
         _check_tokens(request, tokens, settings)
         try:
@@ -118,16 +118,16 @@ async def prepare_request(
 
 
 async def _grammar(
-    request: GenerationRequest,
+    output_format: OutputFormat | None,
     settings: EngineSettings,
     grammars: FormatGrammars | None,
 ) -> str | None:
-    """Returns the grammar of a request's format, if it has one."""
-    if request.output_format is None:
+    """Returns the grammar of a format, if there is one."""
+    if output_format is None:
         return None
-    settings.check_format(request.output_format)
+    settings.check_format(output_format)
     assert grammars is not None
-    return await grammars.grammar(request.output_format)
+    return await grammars.grammar(output_format)
 
 
 async def tokenize(
@@ -161,23 +161,6 @@ async def tokenize(
     except ChatTemplateError as error:
         raise RequestError(str(error), error.param) from error
     return np.array(ids, np.int64)
-
-
-def _check_calls(prompt: Any) -> None:
-    """Checks that nothing asks for calls that only a grammar can force.
-
-    Raises:
-        RequestError: If something does.
-    """
-    if not isinstance(prompt, ChatPrompt):
-        return
-    choice = prompt.callable_tools
-    if choice.mode == "required":
-        raise RequestError("tool_choice can't force a call yet", "tool_choice")
-    for number, tool in enumerate(prompt.tools or ()):
-        if tool in choice.tools and tool["function"].get("strict"):
-            path = f"tools[{number}].function.strict"
-            raise RequestError(f"{path} is not supported yet", path)
 
 
 def _size(value: Any) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from mllama.errors import RequestError
 from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.output_format import CallableTool, OutputFormat
+from mllama.requests.request import GenerationRequest, check_format
+from mllama.requests.tool_calls.json_form import CALL_KEYS
 from mllama.requests.tool_calls.parser import ToolCallParser, ToolForm
+from mllama.requests.tool_calls.tool_choice import Tools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +44,88 @@ def tool_use_of(prompt: Any, form: ToolForm = "auto") -> ToolUse | None:
     Args:
         prompt: A ``ChatPrompt``, or a raw prompt, which has no tools.
         form: The form in which the model writes calls if nothing forces it.  Forced
-            calls are JSON.
+            calls, and those of strict tools, are JSON.
     """
     if not isinstance(prompt, ChatPrompt):
         return None
     choice = prompt.callable_tools
     if choice.mode == "none":
         return None
+    is_json = choice.mode == "required" or any(map(_is_strict, choice.tools))
     return ToolUse(
         names=choice.names,
         parallel=prompt.parallel_tool_calls is not False,
-        form="llama3_json" if choice.mode == "required" else form,
+        form="llama3_json" if is_json else form,
+    )
+
+
+def answer_format(request: GenerationRequest) -> OutputFormat | None:
+    """Returns the format that answers to a request must have; None is any.
+
+    Forced calls have no text, and so the request's own format doesn't matter.
+    Otherwise it is that of answers without calls.
+
+    Raises:
+        RequestError: If the format and the tools can't be combined.
+    """
+    prompt, own = request.prompt, request.output_format
+    if not isinstance(prompt, ChatPrompt) or prompt.callable_tools.mode == "none":
+        return own
+    choice = prompt.callable_tools
+    is_strict = any(map(_is_strict, choice.tools))
+    is_forced = choice.mode == "required"
+    if not (is_forced or is_strict or own):
+        return None
+    if own is not None and not own.path.startswith("response_format"):
+        raise RequestError(
+            f"{own.path} can't be combined with tools: it is for whole answers; set "
+            "tool_choice to none, or use response_format",
+            own.path,
+        )
+    if own is not None and is_strict and not is_forced:
+        _check_is_no_call(own)
+    text: OutputFormat | Literal["any"] | None = own or "any"
+    made = OutputFormat.tool_calls(
+        [_callable(tool, prompt.tools or ()) for tool in choice.tools],
+        parallel=prompt.parallel_tool_calls is not False,
+        text=None if is_forced else text,
+        path="tool_choice" if is_forced else "tools",
+    )
+    if is_forced:
+        check_format(made, request.sampling)
+    return made
+
+
+def _check_is_no_call(output_format: OutputFormat) -> None:
+    """Checks that no text of a format can be read as a call, which no schema checks.
+
+    Raises:
+        RequestError: If one can.
+    """
+    schema = json.loads(output_format.source or "{}")
+    names = list(schema.get("properties", ())) if isinstance(schema, dict) else []
+    required = schema.get("required", ()) if names else ()
+    first = next((i for i, name in enumerate(names) if name in required), None)
+    if first is None or CALL_KEYS & set(names[: first + 1]):
+        raise RequestError(
+            f"{output_format.path} beside strict tools must be the schema of an object "
+            "whose first property is required, and has another name than "
+            f"{', '.join(sorted(CALL_KEYS))}: an answer could be read as a call",
+            output_format.path,
+        )
+
+
+def _is_strict(tool: Mapping[str, Any]) -> bool:
+    return tool["function"].get("strict") is True
+
+
+def _callable(tool: Mapping[str, Any], tools: Tools) -> CallableTool:
+    """Returns what the grammar of a tool's calls is made of."""
+    function = tool["function"]
+    number = next(number for number, each in enumerate(tools) if each is tool)
+    return CallableTool(
+        name=function["name"],
+        parameters=function.get("parameters"),
+        is_strict=_is_strict(tool),
+        path=f"tools[{number}].function.parameters",
     )

@@ -136,6 +136,24 @@ def test_caption_folder() -> None:
     assert {line["file"]: line["caption"] for line in lines} == DESCRIPTIONS
 
 
+def test_extract_from_a_picture() -> None:
+    *shapes, digit = run("extract_from_a_picture.py").splitlines()
+    assert 1 <= len(shapes) <= 3
+    for shape in shapes:
+        assert re.fullmatch(r"\w+ (circle|cross|square|star|triangle)", shape)
+    assert re.fullmatch("with(out)? a digit", digit)
+
+
+def test_tool_loop() -> None:
+    call, *answer = run("tool_loop.py").splitlines()
+    found = re.fullmatch(r"look_up_price\((.*)\) -> (\d+) coins", call)
+    assert found is not None
+    arguments = json.loads(found[1])
+    prices = {"circle": 3, "square": 4, "star": 5}
+    assert prices[arguments["kind"]] * arguments["pieces"] == int(found[2])
+    assert answer
+
+
 def test_lora_adapter(tmp_path: Path) -> None:
     write_adapter(tmp_path, MODEL_PATH, r=8, target_modules=["q_proj", "down_proj"])
     without, with_adapter = run("lora_adapter.py", tmp_path).splitlines()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from mllama.errors import RequestError
 from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.output_format import OutputFormat
+from mllama.requests.request import GenerationRequest
+from mllama.requests.sampling_params import Sampling
 from mllama.requests.tool_calls.tool_choice import ToolChoice
-from mllama.requests.tool_use import tool_use_of
+from mllama.requests.tool_use import answer_format, tool_use_of
 
 
 def tool(name: str) -> dict[str, Any]:
@@ -119,3 +123,108 @@ def test_a_wrong_prompt_is_named(options: Any, path: str) -> None:
     with pytest.raises(RequestError) as raised:
         prompt(**options)
     assert raised.value.param == path
+
+
+def request(*, output_format: Any = None, stop: Any = None, **options: Any) -> Any:
+    return GenerationRequest(
+        prompt=prompt(**options),
+        sampling=Sampling(stop=stop),
+        output_format=output_format,
+    )
+
+
+STRICT = {**tool("look"), "function": {**tool("look")["function"], "strict": True}}
+OWN = OutputFormat.json_schema(
+    {"properties": {"b": {}}, "required": ["b"]}, path="response_format"
+)
+
+
+def source_of(made: OutputFormat | None) -> Any:
+    assert made is not None
+    assert made.kind == "tool_calls"
+    return json.loads(made.source)
+
+
+def test_without_tools_a_request_has_its_own_format() -> None:
+    for options in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        assert answer_format(request(output_format=OWN, **options)) is OWN
+        assert answer_format(request(**options)) is None
+
+
+def test_calls_that_nothing_constrains_need_no_grammar() -> None:
+    assert answer_format(request(tools=TOOLS)) is None
+    assert answer_format(request(tools=TOOLS, stop="x")) is None
+
+
+def test_a_forced_call_has_no_text() -> None:
+    made = answer_format(
+        request(
+            tools=[*TOOLS, {**STRICT, "function": {"name": "s", "strict": True}}],
+            tool_choice=allowed("required", "go", "s"),
+            parallel_tool_calls=False,
+            output_format=OWN,
+        )
+    )
+    assert made is not None
+    assert made.path == "tool_choice"
+    source = source_of(made)
+    assert (source["text"], source["parallel"]) == (None, False)
+    assert source["tools"] == [
+        {
+            "name": "go",
+            "parameters": {},
+            "is_strict": False,
+            "path": "tools[1].function.parameters",
+        },
+        {
+            "name": "s",
+            "parameters": None,
+            "is_strict": True,
+            "path": "tools[3].function.parameters",
+        },
+    ]
+
+
+def test_strict_tools_leave_any_other_text_possible() -> None:
+    asked = request(tools=[*TOOLS[1:], STRICT], stop="x")
+    source = source_of(answer_format(asked))
+    assert (source["text"], source["parallel"]) == ("any", True)
+    use = tool_use_of(asked.prompt, "pythonic")
+    assert use is not None
+    assert use.form == "llama3_json"
+
+
+def test_a_format_beside_tools_is_for_answers_without_calls() -> None:
+    for tools in (TOOLS, [STRICT]):
+        source = source_of(answer_format(request(tools=tools, output_format=OWN)))
+        assert source["text"]["kind"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"tool_choice": "required", "stop": "x"}, "stop"),
+        ({"output_format": OutputFormat.regex("a", path="guided_regex")}, "guided_reg"),
+        (
+            {
+                "tools": [STRICT],
+                "output_format": OutputFormat.json_object(path="response_format"),
+            },
+            "response_format",
+        ),
+        (
+            {
+                "tools": [STRICT],
+                "output_format": OutputFormat.json_schema(
+                    {"properties": {"name": {}}, "required": ["name"]},
+                    path="response_format",
+                ),
+            },
+            "response_format",
+        ),
+    ],
+)
+def test_what_could_break_a_call_is_refused(options: Any, path: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        answer_format(request(**{"tools": TOOLS, **options}))
+    assert str(raised.value.param).startswith(path)

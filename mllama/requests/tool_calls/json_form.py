@@ -22,6 +22,9 @@ _ARGUMENTS: Final = ("parameters", "arguments")
 _BEFORE_NAME: Final = (*_ARGUMENTS, "type", "id")
 """Keys that may precede the name.  Any other means that the object is an answer."""
 
+CALL_KEYS: Final = frozenset({_NAME, *_BEFORE_NAME})
+"""Keys with which a call may begin."""
+
 _SPACE: Final = " \t\r\n"
 
 

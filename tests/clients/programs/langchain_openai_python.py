@@ -3,7 +3,7 @@
 import asyncio
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from langchain_core.exceptions import ModelNotFoundError
@@ -26,6 +26,7 @@ from picture import (
     base64_png,
     data_url,
 )
+from pydantic import BaseModel, Field
 
 MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"
 PICTURE = {
@@ -177,7 +178,7 @@ def check_a_text_completion(url: str) -> None:
 
 
 @tool
-def count_shapes(color: str) -> int:
+def count_shapes(color: Literal["red", "blue"]) -> int:
     """Counts shapes."""
     return len(color)
 
@@ -198,6 +199,41 @@ def check_tools(url: str) -> None:
             assert plain
             assert told
             assert told["input_tokens"] > plain["input_tokens"]
+
+
+class Shape(BaseModel):
+    """A shape in the picture."""
+
+    kind: Literal["circle", "square", "star"]
+    color: str = Field(max_length=12)
+
+
+def check_structured_output(url: str) -> None:
+    model = client(url, max_tokens=300)
+    for method, strict in (
+        ("json_schema", None),
+        ("json_schema", True),
+        ("function_calling", None),
+        ("function_calling", True),
+    ):
+        structured = model.with_structured_output(Shape, method=method, strict=strict)
+        assert isinstance(structured.invoke([question()]), Shape), (method, strict)
+
+
+def check_forced_calls(url: str) -> None:
+    model = client(url, max_tokens=300)
+    for choice in ("any", "count_shapes"):
+        bound = model.bind_tools(
+            [count_shapes], tool_choice=choice, parallel_tool_calls=False, strict=True
+        )
+        for answer in (
+            bound.invoke([question()]),
+            reduce(add, bound.stream([question()])),
+        ):
+            assert not answer.invalid_tool_calls
+            (call,) = answer.tool_calls
+            assert call["name"] == "count_shapes"
+            assert set(call["args"]) == {"color"}
 
 
 def error_of(kind: Any, model: ChatOpenAI) -> Any:

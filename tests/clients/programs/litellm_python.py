@@ -1,8 +1,9 @@
 """LiteLLM: chats, its stream builder, batches of conversations, and its errors."""
 
 import asyncio
+import json
 import os
-from typing import Any
+from typing import Any, Literal
 
 # Otherwise the import fetches a list of prices from the network.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -17,6 +18,7 @@ from picture import (
     SECOND_QUESTION,
     data_url,
 )
+from pydantic import BaseModel, Field
 
 UNSUPPORTED = {
     "type": "json_schema",
@@ -45,7 +47,7 @@ TOOL: Any = {
         "description": "Counts shapes",
         "parameters": {
             "type": "object",
-            "properties": {"color": {"type": "string"}},
+            "properties": {"color": {"type": "string", "maxLength": 12}},
             "required": ["color"],
         },
     },
@@ -180,6 +182,37 @@ def check_tools(url: str) -> None:
         assert answer.usage.prompt_tokens > ask(url, GREET).usage.prompt_tokens
 
 
+def check_a_forced_call(url: str) -> None:
+    options: Any = {
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "count_shapes"}},
+        "parallel_tool_calls": False,
+        "max_tokens": 300,
+        "temperature": 0,
+    }
+    whole = ask(url, **options).choices[0]
+    built: Any = litellm.stream_chunk_builder(list(ask(url, stream=True, **options)))
+    for choice in (whole, built.choices[0]):
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "count_shapes"
+        assert set(json.loads(call.function.arguments)) == {"color"}
+
+
+class Shape(BaseModel):
+    """A shape in the picture."""
+
+    kind: Literal["circle", "square", "star"]
+    color: str = Field(max_length=12)
+
+
+def check_json(url: str) -> None:
+    answer = ask(url, response_format=Shape, max_tokens=300)
+    Shape.model_validate_json(answer.choices[0].message.content)
+    answer = ask(url, response_format={"type": "json_object"}, max_tokens=8)
+    assert answer.choices[0].message.content.startswith("{")
+
+
 def error_of(kind: Any, url: str, **options: Any) -> Any:
     """The error of a chat."""
     try:
@@ -196,5 +229,7 @@ def check_errors(url: str) -> None:
     assert "`color`" in error.message
     error = error_of(litellm.BadRequestError, url, response_format=UNSUPPORTED)
     assert "response_format.json_schema.schema.not" in error.message
+    error = error_of(litellm.BadRequestError, url, tools=[TOOL], tool_choice="any")
+    assert "tool_choice" in error.message
     error = error_of(litellm.NotFoundError, url, model="openai/gpt-4o", stream=True)
     assert error.status_code == 404

@@ -1,15 +1,18 @@
 """OpenAI's Python SDK: sync, async, its stream helper, and its errors."""
 
 import asyncio
-from typing import Any
+import json
+from typing import Any, Literal
 
 from openai import (
     AsyncOpenAI,
     BadRequestError,
     NotFoundError,
     OpenAI,
+    pydantic_function_tool,
 )
 from picture import ANSWER, QUESTION, data_url
+from pydantic import BaseModel, Field
 
 MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"
 MESSAGES: Any = [
@@ -21,6 +24,30 @@ MESSAGES: Any = [
         ],
     }
 ]
+
+
+class Shape(BaseModel):
+    """A shape in the picture."""
+
+    kind: Literal["circle", "square", "star"]
+    color: str = Field(max_length=12)
+
+
+class Picture(BaseModel):
+    """What the picture shows."""
+
+    shapes: list[Shape] = Field(min_length=1, max_length=2)
+    is_drawn: bool
+
+
+class CountShapes(BaseModel):
+    """Counts the shapes of a color."""
+
+    color: Literal["red", "blue"]
+    also_hidden: bool
+
+
+TOOLS: Any = [pydantic_function_tool(CountShapes, name="count_shapes")]
 
 
 def client(url: str) -> OpenAI:
@@ -181,6 +208,80 @@ def check_tools_in_the_prompt(url: str) -> None:
     assert described > plain + 40
     assert prompt_tokens(MESSAGES, tools=[tool], tool_choice="none") == plain
     assert prompt_tokens(turns, tools=[tool]) > described + 40
+
+
+def check_a_pydantic_model_as_the_format(url: str) -> None:
+    answer = client(url).chat.completions.parse(
+        model=MODEL, messages=MESSAGES, response_format=Picture, max_tokens=300
+    )
+    assert isinstance(answer.choices[0].message.parsed, Picture)
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def check_a_pydantic_model_in_a_stream(url: str) -> None:
+    with client(url).chat.completions.stream(
+        model=MODEL, messages=MESSAGES, response_format=Picture, max_tokens=300
+    ) as stream:
+        kinds = {event.type for event in stream}
+        message = stream.get_final_completion().choices[0].message
+    assert {"content.delta", "content.done"} <= kinds
+    assert isinstance(message.parsed, Picture)
+
+
+def check_tools_that_the_model_need_not_call(url: str) -> None:
+    answer = client(url).chat.completions.parse(
+        model=MODEL, messages=MESSAGES, tools=TOOLS, response_format=Picture,
+        max_tokens=300,
+    )  # fmt: skip
+    message = answer.choices[0].message
+    assert message.parsed or message.tool_calls
+
+
+def check_a_call_parsed_into_a_pydantic_model(url: str) -> None:
+    choice: Any = {"type": "function", "function": {"name": "count_shapes"}}
+    for forced in ("required", choice):
+        answer = client(url).chat.completions.parse(
+            model=MODEL,
+            messages=MESSAGES,
+            tools=TOOLS,
+            tool_choice=forced,
+            parallel_tool_calls=False,
+            max_tokens=300,
+        )
+        assert answer.choices[0].finish_reason == "tool_calls"
+        (call,) = answer.choices[0].message.tool_calls or ()
+        assert isinstance(call.function.parsed_arguments, CountShapes)
+
+
+def check_a_streamed_call_whose_result_goes_back(url: str) -> None:
+    messages = list(MESSAGES)
+    with client(url).chat.completions.stream(
+        model=MODEL,
+        messages=messages,
+        tools=TOOLS,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=300,
+    ) as stream:
+        events = list(stream)
+        message = stream.get_final_completion().choices[0].message
+    deltas = [
+        event.arguments_delta
+        for event in events
+        if event.type == "tool_calls.function.arguments.delta"
+    ]
+    (call,) = message.tool_calls or ()
+    assert len(deltas) > 2
+    assert "".join(deltas) == call.function.arguments
+    CountShapes.model_validate(json.loads(call.function.arguments))
+    messages += [
+        message,
+        {"role": "tool", "tool_call_id": call.id, "content": '{"count": 1}'},
+    ]
+    answer = client(url).chat.completions.create(
+        model=MODEL, messages=messages, tools=TOOLS, tool_choice="none", max_tokens=8
+    )
+    assert answer.choices[0].message.content is not None
 
 
 def check_completions(url: str) -> None:

@@ -28,6 +28,9 @@ class CacheBreakpoint(Body):
 _CacheHint = Annotated[CacheBreakpoint | None, Ignored("prefixes are always cached")]
 
 
+_Parsed = Annotated[Any, Ignored("OpenAI's SDK puts the parsed JSON here")]
+
+
 class ImageUrl(Body):
     """Where an image is."""
 
@@ -144,6 +147,7 @@ class CalledFunction(Body):
 
     name: str
     arguments: str = Field(description="A JSON object")
+    parsed_arguments: _Parsed = None
 
 
 class ToolCall(Body):
@@ -164,6 +168,7 @@ class AssistantMessage(Body):
     tool_calls: Many[ToolCall] | None = None
     name: str | None = Field(None, description="For templates that read it")
     annotations: Annotated[Many[Any] | None, Ignored("the text has them")] = None
+    parsed: _Parsed = None
     audio: Annotated[Any, Refused("is not supported: the model can't hear")] = None
     function_call: Annotated[
         Any, Refused("is not supported: use `tool_calls`, its successor")
