@@ -69,6 +69,9 @@ gpu-probe-graphs: setup  ## Renew the graphs of the search for wrong images on a
 check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
 	$(BIN)/python -m benchmarks.gpu_targets
 
+check-gpu-decode: setup  ## The same for what decodes, at the demo model's size; minutes
+	$(BIN)/python -m benchmarks.decode_targets
+
 bench: setup  ## Measure against the alternatives, which it installs; 12 to 40 minutes
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
@@ -78,4 +81,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-long test-sacrificial test-fast reference demo-graphs graphs gpu-probe-graphs dist check-gpu bench bench-growth demo
+.PHONY: help setup check test test-long test-sacrificial test-fast reference demo-graphs graphs gpu-probe-graphs dist check-gpu check-gpu-decode bench bench-growth demo

@@ -3,10 +3,12 @@
     python -m benchmarks.serving                      # the demo model
     python -m benchmarks.serving --published-widths   # random weights, few layers
     python -m benchmarks.serving --model-path DIR
+    python -m benchmarks.serving --devices gpu --streams 1,4,16,64 --greedy-on-gpu
 
 Prints one JSON object with medians over ``--rounds``, each with a new picture: seconds
-to the first token, and tokens per second, prompts included, of 1, 4 and 8 concurrent
-users with sequential questions, also as a ratio to one user of the same round.
+to the first token, and tokens per second, prompts included, of 1, 4 and 8 (or
+``--streams``) concurrent users with sequential questions, also as a ratio to the first
+number of users in the same round.
 """
 
 from __future__ import annotations
@@ -15,15 +17,17 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from demo.evaluate import GPU_OPTIONS
 from mllama import LLM
 
-STREAMS = (1, 4, 8)
+STREAMS = "1,4,8"
 QUESTIONS = ("What is in the picture?", "Which colors are there?")
 
 
@@ -59,25 +63,29 @@ def tokens_per_second(llm: LLM, streams: int, asked: int, image: Image.Image) ->
     return tokens / (time.perf_counter() - started)
 
 
-def measure(llm: LLM, rounds: int, asked: int, side: int) -> dict[str, Any]:
+def measure(
+    llm: LLM, streams: Sequence[int], rounds: int, asked: int, side: int
+) -> dict[str, Any]:
     """Returns all figures of one model."""
     generator = np.random.default_rng(0)
     waits: list[list[float]] = []
-    rates: dict[int, list[float]] = {streams: [] for streams in STREAMS}
+    rates: dict[int, list[float]] = {users: [] for users in streams}
     seconds_to_first_token(llm, QUESTIONS[0], picture(generator, side))  # warms up
     for _ in range(rounds):
         image = picture(generator, side)
         waits.append([seconds_to_first_token(llm, q, image) for q in QUESTIONS])
-        for streams, measured in rates.items():
-            measured.append(tokens_per_second(llm, streams, asked, image))
+        for users, measured in rates.items():
+            measured.append(tokens_per_second(llm, users, asked, image))
     first, second = (statistics.median(wait) for wait in zip(*waits, strict=True))
     return {
         "first_question_seconds": first,
         "second_question_seconds": second,
         "second_to_first": statistics.median(b / a for a, b in waits),
         "tokens_per_second": {n: statistics.median(r) for n, r in rates.items()},
-        "to_one_stream": {
-            n: statistics.median(b / a for a, b in zip(rates[1], r, strict=True))
+        "to_first": {
+            n: statistics.median(
+                b / a for a, b in zip(rates[streams[0]], r, strict=True)
+            )
             for n, r in rates.items()
         },
     }
@@ -96,7 +104,13 @@ def main() -> None:
     )
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--quantization-encoding")
+    parser.add_argument("--devices")
+    parser.add_argument("--streams", default=STREAMS, help="numbers of users")
+    parser.add_argument("--max-images-per-request", type=int)
+    for name in GPU_OPTIONS:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     options = parser.parse_args()
+    streams = [int(number) for number in options.streams.split(",")]
     model_path = options.model_path
     if options.published_widths:
         from tests.reference.checkpoints import checkpoint
@@ -104,11 +118,14 @@ def main() -> None:
         model_path = checkpoint("published_widths")
     with LLM(
         model_path,
-        max_batch_size=max(STREAMS),
+        devices=options.devices,
+        max_batch_size=max(streams),
         max_length=options.max_length,
+        max_images_per_request=options.max_images_per_request,
         quantization_encoding=options.quantization_encoding,
+        **{name: getattr(options, name) for name in GPU_OPTIONS},
     ) as llm:
-        report = measure(llm, options.rounds, options.asked, options.side)
+        report = measure(llm, streams, options.rounds, options.asked, options.side)
     print(json.dumps(report, indent=2))
 
 

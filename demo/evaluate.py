@@ -28,6 +28,9 @@ GRAY = (128, 128, 128)
 
 MAX_NEW_TOKENS = 40
 
+GPU_OPTIONS = ("enable_overlap_scheduler", "device_graph_capture", "greedy_on_gpu")
+"""Arguments of ``LLM`` that no GPU has verified."""
+
 Messages = list[dict[str, Any]]
 
 
@@ -135,6 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quantization-encoding")
     parser.add_argument("--vision-encoding")
     parser.add_argument("--max-batch-size", type=int, default=8)
+    parser.add_argument("--devices")
+    for name in GPU_OPTIONS:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error("--count must be at least 1")
@@ -145,6 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
         quantization_encoding=options.quantization_encoding,
         vision_encoding=options.vision_encoding,
         max_batch_size=options.max_batch_size,
+        devices=options.devices,
+        **{name: getattr(options, name) for name in GPU_OPTIONS},
     )
     if options.format == "text":
         print(table(result), file=sys.stderr)

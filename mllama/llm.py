@@ -96,6 +96,15 @@ class LLM:
         tool_parser: Form in which the model calls tools: llama3_json, pythonic, or auto
             for either. llama is MAX's name of llama3_json. Forced calls are JSON in any
             case. Default: auto.
+        enable_overlap_scheduler: Unverified on any GPU: start a step before the tokens
+            of the last one have been read. MAX's overlap scheduler. Only on a GPU.
+            Requests that ask for log probabilities or a format are refused.
+        device_graph_capture: Unverified on any GPU: capture decode steps as device
+            graphs at the start, and replay them. CUDA graphs, by MAX, for each number
+            of requests up to 128. Only on a GPU. Implies enable_overlap_scheduler.
+        greedy_on_gpu: Unverified on any GPU: choose the tokens of greedy batches with a
+            small graph that needs nothing from the host. Only on a GPU. Other batches
+            use MAX's sampler.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
             device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
@@ -133,6 +142,9 @@ class LLM:
         lora_path: str | Path | None = None,
         chat_template: str | Path | None = None,
         tool_parser: str = "auto",
+        enable_overlap_scheduler: bool = False,
+        device_graph_capture: bool = False,
+        greedy_on_gpu: bool = False,
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
@@ -158,6 +170,9 @@ class LLM:
             max_batch_size=max_batch_size,
             max_ce_batch_size=max_ce_batch_size,
             max_length=max_length,
+            enable_overlap_scheduler=enable_overlap_scheduler,
+            device_graph_capture=device_graph_capture,
+            greedy_on_gpu=greedy_on_gpu,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,
             huggingface_model_revision=huggingface_model_revision,

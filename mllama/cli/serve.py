@@ -40,6 +40,7 @@ _OPTIONS_FOR_OTHER_MODELS = {
     ("export_mefs",): "has --save-to-serialized-model-path",
     ("precompiled_mefs",): "has --serialized-model-path",
     ("section_name",): "reads the whole --config-file",
+    ("experimental_device_graph_synthesis",): "has --device-graph-capture",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
     ("tool_call_policy",): "forces calls where `tool_choice` or `strict` asks for it",
     (
@@ -61,6 +62,12 @@ _OPTIONS_FOR_OTHER_MODELS = {
     ): "has routes of its own, which check and honor every field without an option",
 }
 """MAX options that this server refuses, and the alternatives that messages name."""
+
+_OPTIONS_FOR_OTHERS = {
+    "debug_verify_replay": ("device_graph_capture",),
+    "disable_overlap": ("device_graph_capture", "enable_overlap_scheduler"),
+}
+"""MAX options that have an effect only with one of some others."""
 
 _PHOTOS_BYTES = 256 * 2**20
 """The default limit for a request's body, and for the files of its images together."""
@@ -168,6 +175,7 @@ def serve(**options: Any) -> None:
     from mllama.utils.cpu_affinity import limited_to_cores
 
     _refuse_options_for_other_models(click.get_current_context())
+    _refuse_options_without_effect(options)
     max_new_tokens = options.pop("max_new_tokens")
     # Values out of range are refused before the model is loaded.
     if max_new_tokens < -1 or max_new_tokens == 0:
@@ -252,6 +260,19 @@ def _refuse_options_for_other_models(context: click.Context) -> None:
             source = context.get_parameter_source(name)
             if source not in (None, ParameterSource.DEFAULT):
                 raise MllamaError(
-                    f"--{name.replace('_', '-')} is for other models; this one "
-                    f"{alternative}"
+                    f"{_option(name)} is for other models; this one {alternative}"
                 )
+
+
+def _refuse_options_without_effect(options: dict[str, Any]) -> None:
+    """Refuses MAX options that need another option."""
+    for name, needed in _OPTIONS_FOR_OTHERS.items():
+        if options.get(name) and not any(options.get(other) for other in needed):
+            raise MllamaError(
+                f"{_option(name)} has no effect without "
+                + " or ".join(map(_option, needed))
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

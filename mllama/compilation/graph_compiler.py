@@ -40,6 +40,7 @@ STAGES = {
     "mllama_image_encoder": "compiling the vision graph",
     "mllama_text_decoder": "compiling the text graph",
     TopKSampler.GRAPH_NAME: "compiling the sampler",
+    "mllama_greedy_sampler": "compiling the greedy sampler",
 }
 """The progress message for each graph, by the graph's name in MAX."""
 

@@ -50,6 +50,10 @@ class ImageCacheStorage:
         devices: The devices of the model.
         num_pages: Number of pages, the zero page included.
         scratch_pages: Number of further pages, for a sacrificial image.
+        is_overlapped: Whether a step starts while the last one may be running.
+        decode_image_tokens: The most image tokens that a request may attend to, if the
+            text graph's inputs of a decode step must depend on nothing but the number
+            of its requests, except by values in the memory of the devices; else None.
 
     Attributes:
         blocks: The manager of the pages, which doesn't know the scratch pages.
@@ -64,13 +68,17 @@ class ImageCacheStorage:
         devices: Sequence[Device],
         num_pages: int,
         scratch_pages: int = 0,
+        *,
+        is_overlapped: bool = False,
+        decode_image_tokens: int | None = None,
     ) -> None:
         self.params = params
         self.devices = list(devices)
         self.blocks = ImageBlockManager(num_pages, params.page_size)
         self.scratch = range(num_pages, num_pages + scratch_pages)
         self.pages = [self._zeros(self.scratch.stop, device) for device in devices]
-        self.uploads = Uploads(devices)
+        self.uploads = Uploads(devices, is_overlapped=is_overlapped)
+        self._decode_image_tokens = decode_image_tokens
 
     def _zeros(self, num_pages: int, device: Device) -> Buffer:
         pages = LazilyCommittedBuffer.zeros(
@@ -172,7 +180,11 @@ class ImageCacheStorage:
         # Tokens that see no image read one token of zeros: the kernel needs a key.
         image_tokens = [read.image_tokens if read.entry else 1 for read in reads]
         lengths = np.array([read.length for read in reads], dtype=np.uint32)
-        longest = max(read.length for read in reads)
+        longest, max_cached = int(lengths.max()), max(image_tokens)
+        columns = 0
+        if longest == 1 and self._decode_image_tokens is not None:
+            max_cached = max(max_cached, self._decode_image_tokens)
+            columns = self.blocks.pages_for([max_cached])
         dtype = image_mask_dtype(is_host=self.devices[0].is_host).to_numpy()
         image_mask = np.repeat(
             np.array([read.entry is not None for read in reads], dtype), lengths
@@ -193,7 +205,8 @@ class ImageCacheStorage:
                     ],
                     [0] * len(reads),
                     max_new=longest,
-                    max_cached=max(image_tokens),
+                    max_cached=max_cached,
+                    min_columns=columns,
                 ),
                 self._upload(_offsets(lengths)),
                 self._upload(_offsets(image_tokens)),
@@ -209,8 +222,9 @@ class ImageCacheStorage:
         *,
         max_new: int,
         max_cached: int,
+        min_columns: int = 0,
     ) -> list[KVCacheInputsPerDevice[Buffer, Buffer]]:
-        columns = padded_lut_cols(max(len(pages) for pages in tables))
+        columns = padded_lut_cols(max(min_columns, *(len(pages) for pages in tables)))
         table = np.full((len(tables), columns), ZERO_PAGE, dtype=np.uint32)
         for row, pages in zip(table, tables, strict=True):
             row[: len(pages)] = pages

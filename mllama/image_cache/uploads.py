@@ -18,11 +18,17 @@ class Uploads:
 
     Args:
         devices: The devices of the model.
+        is_overlapped: Whether a step starts before the tokens of the last one have been
+            read, so that the last one's arrays may still be in use.
     """
 
-    def __init__(self, devices: Sequence[Device]) -> None:
+    def __init__(
+        self, devices: Sequence[Device], *, is_overlapped: bool = False
+    ) -> None:
         self._devices = [device for device in devices if not device.is_host]
         self._kept: list[Any] = []
+        self._kept_before: list[Any] = []
+        self._is_overlapped = is_overlapped
 
     def copy(self, array: np.ndarray, device: Device) -> Buffer:
         """Returns an array's copy on a device, or on the host the array itself."""
@@ -36,14 +42,26 @@ class Uploads:
         if self._devices:
             self._kept += used
 
+    def begin_step(self) -> None:
+        """Drops what no device uses any more when a step begins.
+
+        Of overlapped steps, the last one's arrays are kept.  Those of the step before
+        have been used: its tokens were read after the last step began.
+        """
+        if self._is_overlapped:
+            self._kept_before, self._kept = self._kept, []
+        else:
+            self.release()
+
     def release(self) -> None:
         """Waits for the devices, then drops what was kept.
 
-        Between two steps this takes no time: the devices have finished when the step's
-        tokens have been read.
+        Between two steps this takes no time unless they overlap: the devices have
+        finished when the step's tokens have been read.
         """
-        if not self._kept:
+        if not (self._kept or self._kept_before):
             return
         for device in self._devices:
             device.synchronize()
         self._kept.clear()
+        self._kept_before.clear()

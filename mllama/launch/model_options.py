@@ -202,6 +202,41 @@ MODEL_OPTIONS: Final = (
         default_text="the cache alone",
     ),
     Option(
+        name="enable_overlap_scheduler",
+        section=COMPUTE,
+        takers=_ANY_RUN,
+        kind="flag",
+        default=False,
+        description="Unverified on any GPU: start a step before the tokens of the last "
+        "one have been read.",
+        details="MAX's overlap scheduler. Only on a GPU. Requests that ask for log "
+        "probabilities or a format are refused.",
+        default_text="",
+    ),
+    Option(
+        name="device_graph_capture",
+        section=COMPUTE,
+        takers=_ANY_RUN,
+        kind="flag",
+        default=False,
+        description="Unverified on any GPU: capture decode steps as device graphs at "
+        "the start, and replay them.",
+        details="CUDA graphs, by MAX, for each number of requests up to 128. Only on a "
+        "GPU. Implies enable_overlap_scheduler.",
+        default_text="",
+    ),
+    Option(
+        name="greedy_on_gpu",
+        section=COMPUTE,
+        takers=_ANY_RUN,
+        kind="flag",
+        default=False,
+        description="Unverified on any GPU: choose the tokens of greedy batches with a "
+        "small graph that needs nothing from the host.",
+        details="Only on a GPU. Other batches use MAX's sampler.",
+        default_text="",
+    ),
+    Option(
         name="image_cache_size",
         section=IMAGES,
         takers=_ANY_RUN,

@@ -67,6 +67,9 @@ class EngineOptions:
     save_to_serialized_model_path: str | Path | None = None
     image_cache_size: str | int | None = None
     max_images_per_request: int | None = None
+    enable_overlap_scheduler: bool = False
+    device_graph_capture: bool = False
+    greedy_on_gpu: bool = False
 
     @property
     def tool_form(self) -> ToolForm:
@@ -115,6 +118,8 @@ class EngineOptions:
         if self.chat_template is not None:
             check_chat_template(Path(self.chat_template))
         devices = find_devices(self.devices)
+        if devices[0].device_type == "cpu":
+            self._refuse_options_for_gpus()
         files = resolve_model_files(
             self.model,
             weight_path=self.weight_path,
@@ -137,6 +142,18 @@ class EngineOptions:
             save_to=self.save_to_serialized_model_path,
             compile_in_background=compile_in_background,
         )
+
+    def _refuse_options_for_gpus(self) -> None:
+        for option, is_given in (
+            ("--enable-overlap-scheduler", self.enable_overlap_scheduler),
+            ("--device-graph-capture", self.device_graph_capture),
+            ("--greedy-on-gpu", self.greedy_on_gpu),
+        ):
+            if is_given:
+                raise MllamaError(
+                    f"{option} is for GPUs, and the model would run on the CPU; leave "
+                    "it out, or use --devices gpu on a machine that has one"
+                )
 
     def _batch_size(self, devices: Sequence[DeviceSpec]) -> int:
         return self.max_batch_size or DEFAULT_BATCH_SIZE[devices[0].device_type]
@@ -168,6 +185,7 @@ class EngineOptions:
             files.settings,
             image_cache_size=self.image_cache_size,
             max_images_per_request=self.max_images_per_request,
+            greedy_on_gpu=self.greedy_on_gpu,
         )
         return PipelineArgs.from_flat_kwargs(
             model_path=str(files.model),
@@ -179,6 +197,8 @@ class EngineOptions:
             max_length=self.max_length,
             trust_remote_code=self.trust_remote_code,
             enable_in_flight_batching=enable_in_flight_batching,
+            enable_overlap_scheduler=self.enable_overlap_scheduler,
+            device_graph_capture=self.device_graph_capture,
             vision_config_overrides=settings.to_max(),
             custom_architectures=[ARCHITECTURES, *custom_architectures],
             **max_options,

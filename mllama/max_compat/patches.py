@@ -34,12 +34,18 @@ def replace_sampling_processor(processor: type) -> None:
     """Replaces the class that samples the tokens of a batch.
 
     Why: on a CPU, tokens are chosen on the host.  MAX's sampler is a graph that takes
-    half a minute to compile and whose inputs are made anew for each step.
-    Until: MAX samples on the host without a graph, each request by its own settings.
+    half a minute to compile and whose inputs are made anew for each step, on a GPU for
+    greedy batches too.
+    Until: MAX samples on the host without a graph, each request by its own settings,
+    and greedy batches on a GPU without inputs from the host.
     """
-    from max.pipelines.lib.pipeline_variants import text_generation
+    from max.pipelines.lib.pipeline_variants import (
+        overlap_text_generation,
+        text_generation,
+    )
 
     text_generation.FusedSamplingProcessor = processor
+    overlap_text_generation.FusedSamplingProcessor = processor
 
 
 def replace_kv_cache_buffer(buffer: type) -> None:
@@ -66,14 +72,19 @@ def replaced_sampler_loading(
     Args:
         replacement: Makes the replacement, given MAX's own function.
     """
-    from max.pipelines.lib.pipeline_variants import text_generation
+    from max.pipelines.lib.pipeline_variants import (
+        overlap_text_generation,
+        text_generation,
+    )
 
     original = text_generation.load_sampler_graphs
-    text_generation.load_sampler_graphs = replacement(original)
+    for module in (text_generation, overlap_text_generation):
+        module.load_sampler_graphs = replacement(original)
     try:
         yield
     finally:
-        text_generation.load_sampler_graphs = original
+        for module in (text_generation, overlap_text_generation):
+            module.load_sampler_graphs = original
 
 
 @contextmanager
@@ -180,6 +191,27 @@ def without_prefix_lookup(kv_manager: Any) -> Iterator[None]:
         yield
     finally:
         kv_manager._enable_prefix_caching = original
+
+
+def replace_graph_capture_warmup(pipeline: Any, warm_up: Function) -> None:
+    """Replaces how a pipeline captures its decode steps as device graphs.
+
+    Why: MAX's worker captures them after the factory has returned, with made-up
+    requests that the image cache's admission doesn't know.  They are captured before
+    it takes part.
+    Until: MAX lets an architecture take part in admission.
+    """
+    pipeline.warmup_graph_capture = warm_up
+
+
+def drop_pending_outputs(pipeline: Any) -> None:
+    """Makes an overlapped pipeline forget the batch whose outputs are pending.
+
+    Why: after an exception, the outputs of that batch can't be read any more, and each
+    later batch would raise.
+    Until: MAX survives exceptions of a batch.
+    """
+    pipeline._prev_batch = None
 
 
 def replace_cache_shutdown(pipeline: Any, shutdown: Function) -> None:

@@ -8,6 +8,11 @@ from typing import Any
 # What a pipeline keeps of its compiled graphs, and the graphs' names in it.
 from max.pipelines.lib.graph_specs import CompiledArtifacts, GraphRole
 
+# The pipeline that returns a batch's tokens one step late.
+from max.pipelines.lib.pipeline_variants.overlap_text_generation import (
+    OverlapTextGenerationPipeline,
+)
+
 
 def pipeline_model(pipeline: Any) -> Any:
     """Returns the ``PipelineModel`` of a MAX ``TextGenerationPipeline``."""
@@ -17,6 +22,16 @@ def pipeline_model(pipeline: Any) -> Any:
 def is_on_host(pipeline: Any) -> bool:
     """Returns True if a pipeline runs on the CPU."""
     return bool(pipeline._devices[0].is_host)
+
+
+def is_overlapped(pipeline: Any) -> bool:
+    """Returns True if a pipeline is that of MAX's overlap scheduler."""
+    return isinstance(pipeline, OverlapTextGenerationPipeline)
+
+
+def sampler_device(pipeline: Any) -> Any:
+    """Returns the device on which a pipeline samples."""
+    return pipeline._sampler_device
 
 
 def forward_pass(pipeline: Any) -> Callable[..., Any]:

@@ -33,8 +33,7 @@ mllama_architecture = SupportedArchitecture(
     },
     config=MllamaArchConfig,
     memory_planner=MllamaMemoryPlanner,
-    # Images are encoded between two batches.  Neither MAX's overlap scheduler nor the
-    # replay of a captured graph allows for that.
+    # MAX turns neither on by itself: no GPU has verified them (docs/gpu.md).
     supports_overlap_scheduler=False,
     supports_device_graph_capture=False,
 )

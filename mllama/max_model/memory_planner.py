@@ -87,6 +87,21 @@ def pages_per_image(config: MllamaArchConfig) -> int:
     return run_pages([vision.max_num_tiles * vision.num_patches])
 
 
+def image_tokens_per_request(
+    config: MllamaArchConfig, max_images: int, pages: int
+) -> int:
+    """Returns the number of image tokens that one request may have, at most.
+
+    Args:
+        config: The model's resolved configuration.
+        max_images: Images that one request may contain.
+        pages: Pages of the image cache, the zero page included.
+    """
+    vision = config.model.vision_config
+    tokens = max_images * vision.max_num_tiles * vision.num_patches
+    return min(tokens, (pages - 1) * PAGE_SIZE)
+
+
 def run_pages(tokens: Sequence[int]) -> int:
     """Returns the number of pages of a run of images.
 

@@ -46,6 +46,7 @@ from mllama.max_model.log_probabilities import (
 from mllama.max_model.memory_planner import (
     image_cache_pages,
     image_cache_summary,
+    image_tokens_per_request,
     scratch_pages,
 )
 from mllama.max_model.model_config import MllamaArchConfig
@@ -70,6 +71,7 @@ class MllamaModel(
 
     Attributes:
         compiler: Compiles the graphs of the pipeline, or takes them from disk.
+        text_constants: The text graph's inputs that are the same in every step.
         image_cache: The image cache.
         image_encoder: Fills the image cache.
     """
@@ -105,15 +107,24 @@ class MllamaModel(
         config = self.arch_config_as(MllamaArchConfig)
         models = self.load_graphs(session)
         self._text_decoder = models[GraphRole.DECODER]
-        self._freqs_cis = rotary_buffers(config, devices)
+        self.text_constants = [*rotary_buffers(config, devices), *self.signal_buffers]
         self._vocabulary = config.model.text_config.vocab_size
         self._prompt_log_probabilities = PromptLogProbabilities(self._vocabulary)
         vision_config = config.model.vision_config
+        runtime = pipeline_config.runtime
+        self._is_captured = bool(runtime.device_graph_capture)
+        pages = image_cache_pages(config, pipeline_config)
         storage = ImageCacheStorage(
             config.image_cache_params,
             devices,
-            image_cache_pages(config, pipeline_config),
+            pages,
             scratch_pages(config),
+            is_overlapped=bool(runtime.enable_overlap_scheduler),
+            decode_image_tokens=image_tokens_per_request(
+                config, settings.image_limit, pages
+            )
+            if self._is_captured
+            else None,
         )
         self.image_cache = ImageCacheManager(vision_config, storage)
         model = pipeline_config.model
@@ -159,6 +170,11 @@ class MllamaModel(
         """
         return [] if self.devices[0].is_host else super().signal_buffers
 
+    @property
+    def model(self) -> Model:
+        """Returns the text graph, whose decode steps MAX can capture and replay."""
+        return self._text_decoder
+
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Returns both graphs; MAX reads the weights in place while the model lives."""
         return graph_specs(model_config, self._state_dict, self.compiler)
@@ -175,12 +191,18 @@ class MllamaModel(
         (batch,) = replica_batches
         device = self.devices[0]
         uploads = self.image_cache.storage.uploads
-        # The last step's tokens have been read, so that nothing of it is in use.
-        uploads.release()
+        uploads.begin_step()
         reads: list[ReadSegment] = []
         pending: list[PendingImage] = []
         for context in batch:
-            reads += self.image_cache.plan(context, pending)
+            if isinstance(context, TextAndVisionContext):
+                reads += self.image_cache.plan(context, pending)
+            else:  # MAX captures device graphs with made-up requests.
+                reads.append(ReadSegment(context.tokens.active_length, None, 0))
+        if self._is_captured:
+            # MAX replays a captured step itself instead of calling `execute`.
+            self.image_encoder.store(pending)
+            pending = []
         tokens = np.concatenate([context.tokens.active for context in batch])
         offsets = np.cumsum(
             [0, *(context.tokens.active_length for context in batch)], dtype=np.uint32
@@ -194,6 +216,7 @@ class MllamaModel(
             pending=pending,
             batch=batch,
             prompt_logits=prompts,
+            constants=self.text_constants,
             kv_cache_inputs=kv_cache_inputs,
         )
 
@@ -201,9 +224,7 @@ class MllamaModel(
         """Encodes new images, then runs the text graph."""
         assert isinstance(model_inputs, MllamaInputs)
         self.image_encoder.store(model_inputs.pending)
-        (logits,) = self._text_decoder.execute(
-            *model_inputs.buffers, *self._freqs_cis, *self.signal_buffers
-        )
+        (logits,) = self._text_decoder.execute(*model_inputs.buffers)
         if model_inputs.prompt_logits:
             requests = len(model_inputs.batch)
             self._prompt_log_probabilities.record(

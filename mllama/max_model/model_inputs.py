@@ -35,6 +35,7 @@ class MllamaInputs(ModelInputs):
         pending: Images that the image cache lacks.
         batch: The requests.
         prompt_logits: The tokens whose logits give a prompt's log probabilities.
+        constants: The inputs that are the same in every step.
     """
 
     tokens: Buffer
@@ -44,16 +45,18 @@ class MllamaInputs(ModelInputs):
     pending: list[PendingImage]
     batch: Sequence[TextAndVisionContext]
     prompt_logits: list[PromptLogits]
+    constants: Sequence[Buffer]
 
     @cached_property
     def buffers(self) -> list[Buffer]:
-        """Returns the inputs that differ from step to step, in the graph's order."""
+        """Returns the text graph's inputs in order."""
         return [
             self.tokens,
             self.input_row_offsets,
             self.logit_indices,
             *tree.leaves(self.reads),
             *tree.leaves(self.kv_cache_inputs),
+            *self.constants,
         ]
 
     def advance(self, tokens: Sequence[int]) -> None:

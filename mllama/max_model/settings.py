@@ -38,6 +38,8 @@ class ModelSettings:
         int8_vision: Whether the vision encoder and projector run in int8.
         lora_path: Directory of a LoRA adapter to merge into the weights.
         compiled: Directories of compiled graphs; None uses MAX's own cache.
+        greedy_on_gpu: Whether a GPU chooses the tokens of greedy batches with a graph
+            of this package instead of MAX's sampler.
 
     Raises:
         MllamaError: If a value can't be used.
@@ -49,6 +51,7 @@ class ModelSettings:
     int8_vision: bool = False
     lora_path: Path | None = None
     compiled: CompiledSettings | None = None
+    greedy_on_gpu: bool = False
 
     def __post_init__(self) -> None:
         if self.image_cache_size is not None:
@@ -73,6 +76,7 @@ class ModelSettings:
             "int8_vision": self.int8_vision,
             "lora_path": None if self.lora_path is None else str(self.lora_path),
             "compiled": None if self.compiled is None else self.compiled.to_dict(),
+            "greedy_on_gpu": self.greedy_on_gpu,
         }
         return {_KEY: packed}
 

@@ -26,6 +26,7 @@ class EngineSettings:
         logit_bias: Whether logits can be biased.
         tool_parser: The form in which the model calls tools.
         output_formats: Whether answers can be kept to a format.
+        log_probabilities: Whether log probabilities can be reported.
     """
 
     vocabulary: int
@@ -37,6 +38,7 @@ class EngineSettings:
     logit_bias: bool = True
     tool_parser: ToolForm = "auto"
     output_formats: bool = True
+    log_probabilities: bool = True
 
     @classmethod
     def of(
@@ -60,6 +62,8 @@ class EngineSettings:
         checkpoint = config.model.sampling_params_defaults
         on_cpu = all(spec.device_type == "cpu" for spec in config.model.device_specs)
         samples_on_host = on_cpu or config.sampling.sample_on_host
+        # MAX then starts a step before the host knows the last token.
+        is_overlapped = bool(config.runtime.enable_overlap_scheduler)
 
         def first(*values: Any) -> Any:
             return next((value for value in values if value is not None), None)
@@ -81,7 +85,8 @@ class EngineSettings:
             min_tokens=samples_on_host or config.sampling.enable_min_tokens,
             logit_bias=samples_on_host,
             tool_parser=tool_parser,
-            output_formats=samples_on_host,
+            output_formats=samples_on_host and not is_overlapped,
+            log_probabilities=not is_overlapped,
         )
 
     def check_format(self, output_format: OutputFormat) -> None:
@@ -93,7 +98,9 @@ class EngineSettings:
         if not self.output_formats:
             path = output_format.path
             raise RequestError(
-                f"{path} on a GPU needs a server started with --sample-on-host", path
+                f"{path} on a GPU needs a server started with --sample-on-host and "
+                "without --enable-overlap-scheduler and --device-graph-capture",
+                path,
             )
 
     def check(self, sampling: Sampling) -> None:
@@ -114,4 +121,11 @@ class EngineSettings:
             if not is_possible and (getattr(sampling, name) or neutral) != neutral:
                 raise RequestError(
                     f"{name} on a GPU needs a server started with {way_out}", name
+                )
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(sampling, name) is not None and not self.log_probabilities:
+                raise RequestError(
+                    f"{name} needs a server started without --enable-overlap-scheduler "
+                    "and --device-graph-capture",
+                    name,
                 )

@@ -1,4 +1,4 @@
-"""MAX's batches on the host's sampler, so that a CPU needs no graph to sample.
+"""MAX's batches on other samplers than MAX's: the host's, or a GPU's greedy graph.
 
 MAX's sampler is a graph that takes half a minute to compile, has seven inputs that are
 made anew for each step, and exists once for each combination of features.
@@ -7,7 +7,7 @@ made anew for each step, and exists once for each combination of features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from mllama.max_compat.pipeline import no_sampler_graphs
 from mllama.max_model.host_buffers import on_host
 from mllama.max_model.sampling_context import logit_bias_of, prompt_length_of
 from mllama.requests.token_grammars import AnswerMatcher
+from mllama.runtime.greedy_sampler import GreedySampler, is_plainly_greedy
 from mllama.sampling import sampler as host
 from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState, Tokens
 
@@ -26,8 +27,17 @@ from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState, Token
 class HostSamplingProcessor(FusedSamplingProcessor):
     """A sampling processor that chooses tokens on the host, without MAX's sampler.
 
-    On a GPU it is MAX's own, unless MAX is told to sample on the host.
+    On a GPU it is MAX's own, unless MAX is told to sample on the host, or there is a
+    ``greedy`` sampler and it can choose the tokens of the whole batch.
     """
+
+    greedy: ClassVar[GreedySampler | None] = None
+    """The sampler for greedy batches on a GPU; None leaves those to MAX."""
+
+    @classmethod
+    def with_greedy(cls, greedy: GreedySampler) -> type[HostSamplingProcessor]:
+        """Returns a class of processors that have a sampler for greedy batches."""
+        return type(cls.__name__, (cls,), {"greedy": greedy})
 
     def __init__(
         self,
@@ -41,7 +51,16 @@ class HostSamplingProcessor(FusedSamplingProcessor):
         **options: Any,
     ) -> None:
         self._states: list[SamplingState] | None = None
-        if device.is_host:
+        self._is_greedy = (
+            self.greedy is not None
+            and bitmask is None
+            and not device.is_host
+            and all(map(is_plainly_greedy, context_batch))
+        )
+        if self._is_greedy:
+            self.batch_size = len(context_batch)
+            self._identity_logit_offsets = identity_logit_offsets
+        elif device.is_host:
             self.batch_size = len(context_batch)
             self.vocab_size = vocab_size
             self._states = sampling_states(context_batch, bitmask)
@@ -60,6 +79,14 @@ class HostSamplingProcessor(FusedSamplingProcessor):
 
     def __call__(self, inputs: BatchProcessorInputs) -> None:
         """Chooses a token for each request."""
+        if self._is_greedy:
+            assert self.greedy is not None
+            assert inputs.logit_offsets is None
+            self.generated_tokens = self.greedy.choose(inputs.logits)
+            self.new_tokens = self.generated_tokens.view(
+                self.generated_tokens.dtype, (self.batch_size,)
+            )
+            return
         if self._states is None:
             super().__call__(inputs)
             return

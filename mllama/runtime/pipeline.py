@@ -10,19 +10,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from max.graph import DeviceRef
+
 from mllama.compilation.graph_compiler import lazy_sampler
+from mllama.errors import MllamaError
 from mllama.image_cache.manager import ImageCacheManager
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.image_cache.verdict import ImageVerdict
 from mllama.max_compat import patches
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
-from mllama.max_compat.pipeline import forward_pass, is_on_host, pipeline_model
+from mllama.max_compat.pipeline import (
+    forward_pass,
+    is_on_host,
+    is_overlapped,
+    pipeline_model,
+    sampler_device,
+)
 from mllama.max_model.log_probabilities import prompt_logits_per_step
+from mllama.max_model.settings import ModelSettings
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
+from mllama.runtime.deferred_outputs import DeferredExecution
 from mllama.runtime.fault_isolation import isolate_failures
 from mllama.runtime.gpu_self_check import GpuSelfCheck
 from mllama.runtime.grammar_gate import GrammarGate
+from mllama.runtime.greedy_sampler import GreedySampler
 from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
 from mllama.runtime.overlap import OverlappedExecution
 from mllama.runtime.verdict_record import record_verdict
@@ -87,16 +99,25 @@ def load_pipeline(
         path = model.pipeline_config.model.model_path
         record_verdict(gpu_verdict, model.devices, path)
 
-    # Innermost: the first run of a graph starts a thread that inherits the timer slack.
-    launch = with_timer_slack(forward_pass(pipeline))
+    if ModelSettings.from_max(model.pipeline_config.model).greedy_on_gpu:
+        _use_greedy_sampler(pipeline)
     execute, release = pipeline.execute, pipeline.release
     overlap = None
-    if overlaps and on_host:
-        overlap = OverlappedExecution(pipeline, launch)
-        launch, execute, release = overlap.launch, overlap.execute, overlap.release
-        patches.replace_batch_preparation(pipeline, overlap.prepare_batch)
-        patches.replace_cache_shutdown(pipeline, overlap.shutdown)
-    patches.replace_forward_pass(pipeline, launch)
+    if is_overlapped(pipeline):
+        if model.pipeline_config.runtime.device_graph_capture:
+            _capture_device_graphs(pipeline)
+        execute = DeferredExecution(pipeline).execute
+    else:
+        # Innermost: the first run of a graph starts a thread that inherits the timer
+        # slack.
+        launch = with_timer_slack(forward_pass(pipeline))
+        if overlaps and on_host:
+            overlap = OverlappedExecution(pipeline, launch)
+            launch, execute, release = overlap.launch, overlap.execute, overlap.release
+            patches.replace_batch_preparation(pipeline, overlap.prepare_batch)
+            patches.replace_cache_shutdown(pipeline, overlap.shutdown)
+        patches.replace_forward_pass(pipeline, launch)
+        execute = isolate_failures(execute)
 
     vocabulary = model.arch_config.model.text_config.vocab_size
     admission = Admission(
@@ -113,7 +134,7 @@ def load_pipeline(
     )
     patches.replace_grammar_gate(pipeline, grammar_gate)
 
-    execute = isolate_failures(admission.clearing_before(execute))
+    execute = admission.clearing_before(execute)
     if publish is not None:
         execute, release = _publishing_stats(execute, release, image_cache, publish)
     patches.replace_execute(pipeline, execute)
@@ -121,6 +142,29 @@ def load_pipeline(
     return LoadedPipeline(
         pipeline, image_cache, admission, overlap, self_check, gpu_verdict, grammar_gate
     )
+
+
+def _use_greedy_sampler(pipeline: Any) -> None:
+    """Makes a pipeline choose the tokens of greedy batches without MAX's sampler."""
+    model = pipeline_model(pipeline)
+    device = sampler_device(pipeline)
+    if device.is_host:
+        raise MllamaError("--greedy-on-gpu and --sample-on-host exclude each other")
+    greedy = GreedySampler.load(
+        pipeline.session,
+        model.arch_config.model.text_config.vocab_size,
+        pipeline.vocab_size,
+        DeviceRef.from_device(device),
+    )
+    patches.replace_sampling_processor(HostSamplingProcessor.with_greedy(greedy))
+
+
+def _capture_device_graphs(pipeline: Any) -> None:
+    """Captures a pipeline's decode steps, before admission knows only real requests."""
+    stage("capturing device graphs")
+    pipeline.warmup_graph_capture()
+    stage(None)
+    patches.replace_graph_capture_warmup(pipeline, lambda: None)
 
 
 def _publishing_stats(

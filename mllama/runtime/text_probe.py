@@ -90,6 +90,7 @@ class TextProbe:
             pending=[],
             batch=contexts,
             prompt_logits=[],
+            constants=self._model.text_constants,
             kv_cache_inputs=self._kv_manager.runtime_inputs([contexts]),
         )
         outputs = self._model.execute(model_inputs=inputs)

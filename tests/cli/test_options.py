@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from max.driver import DeviceSpec
 from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
 
 from mllama.cli.generate import generate
@@ -122,6 +123,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--max-length", "99"], "max_length", 99, None),
         (["--max-batch-size", "3"], "max_batch_size", 3, 1),
         (["--max-ce-batch-size", "2"], "max_ce_batch_size", 2, 32),
+        (["--enable-overlap-scheduler"], "enable_overlap_scheduler", True, False),
+        (["--device-graph-capture"], "device_graph_capture", True, False),
+        (["--greedy-on-gpu"], "greedy_on_gpu", True, False),
         (["--max-new-tokens", "7"], "max_new_tokens", 7, -1),
         (["--top-k", "5"], "top_k", 5, None),
         (["--n", "3"], "n", 3, 1),
@@ -198,6 +202,52 @@ def test_the_engine_passes_options_to_max(
     assert read(options.pipeline_args(files)) == value
     plain = EngineOptions(devices="cpu")
     assert read(plain.pipeline_args(plain.resolve())) != value
+
+
+GPU_OPTIONS = {
+    "enable_overlap_scheduler": lambda args: args.runtime.enable_overlap_scheduler,
+    "device_graph_capture": lambda args: args.runtime.device_graph_capture,
+    "greedy_on_gpu": lambda args: ModelSettings.from_max(args).greedy_on_gpu,
+}
+
+
+@pytest.mark.parametrize("name", GPU_OPTIONS)
+def test_options_for_gpus_reach_max_and_are_off_by_default(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = EngineOptions(devices="cpu").resolve()
+    monkeypatch.setattr(
+        "mllama.launch.options.find_devices", lambda _: [DeviceSpec.accelerator()]
+    )
+    options: dict[str, Any] = {name: True}
+    read = GPU_OPTIONS[name]
+    assert read(EngineOptions(**options).pipeline_args(files)) is True
+    assert read(EngineOptions().pipeline_args(files)) is False
+
+
+@pytest.mark.parametrize("name", GPU_OPTIONS)
+def test_options_for_gpus_are_refused_on_a_cpu(served: Started, name: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    message = f"{option} is for GPUs, and the model would run on the CPU"
+    with pytest.raises(MllamaError, match=message):
+        served("--devices", "cpu", option)
+    options: dict[str, Any] = {name: True}
+    with pytest.raises(MllamaError, match=message):
+        EngineOptions(devices="cpu", **options).resolve()
+
+
+@pytest.mark.parametrize(
+    ("option", "needed"),
+    [
+        ("--debug-verify-replay", "--device-graph-capture"),
+        ("--disable-overlap", "--device-graph-capture or --enable-overlap-scheduler"),
+    ],
+)
+def test_options_that_need_another_are_refused_alone(
+    served: Started, option: str, needed: str
+) -> None:
+    with pytest.raises(MllamaError, match=f"{option} has no effect without {needed}$"):
+        served("--devices", "cpu", option)
 
 
 def test_the_engine_takes_other_weight_files(weights: str) -> None:

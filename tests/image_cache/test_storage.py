@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from max import tree
 from max.driver import CPU
 from max.dtype import DType
 from max.graph import DeviceRef
@@ -14,7 +17,7 @@ from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 
 
 def storage_of(
-    num_pages: int, num_layers: int = 1, num_devices: int = 1
+    num_pages: int, num_layers: int = 1, num_devices: int = 1, **options: Any
 ) -> ImageCacheStorage:
     params = MHAKVCacheParams(
         dtype=DType.float32,
@@ -24,7 +27,7 @@ def storage_of(
         page_size=128,
         devices=[DeviceRef.CPU()] * num_devices,
     )
-    return ImageCacheStorage(params, [CPU()] * num_devices, num_pages)
+    return ImageCacheStorage(params, [CPU()] * num_devices, num_pages, **options)
 
 
 def reserved(images: ImageCacheStorage, key: RunKey, tokens: RunTokens) -> Entry:
@@ -87,3 +90,36 @@ def test_tokens_without_an_image_read_the_zero_page_and_are_masked() -> None:
     assert read.image_mask.to_numpy()[:, 0].tolist() == [False] * 3 + [True] * 2
     assert not read.pages.lookup_table.to_numpy()[0].any()
     assert np.issubdtype(read.segment_offsets.to_numpy().dtype, np.uint32)
+
+
+def test_inputs_of_a_captured_decode_step_depend_on_its_requests_number_alone() -> None:
+    """A replayed device graph reads nothing anew that the host has."""
+    images = storage_of(num_pages=9, decode_image_tokens=1000)
+    small = reserved(images, (1,), (130,))
+    images.blocks.reserve("other", {(2,): (700,)})
+    large = images.blocks.pinned("other", (2,))
+    without, with_images = (
+        images.read_inputs(reads)[0]
+        for reads in (
+            [ReadSegment(1, None, 0)] * 2,
+            [ReadSegment(1, small, 130), ReadSegment(1, large, 700)],
+        )
+    )
+    for one, other in zip(tree.leaves(without), tree.leaves(with_images), strict=True):
+        assert one.shape == other.shape
+    assert without.pages.lookup_table.shape[1] >= 8
+    for name in ("max_prompt_length", "max_cache_length", "page_stride"):
+        values = [getattr(r.pages, name).to_numpy()[0] for r in (without, with_images)]
+        assert values[0] == values[1]
+    assert with_images.pages.max_cache_length.to_numpy()[0] == 1000
+    assert with_images.image_offsets.to_numpy().tolist() == [0, 130, 830]
+    table = with_images.pages.lookup_table.to_numpy()
+    assert table[1, :6].tolist() == list(large.pages)
+
+
+def test_other_steps_have_inputs_of_their_own_size() -> None:
+    entry, reads = Entry((1,), (3, 4), (130,), [True]), []
+    for images in (storage_of(9), storage_of(9, decode_image_tokens=1000)):
+        reads += images.read_inputs([ReadSegment(2, entry, 130)])
+    assert reads[1].pages.max_cache_length.to_numpy()[0] == 130
+    assert reads[1].pages.lookup_table.shape == reads[0].pages.lookup_table.shape

@@ -42,6 +42,38 @@ def test_arrays_and_outputs_live_until_the_device_has_finished() -> None:
     assert device.waits == 1
 
 
+def test_overlapped_steps_keep_the_arrays_of_the_last_step_without_waiting() -> None:
+    device: Any = Device()
+    uploads = Uploads([device], is_overlapped=True)
+    steps = []
+    for _ in range(4):
+        uploads.begin_step()
+        used = Device()
+        uploads.keep(used)
+        steps.append(weakref.ref(used))
+        del used
+        gc.collect()
+    assert [reference() is not None for reference in steps] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert device.waits == 0
+    uploads.release()
+    assert not any(reference() for reference in steps)
+    assert device.waits == 1
+
+
+def test_a_step_that_does_not_overlap_waits_for_the_last() -> None:
+    device: Any = Device()
+    uploads = Uploads([device])
+    uploads.keep(Device())
+    uploads.begin_step()
+    uploads.begin_step()
+    assert device.waits == 1
+
+
 def test_the_host_keeps_nothing() -> None:
     uploads = Uploads([CPU()])
     output = Device()

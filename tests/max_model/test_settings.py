@@ -35,6 +35,7 @@ def through_max(settings: ModelSettings) -> ModelSettings:
             compiled=CompiledSettings(
                 manifest=MANIFEST, cache=Path("/cache"), saved=Path("/saved")
             ),
+            greedy_on_gpu=True,
         ),
         ModelSettings(image_cache_size=1 << 30),
     ],

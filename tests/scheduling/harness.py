@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from max.pipelines.context import SamplingParams
@@ -72,15 +72,26 @@ class Scheduled:
         options: Options of ``EngineOptions``.
         prefix_caching: Whether prompts share the KV cache of equal prefixes.
         overlaps: Whether the next step starts before the scheduler asks for it.
+        gpu_options: Options of ``EngineOptions`` that it refuses on a CPU.
     """
 
     def __init__(
-        self, *, prefix_caching: bool = True, overlaps: bool = True, **options: Any
+        self,
+        *,
+        prefix_caching: bool = True,
+        overlaps: bool = True,
+        gpu_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         engine_options = EngineOptions(devices="cpu", **options)
-        arguments = engine_options.pipeline_args(engine_options.resolve())
+        files = engine_options.resolve()
         config = PipelineConfig.from_args(
-            arguments.model_copy(update={"enable_prefix_caching": prefix_caching})
+            replace(engine_options, **(gpu_options or {})).pipeline_args(
+                files,
+                enable_prefix_caching=prefix_caching,
+                # Keeps MAX from refusing them as well.
+                force=gpu_options is not None,
+            )
         )
         self.config = config
         retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
