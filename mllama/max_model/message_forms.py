@@ -218,15 +218,14 @@ def _split_calls(messages: Sequence[Message]) -> list[Message]:
 
 
 def _result_of(call: Mapping[str, Any], results: Sequence[Message]) -> int:
-    """Returns the index of a call's result: that with its id, or the first one."""
-    return next(
-        (
-            index
-            for index, result in enumerate(results)
-            if result.get("tool_call_id") == call.get("id")
-        ),
-        0,
-    )
+    """Returns the index of a call's result: that with its id, or else the first one of
+    its name, or the first one."""
+    identity, name = call.get("id"), call["function"].get("name")
+    for key, value in (("tool_call_id", identity), ("name", name)):
+        for index, result in enumerate(results):
+            if value is not None and result.get(key) == value:
+                return index
+    return 0
 
 
 def _as_string(message: Message, image_token: str) -> Message:

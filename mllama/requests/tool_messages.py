@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mllama.errors import RequestError, quoted
@@ -13,7 +14,8 @@ from mllama.requests.value_checks import is_list
 def check_tool_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Checks that each call of a tool has a result, and each result a call.
 
-    Calls in the last message need none.
+    Calls in the last message need none.  A result is that of the call whose id it has,
+    or of the first call of its ``name`` if it has no id.
 
     Args:
         messages: A conversation, in OpenAI's form.
@@ -21,18 +23,11 @@ def check_tool_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         RequestError: If one doesn't, or a call is malformed.
     """
-    waiting: dict[Any, str] = {}
+    waiting: dict[str, _Call] = {}
     for number, message in enumerate(messages):
         path = f"messages[{number}]"
         if message.get("role") == "tool":
-            name = message.get("tool_call_id")
-            if not isinstance(name, str) or name not in waiting:
-                raise RequestError(
-                    f"{path}.tool_call_id must be the id of a call in the last message "
-                    f"of the assistant before it, not {quoted(name)}",
-                    f"{path}.tool_call_id",
-                )
-            del waiting[name]
+            del waiting[_answered(message, waiting, path)]
             continue
         _check_answered(waiting)
         waiting = {}
@@ -42,20 +37,52 @@ def check_tool_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         _check_answered(waiting)
 
 
-def _check_answered(waiting: Mapping[Any, str]) -> None:
-    for path in waiting.values():
+@dataclass(frozen=True)
+class _Call:
+    """A call that waits for its result."""
+
+    path: str
+    name: str
+
+
+def _answered(
+    message: Mapping[str, Any], waiting: Mapping[str, _Call], path: str
+) -> str:
+    """Returns the id of the call that a message has the result of.
+
+    Raises:
+        RequestError: If there is none.
+    """
+    field, value = "tool_call_id", message.get("tool_call_id")
+    if value is None and message.get("name") is not None:
+        field, value = "name", message["name"]
+        for identity, call in waiting.items():
+            if call.name == value:
+                return identity
+    elif isinstance(value, str) and value in waiting:
+        return value
+    what = "id" if field == "tool_call_id" else "name"
+    raise RequestError(
+        f"{path}.{field} must be the {what} of a call in the last message of the "
+        f"assistant before it, not {quoted(value)}",
+        f"{path}.{field}",
+    )
+
+
+def _check_answered(waiting: Mapping[str, _Call]) -> None:
+    for call in waiting.values():
         raise RequestError(
-            f"{path} has no message of the role tool with its result", path
+            f"{call.path} has no message of the role tool with its result", call.path
         )
 
 
-def _calls(calls: Any, path: str) -> dict[Any, str]:
-    """Returns the paths of calls by their ids."""
+def _calls(calls: Any, path: str) -> dict[str, _Call]:
+    """Returns the calls of a message by their ids."""
     if not is_list(calls):
         if not calls:
             return {}
         raise RequestError(f"{path} must be a list of calls", path)
-    found: dict[Any, str] = {}
+    found: dict[str, _Call] = {}
     for index, call in enumerate(calls):
         place = f"{path}[{index}]"
         function = call.get("function") if isinstance(call, Mapping) else None
@@ -74,7 +101,7 @@ def _calls(calls: Any, path: str) -> dict[Any, str]:
                 f"{place}.id is that of another call in the message", f"{place}.id"
             )
         read_arguments(function.get("arguments"), f"{place}.function.arguments")
-        found[call["id"]] = place
+        found[call["id"]] = _Call(place, function["name"])
     return found
 
 

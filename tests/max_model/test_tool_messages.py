@@ -82,6 +82,15 @@ def test_several_calls_of_a_message_become_turns_with_their_results() -> None:
     ]
 
 
+def test_results_without_ids_are_matched_by_name() -> None:
+    messages = [
+        *(USER, calling(call("look", {}, "a"), call("go", {}, "b"))),
+        *({**result("home"), "name": "go"}, {**result("a cat"), "name": "look"}),
+    ]
+    contents = [content for role, content in turns(rendered(messages))]
+    assert contents[1::2] == ['"a cat"', '"home"']
+
+
 def test_calls_without_ids_have_results_in_order() -> None:
     messages = [
         *(USER, calling(call("look", {}), call("go", {}))),

@@ -25,12 +25,18 @@ def result(name: Any) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": name, "content": "x"}
 
 
+def named(name: Any) -> dict[str, Any]:
+    return {"role": "tool", "name": name, "content": "x"}
+
+
 @pytest.mark.parametrize(
     "messages",
     [
         [USER],
         [USER, calls(call("a"), call("b")), result("b"), result("a"), USER],
         [USER, calls(call("a")), result("a"), calls(call("a")), result("a")],
+        [USER, calls(call("a"), call("b", name="go")), named("go"), named("look")],
+        [USER, calls(call("a"), call("b")), named("look"), named("look"), USER],
         [USER, calls(call("a"))],
         [USER, calls(call("a", arguments={"x": 1})), result("a")],
         [USER, {"role": "assistant", "content": "x", "tool_calls": None}, USER],
@@ -46,6 +52,8 @@ def test_results_after_their_calls_are_valid(messages: Any) -> None:
         ([result("a")], "messages[0].tool_call_id"),
         ([USER, calls(call("a")), result("b")], "messages[2].tool_call_id"),
         ([USER, calls(call("a")), result(None)], "messages[2].tool_call_id"),
+        ([USER, calls(call("a")), named("go")], "messages[2].name"),
+        ([USER, calls(call("a")), named("look"), named("look")], "messages[3].name"),
         ([USER, calls(call("a")), result(["a"])], "messages[2].tool_call_id"),
         (
             [USER, calls(call("a")), result("a"), result("a")],
