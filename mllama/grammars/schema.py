@@ -55,6 +55,9 @@ from mllama.grammars.schema_objects import object_grammar
 MAX_COUNT: Final = 10_000
 """The largest length of a string or an array that a schema can name."""
 
+MAX_SIZE: Final = 4 << 20
+"""Characters of a document's schemas, each with those within it."""
+
 MAX_BOUND_DIGITS: Final = 30
 """Digits of a number's bound before its point, and after it."""
 
@@ -130,6 +133,7 @@ class SchemaValues:
         self._document = document
         self._is_closed = is_closed
         self._known: dict[str, Node] = {}
+        self._size = 0
 
     def of(self, schema: Schema) -> Node:
         """Returns the grammar of a schema's values.
@@ -144,6 +148,9 @@ class SchemaValues:
         if not branch.keywords:
             return any_value(self.grammar)
         key = branch.key
+        self._size += len(key)
+        if self._size > MAX_SIZE:
+            raise unsupported(self._document.path, "is too large with its combinations")
         if key not in self._known:
             name = self.grammar.name("value")
             # Before what it is made of, which may refer to it.

@@ -28,6 +28,9 @@ MAX_BRANCHES: Final = 200
 MAX_DEPTH: Final = 50
 """The most schemas and other containers within each other, and references in a row."""
 
+MAX_STEPS: Final = 20_000
+"""The most schemas that are resolved for one document, counted each time."""
+
 ALL_TYPES: Final = (
     "object",
     "array",
@@ -77,7 +80,9 @@ class SchemaDocument:
 
     def __init__(self, schema: Schema, path: str) -> None:
         self.root = schema
-        self._root_path = path
+        self.path = path
+        self._steps = 0
+        self._known: dict[int, list[Branch]] = {}
         # The schemas within others keep their identity when they are combined.
         self._paths: dict[int, str] = {}
         self._note_paths(schema, path, 0)
@@ -99,11 +104,24 @@ class SchemaDocument:
         Raises:
             RequestError: If a keyword can't be honored.
         """
+        known = self._known.get(id(schema))
+        if known is not None:
+            return known
+        found = self._resolved(schema, depth)
+        if id(schema) in self._paths:
+            self._known[id(schema)] = found
+        return found
+
+    def _resolved(self, schema: Schema, depth: int) -> list[Branch]:
+        """Returns the branches of a schema that isn't known yet."""
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise unsupported(self.path, "is too large with its combinations")
         if schema is True:
             return [Branch({}, {})]
         if schema is False:
             return []
-        path = self._paths.get(id(schema), self._root_path)
+        path = self._paths.get(id(schema), self.path)
         if depth > MAX_DEPTH:
             raise unsupported(path, "refers to itself without a value in between")
         check_keywords(schema, path)
@@ -161,9 +179,7 @@ class SchemaDocument:
         self, some: Sequence[Branch], others: Sequence[Branch]
     ) -> list[Branch]:
         if len(some) * len(others) > MAX_BRANCHES:
-            raise unsupported(
-                self._root_path, f"has more than {MAX_BRANCHES} combinations"
-            )
+            raise unsupported(self.path, f"has more than {MAX_BRANCHES} combinations")
         pairs = (combined(one, other) for one, other in product(some, others))
         return [each for each in pairs if each is not None]
 

@@ -51,18 +51,20 @@ class FormatGrammars:
             if kept is not None:
                 return kept
             path = output_format.path
-            grammar = format_grammar(
-                output_format.kind,
-                output_format.source,
-                is_strict=output_format.is_strict,
-                path=path,
-            )
             try:
+                grammar = format_grammar(
+                    output_format.kind,
+                    output_format.source,
+                    is_strict=output_format.is_strict,
+                    path=path,
+                )
                 self._token_grammars.matcher(grammar).bitmask(np.empty(0, np.int64))
             except GrammarError as error:
                 raise RequestError(
                     f"{path} is no grammar, or too large: {error}", path
                 ) from error
+            except RecursionError as error:
+                raise RequestError(f"{path} refers too deep", path) from error
             self._keep(output_format, grammar)
             return grammar
 

@@ -1,33 +1,21 @@
-"""The documents list the formats of images that the package reads, and no others."""
+"""docs/api.md lists the keywords of schemas that are honored."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from mllama.images.formats import FORMATS
-from tests.docs.markdown import ROOT
+from mllama.grammars.formats import FORMATS
+from mllama.grammars.schema_keywords import ANNOTATIONS, SUPPORTED
 
-NAMES = {
-    "WEBP": ["WebP"],
-    "HEIF": ["HEIC", "HEIF"],
-    "JPEG2000": ["JPEG 2000"],
-}
-EVERY_NAME = [name for kind in FORMATS for name in NAMES.get(kind, [kind])]
-_FORMAT = re.compile(r"\b(JPEG 2000|WebP|[A-Z]{3,4})\b")
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
 
-def listed(page: str) -> list[str]:
-    """Returns the formats in the sentence with the list."""
-    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
-    start = text.index("Images may be PNG")
-    return _FORMAT.findall(text[start : text.index(". ", start)])
-
-
-def test_the_page_of_the_api_lists_every_format() -> None:
-    assert listed("docs/api.md") == EVERY_NAME
-
-
-def test_the_readme_lists_formats_that_exist() -> None:
-    found = listed("README.md")
-    assert len(found) > 5
-    assert set(found) <= set(EVERY_NAME)
+def test_the_keywords_are_those_of_the_page() -> None:
+    section = PAGE.partition("### JSON schemas")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert set(listed) == set(SUPPORTED)
+    for name in (*FORMATS, *ANNOTATIONS):
+        assert f"`{name}`" in section
+    for keyword, limits in SUPPORTED.items():
+        assert limits in section, keyword

@@ -1,0 +1,154 @@
+"""Matchers follow answers, and give up what takes too much."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mllama.errors import RequestError
+from mllama.requests.engine_settings import EngineSettings
+from mllama.requests.format_grammars import FormatGrammars
+from mllama.requests.output_format import OutputFormat
+from mllama.requests.token_grammars import MAX_KEPT, GrammarError
+from tests.grammars.walking import allowed, demo_grammars, demo_tokenizer, end_token
+
+DIGITS = "start: /[0-9]{4}/"
+
+
+def token(text: str) -> int:
+    (found,) = demo_tokenizer().encode(text, add_special_tokens=False)
+    return int(found)
+
+
+def test_an_answer_may_go_on_from_an_earlier_one() -> None:
+    matcher = demo_grammars().matcher('start: "a" "b" "c" /[0-9]/ | "a" "d"')
+    a, b, c, d = map(token, "abcd")
+    assert allowed(matcher, [a, b]) == [c]
+    assert allowed(matcher, [a, b, c]) != []
+    # A step that ran ahead was discarded.
+    assert d in allowed(matcher, [a])
+    assert allowed(matcher, [a, d]) == [end_token()]
+    assert allowed(matcher, [a, b]) == [c]
+    assert a in allowed(matcher, [])
+
+
+def test_only_ends_follow_what_is_complete() -> None:
+    matcher = demo_grammars().matcher(DIGITS)
+    tokens: list[int] = []
+    while end_token() not in allowed(matcher, tokens):
+        options = allowed(matcher, tokens)
+        assert not set(options) & set(demo_tokenizer().all_special_ids)
+        tokens.append(options[0])
+    assert allowed(matcher, tokens) == [end_token()]
+    assert len(demo_tokenizer().decode(tokens)) == 4
+
+
+def test_a_token_that_does_not_fit_is_an_error() -> None:
+    matcher = demo_grammars().matcher(DIGITS)
+    with pytest.raises(GrammarError):
+        matcher.bitmask(np.array([token("x")], np.int64))
+
+
+@pytest.mark.parametrize("grammar", ["nonsense", "start: A", "start: start"])
+def test_what_is_no_grammar_is_refused(grammar: str) -> None:
+    with pytest.raises(GrammarError) as raised:
+        demo_grammars().matcher(grammar).bitmask(np.empty(0, np.int64))
+    assert "\n" not in str(raised.value)
+
+
+def test_few_grammars_are_kept() -> None:
+    grammars = demo_grammars()
+    for number in range(3 * MAX_KEPT):
+        grammars.matcher(f'start: "{number}"')
+    assert len(grammars._kept) == MAX_KEPT
+
+
+def made(output_format: OutputFormat) -> str:
+    grammars = FormatGrammars(demo_grammars)
+    return asyncio.run(grammars.grammar(output_format))
+
+
+def test_a_format_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = FormatGrammars(demo_grammars)
+    first = asyncio.run(grammars.grammar(OutputFormat.regex("a+")))
+    monkeypatch.setattr(grammars, "_made", None)
+    assert asyncio.run(grammars.grammar(OutputFormat.regex("a+"))) is first
+
+
+def test_the_kept_grammars_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllama.requests.format_grammars.MAX_KEPT_CHARACTERS", 100)
+    grammars = FormatGrammars(demo_grammars)
+    for number in range(20):
+        asyncio.run(grammars.grammar(OutputFormat.regex(f"a{{{number}}}b")))
+    assert 0 < len(grammars._kept) < 10
+
+
+def _growing() -> dict[str, Any]:
+    """Returns a schema whose combinations are all subsets of its definitions."""
+    definitions = {
+        f"d{n}": {
+            "type": "object",
+            "properties": {
+                f"x{m}": {
+                    "allOf": [
+                        {"$ref": f"#/$defs/d{(n + 1) % 20}"},
+                        {"$ref": f"#/$defs/d{(n + 2) % 20}"},
+                    ]
+                }
+                for m in range(3)
+            },
+        }
+        for n in range(20)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": definitions}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        _growing(),
+        {"allOf": [{"anyOf": [{"minimum": n} for n in range(10)]} for _ in range(6)]},
+        {
+            "$defs": {
+                **{
+                    f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2}
+                    for n in range(30)
+                },
+                "d30": {},
+            },
+            "$ref": "#/$defs/d0",
+        },
+    ],
+)
+def test_a_hostile_schema_is_given_up(schema: Any) -> None:
+    started = time.process_time()
+    with pytest.raises(RequestError):
+        made(OutputFormat.json_schema(schema))
+    assert time.process_time() - started < 20
+
+
+@pytest.mark.parametrize(
+    "output_format",
+    [
+        OutputFormat.regex("((((a*)*)*)*)*b"),
+        OutputFormat.regex("(a|aa)+$"),
+        OutputFormat.regex("(.{0,100}){0,100}"),
+        OutputFormat.json_schema({"type": "string", "pattern": "(a|b)*a(a|b){60}$"}),
+        OutputFormat.json_schema({"enum": [f"value {n}" for n in range(3000)]}),
+    ],
+)
+def test_what_other_engines_take_long_for_is_fast(output_format: OutputFormat) -> None:
+    started = time.process_time()
+    made(output_format)
+    assert time.process_time() - started < 20
+
+
+def test_a_gpu_needs_sampling_on_the_host() -> None:
+    settings = EngineSettings(vocabulary=10, max_length=10, output_formats=False)
+    with pytest.raises(RequestError, match="--sample-on-host") as raised:
+        settings.check_format(OutputFormat.json_object(path="response_format"))
+    assert raised.value.param == "response_format"
