@@ -66,7 +66,11 @@ def check_schema(schema: Any, strict: bool, data: st.DataObject) -> None:
     # The strategy is of draft 7, which has no prefixItems.
     assume(fits(value, schema) and has_plain_numbers(value))
     names = list(dict.fromkeys(_names(schema)))
-    candidates = islice(texts_of(value, names), 2000)
+    candidates = (
+        text
+        for has_exponents in (True, False)
+        for text in islice(texts_of(value, names, has_exponents=has_exponents), 2000)
+    )
     assert any(map(made.accepts, candidates)), (value, made.grammar)
 
 

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from itertools import permutations, product
 from typing import Any
 
@@ -109,7 +109,7 @@ def allowed(matcher: AnswerMatcher, tokens: list[int]) -> list[int]:
     ).tolist()
 
 
-def texts_of(value: Any, names: Sequence[str]) -> Iterator[str]:
+def texts_of(value: Any, names: Sequence[str], *, has_exponents: bool) -> Iterator[str]:
     """Yields the texts of a value in the form that docs/api.md describes.
 
     Properties may come in any order that a schema names; that of ``names`` comes first.
@@ -117,21 +117,23 @@ def texts_of(value: Any, names: Sequence[str]) -> Iterator[str]:
     Args:
         value: The value.
         names: Names of properties, in the order of the schema.
+        has_exponents: Whether numbers may have an exponent, as those without bounds.
     """
+    parts_of = partial(texts_of, names=names, has_exponents=has_exponents)
     if isinstance(value, dict):
         rank = {name: number for number, name in enumerate(names)}
         items = sorted(value.items(), key=lambda item: rank.get(item[0], len(rank)))
         for order in permutations(items):
             keys = [json.dumps(key, ensure_ascii=False) for key, _ in order]
-            for parts in product(*(list(texts_of(v, names)) for _, v in order)):
+            for parts in product(*(list(parts_of(v)) for _, v in order)):
                 pairs = map(": ".join, zip(keys, parts, strict=True))
                 yield f"{{{', '.join(pairs)}}}"
     elif isinstance(value, list):
-        for parts in product(*(list(texts_of(each, names)) for each in value)):
+        for parts in product(*(list(parts_of(each)) for each in value)):
             yield f"[{', '.join(parts)}]"
     elif isinstance(value, float):
-        yield format(Decimal(repr(value)), "f")
-        yield json.dumps(value)
+        plain = format(Decimal(repr(value)), "f")
+        yield json.dumps(value) if has_exponents else plain
     else:
         yield json.dumps(value, ensure_ascii=False)
 
