@@ -59,6 +59,9 @@ def value_of(value: Any) -> Node:
     if isinstance(value, list):
         items = map(value_of, value)
         return sequence(terminal("["), *_joined(items), terminal("]"))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        # To a schema, 1.0 and 1 are the same.
+        return terminal(alternatives([_text(value), _text(int(value))]))
     return terminal(_text(value))
 
 
