@@ -19,6 +19,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from mllama.grammars.convert import format_grammar
 from mllama.requests.token_bytes import _characters
@@ -58,7 +60,18 @@ class Tokenizer:
         names = ["".join(character[byte] for byte in word) for word in words]
         names += [f"<{number}>" for number in range(VOCABULARY - len(names))]
         self._names = names
-        self._ids = {word: number for number, word in enumerate(words)}
+        ids = {name: number for number, name in enumerate(names)}
+        # Takes the longest token that a text goes on with.
+        longest_first = models.WordPiece(
+            ids,
+            unk_token=names[-1],
+            continuing_subword_prefix="",
+            max_input_chars_per_word=1 << 20,
+        )
+        self.backend_tokenizer = tokenizers.Tokenizer(longest_first)
+        self.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=False, use_regex=False
+        )
         self.added_tokens_decoder = {
             number: SimpleNamespace(content=names[number])
             for number in range(len(words), VOCABULARY)
@@ -73,12 +86,8 @@ class Tokenizer:
 
     def encode(self, text: str, **_: Any) -> list[int]:
         """Returns a text's tokens, the longest first."""
-        rest, tokens = text.encode(), []
-        while rest:
-            length = next(n for n in range(24, 0, -1) if rest[:n] in self._ids)
-            tokens.append(self._ids[rest[:length]])
-            rest = rest[length:]
-        return tokens
+        ids: list[int] = self.backend_tokenizer.encode(text).ids
+        return ids
 
 
 def _words() -> Iterator[bytes]:

@@ -20,6 +20,14 @@ _SHORT: Final = 4000
 """Characters that are encoded before the tokenizer's threads would have begun."""
 
 
+def without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Returns a tokenizer for which all text is text; it shares the vocabulary."""
+    plain = Tokenizer(tokenizer.model)
+    plain.normalizer = tokenizer.normalizer
+    plain.pre_tokenizer = tokenizer.pre_tokenizer
+    return plain
+
+
 class SpecialTokens:
     """The special tokens of a tokenizer, in texts that a chat template has rendered.
 
@@ -50,11 +58,7 @@ class SpecialTokens:
 
     @cached_property
     def _plain_text(self) -> Tokenizer:
-        """The same tokenizer without special tokens; it shares the vocabulary."""
-        plain = Tokenizer(self._tokenizer.model)
-        plain.normalizer = self._tokenizer.normalizer
-        plain.pre_tokenizer = self._tokenizer.pre_tokenizer
-        return plain
+        return without_special_tokens(self._tokenizer)
 
     def may_begin(self, text: str) -> bool:
         """Returns True if a special token could begin in the text."""

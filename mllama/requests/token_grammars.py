@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from mllama.max_model.special_tokens import without_special_tokens
 from mllama.requests.token_bytes import TokenBytes
 from mllama.sampling.state import Bitmask, Tokens
 
@@ -45,13 +46,15 @@ class _Vocabulary:
         self.eos_token_id = ends[0]
         self.tokens = [token_bytes(token) for token in range(len(tokenizer))]
         self.special_token_ids = sorted(tokenizer.added_tokens_decoder)
-        self._tokenizer = tokenizer
+        # llguidance chooses the tokens of text that a grammar leaves no choice about.
+        # A special token's name in it, such as that of a key, is text.
+        self._plain_text = without_special_tokens(tokenizer.backend_tokenizer)
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Returns the tokens of a text."""
+        """Returns the tokens of a text, none of which is a special token."""
         if isinstance(text, bytes):
             text = text.decode(errors="replace")
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self._plain_text.encode(text, add_special_tokens=False).ids
         return ids
 
 

@@ -13,6 +13,7 @@ from mllama.errors import RequestError
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.output_format import OutputFormat
+from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_grammars import MAX_KEPT, GrammarError
 from tests.grammars.walking import allowed, demo_grammars, demo_tokenizer, end_token
 
@@ -51,6 +52,16 @@ def test_a_token_that_does_not_fit_is_an_error() -> None:
     matcher = demo_grammars().matcher(DIGITS)
     with pytest.raises(GrammarError):
         matcher.bitmask(np.array([token("x")], np.int64))
+
+
+@pytest.mark.parametrize("name", ["<|eot_id|>", "<|image|>", "<|python_tag|>"])
+def test_names_of_special_tokens_are_text_in_a_grammar(name: str) -> None:
+    matcher = demo_grammars().matcher(f'start: "{name}" "x"')
+    tokens: list[int] = []
+    while end_token() not in (options := allowed(matcher, tokens)):
+        assert not set(options) & set(demo_tokenizer().all_special_ids)
+        tokens.append(options[0])
+    assert b"".join(map(TokenBytes(demo_tokenizer()), tokens)) == f"{name}x".encode()
 
 
 @pytest.mark.parametrize("grammar", ["nonsense", "start: A", "start: start"])
