@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from mllama.server.dialects.openai.schema import (
     Body,
@@ -28,10 +29,18 @@ Schema = Annotated[
 """A JSON schema, which vLLM takes as text too."""
 
 
+def _known_type(value: Any) -> Any:
+    # What has the type of another format isn't read as this one.
+    if value != "text":
+        types = "'text', 'json_object' or 'json_schema'"
+        raise PydanticCustomError("format_type", "must be {types}", {"types": types})
+    return value
+
+
 class TextFormat(Body):
     """Any text."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_known_type)]
 
 
 class JsonObjectFormat(Body):

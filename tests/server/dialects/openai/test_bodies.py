@@ -149,6 +149,14 @@ def test_a_wrong_value_is_named(
     assert not api.engine.requests
 
 
+@pytest.mark.parametrize("kind", ["xml", "grammar", 5])
+def test_a_wrong_type_of_format_names_the_right_ones(api: Api, kind: Any) -> None:
+    error = error_of(post(api, "/v1/chat/completions", response_format={"type": kind}))
+    assert error["param"] == "response_format.type"
+    for known in ("text", "json_object", "json_schema"):
+        assert repr(known) in error["message"]
+
+
 def test_unknown_keys_are_refused_at_every_level(api: Api) -> None:
     text = {"type": "text", "text": "Hi"}
     image = {"type": "image_url", "image_url": {"url": "http://pictures/one.png"}}
