@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final, Literal
 
-from llguidance.gbnf_to_lark import any_to_lark
-
 from mllama.errors import RequestError
+from mllama.grammars.gbnf import GbnfError, gbnf_rules, is_gbnf
 from mllama.grammars.json_text import any_object
 from mllama.grammars.lark import lark_of
 from mllama.grammars.nodes import Grammar, Node, alternatives, terminal
@@ -29,7 +28,7 @@ def format_grammar(kind: FormatKind, source: str, *, is_strict: bool, path: str)
     Args:
         kind: The kind of format.
         source: What it says: a schema or a list of texts as JSON, an expression, or a
-            grammar, which is returned as it is.
+            grammar in Lark or GBNF.
         is_strict: Whether objects of a schema have no properties beside those that it
             names, unless it says so.
         path: The field of the request that asks for it, for messages.
@@ -37,24 +36,27 @@ def format_grammar(kind: FormatKind, source: str, *, is_strict: bool, path: str)
     Raises:
         RequestError: If it can't be honored.
     """
-    if kind == "grammar":
-        return _own_grammar(source, path)
-    grammar = lark_of(_rules(kind, source, is_strict, path))
+    grammar = (
+        _own_grammar(source, path)
+        if kind == "grammar"
+        else lark_of(_rules(kind, source, is_strict, path))
+    )
     if len(grammar) > MAX_GRAMMAR_BYTES:
         raise RequestError(f"{path} becomes too large a grammar", path)
     return grammar
 
 
 def _own_grammar(source: str, path: str) -> str:
-    """Returns a user's own grammar, which is Lark or GBNF."""
-    if "::=" not in source:
+    """Returns a user's own grammar in Lark, which it is, or else GBNF."""
+    if not is_gbnf(source):
         return source
     try:
-        converted: str = any_to_lark(source)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RequestError(f"{path} is no grammar: {reason}", path) from error
-    return converted
+        rules = gbnf_rules(source)
+    except GbnfError as error:
+        raise RequestError(f"{path} {error}", path) from error
+    if rules is None:
+        raise RequestError(f"{path} has no text that ends", path)
+    return lark_of(rules)
 
 
 def _rules(

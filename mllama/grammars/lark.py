@@ -34,7 +34,9 @@ def _rule(node: Node, terminals: dict[Terminal, str], *, is_part: bool = False) 
         return '""'
     if isinstance(node, Repeated):
         part = _rule(node.part, terminals, is_part=True)
-        return f"{part}{_times(node)}"
+        text = f"{part}{_times(node)}"
+        # A repetition of a repetition needs parentheses.
+        return f"({text})" if is_part else text
     if isinstance(node, Sequential):
         # Options without a choice need no parentheses.
         text = " ".join(
