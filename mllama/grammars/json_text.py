@@ -18,6 +18,7 @@ from mllama.grammars.nodes import (
     Literal,
     Node,
     RuleName,
+    Terminal,
     alternatives,
     one_of,
     optional,
@@ -42,6 +43,9 @@ _WHOLE_DIGITS: Final = 20
 _FRACTION_DIGITS: Final = 17
 """Digits of a number without bounds; 17 are all that a floating-point number has."""
 
+_GROUP: Final = 500
+"""Texts of one terminal."""
+
 _COMMA: Final = terminal(", ")
 _COLON: Final = ": "
 _ESCAPED: Final = CharacterSet.of([(0, 0x1F), (ord('"'), ord('"')), (0x5C, 0x5C)])
@@ -63,6 +67,23 @@ def value_of(value: Any) -> Node:
         # To a schema, 1.0 and 1 are the same.
         return terminal(alternatives([_text(value), _text(int(value))]))
     return terminal(_text(value))
+
+
+def one_value_of(values: Iterable[Any]) -> Node:
+    """Returns one of several values.
+
+    Raises:
+        ValueError: If one is no JSON.
+    """
+    nodes = [value_of(each) for each in values]
+    # A parser has a limit of terminals in a place, so that one has many texts.
+    texts = [node.part for node in nodes if isinstance(node, Terminal)]
+    groups = (
+        terminal(alternatives(texts[start : start + _GROUP]))
+        for start in range(0, len(texts), _GROUP)
+    )
+    others = (node for node in nodes if not isinstance(node, Terminal))
+    return alternatives([*groups, *others])
 
 
 def _joined(parts: Iterable[Node]) -> list[Node]:

@@ -24,8 +24,8 @@ from mllama.grammars.json_text import (
     integer_text,
     listed,
     number_text,
+    one_value_of,
     string_text,
-    value_of,
 )
 from mllama.grammars.nodes import (
     EMPTY,
@@ -54,6 +54,9 @@ from mllama.grammars.schema_objects import object_grammar
 
 MAX_COUNT: Final = 10_000
 """The largest length of a string or an array that a schema can name."""
+
+MAX_LISTED: Final = 1_000
+"""The most objects and arrays that ``enum`` can list."""
 
 MAX_SIZE: Final = 4 << 20
 """Characters of a document's schemas, each with those within it."""
@@ -180,10 +183,11 @@ class SchemaValues:
         others = branch.keywords.keys() - {"enum", "type"}
         if others:
             raise branch.refuse(min(others), "can't be combined with enum and const")
-        values = branch.keywords["enum"]
-        return alternatives(
-            value_of(each) for each in values if has_type(each, branch.types)
-        )
+        values = [e for e in branch.keywords["enum"] if has_type(e, branch.types)]
+        if sum(isinstance(each, (dict, list)) for each in values) > MAX_LISTED:
+            reason = f"has more than {MAX_LISTED} objects and arrays"
+            raise branch.refuse("enum", reason)
+        return one_value_of(values)
 
     def _object(self, branch: Branch) -> Node:
         return object_grammar(branch, self.grammar, self.of, is_closed=self._is_closed)

@@ -123,7 +123,10 @@ class SchemaDocument:
             return []
         path = self._paths.get(id(schema), self.path)
         if depth > MAX_DEPTH:
-            raise unsupported(path, "refers to itself without a value in between")
+            raise unsupported(
+                path,
+                "refers to itself, or to others too deep, without a value in between",
+            )
         check_keywords(schema, path)
         found = [self._own(schema, path)]
         parts = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mllama.grammars.json_text import (
     MAX_OTHERS,
@@ -29,6 +30,10 @@ from mllama.grammars.nodes import (
     sequence,
 )
 from mllama.grammars.schema_branches import Branch, Schema
+
+MAX_OPTIONAL: Final = 500
+"""The most properties of an object that needn't be there: any of them may be next, and
+a parser has a limit of what may be next."""
 
 Values = Callable[[Schema], Node]
 """Makes the grammar of a schema's values."""
@@ -65,6 +70,10 @@ def object_grammar(
         _Property(sequence(key(name), values(schema)), name in required)
         for name, schema in schemas.items()
     ]
+    if sum(not each.is_required for each in properties) > MAX_OPTIONAL:
+        raise branch.refuse(
+            "properties", f"has more than {MAX_OPTIONAL} that aren't required"
+        )
     other = NOTHING
     if others is not False:
         name = _other_name(branch, list(schemas), values)

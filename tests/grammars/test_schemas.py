@@ -112,6 +112,11 @@ def _names(schema: Any) -> list[str]:
         ({"type": "strin"}, "format.type"),
         ({"minimum": 10**40}, "format.minimum"),
         ({"anyOf": []}, "format.anyOf"),
+        ({"enum": [{"a": n} for n in range(1001)]}, "format.enum"),
+        (
+            {"type": "object", "properties": {f"a{n}": {} for n in range(501)}},
+            "format.properties",
+        ),
         (
             {"properties": {"a": {}}, "type": "object", "maxProperties": 0},
             "format.maxProperties",
@@ -124,6 +129,30 @@ def test_what_can_not_be_honored_is_refused_by_its_path(schema: Any, path: str) 
     assert raised.value.param == path
     assert str(raised.value).startswith(path)
     assert "\n" not in str(raised.value)
+
+
+def _properties(count: int, *required: str, **others: bool) -> dict[str, Any]:
+    properties = {f"a{n}": {"type": "null"} for n in range(count)}
+    return {"type": "object", "properties": properties, "required": required, **others}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": [f"value {n}" for n in range(3000)]},
+        {"type": "array", "items": {"enum": list(range(5000))}, "maxItems": 3},
+        {"enum": [1.0, "1", *({"a": n} for n in range(1000))]},
+        _properties(500, additionalProperties=False),
+        _properties(500),
+        _properties(501, "a500"),
+    ],
+)
+def test_long_lists_have_answers(schema: Any) -> None:
+    made = Format("json_schema", schema)
+    texts = [made.walk(seed) for seed in range(3)]
+    assert any(text is not None for text in texts)
+    for text in texts:
+        assert text is None or fits(json.loads(text), schema)
 
 
 @pytest.mark.parametrize(
