@@ -9,8 +9,6 @@ from functools import cached_property
 from threading import Lock
 from typing import Final
 
-import numpy as np
-
 from mllama.errors import RequestError
 from mllama.grammars.convert import format_grammar
 from mllama.requests.output_format import OutputFormat
@@ -18,6 +16,9 @@ from mllama.requests.token_grammars import GrammarError, TokenGrammars
 
 MAX_KEPT_CHARACTERS: Final = 16 << 20
 """Characters of the grammars and formats that are kept."""
+
+CHECKED_TOKENS: Final = 4
+"""Tokens of an answer that a new grammar is tried with."""
 
 
 class FormatGrammars:
@@ -58,7 +59,7 @@ class FormatGrammars:
                     is_strict=output_format.is_strict,
                     path=path,
                 )
-                self._token_grammars.matcher(grammar).bitmask(np.empty(0, np.int64))
+                self._token_grammars.check(grammar, CHECKED_TOKENS)
             except GrammarError as error:
                 raise RequestError(
                     f"{path} is no grammar, or too large: {error}", path

@@ -75,8 +75,33 @@ class TokenGrammars:
             slices=LLTokenizer.json_slices(),
         )
         self._words = -(-len(tokenizer) // 32)
+        self._end_tokens = end_tokens
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._lock = Lock()
+
+    def check(self, grammar: str, tokens: int) -> None:
+        """Tries the begin of one answer.
+
+        Some grammars exceed a limit as soon as they are used, such as one of texts
+        that have no end.
+
+        Args:
+            grammar: The grammar.
+            tokens: The length of the begin.
+
+        Raises:
+            GrammarError: If it is no grammar, or exceeds a limit.
+        """
+        matcher = self.matcher(grammar)
+        answer = np.empty(0, np.int64)
+        for _ in range(tokens):
+            mask = matcher.bitmask(answer)
+            allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")
+            allowed[self._end_tokens] = 0
+            if not allowed.any():
+                return
+            answer = np.append(answer, allowed.argmax())
+        matcher.bitmask(answer)
 
     def matcher(self, grammar: str) -> AnswerMatcher:
         """Returns the matcher of a new answer.

@@ -71,6 +71,26 @@ def test_what_is_no_grammar_is_refused(grammar: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        # A text without an end, and more that may be next than the parser keeps.
+        'start: "a" start',
+        "start: /[ab]/ (" + " | ".join(f'"{n}"' for n in range(2500)) + ")",
+    ],
+)
+def test_a_grammar_that_fails_in_use_is_refused_before(grammar: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        made(OutputFormat.grammar(grammar, path="guided_grammar"))
+    assert raised.value.param == "guided_grammar"
+    assert "\n" not in str(raised.value)
+
+
+def test_the_check_of_a_grammar_ends_with_its_texts() -> None:
+    for grammar in ('start: "a"', 'start: "a" | "aa"', 'start: ""', "start: /a*/"):
+        demo_grammars().check(grammar, 10)
+
+
 def test_few_grammars_are_kept() -> None:
     grammars = demo_grammars()
     for number in range(3 * MAX_KEPT):
