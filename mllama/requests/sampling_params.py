@@ -115,8 +115,8 @@ class Sampling:
             raise wrong("ignore_eos", "be true or false", self.ignore_eos)
         if -1 < self.max_new_tokens < self.min_tokens:
             raise RequestError(
-                f"min_tokens must be at most max_new_tokens, {self.max_new_tokens}, "
-                f"not {self.min_tokens}",
+                "min_tokens must be at most the answer's limit, "
+                f"{self.max_new_tokens}, not {self.min_tokens}",
                 "min_tokens",
             )
 

@@ -121,5 +121,9 @@ def read_arguments(arguments: Any, path: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, Mapping):
-        raise RequestError(f"{path} must be a JSON object", path)
+        raise RequestError(
+            f"{path} must be a JSON object; a call that a limit cut short can't be "
+            "sent back",
+            path,
+        )
     return dict(arguments)

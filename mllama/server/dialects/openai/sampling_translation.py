@@ -135,6 +135,8 @@ def _logit_bias(
             key.isascii()
             and key.isdigit()
             and len(key) < 20
+            # Two spellings of a token, 5 and 05, could have different values.
+            and key == str(int(key))
             and int(key) < capabilities.vocabulary
         ):
             raise RequestRejected(

@@ -104,6 +104,7 @@ def test_a_sampling_field_reaches_the_engine(
         ("logit_bias", {str(VOCABULARY): 1}, "logit_bias"),
         ("logit_bias", {"9" * 5000: 1}, "logit_bias"),
         ("logit_bias", {"-1": 1}, "logit_bias"),
+        ("logit_bias", {"5": 1, "05": 2}, "logit_bias"),
         ("logit_bias", {"5": 101}, "logit_bias.5"),
         ("logit_bias", {"5": "1"}, "logit_bias.5"),
         ("logit_bias", [1], "logit_bias"),
@@ -155,6 +156,16 @@ def test_a_wrong_type_of_format_names_the_right_ones(api: Api, kind: Any) -> Non
     assert error["param"] == "response_format.type"
     for known in ("text", "json_object", "json_schema"):
         assert repr(known) in error["message"]
+
+
+def test_a_limit_below_the_least_tokens_is_named_as_the_client_knows_it(
+    api: Api,
+) -> None:
+    fields = {"min_tokens": 9, "max_tokens": 8}
+    error = error_of(post(api, "/v1/chat/completions", **fields))
+    assert error["message"] == (
+        "min_tokens must be at most the answer's limit, 8, not 9"
+    )
 
 
 def test_unknown_keys_are_refused_at_every_level(api: Api) -> None:
