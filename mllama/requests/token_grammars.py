@@ -76,6 +76,11 @@ class TokenGrammars:
         )
         self._words = -(-len(tokenizer) // 32)
         self._end_tokens = end_tokens
+        special = np.zeros(self._words * 32, np.uint8)
+        special[sorted(tokenizer.added_tokens_decoder)] = 1
+        self._text_tokens = _packed(1 - special)
+        special[end_tokens] = 0
+        self._text_and_ends = _packed(1 - special)
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._lock = Lock()
 
@@ -125,7 +130,7 @@ class TokenGrammars:
                 self._kept[grammar] = kept
                 while len(self._kept) > MAX_KEPT:
                     self._kept.popitem(last=False)
-        return AnswerMatcher(kept.deep_copy(), self._words)
+        return AnswerMatcher(kept.deep_copy(), self._text_tokens, self._text_and_ends)
 
 
 class AnswerMatcher:
@@ -133,12 +138,16 @@ class AnswerMatcher:
 
     Args:
         matcher: llguidance's matcher, at the answer's begin.
-        words: Words of a mask.
+        text_tokens: The tokens of text, packed.
+        text_and_ends: These, and the tokens that end an answer.
     """
 
-    def __init__(self, matcher: Any, words: int) -> None:
+    def __init__(
+        self, matcher: Any, text_tokens: Bitmask, text_and_ends: Bitmask
+    ) -> None:
         self._matcher = matcher
-        self._words = words
+        self._text_tokens = text_tokens
+        self._text_and_ends = text_and_ends
         self._answer = np.empty(0, np.int64)
         # The thread that runs steps and that of the scheduler choose tokens.
         self._lock = Lock()
@@ -158,9 +167,12 @@ class AnswerMatcher:
         """
         with self._lock:
             self._advance(answer)
-            mask = np.zeros(self._words, np.int32)
+            mask = np.zeros_like(self._text_tokens)
             self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
             matcher = self._matcher
+            # A grammar in Lark can name special tokens.  They aren't text, images have
+            # no logits, and one that ends the answer would end it too early.
+            mask &= self._text_and_ends if matcher.is_accepting() else self._text_tokens
             # It allows an answer to end where nothing else may follow.
             is_stuck = matcher.is_stopped() and not matcher.is_accepting()
             if is_stuck or not mask.any():
@@ -178,6 +190,10 @@ class AnswerMatcher:
         if new and not matcher.consume_tokens(new):
             raise GrammarError(_reason(matcher))
         self._answer = answer.copy()
+
+
+def _packed(tokens: npt.NDArray[np.uint8]) -> Bitmask:
+    return np.packbits(tokens, bitorder="little").view(np.int32)
 
 
 def _reason(matcher: Any, default: str = "the grammar has ended") -> str:

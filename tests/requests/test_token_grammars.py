@@ -86,6 +86,27 @@ def test_a_grammar_that_fails_in_use_is_refused_before(grammar: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: <|image|> "x"',
+        'start: "a" <|eot_id|> "x"',
+        'start: <|python_tag|> "x"',
+        "start: <|end_of_text|>",
+    ],
+)
+def test_a_grammar_that_needs_a_special_token_is_refused(grammar: str) -> None:
+    with pytest.raises(RequestError, match="nothing may follow"):
+        made(OutputFormat.grammar(grammar, path="guided_grammar"))
+
+
+def test_no_special_token_is_allowed_but_an_end_where_the_grammar_has_one() -> None:
+    matcher = demo_grammars().matcher('start: ("a" | <[*]>) ("b" | <|eot_id|> "c")?')
+    special = set(demo_tokenizer().added_tokens_decoder)
+    assert not special & set(allowed(matcher, []))
+    assert special & set(allowed(matcher, [token("a")])) == {end_token()}
+
+
 def test_the_check_of_a_grammar_ends_with_its_texts() -> None:
     for grammar in ('start: "a"', 'start: "a" | "aa"', 'start: ""', "start: /a*/"):
         demo_grammars().check(grammar, 10)
