@@ -188,6 +188,27 @@ def test_tool_calls_and_results_are_rendered(
     )
 
 
+def test_several_calls_are_messages_of_one_call_each(tokenizer: Any) -> None:
+    """The template refuses a message with several."""
+    found = render(
+        tokenizer,
+        TEMPLATE,
+        [
+            turn("user", text("a")),
+            turn("assistant", tool_calls=call({"city": "Oslo"}, {"city": "Rome"})),
+            turn("tool", text("12 °C")),
+            turn("tool", text("20 °C")),
+        ],
+    )
+    name = '{"name": "weather", "parameters": {"city": '
+    result = "<|start_header_id|>ipython<|end_header_id|>\n\n"
+    assert found.endswith(
+        f'{USER}a<|eot_id|>{ASSISTANT}{name}"Oslo"}}}}<|eot_id|>'
+        f'{result}"12 °C"<|eot_id|>{ASSISTANT}{name}"Rome"}}}}<|eot_id|>'
+        f'{result}"20 °C"<|eot_id|>'
+    )
+
+
 @pytest.mark.parametrize(
     ("messages", "options", "complaint"),
     [
@@ -198,11 +219,6 @@ def test_tool_calls_and_results_are_rendered(
             "no role function",
         ),
         ([turn("system", text("a"))], {"tools": TOOLS}, "first user message"),
-        (
-            [turn("user", text("a")), turn("assistant", tool_calls=call({}, {}))],
-            {},
-            "one tool at a time",
-        ),
     ],
 )
 def test_messages_outside_the_format_are_refused(
