@@ -13,6 +13,9 @@ from tests.parity.pipeline import Pipeline, rounding_error
 from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import Reference
 
+pytestmark = pytest.mark.long
+"""The graphs that GPUs get take a CPU minutes to compile."""
+
 TOLERANCE = 0.05
 """Relative to the standard deviation of the logits."""
 

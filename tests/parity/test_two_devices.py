@@ -27,6 +27,9 @@ from tests.reference.cases import case
 from tests.reference.checkpoints import checkpoint
 from tests.reference.oracle import reference
 
+pytestmark = pytest.mark.long
+"""The graphs that GPUs get take a CPU minutes to compile."""
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[Pipeline]:
