@@ -24,35 +24,18 @@ def fits(value: Any, schema: Any) -> bool:
     return validator.is_valid(value)
 
 
-def thoroughly(examples: int) -> Any:
-    """Returns hypothesis's settings for the same schemas in each run."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-
-
-@thoroughly(50)
+# The same schemas in each run.
+@settings(
+    max_examples=500,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(SCHEMAS, st.booleans(), st.data())
 def test_answers_fit_schemas_and_values_that_fit_are_answers(
     schema: Any, strict: bool, data: st.DataObject
 ) -> None:
-    check_schema(schema, strict, data)
-
-
-@pytest.mark.long
-@thoroughly(500)
-@given(SCHEMAS, st.booleans(), st.data())
-def test_the_same_for_500_schemas(
-    schema: Any, strict: bool, data: st.DataObject
-) -> None:
-    check_schema(schema, strict, data)
-
-
-def check_schema(schema: Any, strict: bool, data: st.DataObject) -> None:
     # A property that is required, but not named, contradicts a schema that is strict.
     strict = strict and "other" not in json.dumps(schema)
     made = Format("json_schema", schema, strict=strict)
