@@ -19,6 +19,7 @@ from .overlap_pipeline import overlapped
 from .test_any_traffic import (  # noqa: F401
     test_every_answer_equals_that_of_the_request_run_alone,
 )
+from .test_faults import test_a_request_can_be_cancelled_at_any_stage  # noqa: F401
 
 Pictures = list[Image.Image]
 WHAT = "What is in the picture?"
@@ -126,21 +127,6 @@ def test_sampled_and_penalized_requests_equal_those_of_plain_steps(
         return [request.token_ids for request in requests]
 
     assert answers(tight) == answers(roomy)
-
-
-@pytest.mark.parametrize("stage", range(5))
-def test_a_request_can_be_cancelled_at_any_stage(
-    tight: Scheduled, roomy: Scheduled, pictures: Pictures, stage: int
-) -> None:
-    tight.forget()
-    other = tight.submit(ask(pictures[1], WHAT))
-    request = tight.submit(ask(pictures[2 + stage], pictures[0], WHAT))
-    for _ in range(stage):
-        tight.step()
-    tight.cancel(request)
-    tight.run()
-    assert request.status == "cancelled"
-    assert other.token_ids == roomy.alone(ask(pictures[1], WHAT))
 
 
 @pytest.mark.parametrize("stage", range(1, 5))
