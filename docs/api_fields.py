@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
+from mllama.server.bodies.schema import Body, Ignored, Refused
 from mllama.server.dialects.openai import (
     content,
     format_fields,
@@ -15,7 +17,6 @@ from mllama.server.dialects.openai import (
 )
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.completion_body import CompletionBody
-from mllama.server.dialects.openai.schema import Body, Ignored, Refused
 from mllama.server.dialects.openai.token_bodies import (
     DetokenizeBody,
     TokenizeChatBody,
@@ -27,7 +28,10 @@ END: Final = "<!-- The end of the tables. -->"
 
 _SHARED: Final = sampling_fields.SamplingFields
 
-_SECTIONS: Final[dict[str, tuple[type[Body], type[Body] | None]]] = {
+Sections = Mapping[str, tuple[type[Body], type[Body] | None]]
+"""The models of tables by title, and those whose fields a table leaves out."""
+
+_OPENAI: Final[Sections] = {
     "Chats and completions": (_SHARED, None),
     "Chats": (ChatBody, _SHARED),
     "Completions": (CompletionBody, _SHARED),
@@ -46,14 +50,21 @@ _SECTIONS: Final[dict[str, tuple[type[Body], type[Body] | None]]] = {
     "`/tokenize` with messages": (TokenizeChatBody, None),
     "`/detokenize`": (DetokenizeBody, None),
 }
-"""The models of tables, and those whose fields a table leaves out."""
+
+PAGES: Final[Mapping[str, Sections]] = {"api.md": _OPENAI}
+"""The tables of each page of the documentation."""
 
 
-def with_tables(page: str) -> str:
-    """Returns a page with current tables between the marks."""
+def with_tables(page: str, sections: Sections) -> str:
+    """Returns a page with current tables between the marks.
+
+    Args:
+        page: The page.
+        sections: What the tables are of.
+    """
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{tables(sections)}\n{END}{after}"
 
 
 def _named_fields(model: type[Body]) -> list[tuple[str, FieldInfo]]:
@@ -62,10 +73,10 @@ def _named_fields(model: type[Body]) -> list[tuple[str, FieldInfo]]:
     return [(field.alias or name, field) for name, field in fields]
 
 
-def tables() -> str:
-    """Returns the tables of all fields."""
+def tables(sections: Sections) -> str:
+    """Returns the tables of all fields of a page."""
     parts = []
-    for title, (model, base) in _SECTIONS.items():
+    for title, (model, base) in sections.items():
         hidden = base.model_fields if base is not None else {}
         properties = model.model_json_schema()["properties"]
         rows = [

@@ -1,7 +1,7 @@
 """Writes what is made of the option tables: ``python -m docs.reference``.
 
 That is ``docs/options.md``, the descriptions of arguments in ``mllama/llm.py``, and the
-tables of fields in ``docs/api.md``.
+tables of the APIs' fields in the pages of ``docs.api_fields.PAGES``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 import textwrap
 from pathlib import Path
 
-from docs.api_fields import with_tables
+from docs.api_fields import PAGES, with_tables
 from mllama.cli.command_table import ALL_OPTIONS
 from mllama.launch.option import Option
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "options.md"
-API_PAGE = ROOT / "docs" / "api.md"
+API_PAGES = {ROOT / "docs" / name: sections for name, sections in PAGES.items()}
 LLM_FILE = ROOT / "mllama" / "llm.py"
 
 _WIDTH = 88
@@ -156,8 +156,9 @@ def with_descriptions(source: str) -> str:
 
 def main() -> None:
     """Writes the pages and the docstrings."""
-    api = API_PAGE.read_text(encoding="utf-8")
-    API_PAGE.write_text(with_tables(api), encoding="utf-8")
+    for page, sections in API_PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        page.write_text(with_tables(text, sections), encoding="utf-8")
     PAGE.write_text(options_page(), encoding="utf-8")
     source = LLM_FILE.read_text(encoding="utf-8")
     LLM_FILE.write_text(with_descriptions(source), encoding="utf-8")

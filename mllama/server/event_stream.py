@@ -1,4 +1,4 @@
-"""Server-sent events of an answer."""
+"""An answer that is sent while it is generated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 Item = TypeVar("Item")
 
+EVENT_STREAM: Final = "text/event-stream"
+"""The content type of server-sent events."""
+
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     # nginx would collect events before it passes them on.
@@ -19,18 +22,23 @@ _HEADERS: Final = {
 
 
 class EventStream(StreamingResponse):
-    """A response of server-sent events.
+    """A response of server-sent events, or of lines of JSON.
 
     Args:
         events: Yields events as bytes.
         end: Frees what the events need.  It is called at any end, also if the client
             goes away before the first event.
+        media_type: The content type.
     """
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], end: Callable[[], Awaitable[None]]
+        self,
+        events: AsyncGenerator[bytes, None],
+        end: Callable[[], Awaitable[None]],
+        *,
+        media_type: str = EVENT_STREAM,
     ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
+        super().__init__(events, media_type=media_type, headers=_HEADERS)
         self._events = events
         self._end = end
 

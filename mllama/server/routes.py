@@ -15,15 +15,21 @@ from mllama.max_compat.server import (
     fastapi_app,
 )
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.errors import add_error_handlers
+from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.routes import BODIES, openai_router
-from mllama.server.dialects.openai.schema_route import add_schema_route
 from mllama.server.engine_client import EngineClient
+from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.schema_route import add_schema_route
 
 MAX_ROUTES: Final = ("/health", "/version", "/metrics")
 """Paths that MAX answers.  Its others are for models, or for purposes, that this server
 doesn't have, and some would reach the model past this package's checks."""
+
+
+def error_form(path: str) -> ErrorForm:
+    """Returns the form of errors at a path, of one without a route too."""
+    return OPENAI_ERRORS
 
 
 def new_application(
@@ -37,7 +43,7 @@ def new_application(
     """
     app = fastapi_app(settings, serving)
     patches.keep_routes(app, MAX_ROUTES)
-    add_error_handlers(app)
+    add_error_handlers(app, error_form)
     return app
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import pytest
 
 from docs.api_fields import with_tables
 from docs.reference import (
-    API_PAGE,
+    API_PAGES,
     LLM_FILE,
     PAGE,
     options_page,
@@ -41,9 +42,10 @@ def python_default(option: Option) -> Any:
     return None if option.python_default_text else option.default
 
 
-def test_the_tables_of_the_apis_fields_are_current() -> None:
-    page = API_PAGE.read_text(encoding="utf-8")
-    assert with_tables(page) == page, "run `python -m docs.reference`"
+@pytest.mark.parametrize("page", API_PAGES, ids=lambda page: page.name)
+def test_the_tables_of_the_apis_fields_are_current(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert with_tables(text, API_PAGES[page]) == text, "run `python -m docs.reference`"
 
 
 def test_the_reference_page_is_current() -> None:

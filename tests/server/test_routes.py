@@ -14,7 +14,7 @@ from mllama.max_compat.server import (
 )
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.routes import add_routes, new_application
-from tests.server.dialects.openai.fake_engine import FakeEngine
+from tests.server.dialects.fake_engine import FakeEngine
 
 ROUTES = {
     "/detokenize": {"POST"},

@@ -1,14 +1,14 @@
-"""What all chunks of an answer begin with, and the usage at its end."""
+"""What all chunks of an answer begin and end with."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllama.requests.events import Event, Finished, Piece, PromptRead
+from mllama.server.compact_json import compact
+from mllama.server.usage import UsageCounter
 from mllama.version import __version__
 
 FINGERPRINT = f"mllama-{__version__}"
@@ -42,58 +42,18 @@ class AnswerHead:
         }
 
 
-class UsageCounter:
-    """Counts the tokens of a request from its events."""
-
-    def __init__(self) -> None:
-        self._prompt = self._image = self._cached = 0
-        self._completion: dict[tuple[int, int], int] = {}
-
-    def add(self, event: Event, prompt: int = 0) -> None:
-        """Counts an event.
-
-        Args:
-            event: The event.
-            prompt: Which of the request's prompts it is about.
-        """
-        if isinstance(event, Piece):
-            key = (prompt, event.choice)
-            count = self._completion.get(key, 0)
-            self._completion[key] = count + len(event.token_ids)
-        elif isinstance(event, Finished):
-            self._completion[prompt, event.choice] = event.completion_tokens
-        elif isinstance(event, PromptRead):
-            self._prompt += event.prompt_tokens
-            self._image += event.image_tokens
-            self._cached += event.cached_tokens
-
-    @property
-    def completion_tokens(self) -> int:
-        """Returns the number of tokens of all answers so far."""
-        return sum(self._completion.values())
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Returns the number of tokens of all prompts that have been read."""
-        return self._prompt
-
-    def usage(self) -> dict[str, Any]:
-        """Returns the usage so far."""
-        completion = self.completion_tokens
-        return {
-            "prompt_tokens": self._prompt,
-            "completion_tokens": completion,
-            "total_tokens": self._prompt + completion,
-            "prompt_tokens_details": {
-                "cached_tokens": self._cached,
-                "image_tokens": self._image,
-            },
-        }
-
-
-def compact(value: Any) -> str:
-    """Returns JSON without spaces, in characters rather than escapes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def usage_object(usage: UsageCounter) -> dict[str, Any]:
+    """Returns the usage so far, as answers have it."""
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "image_tokens": usage.image_tokens,
+        },
+    }
 
 
 class ChunkWriter:
@@ -127,7 +87,7 @@ class ChunkWriter:
         """
         end = self._end
         if self._is_continuous and self._usage is not None:
-            end = f'],"usage":{compact(self._usage.usage())}}}\n\n'
+            end = f'],"usage":{compact(usage_object(self._usage))}}}\n\n'
         return f"{self._start}{choice}{end}".encode()
 
     def end(self) -> bytes:
@@ -135,5 +95,5 @@ class ChunkWriter:
         done = b"data: [DONE]\n\n"
         if self._usage is None:
             return done
-        usage = compact(self._usage.usage())
+        usage = compact(usage_object(self._usage))
         return f'{self._start}],"usage":{usage}}}\n\n'.encode() + done

@@ -17,17 +17,18 @@ from mllama.requests.events import (
     ToolCallStarted,
 )
 from mllama.requests.tool_calls.collector import ToolCallCollector
+from mllama.server.compact_json import compact
 from mllama.server.dialects.openai.answer_head import (
     AnswerHead,
     ChunkWriter,
-    UsageCounter,
-    compact,
+    usage_object,
 )
 from mllama.server.dialects.openai.token_text import (
     TokenBytes,
     chat_entry,
     prompt_entries,
 )
+from mllama.server.usage import UsageCounter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ async def whole_chat(
         "choices": [
             _whole_choice(index, choice, form) for index, choice in enumerate(choices)
         ],
-        "usage": usage.usage(),
+        "usage": usage_object(usage),
         "service_tier": None,
     }
     if prompt_logprobs is not None:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from mllama.requests.sampling_params import MAX_LOGPROBS
+from mllama.server.bodies.schema import Body, Ignored, Many, Refused
 from mllama.server.dialects.openai.content import Message
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
     SamplingFields,
 )
-from mllama.server.dialects.openai.schema import Body, Ignored, Many, Refused
 from mllama.server.dialects.openai.tool_fields import Tool, ToolChoice
 
 _NO_REASONING: Final = "is not supported: this model doesn't reason before it answers"

@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
+from mllama.server.answering import AnswerWriters, answer
+from mllama.server.bodies.reading import read_body_with_images
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.answer_head import AnswerHead, UsageCounter
-from mllama.server.dialects.openai.answering import AnswerWriters, answer
-from mllama.server.dialects.openai.body_reading import read_body_with_images
+from mllama.server.dialects.openai.answer_head import AnswerHead
 from mllama.server.dialects.openai.chat_answer import ChatForm, chat_chunks, whole_chat
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.chat_translation import (
@@ -24,10 +24,12 @@ from mllama.server.dialects.openai.chat_translation import (
     echoed_text,
     image_references,
 )
+from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.format_translation import output_format_of
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.request_images import load_images
+from mllama.server.usage import UsageCounter
 
 
 class ChatRoute:
@@ -65,6 +67,7 @@ class ChatRoute:
             AnswerWriters(
                 partial(whole_chat, form=form, usage=usage),
                 partial(chat_chunks, form=form, usage=usage),
+                OPENAI_ERRORS,
             ),
             usage,
             as_stream=bool(body.stream),

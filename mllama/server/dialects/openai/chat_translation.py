@@ -8,6 +8,7 @@ from typing import Any, Final
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.sampling_params import Sampling
 from mllama.requests.tool_messages import read_arguments
+from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.chat_body import ChatBody, PromptFields
 from mllama.server.dialects.openai.content import (
@@ -20,7 +21,6 @@ from mllama.server.dialects.openai.content import (
     ToolMessage,
     UserMessage,
 )
-from mllama.server.dialects.openai.errors import RequestRejected
 from mllama.server.dialects.openai.sampling_translation import (
     check_shared,
     sampling_of,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllama.requests.events import Event, Finished, Piece, PromptRead, TokenLogprob
+from mllama.server.compact_json import compact
 from mllama.server.dialects.openai.answer_head import (
     AnswerHead,
     ChunkWriter,
-    UsageCounter,
-    compact,
+    usage_object,
 )
 from mllama.server.dialects.openai.token_text import (
     CompletionLogprobsWriter,
@@ -19,6 +19,7 @@ from mllama.server.dialects.openai.token_text import (
     limited,
     prompt_entries,
 )
+from mllama.server.usage import UsageCounter
 
 NumberedEvents = AsyncIterable[tuple[int, Event]]
 """Events, each with the number of its prompt."""
@@ -117,7 +118,7 @@ async def whole_completion(
     return {
         **form.head.fields("text_completion"),
         "choices": choices,
-        "usage": usage.usage(),
+        "usage": usage_object(usage),
     }
 
 

@@ -9,12 +9,12 @@ from pydantic import Discriminator, Field, Tag
 
 from mllama.requests.request import MAX_CHOICES
 from mllama.requests.sampling_params import MAX_LOGPROBS
+from mllama.server.bodies.schema import Many, Refused
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
     SamplingFields,
     TokenId,
 )
-from mllama.server.dialects.openai.schema import Many, Refused
 
 MAX_PROMPTS: Final = 2048
 """The most prompts of a request, as in OpenAI's API."""

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from mllama.requests.events import Accepted, Event
 from mllama.requests.request import GenerationRequest
+from mllama.server.answering import AnswerWriters, answer
+from mllama.server.bodies.reading import read_body
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.answer_head import AnswerHead, UsageCounter
-from mllama.server.dialects.openai.answering import AnswerWriters, answer
-from mllama.server.dialects.openai.body_reading import read_body
+from mllama.server.dialects.openai.answer_head import AnswerHead
 from mllama.server.dialects.openai.completion_answer import (
     CompletionForm,
     completion_chunks,
@@ -28,9 +28,11 @@ from mllama.server.dialects.openai.completion_translation import (
     echoed_texts,
     prompts_of,
 )
+from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.format_translation import output_format_of
 from mllama.server.dialects.openai.merged_events import merged
 from mllama.server.engine_client import EngineClient
+from mllama.server.usage import UsageCounter
 
 MAX_RUNNING_PROMPTS: Final = 32
 """How many prompts of one request the engine gets at a time."""
@@ -66,7 +68,8 @@ class CompletionRoute:
             AnswerWriters(
                 partial(whole_completion, form=form, usage=usage),
                 partial(completion_chunks, form=form, usage=usage),
-                are_accepted,
+                OPENAI_ERRORS,
+                is_ready=are_accepted,
             ),
             usage,
             as_stream=bool(body.stream),

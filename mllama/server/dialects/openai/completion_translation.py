@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mllama.requests.sampling_params import Sampling
+from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.completion_body import CompletionBody
-from mllama.server.dialects.openai.errors import RequestRejected
 from mllama.server.dialects.openai.sampling_translation import (
     check_shared,
     check_tokens,

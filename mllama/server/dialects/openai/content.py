@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from mllama.server.dialects.openai.schema import (
+from mllama.server.bodies.schema import (
     Body,
     Bookkeeping,
     Ignored,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from mllama.server.dialects.openai.schema import (
+from mllama.server.bodies.schema import (
     Body,
     Bookkeeping,
     Ignored,

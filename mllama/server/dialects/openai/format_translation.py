@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from mllama.requests.output_format import OutputFormat
-from mllama.server.dialects.openai.errors import RequestRejected
+from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.dialects.openai.format_fields import (
     FormatFields,
     JsonObjectFormat,

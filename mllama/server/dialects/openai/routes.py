@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from fastapi import APIRouter
-from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
+from mllama.server.body_routes import add_body_route
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.answers import (
     ChatCompletion,
@@ -34,8 +29,6 @@ from mllama.server.dialects.openai.token_routes import TokenRoutes
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 
-Handler = Callable[..., Awaitable[Response]]
-
 
 def openai_router(
     engine: EngineClient, capabilities: ServerCapabilities, fetcher: ImageFetcher
@@ -52,65 +45,26 @@ def openai_router(
     completion = CompletionRoute(engine, capabilities)
     models = ModelRoutes(capabilities)
     tokens = TokenRoutes(engine, capabilities)
-    _post(router, "/v1/chat/completions", chat, [ChatBody], ChatCompletion)
+    add_body_route(router, "/v1/chat/completions", chat, [ChatBody], ChatCompletion)
     # SageMaker's name for it.
-    _post(router, "/invocations", chat, [ChatBody], ChatCompletion)
-    _post(router, "/v1/completions", completion, [CompletionBody], Completion)
-    _post(
+    add_body_route(router, "/invocations", chat, [ChatBody], ChatCompletion)
+    add_body_route(router, "/v1/completions", completion, [CompletionBody], Completion)
+    add_body_route(
         router,
         "/tokenize",
         tokens.tokenize,
         [TokenizeTextBody, TokenizeChatBody],
         Tokenized,
     )
-    _post(router, "/detokenize", tokens.detokenize, [DetokenizeBody], Detokenized)
+    add_body_route(
+        router, "/detokenize", tokens.detokenize, [DetokenizeBody], Detokenized
+    )
     router.add_api_route("/v1/models", models.list_models, response_model=ModelList)
     # A name may contain slashes.
     router.add_api_route(
         "/v1/models/{name:path}", models.get_model, response_model=Model
     )
     return router
-
-
-def _post(
-    router: APIRouter,
-    path: str,
-    handler: Handler,
-    bodies: list[type[BaseModel]],
-    answer: type[BaseModel],
-) -> None:
-    """Adds a route that reads its body by itself.
-
-    Args:
-        router: Gets the route.
-        path: The route's path.
-        handler: Answers requests.
-        bodies: The models of which a body is one, for the API's schema.
-        answer: The model of the answer, for the API's schema.
-    """
-
-    async def answer_request(request: Request) -> Response:
-        return await handler(request)
-
-    schemas: list[Any] = [
-        {"$ref": f"#/components/schemas/{body.__name__}"} for body in bodies
-    ]
-    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    router.add_api_route(
-        path,
-        answer_request,
-        methods=["POST"],
-        name=path,
-        summary=(bodies[0].__doc__ or "").partition("\n")[0],
-        response_class=JSONResponse,
-        responses={200: {"model": answer}},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": schema}},
-            }
-        },
-    )
 
 
 BODIES = (

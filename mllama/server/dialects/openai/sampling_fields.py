@@ -9,8 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from mllama.requests.request import MAX_CHOICES
 from mllama.requests.sampling_params import MAX_LOGPROBS
-from mllama.server.dialects.openai.format_fields import FormatFields
-from mllama.server.dialects.openai.schema import (
+from mllama.server.bodies.schema import (
     Body,
     Bookkeeping,
     Ignored,
@@ -18,6 +17,7 @@ from mllama.server.dialects.openai.schema import (
     Refused,
     text_or,
 )
+from mllama.server.dialects.openai.format_fields import FormatFields
 
 MAX_INTEGER: Final = 2**31 - 1
 """The largest number of tokens that can be named."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from mllama.requests.sampling_params import Sampling
+from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.errors import RequestRejected
 from mllama.server.dialects.openai.sampling_fields import SamplingFields
 from mllama.server.model_names import is_name_of
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mllama.server.bodies.schema import Body, Many, Refused
 from mllama.server.dialects.openai.chat_body import PromptFields
 from mllama.server.dialects.openai.sampling_fields import TokenId
-from mllama.server.dialects.openai.schema import Body, Many, Refused
 
 
 class TokenizeTextBody(Body):

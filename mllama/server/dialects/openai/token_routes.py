@@ -7,10 +7,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from mllama.server.bodies.parsing import parse_body, parse_json
+from mllama.server.bodies.reading import read_body
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.body_reading import read_body
 from mllama.server.dialects.openai.chat_translation import chat_prompt, check_prompt
-from mllama.server.dialects.openai.parsing import parse_body, parse_json
 from mllama.server.dialects.openai.sampling_translation import (
     check_model,
     check_tokens,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from mllama.server.dialects.openai.schema import Body, Many
+from mllama.server.bodies.schema import Body, Many
 
 
 class FunctionDefinition(Body):

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from mllama.requests.chat_prompt import ChatPrompt
+from mllama.server.bodies.parsing import parse_body, parse_json
+from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.bodies.schema import Body, Refused
 from mllama.server.dialects.openai.chat_body import ChatBody
-from mllama.server.dialects.openai.errors import RequestRejected
-from mllama.server.dialects.openai.parsing import parse_body, parse_json
 from mllama.server.dialects.openai.routes import BODIES
-from mllama.server.dialects.openai.schema import Body, Refused
+from tests.server.dialects.fake_engine import VOCABULARY
 
 from .conftest import USER, Api, error_of
-from .fake_engine import VOCABULARY
 
 BOTH = ("/v1/chat/completions", "/v1/completions")
 

@@ -11,9 +11,9 @@ from mllama.max_model.message_forms import read_messages
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.messages import read_conversation
 from mllama.server.dialects.openai.answers import ChatCompletion
+from tests.server.dialects.fake_engine import FakeEngine
 
 from .conftest import USER, Api, error_of
-from .fake_engine import FakeEngine
 
 CALL = {
     "id": "call_1",

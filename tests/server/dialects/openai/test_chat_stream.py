@@ -14,9 +14,9 @@ import pytest
 from mllama.errors import EngineError, EngineOverloadedError, RequestError
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.dialects.openai.answers import ChatCompletionChunk
+from tests.server.dialects.fake_engine import FakeEngine
 
 from .conftest import USER, Api, chunks_of, error_of
-from .fake_engine import FakeEngine
 from .test_chat import TOOL
 
 

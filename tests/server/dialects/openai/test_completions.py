@@ -8,9 +8,9 @@ import pytest
 
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.answers import Completion, CompletionChunk
+from tests.server.dialects.fake_engine import BEGIN, VOCABULARY, FakeEngine
 
 from .conftest import Api, chunks_of, error_of
-from .fake_engine import BEGIN, VOCABULARY, FakeEngine
 
 
 def texts(answer: Any) -> list[str]:

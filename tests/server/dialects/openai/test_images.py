@@ -10,9 +10,9 @@ import pytest
 
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.server.capabilities import ServerCapabilities
+from tests.server.dialects.fake_engine import VOCABULARY
 
 from .conftest import Api, error_of
-from .fake_engine import VOCABULARY
 
 LONG = bytes(range(256)) * 1000
 """A picture whose base64 is kept apart from the body."""

@@ -13,9 +13,9 @@ from mllama.server.dialects.openai.answers import (
     ModelList,
     Tokenized,
 )
+from tests.server.dialects.fake_engine import BEGIN, VOCABULARY
 
 from .conftest import USER, Api, error_of
-from .fake_engine import BEGIN, VOCABULARY
 
 META = "meta-llama/Llama-3.2-11B-Vision-Instruct"
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mllama.server.dialects.openai.answer_head import UsageCounter
-from mllama.server.dialects.openai.errors import with_error_event
 from mllama.server.disconnect import unless_disconnected
-from mllama.server.event_stream import EventStream, started
+from mllama.server.errors import ErrorForm, with_error_event
+from mllama.server.event_stream import EVENT_STREAM, EventStream, started
 from mllama.server.request_metrics import RequestMeasurement
+from mllama.server.usage import UsageCounter
 
 Item = TypeVar("Item")
 
@@ -25,12 +25,16 @@ class AnswerWriters:
 
     Attributes:
         whole: Returns the JSON of a whole answer.
-        chunks: Yields server-sent events.
+        chunks: Yields the parts of a stream.
+        errors: How a stream says what ended it.
+        media_type: The content type of a stream.
         is_ready: Returns True once the first events say that the request is valid.
     """
 
     whole: Callable[[AsyncGenerator[Any, None]], Coroutine[Any, Any, dict[str, Any]]]
     chunks: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[bytes, None]]
+    errors: ErrorForm
+    media_type: str = EVENT_STREAM
     is_ready: Callable[[list[Any]], bool] = lambda events: True
 
 
@@ -71,4 +75,5 @@ async def answer(
         await source.aclose()
         measurement.end(usage.prompt_tokens, usage.completion_tokens)
 
-    return EventStream(with_error_event(writers.chunks(ready)), end)
+    parts = with_error_event(writers.chunks(ready), writers.errors)
+    return EventStream(parts, end, media_type=writers.media_type)

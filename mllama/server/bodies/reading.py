@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from mllama.server.bodies.parsing import parse_body, parse_json
+from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.bodies.schema import Body
 from mllama.server.detached_strings import detach
-from mllama.server.dialects.openai.errors import RequestRejected
-from mllama.server.dialects.openai.parsing import parse_body, parse_json
-from mllama.server.dialects.openai.schema import Body
 
 Model = TypeVar("Model", bound=Body)
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from mllama.errors import quoted
-from mllama.server.dialects.openai.errors import RequestRejected
-from mllama.server.dialects.openai.schema import REFUSED, Body
+from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.bodies.schema import REFUSED, Body
 
 Model = TypeVar("Model", bound=Body)
 

@@ -1,0 +1,78 @@
+"""The server's routes over an engine that answers with given texts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from mllama.errors import ImageError
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.errors import add_error_handlers
+from mllama.server.routes import add_routes, error_form
+
+from .fake_engine import SPECIAL, VOCABULARY, FakeEngine
+
+
+class FakeFetcher:
+    """Has the contents of URLs."""
+
+    def __init__(self) -> None:
+        self.contents = {"http://pictures/one.png": b"one"}
+
+    async def fetch(self, url: str, charge: Callable[[int], None]) -> bytes:
+        if url not in self.contents:
+            raise ImageError(f"{url} can't be fetched")
+        charge(len(self.contents[url]))
+        return self.contents[url]
+
+
+@dataclass
+class InProcessServer:
+    """A server in this process."""
+
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    capabilities: ServerCapabilities = field(
+        default_factory=lambda: ServerCapabilities(
+            model_name="served",
+            vocabulary=VOCABULARY,
+            special_tokens=frozenset(SPECIAL),
+            max_length=4096,
+            max_images=4,
+            created=1,
+        )
+    )
+    fetcher: Any = field(default_factory=FakeFetcher)
+
+    def app(self) -> FastAPI:
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        add_routes(app, self.engine, self.capabilities, self.fetcher)
+        add_error_handlers(app, error_form)
+
+        @app.middleware("http")
+        async def name_request(
+            request: Any, call_next: Callable[[Any], Awaitable[Any]]
+        ) -> Any:
+            request.state.request_id = "id"
+            return await call_next(request)
+
+        return app
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app())
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://server"
+            ) as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(send())
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request("POST", path, content=content)
