@@ -60,6 +60,9 @@ GRAPHLESS_FILES = {
 GRAPHLESS_FOLDERS = ("server/dialects/",)
 """Folders within those folders that are exceptions too."""
 
+LONG_SECONDS = 2 * 3600
+"""When a test that takes long is given up."""
+
 BATCH = 4
 """Requests that the demo model of :func:`llm` works on together."""
 
@@ -102,6 +105,8 @@ def sacrificial_image(pytestconfig: pytest.Config) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that ``make test-fast`` leaves out, before -m selects."""
     for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
         if _compiles(item):
             item.add_marker(pytest.mark.compiles)
 

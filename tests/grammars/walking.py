@@ -6,8 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from functools import cache, partial
-from itertools import permutations, product
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +52,20 @@ class Format:
     def accepts(self, text: str) -> bool:
         """Returns True if an answer may be this text."""
         return self.accepts_tokens([*_encoded(text), end_token()])
+
+    def accepts_beginning(self, text: str) -> bool:
+        """Returns True if an answer may begin with this text."""
+        matcher, tokens = self.matcher(), _encoded(text)
+        for position, token in enumerate(tokens):
+            options = allowed(matcher, tokens[:position])
+            if token not in options:
+                # Of text without an alternative, only the usual tokens are allowed.
+                # One of these may go beyond the end.
+                rest = demo_tokenizer().decode(tokens[position:])
+                return any(
+                    demo_tokenizer().decode([each]).startswith(rest) for each in options
+                )
+        return True
 
     def accepts_tokens(self, tokens: list[int]) -> bool:
         matcher = self.matcher()
@@ -109,33 +122,84 @@ def allowed(matcher: AnswerMatcher, tokens: list[int]) -> list[int]:
     ).tolist()
 
 
-def texts_of(value: Any, names: Sequence[str], *, has_exponents: bool) -> Iterator[str]:
-    """Yields the texts of a value in the form that docs/api.md describes.
+class UndecidedError(Exception):
+    """Too many orders of properties have been tried."""
 
-    Properties may come in any order that a schema names; that of ``names`` comes first.
+
+class AcceptedTexts:
+    """Texts of values that a format accepts, in the form that docs/api.md describes.
+
+    Properties may come in any order that a schema names.  There are more orders than
+    can be tried, so that each text is given up as soon as its beginning is refused.
 
     Args:
-        value: The value.
-        names: Names of properties, in the order of the schema.
+        made: The format.
+        names: Names of properties, of which those of a schema come first, in order.
         has_exponents: Whether numbers may have an exponent, as those without bounds.
     """
-    parts_of = partial(texts_of, names=names, has_exponents=has_exponents)
-    if isinstance(value, dict):
-        rank = {name: number for number, name in enumerate(names)}
-        items = sorted(value.items(), key=lambda item: rank.get(item[0], len(rank)))
-        for order in permutations(items):
-            keys = [json.dumps(key, ensure_ascii=False) for key, _ in order]
-            for parts in product(*(list(parts_of(v)) for _, v in order)):
-                pairs = map(": ".join, zip(keys, parts, strict=True))
-                yield f"{{{', '.join(pairs)}}}"
-    elif isinstance(value, list):
-        for parts in product(*(list(parts_of(each)) for each in value)):
-            yield f"[{', '.join(parts)}]"
-    elif isinstance(value, float):
-        plain = format(Decimal(repr(value)), "f")
-        yield json.dumps(value) if has_exponents else plain
-    else:
-        yield json.dumps(value, ensure_ascii=False)
+
+    def __init__(
+        self, made: Format, names: Sequence[str], *, has_exponents: bool
+    ) -> None:
+        self._made = made
+        self._rank = {name: number for number, name in enumerate(names)}
+        self._has_exponents = has_exponents
+        self._checks = 0
+
+    def texts(self, value: Any) -> Iterator[str]:
+        """Yields the texts of a value.
+
+        Raises:
+            UndecidedError: If too many beginnings have been tried.
+        """
+        return filter(self._made.accepts, self._texts("", value))
+
+    def _texts(self, start: str, value: Any) -> Iterator[str]:
+        """Yields a beginning with each text of a value after it."""
+        if isinstance(value, dict):
+            items = sorted(value.items(), key=lambda item: self._rank_of(item[0]))
+            yield from self._with_items(f"{start}{{", items)
+        elif isinstance(value, list):
+            yield from self._with_entries(f"{start}[", value)
+        elif isinstance(value, float) and not self._has_exponents:
+            yield from self._possible(start + format(Decimal(repr(value)), "f"))
+        else:
+            yield from self._possible(start + json.dumps(value, ensure_ascii=False))
+
+    def _rank_of(self, name: str) -> int:
+        return self._rank.get(name, len(self._rank))
+
+    def _with_items(
+        self, start: str, items: Sequence[tuple[str, Any]], separator: str = ""
+    ) -> Iterator[str]:
+        if not items:
+            yield from self._possible(f"{start}}}")
+        for index, (name, value) in enumerate(items):
+            key = json.dumps(name, ensure_ascii=False)
+            for begun in self._possible(f"{start}{separator}{key}: "):
+                for text in self._texts(begun, value):
+                    others = [*items[:index], *items[index + 1 :]]
+                    yield from self._with_items(text, others, ", ")
+
+    def _with_entries(
+        self, start: str, entries: Sequence[Any], separator: str = ""
+    ) -> Iterator[str]:
+        if not entries:
+            yield from self._possible(f"{start}]")
+            return
+        for text in self._texts(start + separator, entries[0]):
+            yield from self._with_entries(text, entries[1:], ", ")
+
+    def _possible(self, text: str) -> Iterator[str]:
+        """Yields a text if an answer may begin with it."""
+        self._checks += 1
+        if self._checks > _MOST_CHECKS:
+            raise UndecidedError
+        if self._made.accepts_beginning(text):
+            yield text
+
+
+_MOST_CHECKS = 2000
 
 
 def has_plain_numbers(value: Any) -> bool:
