@@ -149,6 +149,28 @@ class MllamaTokenizer(TextTokenizer):
             )
         self._limits.check_count(images)
 
+    def image_tokens(
+        self, tokens: npt.NDArray[np.int64], tiles: Sequence[ImageTiles]
+    ) -> list[int]:
+        """Returns the number of image tokens of each image of a prompt.
+
+        Args:
+            tokens: The prompt.
+            tiles: Its images, in the order of their placeholders.
+
+        Raises:
+            InputError: If the images don't fit the image cache together.
+        """
+        image_tokens = [
+            image.num_tiles * self._vision_config.num_patches for image in tiles
+        ]
+        self._limits.check_room(
+            np.flatnonzero(tokens == self._image_token_id).tolist(),
+            [image.hash for image in tiles],
+            image_tokens,
+        )
+        return image_tokens
+
     def with_images(
         self, text_context: TextContext, tiles: Sequence[ImageTiles]
     ) -> TextAndVisionContext:
@@ -161,15 +183,9 @@ class MllamaTokenizer(TextTokenizer):
         Raises:
             InputError: If the images don't fit the image cache together.
         """
-        positions = np.flatnonzero(text_context.tokens.all == self._image_token_id)
-        image_tokens = [
-            image.num_tiles * self._vision_config.num_patches for image in tiles
-        ]
-        self._limits.check_room(
-            [int(position) for position in positions],
-            [image.hash for image in tiles],
-            image_tokens,
-        )
+        tokens = text_context.tokens.all
+        image_tokens = self.image_tokens(tokens, tiles)
+        positions = np.flatnonzero(tokens == self._image_token_id)
         return TextAndVisionContext(
             **{
                 field.name: getattr(text_context, field.name)

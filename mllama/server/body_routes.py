@@ -10,6 +10,9 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from mllama.max_compat.server import ClientDisconnected
+from mllama.server.errors import HANDLED, UnforeseenError
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -31,7 +34,13 @@ def add_body_route(
     """
 
     async def answer_request(request: Request) -> Response:
-        return await handler(request)
+        try:
+            return await handler(request)
+        except (*HANDLED, ClientDisconnected):
+            raise
+        except Exception as error:
+            # MAX would answer in OpenAI's form, whatever the API.
+            raise UnforeseenError from error
 
     schemas: list[Any] = [
         {"$ref": f"#/components/schemas/{body.__name__}"} for body in bodies

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,6 +71,21 @@ class EngineClient(Protocol):
 
         Raises:
             RequestError: If the chat template rejects the messages.
+        """
+        ...
+
+    async def count_tokens(
+        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
+    ) -> int:
+        """Returns the number of tokens that usage would count for a prompt.
+
+        Args:
+            prompt: The prompt.
+            images: Its images in order.
+
+        Raises:
+            RequestError: If the chat template rejects the messages, or the images don't
+                match the prompt or can't fit.
         """
         ...
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -24,6 +24,20 @@ from mllama.server.bodies.rejection import RequestRejected
 logger = logging.getLogger("mllama")
 
 
+class UnforeseenError(Exception):
+    """An error that nothing expects, which is its cause."""
+
+
+HANDLED: Final = (
+    HTTPException,
+    RequestRejected,
+    MllamaError,
+    EngineError,
+    UnforeseenError,
+)
+"""Errors of routes that become responses in the form of their API."""
+
+
 @dataclass(frozen=True)
 class ErrorReport:
     """What a response says about an error.
@@ -33,12 +47,14 @@ class ErrorReport:
         message: What is wrong, and the way out.
         param: Path of the wrong field, such as ``messages[0].content``, or None.
         code: OpenAI's word for the kind of error, or None.
+        request_id: The id of the HTTP request, or None.
     """
 
     status: int
     message: str
     param: str | None = None
     code: str | None = None
+    request_id: str | None = None
 
 
 class ErrorForm(Protocol):
@@ -102,9 +118,17 @@ def log_failure(error: Exception) -> None:
         )
 
 
-def error_response(error: Exception, form: ErrorForm) -> JSONResponse:
-    """Returns the response to a request that raised an error."""
-    report = error_report(error, form.field_names)
+def error_response(
+    error: Exception, form: ErrorForm, request_id: str | None = None
+) -> JSONResponse:
+    """Returns the response to a request that raised an error.
+
+    Args:
+        error: The error.
+        form: The form of the API.
+        request_id: The id of the HTTP request.
+    """
+    report = replace(error_report(error, form.field_names), request_id=request_id)
     headers = dict(getattr(error, "headers", None) or {})
     if report.status == 429:
         headers.setdefault("Retry-After", "1")
@@ -135,9 +159,10 @@ def add_error_handlers(app: FastAPI, form_of: Callable[[str], ErrorForm]) -> Non
         if isinstance(error, HTTPException):
             error = _explained(request, error)
         log_failure(error)
-        return error_response(error, form_of(request.url.path))
+        request_id = getattr(request.state, "request_id", None)
+        return error_response(error, form_of(request.url.path), request_id)
 
-    for kind in (HTTPException, RequestRejected, MllamaError, EngineError):
+    for kind in HANDLED:
         app.add_exception_handler(kind, answer)
     # Of FastAPI's own, which is more special than Starlette's.
     for handled in list(app.exception_handlers):

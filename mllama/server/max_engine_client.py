@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,22 @@ class MaxEngineClient:
         """
         ids: list[int] = (await tokenize(prompt, self._tokenizer)).tolist()
         return ids
+
+    async def count_tokens(
+        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
+    ) -> int:
+        """Returns the number of tokens that usage would count for a prompt.
+
+        Raises:
+            RequestError: If the chat template rejects the messages, or the images don't
+                match the prompt or can't fit.
+        """
+        tokens = await tokenize(prompt, self._tokenizer)
+        try:
+            self._tokenizer.check_placeholders(tokens, len(images))
+            return len(tokens) + sum(self._tokenizer.image_tokens(tokens, images))
+        except InputError as error:
+            raise RequestError(" ".join(str(error).split())) from error
 
     def token_bytes(self, token_id: int) -> bytes:
         """Returns what a token stands for; a special token's name for a special one."""

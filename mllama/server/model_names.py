@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from mllama.server.bodies.rejection import RequestRejected
+
 PUBLISHED_NAMES: Final = tuple(
     f"meta-llama/Llama-3.2-{size}-Vision{tuning}"
     for size in ("11B", "90B")
@@ -33,3 +35,22 @@ def is_name_of(name: str, served: str) -> bool:
         bare.removesuffix(":latest"),
         f"{bare}:latest",
     )
+
+
+def check_model(name: str | None, served: str) -> None:
+    """Checks that a request asks for the served model.
+
+    Args:
+        name: The name in the request; None is the served model's.
+        served: The served model's name.
+
+    Raises:
+        RequestRejected: If the server has no model of this name.
+    """
+    if name is not None and not is_name_of(name, served):
+        raise RequestRejected(
+            f"The model {name[:200]!r} does not exist; this server serves {served!r}.",
+            "model",
+            code="model_not_found",
+            status=404,
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mllama.errors import ImageError, shortened
 from mllama.images.data_urls import data_url_content, decode_base64, is_base64
 from mllama.images.load import url_scheme
+from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
 
 if TYPE_CHECKING:
@@ -50,6 +51,25 @@ class RequestImageError(ImageError):
     def __init__(self, message: str, path: str) -> None:
         super().__init__(message)
         self.path = path
+
+
+def check_image_count(count: int, most: int | None) -> None:
+    """Checks how many images a request has, before any is loaded.
+
+    Args:
+        count: The number of images.
+        most: The most that are allowed; None is any number.
+
+    Raises:
+        RequestRejected: If there are too many.
+    """
+    if most is not None and count > most:
+        raise RequestRejected(
+            f"The request has {count} images, but the server takes at most {most} "
+            "(--max-images-per-request).",
+            "messages",
+            code="invalid_value",
+        )
 
 
 async def load_images(

@@ -323,10 +323,21 @@ def test_images_are_waited_for_and_counted(run: Run) -> None:
         assert isinstance(read, PromptRead)
         assert read.image_tokens > 0
         assert read.prompt_tokens == len(read.token_ids) + read.image_tokens
+        counted = await client.count_tokens(request.prompt, [tiles.result()])
+        assert counted == read.prompt_tokens
         assert image.start_idx == list(read.token_ids).index(
             client._tokenizer.delegate.convert_tokens_to_ids("<|image|>")
         )
         await events.aclose()
+
+    run(test)
+
+
+def test_tokens_are_counted_of_valid_requests_only(run: Run) -> None:
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        assert await client.count_tokens("Hi", []) == len(await client.tokenize("Hi"))
+        with pytest.raises(RequestError, match="1 image placeholders, but 0 images"):
+            await client.count_tokens("<|image|>", [])
 
     run(test)
 

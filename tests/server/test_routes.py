@@ -132,5 +132,6 @@ def test_an_unforeseen_error_is_a_500_in_the_same_form(app: FastAPI) -> None:
     client = TestClient(broken, raise_server_exceptions=False)
     response = client.post("/tokenize", json={"prompt": "Hi"})
     assert response.status_code == 500
-    assert response.json()["error"]["message"]
+    assert response.json()["error"]["type"] == "server_error"
+    assert "its log has the reason" in response.json()["error"]["message"]
     assert "unforeseen" not in response.text

@@ -159,6 +159,11 @@ class FakeEngine:
     async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
         return self._prompt_tokens(prompt)
 
+    async def count_tokens(
+        self, prompt: ChatPrompt | str, images: Sequence[Any]
+    ) -> int:
+        return len(self._prompt_tokens(prompt)) + 5 * len(images)
+
     def token_bytes(self, token_id: int) -> bytes:
         return SPECIAL.get(token_id) or bytes([token_id])
 

@@ -25,7 +25,7 @@ from mllama.server.dialects.openai.sampling_translation import (
     check_shared,
     sampling_of,
 )
-from mllama.server.request_images import ImageReference
+from mllama.server.request_images import ImageReference, check_image_count
 
 _TEMPLATE_FIELDS: Final = (
     "messages",
@@ -102,14 +102,7 @@ def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:
             raise RequestRejected(
                 f"`{path}` is not supported: {way}.", path, code="unsupported_parameter"
             )
-    count, most = len(image_references(body.messages)), capabilities.max_images
-    if most is not None and count > most:
-        raise RequestRejected(
-            f"The request has {count} images, but the server takes at most {most} "
-            "(--max-images-per-request).",
-            "messages",
-            code="invalid_value",
-        )
+    check_image_count(len(image_references(body.messages)), capabilities.max_images)
 
 
 def chat_prompt(body: PromptFields, capabilities: ServerCapabilities) -> ChatPrompt:

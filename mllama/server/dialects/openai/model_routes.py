@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.sampling_translation import check_model
+from mllama.server.model_names import check_model
 
 
 class ModelRoutes:
@@ -27,7 +27,7 @@ class ModelRoutes:
 
     async def get_model(self, request: Request, name: str) -> JSONResponse:
         """Returns the served model, by one of its names."""
-        check_model(name, self._capabilities)
+        check_model(name, self._capabilities.model_name)
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:

@@ -9,23 +9,7 @@ from mllama.requests.sampling_params import Sampling
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.sampling_fields import SamplingFields
-from mllama.server.model_names import is_name_of
-
-
-def check_model(name: str | None, capabilities: ServerCapabilities) -> None:
-    """Checks that a request asks for the served model.
-
-    Raises:
-        RequestRejected: If the server has no model of this name.
-    """
-    if name is not None and not is_name_of(name, capabilities.model_name):
-        raise RequestRejected(
-            f"The model {name[:200]!r} does not exist; this server serves "
-            f"{capabilities.model_name!r}.",
-            "model",
-            code="model_not_found",
-            status=404,
-        )
+from mllama.server.model_names import check_model
 
 
 def check_shared(body: SamplingFields, capabilities: ServerCapabilities) -> None:
@@ -34,7 +18,7 @@ def check_shared(body: SamplingFields, capabilities: ServerCapabilities) -> None
     Raises:
         RequestRejected: If fields contradict each other, or exceed the vocabulary.
     """
-    check_model(body.model, capabilities)
+    check_model(body.model, capabilities.model_name)
     if body.stream_options is not None and not body.stream:
         raise RequestRejected(
             "`stream_options` needs `stream` to be true.",

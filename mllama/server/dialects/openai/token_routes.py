@@ -11,10 +11,7 @@ from mllama.server.bodies.parsing import parse_body, parse_json
 from mllama.server.bodies.reading import read_body
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.chat_translation import chat_prompt, check_prompt
-from mllama.server.dialects.openai.sampling_translation import (
-    check_model,
-    check_tokens,
-)
+from mllama.server.dialects.openai.sampling_translation import check_tokens
 from mllama.server.dialects.openai.token_bodies import (
     DetokenizeBody,
     TokenizeChatBody,
@@ -22,6 +19,7 @@ from mllama.server.dialects.openai.token_bodies import (
 )
 from mllama.server.dialects.openai.token_text import token_string
 from mllama.server.engine_client import EngineClient
+from mllama.server.model_names import check_model
 
 
 class TokenRoutes:
@@ -44,7 +42,7 @@ class TokenRoutes:
             body = parse_body(TokenizeChatBody, content)
         else:
             body = parse_body(TokenizeTextBody, content)
-        check_model(body.model, self._capabilities)
+        check_model(body.model, self._capabilities.model_name)
         tokens = await self._tokens(body)
         answer: dict[str, Any] = {
             "count": len(tokens),
@@ -70,7 +68,7 @@ class TokenRoutes:
     async def detokenize(self, request: Request) -> JSONResponse:
         """Returns the text of tokens, special ones included."""
         body = await read_body(request, DetokenizeBody)
-        check_model(body.model, self._capabilities)
+        check_model(body.model, self._capabilities.model_name)
         check_tokens("tokens", body.tokens, self._capabilities)
         content = b"".join(map(self._engine.token_bytes, body.tokens))
         return JSONResponse({"prompt": content.decode(errors="replace")})
