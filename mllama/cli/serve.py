@@ -23,7 +23,16 @@ from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
     from mllama.launch.options import EngineOptions
+    from mllama.max_compat.server import Settings
+    from mllama.server.options import ServerOptions
+
+_API_KEY = "MLLAMA_API_KEY"
+_ADMIN_KEY = "MLLAMA_ADMIN_KEY"
+"""Variables with keys, which a command line would show to every user of the machine."""
 
 _SERVER_SETTINGS = {
     "host": "MAX_SERVE_HOST",
@@ -188,11 +197,31 @@ def serve(**options: Any) -> None:
 
 
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
-    server_settings = {
-        alias: value
-        for name, alias in _SERVER_SETTINGS.items()
-        if (value := options.pop(name)) is not None
-    }
+    from mllama.max_compat.server import Settings
+
+    settings = Settings(
+        **{
+            alias: value
+            for name, alias in _SERVER_SETTINGS.items()
+            if (value := options.pop(name)) is not None
+        }
+    )
+    # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
+    for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
+        settings = settings.model_copy(update={name: _PHOTOS_BYTES})
+    server_options = _take_server_options(options, settings)
+    # A port that can't be used is refused before anything is downloaded or loaded.
+    with server_options.bound() as sockets:
+        _serve_on(sockets, settings, server_options, options, max_new_tokens)
+
+
+def _serve_on(
+    sockets: Sequence[socket.socket],
+    settings: Settings,
+    server_options: ServerOptions,
+    options: dict[str, Any],
+    max_new_tokens: int | None,
+) -> None:
     model_name = options.pop("served_model_name")
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
@@ -207,28 +236,64 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     files = files.ensure_quantized(quiet=False)
 
     from mllama.max_compat.server import (
-        Settings,
         configure_logging,
         configure_metrics,
         configure_tracing,
     )
     from mllama.server.app import serve as run
+    from mllama.server.model_names import default_name
 
-    settings = Settings(**server_settings)
-    # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
-    for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
-        settings = settings.model_copy(update={name: _PHOTOS_BYTES})
     configure_logging(settings)
     configure_metrics(settings)
     configure_tracing(settings)
     run(
         settings,
         engine_options.pipeline_args(
-            files, served_model_name=model_name or engine_options.model, **options
+            files,
+            served_model_name=model_name or default_name(engine_options.model),
+            **options,
         ),
+        options=server_options,
+        sockets=sockets,
         max_ce_batch_size=engine_options.max_ce_batch_size,
         max_new_tokens=max_new_tokens,
         tool_parser=engine_options.tool_form,
+    )
+
+
+def _take_server_options(options: dict[str, Any], settings: Settings) -> ServerOptions:
+    """Removes the options of ``ServerOptions`` from the command's and returns them."""
+    from mllama.server.access.keys import read_keys
+    from mllama.server.http_server import TlsFiles
+    from mllama.server.options import ServerOptions
+
+    uds, certificate = options.pop("uds"), options.pop("ssl_certfile")
+    key, password = options.pop("ssl_keyfile"), options.pop("ssl_keyfile_password")
+    context = click.get_current_context()
+    if uds is not None:
+        for name in ("host", "port"):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise MllamaError(f"--uds and --{name} can't be combined")
+    if certificate is None and (key is not None or password is not None):
+        raise MllamaError("--ssl-keyfile has no effect without --ssl-certfile")
+    return ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        uds=uds,
+        api_keys=read_keys(
+            options.pop("api_key"),
+            options.pop("api_key_file"),
+            os.environ.get(_API_KEY),
+        ),
+        admin_keys=read_keys(
+            options.pop("admin_key"), None, os.environ.get(_ADMIN_KEY)
+        ),
+        origins=options.pop("cors_origin"),
+        allowed_hosts=options.pop("allowed_host"),
+        root_path=options.pop("root_path"),
+        tls=None
+        if certificate is None
+        else TlsFiles(certificate=certificate, key=key, password=password),
     )
 
 

@@ -13,9 +13,7 @@ from max.pipelines.logging_utils import log_basic_config, log_pipeline_info
 from max.serve.api_server import (
     ServingTokenGeneratorSettings,
     fastapi_app,
-    fastapi_config,
     lifespan,
-    validate_port_is_free,
 )
 
 # The server's settings: environment, .env file and options.
@@ -70,7 +68,6 @@ __all__ = [
     "configure_metrics",
     "configure_tracing",
     "fastapi_app",
-    "fastapi_config",
     "host_is_allowed",
     "inject_trace_carrier",
     "is_internal_address",
@@ -80,5 +77,4 @@ __all__ = [
     "make_media_ref",
     "parse_allowed_hosts",
     "resolve_image_from_url",
-    "validate_port_is_free",
 ]

@@ -7,8 +7,9 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,20 +29,20 @@ from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
     Settings,
     SubprocessExit,
-    fastapi_config,
     lifespan,
     log_basic_config,
     log_pipeline_info,
-    validate_port_is_free,
 )
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
 from mllama.runtime.pipeline import load_pipeline
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.metrics import SharedStats
+from mllama.server.options import ServerOptions
 from mllama.server.routes import add_routes, new_application
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
@@ -94,6 +95,8 @@ def serve(
     settings: Settings,
     args: PipelineArgs,
     *,
+    options: ServerOptions,
+    sockets: Sequence[socket.socket],
     max_ce_batch_size: int,
     max_new_tokens: int | None = None,
     tool_parser: ToolForm = "auto",
@@ -103,19 +106,19 @@ def serve(
     Args:
         settings: Settings of the server.
         args: Settings of the model; ``custom_architectures`` must name this package.
+        options: How the server can be reached, and by whom.
+        sockets: What it listens on, bound.
         max_ce_batch_size: Maximum number of requests that one step prefills.
         max_new_tokens: Maximum length of an answer to a request that sets no limit, in
             tokens; None allows answers up to the maximum length of a sequence.
         tool_parser: The form in which the model calls tools.
 
     Raises:
-        MllamaError: If the port is in use or the model can't be served with these
-            settings.
+        MllamaError: If the model can't be served with these settings.
         SystemExit: If the worker died, or on SIGTERM.
         KeyboardInterrupt: On Ctrl-C, after the server has shut down.
     """
     try:
-        validate_port_is_free(settings.port)
         config = PipelineConfig.from_args(
             args.model_copy(update={"task": PipelineTask.TEXT_GENERATION})
         )
@@ -128,13 +131,26 @@ def serve(
         raise MllamaError(str(error)) from error
     log_basic_config(config, memory_plan=retrieved.memory_plan)
     log_pipeline_info(config, memory_plan=retrieved.memory_plan)
+    if not (options.is_local or options.api_keys):
+        logger.warning(
+            "whoever can reach %s may use this server: set --api-key", options.host
+        )
     with SharedStats.temporary() as stats:
         REGISTRY.register(stats)
         retrieved.tokenizer.image_limits.set_gpu_verdict(stats.read_verdict)
         factory = WorkerPipelineFactory(
             retrieved.factory, stats.path, max_ce_batch_size
         )
-        _run(settings, config, retrieved, factory, max_new_tokens, tool_parser)
+        _run(
+            settings,
+            config,
+            retrieved,
+            factory,
+            options,
+            sockets,
+            max_new_tokens,
+            tool_parser,
+        )
 
 
 def _run(
@@ -142,6 +158,8 @@ def _run(
     config: PipelineConfig,
     retrieved: Any,
     factory: WorkerPipelineFactory,
+    options: ServerOptions,
+    sockets: Sequence[socket.socket],
     max_new_tokens: int | None,
     tool_parser: ToolForm,
 ) -> None:
@@ -159,8 +177,10 @@ def _run(
     start_worker_processes()
     # The worker runs in the process that has imported MAX since the command started.
     patches.replace_worker_process(PrespawnedPopen)
-    app = new_application(settings, serving)
-    server = Server(fastapi_config(app=app, server_settings=settings))
+    app = new_application(settings, serving, options)
+    server = HttpServer(
+        uvicorn_config(app, settings, root_path=options.root_path, tls=options.tls)
+    )
 
     async def run() -> None:
         async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
@@ -182,7 +202,7 @@ def _run(
             add_routes(app, engine, capabilities, ImageFetcher(settings))
             _freeze_heap()
             try:
-                await server.serve()
+                await server.serve(list(sockets))
             except asyncio.CancelledError:
                 # MAX cancels this task when the worker has died.
                 await _end_requests(server, engine)

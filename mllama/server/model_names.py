@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from mllama.server.bodies.rejection import RequestRejected
@@ -17,6 +18,18 @@ clients and examples use them."""
 
 _OLLAMA_NAME: Final = re.compile(r"(ollama:)?llama3\.2-vision(:[A-Za-z0-9._-]+)?")
 """Ollama's name of the same models, for the same reason."""
+
+
+def default_name(model: str) -> str:
+    """Returns the name of a model that is given none.
+
+    Where it lies on this machine isn't the clients' business.
+
+    Args:
+        model: A folder, a file, or a repository's id.
+    """
+    path = Path(model)
+    return path.resolve().name or model if path.exists() else model
 
 
 def is_name_of(name: str, served: str) -> bool:

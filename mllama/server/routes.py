@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,12 +15,15 @@ from mllama.max_compat.server import (
     Settings,
     fastapi_app,
 )
+from mllama.server.access.middleware import AccessMiddleware
+from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.routes import BODIES, openai_router
 from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.options import ServerOptions
 from mllama.server.schema_route import add_schema_route
 
 MAX_ROUTES: Final = ("/health", "/version", "/metrics")
@@ -33,16 +37,28 @@ def error_form(path: str) -> ErrorForm:
 
 
 def new_application(
-    settings: Settings, serving: ServingTokenGeneratorSettings
+    settings: Settings, serving: ServingTokenGeneratorSettings, options: ServerOptions
 ) -> FastAPI:
     """Returns MAX's application with those of its routes that are kept.
 
     Args:
         settings: Settings of the server.
         serving: MAX's settings of the model.
+        options: How the server can be reached, and by whom.
     """
     app = fastapi_app(settings, serving)
-    patches.keep_routes(app, MAX_ROUTES)
+    policy = options.policy()
+    patches.keep_routes(app, (*MAX_ROUTES, *(ADMIN_PATHS if policy.admin_keys else ())))
+    app.add_middleware(AccessMiddleware, policy=policy, form_of=error_form)
+    if policy.origins:
+        # Around the others, so that a page can read why its request was refused.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=policy.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     add_error_handlers(app, error_form)
     return app
 

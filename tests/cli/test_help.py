@@ -123,6 +123,7 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
         "Images:",
         "Answer:",
         "Server:",
+        "Access:",
     ]
     assert "--enable-penalties" in others
     assert "--lora-path DIR" in own

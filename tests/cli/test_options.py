@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
 from mllama.launch.options import ARCHITECTURES, EngineOptions
 from mllama.max_model.settings import ModelSettings
+from mllama.server.options import ServerOptions
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
@@ -94,6 +96,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
     monkeypatch.setattr(
         "mllama.server.app.serve",
         lambda settings, args, **more: seen.update(more, settings=settings, args=args),
+    )
+
+    # Other tests may use the port.
+    monkeypatch.setattr(
+        "mllama.server.options.ServerOptions.bound", lambda _: nullcontext([])
     )
 
     def run(*args: str) -> dict[str, Any]:
@@ -328,6 +335,49 @@ def test_serve_adds_custom_architectures_and_names_the_model(served: Started) ->
     assert list(args.runtime.custom_architectures) == [ARCHITECTURES, "other"]
 
 
+def test_serve_says_how_it_can_be_reached(
+    served: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLAMA_API_KEY", "two")
+    monkeypatch.setenv("MLLAMA_ADMIN_KEY", "root")
+    file = tmp_path / "keys"
+    file.write_text("three\n")
+    options: ServerOptions = served(
+        *("--devices", "cpu", "--host", "0.0.0.0", "--port", "8123"),
+        *("--api-key", "one", "--api-key-file", str(file)),
+        *("--cors-origin", "https://a.example/", "--cors-origin", "null"),
+        *("--allowed-host", "llama", "--root-path", "/llama"),
+    )["options"]
+    assert (options.host, options.port) == ("0.0.0.0", 8123)
+    assert options.api_keys == ("one", "two", "three")
+    assert options.admin_keys == ("root",)
+    assert options.origins == ("https://a.example", "null")
+    assert options.allowed_hosts == ("llama",)
+    assert options.root_path == "/llama"
+    assert not options.is_local
+    options = served("--devices", "cpu", "--uds", "socket")["options"]
+    assert (options.uds, options.is_local) == ("socket", True)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--uds", "socket", "--port", "8000"], "--uds and --port"),
+        (["--cors-origin", "example.org"], "--cors-origin must be like"),
+        (["--root-path", "llama"], "--root-path must begin with a slash"),
+        (["--ssl-keyfile", "key.pem"], "without --ssl-certfile"),
+        (["--ssl-certfile", "missing.pem"], "certificate in missing.pem"),
+        (["--api-key", "a b"], "printable ASCII"),
+        (["--api-key-file", "missing"], "--api-key-file missing can't be read"),
+    ],
+)
+def test_serve_refuses_what_can_not_be_meant(
+    served: Started, args: list[str], says: str
+) -> None:
+    with pytest.raises(MllamaError, match=says):
+        served("--devices", "cpu", *args)
+
+
 def test_serve_passes_the_revisions_to_the_hub(
     served: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +451,7 @@ port: 8123
     assert args.runtime.max_batch_size == 2
     assert (args.max_length, started["max_new_tokens"]) == (512, 7)
     assert list(map(str, args.weight_path)) == [weights]
-    assert args.served_model_name == str(MODEL_PATH)
+    assert args.served_model_name == MODEL_PATH.name
     assert (settings.port, settings.max_queue_size) == (8123, 77)
     assert not args.kv_cache.enable_prefix_caching
 

@@ -13,6 +13,7 @@ from mllama.max_compat.server import (
     Settings,
 )
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.options import ServerOptions
 from mllama.server.routes import add_routes, new_application
 from tests.server.dialects.fake_engine import FakeEngine
 
@@ -46,6 +47,7 @@ def app() -> FastAPI:
         ServingTokenGeneratorSettings(
             model_factory=unused, pipeline_config=unused, tokenizer=unused
         ),
+        ServerOptions(host="0.0.0.0", port=8000),
     )
     fetcher: Any = None
     capabilities = ServerCapabilities(model_name="served", vocabulary=258)
@@ -126,6 +128,7 @@ def test_an_unforeseen_error_is_a_500_in_the_same_form(app: FastAPI) -> None:
     broken = new_application(
         Settings(),
         ServingTokenGeneratorSettings(None, None, None),  # type: ignore[arg-type]
+        ServerOptions(host="0.0.0.0", port=8000),
     )
     capabilities = ServerCapabilities(model_name="served", vocabulary=258)
     add_routes(broken, Broken(), capabilities, None)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Who may use the server: keys, and requests that web pages make."""

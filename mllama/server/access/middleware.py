@@ -1,0 +1,140 @@
+"""Refuses requests before anything of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mllama.server.access.hosts import is_loopback
+from mllama.server.access.keys import key_of
+from mllama.server.access.origins import ANY, is_same_origin
+from mllama.server.access.policy import (
+    ADMIN_PATHS,
+    METRICS,
+    PROBES,
+    AccessPolicy,
+    is_at,
+)
+from mllama.server.errors import ErrorForm, ErrorReport
+
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods without a body."""
+
+
+class AccessMiddleware:
+    """Answers requests that the policy refuses.
+
+    Args:
+        app: Gets the others.
+        policy: Who may use the server.
+        form_of: Returns the form of errors at a path.
+    """
+
+    def __init__(
+        self, app: ASGIApp, policy: AccessPolicy, form_of: Callable[[str], ErrorForm]
+    ) -> None:
+        self._app = app
+        self._policy = policy
+        self._form_of = form_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        report = self._refusal(scope)
+        if report is None:
+            await self._app(scope, receive, send)
+            return
+        headers = {"WWW-Authenticate": "Bearer"} if report.status == 401 else None
+        content = self._form_of(_path(scope)).content(report)
+        await JSONResponse(content, report.status, headers)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ErrorReport | None:
+        headers = Headers(scope=scope)
+        return (
+            self._wrong_host(headers)
+            or self._wrong_origin(scope, headers)
+            or self._wrong_key(scope, headers)
+        )
+
+    def _wrong_host(self, headers: Headers) -> ErrorReport | None:
+        hosts, host = self._policy.hosts, headers.get("host")
+        if hosts is None or hosts.accepts(host):
+            return None
+        return ErrorReport(
+            403,
+            f"This server doesn't answer to the name {str(host)[:200]!r}; start it "
+            "with --allowed-host NAME, or with --host 0.0.0.0 for other machines.",
+            code="host_not_allowed",
+        )
+
+    def _wrong_origin(self, scope: Scope, headers: Headers) -> ErrorReport | None:
+        origin = headers.get("origin")
+        if origin is None:
+            return None
+        allowed = self._policy.origins
+        if (
+            ANY not in allowed
+            and origin.lower() not in allowed
+            and not is_same_origin(origin, headers.get("host"))
+        ):
+            return ErrorReport(
+                403,
+                f"Web pages of {origin[:200]!r} may not use this server; start it with "
+                "--cors-origin ORIGIN to allow them.",
+                code="origin_not_allowed",
+            )
+        if scope["method"] in _READING or _is_json(headers):
+            return None
+        # A page may send other types to a server without asking it first.
+        return ErrorReport(
+            415,
+            "A web page's request must have the content type application/json.",
+            code="unsupported_media_type",
+        )
+
+    def _wrong_key(self, scope: Scope, headers: Headers) -> ErrorReport | None:
+        path = _path(scope)
+        if is_at(path, *ADMIN_PATHS):
+            keys, name = self._policy.admin_keys, "the administrator's key"
+            if not keys:
+                return None
+        else:
+            keys, name = self._policy.keys, "a key"
+            if not keys or self._is_open(path, scope):
+                return None
+        key = key_of(headers)
+        if keys.accepts(key):
+            return None
+        return ErrorReport(
+            401,
+            f"This server needs {name}: send `Authorization: Bearer KEY`, or the "
+            "header `x-api-key`."
+            if key is None
+            else "The key is wrong.",
+            code="invalid_api_key",
+        )
+
+    def _is_open(self, path: str, scope: Scope) -> bool:
+        """Returns True if a request needs no key."""
+        if scope["method"] == "OPTIONS" or is_at(path, *PROBES):
+            return True
+        address, _ = scope.get("client") or ("", 0)
+        return is_at(path, METRICS) and is_loopback(address)
+
+
+def _path(scope: Scope) -> str:
+    """Returns a request's path below the root path."""
+    path: str = scope["path"]
+    root = str(scope.get("root_path", "")).rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+def _is_json(headers: Headers) -> bool:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json"

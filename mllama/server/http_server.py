@@ -1,0 +1,85 @@
+"""The HTTP server: uvicorn with this package's options."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from uvicorn import Config, Server
+
+from mllama.errors import MllamaError
+from mllama.max_compat.server import Settings
+from mllama.server.listening import address_text
+
+logger = logging.getLogger("mllama")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """The files of a server's certificate.
+
+    Attributes:
+        certificate: The certificate with its chain, in PEM.
+        key: Its private key; None if it is in the same file.
+        password: The key's password, or None.
+
+    Raises:
+        MllamaError: If they can't be used.
+    """
+
+    certificate: str
+    key: str | None = None
+    password: str | None = None
+
+    def __post_init__(self) -> None:
+        # Without a password, OpenSSL would ask for one in the terminal.
+        password = self.password or ""
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                self.certificate, self.key, lambda: password
+            )
+        except (OSError, ValueError) as error:
+            files = self.certificate + (f" and {self.key}" if self.key else "")
+            raise MllamaError(
+                f"the certificate in {files} can't be used: {error}"
+            ) from error
+
+
+def uvicorn_config(
+    app: FastAPI, settings: Settings, *, root_path: str = "", tls: TlsFiles | None
+) -> Config:
+    """Returns the configuration of the HTTP server.
+
+    Args:
+        app: The application.
+        settings: MAX Serve's settings.
+        root_path: The path under which a proxy has this server.
+        tls: The certificate; None serves plain HTTP.
+    """
+    return Config(
+        app=app,
+        log_config=None,
+        loop="uvloop",
+        timeout_graceful_shutdown=settings.graceful_shutdown_timeout_s,
+        timeout_keep_alive=settings.http_keepalive_timeout_s,
+        # The lifespan is entered around the server, so that a worker's death ends it.
+        lifespan="off",
+        root_path=root_path,
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
+        ssl_keyfile_password=None if tls is None else tls.password,
+    )
+
+
+class HttpServer(Server):
+    """Listens on bound sockets and says in the log where."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept connections."""
+        await super().startup(sockets)
+        scheme = "https" if self.config.ssl else "http"
+        for bound in sockets or ():
+            logger.info("listening on %s (Ctrl-C to stop)", address_text(bound, scheme))
