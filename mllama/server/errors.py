@@ -130,6 +130,9 @@ def error_response(
     """
     report = replace(error_report(error, form.field_names), request_id=request_id)
     headers = dict(getattr(error, "headers", None) or {})
+    if request_id is not None:
+        # Where Anthropic's SDK looks for it; MAX sets OpenAI's header.
+        headers["request-id"] = request_id
     if report.status == 429:
         headers.setdefault("Retry-After", "1")
     return JSONResponse(form.content(report), report.status, headers=headers)

@@ -18,8 +18,10 @@ from mllama.max_compat.server import (
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.anthropic import routes as anthropic
+from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS
+from mllama.server.dialects.openai import routes as openai
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS
-from mllama.server.dialects.openai.routes import BODIES, openai_router
 from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.image_fetcher import ImageFetcher
@@ -33,7 +35,7 @@ doesn't have, and some would reach the model past this package's checks."""
 
 def error_form(path: str) -> ErrorForm:
     """Returns the form of errors at a path, of one without a route too."""
-    return OPENAI_ERRORS
+    return ANTHROPIC_ERRORS if anthropic.is_anthropic_path(path) else OPENAI_ERRORS
 
 
 def new_application(
@@ -77,10 +79,13 @@ def add_routes(
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
     """
-    app.include_router(openai_router(engine, capabilities, fetcher))
+    # Before OpenAI's, which have the same paths.
+    app.include_router(anthropic.anthropic_models_router(capabilities))
+    app.include_router(openai.openai_router(engine, capabilities, fetcher))
+    app.include_router(anthropic.anthropic_router(engine, capabilities, fetcher))
     # SageMaker's name of /health.
     app.add_api_route("/ping", _ping)
-    add_schema_route(app, BODIES)
+    add_schema_route(app, (*openai.BODIES, *anthropic.BODIES))
 
 
 async def _ping(request: Request) -> Response:

@@ -27,6 +27,8 @@ ROUTES = {
     "/tokenize": {"POST"},
     "/v1/chat/completions": {"POST"},
     "/v1/completions": {"POST"},
+    "/v1/messages": {"POST"},
+    "/v1/messages/count_tokens": {"POST"},
     "/v1/models": {"GET"},
     "/v1/models/{name:path}": {"GET"},
     "/version": {"GET"},
@@ -105,11 +107,20 @@ def test_other_routes_of_max_are_not_there(
     assert path in response.json()["error"]["message"]
 
 
-def test_a_body_over_the_limit_gets_413_in_the_same_form(client: TestClient) -> None:
-    response = client.post("/v1/chat/completions", content=b"x" * 1001)
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/chat/completions", "invalid_request_error"),
+        ("/v1/messages", "request_too_large"),
+    ],
+)
+def test_a_body_over_the_limit_gets_413_in_the_same_form(
+    client: TestClient, path: str, kind: str
+) -> None:
+    response = client.post(path, content=b"x" * 1001)
     assert response.status_code == 413
     error = response.json()["error"]
-    assert error["type"] == "invalid_request_error"
+    assert error["type"] == kind
     assert error["message"].endswith("1000 bytes (MAX_SERVE_MAX_REQUEST_BYTES).")
 
 

@@ -18,6 +18,7 @@ from mllama.requests.events import (
     TokenLogprob,
 )
 from mllama.requests.request import GenerationRequest
+from mllama.requests.stop_strings import StopStringFilter
 from mllama.requests.tool_use import ToolUse, tool_use_of
 
 BEGIN, END = 256, 257
@@ -115,11 +116,12 @@ class FakeEngine:
         events: list[Event] = []
         calls = (tool_use_of(request.prompt) or ToolUse(names=())).parser(choice)
         logprobs = request.sampling.logprobs
+        stop = StopStringFilter(request.sampling.stop_strings)
         held = b""
         for token in tokens:
             held += bytes([token])
             try:
-                text, held = held.decode(), b""
+                text, held = stop.push(held.decode()), b""
             except UnicodeDecodeError:
                 text = ""
             entries = (
@@ -129,14 +131,15 @@ class FakeEngine:
                 else (logprob(token, logprobs, shift=choice),)
             )
             events += events_of(calls.push(text), choice, [token], entries)
-            if calls.is_finished:
+            if calls.is_finished or stop.found:
                 break
-        parts = calls.push(held.decode(errors="replace"))
+        parts = calls.push(stop.finish() + held.decode(errors="replace"))
+        is_cut = is_cut and not stop.found
         if parts := parts + calls.finish(is_cut=is_cut):
             events += events_of(parts, choice, [], ())
         reason = calls.finish_reason("length" if is_cut else "stop")
         count = len(tokens) + (not is_cut)
-        events.append(Finished(choice, reason, completion_tokens=count))
+        events.append(Finished(choice, reason, stop.found, completion_tokens=count))
         return events
 
     def _prompt_tokens(self, prompt: Any) -> list[int]:

@@ -1,0 +1,1 @@
+"""Anthropic's API: bodies, translation, answers, errors and routes."""

@@ -1,0 +1,184 @@
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mllama.errors import RequestError
+from mllama.requests.events import Event
+from mllama.requests.request import GenerationRequest
+from mllama.server.answering import AnswerWriters, answer
+from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.anthropic.conversation import (
+    Conversation,
+    read_conversation,
+)
+from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS, in_api_names
+from mllama.server.dialects.anthropic.message_answer import (
+    MessageForm,
+    message_events,
+    whole_message,
+)
+from mllama.server.dialects.anthropic.message_body import (
+    CountTokensBody,
+    MessageBody,
+    PromptBody,
+)
+from mllama.server.dialects.anthropic.tool_fields import CustomTool
+from mllama.server.dialects.anthropic.translation import (
+    check_body,
+    format_path,
+    image_references,
+    output_format_of,
+    prompt_of,
+    sampling_of,
+)
+from mllama.server.disconnect import unless_disconnected
+from mllama.server.engine_client import EngineClient
+from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.request_images import load_images
+from mllama.server.usage import UsageCounter
+
+if TYPE_CHECKING:
+    from mllama.images.preprocess import ImageTiles
+
+PromptModel = TypeVar("PromptModel", bound=PromptBody)
+
+Strings = Mapping[str, memoryview]
+"""Strings that were detached from a body, by name."""
+
+
+class MessageRoutes:
+    """Continues conversations, and counts their tokens.
+
+    Args:
+        engine: Answers requests.
+        capabilities: Features and limits of the server.
+        fetcher: Gets images from URLs.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        capabilities: ServerCapabilities,
+        fetcher: ImageFetcher,
+    ) -> None:
+        self._engine = engine
+        self._capabilities = capabilities
+        self._fetcher = fetcher
+
+    async def create(self, request: Request) -> Response:
+        """Answers a request for the next message."""
+        arrived_ns = time.perf_counter_ns()
+        body, strings, conversation = await self._read(request, MessageBody)
+        usage = UsageCounter()
+        form = MessageForm(
+            model=self._capabilities.model_name,
+            max_tokens=body.max_tokens,
+            early_tools=_early_tools(body),
+        )
+        events = self._start(
+            body, strings, conversation, request.state.request_id, arrived_ns
+        )
+        writers = AnswerWriters(
+            partial(whole_message, form=form, usage=usage),
+            partial(message_events, form=form, usage=usage),
+            ANTHROPIC_ERRORS,
+        )
+        try:
+            response = await answer(
+                request, events, writers, usage, as_stream=bool(body.stream)
+            )
+        except RequestError as error:
+            raise in_api_names(error, format_path(body), conversation.places) from error
+        return _with_id(response, request)
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Returns the number of a prompt's tokens."""
+        body, strings, conversation = await self._read(request, CountTokensBody)
+        try:
+            count = await unless_disconnected(
+                request, self._count(body, strings, conversation)
+            )
+        except RequestError as error:
+            raise in_api_names(error, format_path(body), conversation.places) from error
+        return _with_id(JSONResponse({"input_tokens": count}), request)
+
+    async def _read(
+        self, request: Request, model: type[PromptModel]
+    ) -> tuple[PromptModel, Strings, Conversation]:
+        body, strings = await read_body_with_images(
+            request,
+            model,
+            lambda body: [each.source for each in image_references(body)],
+        )
+        check_body(body, self._capabilities)
+        return body, strings, read_conversation(body)
+
+    async def _start(
+        self,
+        body: MessageBody,
+        strings: Strings,
+        conversation: Conversation,
+        request_id: str,
+        arrived_ns: int,
+    ) -> AsyncGenerator[Event, None]:
+        """Loads a request's images and hands it to the engine."""
+        prompt = prompt_of(body, conversation, self._capabilities)
+        sampling = sampling_of(body)
+        output_format = output_format_of(body)
+        request = GenerationRequest(
+            prompt=prompt,
+            images=await self._images(body, strings),
+            sampling=sampling,
+            output_format=output_format,
+        )
+        return self._engine.generate(
+            request, request_id=request_id, arrived_ns=arrived_ns
+        )
+
+    async def _count(
+        self, body: PromptBody, strings: Strings, conversation: Conversation
+    ) -> int:
+        prompt = prompt_of(body, conversation, self._capabilities)
+        images = await self._images(body, strings)
+        return await self._engine.count_tokens(prompt, images)
+
+    async def _images(self, body: PromptBody, strings: Strings) -> list[ImageTiles]:
+        return await load_images(
+            image_references(body),
+            strings,
+            fetcher=self._fetcher,
+            engine=self._engine,
+            max_bytes=self._capabilities.max_image_bytes,
+        )
+
+
+def _early_tools(body: MessageBody) -> frozenset[str] | None:
+    """Returns the tools whose input is streamed as it is generated; None is all.
+
+    Calls that a grammar forces can't turn out to be text, unless a stop string ends
+    them.
+    """
+    tools = [tool for tool in body.tools or () if isinstance(tool, CustomTool)]
+    is_forced = body.tool_choice is not None and body.tool_choice.type in (
+        "any",
+        "tool",
+    )
+    is_strict = any(tool.strict for tool in tools) and not body.stop_sequences
+    if is_forced or is_strict:
+        return None
+    return frozenset(tool.name for tool in tools if tool.eager_input_streaming)
+
+
+def _with_id(response: Response, request: Request) -> Response:
+    """Returns a response with the header in which the SDK finds the request's id."""
+    response.headers["request-id"] = request.state.request_id
+    return response
