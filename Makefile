@@ -35,9 +35,10 @@ check: setup  ## Lint, format, types, the floors of packages and the documents' 
 	@$(BIN)/python -m demo.compile_graphs --check || true
 	@$(BIN)/python -m benchmarks.gpu_fault.compile_graphs --check || true
 
-# MAX compiles one graph at a time in a process: two of them share the files out.
+# MAX compiles one graph at a time in a process: two of them share the files out. One that
+# crashes ends the run, since the files that it had left would be waited for.
 test: check  ## All checks and tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 test-long: setup test-sacrificial  ## The tests that take more than a minute each; some install tools
 	$(BIN)/pytest -m long

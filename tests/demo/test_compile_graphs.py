@@ -45,6 +45,7 @@ def test_missing_graphs_are_stale(tmp_path: Path) -> None:
     assert "has no compiled model" in str(staleness(tmp_path / "none"))
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 @pytest.mark.skipif(staleness(FORM) is not None, reason="stale: `make demo-graphs`")
 @pytest.mark.skipif(

@@ -15,6 +15,9 @@ from tests.reference.checkpoints import checkpoint
 from tests.reference.compare import assert_close, assert_same_tokens
 from tests.reference.oracle import reference
 
+# Compiling their graphs takes minutes.
+pytestmark = pytest.mark.long
+
 SEED = 0
 """Seed of a checkpoint whose best token leads clearly in every step of these cases."""
 
