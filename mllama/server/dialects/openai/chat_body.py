@@ -11,7 +11,7 @@ from mllama.server.bodies.schema import Body, Ignored, Many, Refused
 from mllama.server.dialects.openai.content import Message
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
-    SamplingFields,
+    GenerationFields,
 )
 from mllama.server.dialects.openai.tool_fields import Tool, ToolChoice
 
@@ -44,7 +44,7 @@ class PromptFields(Body):
     ] = None
 
 
-class ChatBody(SamplingFields, PromptFields):
+class ChatBody(GenerationFields, PromptFields):
     """A request to continue a conversation."""
 
     max_tokens: int | None = Field(

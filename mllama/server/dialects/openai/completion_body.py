@@ -12,7 +12,7 @@ from mllama.requests.sampling_params import MAX_LOGPROBS
 from mllama.server.bodies.schema import Many, Refused
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
-    SamplingFields,
+    GenerationFields,
     TokenId,
 )
 
@@ -46,7 +46,7 @@ Prompts = Annotated[
 """One prompt or several, each a text or the ids of its tokens."""
 
 
-class CompletionBody(SamplingFields):
+class CompletionBody(GenerationFields):
     """A request to continue texts."""
 
     prompt: Prompts = Field(

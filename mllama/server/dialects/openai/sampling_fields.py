@@ -1,4 +1,4 @@
-"""Fields that chats and completions share: how tokens are chosen, and bookkeeping."""
+"""Fields that requests for answers share: how tokens are chosen, and bookkeeping."""
 
 from __future__ import annotations
 
@@ -57,13 +57,9 @@ class StreamOptions(Body):
     )
 
 
-class SamplingFields(FormatFields):
-    """Fields of every request for an answer."""
+class SamplingFields(Body):
+    """How the tokens of an answer are chosen, and what ends it."""
 
-    model: str | None = Field(None, description="One of the served model's names")
-    stream: bool | None = Field(None, description="Whether chunks are sent as events")
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`")
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="Number of choices")
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy")
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(
@@ -96,6 +92,15 @@ class SamplingFields(FormatFields):
     ignore_eos: bool | None = Field(
         None, description="Whether to go on after the model's own end"
     )
+
+
+class GenerationFields(SamplingFields, FormatFields):
+    """Fields that chats and completions share."""
+
+    model: str | None = Field(None, description="One of the served model's names")
+    stream: bool | None = Field(None, description="Whether chunks are sent as events")
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`")
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="Number of choices")
     prompt_logprobs: int | None = Field(
         None,
         ge=0,

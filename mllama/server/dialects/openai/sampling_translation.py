@@ -8,11 +8,14 @@ from typing import Any
 from mllama.requests.sampling_params import Sampling
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.openai.sampling_fields import SamplingFields
+from mllama.server.dialects.openai.sampling_fields import (
+    GenerationFields,
+    SamplingFields,
+)
 from mllama.server.model_names import check_model
 
 
-def check_shared(body: SamplingFields, capabilities: ServerCapabilities) -> None:
+def check_shared(body: GenerationFields, capabilities: ServerCapabilities) -> None:
     """Checks what a model of a body alone can't know.
 
     Raises:
@@ -31,6 +34,15 @@ def check_shared(body: SamplingFields, capabilities: ServerCapabilities) -> None
             "prompt_logprobs",
             code="unsupported_parameter",
         )
+    check_sampling(body, capabilities)
+
+
+def check_sampling(body: SamplingFields, capabilities: ServerCapabilities) -> None:
+    """Checks fields by which tokens are chosen, as far as a body's model can't.
+
+    Raises:
+        RequestRejected: If they contradict each other, or exceed the vocabulary.
+    """
     if (
         body.repeat_penalty is not None
         and body.repetition_penalty is not None
