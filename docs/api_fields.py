@@ -17,6 +17,29 @@ from mllama.server.dialects.openai import (
 )
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.completion_body import CompletionBody
+from mllama.server.dialects.openai.responses.body import (
+    ResponseReasoning,
+    ResponsesBody,
+    ResponseStreamOptions,
+)
+from mllama.server.dialects.openai.responses.content import (
+    InputImage,
+    InputText,
+    OutputTextPart,
+)
+from mllama.server.dialects.openai.responses.input_items import (
+    InputAssistantMessage,
+    InputFunctionCall,
+    InputFunctionResult,
+    InputReasoning,
+    InputSystemMessage,
+    InputUserMessage,
+)
+from mllama.server.dialects.openai.responses.text_fields import (
+    ResponseSchemaFormat,
+    ResponseTextConfig,
+)
+from mllama.server.dialects.openai.responses.tool_fields import ResponseTool
 from mllama.server.dialects.openai.token_bodies import (
     DetokenizeBody,
     TokenizeChatBody,
@@ -26,7 +49,7 @@ from mllama.server.dialects.openai.token_bodies import (
 BEGIN: Final = "<!-- The tables are made by `make reference`. -->"
 END: Final = "<!-- The end of the tables. -->"
 
-_SHARED: Final = sampling_fields.SamplingFields
+_SHARED: Final = sampling_fields.GenerationFields
 
 Sections = Mapping[str, tuple[type[Body], type[Body] | None]]
 """The models of tables by title, and those whose fields a table leaves out."""
@@ -51,7 +74,32 @@ _OPENAI: Final[Sections] = {
     "`/detokenize`": (DetokenizeBody, None),
 }
 
-PAGES: Final[Mapping[str, Sections]] = {"api.md": _OPENAI}
+_RESPONSES: Final[Sections] = {
+    "Responses": (ResponsesBody, sampling_fields.SamplingFields),
+    "Sampling": (sampling_fields.SamplingFields, None),
+    "Messages: `system` and `developer`": (InputSystemMessage, None),
+    "Messages: `user`": (InputUserMessage, None),
+    "Messages: `assistant`": (InputAssistantMessage, None),
+    "`function_call`": (InputFunctionCall, None),
+    "`function_call_output`": (InputFunctionResult, None),
+    "`reasoning` items": (InputReasoning, None),
+    "Parts: `input_text`": (InputText, None),
+    "Parts: `input_image`": (InputImage, None),
+    "Parts: `output_text`": (OutputTextPart, None),
+    "`tools[]`": (ResponseTool, None),
+    "`text`": (ResponseTextConfig, None),
+    "`text.format` of the type `json_schema`": (
+        ResponseSchemaFormat,
+        None,
+    ),
+    "`reasoning`": (ResponseReasoning, None),
+    "`stream_options`": (ResponseStreamOptions, None),
+}
+
+PAGES: Final[Mapping[str, Sections]] = {
+    "api.md": _OPENAI,
+    "responses.md": _RESPONSES,
+}
 """The tables of each page of the documentation."""
 
 
@@ -122,7 +170,8 @@ def _type(schema: dict[str, Any]) -> str:
         return _values(schema)
     kind = str(schema.get("type", "object" if "$ref" in schema else "any"))
     if kind == "array":
-        entry = _type(schema.get("items", {})).partition(",")[0]
+        items = schema.get("items", {})
+        entry = "string" if "enum" in items else _type(items).partition(",")[0]
         return "list" if entry == "any" or " " in entry else f"list of {entry}s"
     kind = "true or false" if kind == "boolean" else kind
     least = schema.get("minimum", schema.get("exclusiveMinimum"))

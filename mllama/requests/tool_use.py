@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mllama.errors import RequestError
 from mllama.requests.chat_prompt import ChatPrompt
@@ -14,6 +14,9 @@ from mllama.requests.request import GenerationRequest, check_format
 from mllama.requests.tool_calls.json_form import CALL_KEYS
 from mllama.requests.tool_calls.parser import ToolCallParser, ToolForm
 from mllama.requests.tool_calls.tool_choice import Tools
+
+_FORMATS_OF_TEXT: Final = ("response_format", "text.format")
+"""Paths of formats that are for answers without calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,17 @@ def tool_use_of(prompt: Any, form: ToolForm = "auto") -> ToolUse | None:
     choice = prompt.callable_tools
     if choice.mode == "none":
         return None
-    is_json = choice.mode == "required" or any(map(_is_strict, choice.tools))
     return ToolUse(
         names=choice.names,
         parallel=prompt.parallel_tool_calls is not False,
-        form="llama3_json" if is_json else form,
+        form="llama3_json" if calls_have_grammar(prompt) else form,
     )
+
+
+def calls_have_grammar(prompt: ChatPrompt) -> bool:
+    """Returns True if a grammar keeps calls in form, so that none is withdrawn."""
+    choice = prompt.callable_tools
+    return choice.mode == "required" or any(map(_is_strict, choice.tools))
 
 
 def answer_format(request: GenerationRequest) -> OutputFormat | None:
@@ -76,7 +84,7 @@ def answer_format(request: GenerationRequest) -> OutputFormat | None:
     is_forced = choice.mode == "required"
     if not (is_forced or is_strict or own):
         return None
-    if own is not None and not own.path.startswith("response_format"):
+    if own is not None and not own.path.startswith(_FORMATS_OF_TEXT):
         raise RequestError(
             f"{own.path} can't be combined with tools: it is for whole answers; set "
             "tool_choice to none, or use response_format",

@@ -53,12 +53,13 @@ class RequestImageError(ImageError):
         self.path = path
 
 
-def check_image_count(count: int, most: int | None) -> None:
+def check_image_count(count: int, most: int | None, path: str = "messages") -> None:
     """Checks how many images a request has, before any is loaded.
 
     Args:
         count: The number of images.
         most: The most that are allowed; None is any number.
+        path: The field of the body that has them.
 
     Raises:
         RequestRejected: If there are too many.
@@ -67,7 +68,7 @@ def check_image_count(count: int, most: int | None) -> None:
         raise RequestRejected(
             f"The request has {count} images, but the server takes at most {most} "
             "(--max-images-per-request).",
-            "messages",
+            path,
             code="invalid_value",
         )
 

@@ -21,7 +21,6 @@ from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.anthropic import routes as anthropic
 from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS
 from mllama.server.dialects.openai import routes as openai
-from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.image_fetcher import ImageFetcher
@@ -35,7 +34,9 @@ doesn't have, and some would reach the model past this package's checks."""
 
 def error_form(path: str) -> ErrorForm:
     """Returns the form of errors at a path, of one without a route too."""
-    return ANTHROPIC_ERRORS if anthropic.is_anthropic_path(path) else OPENAI_ERRORS
+    if anthropic.is_anthropic_path(path):
+        return ANTHROPIC_ERRORS
+    return openai.error_form(path)
 
 
 def new_application(

@@ -25,7 +25,7 @@ class CacheBreakpoint(Body):
     ttl: Bookkeeping[str | None] = None
 
 
-_CacheHint = Annotated[CacheBreakpoint | None, Ignored("prefixes are always cached")]
+CacheHint = Annotated[CacheBreakpoint | None, Ignored("prefixes are always cached")]
 
 
 _Parsed = Annotated[Any, Ignored("OpenAI's SDK puts the parsed JSON here")]
@@ -58,8 +58,8 @@ class TextPart(Body):
     image_url: ImageSource | None = Field(
         None, description="An image that stands before the text"
     )
-    prompt_cache_breakpoint: _CacheHint = None
-    cache_control: _CacheHint = None
+    prompt_cache_breakpoint: CacheHint = None
+    cache_control: CacheHint = None
 
 
 class ImagePart(Body):
@@ -67,8 +67,8 @@ class ImagePart(Body):
 
     type: Literal["image_url"]
     image_url: ImageSource
-    prompt_cache_breakpoint: _CacheHint = None
-    cache_control: _CacheHint = None
+    prompt_cache_breakpoint: CacheHint = None
+    cache_control: CacheHint = None
 
 
 class PlainTextPart(Body):
@@ -76,8 +76,8 @@ class PlainTextPart(Body):
 
     type: Literal["text"]
     text: str
-    prompt_cache_breakpoint: _CacheHint = None
-    cache_control: _CacheHint = None
+    prompt_cache_breakpoint: CacheHint = None
+    cache_control: CacheHint = None
 
 
 class RefusalPart(Body):

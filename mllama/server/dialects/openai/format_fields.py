@@ -69,8 +69,9 @@ class JsonSchemaFormat(Body):
     json_schema: NamedSchema
 
 
-def _tag_of(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else None
+def tag_of_format(value: Any) -> str:
+    """Returns the tag of a format's type; one that isn't known is read as ``text``."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", "")
     return f"<{kind}>" if kind in ("json_object", "json_schema") else "<text>"
 
 
@@ -78,7 +79,7 @@ ResponseFormat = Annotated[
     Annotated[TextFormat, Tag("<text>")]
     | Annotated[JsonObjectFormat, Tag("<json_object>")]
     | Annotated[JsonSchemaFormat, Tag("<json_schema>")],
-    Discriminator(_tag_of),
+    Discriminator(tag_of_format),
 ]
 
 

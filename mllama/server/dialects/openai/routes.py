@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastapi import APIRouter
 
 from mllama.server.body_routes import add_body_route
@@ -19,7 +21,12 @@ from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.chat_route import ChatRoute
 from mllama.server.dialects.openai.completion_body import CompletionBody
 from mllama.server.dialects.openai.completion_route import CompletionRoute
+from mllama.server.dialects.openai.errors import OPENAI_ERRORS, OpenAIErrors
 from mllama.server.dialects.openai.model_routes import ModelRoutes
+from mllama.server.dialects.openai.responses.answers import ResponseObject
+from mllama.server.dialects.openai.responses.body import ResponsesBody
+from mllama.server.dialects.openai.responses.errors import RESPONSES_ERRORS
+from mllama.server.dialects.openai.responses.route import ResponsesRoute
 from mllama.server.dialects.openai.token_bodies import (
     DetokenizeBody,
     TokenizeChatBody,
@@ -28,6 +35,13 @@ from mllama.server.dialects.openai.token_bodies import (
 from mllama.server.dialects.openai.token_routes import TokenRoutes
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
+
+RESPONSES_PATH: Final = "/v1/responses"
+
+
+def error_form(path: str) -> OpenAIErrors:
+    """Returns the form of errors at a path of OpenAI's API."""
+    return RESPONSES_ERRORS if path == RESPONSES_PATH else OPENAI_ERRORS
 
 
 def openai_router(
@@ -43,12 +57,14 @@ def openai_router(
     router = APIRouter(responses={"default": {"model": ErrorAnswer}})
     chat = ChatRoute(engine, capabilities, fetcher)
     completion = CompletionRoute(engine, capabilities)
+    responses = ResponsesRoute(engine, capabilities, fetcher)
     models = ModelRoutes(capabilities)
     tokens = TokenRoutes(engine, capabilities)
     add_body_route(router, "/v1/chat/completions", chat, [ChatBody], ChatCompletion)
     # SageMaker's name for it.
     add_body_route(router, "/invocations", chat, [ChatBody], ChatCompletion)
     add_body_route(router, "/v1/completions", completion, [CompletionBody], Completion)
+    add_body_route(router, RESPONSES_PATH, responses, [ResponsesBody], ResponseObject)
     add_body_route(
         router,
         "/tokenize",
@@ -70,6 +86,7 @@ def openai_router(
 BODIES = (
     ChatBody,
     CompletionBody,
+    ResponsesBody,
     TokenizeTextBody,
     TokenizeChatBody,
     DetokenizeBody,

@@ -152,7 +152,8 @@ def test_wrong_bodies_of_the_tokenizer_are_named(
     [
         ("GET", "/", 404),
         ("POST", "/v1/embeddings", 404),
-        ("POST", "/v1/responses", 404),
+        ("GET", "/v1/responses", 405),
+        ("GET", "/v1/responses/resp_1", 404),
         ("GET", "/v1/chat/completions", 405),
         ("POST", "/v1/models", 405),
         ("DELETE", "/v1/models/served", 405),

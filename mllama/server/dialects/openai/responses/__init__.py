@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: its bodies, their translation, and answers made of events."""

@@ -1,0 +1,118 @@
+"""``POST /v1/responses``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.events import Event
+from mllama.requests.request import GenerationRequest
+from mllama.requests.tool_use import calls_have_grammar
+from mllama.server.answering import AnswerWriters, answer
+from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.openai.responses.answer import (
+    StreamedErrors,
+    response_events,
+    whole_response,
+)
+from mllama.server.dialects.openai.responses.body import ResponsesBody
+from mllama.server.dialects.openai.responses.conversation import image_references
+from mllama.server.dialects.openai.responses.response_form import ResponseForm
+from mllama.server.dialects.openai.responses.text_fields import text_format
+from mllama.server.dialects.openai.responses.translation import (
+    check_response,
+    response_prompt,
+    response_sampling,
+)
+from mllama.server.dialects.openai.responses.writer import ResponseWriter
+from mllama.server.engine_client import EngineClient
+from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.request_images import load_images
+from mllama.server.usage import UsageCounter
+
+
+class ResponsesRoute:
+    """Answers conversations of items.
+
+    Args:
+        engine: Answers requests.
+        capabilities: Features and limits of the server.
+        fetcher: Gets images from URLs.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        capabilities: ServerCapabilities,
+        fetcher: ImageFetcher,
+    ) -> None:
+        self._engine = engine
+        self._capabilities = capabilities
+        self._fetcher = fetcher
+
+    async def __call__(self, request: Request) -> Response:
+        """Answers a request."""
+        arrived_ns = time.perf_counter_ns()
+        body, strings = await read_body_with_images(
+            request,
+            ResponsesBody,
+            lambda body: [each.source for each in image_references(body)],
+        )
+        check_response(body, self._capabilities)
+        prompt = response_prompt(body, self._capabilities)
+        usage = UsageCounter()
+        form = ResponseForm(
+            body=body,
+            model=self._capabilities.model_name,
+            token_bytes=self._engine.token_bytes,
+        )
+        writer = ResponseWriter(form, usage)
+        return await answer(
+            request,
+            self._start(body, prompt, strings, request.state.request_id, arrived_ns),
+            AnswerWriters(
+                partial(whole_response, writer=writer),
+                partial(
+                    response_events,
+                    writer=writer,
+                    are_calls_certain=calls_have_grammar(prompt),
+                ),
+                StreamedErrors(writer),
+            ),
+            usage,
+            as_stream=bool(body.stream),
+        )
+
+    async def _start(
+        self,
+        body: ResponsesBody,
+        prompt: ChatPrompt,
+        strings: Mapping[str, memoryview],
+        request_id: str,
+        arrived_ns: int,
+    ) -> AsyncGenerator[Event, None]:
+        """Loads a request's images and hands it to the engine."""
+        sampling = response_sampling(body, self._capabilities)
+        output_format = text_format(body.text)
+        images = await load_images(
+            image_references(body),
+            strings,
+            fetcher=self._fetcher,
+            engine=self._engine,
+            max_bytes=self._capabilities.max_image_bytes,
+        )
+        request = GenerationRequest(
+            prompt=prompt,
+            images=images,
+            sampling=sampling,
+            output_format=output_format,
+        )
+        return self._engine.generate(
+            request, request_id=request_id, arrived_ns=arrived_ns
+        )
