@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
 from mllama.requests.tool_calls.tool_choice import ToolChoice
-from mllama.requests.tool_use import answer_format, tool_use_of
+from mllama.requests.tool_use import answer_format, calls_have_grammar, tool_use_of
 
 
 def tool(name: str) -> dict[str, Any]:
@@ -194,10 +195,28 @@ def test_strict_tools_leave_any_other_text_possible() -> None:
     assert use.form == "llama3_json"
 
 
-def test_a_format_beside_tools_is_for_answers_without_calls() -> None:
+@pytest.mark.parametrize("path", ["response_format", "text.format.schema"])
+def test_a_format_beside_tools_is_for_answers_without_calls(path: str) -> None:
+    own = replace(OWN, path=path)
     for tools in (TOOLS, [STRICT]):
-        source = source_of(answer_format(request(tools=tools, output_format=OWN)))
+        source = source_of(answer_format(request(tools=tools, output_format=own)))
         assert source["text"]["kind"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"tools": TOOLS}, False),
+        ({"tools": TOOLS, "tool_choice": "required"}, True),
+        ({"tools": [TOOLS[1], STRICT]}, True),
+        ({"tools": [STRICT], "tool_choice": "none"}, False),
+        ({}, False),
+    ],
+)
+def test_forced_calls_and_those_of_strict_tools_have_a_grammar(
+    options: Any, expected: bool
+) -> None:
+    assert calls_have_grammar(prompt(**options)) is expected
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,48 @@ export async function check_tools(url) {
   }
 }
 
+export async function check_responses(url) {
+  const { responses } = client(url);
+  const image = { type: "input_image", image_url: picture.data_url, detail: "auto" };
+  const text = { type: "input_text", text: picture.QUESTION };
+  const input = [{ role: "user", content: [text, image] }];
+  const answer = await responses.create({ model, input });
+  assert.equal(answer.output_text, picture.ANSWER);
+  const stream = responses.stream({ model, input });
+  const kinds = [];
+  for await (const event of stream) {
+    kinds.push(event.type);
+  }
+  const gathered = await stream.finalResponse();
+  assert.equal(gathered.output_text, picture.ANSWER);
+  assert.equal(kinds[0], "response.created");
+  assert.equal(kinds.at(-1), "response.completed");
+  input.push(...gathered.output, secondQuestion);
+  const second = await responses.create({ model, input });
+  assert.equal(second.output_text, picture.SECOND_ANSWER);
+}
+
+export async function check_calls_of_responses(url) {
+  const { responses } = client(url);
+  const functions = [{ type: "function", strict: true, ...tools[0].function }];
+  functions[0].parameters = {
+    type: "object",
+    properties: { color: { enum: ["red", "blue"] } },
+    required: ["color"],
+  };
+  const input = [{ role: "user", content: picture.QUESTION }];
+  const options = { model, tools: functions, parallel_tool_calls: false };
+  const stream = responses.stream({ ...options, input, tool_choice: "required" });
+  const answer = await stream.finalResponse();
+  const [call] = answer.output;
+  assert.equal(call.type, "function_call");
+  assert.match(JSON.parse(call.arguments).color, /^(red|blue)$/);
+  const output = { type: "function_call_output", call_id: call.call_id, output: "1" };
+  input.push(call, output);
+  const last = await responses.create({ ...options, input, tool_choice: "none" });
+  assert.equal(last.status, "completed");
+}
+
 export async function check_models(url) {
   const ids = [];
   for await (const each of client(url).models.list()) {

@@ -24,6 +24,15 @@ MESSAGES: Any = [
         ],
     }
 ]
+ITEMS: Any = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "input_image", "image_url": data_url(), "detail": "auto"},
+            {"type": "input_text", "text": QUESTION},
+        ],
+    }
+]
 
 
 class Shape(BaseModel):
@@ -282,6 +291,131 @@ def check_a_streamed_call_whose_result_goes_back(url: str) -> None:
         model=MODEL, messages=messages, tools=TOOLS, tool_choice="none", max_tokens=8
     )
     assert answer.choices[0].message.content is not None
+
+
+def check_a_response(url: str) -> None:
+    response = client(url).responses.create(model=MODEL, input=ITEMS)
+    assert response.output_text == ANSWER
+    assert response.status == "completed"
+    assert response.usage
+    assert response.usage.total_tokens > response.usage.output_tokens
+    text: Any = client(url).responses.create(
+        model=MODEL,
+        input="hello",
+        instructions="Be brief.",
+        max_output_tokens=3,
+        store=True,
+        metadata={"a": "b"},
+    )
+    assert text.incomplete_details.reason == "max_output_tokens"
+    assert text.metadata == {"a": "b"}
+
+
+def check_an_async_response(url: str) -> None:
+    async def ask() -> Any:
+        responses = async_client(url).responses
+        return await asyncio.gather(
+            *(responses.create(model=MODEL, input=ITEMS) for _ in range(3))
+        )
+
+    assert [each.output_text for each in asyncio.run(ask())] == [ANSWER] * 3
+
+
+def check_responses_over_two_turns(url: str) -> None:
+    responses = client(url).responses
+    for dumped in (False, True):
+        items = list(ITEMS)
+        for _ in range(2):
+            with responses.stream(model=MODEL, input=items) as stream:
+                kinds = [event.type for event in stream]
+                response = stream.get_final_response()
+            assert kinds[0] == "response.created"
+            assert kinds[-1] == "response.completed"
+            assert kinds.count("response.output_text.delta") > 1
+            items += [item.model_dump() if dumped else item for item in response.output]
+            items.append({"role": "user", "content": QUESTION})
+        first = items[1] if dumped else items[1].model_dump()
+        assert first["content"][0]["text"] == ANSWER
+
+
+def check_a_response_in_a_stream_without_the_helper(url: str) -> None:
+    events: list[Any] = list(
+        client(url).responses.create(
+            model=MODEL,
+            input=ITEMS,
+            stream=True,
+            include=["message.output_text.logprobs"],
+            top_logprobs=2,
+        )
+    )
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in deltas) == ANSWER
+    assert all(event.logprobs for event in deltas)
+    assert events[-1].response.output_text == ANSWER
+
+
+def check_a_response_parsed_into_a_pydantic_model(url: str) -> None:
+    responses = client(url).responses
+    options: Any = {"text_format": Picture, "max_output_tokens": 300}
+    response = responses.parse(model=MODEL, input=ITEMS, **options)
+    assert isinstance(response.output_parsed, Picture)
+    with responses.stream(model=MODEL, input=ITEMS, **options) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert isinstance(final.output_parsed, Picture)
+    (done,) = [each for each in events if each.type == "response.output_text.done"]
+    assert isinstance(done.parsed, Picture)
+
+
+def check_a_call_of_a_response_whose_result_goes_back(url: str) -> None:
+    responses = client(url).responses
+    tools: Any = [{"type": "function", **TOOLS[0]["function"]}]
+    items = list(ITEMS)
+    choice: Any = {"type": "function", "name": "count_shapes"}
+    with responses.stream(
+        model=MODEL,
+        input=items,
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=False,
+        max_output_tokens=300,
+    ) as stream:
+        events = list(stream)
+        response = stream.get_final_response()
+    (call,) = response.output
+    assert call.type == "function_call"
+    CountShapes.model_validate_json(call.arguments)
+    deltas = [
+        event
+        for event in events
+        if event.type == "response.function_call_arguments.delta"
+    ]
+    assert deltas[-1].snapshot == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "1"}
+    items += [call, result]
+    answer = responses.create(
+        model=MODEL, input=items, tools=tools, tool_choice="none", max_output_tokens=8
+    )
+    assert answer.output_text
+
+
+def response_error(kind: Any, url: str, **request: Any) -> Any:
+    """The error of a response."""
+    try:
+        client(url).responses.create(**{"model": MODEL, "input": "Hi", **request})
+    except kind as error:
+        return error
+    raise AssertionError("the request was answered")
+
+
+def check_errors_of_responses(url: str) -> None:
+    error = response_error(BadRequestError, url, previous_response_id="resp_1")
+    assert error.param == "previous_response_id"
+    error = response_error(BadRequestError, url, background=True)
+    assert error.param == "background"
+    error = response_error(NotFoundError, url, model="gpt-4o")
+    assert error.code == "model_not_found"
 
 
 def check_completions(url: str) -> None:

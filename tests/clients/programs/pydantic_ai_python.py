@@ -13,7 +13,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models import ModelRequestParameters
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.tools import ToolDefinition
 
@@ -80,6 +80,21 @@ def check_an_agent_with_tools(url: str) -> None:
         return len(color)
 
     assert counting.run_sync(PICTURE).output
+
+
+def check_the_responses_api(url: str) -> None:
+    provider = OpenAIProvider(base_url=f"{url}/v1", api_key="none")
+    model = OpenAIResponsesModel(MODEL, provider=provider)
+    options: Any = {"model_settings": {"max_tokens": 300}, "retries": 0}
+    first = Agent(model, **options).run_sync(PICTURE)
+    assert first.output == ANSWER
+    again = Agent(model, **options).run_sync(
+        QUESTION, message_history=first.all_messages()
+    )
+    assert again.output
+    for output in (Picture, NativeOutput(Picture)):
+        result = Agent(model, output_type=output, **options).run_sync(PICTURE)
+        assert isinstance(result.output, Picture)
 
 
 def check_a_forced_call_whose_result_goes_back(url: str) -> None:
