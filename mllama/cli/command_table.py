@@ -17,6 +17,9 @@ SERVER: Final = "Server"
 ACCESS: Final = "Access"
 OUTPUT: Final = "Output"
 
+OLLAMA_PORT: Final = 11434
+"""The port on which Ollama's clients expect it."""
+
 _GENERATE_QUESTION: Final = (
     Option(
         name="prompt",
@@ -237,6 +240,15 @@ _SERVE: Final = (
         kind="text",
         metavar="PASSWORD",
         description="The private key's password.",
+    ),
+    Option(
+        name="ollama",
+        section=SERVER,
+        takers=("serve",),
+        kind="flag",
+        description=f"Listen on port {OLLAMA_PORT}, where clients of Ollama expect it, "
+        "unless --port names another.",
+        details="Ollama's API is served on any port.",
     ),
     Option(
         name="max_queue_size",

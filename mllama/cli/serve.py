@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mllama.cli.command_table import OLLAMA_PORT
 from mllama.cli.config_file import use_config_file
 from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.sections import SectionedCommand
@@ -199,13 +200,16 @@ def serve(**options: Any) -> None:
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     from mllama.max_compat.server import Settings
 
-    settings = Settings(
-        **{
-            alias: value
-            for name, alias in _SERVER_SETTINGS.items()
-            if (value := options.pop(name)) is not None
-        }
-    )
+    server_settings = {
+        alias: value
+        for name, alias in _SERVER_SETTINGS.items()
+        if (value := options.pop(name)) is not None
+    }
+    if options.pop("ollama"):
+        if options["uds"] is not None:
+            raise MllamaError("--uds and --ollama can't be combined")
+        server_settings.setdefault(_SERVER_SETTINGS["port"], OLLAMA_PORT)
+    settings = Settings(**server_settings)
     # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
     for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
         settings = settings.model_copy(update={name: _PHOTOS_BYTES})
@@ -241,6 +245,7 @@ def _serve_on(
         configure_tracing,
     )
     from mllama.server.app import serve as run
+    from mllama.server.model_description import describe_model
     from mllama.server.model_names import default_name
 
     configure_logging(settings)
@@ -253,6 +258,7 @@ def _serve_on(
             served_model_name=model_name or default_name(engine_options.model),
             **options,
         ),
+        description=describe_model(files, engine_options.model),
         options=server_options,
         sockets=sockets,
         max_ce_batch_size=engine_options.max_ce_batch_size,

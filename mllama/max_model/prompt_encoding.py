@@ -72,6 +72,16 @@ class PromptEncoder:
         begin = self._tokenizer.bos_token_id
         return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
 
+    @property
+    def template_source(self) -> str:
+        """The source of the chat template; empty without one."""
+        return "" if self._template is None else self._template.text
+
+    @property
+    def takes_tools(self) -> bool:
+        """True if a request's tools reach the chat template."""
+        return self._template is not None and self._template.takes_tools()
+
     @cached_property
     def continues_messages(self) -> bool:
         """True if the template lets an answer go on with the last message."""

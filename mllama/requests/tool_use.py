@@ -15,7 +15,7 @@ from mllama.requests.tool_calls.json_form import CALL_KEYS
 from mllama.requests.tool_calls.parser import ToolCallParser, ToolForm
 from mllama.requests.tool_calls.tool_choice import Tools
 
-_FORMATS_OF_TEXT: Final = ("response_format", "text.format")
+_FORMATS_OF_TEXT: Final = ("response_format", "text.format", "format")
 """Paths of formats that are for answers without calls."""
 
 

@@ -42,6 +42,7 @@ from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.metrics import SharedStats
+from mllama.server.model_description import ModelDescription
 from mllama.server.options import ServerOptions
 from mllama.server.routes import add_routes, new_application
 from mllama.server.worker_prespawn import PrespawnedPopen
@@ -95,6 +96,7 @@ def serve(
     settings: Settings,
     args: PipelineArgs,
     *,
+    description: ModelDescription,
     options: ServerOptions,
     sockets: Sequence[socket.socket],
     max_ce_batch_size: int,
@@ -106,6 +108,7 @@ def serve(
     Args:
         settings: Settings of the server.
         args: Settings of the model; ``custom_architectures`` must name this package.
+        description: The model, for clients that list it.
         options: How the server can be reached, and by whom.
         sockets: What it listens on, bound.
         max_ce_batch_size: Maximum number of requests that one step prefills.
@@ -148,6 +151,7 @@ def serve(
             factory,
             options,
             sockets,
+            description,
             max_new_tokens,
             tool_parser,
         )
@@ -160,6 +164,7 @@ def _run(
     factory: WorkerPipelineFactory,
     options: ServerOptions,
     sockets: Sequence[socket.socket],
+    description: ModelDescription,
     max_new_tokens: int | None,
     tool_parser: ToolForm,
 ) -> None:
@@ -197,7 +202,7 @@ def _run(
                 min_piece_tokens=settings.stream_min_chunk_tokens,
             )
             capabilities = server_capabilities(
-                engine.settings, settings, config, retrieved.tokenizer
+                engine.settings, settings, config, retrieved.tokenizer, description
             )
             add_routes(app, engine, capabilities, ImageFetcher(settings))
             _freeze_heap()
@@ -240,7 +245,11 @@ async def _end_requests(server: Server, engine: MaxEngineClient) -> None:
 
 
 def server_capabilities(
-    engine: EngineSettings, settings: Settings, config: PipelineConfig, tokenizer: Any
+    engine: EngineSettings,
+    settings: Settings,
+    config: PipelineConfig,
+    tokenizer: Any,
+    description: ModelDescription,
 ) -> ServerCapabilities:
     """Returns the capabilities of a server that is about to run.
 
@@ -249,7 +258,9 @@ def server_capabilities(
         settings: Settings of the server.
         config: MAX's configuration of the pipeline.
         tokenizer: The model's tokenizer.
+        description: The model's files and configuration.
     """
+    encoder = tokenizer.prompt_encoder
     longest = engine.defaults.max_new_tokens
     added = tokenizer.delegate.added_tokens_decoder
     return ServerCapabilities(
@@ -260,8 +271,11 @@ def server_capabilities(
         max_new_tokens=None if longest == -1 else longest,
         max_images=ModelSettings.from_max(config.model).image_limit,
         max_image_bytes=settings.max_media_bytes or None,
-        continues_messages=tokenizer.prompt_encoder.continues_messages,
+        continues_messages=encoder.continues_messages,
         created=int(time.time()),
+        description=description,
+        chat_template=encoder.template_source,
+        takes_tools=encoder.takes_tools,
     )
 
 

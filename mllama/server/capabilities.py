@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from mllama.server.model_description import ModelDescription
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,9 @@ class ServerCapabilities:
             template of a model that judges messages, such as Llama Guard, has no place
             for that.
         created: When the server began to serve the model, in seconds since 1970.
+        description: The model's files and configuration.
+        chat_template: The source of the chat template; may be empty.
+        takes_tools: Whether the chat template describes tools.
     """
 
     model_name: str
@@ -34,3 +39,6 @@ class ServerCapabilities:
     max_image_bytes: int | None = None
     continues_messages: bool = True
     created: int = 0
+    description: ModelDescription = field(default_factory=ModelDescription)
+    chat_template: str = ""
+    takes_tools: bool = True

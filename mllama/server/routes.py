@@ -20,6 +20,8 @@ from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.anthropic import routes as anthropic
 from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS
+from mllama.server.dialects.ollama import routes as ollama
+from mllama.server.dialects.ollama.errors import OLLAMA_ERRORS
 from mllama.server.dialects.openai import routes as openai
 from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
@@ -34,6 +36,8 @@ doesn't have, and some would reach the model past this package's checks."""
 
 def error_form(path: str) -> ErrorForm:
     """Returns the form of errors at a path, of one without a route too."""
+    if ollama.is_ollama_path(path):
+        return OLLAMA_ERRORS
     if anthropic.is_anthropic_path(path):
         return ANTHROPIC_ERRORS
     return openai.error_form(path)
@@ -84,9 +88,10 @@ def add_routes(
     app.include_router(anthropic.anthropic_models_router(capabilities))
     app.include_router(openai.openai_router(engine, capabilities, fetcher))
     app.include_router(anthropic.anthropic_router(engine, capabilities, fetcher))
+    app.include_router(ollama.ollama_router(engine, capabilities, fetcher))
     # SageMaker's name of /health.
     app.add_api_route("/ping", _ping)
-    add_schema_route(app, (*openai.BODIES, *anthropic.BODIES))
+    add_schema_route(app, (*openai.BODIES, *anthropic.BODIES, *ollama.BODIES))
 
 
 async def _ping(request: Request) -> Response:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from max.pipelines.lib import PIPELINE_REGISTRY, PipelineConfig
 
 from mllama.cli.generate import generate
 from mllama.cli.serve import serve
+from mllama.config import MllamaConfig
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
@@ -309,6 +311,47 @@ def test_serve_passes_options_to_max(
     assert [spec.device_type for spec in args.device_specs] == ["cpu"]
     assert (started["max_ce_batch_size"], started["max_new_tokens"]) == (2, 7)
     assert started["settings"].port == 8123
+
+
+@pytest.mark.parametrize(
+    ("args", "port"),
+    [
+        ([], 8000),
+        (["--ollama"], 11434),
+        (["--ollama", "--port", "8123"], 8123),
+        (["--port", "8123"], 8123),
+    ],
+)
+def test_ollamas_port_is_taken_unless_another_is_named(
+    served: Started, monkeypatch: pytest.MonkeyPatch, args: list[str], port: int
+) -> None:
+    monkeypatch.setattr(ServerOptions, "bound", lambda _: contextlib.nullcontext(()))
+    assert served("--devices", "cpu", *args)["settings"].port == port
+
+
+def test_ollamas_port_has_precedence_over_the_environment(
+    served: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ServerOptions, "bound", lambda _: contextlib.nullcontext(()))
+    monkeypatch.setenv("MAX_SERVE_PORT", "8123")
+    assert served("--devices", "cpu")["settings"].port == 8123
+    assert served("--devices", "cpu", "--ollama")["settings"].port == 11434
+
+
+def test_ollamas_port_and_a_unix_socket_exclude_each_other(served: Started) -> None:
+    with pytest.raises(MllamaError, match="--uds and --ollama can't be combined"):
+        served("--devices", "cpu", "--ollama", "--uds", "socket")
+
+
+def test_clients_are_told_what_is_served(served: Started) -> None:
+    description = served("--devices", "cpu")["description"]
+    weights = MODEL_PATH / "model.safetensors"
+    assert description.size == weights.stat().st_size
+    assert description.file_format == "safetensors"
+    assert description.config == MllamaConfig.from_path(MODEL_PATH)
+    assert len(description.digest) == 64
+    assert not description.is_on_gpu
+    assert description.stored is None
 
 
 @pytest.mark.parametrize(

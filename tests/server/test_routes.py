@@ -18,6 +18,21 @@ from mllama.server.routes import add_routes, new_application
 from tests.server.dialects.fake_engine import FakeEngine
 
 ROUTES = {
+    "/": {"GET", "HEAD"},
+    "/api/blobs/{digest}": {"HEAD", "POST"},
+    "/api/chat": {"POST"},
+    "/api/copy": {"POST"},
+    "/api/create": {"POST"},
+    "/api/delete": {"DELETE"},
+    "/api/embed": {"POST"},
+    "/api/embeddings": {"POST"},
+    "/api/generate": {"POST"},
+    "/api/ps": {"GET", "HEAD"},
+    "/api/pull": {"POST"},
+    "/api/push": {"POST"},
+    "/api/show": {"POST"},
+    "/api/tags": {"GET", "HEAD"},
+    "/api/version": {"GET", "HEAD"},
     "/detokenize": {"POST"},
     "/health": {"GET"},
     "/invocations": {"POST"},

@@ -116,6 +116,55 @@ def parse_name(name: str) -> ModelName:
     return ModelName(*parts)
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that was found in a store.
+
+    Attributes:
+        store: The store.
+        name: The model's full name.
+        manifest: Its manifest.
+    """
+
+    store: Path
+    name: ModelName
+    manifest: Path
+
+    @property
+    def layers(self) -> list[_Layer]:
+        """Returns the layers of the manifest.
+
+        Raises:
+            CheckpointError: If it is damaged or can't be read.
+        """
+        return _read_layers(self.manifest)
+
+    def read(self, layer: _Layer, most: int) -> bytes:
+        """Returns the content of a small blob.
+
+        Raises:
+            CheckpointError: If it is missing, has more bytes than ``most``, or can't be
+                read.
+        """
+        blob = _find_blob(self.store, layer.digest)
+        if blob is None:
+            raise CheckpointError(
+                f"{PREFIX}{self.name} lacks its blob {layer.digest}; pull the model "
+                "again"
+            )
+        try:
+            with blob.open("rb") as file:
+                content = file.read(most + 1)
+        except OSError as error:
+            raise _unreadable(blob, error) from error
+        if len(content) > most:
+            raise CheckpointError(
+                f"{blob} is the {layer.kind} of {self.name}, and has more than {most} "
+                "bytes; pull the model again"
+            )
+        return content
+
+
 def find_blob(name: str) -> Path:
     """Returns the file with a model's weights, in the store.
 
@@ -124,6 +173,19 @@ def find_blob(name: str) -> Path:
 
     Raises:
         MllamaError: If there is no store, no such model, or it can't be served.
+    """
+    stored = open_stored(name)
+    return _model_blob(stored.store, stored.name, stored.layers)
+
+
+def open_stored(name: str) -> StoredModel:
+    """Returns a model of a store.
+
+    Args:
+        name: The model's name, with or without ``ollama:`` in front.
+
+    Raises:
+        MllamaError: If there is no store, or no such model.
     """
     wanted = parse_name(name.removeprefix(PREFIX))
     names: set[str] = set()
@@ -138,7 +200,7 @@ def find_blob(name: str) -> Path:
             unreadable.append(error)
             continue
         if manifest is not None:
-            return _model_blob(store, wanted, _read_layers(manifest))
+            return StoredModel(store, wanted, manifest)
         searched.append(store)
         names |= {str(found) for found, _ in _models(store)}
     if searched:

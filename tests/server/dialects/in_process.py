@@ -48,8 +48,15 @@ class InProcessServer:
         )
     )
     fetcher: Any = field(default_factory=FakeFetcher)
+    _app: FastAPI | None = field(default=None, init=False)
 
     def app(self) -> FastAPI:
+        """The application, which is made once: routes take time to be built."""
+        if self._app is None:
+            self._app = self._new_app()
+        return self._app
+
+    def _new_app(self) -> FastAPI:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         add_routes(app, self.engine, self.capabilities, self.fetcher)
         add_error_handlers(app, error_form)

@@ -150,7 +150,6 @@ def test_wrong_bodies_of_the_tokenizer_are_named(
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
         ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/responses", 405),
         ("GET", "/v1/responses/resp_1", 404),

@@ -1,0 +1,212 @@
+"""``POST /api/chat`` and ``POST /api/generate``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.events import Event
+from mllama.requests.request import GenerationRequest
+from mllama.server.answering import AnswerWriters, answer
+from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.ollama.answer import (
+    NDJSON,
+    AnswerForm,
+    Clock,
+    answer_lines,
+    empty_answer,
+    whole_answer,
+)
+from mllama.server.dialects.ollama.bodies import (
+    OllamaChatBody,
+    OllamaFields,
+    OllamaGenerateBody,
+    is_zero,
+)
+from mllama.server.dialects.ollama.errors import OLLAMA_ERRORS
+from mllama.server.dialects.ollama.model_names import check_ollama_model
+from mllama.server.dialects.ollama.prompt_translation import (
+    chat_images,
+    chat_prompt_of,
+    generate_images,
+    generate_prompt_of,
+)
+from mllama.server.dialects.ollama.sampling_translation import (
+    model_options,
+    output_format_of,
+    sampling_of,
+)
+from mllama.server.engine_client import EngineClient
+from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.request_images import (
+    ImageReference,
+    check_image_count,
+    load_images,
+)
+from mllama.server.usage import UsageCounter
+
+logger = logging.getLogger("mllama")
+
+AnyBody = TypeVar("AnyBody", bound=OllamaFields)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a valid body asks.
+
+    Attributes:
+        prompt: The prompt.
+        images: Its images, in order.
+    """
+
+    prompt: ChatPrompt | str
+    images: Sequence[ImageReference]
+
+
+class GenerationRoutes:
+    """Answers conversations and prompts.
+
+    Args:
+        engine: Answers requests.
+        capabilities: Features and limits of the server.
+        fetcher: Gets images from URLs.
+
+    Raises:
+        MllamaError: If the model's own options, in Ollama's store, can't be honored.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        capabilities: ServerCapabilities,
+        fetcher: ImageFetcher,
+    ) -> None:
+        self._engine = engine
+        self._capabilities = capabilities
+        self._fetcher = fetcher
+        description = capabilities.description
+        self._defaults = model_options(description.sampling_defaults)
+        self._system = "" if description.stored is None else description.stored.system
+        self._has_noted_context = False
+
+    async def chat(self, request: Request) -> Response:
+        """Answers a request to ``/api/chat``."""
+
+        def question(body: OllamaChatBody) -> _Question | None:
+            if not body.messages:
+                return None
+            prompt = chat_prompt_of(
+                body,
+                system=self._system,
+                continues_messages=self._capabilities.continues_messages,
+            )
+            return _Question(prompt, chat_images(body))
+
+        return await self._answer(
+            request, OllamaChatBody, "chat", chat_images, question
+        )
+
+    async def generate(self, request: Request) -> Response:
+        """Answers a request to ``/api/generate``."""
+
+        def question(body: OllamaGenerateBody) -> _Question | None:
+            if not body.prompt:
+                return None
+            prompt = generate_prompt_of(body, system=self._system)
+            return _Question(prompt, generate_images(body))
+
+        return await self._answer(
+            request, OllamaGenerateBody, "generate", generate_images, question
+        )
+
+    async def _answer(
+        self,
+        request: Request,
+        model: type[AnyBody],
+        kind: Literal["chat", "generate"],
+        images: Callable[[AnyBody], list[ImageReference]],
+        question: Callable[[AnyBody], _Question | None],
+    ) -> Response:
+        arrived_ns = time.perf_counter_ns()
+        body, strings = await read_body_with_images(
+            request, model, lambda body: [each.source for each in images(body)]
+        )
+        check_ollama_model(body.model, self._capabilities.model_name)
+        clock, usage = Clock(arrived_ns), UsageCounter()
+        form = AnswerForm(kind, body.model, self._engine.token_bytes, clock)
+        asked = question(body)
+        if asked is None:
+            reason: Literal["load", "unload"] = (
+                "unload" if is_zero(body.keep_alive) else "load"
+            )
+            return JSONResponse(empty_answer(form, reason))
+        check_image_count(len(asked.images), self._capabilities.max_images)
+        self._note_context(body)
+        return await answer(
+            request,
+            self._start(
+                body, asked, strings, request.state.request_id, arrived_ns, clock
+            ),
+            AnswerWriters(
+                partial(whole_answer, form=form, usage=usage),
+                partial(answer_lines, form=form, usage=usage),
+                OLLAMA_ERRORS,
+                media_type=NDJSON,
+            ),
+            usage,
+            as_stream=body.is_streamed,
+        )
+
+    async def _start(
+        self,
+        body: OllamaFields,
+        asked: _Question,
+        strings: Mapping[str, memoryview],
+        request_id: str,
+        arrived_ns: int,
+        clock: Clock,
+    ) -> AsyncGenerator[Event, None]:
+        """Loads a request's images and hands it to the engine."""
+        sampling = sampling_of(body, self._defaults, self._capabilities)
+        output_format = output_format_of(body)
+        images = await load_images(
+            asked.images,
+            strings,
+            fetcher=self._fetcher,
+            engine=self._engine,
+            max_bytes=self._capabilities.max_image_bytes,
+        )
+        request = GenerationRequest(
+            prompt=asked.prompt,
+            images=images,
+            sampling=sampling,
+            output_format=output_format,
+        )
+        clock.loaded()
+        return self._engine.generate(
+            request, request_id=request_id, arrived_ns=arrived_ns
+        )
+
+    def _note_context(self, body: OllamaFields) -> None:
+        """Logs once that a context is longer than the server's."""
+        asked = body.options.num_ctx if body.options is not None else None
+        longest = self._capabilities.max_length
+        if self._has_noted_context or asked is None or longest is None:
+            return
+        if asked > longest:
+            self._has_noted_context = True
+            logger.warning(
+                "a request asks for a context of %d tokens (num_ctx), and gets the %d "
+                "that are served; --max-length sets them",
+                asked,
+                longest,
+            )
