@@ -68,10 +68,10 @@ def messages_of(body: ResponsesBody) -> list[dict[str, Any]]:
 
 def goes_on(body: ResponsesBody) -> bool:
     """Returns True if the answer goes on with the last item, a message cut short."""
-    last = body.input[-1]
-    return isinstance(last, InputAssistantMessage) and last.status in (
-        "in_progress",
-        "incomplete",
+    return any(
+        isinstance(item, InputAssistantMessage)
+        and item.status in ("in_progress", "incomplete")
+        for item in _items(body)[-1:]
     )
 
 
