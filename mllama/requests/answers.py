@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from mllama.errors import EngineError
+from mllama.errors import EngineError, RequestError
 from mllama.requests.detokenizer import StreamingDetokenizer
 from mllama.requests.events import (
     Event,
@@ -17,7 +17,7 @@ from mllama.requests.events import (
     TokenLogprob,
 )
 from mllama.requests.tool_calls.parser import Part, add_part
-from mllama.requests.tool_use import ToolUse
+from mllama.requests.tool_use import ToolUse, answer_format
 from mllama.sampling.log_probabilities import ALL
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ class Answers:
             at: The time of the last report in seconds.
 
         Raises:
+            RequestError: If the format of the answer can't be followed further.
             EngineError: If the model failed on the request.
         """
         status = outputs[-1].final_status
+        tokens = [token for output in outputs for token in output.tokens]
         # runtime/fault_isolation.py gives this status to a request that failed.
         if status.value == "cancelled":
-            raise EngineError("the model failed on this request; the log says why")
-        tokens = [token for output in outputs for token in output.tokens]
+            raise self._failure(choice, tokens)
         logprobs = [
             each
             for output in outputs
@@ -81,6 +82,18 @@ class Answers:
         if not answer.is_finished:
             events += answer.receive(tokens, status, logprobs[of_prompt:], at)
         return events
+
+    def _failure(self, choice: int, tokens: Sequence[int]) -> Exception:
+        """Returns the error of an answer whose computation failed after its tokens."""
+        why = self._prepared.format_failure
+        reason = why and why([*self._answers[choice].token_ids, *tokens])
+        if not reason:
+            return EngineError("the model failed on this request; the log says why")
+        asked = answer_format(self._prepared.request)
+        path = "tools" if asked is None else asked.path
+        return RequestError(
+            f"{path} exceeds a limit after a part of the answer: {reason}", path
+        )
 
     def is_finished(self, choice: int) -> bool:
         """Returns True if an answer is complete; more tokens of it are not needed."""
@@ -122,6 +135,8 @@ class _Answer:
         self._started = started
         self._first_at: float | None = None
         self._tokens = 0
+        self._keeps_tokens = prepared.format_failure is not None
+        self.token_ids: list[int] = []
         self.is_finished = False
 
     def receive(
@@ -156,6 +171,8 @@ class _Answer:
             parts += self._calls.finish(is_cut=reason == "length")
             reason = self._calls.finish_reason(reason)
         self._tokens += kept
+        if self._keeps_tokens:
+            self.token_ids += tokens[:kept]
         if kept and self._first_at is None:
             self._first_at = at
         events: list[Event] = []

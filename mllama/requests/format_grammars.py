@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Final
+
+import numpy as np
 
 from mllama.errors import RequestError
 from mllama.grammars.convert import format_grammar
@@ -68,6 +70,24 @@ class FormatGrammars:
                 raise RequestError(f"{path} refers too deep", path) from error
             self._keep(output_format, grammar)
             return grammar
+
+    def failure(self, grammar: str, answer: Sequence[int]) -> str | None:
+        """Returns why a grammar can't go on after an answer so far.
+
+        A grammar may exceed a limit after any number of tokens.
+
+        Args:
+            grammar: The grammar.
+            answer: The answer's tokens.
+
+        Returns:
+            The reason in one line, or None if the grammar goes on.
+        """
+        try:
+            self._token_grammars.matcher(grammar).bitmask(np.array(answer, np.int64))
+        except GrammarError as error:
+            return str(error)
+        return None
 
     @cached_property
     def _token_grammars(self) -> TokenGrammars:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -49,6 +50,8 @@ class PreparedRequest:
         image_tokens: Tokens of the images.
         image_positions: Where the images are among ``token_ids``.
         tool_use: The calls of tools that answers may have; None is none.
+        format_failure: Returns why an answer's format can't go on after these tokens of
+            it, or None; itself None if there is no format.
     """
 
     request: GenerationRequest
@@ -57,6 +60,7 @@ class PreparedRequest:
     image_tokens: int
     image_positions: Sequence[int] = ()
     tool_use: ToolUse | None = None
+    format_failure: Callable[[Sequence[int]], str | None] | None = None
 
 
 async def prepare_request(
@@ -114,6 +118,9 @@ async def prepare_request(
         image_tokens_of(contexts[0]),
         [image.start_idx for image in contexts[0].images],
         tool_use_of(request.prompt, settings.tool_parser),
+        None
+        if grammar is None or grammars is None
+        else partial(grammars.failure, grammar),
     )
 
 

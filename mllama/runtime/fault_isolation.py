@@ -9,6 +9,8 @@ from typing import Any
 
 from max.pipelines.context import GenerationStatus, TextGenerationOutput
 
+from mllama.requests.token_grammars import GrammarError
+
 logger = logging.getLogger("mllama")
 
 Execute = Callable[[Any], dict[Any, Any]]
@@ -18,7 +20,8 @@ def isolate_failures(execute: Execute) -> Execute:
     """Returns a pipeline's ``execute`` that survives exceptions.
 
     A batch that fails is computed again, one request at a time.  A request that fails
-    alone ends with :func:`failed_output`, and its traceback goes to the log.  A request
+    alone ends with :func:`failed_output`, and its traceback goes to the log, unless the
+    format of its answer can't be followed, which is the request's own fault.  A request
     that had got its token before the batch failed ends the same way, since that token
     is lost.
 
@@ -31,13 +34,13 @@ def isolate_failures(execute: Execute) -> Execute:
         before = [_progress(context) for context in contexts]
         try:
             return execute(inputs)
-        except Exception:
+        except Exception as error:
             if not contexts:
                 raise
             if len(contexts) > 1:
-                logger.exception("a batch failed; trying its requests one by one")
+                _log(error, "a batch failed; trying its requests one by one")
             else:
-                logger.exception("request %s failed", contexts[0].request_id)
+                _log(error, f"request {contexts[0].request_id} failed")
                 return {contexts[0].request_id: failed_output(contexts[0].request_id)}
         results: dict[Any, Any] = {}
         for context, progress in zip(contexts, before, strict=True):
@@ -48,6 +51,14 @@ def isolate_failures(execute: Execute) -> Execute:
         return results
 
     return isolated
+
+
+def _log(error: Exception, what: str) -> None:
+    """Logs an exception, with a traceback unless it is the request's own fault."""
+    if isinstance(error, GrammarError):
+        logger.warning("%s: the format of an answer: %s", what, error)
+    else:
+        logger.exception(what)
 
 
 def _progress(context: Any) -> tuple[int, int]:

@@ -38,6 +38,22 @@ def end_token() -> int:
     return token
 
 
+RUNAWAY_GRAMMAR = "\n".join(
+    [
+        "root ::= r0",
+        *(f'r{number} ::= r{number + 1} r{number + 1} | "b"' for number in range(40)),
+        'r40 ::= "a"',
+    ]
+)
+"""A grammar that exceeds a limit once an answer has some 28 times ``b``."""
+
+
+def only_b() -> dict[str, float]:
+    """Returns a ``logit_bias`` by which an answer has ``b`` wherever it may."""
+    (token,) = _encoded("b")
+    return {str(token): 100.0}
+
+
 class Format:
     """A format's grammar over the demo model's tokens."""
 

@@ -12,7 +12,8 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from mllama import LLM
-from mllama.errors import MllamaError
+from mllama.errors import MllamaError, RequestError
+from tests.grammars.walking import RUNAWAY_GRAMMAR, only_b
 
 pytestmark = pytest.mark.compiles
 
@@ -90,6 +91,21 @@ def test_a_list_of_conversations_has_the_format(llm: LLM) -> None:
 def test_an_answer_is_cut_at_its_length(llm: LLM) -> None:
     output = llm.generate("Hi", guided_json=Shape, max_new_tokens=3)
     assert output.finish_reason == "length"
+
+
+def test_a_grammar_may_exceed_a_limit_in_mid_answer(llm: LLM) -> None:
+    bias = {int(token): value for token, value in only_b().items()}
+    with pytest.raises(RequestError, match="guided_grammar exceeds a limit") as caught:
+        llm.generate(
+            "Hello",
+            guided_grammar=RUNAWAY_GRAMMAR,
+            logit_bias=bias,
+            max_new_tokens=60,
+        )
+    assert caught.value.param == "guided_grammar"
+    assert "\n" not in str(caught.value)
+    # The engine goes on.
+    assert llm.generate("Hello", guided_regex="[a-c]{3}").text.strip("abc") == ""
 
 
 @pytest.mark.parametrize(

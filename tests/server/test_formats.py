@@ -12,6 +12,8 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
+from tests.grammars.walking import RUNAWAY_GRAMMAR, only_b
+
 from .conftest import Server
 from .test_openai_fields import chat, complete, question, text_of
 
@@ -99,3 +101,16 @@ def test_what_can_not_be_honored_is_a_400(
     response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+def test_a_grammar_that_exceeds_a_limit_in_mid_answer_is_a_400(server: Server) -> None:
+    logged = len(server.log.read_text())
+    body = {"messages": question(), "guided_grammar": RUNAWAY_GRAMMAR}
+    body |= {"logit_bias": only_b(), "max_tokens": 60}
+    url = f"{server.url}/v1/chat/completions"
+    response = httpx.post(url, json=body, timeout=60)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "guided_grammar"
+    stream = httpx.post(url, json={**body, "stream": True}, timeout=60).text
+    assert "guided_grammar exceeds a limit" in stream.split("data: ")[-1]
+    assert "Traceback" not in server.log.read_text()[logged:]
