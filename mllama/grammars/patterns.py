@@ -60,6 +60,9 @@ _EQUIVALENTS: Final = {
 }
 """Expressions that are refused as they are, and others that match the same."""
 
+_UNICODE_CLASS: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[pP](?:\{[^}]{0,40}\})?)")
+"""Classes of ECMAScript's expressions that Python's don't have."""
+
 
 class PatternError(ValueError):
     """An expression that is wrong, or that no grammar can express."""
@@ -104,6 +107,10 @@ def search_match(pattern: str, encode: Encode = one_of) -> Node:
 
 
 def _parsed(pattern: str) -> Any:
+    if found := _UNICODE_CLASS.search(pattern):
+        raise PatternError(
+            f"has the class {found[1]} of Unicode characters, which is not supported"
+        )
     try:
         parsed = sre_parser.parse(_EQUIVALENTS.get(pattern, pattern))
     except (re.error, OverflowError, RecursionError) as error:

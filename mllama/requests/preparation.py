@@ -105,7 +105,9 @@ async def prepare_request(
                 for choice in range(request.choices)
             ]
         except InputError as error:
-            raise RequestError(" ".join(str(error).split())) from error
+            raise RequestError(
+                " ".join(str(error).split()), request.prompt_field
+            ) from error
     except BaseException:
         # Images that have not begun are not needed.
         for image in pending:

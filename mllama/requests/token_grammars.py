@@ -176,7 +176,9 @@ class AnswerMatcher:
             # It allows an answer to end where nothing else may follow.
             is_stuck = matcher.is_stopped() and not matcher.is_accepting()
             if is_stuck or not mask.any():
-                raise GrammarError(_reason(matcher, "nothing may follow"))
+                raise GrammarError(
+                    _reason(matcher, "no token can go on, and the answer can't end")
+                )
         return mask
 
     def _advance(self, answer: Tokens) -> None:

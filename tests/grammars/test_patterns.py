@@ -106,6 +106,8 @@ def test_any_character_is_one_of_all_planes() -> None:
         ("a(?=b)", "look-ahead"),
         ("(?!a)b", "look-ahead"),
         (r"(a)\1", "back reference"),
+        (r"\p{L}+", r"class \\p\{L\} of Unicode"),
+        (r"a\\\PZ", r"class \\P of Unicode"),
         ("(?i)a", "flags"),
         ("(?i:a)", "flags"),
         ("a^b", "anchor"),
@@ -118,6 +120,10 @@ def test_any_character_is_one_of_all_planes() -> None:
 def test_what_is_not_regular_is_refused(pattern: str, reason: str) -> None:
     with pytest.raises(PatternError, match=reason):
         search_match(pattern)
+
+
+def test_a_backslash_before_p_is_no_class() -> None:
+    assert matches(whole_match(r"\\p{2}"), "\\pp")
 
 
 def test_pydantics_pattern_of_decimals_has_an_equivalent() -> None:

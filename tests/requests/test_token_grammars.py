@@ -96,7 +96,9 @@ def test_a_grammar_that_fails_in_use_is_refused_before(grammar: str) -> None:
     ],
 )
 def test_a_grammar_that_needs_a_special_token_is_refused(grammar: str) -> None:
-    with pytest.raises(RequestError, match="nothing may follow"):
+    with pytest.raises(
+        RequestError, match="no token can go on, and the answer can't end"
+    ):
         made(OutputFormat.grammar(grammar, path="guided_grammar"))
 
 

@@ -276,13 +276,13 @@ def test_cancelling_the_task_cancels_the_request(run: Run) -> None:
             "doesn't end in text",
             "continue_final_message",
         ),
-        (ask("no <|image|> here"), "1 image placeholders, but 0 images", None),
+        (ask("no <|image|> here"), "1 image placeholders, but 0 images", "prompt"),
         (
             ask(
                 ChatPrompt(messages=[{"role": "user", "content": [{"type": "image"}]}])
             ),
             "1 image placeholders, but 0 images",
-            None,
+            "messages",
         ),
     ],
 )

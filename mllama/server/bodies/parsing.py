@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -13,6 +13,9 @@ from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.bodies.schema import REFUSED, Body
 
 Model = TypeVar("Model", bound=Body)
+
+_MOST_LEVELS: Final = 200
+"""Where pydantic's parser gives up."""
 
 _TYPES = {
     "int_type": "an integer",
@@ -37,6 +40,12 @@ def parse_json(body: bytes) -> dict[str, Any]:
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
+        if "recursion limit" in str(error):
+            raise RequestRejected(
+                f"The body has objects and lists in each other {_MOST_LEVELS} levels "
+                "deep; fewer are accepted.",
+                code="invalid_json",
+            ) from error
         raise RequestRejected(
             f"The body is not valid JSON: {error}.", code="invalid_json"
         ) from error

@@ -75,6 +75,13 @@ def check_chat(body: ChatBody, capabilities: ServerCapabilities) -> None:
             "top_logprobs",
             code="invalid_value",
         )
+    if body.echo and not isinstance(body.messages[-1], AssistantMessage):
+        raise RequestRejected(
+            "`echo` repeats the message that an answer goes on with, but the last "
+            "message is not the assistant's.",
+            "echo",
+            code="invalid_value",
+        )
     limits = {body.max_tokens, body.max_completion_tokens} - {None}
     if len(limits) > 1:
         raise RequestRejected(

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 
 from mllama.server.bodies.parsing import parse_body, parse_json
 from mllama.server.bodies.reading import read_body
+from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.chat_translation import chat_prompt, check_prompt
 from mllama.server.dialects.openai.sampling_translation import check_tokens
@@ -37,6 +38,12 @@ class TokenRoutes:
     async def tokenize(self, request: Request) -> JSONResponse:
         """Returns the tokens of a text or a conversation."""
         content = parse_json(await request.body())
+        if content.get("messages") is not None and content.get("prompt") is not None:
+            raise RequestRejected(
+                "`prompt` and `messages` can't be combined: either is tokenized alone.",
+                "prompt",
+                code="invalid_value",
+            )
         body: TokenizeChatBody | TokenizeTextBody
         if content.get("messages") is not None:
             body = parse_body(TokenizeChatBody, content)

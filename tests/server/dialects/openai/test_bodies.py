@@ -419,6 +419,15 @@ def test_what_is_not_a_json_object_is_refused(api: Api, path: str, body: bytes) 
     assert error_of(api.post(path, body))["code"] == "invalid_json"
 
 
+def test_a_body_that_is_nested_too_deeply_says_so(api: Api) -> None:
+    def nested(levels: int) -> bytes:
+        return b'{"metadata": ' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+
+    error = error_of(api.post(BOTH[0], nested(300)))
+    assert "in each other 200 levels deep" in error["message"]
+    assert error_of(api.post(BOTH[0], nested(150)))["param"] is not None
+
+
 @pytest.mark.parametrize("number", ["1e400", "-1e400"])
 def test_infinite_numbers_are_refused(api: Api, number: str) -> None:
     body = json.dumps({"messages": [USER], "top_p": 5}).replace("5", number)

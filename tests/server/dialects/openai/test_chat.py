@@ -196,6 +196,12 @@ def test_calls_and_results_must_match(api: Api, messages: Any, path: str) -> Non
     assert error_of(response)["param"] == path
 
 
+def test_an_echo_needs_a_message_to_repeat(api: Api) -> None:
+    error = error_of(api.chat(echo=True))
+    assert error["param"] == "echo"
+    assert "the last message is not the assistant's" in error["message"]
+
+
 def test_messages_in_a_file_are_those_of_a_body(api: Api) -> None:
     """``generate --messages`` and ``LLM`` read what the server reads."""
     messages = [
