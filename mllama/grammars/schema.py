@@ -7,9 +7,8 @@ form of numbers and strings.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import jsonschema
 
@@ -21,12 +20,11 @@ from mllama.grammars.json_text import (
     any_value,
     brackets,
     character,
-    integer_text,
     listed,
-    number_text,
     one_value_of,
     string_text,
 )
+from mllama.grammars.json_types import has_type
 from mllama.grammars.nodes import (
     EMPTY,
     NOTHING,
@@ -40,16 +38,12 @@ from mllama.grammars.nodes import (
     sequence,
     terminal,
 )
-from mllama.grammars.numbers import digits_needed, integer_between, number_between
 from mllama.grammars.patterns import PatternError, search_match, whole_match
 from mllama.grammars.satisfiable import is_satisfiable
-from mllama.grammars.schema_branches import (
-    Branch,
-    Schema,
-    SchemaDocument,
-    has_type,
-)
+from mllama.grammars.schema_branch import Branch, Schema
+from mllama.grammars.schema_branches import SchemaDocument
 from mllama.grammars.schema_keywords import unsupported
+from mllama.grammars.schema_numbers import integer_grammar, number_grammar
 from mllama.grammars.schema_objects import object_grammar
 
 MAX_COUNT: Final = 10_000
@@ -60,9 +54,6 @@ MAX_LISTED: Final = 1_000
 
 MAX_SIZE: Final = 4 << 20
 """Characters of a document's schemas, each with those within it."""
-
-MAX_BOUND_DIGITS: Final = 30
-"""Digits of a number's bound before its point, and after it."""
 
 
 def schema_rules(
@@ -171,8 +162,8 @@ class SchemaValues:
             "object": self._object,
             "array": self._array,
             "string": self._string,
-            "integer": self._integer,
-            "number": self._number,
+            "integer": integer_grammar,
+            "number": number_grammar,
             "boolean": lambda _: alternatives(map(terminal, ("true", "false"))),
             "null": lambda _: terminal("null"),
         }
@@ -247,31 +238,6 @@ class SchemaValues:
             raise branch.refuse("format", f"must be one of {names}")
         return sequence(QUOTE, whole_match(expression, character), QUOTE)
 
-    def _integer(self, branch: Branch) -> Node:
-        factor = branch.keywords.get("multipleOf", 1)
-        if factor != 1:
-            raise branch.refuse("multipleOf", "is honored for integers and 1")
-        low, high = _bounds(branch)
-        if low is None and high is None:
-            return terminal(integer_text())
-        least = None if low is None else _next_integer(*low)
-        most = None if high is None else -_next_integer(-high[0], high[1])
-        return terminal(integer_between(least, most))
-
-    def _number(self, branch: Branch) -> Node:
-        if "multipleOf" in branch.keywords:
-            raise branch.refuse("multipleOf", "is honored for integers and 1")
-        low, high = _bounds(branch)
-        if low is None and high is None:
-            return terminal(number_text())
-        between = number_between(
-            None if low is None else low[0],
-            None if high is None else high[0],
-            excludes_least=low is not None and low[1],
-            excludes_most=high is not None and high[1],
-        )
-        return terminal(between)
-
 
 def _count(branch: Branch, keyword: str) -> int | None:
     """Returns a length that a branch names."""
@@ -281,43 +247,3 @@ def _count(branch: Branch, keyword: str) -> int | None:
     if count > MAX_COUNT:
         raise branch.refuse(keyword, f"must be at most {MAX_COUNT}")
     return int(count)
-
-
-_Bound = tuple[Any, bool]
-"""A bound, and whether it excludes itself."""
-
-
-def _bounds(branch: Branch) -> tuple[_Bound | None, _Bound | None]:
-    """Returns the lower and the upper bound of numbers.
-
-    Raises:
-        RequestError: If one has too many digits.
-    """
-    found: list[_Bound | None] = []
-    for keyword, excluding, sign in (
-        ("minimum", "exclusiveMinimum", 1),
-        ("maximum", "exclusiveMaximum", -1),
-    ):
-        bounds = [
-            (branch.keywords[name], name == excluding)
-            for name in (keyword, excluding)
-            if name in branch.keywords
-        ]
-        for value, excludes in bounds:
-            if (isinstance(value, float) and not math.isfinite(value)) or digits_needed(
-                value
-            ) > MAX_BOUND_DIGITS:
-                raise branch.refuse(
-                    excluding if excludes else keyword,
-                    f"must have at most {MAX_BOUND_DIGITS} digits before and after "
-                    "the point",
-                )
-        # The narrower of both: the larger of minima, and at the same value the one that
-        # excludes it.
-        found.append(max(bounds, key=lambda b: (sign * b[0], b[1])) if bounds else None)
-    return found[0], found[1]
-
-
-def _next_integer(bound: Any, excludes: bool) -> int:
-    """Returns the least integer from a lower bound on."""
-    return math.floor(bound) + 1 if excludes else math.ceil(bound)

@@ -6,21 +6,19 @@ all schemas that it combines, and no combinations itself.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, Final
 from urllib.parse import unquote
 
+from mllama.grammars.json_types import common_types, has_type, is_same
+from mllama.grammars.schema_branch import Branch, Schema, combined
 from mllama.grammars.schema_keywords import (
     COMBINATORS,
     check_keywords,
     is_annotation,
     unsupported,
 )
-
-Schema = dict[str, Any] | bool
 
 MAX_BRANCHES: Final = 200
 """The most branches of one schema."""
@@ -30,44 +28,6 @@ MAX_DEPTH: Final = 50
 
 MAX_STEPS: Final = 20_000
 """The most schemas that are resolved for one document, counted each time."""
-
-ALL_TYPES: Final = (
-    "object",
-    "array",
-    "string",
-    "integer",
-    "number",
-    "boolean",
-    "null",
-)
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Keywords without combinations.
-
-    Attributes:
-        keywords: Their values; ``const`` is an ``enum``, and ``type`` a list.
-        paths: Where each one is from, for messages.
-    """
-
-    keywords: Mapping[str, Any]
-    paths: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """Returns a text that is the same for the same keywords."""
-        return json.dumps(self.keywords, sort_keys=False)
-
-    @property
-    def types(self) -> list[str]:
-        """Returns the types of values; a number may be an integer."""
-        types = list(self.keywords.get("type", ALL_TYPES))
-        return [each for each in types if each != "integer" or "number" not in types]
-
-    def refuse(self, keyword: str, reason: str) -> Exception:
-        """Returns the error of a keyword that can't be honored."""
-        return unsupported(self.paths[keyword], reason)
 
 
 class SchemaDocument:
@@ -251,148 +211,3 @@ def _property(branch: Branch, name: str) -> Schema:
 
 def _is_pointer(reference: str) -> bool:
     return reference == "#" or reference.startswith("#/")
-
-
-def combined(one: Branch, other: Branch) -> Branch | None:
-    """Returns the branch of the values that fit two branches; None if no type does.
-
-    Raises:
-        RequestError: If it can't be said by one schema.
-    """
-    first, second = one.keywords, other.keywords
-    if not first or not second:
-        return other if second else one
-    keywords = {**first, **second}
-    paths = {**one.paths, **other.paths}
-    for keyword in first.keys() & second.keys():
-        a, b = first[keyword], second[keyword]
-        combine = _COMBINE.get(keyword)
-        if combine is not None:
-            keywords[keyword] = combine(a, b)
-        elif keyword not in _GROUPED and a != b:
-            raise unsupported(
-                paths[keyword], "can't be combined with that of another schema"
-            )
-    if keywords.get("type") == []:
-        return None
-    keywords.update(_combined_objects(first, second))
-    keywords.update(_combined_arrays(first, second))
-    return Branch(keywords, paths)
-
-
-def _combined_objects(
-    first: Mapping[str, Any], second: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the properties of both: each must fit what each schema says of it."""
-    both = (first, second)
-    named = [each.get("properties", {}) for each in both]
-    others = [each.get("additionalProperties", True) for each in both]
-    combined: dict[str, Any] = {}
-    names = list(dict.fromkeys([*named[0], *named[1]]))
-    if names:
-        combined["properties"] = {
-            name: _all_of(named[0].get(name, others[0]), named[1].get(name, others[1]))
-            for name in names
-        }
-    if any("additionalProperties" in each for each in both):
-        combined["additionalProperties"] = _all_of(*others)
-    return combined
-
-
-def _combined_arrays(
-    first: Mapping[str, Any], second: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the items of both."""
-    both = (first, second)
-    prefixes = [each.get("prefixItems", []) for each in both]
-    rests = [each.get("items", True) for each in both]
-    length = max(map(len, prefixes))
-    combined: dict[str, Any] = {}
-    if length:
-        padded = [
-            [*prefix, *[rest] * (length - len(prefix))]
-            for prefix, rest in zip(prefixes, rests, strict=True)
-        ]
-        combined["prefixItems"] = [_all_of(a, b) for a, b in zip(*padded, strict=True)]
-    if any("items" in each for each in both):
-        combined["items"] = _all_of(*rests)
-    return combined
-
-
-def _all_of(one: Schema, other: Schema) -> Schema:
-    if one is True or one == other:
-        return other
-    if other is True:
-        return one
-    if one is False or other is False:
-        return False
-    return {"allOf": [one, other]}
-
-
-def _union(some: Iterable[str], others: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys([*some, *others]))
-
-
-def common_types(some: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Returns the types of values of either list; an integer is a number."""
-    found = []
-    for kind in some:
-        if kind in others:
-            found.append(kind)
-        elif (kind == "integer" and "number" in others) or (
-            kind == "number" and "integer" in others
-        ):
-            found.append("integer")
-    return list(dict.fromkeys(found))
-
-
-def is_same(one: Any, other: Any) -> bool:
-    """Returns True if two values are the same JSON: 1 and 1.0 are, 1 and true not."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(
-            is_same(value, other[key]) for key, value in one.items()
-        )
-    return bool(one == other)
-
-
-def has_type(value: Any, types: Iterable[str]) -> bool:
-    """Returns True if a value is of one of several types."""
-    return any(_IS_TYPE[each](value) for each in types)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-_IS_TYPE: Final[dict[str, Callable[[Any], bool]]] = {
-    "object": lambda value: isinstance(value, dict),
-    "array": lambda value: isinstance(value, list),
-    "string": lambda value: isinstance(value, str),
-    "integer": lambda value: _is_number(value) and value == int(value),
-    "number": _is_number,
-    "boolean": lambda value: isinstance(value, bool),
-    "null": lambda value: value is None,
-}
-
-_GROUPED: Final = frozenset(
-    {"properties", "additionalProperties", "prefixItems", "items"}
-)
-"""Keywords that are combined together."""
-
-_COMBINE: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "type": common_types,
-    "enum": lambda a, b: [each for each in a if any(is_same(each, e) for e in b)],
-    "required": _union,
-    "propertyNames": _all_of,
-    "uniqueItems": lambda a, b: a or b,
-    **dict.fromkeys(
-        ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max
-    ),
-    **dict.fromkeys(
-        ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min
-    ),
-}

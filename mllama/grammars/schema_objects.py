@@ -29,7 +29,7 @@ from mllama.grammars.nodes import (
     repeated,
     sequence,
 )
-from mllama.grammars.schema_branches import Branch, Schema
+from mllama.grammars.schema_branch import Branch, Schema
 
 MAX_OPTIONAL: Final = 500
 """The most properties of an object that needn't be there: any of them may be next, and

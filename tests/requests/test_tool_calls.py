@@ -272,8 +272,8 @@ def test_the_name_comes_first_and_arguments_while_they_are_generated() -> None:
     assert [
         [part.text for part in parts if isinstance(part, ToolCallArguments)]
         for parts in seen
-    ] == [[], ["{"], ['"at": "a'], [' b"'], ["}"], []]
-    assert isinstance(seen[1][0], ToolCallStarted)
+    ] == [[], [], ['{"at": "a'], [' b"'], ["}"], []]
+    assert isinstance(seen[2][0], ToolCallStarted)
     assert isinstance(seen[5][0], ToolCallEnded)
 
 
@@ -379,3 +379,48 @@ def test_any_pythonic_arguments_become_json(
     text, ((name, found),) = parsed(f"[look({keywords})]", cuts=cuts)
     assert (text, name) == ("", "look")
     assert json.loads(found) == arguments
+
+
+META_CALLS = [
+    # What Meta's prompt formats of Llama 3.1 and 3.2 show as answers.
+    ('{"name": "get_weather", "parameters": {"city": "San Francisco"}}',
+     [("get_weather", {"city": "San Francisco"})]),
+    ('<|python_tag|>{"name": "get_weather", "parameters": {"city": "Seattle"}}',
+     [("get_weather", {"city": "Seattle"})]),
+    ("[get_weather(city='San Francisco', metric='celsius'), "
+     "get_weather(city='Seattle', metric='celsius')]",
+     [("get_weather", {"city": "San Francisco", "metric": "celsius"}),
+      ("get_weather", {"city": "Seattle", "metric": "celsius"})]),
+    ("[get_user_info(user_id=7890, special='black')]",
+     [("get_user_info", {"user_id": 7890, "special": "black"})]),
+    ('<|python_tag|>[get_weather(city="San Francisco", metric="celsius")]',
+     [("get_weather", {"city": "San Francisco", "metric": "celsius"})]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "calls"), META_CALLS)
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_calls_in_the_forms_of_metas_prompt_formats_are_read(
+    answer: str, calls: list[tuple[str, dict[str, Any]]], step: int
+) -> None:
+    parser = ToolCallParser(("get_weather", "get_user_info"))
+    parts: list[Part] = []
+    for start in range(0, len(answer), step):
+        parts += parser.push(answer[start : start + step])
+    parts += parser.finish()
+    collector = ToolCallCollector()
+    for part in parts:
+        assert not isinstance(part, str)
+        collector.add(part)
+    found = [(call.name, json.loads(call.arguments)) for call in collector.calls]
+    assert found == calls
+    assert parser.finish_reason("stop") == "tool_calls"
+
+
+@pytest.mark.parametrize("arguments", ["{'at': 1}", "{...}", "{ at: 1}", "{<at>}"])
+def test_arguments_that_do_not_begin_as_json_are_text_from_the_start(
+    arguments: str,
+) -> None:
+    answer = f'{{"name": "look", "parameters": {arguments}}}'
+    parts = parts_of(answer, range(len(answer)))
+    assert joined(parts) == [["text", answer]]

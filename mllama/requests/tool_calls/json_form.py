@@ -27,6 +27,10 @@ CALL_KEYS: Final = frozenset({_NAME, *_BEFORE_NAME})
 
 _SPACE: Final = " \t\r\n"
 
+_MIN_BEGIN: Final = 2
+"""Characters of arguments with which a call begins: the brace, and a key's quote or the
+closing brace.  A stream can't take back a call of ``{'a': 1}`` or ``{...}``."""
+
 
 class JsonCallReader:
     """Reads a call that is a JSON object.
@@ -138,6 +142,8 @@ class JsonCallReader:
         if self._name is None:
             return
         if not self.has_begun:
+            if len(self._arguments.rstrip(_SPACE)) < _MIN_BEGIN:
+                return
             self.has_begun = True
             parts.append(CallName(self._name))
         parts.append(CallArguments(self._arguments))

@@ -31,6 +31,13 @@ _TYPES = {
 """What a value must be, by the type of pydantic's error."""
 
 
+_HINTS: Final = {
+    "tool_call_id": "the `id` of the call, in the `tool_calls` of the assistant's "
+    "message before it, that the message has the result of",
+}
+"""What a missing field is to have, where its name doesn't say enough."""
+
+
 def parse_json(body: bytes) -> dict[str, Any]:
     """Returns the JSON object of a body.
 
@@ -70,8 +77,11 @@ def _rejection(error: ErrorDetails, body: Mapping[str, Any]) -> RequestRejected:
     path = path_of(error["loc"], body)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
+        hint = _HINTS.get(str(error["loc"][-1]))
         return RequestRejected(
-            f"`{path}` is required.", path, code="missing_required_parameter"
+            f"`{path}` is required{f': {hint}' if hint else ''}.",
+            path,
+            code="missing_required_parameter",
         )
     if kind == "extra_forbidden":
         return RequestRejected(

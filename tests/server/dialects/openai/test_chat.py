@@ -157,6 +157,12 @@ def test_echo_repeats_the_message_that_the_answer_goes_on_with(api: Api) -> None
     assert not prompt.add_generation_prompt
 
 
+def test_a_result_without_the_id_of_its_call_is_told_where_it_is(api: Api) -> None:
+    error = error_of(api.chat(messages=[USER, {"role": "tool", "content": "x"}]))
+    assert error["param"] == "messages[1].tool_call_id"
+    assert "is required: the `id` of the call" in error["message"]
+
+
 def test_log_probabilities_of_the_prompt_come_by_token_ids() -> None:
     answer = Api().chat(prompt_logprobs=1).json()
     ChatCompletion.model_validate(answer, strict=True)
