@@ -1,6 +1,6 @@
 """Writes what is made of the option tables: ``python -m docs.reference``.
 
-That is ``docs/options.md``, the descriptions of arguments in ``mllama/llm.py``, and the
+That is ``docs/options.md``, the descriptions of arguments in ``mllama/llm/``, and the
 tables of the APIs' fields in the pages of ``docs.api_fields.PAGES``.
 """
 
@@ -17,7 +17,7 @@ from mllama.launch.option import Option
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "options.md"
 API_PAGES = {ROOT / "docs" / name: sections for name, sections in PAGES.items()}
-LLM_FILE = ROOT / "mllama" / "llm.py"
+LLM_FILES = [ROOT / "mllama" / "llm" / name for name in ("model.py", "answering.py")]
 
 _WIDTH = 88
 
@@ -160,8 +160,9 @@ def main() -> None:
         text = page.read_text(encoding="utf-8")
         page.write_text(with_tables(text, sections), encoding="utf-8")
     PAGE.write_text(options_page(), encoding="utf-8")
-    source = LLM_FILE.read_text(encoding="utf-8")
-    LLM_FILE.write_text(with_descriptions(source), encoding="utf-8")
+    for file in LLM_FILES:
+        source = file.read_text(encoding="utf-8")
+        file.write_text(with_descriptions(source), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from docs.api_fields import with_tables
 from docs.reference import (
     API_PAGES,
-    LLM_FILE,
+    LLM_FILES,
     PAGE,
     options_page,
     with_descriptions,
@@ -52,8 +52,9 @@ def test_the_reference_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == options_page(), "run make reference"
 
 
-def test_the_docstrings_of_llm_are_current() -> None:
-    source = LLM_FILE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", LLM_FILES, ids=lambda file: file.name)
+def test_the_docstrings_of_llm_are_current(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
     assert source == with_descriptions(source), "run make reference"
 
 

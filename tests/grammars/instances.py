@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture import utils
 from hypothesis_jsonschema import from_schema
 
-
 # hypothesis-jsonschema 0.23, its last release, uses a class that Hypothesis has changed
 # since. No public name of either takes its place, and without this one no value of an
 # array or an object can be drawn.
