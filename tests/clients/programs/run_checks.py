@@ -14,7 +14,7 @@ def main() -> None:
     client, url = sys.argv[1:]
     module = importlib.import_module(client)
     outcomes = {}
-    for name, check in vars(module).items():
+    for name, check in list(vars(module).items()):
         if name.startswith("check_"):
             try:
                 check(url)

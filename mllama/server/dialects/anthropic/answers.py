@@ -143,6 +143,12 @@ class Ping(_Answer):
     type: Literal["ping"]
 
 
+class MessageErrorDetails(_Answer):
+    """What a client can act on."""
+
+    error_code: Literal["thread_unsupported_request"]
+
+
 class MessageError(_Answer):
     """What is wrong."""
 
@@ -154,6 +160,7 @@ class MessageError(_Answer):
         "api_error",
     ]
     message: str
+    details: MessageErrorDetails | None = None
 
 
 class MessageErrorAnswer(_Answer):

@@ -22,6 +22,9 @@ _TYPES: Final = MappingProxyType(
     {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error"}
 )
 
+_NO_THREADS: Final = MappingProxyType({"error_code": "thread_unsupported_request"})
+"""What tells the SDK's tool runner to send whole conversations instead."""
+
 _NAMES: Final = (
     (re.compile(r"(\btools\[\d+\])\.function\.parameters\b"), r"\1.input_schema"),
     (re.compile(r"(\btools\[\d+\]|\btool_choice)\.function\.name\b"), r"\1.name"),
@@ -50,11 +53,10 @@ class AnthropicErrors:
             report.status,
             "api_error" if report.status >= 500 else "invalid_request_error",
         )
-        return {
-            "type": "error",
-            "error": {"type": kind, "message": report.message},
-            "request_id": report.request_id,
-        }
+        error: dict[str, Any] = {"type": kind, "message": report.message}
+        if report.param == "thread":
+            error["details"] = dict(_NO_THREADS)
+        return {"type": "error", "error": error, "request_id": report.request_id}
 
     def event(self, report: ErrorReport) -> bytes:
         """Returns the event that ends a stream."""

@@ -119,6 +119,11 @@ def error_of(response: httpx.Response, status: int = 400) -> Any:
     return answer["error"]
 
 
+def error_message(answer: Any) -> str:
+    """The message of an error, which must have the schema's form."""
+    return MessageErrorAnswer.model_validate(answer, strict=True).error.message
+
+
 @pytest.fixture
 def api() -> Api:
     return Api()

@@ -294,6 +294,12 @@ def test_what_cannot_be_honored_is_named(
     assert not api.engine.requests
 
 
+def test_a_refused_thread_tells_the_sdk_to_go_on_without(api: Api) -> None:
+    error = error_of(api.send(thread={"type": "create"}))
+    assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert "details" not in error_of(api.send(container="c"))
+
+
 @pytest.mark.parametrize(
     ("fields", "start"),
     [
