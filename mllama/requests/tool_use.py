@@ -15,7 +15,13 @@ from mllama.requests.tool_calls.json_form import CALL_KEYS
 from mllama.requests.tool_calls.parser import ToolCallParser, ToolForm
 from mllama.requests.tool_calls.tool_choice import Tools
 
-_FORMATS_OF_TEXT: Final = ("response_format", "text.format", "format")
+_FORMATS_OF_TEXT: Final = (
+    "response_format",
+    "text.format",
+    "format",
+    "output_config.format",
+    "output_format.schema",
+)
 """Paths of formats that are for answers without calls."""
 
 

@@ -154,6 +154,8 @@ class MessageError(_Answer):
 
     type: Literal[
         "invalid_request_error",
+        "authentication_error",
+        "permission_error",
         "not_found_error",
         "request_too_large",
         "rate_limit_error",

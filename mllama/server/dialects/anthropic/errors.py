@@ -15,11 +15,14 @@ from mllama.errors import RequestError
 from mllama.server.compact_json import compact
 from mllama.server.errors import ErrorReport
 
-FORMAT_PATH: Final = "response_format.json_schema.schema"
-"""The path of an answer's schema in the form that this package has."""
-
 _TYPES: Final = MappingProxyType(
-    {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error"}
+    {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+    }
 )
 
 _NO_THREADS: Final = MappingProxyType({"error_code": "thread_unsupported_request"})
@@ -66,17 +69,14 @@ class AnthropicErrors:
 ANTHROPIC_ERRORS: Final = AnthropicErrors()
 
 
-def in_api_names(
-    error: RequestError, format_path: str, places: Sequence[str]
-) -> RequestError:
+def in_api_names(error: RequestError, places: Sequence[str]) -> RequestError:
     """Returns an error whose message has the names of a body of this API.
 
     Args:
         error: An error whose message has the names of this package.
-        format_path: Where the body has the answer's schema.
         places: Where the body has each message of the prompt.
     """
-    message = str(error).replace(FORMAT_PATH, format_path)
+    message = str(error)
     for pattern, name in _NAMES:
         message = pattern.sub(name, message)
 

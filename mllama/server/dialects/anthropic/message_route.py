@@ -34,7 +34,6 @@ from mllama.server.dialects.anthropic.message_body import (
 from mllama.server.dialects.anthropic.tool_fields import CustomTool
 from mllama.server.dialects.anthropic.translation import (
     check_body,
-    format_path,
     image_references,
     output_format_of,
     prompt_of,
@@ -97,7 +96,7 @@ class MessageRoutes:
                 request, events, writers, usage, as_stream=bool(body.stream)
             )
         except RequestError as error:
-            raise in_api_names(error, format_path(body), conversation.places) from error
+            raise in_api_names(error, conversation.places) from error
         return _with_id(response, request)
 
     async def count_tokens(self, request: Request) -> Response:
@@ -108,7 +107,7 @@ class MessageRoutes:
                 request, self._count(body, strings, conversation)
             )
         except RequestError as error:
-            raise in_api_names(error, format_path(body), conversation.places) from error
+            raise in_api_names(error, conversation.places) from error
         return _with_id(JSONResponse({"input_tokens": count}), request)
 
     async def _read(

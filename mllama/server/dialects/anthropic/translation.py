@@ -12,7 +12,6 @@ from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.anthropic.content import Base64Source
 from mllama.server.dialects.anthropic.conversation import Conversation, placed_images
-from mllama.server.dialects.anthropic.errors import FORMAT_PATH
 from mllama.server.dialects.anthropic.message_body import MessageBody, PromptBody
 from mllama.server.dialects.anthropic.tool_fields import (
     CustomTool,
@@ -149,17 +148,10 @@ def output_format_of(body: PromptBody) -> OutputFormat | None:
     Raises:
         RequestError: If the schema is too large.
     """
-    asked = body.output_format or (body.output_config and body.output_config.format)
-    if not asked:
+    asked, path = body.output_format, "output_format.schema"
+    if asked is None and body.output_config is not None:
+        asked, path = body.output_config.format, "output_config.format.schema"
+    if asked is None:
         return None
     # Anthropic's schemas have to say so themselves, by additionalProperties.
-    return OutputFormat.json_schema(asked.schema_, strict=True, path=FORMAT_PATH)
-
-
-def format_path(body: PromptBody) -> str:
-    """Returns where a body has the answer's schema."""
-    return (
-        "output_config.format.schema"
-        if body.output_format is None
-        else "output_format.schema"
-    )
+    return OutputFormat.json_schema(asked.schema_, strict=True, path=path)

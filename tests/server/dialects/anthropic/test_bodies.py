@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mllama.requests.sampling_params import Sampling
+from mllama.requests.tool_use import answer_format
 
 from .conftest import TOOL, USER, Api, error_of
 
@@ -50,18 +52,24 @@ def test_sampling_reaches_the_engine(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "path"),
     [
-        {"output_config": {"format": FORMAT, "effort": "high"}},
-        {"output_format": FORMAT},
+        (
+            {"output_config": {"format": FORMAT, "effort": "high"}},
+            "output_config.format",
+        ),
+        ({"output_format": FORMAT}, "output_format"),
     ],
 )
-def test_an_answer_can_have_a_format(api: Api, fields: Any) -> None:
+def test_an_answer_can_have_a_format(api: Api, fields: Any, path: str) -> None:
     api.message(**fields)
     (request,) = api.engine.requests
     assert request.output_format is not None
     assert json.loads(request.output_format.source) == SCHEMA
     assert request.output_format.is_strict
+    assert request.output_format.path == f"{path}.schema"
+    # Beside tools it is the format of answers without calls.
+    assert answer_format(replace(request, prompt=api.prompt(tools=[TOOL])))
     assert api.count(**fields).status_code == 200
 
 

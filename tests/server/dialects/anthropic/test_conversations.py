@@ -377,10 +377,6 @@ def test_a_tool_is_described_to_the_model(api: Api) -> None:
             "tools[1].input_schema.properties.a.not is refused",
         ),
         (
-            "response_format.json_schema.schema.properties.a.not is refused",
-            "output_config.format.schema.properties.a.not is refused",
-        ),
-        (
             "this chat template leaves out the text of message 3",
             "this chat template leaves out the text of messages[1].content[0]",
         ),

@@ -9,6 +9,8 @@ import pytest
 
 from mllama.server.dialects.anthropic.answers import MessageErrorAnswer, ModelPage
 from mllama.server.dialects.openai.answers import ModelList
+from mllama.server.errors import ErrorReport
+from mllama.server.routes import error_form
 
 from .conftest import Api, error_of
 
@@ -65,6 +67,16 @@ def test_errors_of_unknown_routes_have_the_same_form(
     error = error_of(response, status)
     assert error["type"] == kind
     assert path in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, "authentication_error"), (403, "permission_error")]
+)
+def test_refused_access_has_the_same_form(status: int, kind: str) -> None:
+    report = ErrorReport(status, "Who is there?")
+    answer = error_form("/v1/messages").content(report)
+    MessageErrorAnswer.model_validate(answer, strict=True)
+    assert answer["error"]["type"] == kind
 
 
 @pytest.mark.parametrize("path", ["/v1/messagesx", "/v1/message"])
