@@ -9,6 +9,9 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 
 from mllama.server.bodies.schema import Body, Ignored, Refused
+from mllama.server.dialects.anthropic import content as anthropic_content
+from mllama.server.dialects.anthropic import message_body
+from mllama.server.dialects.anthropic import tool_fields as anthropic_tools
 from mllama.server.dialects.openai import (
     content,
     format_fields,
@@ -96,9 +99,34 @@ _RESPONSES: Final[Sections] = {
     "`stream_options`": (ResponseStreamOptions, None),
 }
 
+_ANTHROPIC: Final[Sections] = {
+    "`/v1/messages` and `/v1/messages/count_tokens`": (message_body.PromptBody, None),
+    "`/v1/messages`": (message_body.MessageBody, message_body.PromptBody),
+    "`output_config`": (message_body.OutputConfig, None),
+    "`output_config.format`": (message_body.JsonOutput, None),
+    "`thinking`": (message_body.Thinking, None),
+    "`context_management.edits`": (message_body.ContextEdit, None),
+    "Blocks: `text`": (anthropic_content.TextBlock, None),
+    "Blocks: `image`": (anthropic_content.ImageBlock, None),
+    "`source` of the type `base64`": (anthropic_content.Base64Source, None),
+    "`source` of the type `url`": (anthropic_content.UrlSource, None),
+    "`transformations`": (anthropic_content.ImageTransformations, None),
+    "Blocks: `tool_use`": (anthropic_content.ToolUseBlock, None),
+    "Blocks: `tool_result`": (anthropic_content.ToolResultBlock, None),
+    "Blocks: `thinking`": (anthropic_content.ThinkingBlock, None),
+    "Blocks: `redacted_thinking`": (anthropic_content.RedactedThinkingBlock, None),
+    "`tools`": (anthropic_tools.CustomTool, None),
+    "`tool_choice` of the types `auto` and `any`": (
+        anthropic_tools.SomeToolChoice,
+        None,
+    ),
+    "`tool_choice` of the type `tool`": (anthropic_tools.OneToolChoice, None),
+}
+
 PAGES: Final[Mapping[str, Sections]] = {
     "api.md": _OPENAI,
     "responses.md": _RESPONSES,
+    "anthropic.md": _ANTHROPIC,
 }
 """The tables of each page of the documentation."""
 
