@@ -7,13 +7,24 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from .environments import REQUIREMENTS, node_environment, python_environment, run
 from .programs import picture
 
 PROGRAMS = Path(__file__).parent / "programs"
-NODE_CLIENTS = sorted(file.stem for file in REQUIREMENTS.glob("*.json"))
-CLIENTS = sorted(file.stem for file in REQUIREMENTS.glob("*.txt")) + NODE_CLIENTS
+SHARED: Final = {
+    "langchain_ollama_python": "ollama_python",
+    "litellm_ollama_python": "litellm_python",
+    "llama_index_ollama_python": "ollama_python",
+    "ollama_node": "openai_node",
+}
+"""Programs that run in the environment of another, since making one takes time."""
+
+CLIENTS = sorted(
+    [*SHARED, *(file.stem for file in REQUIREMENTS.glob("*.*") if file.suffix != ".in")]
+)
+NODE_CLIENTS = [each for each in CLIENTS if (PROGRAMS / f"{each}.mjs").exists()]
 
 _CHECK = re.compile(r"^(?:def|export async function) (check_\w+)", re.MULTILINE)
 
@@ -35,14 +46,16 @@ def outcomes(client: str, url: str) -> dict[str, str | None]:
         answer = _run_node(client, url)
     else:
         program = PROGRAMS / "run_checks.py"
-        answer = run(python_environment(client), program, client, url, cwd=PROGRAMS)
+        python = python_environment(SHARED.get(client, client))
+        answer = run(python, program, client, url, cwd=PROGRAMS)
     found: dict[str, str | None] = json.loads(answer.splitlines()[-1])
     return found
 
 
 def _run_node(client: str, url: str) -> str:
     """Runs a program for Node, which looks for packages above the program's file."""
-    with tempfile.TemporaryDirectory(dir=node_environment(client)) as folder:
+    environment = node_environment(SHARED.get(client, client))
+    with tempfile.TemporaryDirectory(dir=environment) as folder:
         directory = Path(folder)
         for program in PROGRAMS.glob("*.mjs"):
             shutil.copy(program, directory)
