@@ -12,6 +12,9 @@ from mllama.server.bodies.schema import Body, Ignored, Refused
 from mllama.server.dialects.anthropic import content as anthropic_content
 from mllama.server.dialects.anthropic import message_body
 from mllama.server.dialects.anthropic import tool_fields as anthropic_tools
+from mllama.server.dialects.ollama import bodies as ollama_bodies
+from mllama.server.dialects.ollama import messages as ollama_messages
+from mllama.server.dialects.ollama import options as ollama_options
 from mllama.server.dialects.openai import (
     content,
     format_fields,
@@ -123,8 +126,21 @@ _ANTHROPIC: Final[Sections] = {
     "`tool_choice` of the type `tool`": (anthropic_tools.OneToolChoice, None),
 }
 
+_OLLAMA: Final[Sections] = {
+    "Chats and prompts": (ollama_bodies.OllamaFields, None),
+    "`/api/chat`": (ollama_bodies.OllamaChatBody, ollama_bodies.OllamaFields),
+    "`/api/generate`": (ollama_bodies.OllamaGenerateBody, ollama_bodies.OllamaFields),
+    "`options`": (ollama_options.OllamaOptions, None),
+    "`messages[]`": (ollama_messages.OllamaMessage, None),
+    "`messages[].tool_calls[]`": (ollama_messages.OllamaToolCall, None),
+    "`messages[].tool_calls[].function`": (ollama_messages.OllamaCalledFunction, None),
+    "`tools[].function`": (ollama_messages.OllamaFunction, None),
+    "`/api/show`": (ollama_bodies.OllamaShowBody, None),
+}
+
 PAGES: Final[Mapping[str, Sections]] = {
     "api.md": _OPENAI,
+    "ollama.md": _OLLAMA,
     "responses.md": _RESPONSES,
     "anthropic.md": _ANTHROPIC,
 }
@@ -153,7 +169,7 @@ def tables(sections: Sections) -> str:
     """Returns the tables of all fields of a page."""
     parts = []
     for title, (model, base) in sections.items():
-        hidden = base.model_fields if base is not None else {}
+        hidden = dict(_named_fields(base)) if base is not None else {}
         properties = model.model_json_schema()["properties"]
         rows = [
             f"| `{name}` | {_values(properties[name])} | {_effect(name, field)} |"

@@ -60,11 +60,14 @@ class OllamaFields(Body):
         description='`"json"`, or a JSON schema that the answer fits; `""` is none',
     )
     options: OllamaOptions | None = None
-    keep_alive: Annotated[Any, BeforeValidator(_duration)] = Field(
-        None,
-        description="Has no effect: the model is loaded as long as the server runs. "
-        "Where there is nothing to answer, 0 asks to unload",
-    )
+    keep_alive: Annotated[
+        Any,
+        BeforeValidator(_duration),
+        Ignored(
+            "the model is loaded as long as the server runs; where there is nothing to "
+            'answer, 0 makes the reason `"unload"`'
+        ),
+    ] = None
     think: Annotated[
         bool | str | None,
         Refused(

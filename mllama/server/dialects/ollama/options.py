@@ -39,13 +39,13 @@ class OllamaOptions(Body):
         description="The longest answer in tokens; negative is no limit, and 0 only "
         "reads the prompt",
     )
-    num_ctx: Whole | None = Field(
-        None,
-        ge=0,
-        le=MAX_INTEGER,
-        description="Has no effect: the context is the server's `--max-length`. The "
-        "log says so once if more is asked for",
-    )
+    num_ctx: Annotated[
+        Whole | None,
+        Ignored(
+            "the context is the server's `--max-length`; the log says once that a "
+            "request asked for more"
+        ),
+    ] = Field(None, ge=0, le=MAX_INTEGER)
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy")
     top_k: Whole | None = Field(
         None, ge=-1, le=MAX_INTEGER, description="-1 and 0 are all tokens"
