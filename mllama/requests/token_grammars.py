@@ -149,6 +149,8 @@ class AnswerMatcher:
         self._text_tokens = text_tokens
         self._text_and_ends = text_and_ends
         self._answer = np.empty(0, np.int64)
+        # The last mask: it shows that a token isn't forced, then the token is chosen.
+        self._mask: Bitmask | None = None
         # The thread that runs steps and that of the scheduler choose tokens.
         self._lock = Lock()
 
@@ -166,6 +168,9 @@ class AnswerMatcher:
                 or a limit is exceeded.
         """
         with self._lock:
+            if self._mask is not None and np.array_equal(self._answer, answer):
+                return self._mask
+            self._mask = None
             self._advance(answer)
             mask = np.zeros_like(self._text_tokens)
             self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
@@ -179,7 +184,33 @@ class AnswerMatcher:
                 raise GrammarError(
                     _reason(matcher, "no token can go on, and the answer can't end")
                 )
+            mask.flags.writeable = False
+            self._mask = mask
         return mask
+
+    def forced_token(self, answer: Tokens) -> int | None:
+        """Returns the only token that may follow in an answer so far.
+
+        Of text that the grammar leaves no choice about, llguidance allows the
+        tokenizer's own tokens only.  Its ``compute_ff_tokens`` returns all of them, but
+        they may differ from those allowed one by one: after some of them, the tokenizer
+        may split the rest of the text in another way.
+
+        Returns:
+            None if several may follow, or if :meth:`bitmask` raises; the sampler asks
+            for the mask again.
+        """
+        try:
+            mask = self.bitmask(answer)
+        except GrammarError:
+            return None
+        words = np.flatnonzero(mask)
+        if words.size != 1:
+            return None
+        bits = int(mask[words[0]]) & 0xFFFFFFFF
+        if bits & (bits - 1):
+            return None
+        return int(words[0]) * 32 + bits.bit_length() - 1
 
     def _advance(self, answer: Tokens) -> None:
         """Brings the matcher to the end of an answer."""

@@ -98,7 +98,11 @@ class Step:
         ):
             if token in request.end_tokens or computed + new >= request.max_length:
                 return None
-            following.append(replace(request, sampling=request.sampling.after(token)))
+            sampling = request.sampling.after(token)
+            # The next step computes the tokens after it as well.
+            if sampling.forced_token is not None:
+                return None
+            following.append(replace(request, sampling=sampling))
         self.prepared[0].advance(tokens)
         return Step(progress, self.prepared, following, self.vocab_size)
 

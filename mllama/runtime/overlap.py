@@ -17,6 +17,7 @@ from max.pipelines.modeling.types import TextGenerationInputs
 
 from mllama.max_compat.model import update_context_and_prepare_responses
 from mllama.max_compat.pipeline import pipeline_model
+from mllama.runtime.forced_tokens import append_forced_tokens
 from mllama.runtime.next_step import (
     Continuation,
     Step,
@@ -33,7 +34,8 @@ class OverlappedExecution:
     If a batch has the same requests as the one before, and all of them continue, the
     next batch is expected to be the same too.  The thread chooses the tokens by itself
     and starts that step before it hands over the outputs of the last one.  Where more
-    than tokens matters, such as a grammar, the step starts once MAX has recorded them.
+    than one token matters, such as tokens that a grammar forces, the step starts once
+    MAX has recorded them.
     If the scheduler requests another batch, because a request was canceled or a new one
     is prefilled first, that batch waits for the thread, and the step's outputs are
     discarded.  Nothing else has to be undone: the keys and values of the last tokens
@@ -78,6 +80,7 @@ class OverlappedExecution:
             outputs = self._record_tokens(inputs)
             if outputs is None:
                 outputs = self._execute(inputs)
+            append_forced_tokens(inputs.flat_batch, outputs)
             self._start_next(inputs, outputs)
         except BaseException:
             self._last_requests = []

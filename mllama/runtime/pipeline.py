@@ -32,6 +32,7 @@ from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
 from mllama.runtime.deferred_outputs import DeferredExecution
 from mllama.runtime.fault_isolation import isolate_failures
+from mllama.runtime.forced_tokens import appending_forced_tokens
 from mllama.runtime.gpu_self_check import GpuSelfCheck
 from mllama.runtime.grammar_gate import GrammarGate
 from mllama.runtime.greedy_sampler import GreedySampler
@@ -116,6 +117,8 @@ def load_pipeline(
             launch, execute, release = overlap.launch, overlap.execute, overlap.release
             patches.replace_batch_preparation(pipeline, overlap.prepare_batch)
             patches.replace_cache_shutdown(pipeline, overlap.shutdown)
+        else:
+            execute = appending_forced_tokens(execute)
         patches.replace_forward_pass(pipeline, launch)
         execute = isolate_failures(execute)
 

@@ -24,6 +24,14 @@ class AnswerGrammar(Protocol):
         """
         ...
 
+    def forced_token(self, answer: Tokens) -> int | None:
+        """Returns the only token that may follow in an answer so far.
+
+        Returns:
+            None if several may, or if :meth:`bitmask` raises.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
@@ -119,6 +127,18 @@ class SamplingState:
             return self.bitmask
         assert self.tokens is not None
         return self.grammar.bitmask(self.tokens[self.prompt_length :])
+
+    @property
+    def forced_token(self) -> int | None:
+        """Returns the only token that the grammar allows next; None if there are more.
+
+        The state must have no bitmask.
+        """
+        assert self.bitmask is None
+        if self.grammar is None:
+            return None
+        assert self.tokens is not None
+        return self.grammar.forced_token(self.tokens[self.prompt_length :])
 
     @property
     def blocks_end(self) -> bool:

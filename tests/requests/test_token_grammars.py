@@ -48,6 +48,55 @@ def test_only_ends_follow_what_is_complete() -> None:
     assert len(demo_tokenizer().decode(tokens)) == 4
 
 
+def test_a_token_is_forced_where_a_grammar_leaves_one() -> None:
+    matcher = demo_grammars().matcher('start: "Hello there: " ("yes" | "no")')
+    answer: list[int] = []
+    while (forced := matcher.forced_token(np.array(answer, np.int64))) is not None:
+        assert allowed(matcher, answer) == [forced]
+        answer.append(forced)
+    assert "Hello there:".startswith(demo_tokenizer().decode(answer).strip())
+    assert len(answer) > 1
+    assert len(allowed(matcher, answer)) > 1
+
+
+def test_the_end_is_forced_where_an_answer_has_no_other_token() -> None:
+    matcher = demo_grammars().matcher('start: "a" "b"?')
+    a, b = map(token, "ab")
+    assert matcher.forced_token(np.array([a], np.int64)) is None
+    assert matcher.forced_token(np.array([a, b], np.int64)) == end_token()
+
+
+def test_nothing_is_forced_where_the_mask_is_an_error() -> None:
+    matcher = demo_grammars().matcher(DIGITS)
+    wrong = np.array([token("x")], np.int64)
+    assert matcher.forced_token(wrong) is None
+    with pytest.raises(GrammarError):
+        matcher.bitmask(wrong)
+
+
+def test_every_bit_of_a_mask_is_a_token() -> None:
+    """A token at the sign of a word too."""
+    matcher = demo_grammars().matcher(DIGITS)
+    for forced in (0, 30, 31, 32, 63, len(demo_tokenizer()) - 1):
+        mask = np.zeros(len(demo_tokenizer()) // 32 + 1, np.uint32)
+        mask[forced // 32] = np.uint32(1 << forced % 32)
+        matcher.bitmask = lambda _, mask=mask: mask.view(np.int32)  # type: ignore[method-assign]
+        assert matcher.forced_token(np.empty(0, np.int64)) == forced
+
+
+def test_a_mask_is_computed_once() -> None:
+    matcher = demo_grammars().matcher(DIGITS)
+    digit = np.array([token("1")], np.int64)
+    first = matcher.bitmask(digit)
+    assert matcher.bitmask(digit.copy()) is first
+    other = matcher.bitmask(np.empty(0, np.int64))
+    again = matcher.bitmask(digit)
+    assert again is not first
+    assert (again == first).all()
+    assert not first.flags.writeable
+    assert other is not again
+
+
 def test_a_token_that_does_not_fit_is_an_error() -> None:
     matcher = demo_grammars().matcher(DIGITS)
     with pytest.raises(GrammarError):

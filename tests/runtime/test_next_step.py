@@ -162,6 +162,40 @@ def test_a_request_continues_by_its_settings_up_to_its_end_tokens_and_length() -
     assert (sampled.sampling.position, sampled.sampling.prompt_length) == (4, 3)
 
 
+class Forcing:
+    """A grammar that forces a token after some answers, ``{last token: forced}``."""
+
+    def __init__(self, forced: dict[int, int]) -> None:
+        self.forced = forced
+
+    def bitmask(self, answer: Any) -> Any:
+        forced = self.forced_token(answer)
+        return np.array([-1 if forced is None else 1 << forced], np.int32)
+
+    def forced_token(self, answer: Any) -> int | None:
+        return self.forced.get(answer[-1]) if len(answer) else None
+
+
+@pytest.mark.parametrize(("forced", "is_predicted"), [({4: 2}, False), ({5: 2}, True)])
+def test_a_step_with_forced_tokens_is_left_to_max(
+    forced: dict[int, int], is_predicted: bool
+) -> None:
+    state = SamplingState(
+        settings=SamplingSettings(top_k=1),
+        tokens=np.array([3]),
+        prompt_length=1,
+        position=1,
+        grammar=Forcing(forced),
+    )
+    constrained = Continuation(state, frozenset(), LENGTH)
+    free = Continuation(GREEDY, frozenset(), LENGTH)
+    last = step(10, 20, ends=[free, constrained])
+    following = last.next(outputs(4, 4), PAGE)
+    assert (following is not None) is is_predicted
+    # Its inputs are changed only for the next step.
+    assert bool(last.prepared[0].given) is is_predicted
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,12 @@ from max.serve.scheduler.batch_constructor.text_batch_constructor import (
 )
 
 from mllama.launch.options import EngineOptions
-from mllama.max_compat.model import Settings, WorkerQueues, load_scheduler
+from mllama.max_compat.model import (
+    SchedulerProgress,
+    Settings,
+    WorkerQueues,
+    load_scheduler,
+)
 from mllama.max_model.sampling_context import (
     LogProbabilityCounts,
     max_logprobs,
@@ -214,7 +220,8 @@ class Scheduled:
 
     def step(self) -> None:
         """Runs one iteration of the scheduler."""
-        self.scheduler.run_iteration()
+        if self.scheduler.run_iteration() is SchedulerProgress.NO_PROGRESS:
+            time.sleep(0.001)  # A thread may be reading a grammar.
         while not self._results.empty():
             for request_id, result in self._results.get().items():
                 request = self._running[request_id]
