@@ -7,6 +7,7 @@
 Answers with a schema of 30 fields, sampled with one seed, are decoded token by token
 and as they are served, in turn in one process.  With ``--random-layers`` the file is
 made, unless it exists: so many text layers of 11B's shape with random q4_k blocks.
+With random weights logits are nearly level, and rounding makes the answers differ.
 """
 
 from __future__ import annotations
