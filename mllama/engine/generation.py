@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllama.engine.outputs import Choice, Chunk, Output
 from mllama.errors import EngineError, RequestError
-from mllama.requests.answers import Answers
+from mllama.requests.answers import AnswerFailedError, Answers
 from mllama.requests.events import (
     Event,
     Finished,
@@ -137,7 +137,11 @@ class Generation:
         if output.tokens:
             self._first_at = step.at if self._first_at is None else self._first_at
             self._last_at = step.at
-        return self._answers.receive(step.choice, [output], step.at)
+        try:
+            return self._answers.receive(step.choice, [output], step.at)
+        except AnswerFailedError as failed:
+            cause = failed.cause()
+            raise failed if cause is None else cause from None
 
     def _chunk(self, choice: int, events: Sequence[Event]) -> Chunk | None:
         """Records the events of a step, and returns their chunk, if they have one."""

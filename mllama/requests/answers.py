@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import EngineError, RequestError
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
     from mllama.requests.preparation import PreparedRequest
 
 _NO_TOOLS: Final = ToolUse(names=())
+
+
+class AnswerFailedError(EngineError):
+    """The model failed on a request.
+
+    Args:
+        cause: Returns the error in the request that made it fail, or None.  It takes
+            up to a tenth of a second.
+    """
+
+    def __init__(self, cause: Callable[[], RequestError | None]) -> None:
+        super().__init__("the model failed on this request; the log says why")
+        self.cause = cause
 
 
 class Answers:
@@ -57,14 +71,13 @@ class Answers:
             at: The time of the last report in seconds.
 
         Raises:
-            RequestError: If the format of the answer can't be followed further.
-            EngineError: If the model failed on the request.
+            AnswerFailedError: If the model failed on the request.
         """
         status = outputs[-1].final_status
         tokens = [token for output in outputs for token in output.tokens]
         # runtime/fault_isolation.py gives this status to a request that failed.
         if status.value == "cancelled":
-            raise self._failure(choice, tokens)
+            raise AnswerFailedError(partial(self._cause, choice, tokens))
         logprobs = [
             each
             for output in outputs
@@ -83,12 +96,11 @@ class Answers:
             events += answer.receive(tokens, status, logprobs[of_prompt:], at)
         return events
 
-    def _failure(self, choice: int, tokens: Sequence[int]) -> Exception:
-        """Returns the error of an answer whose computation failed after its tokens."""
+    def _cause(self, choice: int, tokens: Sequence[int]) -> RequestError | None:
         why = self._prepared.format_failure
         reason = why and why([*self._answers[choice].token_ids, *tokens])
         if not reason:
-            return EngineError("the model failed on this request; the log says why")
+            return None
         asked = answer_format(self._prepared.request)
         path = "tools" if asked is None else asked.path
         return RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -11,7 +12,7 @@ from max.pipelines.context.exceptions import InputError
 
 from mllama.errors import EngineError, EngineOverloadedError, RequestError
 from mllama.max_compat.server import RequestQueueFull, SchedulerResult
-from mllama.requests.answers import Answers
+from mllama.requests.answers import AnswerFailedError, Answers
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.events import Accepted, Event, Piece
@@ -109,6 +110,9 @@ class MaxEngineClient:
                         await streams.end(choice)
             if not answers.are_finished:
                 raise EngineError(self._failure or "the engine dropped the request")
+        except AnswerFailedError as failed:
+            cause = await asyncio.to_thread(failed.cause)
+            raise failed if cause is None else cause from None
         except InputError as error:
             # The only errors that MAX's scheduler reports by itself.
             if self._failure is not None:
