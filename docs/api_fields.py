@@ -23,6 +23,7 @@ from mllama.server.dialects.openai import (
 )
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.completion_body import CompletionBody
+from mllama.server.dialects.openai.moderations.body import ModerationBody
 from mllama.server.dialects.openai.responses.body import (
     ResponseReasoning,
     ResponsesBody,
@@ -138,11 +139,19 @@ _OLLAMA: Final[Sections] = {
     "`/api/show`": (ollama_bodies.OllamaShowBody, None),
 }
 
+_MODERATIONS: Final[Sections] = {
+    "Moderations": (ModerationBody, None),
+    "Parts: `text`": (content.PlainTextPart, None),
+    "Parts: `image_url`": (content.ImagePart, None),
+    "`image_url`": (content.ImageUrl, None),
+}
+
 PAGES: Final[Mapping[str, Sections]] = {
     "api.md": _OPENAI,
     "ollama.md": _OLLAMA,
     "responses.md": _RESPONSES,
     "anthropic.md": _ANTHROPIC,
+    "moderations.md": _MODERATIONS,
 }
 """The tables of each page of the documentation."""
 

@@ -30,6 +30,9 @@ _BEGUN_ANSWER: Final = (
     {"role": "assistant", "content": "Hi"},
 )
 
+_HAZARD: Final = re.compile(r"^[ \t]{0,8}(S[1-9][0-9]?):[ \t]", re.MULTILINE)
+"""A line of the list of hazards in the prompt of a Llama Guard."""
+
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 NO_TEMPLATE: Final = (
@@ -90,6 +93,18 @@ class PromptEncoder:
         except ChatTemplateError:
             return False
         return True
+
+    @cached_property
+    def hazards(self) -> tuple[str, ...]:
+        """The hazards that the template asks to look for, such as S1, in its order.
+
+        Templates of Llama Guard list them in each prompt.  Others list none.
+        """
+        try:
+            tokens = self.encode_chat(_BEGUN_ANSWER[:1])
+        except ChatTemplateError:
+            return ()
+        return tuple(dict.fromkeys(_HAZARD.findall(self._tokenizer.decode(tokens))))
 
     def encode_chat(
         self,

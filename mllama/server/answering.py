@@ -16,6 +16,9 @@ from mllama.server.event_stream import EVENT_STREAM, EventStream, started
 from mllama.server.request_metrics import RequestMeasurement
 from mllama.server.usage import UsageCounter
 
+WholeWriter = Callable[[AsyncGenerator[Any, None]], Coroutine[Any, Any, dict[str, Any]]]
+"""Returns the JSON of a whole answer."""
+
 Item = TypeVar("Item")
 
 
@@ -31,7 +34,7 @@ class AnswerWriters:
         is_ready: Returns True once the first events say that the request is valid.
     """
 
-    whole: Callable[[AsyncGenerator[Any, None]], Coroutine[Any, Any, dict[str, Any]]]
+    whole: WholeWriter
     chunks: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[bytes, None]]
     errors: ErrorForm
     media_type: str = EVENT_STREAM
@@ -55,20 +58,15 @@ async def answer(
         usage: Counts the answer's tokens.
         as_stream: Whether the answer is a stream.
     """
+    if not as_stream:
+        return await whole_answer(request, events, writers.whole, usage)
     measurement = RequestMeasurement(request.url.path)
     try:
         source = await unless_disconnected(request, events)
-        if not as_stream:
-            async with aclosing(source):
-                whole = await unless_disconnected(request, writers.whole(source))
-            return JSONResponse(whole)
         ready = await unless_disconnected(request, started(source, writers.is_ready))
     except BaseException:
         measurement.end(usage.prompt_tokens, usage.completion_tokens)
         raise
-    finally:
-        if not as_stream:
-            measurement.end(usage.prompt_tokens, usage.completion_tokens)
 
     async def end() -> None:
         await ready.aclose()
@@ -77,3 +75,26 @@ async def answer(
 
     parts = with_error_event(writers.chunks(ready), writers.errors)
     return EventStream(parts, end, media_type=writers.media_type)
+
+
+async def whole_answer(
+    request: Request,
+    events: Coroutine[Any, Any, AsyncGenerator[Any, None]],
+    whole: WholeWriter,
+    usage: UsageCounter,
+) -> Response:
+    """Returns the response to a request whose answer is no stream.
+
+    Args:
+        request: The request, whose body has been read.
+        events: Starts the engine's events.
+        whole: Returns the JSON of the answer.
+        usage: Counts the answer's tokens.
+    """
+    measurement = RequestMeasurement(request.url.path)
+    try:
+        source = await unless_disconnected(request, events)
+        async with aclosing(source):
+            return JSONResponse(await unless_disconnected(request, whole(source)))
+    finally:
+        measurement.end(usage.prompt_tokens, usage.completion_tokens)

@@ -272,6 +272,7 @@ def server_capabilities(
         max_images=ModelSettings.from_max(config.model).image_limit,
         max_image_bytes=settings.max_media_bytes or None,
         continues_messages=encoder.continues_messages,
+        hazards=encoder.hazards,
         created=int(time.time()),
         description=description,
         chat_template=encoder.template_source,

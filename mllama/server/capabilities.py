@@ -24,6 +24,8 @@ class ServerCapabilities:
         continues_messages: Whether answers can go on with the last message.  The
             template of a model that judges messages, such as Llama Guard, has no place
             for that.
+        hazards: The hazards by which the model judges messages, such as S1, as its
+            chat template lists them; none if it isn't a Llama Guard.
         created: When the server began to serve the model, in seconds since 1970.
         description: The model's files and configuration.
         chat_template: The source of the chat template; may be empty.
@@ -38,6 +40,7 @@ class ServerCapabilities:
     max_images: int | None = None
     max_image_bytes: int | None = None
     continues_messages: bool = True
+    hazards: tuple[str, ...] = ()
     created: int = 0
     description: ModelDescription = field(default_factory=ModelDescription)
     chat_template: str = ""

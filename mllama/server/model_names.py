@@ -20,6 +20,12 @@ _OLLAMA_NAME: Final = re.compile(r"(ollama:)?llama3\.2-vision(:[A-Za-z0-9._-]+)?
 """Ollama's name of the same models, for the same reason."""
 
 
+MODERATION_NAMES: Final = re.compile(
+    r"(omni|text)-moderation-[a-z0-9-]+|(meta-llama/)?Llama-Guard-[\w.-]+"
+)
+"""Names by which clients ask for a model that judges content, for the same reason."""
+
+
 def default_name(model: str) -> str:
     """Returns the name of a model that is given none.
 

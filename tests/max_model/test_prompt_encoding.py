@@ -217,6 +217,16 @@ def test_answers_go_on_with_messages_where_the_template_lets_them(
     assert not PromptEncoder(tokenizer, None, 1).continues_messages
 
 
+def test_the_hazards_of_a_guard_are_those_that_its_template_lists(
+    tokenizer: Any,
+) -> None:
+    assert prompt_encoder(tokenizer, GUARD).hazards == ("S1", "S2")
+    longer = GUARD.replace("'S2': 'Theft.'", "'S2': 'Theft.', 'S10': 'Hate.'")
+    assert prompt_encoder(tokenizer, longer).hazards == ("S1", "S2", "S10")
+    assert prompt_encoder(tokenizer, TEMPLATE).hazards == ()
+    assert PromptEncoder(tokenizer, None, 1).hazards == ()
+
+
 def test_parts_only_templates_show_strings(tokenizer: Any) -> None:
     encoder = prompt_encoder(tokenizer, GUARD)
     tokens = encoder.encode_chat([user("How?")])

@@ -46,6 +46,7 @@ ROUTES = {
     "/v1/messages/count_tokens": {"POST"},
     "/v1/models": {"GET"},
     "/v1/models/{name:path}": {"GET"},
+    "/v1/moderations": {"POST"},
     "/v1/responses": {"POST"},
     "/version": {"GET"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -37,6 +37,8 @@ class FakeEngine:
         error: Raised in place of the first event.
         error_after: Raised after so many pieces.
         wait: Awaited before each piece.
+        likeliest: Log probabilities of the likeliest tokens by id, by the place in an
+            answer, instead of made ones.
     """
 
     def __init__(self, *texts: str | bytes) -> None:
@@ -48,6 +50,7 @@ class FakeEngine:
         self.error_after: tuple[int, Exception] | None = None
         self.wait: Callable[[], Any] | None = None
         self.cached_tokens = 0
+        self.likeliest: Mapping[int, Mapping[int, float]] = {}
 
     async def generate(
         self,
@@ -118,7 +121,7 @@ class FakeEngine:
         logprobs = request.sampling.logprobs
         stop = StopStringFilter(request.sampling.stop_strings)
         held = b""
-        for token in tokens:
+        for place, token in enumerate(tokens):
             held += bytes([token])
             try:
                 text, held = stop.push(held.decode()), b""
@@ -128,7 +131,11 @@ class FakeEngine:
                 ()
                 if logprobs is None
                 # Later choices are likelier.
-                else (logprob(token, logprobs, shift=choice),)
+                else (
+                    TokenLogprob(token, given[token], given)
+                    if (given := self.likeliest.get(place))
+                    else logprob(token, logprobs, shift=choice),
+                )
             )
             events += events_of(calls.push(text), choice, [token], entries)
             if calls.is_finished or stop.found:

@@ -91,7 +91,7 @@ class ChatBody(GenerationFields, PromptFields):
     ] = None
     audio: Annotated[Any, Refused("is not supported: the model can't speak")] = None
     moderation: Annotated[
-        Any, Refused("is not supported: the server moderates nothing")
+        Any, Refused("is not supported: the server moderates no answers")
     ] = None
     web_search_options: Annotated[
         Any, Refused("is not supported: the server searches nothing")

@@ -87,7 +87,8 @@ class RefusalPart(Body):
     refusal: str
 
 
-def _tag_of_part(part: Any) -> str | None:
+def tag_of_part(part: Any) -> str | None:
+    """Returns the tag of a part, by its type; None if it has none."""
     kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", "")
     return f"<{kind}>" if isinstance(kind, str) else None
 
@@ -95,7 +96,7 @@ def _tag_of_part(part: Any) -> str | None:
 UserPart = Annotated[
     Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
     Discriminator(
-        _tag_of_part,
+        tag_of_part,
         custom_error_type="part",
         custom_error_message="must be a part of type text or image_url",
     ),
@@ -103,7 +104,7 @@ UserPart = Annotated[
 AssistantPart = Annotated[
     Annotated[PlainTextPart, Tag("<text>")] | Annotated[RefusalPart, Tag("<refusal>")],
     Discriminator(
-        _tag_of_part,
+        tag_of_part,
         custom_error_type="part",
         custom_error_message="must be a part of type text or refusal",
     ),

@@ -23,6 +23,10 @@ from mllama.server.dialects.openai.completion_body import CompletionBody
 from mllama.server.dialects.openai.completion_route import CompletionRoute
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS, OpenAIErrors
 from mllama.server.dialects.openai.model_routes import ModelRoutes
+from mllama.server.dialects.openai.moderations.answers import Moderation
+from mllama.server.dialects.openai.moderations.body import ModerationBody
+from mllama.server.dialects.openai.moderations.errors import MODERATION_ERRORS
+from mllama.server.dialects.openai.moderations.route import ModerationRoute
 from mllama.server.dialects.openai.responses.answers import ResponseObject
 from mllama.server.dialects.openai.responses.body import ResponsesBody
 from mllama.server.dialects.openai.responses.errors import RESPONSES_ERRORS
@@ -37,11 +41,17 @@ from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 
 RESPONSES_PATH: Final = "/v1/responses"
+MODERATIONS_PATH: Final = "/v1/moderations"
+
+_ERROR_FORMS: Final = {
+    RESPONSES_PATH: RESPONSES_ERRORS,
+    MODERATIONS_PATH: MODERATION_ERRORS,
+}
 
 
 def error_form(path: str) -> OpenAIErrors:
     """Returns the form of errors at a path of OpenAI's API."""
-    return RESPONSES_ERRORS if path == RESPONSES_PATH else OPENAI_ERRORS
+    return _ERROR_FORMS.get(path, OPENAI_ERRORS)
 
 
 def openai_router(
@@ -58,6 +68,7 @@ def openai_router(
     chat = ChatRoute(engine, capabilities, fetcher)
     completion = CompletionRoute(engine, capabilities)
     responses = ResponsesRoute(engine, capabilities, fetcher)
+    moderations = ModerationRoute(engine, capabilities, fetcher)
     models = ModelRoutes(capabilities)
     tokens = TokenRoutes(engine, capabilities)
     add_body_route(router, "/v1/chat/completions", chat, [ChatBody], ChatCompletion)
@@ -65,6 +76,7 @@ def openai_router(
     add_body_route(router, "/invocations", chat, [ChatBody], ChatCompletion)
     add_body_route(router, "/v1/completions", completion, [CompletionBody], Completion)
     add_body_route(router, RESPONSES_PATH, responses, [ResponsesBody], ResponseObject)
+    add_body_route(router, MODERATIONS_PATH, moderations, [ModerationBody], Moderation)
     add_body_route(
         router,
         "/tokenize",
@@ -87,6 +99,7 @@ BODIES = (
     ChatBody,
     CompletionBody,
     ResponsesBody,
+    ModerationBody,
     TokenizeTextBody,
     TokenizeChatBody,
     DetokenizeBody,

@@ -1,0 +1,1 @@
+"""OpenAI's moderation API over a Llama Guard, which judges conversations."""

@@ -1,0 +1,121 @@
+"""``POST /v1/moderations``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mllama.requests.events import Event
+from mllama.requests.request import GenerationRequest
+from mllama.server.answering import whole_answer
+from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.openai.completion_route import MAX_RUNNING_PROMPTS
+from mllama.server.dialects.openai.merged_events import merged
+from mllama.server.dialects.openai.moderations.answer import (
+    ModerationForm,
+    whole_moderation,
+)
+from mllama.server.dialects.openai.moderations.body import ModerationBody
+from mllama.server.dialects.openai.moderations.translation import (
+    check_moderation,
+    contents,
+    image_references,
+    input_types,
+    prompt_of,
+    verdict_sampling,
+)
+from mllama.server.dialects.openai.moderations.verdict import (
+    VerdictReader,
+    verdict_format,
+)
+from mllama.server.engine_client import EngineClient
+from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.request_images import load_images
+from mllama.server.usage import UsageCounter
+
+
+class ModerationRoute:
+    """Judges texts and pictures, if the served model is a Llama Guard.
+
+    Args:
+        engine: Answers requests.
+        capabilities: Features and limits of the server.
+        fetcher: Gets images from URLs.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        capabilities: ServerCapabilities,
+        fetcher: ImageFetcher,
+    ) -> None:
+        self._engine = engine
+        self._capabilities = capabilities
+        self._fetcher = fetcher
+        self._reader = VerdictReader(
+            capabilities.hazards,
+            engine.token_bytes,
+            capabilities.special_tokens.__contains__,
+        )
+
+    async def __call__(self, request: Request) -> Response:
+        """Answers a request."""
+        arrived_ns = time.perf_counter_ns()
+        body, strings = await read_body_with_images(
+            request,
+            ModerationBody,
+            lambda body: [each.source for each in image_references(body)],
+        )
+        check_moderation(body, self._capabilities)
+        form = ModerationForm(
+            self._capabilities.model_name,
+            self._reader,
+            [input_types(content) for content in contents(body)],
+        )
+        usage = UsageCounter()
+        return await whole_answer(
+            request,
+            self._start(body, strings, request.state.request_id, arrived_ns),
+            partial(whole_moderation, form=form, usage=usage),
+            usage,
+        )
+
+    async def _start(
+        self,
+        body: ModerationBody,
+        strings: Mapping[str, memoryview],
+        request_id: str,
+        arrived_ns: int,
+    ) -> AsyncGenerator[tuple[int, Event], None]:
+        """Loads a request's images and hands its inputs to the engine."""
+        images = await load_images(
+            image_references(body),
+            strings,
+            fetcher=self._fetcher,
+            engine=self._engine,
+            max_bytes=self._capabilities.max_image_bytes,
+        )
+        requests = [
+            GenerationRequest(
+                prompt=prompt_of(content),
+                images=images,
+                sampling=verdict_sampling(self._capabilities),
+                output_format=verdict_format(self._capabilities.hazards),
+            )
+            for content in contents(body)
+        ]
+        starts = [
+            partial(
+                self._engine.generate,
+                each,
+                request_id=request_id if number == 0 else f"{request_id}-{number}",
+                arrived_ns=arrived_ns,
+            )
+            for number, each in enumerate(requests)
+        ]
+        return merged(starts, MAX_RUNNING_PROMPTS)
