@@ -347,6 +347,42 @@ def test_headers_of_clients_pass(api: Api) -> None:
     assert response.status_code == 200
 
 
+def test_what_claude_code_sends_is_answered(api: Api) -> None:
+    """The fields of version 2.1.197."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    prompt = api.prompt(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<system-reminder/>"},
+                    {"type": "text", "text": "Say hi", **cached},
+                ],
+            },
+            {"role": "system", "content": "There are skills."},
+        ],
+        system=[
+            {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1;"},
+            {"type": "text", "text": "You are an agent.", **cached},
+            {"type": "text", "text": "\nBe careful.", **cached},
+        ],
+        tools=[{**TOOL, "description": "Looks."}],
+        metadata={"user_id": '{"device_id":"x"}'},
+        max_tokens=32000,
+        thinking={"type": "adaptive"},
+        context_management={
+            "edits": [{"type": "clear_thinking_20251015", "keep": "all"}]
+        },
+        output_config={"effort": "high"},
+        stream=True,
+    )
+    assert prompt.messages == [
+        {"role": "system", "content": "You are an agent.\nBe careful."},
+        {"role": "user", "content": "<system-reminder/>Say hi"},
+        {"role": "system", "content": "There are skills."},
+    ]
+
+
 @pytest.mark.parametrize("name", ["claude-sonnet-4-5", "gpt-4o"])
 def test_another_models_name_is_refused(api: Api, name: str) -> None:
     for response in (api.send(model=name), api.count(model=name)):
