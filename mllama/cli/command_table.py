@@ -32,17 +32,17 @@ _GENERATE_QUESTION: Final = (
         name="images",
         flag="--image",
         section=QUESTION,
-        takers=("generate",),
+        takers=("generate", "chat"),
         kind="path",
         metavar="IMAGE",
         repeatable=True,
-        description="An image to show before the prompt: a path, an http(s) URL or a "
+        description="An image to show before the question: a path, an http(s) URL or a "
         "data URL.",
     ),
     Option(
         name="system",
         section=QUESTION,
-        takers=("generate",),
+        takers=("generate", "chat"),
         kind="text",
         description="A system prompt.",
     ),
@@ -72,6 +72,43 @@ _GENERATE_QUESTION: Final = (
         description="A JSON file instead of --prompt, --image and --system: a list of "
         "OpenAI-style messages, or a list of such conversations, which are answered "
         "together. An image_url may be a path relative to the file. - reads stdin.",
+    ),
+)
+
+_CHAT: Final = (
+    Option(
+        name="url",
+        section=SERVER,
+        takers=("chat",),
+        kind="text",
+        metavar="URL",
+        description="Chat with a server of OpenAI's API instead of a model in this "
+        "process, such as http://127.0.0.1:8000. --model is the model's name there.",
+        details="Without --model, it is the first model that the server lists.",
+        default_text="a model in this process",
+    ),
+    Option(
+        name="api_key",
+        section=SERVER,
+        takers=("chat",),
+        kind="text",
+        metavar="KEY",
+        description="Key for the server.",
+        default_text="OPENAI_API_KEY of the environment",
+    ),
+    Option(
+        name="verbose",
+        section=OUTPUT,
+        takers=("chat",),
+        kind="flag",
+        description="Show token counts and times after each answer.",
+    ),
+    Option(
+        name="no_history",
+        section=OUTPUT,
+        takers=("chat",),
+        kind="flag",
+        description="Neither read nor write the file with the lines of earlier chats.",
     ),
 )
 
@@ -333,5 +370,6 @@ ALL_OPTIONS: Final = (
     *_GENERATE_ANSWER,
     *_SERVE_ANSWER,
     *_SERVE,
+    *_CHAT,
 )
 """Every option of this package's commands and of ``LLM``, in the order of the help."""

@@ -23,6 +23,7 @@ BAD_INPUT = 2
 
 COMMANDS = {
     "demo": "Ask a small model about pictures, to see everything work.",
+    "chat": "Chat about pictures in the terminal.",
     "generate": "Answer conversations about images.",
     "serve": "Serve an OpenAI-compatible endpoint with MAX Serve.",
     "quantize": "Quantize a checkpoint to one GGUF file.",

@@ -8,9 +8,11 @@ from typing import Final
 from mllama.launch.option import ANSWER, Option
 
 _setting = partial(Option, section=ANSWER, takers=("generate", "LLM"))
+_chat_setting = partial(_setting, takers=("generate", "chat", "LLM"))
+"""A setting that ``mllama chat`` has as well, where ``/set`` changes it."""
 
 SAMPLING_OPTIONS: Final = (
-    _setting(
+    _chat_setting(
         name="max_new_tokens",
         kind="integer",
         metavar="N",
@@ -19,7 +21,7 @@ SAMPLING_OPTIONS: Final = (
         details="0 only reads the prompt.",
         request_field="max_tokens",
     ),
-    _setting(
+    _chat_setting(
         name="min_tokens",
         kind="integer",
         metavar="N",
@@ -38,7 +40,7 @@ SAMPLING_OPTIONS: Final = (
         "sampled, unless top_k or temperature makes them greedy.",
         request_field="n",
     ),
-    _setting(
+    _chat_setting(
         name="top_k",
         kind="integer",
         metavar="K",
@@ -47,7 +49,7 @@ SAMPLING_OPTIONS: Final = (
         "are asked for",
         request_field="top_k",
     ),
-    _setting(
+    _chat_setting(
         name="temperature",
         kind="number",
         metavar="T",
@@ -55,7 +57,7 @@ SAMPLING_OPTIONS: Final = (
         default_text="the checkpoint's, or 1",
         request_field="temperature",
     ),
-    _setting(
+    _chat_setting(
         name="top_p",
         kind="number",
         metavar="P",
@@ -64,7 +66,7 @@ SAMPLING_OPTIONS: Final = (
         default_text="the checkpoint's, or 1",
         request_field="top_p",
     ),
-    _setting(
+    _chat_setting(
         name="min_p",
         kind="number",
         metavar="P",
@@ -73,7 +75,7 @@ SAMPLING_OPTIONS: Final = (
         "likeliest one, from 0 to 1.",
         request_field="min_p",
     ),
-    _setting(
+    _chat_setting(
         name="presence_penalty",
         kind="number",
         metavar="X",
@@ -82,7 +84,7 @@ SAMPLING_OPTIONS: Final = (
         "from -2 to 2.",
         request_field="presence_penalty",
     ),
-    _setting(
+    _chat_setting(
         name="frequency_penalty",
         kind="number",
         metavar="X",
@@ -91,7 +93,7 @@ SAMPLING_OPTIONS: Final = (
         "it, from -2 to 2.",
         request_field="frequency_penalty",
     ),
-    _setting(
+    _chat_setting(
         name="repetition_penalty",
         kind="number",
         metavar="X",
@@ -109,7 +111,7 @@ SAMPLING_OPTIONS: Final = (
         default_text="none",
         request_field="logit_bias",
     ),
-    _setting(
+    _chat_setting(
         name="seed",
         kind="integer",
         metavar="N",
@@ -118,7 +120,7 @@ SAMPLING_OPTIONS: Final = (
         default_text="a random seed",
         request_field="seed",
     ),
-    _setting(
+    _chat_setting(
         name="stop",
         kind="text",
         metavar="TEXT",

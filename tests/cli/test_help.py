@@ -18,6 +18,7 @@ HEAVY = ("max.graph", "max.engine", "transformers", "torch", "numpy")
     [
         ["--help"],
         ["generate", "--help"],
+        ["chat", "--help"],
         ["demo", "--help"],
         ["--version"],
         ["completion", "bash"],

@@ -1,0 +1,1 @@
+"""The parts of ``mllama chat``: lines, pictures, commands, transcript and backends."""
