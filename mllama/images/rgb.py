@@ -99,13 +99,13 @@ def _flattened(image: Image.Image, bits: int) -> Image.Image:
     Strip by strip, because Pillow composites a whole picture without releasing Python's
     lock, and to hold fewer pictures of its size at once.
     """
+    is_keyed = image.has_transparency_data
+    if image.mode == "RGB" and not is_keyed:
+        return image
     # transformers imports the hub's client, which reads its environment then: this must
     # not happen before telemetry is disabled.
     from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
-    is_keyed = image.has_transparency_data
-    if image.mode == "RGB" and not is_keyed:
-        return image
     key = _scaled_key(image, bits)
     width, height = image.size
     flattened = Image.new("RGB", image.size)
