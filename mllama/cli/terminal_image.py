@@ -9,6 +9,7 @@ with 24-bit color get two pixels per character, drawn with the upper half block.
 from __future__ import annotations
 
 import base64
+import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,30 +21,45 @@ Method = Literal["iterm2", "kitty", "blocks"]
 COLUMNS = 40
 """Maximum width of a picture, in characters."""
 
+LINES = 20
+"""Maximum height of a picture, in lines, which are about twice as high as wide."""
+
 _CHUNK = 4096
 """Maximum number of base64 characters in one command of kitty's protocol."""
 
 _HALF_BLOCK = "▀"
 
 
-def show_picture(path: Path, stream: TextIO) -> None:
+def show_picture(png: Path | bytes, stream: TextIO) -> None:
     """Shows a picture if the stream is a terminal, and writes nothing otherwise.
 
     Args:
-        path: A PNG file.
+        png: A PNG file, or its content.
         stream: The stream to write to.
     """
     if not stream.isatty():
         return
     method = display_method(os.environ, stream.encoding)
-    columns = min(COLUMNS, shutil.get_terminal_size().columns)
+    if method is None:
+        return
+    content = png if isinstance(png, bytes) else png.read_bytes()
+    columns = _columns(content)
     if method == "iterm2":
-        stream.write(iterm2_sequence(path.read_bytes(), columns))
+        stream.write(iterm2_sequence(content, columns))
     elif method == "kitty":
-        stream.writelines(kitty_sequence(path.read_bytes(), columns))
-    elif method == "blocks":
-        stream.writelines(half_blocks(path, columns))
+        stream.writelines(kitty_sequence(content, columns))
+    else:
+        stream.writelines(half_blocks(content, columns))
     stream.flush()
+
+
+def _columns(png: bytes) -> int:
+    """Returns the width at which a picture is neither too wide nor too high."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        highest = int(2 * LINES * image.width / image.height)
+    return max(1, min(COLUMNS, shutil.get_terminal_size().columns, highest))
 
 
 def display_method(environment: Mapping[str, str], encoding: str) -> Method | None:
@@ -86,11 +102,11 @@ def kitty_sequence(png: bytes, columns: int) -> Iterator[str]:
     yield "\n"
 
 
-def half_blocks(path: Path, columns: int) -> Iterator[str]:
+def half_blocks(png: bytes, columns: int) -> Iterator[str]:
     """Yields a picture's lines; a character shows two pixels, one above the other."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(png)) as image:
         # An even number of pixel rows, since each line shows two.
         lines = max(1, round(image.height * columns / image.width / 2))
         small = image.convert("RGB").resize((columns, 2 * lines))

@@ -74,6 +74,20 @@ def test_a_terminal_gets_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stream.getvalue().count("▀") == 40 * 20
 
 
+def test_a_tall_picture_is_no_taller_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TERM", "TERM_PROGRAM", "KITTY_WINDOW_ID", "TMUX", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    Image.new("RGB", (100, 400), "red").save(tmp_path / "tall.png")
+    for picture in (tmp_path / "tall.png", (tmp_path / "tall.png").read_bytes()):
+        stream = Terminal()
+        show_picture(picture, stream)
+        lines = stream.getvalue().splitlines()
+        assert [line.count("▀") for line in lines] == [10] * 20
+
+
 def test_iterm2_gets_the_whole_file() -> None:
     data = PICTURE.read_bytes()
     written = iterm2_sequence(data, 40)
@@ -102,6 +116,6 @@ def test_a_character_holds_the_pixel_above_and_the_one_below(tmp_path: Path) -> 
     image = Image.new("RGB", (2, 2), "red")
     image.paste("blue", (0, 1, 2, 2))
     image.save(tmp_path / "two.png")
-    (line,) = half_blocks(tmp_path / "two.png", 2)
+    (line,) = half_blocks((tmp_path / "two.png").read_bytes(), 2)
     cell = "\033[38;2;255;0;0;48;2;0;0;255m▀"
     assert line == f"{cell}{cell}\033[0m\n"
