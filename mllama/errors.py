@@ -47,6 +47,10 @@ class RequestError(MllamaError):
         self.param = param
 
 
+class PromptTooLongError(RequestError):
+    """A prompt leaves no room for an answer in the model's context."""
+
+
 class EngineError(RuntimeError):
     """The engine can't answer a valid request: the model failed, or its process died.
 

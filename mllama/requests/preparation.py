@@ -15,7 +15,7 @@ from max.pipelines.context import EOSTracker, TextContext, TokenBuffer
 from max.pipelines.context.exceptions import InputError
 from max.pipelines.modeling.types import RequestID
 
-from mllama.errors import ImageError, RequestError
+from mllama.errors import ImageError, PromptTooLongError, RequestError
 from mllama.image_cache.context import image_tokens_of
 from mllama.images.preprocess import ImageTiles
 from mllama.max_model.chat_template import ChatTemplateError
@@ -207,7 +207,7 @@ def _check_room(
     """Checks that the prompt leaves room for an answer."""
     room = settings.max_length - prompt_tokens
     if room < (request.sampling.max_new_tokens != 0):
-        raise RequestError(
+        raise PromptTooLongError(
             f"the prompt is too long: it has {prompt_tokens} tokens, and prompt and "
             f"answer together may have {settings.max_length}",
             request.prompt_field,

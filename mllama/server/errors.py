@@ -17,6 +17,7 @@ from mllama.errors import (
     EngineOverloadedError,
     ImageError,
     MllamaError,
+    PromptTooLongError,
     RequestError,
 )
 from mllama.server.bodies.rejection import RequestRejected
@@ -87,7 +88,9 @@ def error_report(error: Exception, field_names: Mapping[str, str]) -> ErrorRepor
         return _report(error.status_code, str(error.detail))
     if isinstance(error, RequestError):
         param = field_names.get(error.param or "", error.param)
-        return _report(400, str(error), param, "invalid_value")
+        is_too_long = isinstance(error, PromptTooLongError)
+        code = "context_length_exceeded" if is_too_long else "invalid_value"
+        return _report(400, str(error), param, code)
     if isinstance(error, ImageError):
         path = getattr(error, "path", "messages")
         return _report(400, str(error), path, "invalid_image")

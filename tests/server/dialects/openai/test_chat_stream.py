@@ -11,7 +11,12 @@ import httpx
 import openai
 import pytest
 
-from mllama.errors import EngineError, EngineOverloadedError, RequestError
+from mllama.errors import (
+    EngineError,
+    EngineOverloadedError,
+    PromptTooLongError,
+    RequestError,
+)
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.dialects.openai.answers import ChatCompletionChunk
 from tests.server.dialects.fake_engine import FakeEngine
@@ -156,6 +161,13 @@ def test_json_that_is_no_call_is_streamed_in_the_end() -> None:
     chunks = chunks_of(Api(FakeEngine(text)).chat(stream=True, tools=[TOOL]))
     assert "".join(delta.get("content") or "" for delta in deltas(chunks)) == text
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_too_long_has_openais_code(api: Api, stream: bool) -> None:
+    api.engine.error = PromptTooLongError("too long", "messages")
+    found = error_of(api.chat(stream=stream), 400)
+    assert (found["code"], found["param"]) == ("context_length_exceeded", "messages")
 
 
 @pytest.mark.parametrize("stream", [False, True])
