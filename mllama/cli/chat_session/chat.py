@@ -14,7 +14,7 @@ from mllama.cli.chat_session.picture_paths import read_line
 from mllama.cli.chat_session.pictures import Picture, read_picture
 from mllama.cli.chat_session.settings import AnswerSettings
 from mllama.cli.chat_session.transcript import Transcript
-from mllama.errors import MllamaError
+from mllama.errors import MllamaError, PromptTooLongError
 
 WAY_OUT: Final = "/clear begins anew, and /save FILE keeps the conversation before that"
 """What to do if the context is full."""
@@ -117,10 +117,8 @@ class Chat:
                     pieces.append(piece)
                     self.stream.write(visible(piece))
                     self.stream.flush()
-        except MllamaError as error:
-            if "too long" in str(error):
-                raise MllamaError(f"{error}; {WAY_OUT}") from error
-            raise
+        except PromptTooLongError as error:
+            raise MllamaError(f"{error}; {WAY_OUT}") from error
         finally:
             if pieces or end is not None:
                 self.stream.write("\n")

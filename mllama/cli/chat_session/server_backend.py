@@ -13,7 +13,7 @@ import httpx
 
 from mllama.cli.chat_session.backend import AnswerEnd
 from mllama.cli.chat_session.settings import AnswerSettings
-from mllama.errors import MllamaError, shortened
+from mllama.errors import MllamaError, PromptTooLongError, shortened
 from mllama.utils.proxies import proxy_for, ssl_context
 
 _CONNECT_SECONDS: Final = 10.0
@@ -173,19 +173,28 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 
 def _refused(response: httpx.Response) -> MllamaError:
     """Returns the error of a response that is none."""
+    code = None
     try:
-        message = _message(response.json())
+        content = response.json()
+        message, code = _message(content), _code(content)
     except ValueError:
         message = response.reason_phrase
     if response.status_code == httpx.codes.UNAUTHORIZED:
         message += "; give the key with --api-key or OPENAI_API_KEY"
-    return MllamaError(f"the server answers {response.status_code}: {message}")
+    message = f"the server answers {response.status_code}: {message}"
+    is_too_long = code == "context_length_exceeded"
+    return PromptTooLongError(message) if is_too_long else MllamaError(message)
 
 
 def _message(content: Any) -> str:
     error = content.get("error") if isinstance(content, dict) else content
     message = error.get("message") if isinstance(error, dict) else error
     return shortened(str(message), _MAX_ERROR)
+
+
+def _code(content: Any) -> Any:
+    error = content.get("error") if isinstance(content, dict) else None
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def _end(reason: str, usage: dict[str, Any], times: list[float]) -> AnswerEnd:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mllama.cli.chat_session.backend import AnswerEnd
 from mllama.cli.chat_session.conversation_loop import converse
-from mllama.errors import EngineError, MllamaError
+from mllama.errors import EngineError, MllamaError, PromptTooLongError
 
 from .fake_backend import chat_with
 
@@ -94,7 +94,7 @@ def test_errors_are_one_line_and_the_chat_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_full_context_names_the_way_out() -> None:
-    too_long = MllamaError("the prompt is too long: it has 9 tokens")
+    too_long = PromptTooLongError("the prompt is too long: it has 9 tokens")
     chat, _, written = chat_with(("a", AnswerEnd("length")), (too_long,))
     converse(chat, Typed("One", "Two"))
     assert "the context is full; /clear" in written.getvalue()

@@ -11,7 +11,7 @@ import pytest
 from mllama.cli.chat_session.backend import AnswerEnd
 from mllama.cli.chat_session.server_backend import ServerBackend
 from mllama.cli.chat_session.settings import AnswerSettings
-from mllama.errors import MllamaError
+from mllama.errors import MllamaError, PromptTooLongError
 
 HELLO = [{"role": "user", "content": "Hello"}]
 MODELS = {"data": [{"id": "first"}, {"id": "second"}]}
@@ -110,6 +110,13 @@ def test_what_the_server_does_wrong_is_said(
     answer: httpx.Response, message: str
 ) -> None:
     with pytest.raises(MllamaError, match=message):
+        asked(FakeServer(answer).backend())
+
+
+def test_a_prompt_that_is_too_long_is_told_from_other_errors() -> None:
+    error = {"message": "4097 tokens", "code": "context_length_exceeded"}
+    answer = httpx.Response(400, json={"error": error})
+    with pytest.raises(PromptTooLongError, match="answers 400: 4097 tokens"):
         asked(FakeServer(answer).backend())
 
 
