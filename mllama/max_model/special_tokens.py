@@ -60,10 +60,6 @@ class SpecialTokens:
     def _plain_text(self) -> Tokenizer:
         return without_special_tokens(self._tokenizer)
 
-    def may_begin(self, text: str) -> bool:
-        """Returns True if a special token could begin in the text."""
-        return self._first_character.search(text) is not None
-
     def mark(self, value: Any, marker: str) -> Any:
         """Returns plain data with its strings marked, keys of mappings included."""
         if isinstance(value, str):

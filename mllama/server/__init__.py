@@ -1,1 +1,1 @@
-"""The OpenAI-compatible HTTP server, based on MAX Serve."""
+"""The HTTP server, on MAX Serve: the APIs of OpenAI, Anthropic and Ollama."""

@@ -7,7 +7,7 @@ means that a field isn't given.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
@@ -112,6 +112,21 @@ Many = Annotated[list[T], _FirstError()]
 
 Bookkeeping = Annotated[T, Ignored()]
 """A field by which a client or OpenAI's service keeps books."""
+
+
+def tag_of_type(value: Any) -> str | None:
+    """Returns the tag of an object in a union: its ``type`` in brackets."""
+    kind = (
+        value.get("type")
+        if isinstance(value, Mapping)
+        else getattr(value, "type", None)
+    )
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
+def tag_of_choice(choice: Any) -> str | None:
+    """Returns the tag of a word, or of an object by its ``type``."""
+    return "<text>" if isinstance(choice, str) else tag_of_type(choice)
 
 
 def text_or(tag: str, kind: type, what: str) -> Discriminator:

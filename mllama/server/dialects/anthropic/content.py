@@ -14,6 +14,7 @@ from mllama.server.bodies.schema import (
     Ignored,
     Many,
     Refused,
+    tag_of_type,
     text_or,
 )
 
@@ -48,16 +49,10 @@ class UrlSource(Body):
     url: str = Field(description="`http:`, `https:` or `data:` URL")
 
 
-def tag_of(value: Any) -> str | None:
-    """Returns the tag of an object in a union, which is its ``type`` in brackets."""
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
 ImageSource = Annotated[
     Annotated[Base64Source, Tag("<base64>")] | Annotated[UrlSource, Tag("<url>")],
     Discriminator(
-        tag_of,
+        tag_of_type,
         custom_error_type="source",
         custom_error_message=(
             "must be an object of the type base64 or url; the server keeps no files"
@@ -160,7 +155,7 @@ def _block_tags(*types: str) -> Callable[[Any], str | None]:
     def tag(value: Any) -> str | None:
         kind = value.get("type") if isinstance(value, Mapping) else None
         if not isinstance(kind, str) or kind in types:
-            return tag_of(value)
+            return tag_of_type(value)
         is_result = kind.endswith("_tool_result")
         return "<refused>" if kind in _REFUSED or is_result else None
 

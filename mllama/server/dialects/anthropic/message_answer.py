@@ -21,8 +21,8 @@ from mllama.requests.events import (
     ToolCallWithdrawn,
 )
 from mllama.requests.tool_calls.collector import ToolCallCollector
+from mllama.server.call_arguments import arguments_object
 from mllama.server.compact_json import compact
-from mllama.server.dialects.anthropic.tool_input import tool_input
 from mllama.server.usage import UsageCounter
 
 PING_SECONDS: Final = 10.0
@@ -106,7 +106,7 @@ async def whole_message(
         elif isinstance(event, Finished):
             stop = form.stop(event)
     content = [
-        _tool_use(call.id, call.name, tool_input(call.arguments))
+        _tool_use(call.id, call.name, arguments_object(call.arguments))
         for call in calls.calls
     ]
     if whole := "".join(text):

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from mllama.server.bodies.schema import REFUSED, Body, Many, Refused
-from mllama.server.dialects.anthropic.content import CacheControl, tag_of
+from mllama.server.bodies.schema import REFUSED, Body, Many, Refused, tag_of_type
+from mllama.server.dialects.anthropic.content import CacheControl
 
 
 class CustomTool(Body):
@@ -100,7 +100,7 @@ class OneToolChoice(Body):
 
 
 def _tag_of_choice(choice: Any) -> str | None:
-    tag = tag_of(choice)
+    tag = tag_of_type(choice)
     return "<some>" if tag in ("<auto>", "<any>") else tag
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mllama.requests.events import (
     ToolCallEvent,
 )
 from mllama.requests.tool_calls.collector import ToolCallCollector
+from mllama.server.call_arguments import arguments_object
 from mllama.server.compact_json import compact
 from mllama.server.dialects.openai.token_text import TokenBytes, chat_entry
 from mllama.server.usage import UsageCounter
@@ -205,7 +205,7 @@ class _CompleteCalls:
         function = {
             "index": len(self.calls),
             "name": call.name,
-            "arguments": json.loads(call.arguments or "{}"),
+            "arguments": arguments_object(call.arguments),
         }
         self.calls.append({"id": call.id, "function": function})
         return self.calls[-1]

@@ -13,6 +13,7 @@ from mllama.server.bodies.schema import (
     Ignored,
     Many,
     Refused,
+    tag_of_type,
     text_or,
 )
 
@@ -87,16 +88,10 @@ class RefusalPart(Body):
     refusal: str
 
 
-def tag_of_part(part: Any) -> str | None:
-    """Returns the tag of a part, by its type; None if it has none."""
-    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", "")
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
 UserPart = Annotated[
     Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
     Discriminator(
-        tag_of_part,
+        tag_of_type,
         custom_error_type="part",
         custom_error_message="must be a part of type text or image_url",
     ),
@@ -104,7 +99,7 @@ UserPart = Annotated[
 AssistantPart = Annotated[
     Annotated[PlainTextPart, Tag("<text>")] | Annotated[RefusalPart, Tag("<refusal>")],
     Discriminator(
-        tag_of_part,
+        tag_of_type,
         custom_error_type="part",
         custom_error_message="must be a part of type text or refusal",
     ),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from mllama.server.bodies.schema import Body, Many
+from mllama.server.bodies.schema import Body, Many, tag_of_choice
 
 
 class FunctionDefinition(Body):
@@ -57,19 +56,12 @@ class AllowedToolsChoice(Body):
     allowed_tools: AllowedTools
 
 
-def _tag_of_choice(choice: Any) -> str | None:
-    if isinstance(choice, str):
-        return "<text>"
-    kind = choice.get("type") if isinstance(choice, Mapping) else None
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<text>")]
     | Annotated[NamedToolChoice, Tag("<function>")]
     | Annotated[AllowedToolsChoice, Tag("<allowed_tools>")],
     Discriminator(
-        _tag_of_choice,
+        tag_of_choice,
         custom_error_type="tool_choice",
         custom_error_message=(
             'must be "none", "auto", "required", or an object of the type function '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ TOOL = {
         },
     },
 }
+LARGEST = sys.float_info.max
 CALL = '{"name": "look", "parameters": {"at": "it"}}'
 
 
@@ -64,6 +66,23 @@ def test_a_stream_has_each_call_in_one_line() -> None:
     assert indices == [0, 1]
     assert "tool_calls" not in end["message"]
     assert end["done_reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"at": 1e999, "by": -1e999}', {"at": LARGEST, "by": -LARGEST}),
+        ('{"at": "\\ud800x"}', {"at": "?x"}),
+    ],
+)
+def test_arguments_are_json_whatever_the_model_writes(
+    arguments: str, expected: Any, stream: bool
+) -> None:
+    api = Api(FakeEngine(f'{{"name": "look", "parameters": {arguments}}}'))
+    response = api.chat(tools=[TOOL], stream=stream)
+    line = lines_of(response)[0] if stream else answer_of(response)
+    assert line["message"]["tool_calls"][0]["function"]["arguments"] == expected
 
 
 @pytest.mark.parametrize("text", ['{"name": "look", "parameters": nope', "Hello!"])

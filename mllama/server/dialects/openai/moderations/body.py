@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Discriminator, Field, Tag
 
-from mllama.server.bodies.schema import Body, Many
-from mllama.server.dialects.openai.content import ImagePart, PlainTextPart, tag_of_part
+from mllama.server.bodies.schema import Body, Many, tag_of_type
+from mllama.server.dialects.openai.content import ImagePart, PlainTextPart
 
 MAX_TEXTS: Final = 1000
 """The most texts of one request."""
@@ -15,7 +15,7 @@ MAX_TEXTS: Final = 1000
 ModerationPart = Annotated[
     Annotated[PlainTextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
     Discriminator(
-        tag_of_part,
+        tag_of_type,
         custom_error_type="part",
         custom_error_message=(
             "must be a part of type text or image_url (a list has texts only, or parts "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -13,6 +12,7 @@ from mllama.server.bodies.schema import (
     Ignored,
     Many,
     Refused,
+    tag_of_type,
     text_or,
 )
 from mllama.server.dialects.openai.content import CacheHint
@@ -67,16 +67,6 @@ class OutputRefusalPart(Body):
 
     type: Literal["refusal"]
     refusal: str
-
-
-def tag_of_type(value: Any) -> str | None:
-    """Returns the tag of an object's ``type``."""
-    kind = (
-        value.get("type")
-        if isinstance(value, Mapping)
-        else getattr(value, "type", None)
-    )
-    return f"<{kind}>" if isinstance(kind, str) else None
 
 
 def _part_of(types: str) -> Discriminator:

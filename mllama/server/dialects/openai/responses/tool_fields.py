@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from mllama.errors import quoted
-from mllama.server.bodies.schema import REFUSED, Body, Ignored, Many, Refused
+from mllama.server.bodies.schema import (
+    REFUSED,
+    Body,
+    Ignored,
+    Many,
+    Refused,
+    tag_of_choice,
+)
 
 _NO_PROGRAMS: Final = "is not supported: only the client calls functions"
 
@@ -67,19 +73,12 @@ class AllowedFunctions(Body):
     tools: Annotated[Many[ChosenFunction], Field(min_length=1)]
 
 
-def _tag_of_choice(choice: Any) -> str | None:
-    if isinstance(choice, str):
-        return "<text>"
-    kind = choice.get("type") if isinstance(choice, Mapping) else None
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
 ResponseToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<text>")]
     | Annotated[ChosenFunction, Tag("<function>")]
     | Annotated[AllowedFunctions, Tag("<allowed_tools>")],
     Discriminator(
-        _tag_of_choice,
+        tag_of_choice,
         custom_error_type="tool_choice",
         custom_error_message=(
             'must be "none", "auto", "required", or an object of the type function '

@@ -1,4 +1,4 @@
-"""The arguments of a call as an object."""
+"""The arguments of a call as an object, for APIs whose answers have them as one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 
-def tool_input(arguments: str) -> dict[str, Any]:
+def arguments_object(arguments: str) -> dict[str, Any]:
     """Returns the arguments of a call, as far as a limit has let them be generated.
 
     Numbers beyond a float's range are the largest float, and halves of surrogate pairs
@@ -23,7 +23,7 @@ def tool_input(arguments: str) -> dict[str, Any]:
         value = json.loads(arguments or "{}", parse_float=_finite)
     except ValueError:
         try:
-            # As the SDK does with what it has of a stream.
+            # As Anthropic's SDK does with what it has of a stream.
             value = from_json(arguments, allow_partial=True)
         except ValueError:
             return {}
