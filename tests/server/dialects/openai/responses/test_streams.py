@@ -90,19 +90,21 @@ def test_a_message_has_all_of_its_events(api: Responses) -> None:
 def test_a_call_has_all_of_its_events() -> None:
     api = Responses(FakeEngine(CALL))
     strict = {**TOOL, "strict": True}
+    # A call begins with the brace and the key's quote together.
+    pieces = ['{"', *'at": "it"}']
     for options in ({"tools": [TOOL]}, {"tools": [strict]}):
         events = events_of(api.respond(stream=True, **options))
         kinds = [event["type"].removeprefix("response.") for event in events[2:]]
         assert kinds == [
             "output_item.added",
-            *["function_call_arguments.delta"] * len('{"at": "it"}'),
+            *["function_call_arguments.delta"] * len(pieces),
             "function_call_arguments.done",
             "output_item.done",
             "completed",
         ]
         added, *deltas, done, item_done, completed = events[2:]
         assert added["item"]["arguments"] == ""
-        assert "".join(event["delta"] for event in deltas) == '{"at": "it"}'
+        assert [event["delta"] for event in deltas] == pieces
         assert done["arguments"] == '{"at": "it"}'
         (item,) = completed["response"]["output"]
         assert item_done["item"] == item
