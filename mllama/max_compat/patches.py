@@ -262,6 +262,32 @@ def replace_scheduler_metrics(scheduler: Any, log_metrics: Function) -> None:
     scheduler.scheduler_logger.log_metrics = log_metrics
 
 
+def replace_scheduler_queues(
+    replacement: Callable[[Any, Any], tuple[Any, Any]],
+) -> None:
+    """Replaces the queues from which schedulers take requests and cancellations.
+
+    Why: a scheduler forgets the cancellation of a request that it hasn't taken from its
+    queue yet, and answers it to the end.
+    Until: MAX's scheduler remembers such a cancellation.
+
+    Args:
+        replacement: Returns both queues, given MAX's.
+    """
+    from max.serve.scheduler.text_generation_scheduler import TokenGenerationScheduler
+
+    original = TokenGenerationScheduler.__init__
+
+    @wraps(original)
+    def init(self: Any, *args: Any, **more: Any) -> None:
+        original(self, *args, **more)
+        self.request_queue, self.cancel_queue = replacement(
+            self.request_queue, self.cancel_queue
+        )
+
+    TokenGenerationScheduler.__init__ = init
+
+
 def replace_worker_process(popen: type) -> None:
     """Replaces how the server starts the model's process.
 

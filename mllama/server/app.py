@@ -36,6 +36,7 @@ from mllama.max_compat.server import (
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
+from mllama.runtime.early_cancellations import cancellable_queues
 from mllama.runtime.pipeline import load_pipeline
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.http_server import HttpServer, uvicorn_config
@@ -77,6 +78,7 @@ class WorkerPipelineFactory:
         """
         # A server that is killed must not leave the worker with the model running.
         end_with_parent(signal.SIGTERM)
+        patches.replace_scheduler_queues(cancellable_queues)
         with StartupProgress():
             stage("loading the model")
             shared = SharedStats(self.stats)
