@@ -57,9 +57,9 @@ def chat_prompt_of(
             message.
 
     Raises:
-        RequestRejected: If a message has a field that isn't for its role, or is the
-            result of no call.
-        RequestError: If calls of tools and their results don't match.
+        RequestRejected: If a message has a field that isn't for its role, calls of
+            tools and their results don't match, or there are only results.
+        RequestError: If two calls of a message have the same id.
     """
     messages = _MessageTranslation().translate(body.messages or ())
     if system and messages and messages[0]["role"] != "system":
@@ -127,7 +127,9 @@ class _MessageTranslation:
     """Translates messages, and finds the call of each result."""
 
     def __init__(self) -> None:
+        # The tools of calls without a result, and where the body has them, by ids.
         self._waiting: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         self._has_ids = False
         self._has_calls = False
 
@@ -149,11 +151,27 @@ class _MessageTranslation:
                 if message.tool_name is not None:
                     plain["name"] = message.tool_name
             else:
-                self._waiting = {}
+                self._check_answered()
             if message.tool_calls:
                 plain["tool_calls"] = self._calls(message, number)
             found.append(plain)
+        self._check_answered()
+        if messages and not found:
+            raise RequestRejected(
+                "`messages` has only results of tools, whose calls are missing.",
+                "messages",
+                code="invalid_value",
+            )
         return found
+
+    def _check_answered(self) -> None:
+        for call in self._waiting:
+            path = self._places[call]
+            raise RequestRejected(
+                f"`{path}` has no message of the role tool with its result.",
+                path,
+                code="invalid_value",
+            )
 
     def _calls(self, message: OllamaMessage, number: int) -> list[dict[str, Any]]:
         calls = message.tool_calls or ()
@@ -170,10 +188,9 @@ class _MessageTranslation:
             }
             for index, call in enumerate(calls)
         ]
-        self._waiting = {
-            str(call["id"]): calls[index].function.name
-            for index, call in enumerate(plain)
-        }
+        for index, call in enumerate(plain):
+            self._waiting[str(call["id"])] = calls[index].function.name
+            self._places[str(call["id"])] = f"messages[{number}].tool_calls[{index}]"
         return plain
 
     def _answered(self, message: OllamaMessage, path: str) -> str:

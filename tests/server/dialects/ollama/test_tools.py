@@ -168,7 +168,13 @@ def test_results_whose_calls_were_cut_off_at_the_beginning_are_left_out(
             [USER, asked(call(id="a")), result(tool_call_id="b")],
             "`messages[2].tool_call_id` is for no call",
         ),
-        ([USER, asked(call()), USER], "messages[1].tool_calls[0] has no message"),
+        ([USER, asked(call()), USER], "`messages[1].tool_calls[0]` has no message"),
+        ([USER, asked(call())], "`messages[1].tool_calls[0]` has no message"),
+        (
+            [result(), USER, asked(call(), call("b")), result()],
+            "`messages[2].tool_calls[1]` has no message",
+        ),
+        ([result()], "`messages` has only results of tools, whose calls are missing"),
         ([{**USER, "tool_calls": [call()]}], "`messages[0].tool_calls` is for"),
         ([{**USER, "tool_name": "look"}], "`messages[0].tool_name` is for"),
         (
