@@ -99,6 +99,10 @@ def _rejection(error: ErrorDetails, body: Mapping[str, Any]) -> RequestRejected:
             path,
             code="invalid_type",
         )
+    if kind in ("too_short", "string_too_short") and context["min_length"] == 1:
+        return RequestRejected(
+            f"`{path}` must not be empty.", path, code="invalid_value"
+        )
     return RequestRejected(
         f"`{path}` {_requirement(kind, context, error['msg'])}, "
         f"not {quoted(error['input'])}.",
@@ -112,8 +116,6 @@ def _requirement(kind: str, context: Mapping[str, Any], message: str) -> str:
     if kind in ("greater_than_equal", "too_short"):
         least = context.get("ge", context.get("min_length"))
         has = "have" if kind == "too_short" else "be"
-        if has == "have" and least == 1:
-            return "must not be empty"
         return f"must {has} at least {least:g}" + " entries" * (has == "have")
     if kind in ("less_than_equal", "too_long"):
         most = context.get("le", context.get("max_length"))

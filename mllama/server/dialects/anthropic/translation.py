@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mllama.errors import quoted
 from mllama.images.load import url_scheme
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.output_format import OutputFormat
@@ -55,6 +56,9 @@ def check_body(body: PromptBody, capabilities: ServerCapabilities) -> None:
                 path,
                 code="invalid_value",
             )
+    for number, tool in enumerate(body.tools or ()):
+        if isinstance(tool, CustomTool) and tool.input_examples:
+            _check_examples(tool.input_schema, f"tools[{number}].input_schema")
     config = body.output_config
     if body.output_format is not None and config is not None and config.format:
         raise RequestRejected(
@@ -62,6 +66,16 @@ def check_body(body: PromptBody, capabilities: ServerCapabilities) -> None:
             "combined.",
             "output_format",
             code="invalid_value",
+        )
+
+
+def _check_examples(schema: dict[str, Any], path: str) -> None:
+    """Refuses examples of a schema that others can't be added to."""
+    if not isinstance(schema.get("examples", []), list):
+        raise RequestRejected(
+            f"`{path}.examples` must be a list, not {quoted(schema['examples'])}.",
+            f"{path}.examples",
+            code="invalid_type",
         )
 
 

@@ -339,6 +339,15 @@ def test_a_choice_of_tools_reaches_the_model(
     assert prompt.parallel_tool_calls is parallel
 
 
+def test_examples_are_added_to_a_list_only(api: Api) -> None:
+    schema = {"type": "object", "examples": "abc"}
+    tool = {**TOOL, "input_schema": schema, "input_examples": [{"at": "b"}]}
+    error = error_of(api.send(tools=[TOOL | {"name": "other"}, tool]))
+    assert error["message"] == (
+        "`tools[1].input_schema.examples` must be a list, not 'abc'."
+    )
+
+
 def test_a_tool_is_described_to_the_model(api: Api) -> None:
     tool = {
         **TOOL,
