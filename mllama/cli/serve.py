@@ -14,6 +14,11 @@ from click.core import ParameterSource
 from mllama.cli.command_table import OLLAMA_PORT
 from mllama.cli.config_file import use_config_file
 from mllama.cli.options import model_or_demo, options_of
+from mllama.cli.refused_options import (
+    OPTIONS_FOR_OTHER_MODELS,
+    refuse_options_for_other_models,
+    refuse_options_without_effect,
+)
 from mllama.cli.sections import SectionedCommand
 from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
@@ -44,41 +49,6 @@ _SERVER_SETTINGS = {
 }
 """MAX Serve's settings that the server's options set."""
 
-_OPTIONS_FOR_OTHER_MODELS = {
-    ("enable_lora", "lora_paths", "max_lora_rank", "max_num_loras"): "takes one "
-    "adapter with --lora-path, which is merged into the weights",
-    ("export_mefs",): "has --save-to-serialized-model-path",
-    ("precompiled_mefs",): "has --serialized-model-path",
-    ("section_name",): "reads the whole --config-file",
-    ("experimental_device_graph_synthesis",): "has --device-graph-capture",
-    ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
-    ("tool_call_policy",): "forces calls where `tool_choice` or `strict` asks for it",
-    (
-        "reasoning_parser",
-        "emit_reasoning_content",
-        "thinking_temperature",
-    ): "doesn't think before it answers",
-    (
-        "enable_structured_output",
-        "structured_output_backend",
-        "structured_output_any_whitespace",
-    ): "has no structured output",
-    (
-        "allow_extra_request_fields",
-        "allow_unsupported_logprobs",
-        "eager_usage_validator",
-        "enable_echo",
-        "draft_enable_echo",
-    ): "has routes of its own, which check and honor every field without an option",
-}
-"""MAX options that this server refuses, and the alternatives that messages name."""
-
-_OPTIONS_FOR_OTHERS = {
-    "debug_verify_replay": ("device_graph_capture",),
-    "disable_overlap": ("device_graph_capture", "enable_overlap_scheduler"),
-}
-"""MAX options that have an effect only with one of some others."""
-
 _PHOTOS_BYTES = 256 * 2**20
 """The default limit for a request's body, and for the files of its images together."""
 
@@ -103,7 +73,7 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
         for param in self.params:
             by_name.setdefault(param.name, param)
         self.params = list(by_name.values())
-        for names in _OPTIONS_FOR_OTHER_MODELS:
+        for names in OPTIONS_FOR_OTHER_MODELS:
             for name in names:
                 by_name[name].hidden = True  # type: ignore[attr-defined]
 
@@ -175,7 +145,7 @@ def _prepare_environment() -> None:
     },
 )
 def serve(**options: Any) -> None:
-    """Serve an OpenAI-compatible endpoint with MAX Serve.
+    """Serve the APIs of OpenAI, Anthropic and Ollama with MAX Serve.
 
     \b
     mllama serve
@@ -184,8 +154,8 @@ def serve(**options: Any) -> None:
     from mllama.requests.sampling_params import Sampling
     from mllama.utils.cpu_affinity import limited_to_cores
 
-    _refuse_options_for_other_models(click.get_current_context())
-    _refuse_options_without_effect(options)
+    refuse_options_for_other_models(click.get_current_context())
+    refuse_options_without_effect(options)
     max_new_tokens = options.pop("max_new_tokens")
     # Values out of range are refused before the model is loaded.
     if max_new_tokens < -1 or max_new_tokens == 0:
@@ -322,28 +292,3 @@ def _take_engine_options(options: dict[str, Any]) -> EngineOptions:
     if source in (None, ParameterSource.DEFAULT):
         options.pop(_IN_FLIGHT, None)
     return EngineOptions(**values)
-
-
-def _refuse_options_for_other_models(context: click.Context) -> None:
-    """Refuses MAX options that this model would ignore, and names the alternatives."""
-    for names, alternative in _OPTIONS_FOR_OTHER_MODELS.items():
-        for name in names:
-            source = context.get_parameter_source(name)
-            if source not in (None, ParameterSource.DEFAULT):
-                raise MllamaError(
-                    f"{_option(name)} is for other models; this one {alternative}"
-                )
-
-
-def _refuse_options_without_effect(options: dict[str, Any]) -> None:
-    """Refuses MAX options that need another option."""
-    for name, needed in _OPTIONS_FOR_OTHERS.items():
-        if options.get(name) and not any(options.get(other) for other in needed):
-            raise MllamaError(
-                f"{_option(name)} has no effect without "
-                + " or ".join(map(_option, needed))
-            )
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -70,7 +70,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
         (["generate", "--prompt", "x", "--max-length", "999999999"], "999999999"),
         (["generate", "--prompt", "x", "--format", "xml"], "xml"),
         (["generate", "--prompt", "x", "--weight-path", "./none"], "./none"),
-        (["chat"], "No such command"),
+        (["talk"], "No such command"),
     ],
 )
 def test_generate_refuses_bad_options(args: list[str], message: str) -> None:

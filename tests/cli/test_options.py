@@ -511,7 +511,7 @@ port: 8123
         ("num_threads: 0", "--num-threads must be from 1 to"),
         ("enable_lora: true", "one adapter with --lora-path"),
         ("tool_call_policy: force_unconstrained", "where `tool_choice` or `strict`"),
-        ("enable_structured_output: true", "has no structured output"),
+        ("enable_structured_output: true", "keeps answers to formats"),
         ("max_new_tokens: 0", "must be -1 or at least 1"),
         ("- 5", "must contain options and their values"),
         ("{", "is not YAML"),
