@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from mllama.errors import (
     EngineError,
@@ -153,12 +154,12 @@ async def with_error_event(
         yield form.event(error_report(error, form.field_names))
 
 
-def add_error_handlers(app: FastAPI, form_of: Callable[[str], ErrorForm]) -> None:
+def add_error_handlers(app: FastAPI, form_of: Callable[[Scope], ErrorForm]) -> None:
     """Gives errors of all of an application's routes the form of their API.
 
     Args:
         app: The application.
-        form_of: Returns the form of a path, of one without a route too.
+        form_of: Returns the form of a request, of one without a route too.
     """
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
@@ -166,7 +167,7 @@ def add_error_handlers(app: FastAPI, form_of: Callable[[str], ErrorForm]) -> Non
             error = _explained(request, error)
         log_failure(error)
         request_id = getattr(request.state, "request_id", None)
-        return error_response(error, form_of(request.url.path), request_id)
+        return error_response(error, form_of(request.scope), request_id)
 
     for kind in HANDLED:
         app.add_exception_handler(kind, answer)

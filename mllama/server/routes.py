@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from mllama.max_compat import patches
 from mllama.max_compat.server import (
@@ -27,6 +28,7 @@ from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.options import ServerOptions
+from mllama.server.paths import path_below_root
 from mllama.server.schema_route import add_schema_route
 
 MAX_ROUTES: Final = ("/health", "/version", "/metrics")
@@ -34,11 +36,16 @@ MAX_ROUTES: Final = ("/health", "/version", "/metrics")
 doesn't have, and some would reach the model past this package's checks."""
 
 
-def error_form(path: str) -> ErrorForm:
-    """Returns the form of errors at a path, of one without a route too."""
+def error_form(scope: Scope) -> ErrorForm:
+    """Returns the form of a request's errors, of one without a route too.
+
+    Args:
+        scope: The ASGI scope of the request.
+    """
+    path = path_below_root(scope)
     if ollama.is_ollama_path(path):
         return OLLAMA_ERRORS
-    if anthropic.is_anthropic_path(path):
+    if anthropic.is_anthropic_request(path, scope):
         return ANTHROPIC_ERRORS
     return openai.error_form(path)
 

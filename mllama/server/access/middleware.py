@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -20,6 +22,7 @@ from mllama.server.access.policy import (
     is_at,
 )
 from mllama.server.errors import ErrorForm, ErrorReport
+from mllama.server.paths import path_below_root
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods without a body."""
@@ -31,11 +34,11 @@ class AccessMiddleware:
     Args:
         app: Gets the others.
         policy: Who may use the server.
-        form_of: Returns the form of errors at a path.
+        form_of: Returns the form of a request's errors.
     """
 
     def __init__(
-        self, app: ASGIApp, policy: AccessPolicy, form_of: Callable[[str], ErrorForm]
+        self, app: ASGIApp, policy: AccessPolicy, form_of: Callable[[Scope], ErrorForm]
     ) -> None:
         self._app = app
         self._policy = policy
@@ -50,8 +53,12 @@ class AccessMiddleware:
         if report is None:
             await self._app(scope, receive, send)
             return
-        headers = {"WWW-Authenticate": "Bearer"} if report.status == 401 else None
-        content = self._form_of(_path(scope)).content(report)
+        # As MAX names requests, which are refused here before it has named them.
+        request_id = uuid.uuid4().hex
+        headers = {"X-Request-ID": request_id, "request-id": request_id}
+        if report.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        content = self._form_of(scope).content(replace(report, request_id=request_id))
         await JSONResponse(content, report.status, headers)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ErrorReport | None:
@@ -99,7 +106,7 @@ class AccessMiddleware:
         )
 
     def _wrong_key(self, scope: Scope, headers: Headers) -> ErrorReport | None:
-        path = _path(scope)
+        path = path_below_root(scope)
         if is_at(path, *ADMIN_PATHS):
             keys, name = self._policy.admin_keys, "the administrator's key"
             if not keys:
@@ -126,13 +133,6 @@ class AccessMiddleware:
             return True
         address, _ = scope.get("client") or ("", 0)
         return is_at(path, METRICS) and is_loopback(address)
-
-
-def _path(scope: Scope) -> str:
-    """Returns a request's path below the root path."""
-    path: str = scope["path"]
-    root = str(scope.get("root_path", "")).rstrip("/")
-    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 def _is_json(headers: Headers) -> bool:

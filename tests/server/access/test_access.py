@@ -207,3 +207,41 @@ def test_a_proxys_path_is_no_way_around() -> None:
     assert client.get("/llama/health").status_code == 200
     answered = client.get("/llama/v1/models", headers={"x-api-key": "one"})
     assert answered.json() == {"ok": True}
+
+
+@pytest.mark.parametrize("root_path", ["", "/llama"])
+@pytest.mark.parametrize(
+    ("path", "version", "form"),
+    [
+        ("/api/chat", {}, "ollama"),
+        ("/v1/messages", {}, "anthropic"),
+        ("/v1/models/other", {"anthropic-version": "2023-06-01"}, "anthropic"),
+        ("/v1/models/other", {}, "openai"),
+        ("/v1/modelsx", {"anthropic-version": "2023-06-01"}, "openai"),
+        ("/v1/responses", {"anthropic-version": "2023-06-01"}, "openai"),
+    ],
+)
+def test_each_api_has_its_own_errors_below_a_proxys_path_too(
+    root_path: str, path: str, version: dict[str, str], form: str
+) -> None:
+    client = client_of(api_keys=["one"], root_path=root_path)
+    for headers, status in (({}, 401), ({"x-api-key": "one"}, 404)):
+        response = client.get(root_path + path, headers={**headers, **version})
+        assert response.status_code == status, response.text
+        answer = response.json()
+        assert (
+            "ollama"
+            if isinstance(answer["error"], str)
+            else "openai"
+            if "param" in answer["error"]
+            else "anthropic"
+        ) == form
+        if form == "anthropic":
+            assert answer["request_id"] == response.headers["request-id"]
+            assert answer["request_id"] == response.headers["x-request-id"]
+
+
+def test_refused_requests_have_ids_of_their_own() -> None:
+    client = client_of(api_keys=["one"])
+    ids = {client.get("/v1/models").headers["x-request-id"] for _ in range(2)}
+    assert len(ids) == 2

@@ -15,13 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS
-from mllama.server.errors import error_response
 from mllama.server.model_names import check_model
 
 _VERSION = b"anthropic-version"
+
+
+def is_versioned(scope: Scope) -> bool:
+    """Returns True if a request has the header ``anthropic-version``."""
+    return any(name == _VERSION for name, _ in scope["headers"])
 
 
 class VersionedRoute(APIRoute):
@@ -29,9 +31,7 @@ class VersionedRoute(APIRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Returns how well a request matches."""
-        if scope["type"] != "http" or not any(
-            name == _VERSION for name, _ in scope["headers"]
-        ):
+        if scope["type"] != "http" or not is_versioned(scope):
             return Match.NONE, {}
         return super().matches(scope)
 
@@ -57,10 +57,7 @@ class ModelRoutes:
 
     async def get_model(self, request: Request, name: str) -> Response:
         """Returns the served model, by one of its names."""
-        try:
-            check_model(name, self._capabilities.model_name)
-        except RequestRejected as error:
-            return error_response(error, ANTHROPIC_ERRORS, request.state.request_id)
+        check_model(name, self._capabilities.model_name)
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Final
 
+from fastapi import APIRouter
+from starlette.types import Scope
+
+from mllama.server.access.policy import is_at
 from mllama.server.body_routes import add_body_route
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.anthropic.answers import (
@@ -13,11 +17,16 @@ from mllama.server.dialects.anthropic.answers import (
 )
 from mllama.server.dialects.anthropic.message_body import CountTokensBody, MessageBody
 from mllama.server.dialects.anthropic.message_route import MessageRoutes
-from mllama.server.dialects.anthropic.model_routes import ModelRoutes, VersionedRoute
+from mllama.server.dialects.anthropic.model_routes import (
+    ModelRoutes,
+    VersionedRoute,
+    is_versioned,
+)
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 
-PATH = "/v1/messages"
+PATH: Final = "/v1/messages"
+MODELS_PATH: Final = "/v1/models"
 
 
 def anthropic_router(
@@ -53,14 +62,22 @@ def anthropic_models_router(capabilities: ServerCapabilities) -> APIRouter:
     """
     router = APIRouter(route_class=VersionedRoute, include_in_schema=False)
     models = ModelRoutes(capabilities)
-    router.add_api_route("/v1/models", models.list_models)
-    router.add_api_route("/v1/models/{name:path}", models.get_model)
+    router.add_api_route(MODELS_PATH, models.list_models)
+    router.add_api_route(f"{MODELS_PATH}/{{name:path}}", models.get_model)
     return router
 
 
-def is_anthropic_path(path: str) -> bool:
-    """Returns True if a path belongs to this API, with or without a route."""
-    return path == PATH or path.startswith(f"{PATH}/")
+def is_anthropic_request(path: str, scope: Scope) -> bool:
+    """Returns True if a request is for this API, with or without a route.
+
+    Args:
+        path: The request's path.
+        scope: Its ASGI scope; at the paths of models, which OpenAI's API has too, the
+            headers tell.
+    """
+    if is_at(path, MODELS_PATH):
+        return is_versioned(scope)
+    return is_at(path, PATH)
 
 
 BODIES = (MessageBody, CountTokensBody)

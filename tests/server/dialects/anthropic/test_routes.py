@@ -74,7 +74,7 @@ def test_errors_of_unknown_routes_have_the_same_form(
 )
 def test_refused_access_has_the_same_form(status: int, kind: str) -> None:
     report = ErrorReport(status, "Who is there?")
-    answer = error_form("/v1/messages").content(report)
+    answer = error_form({"path": "/v1/messages", "headers": []}).content(report)
     MessageErrorAnswer.model_validate(answer, strict=True)
     assert answer["error"]["type"] == kind
 
