@@ -20,7 +20,7 @@ from mllama.requests.events import (
 from mllama.requests.tool_calls.collector import ToolCallCollector
 from mllama.server.call_arguments import arguments_object
 from mllama.server.compact_json import compact
-from mllama.server.dialects.openai.token_text import TokenBytes, chat_entry
+from mllama.server.token_text import TokenBytes, chat_entry
 from mllama.server.usage import UsageCounter
 
 NDJSON: Final = "application/x-ndjson"

@@ -23,7 +23,7 @@ from mllama.server.dialects.openai.answer_head import (
     ChunkWriter,
     usage_object,
 )
-from mllama.server.dialects.openai.token_text import (
+from mllama.server.token_text import (
     TokenBytes,
     chat_entry,
     prompt_entries,

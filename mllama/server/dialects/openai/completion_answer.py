@@ -13,7 +13,7 @@ from mllama.server.dialects.openai.answer_head import (
     ChunkWriter,
     usage_object,
 )
-from mllama.server.dialects.openai.token_text import (
+from mllama.server.token_text import (
     CompletionLogprobsWriter,
     TokenBytes,
     limited,

@@ -14,7 +14,7 @@ from mllama.server.dialects.openai.sampling_translation import (
     check_tokens,
     sampling_of,
 )
-from mllama.server.dialects.openai.token_text import TokenBytes
+from mllama.server.token_text import TokenBytes
 
 DEFAULT_MAX_TOKENS: Final = 16
 """The longest answer where neither the request nor the server says otherwise, as in

@@ -18,9 +18,9 @@ from mllama.server.dialects.openai.token_bodies import (
     TokenizeChatBody,
     TokenizeTextBody,
 )
-from mllama.server.dialects.openai.token_text import token_string
 from mllama.server.engine_client import EngineClient
 from mllama.server.model_names import check_model
+from mllama.server.token_text import token_string
 
 
 class TokenRoutes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllama.server.dialects.openai.responses.body import ResponsesBody
-from mllama.server.dialects.openai.token_text import TokenBytes
+from mllama.server.token_text import TokenBytes
 from mllama.server.usage import UsageCounter
 
 

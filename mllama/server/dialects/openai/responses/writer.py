@@ -20,8 +20,8 @@ from mllama.server.dialects.openai.responses.response_form import (
     ResponseForm,
     usage_object,
 )
-from mllama.server.dialects.openai.token_text import chat_entry
 from mllama.server.errors import ErrorReport
+from mllama.server.token_text import chat_entry
 from mllama.server.usage import UsageCounter
 
 StreamEvent = dict[str, Any]
