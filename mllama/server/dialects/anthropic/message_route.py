@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,7 +15,6 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.anthropic.conversation import (
     Conversation,
     read_conversation,
@@ -40,13 +39,8 @@ from mllama.server.dialects.anthropic.translation import (
     sampling_of,
 )
 from mllama.server.disconnect import unless_disconnected
-from mllama.server.engine_client import EngineClient
-from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.request_images import load_images
+from mllama.server.image_route import ImageRoute
 from mllama.server.usage import UsageCounter
-
-if TYPE_CHECKING:
-    from mllama.images.preprocess import ImageTiles
 
 PromptModel = TypeVar("PromptModel", bound=PromptBody)
 
@@ -54,24 +48,8 @@ Strings = Mapping[str, memoryview]
 """Strings that were detached from a body, by name."""
 
 
-class MessageRoutes:
-    """Continues conversations, and counts their tokens.
-
-    Args:
-        engine: Answers requests.
-        capabilities: Features and limits of the server.
-        fetcher: Gets images from URLs.
-    """
-
-    def __init__(
-        self,
-        engine: EngineClient,
-        capabilities: ServerCapabilities,
-        fetcher: ImageFetcher,
-    ) -> None:
-        self._engine = engine
-        self._capabilities = capabilities
-        self._fetcher = fetcher
+class MessageRoutes(ImageRoute):
+    """Continues conversations, and counts their tokens."""
 
     async def create(self, request: Request) -> Response:
         """Answers a request for the next message."""
@@ -135,7 +113,7 @@ class MessageRoutes:
         output_format = output_format_of(body)
         request = GenerationRequest(
             prompt=prompt,
-            images=await self._images(body, strings),
+            images=await self._load_images(image_references(body), strings),
             sampling=sampling,
             output_format=output_format,
         )
@@ -147,17 +125,8 @@ class MessageRoutes:
         self, body: PromptBody, strings: Strings, conversation: Conversation
     ) -> int:
         prompt = prompt_of(body, conversation, self._capabilities)
-        images = await self._images(body, strings)
+        images = await self._load_images(image_references(body), strings)
         return await self._engine.count_tokens(prompt, images)
-
-    async def _images(self, body: PromptBody, strings: Strings) -> list[ImageTiles]:
-        return await load_images(
-            image_references(body),
-            strings,
-            fetcher=self._fetcher,
-            engine=self._engine,
-            max_bytes=self._capabilities.max_image_bytes,
-        )
 
 
 def _early_tools(body: MessageBody) -> frozenset[str] | None:

@@ -47,10 +47,10 @@ from mllama.server.dialects.ollama.sampling_translation import (
 )
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.image_route import ImageRoute
 from mllama.server.request_images import (
     ImageReference,
     check_image_count,
-    load_images,
 )
 from mllama.server.usage import UsageCounter
 
@@ -72,7 +72,7 @@ class _Question:
     images: Sequence[ImageReference]
 
 
-class GenerationRoutes:
+class GenerationRoutes(ImageRoute):
     """Answers conversations and prompts.
 
     Args:
@@ -90,9 +90,7 @@ class GenerationRoutes:
         capabilities: ServerCapabilities,
         fetcher: ImageFetcher,
     ) -> None:
-        self._engine = engine
-        self._capabilities = capabilities
-        self._fetcher = fetcher
+        super().__init__(engine, capabilities, fetcher)
         description = capabilities.description
         self._defaults = model_options(description.sampling_defaults)
         self._system = "" if description.stored is None else description.stored.system
@@ -178,13 +176,7 @@ class GenerationRoutes:
         """Loads a request's images and hands it to the engine."""
         sampling = sampling_of(body, self._defaults, self._capabilities)
         output_format = output_format_of(body)
-        images = await load_images(
-            asked.images,
-            strings,
-            fetcher=self._fetcher,
-            engine=self._engine,
-            max_bytes=self._capabilities.max_image_bytes,
-        )
+        images = await self._load_images(asked.images, strings)
         request = GenerationRequest(
             prompt=asked.prompt,
             images=images,

@@ -13,7 +13,6 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.answer_head import AnswerHead
 from mllama.server.dialects.openai.chat_answer import ChatForm, chat_chunks, whole_chat
 from mllama.server.dialects.openai.chat_body import ChatBody
@@ -26,30 +25,12 @@ from mllama.server.dialects.openai.chat_translation import (
 )
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.format_translation import output_format_of
-from mllama.server.engine_client import EngineClient
-from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.request_images import load_images
+from mllama.server.image_route import ImageRoute
 from mllama.server.usage import UsageCounter
 
 
-class ChatRoute:
-    """Continues conversations.
-
-    Args:
-        engine: Answers requests.
-        capabilities: Features and limits of the server.
-        fetcher: Gets images from URLs.
-    """
-
-    def __init__(
-        self,
-        engine: EngineClient,
-        capabilities: ServerCapabilities,
-        fetcher: ImageFetcher,
-    ) -> None:
-        self._engine = engine
-        self._capabilities = capabilities
-        self._fetcher = fetcher
+class ChatRoute(ImageRoute):
+    """Continues conversations."""
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
@@ -84,13 +65,7 @@ class ChatRoute:
         prompt = chat_prompt(body, self._capabilities)
         sampling = chat_sampling(body, self._capabilities)
         output_format = output_format_of(body)
-        images = await load_images(
-            image_references(body.messages),
-            strings,
-            fetcher=self._fetcher,
-            engine=self._engine,
-            max_bytes=self._capabilities.max_image_bytes,
-        )
+        images = await self._load_images(image_references(body.messages), strings)
         request = GenerationRequest(
             prompt=prompt,
             images=images,

@@ -35,11 +35,11 @@ from mllama.server.dialects.openai.moderations.verdict import (
 )
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.request_images import load_images
+from mllama.server.image_route import ImageRoute
 from mllama.server.usage import UsageCounter
 
 
-class ModerationRoute:
+class ModerationRoute(ImageRoute):
     """Judges texts and pictures, if the served model is a Llama Guard.
 
     Args:
@@ -54,9 +54,7 @@ class ModerationRoute:
         capabilities: ServerCapabilities,
         fetcher: ImageFetcher,
     ) -> None:
-        self._engine = engine
-        self._capabilities = capabilities
-        self._fetcher = fetcher
+        super().__init__(engine, capabilities, fetcher)
         self._reader = VerdictReader(
             capabilities.hazards,
             engine.token_bytes,
@@ -93,13 +91,7 @@ class ModerationRoute:
         arrived_ns: int,
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Loads a request's images and hands its inputs to the engine."""
-        images = await load_images(
-            image_references(body),
-            strings,
-            fetcher=self._fetcher,
-            engine=self._engine,
-            max_bytes=self._capabilities.max_image_bytes,
-        )
+        images = await self._load_images(image_references(body), strings)
         requests = [
             GenerationRequest(
                 prompt=prompt_of(content),

@@ -15,7 +15,6 @@ from mllama.requests.request import GenerationRequest
 from mllama.requests.tool_use import calls_have_grammar
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.responses.answer import (
     StreamedErrors,
     response_events,
@@ -31,30 +30,12 @@ from mllama.server.dialects.openai.responses.translation import (
     response_sampling,
 )
 from mllama.server.dialects.openai.responses.writer import ResponseWriter
-from mllama.server.engine_client import EngineClient
-from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.request_images import load_images
+from mllama.server.image_route import ImageRoute
 from mllama.server.usage import UsageCounter
 
 
-class ResponsesRoute:
-    """Answers conversations of items.
-
-    Args:
-        engine: Answers requests.
-        capabilities: Features and limits of the server.
-        fetcher: Gets images from URLs.
-    """
-
-    def __init__(
-        self,
-        engine: EngineClient,
-        capabilities: ServerCapabilities,
-        fetcher: ImageFetcher,
-    ) -> None:
-        self._engine = engine
-        self._capabilities = capabilities
-        self._fetcher = fetcher
+class ResponsesRoute(ImageRoute):
+    """Answers conversations of items."""
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
@@ -100,13 +81,7 @@ class ResponsesRoute:
         """Loads a request's images and hands it to the engine."""
         sampling = response_sampling(body, self._capabilities)
         output_format = text_format(body.text)
-        images = await load_images(
-            image_references(body),
-            strings,
-            fetcher=self._fetcher,
-            engine=self._engine,
-            max_bytes=self._capabilities.max_image_bytes,
-        )
+        images = await self._load_images(image_references(body), strings)
         request = GenerationRequest(
             prompt=prompt,
             images=images,

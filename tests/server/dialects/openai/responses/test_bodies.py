@@ -101,7 +101,7 @@ def test_text_is_no_format(api: Responses, text: Any) -> None:
         ({"input": [{"role": "boss", "content": "x"}]}, "input[0]"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0]"),
-        ({"input": [{**USER, "colour": 1}]}, "input[0].colour"),
+        ({"input": [{**USER, "color": 1}]}, "input[0].color"),
         ({"input": [user({"type": "text", "text": "x"})]}, "input[0].content[0]"),
         (
             {"input": [user({"type": "input_audio", "input_audio": {}})]},
