@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     GetCoreSchemaHandler,
+    Tag,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, core_schema
@@ -150,3 +151,10 @@ def text_or(tag: str, kind: type, what: str) -> Discriminator:
     return Discriminator(
         tag_of, custom_error_type="text_or", custom_error_message=f"must be {what}"
     )
+
+
+TextOrParts = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[Many[T], Tag("<parts>")],
+    text_or("<parts>", list, "a string or a list of parts"),
+]
+"""A content: a text, or a list of parts of a type."""

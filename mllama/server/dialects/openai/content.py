@@ -13,6 +13,7 @@ from mllama.server.bodies.schema import (
     Ignored,
     Many,
     Refused,
+    TextOrParts,
     tag_of_type,
     text_or,
 )
@@ -105,18 +106,9 @@ AssistantPart = Annotated[
     ),
 ]
 
-UserContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[UserPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
-AssistantContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[AssistantPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
-TextContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[PlainTextPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
+UserContent = TextOrParts[UserPart]
+AssistantContent = TextOrParts[AssistantPart]
+TextContent = TextOrParts[PlainTextPart]
 
 
 class SystemMessage(Body):

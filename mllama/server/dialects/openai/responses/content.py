@@ -12,8 +12,8 @@ from mllama.server.bodies.schema import (
     Ignored,
     Many,
     Refused,
+    TextOrParts,
     tag_of_type,
-    text_or,
 )
 from mllama.server.dialects.openai.content import CacheHint
 
@@ -107,19 +107,7 @@ OutputPart = Annotated[
 ]
 """A part of an earlier answer."""
 
-InputContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[InputPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
-TextContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[TextPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
-ResultContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[ResultPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
-OutputContent = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[OutputPart], Tag("<parts>")],
-    text_or("<parts>", list, "a string or a list of parts"),
-]
+InputContent = TextOrParts[InputPart]
+TextContent = TextOrParts[TextPart]
+ResultContent = TextOrParts[ResultPart]
+OutputContent = TextOrParts[OutputPart]
