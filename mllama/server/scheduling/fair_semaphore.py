@@ -1,0 +1,156 @@
+"""A semaphore of weights: bounds what requests use together, and lets others wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+
+from mllama.server.scheduling.fair_queue import FairQueue, Ticket
+
+ANYBODY = None
+"""The client of what no client asked for, or of one that isn't known."""
+
+
+class Lease:
+    """A part of a semaphore's capacity, held until it is released.
+
+    It is a context manager that releases what is left of it.
+
+    Args:
+        semaphore: The semaphore.
+        client: Who holds it.
+        weight: How much it is.
+    """
+
+    def __init__(self, semaphore: FairSemaphore, client: Hashable, weight: int) -> None:
+        self._semaphore = semaphore
+        self._client = client
+        self._weight = weight
+
+    @property
+    def weight(self) -> int:
+        """Returns how much is held."""
+        return self._weight
+
+    def release(self, weight: int | None = None) -> None:
+        """Gives back what is held, or a part of it.  Nothing is given back twice.
+
+        Args:
+            weight: How much, if not all.
+        """
+        freed = self._weight if weight is None else min(weight, self._weight)
+        self._weight -= freed
+        self._semaphore._free(self._client, freed)
+
+    async def grow(self, weight: int = 1) -> None:
+        """Waits for more, in the same order as those that have nothing yet.
+
+        Whoever waits here keeps what it holds.  It must be able to end without more, or
+        two of them may wait for each other for ever.
+
+        Args:
+            weight: How much more.
+
+        Raises:
+            ValueError: If it is more than the semaphore can ever have.
+        """
+        more = await self._semaphore.acquire(weight, self._client)
+        self._weight += more._weight
+        more._weight = 0
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+class FairSemaphore:
+    """Shares a capacity among clients: whoever holds least is served next.
+
+    A client whose turn it is, and for which there isn't enough yet, keeps its turn:
+    nobody overtakes it, so that what needs much gets it too.  Cancelling a task that
+    waits gives its place up, and what it may have got already.
+
+    All of it belongs to one event loop.
+
+    Args:
+        capacity: How much there is.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"the capacity must be positive, not {capacity}")
+        self._capacity = capacity
+        self._held = 0
+        self._queue = FairQueue()
+        self._futures: dict[Ticket, asyncio.Future[Lease]] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Returns how much there is, free or not."""
+        return self._capacity
+
+    @property
+    def held(self) -> int:
+        """Returns how much is held."""
+        return self._held
+
+    @property
+    def waiting(self) -> int:
+        """Returns how many wait."""
+        return len(self._queue)
+
+    async def acquire(self, weight: int = 1, client: Hashable = ANYBODY) -> Lease:
+        """Waits until there is enough, and returns it.
+
+        It doesn't give other tasks a turn if there is enough and nobody waits.
+
+        Args:
+            weight: How much.
+            client: Who asks.
+
+        Raises:
+            ValueError: If it is more than the semaphore can ever have, which the
+                caller should refuse in its own words.
+        """
+        if not 0 <= weight <= self._capacity:
+            raise ValueError(
+                f"the weight must be from 0 to {self._capacity}, not {weight}"
+            )
+        ticket = self._queue.join(client, weight)
+        future = asyncio.get_running_loop().create_future()
+        self._futures[ticket] = future
+        self._serve()
+        try:
+            return await future
+        except BaseException:
+            self._give_up(ticket, future)
+            raise
+
+    def _serve(self) -> None:
+        """Serves those whose turn it is, as long as there is enough for them."""
+        while (ticket := self._queue.first()) is not None:
+            if self._held + ticket.weight > self._capacity:
+                return
+            self._queue.leave(ticket)
+            future = self._futures.pop(ticket)
+            if future.done():
+                continue  # Its task has been cancelled, and not run since.
+            self._held += ticket.weight
+            self._queue.change_held(ticket.client, ticket.weight)
+            future.set_result(Lease(self, ticket.client, ticket.weight))
+
+    def _give_up(self, ticket: Ticket, future: asyncio.Future[Lease]) -> None:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            future.result().release()
+            return
+        self._queue.leave(ticket)
+        self._futures.pop(ticket, None)
+        # Those behind it may need less.
+        self._serve()
+
+    def _free(self, client: Hashable, weight: int) -> None:
+        self._held -= weight
+        self._queue.change_held(client, -weight)
+        self._serve()
