@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -61,6 +62,11 @@ class ErrorReport:
 
 class ErrorForm(Protocol):
     """How an API says what went wrong."""
+
+    @property
+    def answer(self) -> type[BaseModel]:
+        """Returns the model of a response, for the API's schema."""
+        ...
 
     @property
     def field_names(self) -> Mapping[str, str]:

@@ -92,13 +92,20 @@ def add_routes(
         fetcher: Gets images from URLs.
     """
     # Before OpenAI's, which have the same paths.
-    app.include_router(anthropic.anthropic_models_router(capabilities))
+    anthropic_models = anthropic.anthropic_models_router(capabilities)
+    app.include_router(anthropic_models)
     app.include_router(openai.openai_router(engine, capabilities, fetcher))
     app.include_router(anthropic.anthropic_router(engine, capabilities, fetcher))
     app.include_router(ollama.ollama_router(engine, capabilities, fetcher))
     # SageMaker's name of /health.
-    app.add_api_route("/ping", _ping)
-    add_schema_route(app, (*openai.BODIES, *anthropic.BODIES, *ollama.BODIES))
+    app.add_api_route("/ping", _ping, summary="Ping", response_class=Response)
+    add_schema_route(
+        app,
+        (*openai.BODIES, *anthropic.BODIES, *ollama.BODIES),
+        (*openai.EVENTS, *anthropic.EVENTS),
+        error_form,
+        beside=anthropic_models.routes,
+    )
 
 
 async def _ping(request: Request) -> Response:

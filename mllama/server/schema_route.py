@@ -1,47 +1,69 @@
-"""``GET /openapi.json``: the schema of all routes, with their bodies."""
+"""``GET /openapi.json``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import Scope
 
-from mllama.version import __version__
+from mllama.server.errors import ErrorForm
+from mllama.server.openapi import openapi_document
 
-PATH = "/openapi.json"
+PATH: Final = "/openapi.json"
 
 
-def openapi_schema(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> dict[str, Any]:
-    """Returns the schema of an application's routes.
+def add_schema_route(
+    app: FastAPI,
+    bodies: Sequence[type[BaseModel]],
+    events: Sequence[type[BaseModel]],
+    form_of: Callable[[Scope], ErrorForm],
+    *,
+    beside: Sequence[BaseRoute] = (),
+) -> None:
+    """Adds the route of the OpenAPI document; routes that are added later are in it.
 
     Args:
         app: The application.
         bodies: Models of bodies, which routes read by themselves.
+        events: Models of the events of streams.
+        form_of: Returns the form of a request's errors.
+        beside: Routes that have paths of others.
     """
-    schema = get_openapi(title="mllama", version=__version__, routes=app.routes)
-    _, definitions = models_json_schema(
-        [(body, "validation") for body in bodies],
-        ref_template="#/components/schemas/{model}",
+    documents: dict[str, bytes] = {}
+
+    async def schema(request: Request) -> Response:
+        """Describes all routes, as an OpenAPI document."""
+        root_path = str(request.scope.get("root_path", ""))
+        if root_path not in documents:
+            # Takes a third of a second, in which the event loop answers others.
+            document = await asyncio.to_thread(
+                openapi_document,
+                app,
+                bodies,
+                events,
+                form_of,
+                beside=beside,
+                root_path=root_path,
+            )
+            documents[root_path] = json.dumps(document).encode()
+        return Response(documents[root_path], media_type="application/json")
+
+    app.add_api_route(
+        PATH,
+        schema,
+        summary="Schema",
+        responses={
+            200: {
+                "description": "The document",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            }
+        },
     )
-    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-    # Bodies and answers have models of the same names, such as ToolCall.
-    clashes = schemas.keys() & definitions["$defs"].keys()
-    if clashes:
-        raise ValueError(f"several models are called {', '.join(sorted(clashes))}")
-    schemas.update(definitions["$defs"])
-    return schema
-
-
-def add_schema_route(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
-    """Adds the route of the schema; later routes are in it too."""
-
-    async def schema(request: Request) -> JSONResponse:
-        return JSONResponse(openapi_schema(app, bodies))
-
-    app.add_api_route(PATH, schema, include_in_schema=False)

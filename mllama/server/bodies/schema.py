@@ -16,9 +16,11 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Tag,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
 REFUSED = "refused"
@@ -58,6 +60,12 @@ class Ignored:
 
     reason: str = "only keeps books"
 
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Returns the field's schema with the reason."""
+        return {**handler(schema), "description": f"Has no effect: {self.reason}"}
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -78,6 +86,12 @@ class Refused:
         return core_schema.no_info_plain_validator_function(
             self._check, json_schema_input_schema=handler(source)
         )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Returns the schema of the harmless values, with the reason."""
+        return {"enum": [None, *self.unless], "description": self.text}
 
     def _check(self, value: Any) -> Any:
         # 0 and False are different values, and so are 1 and True.

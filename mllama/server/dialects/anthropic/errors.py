@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from mllama.errors import RequestError
 from mllama.server.compact_json import compact
+from mllama.server.dialects.anthropic.answers import MessageErrorAnswer
 from mllama.server.errors import ErrorReport
 
 _TYPES: Final = MappingProxyType(
@@ -43,9 +44,11 @@ class AnthropicErrors:
     """The form of Anthropic's errors.
 
     Attributes:
+        answer: The model of a response.
         field_names: Names in bodies of values that have another name in this package.
     """
 
+    answer = MessageErrorAnswer
     field_names: Mapping[str, str] = MappingProxyType(
         {"max_new_tokens": "max_tokens", "stop": "stop_sequences"}
     )

@@ -8,11 +8,20 @@ from fastapi import APIRouter
 from starlette.types import Scope
 
 from mllama.server.access.policy import is_at
-from mllama.server.body_routes import add_body_route
+from mllama.server.body_routes import StreamedAnswer, add_body_route
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.anthropic.answers import (
+    BlockDelta,
+    BlockStart,
+    BlockStop,
     Message,
+    MessageDelta,
     MessageErrorAnswer,
+    MessageStart,
+    MessageStop,
+    ModelInfo,
+    ModelPage,
+    Ping,
     TokenCount,
 )
 from mllama.server.dialects.anthropic.message_body import CountTokensBody, MessageBody
@@ -28,6 +37,25 @@ from mllama.server.image_fetcher import ImageFetcher
 PATH: Final = "/v1/messages"
 MODELS_PATH: Final = "/v1/models"
 
+EVENTS: Final = (
+    MessageStart,
+    BlockStart,
+    BlockDelta,
+    BlockStop,
+    MessageDelta,
+    MessageStop,
+    Ping,
+    MessageErrorAnswer,
+)
+"""The events of streams, for the API's schema."""
+
+_VERSION_HEADER: Final = {
+    "name": "anthropic-version",
+    "in": "header",
+    "description": "Any value asks for the answers of Anthropic's API",
+    "schema": {"type": "string"},
+}
+
 
 def anthropic_router(
     engine: EngineClient, capabilities: ServerCapabilities, fetcher: ImageFetcher
@@ -39,9 +67,10 @@ def anthropic_router(
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
     """
-    router = APIRouter(responses={"default": {"model": MessageErrorAnswer}})
+    router = APIRouter(tags=["Anthropic"])
     messages = MessageRoutes(engine, capabilities, fetcher)
-    add_body_route(router, PATH, messages.create, [MessageBody], Message)
+    stream = StreamedAnswer("With `stream`, events with names and data", EVENTS)
+    add_body_route(router, PATH, messages.create, [MessageBody], Message, stream)
     add_body_route(
         router,
         f"{PATH}/count_tokens",
@@ -60,10 +89,32 @@ def anthropic_models_router(capabilities: ServerCapabilities) -> APIRouter:
     Args:
         capabilities: Features and limits of the server.
     """
-    router = APIRouter(route_class=VersionedRoute, include_in_schema=False)
+    router = APIRouter(route_class=VersionedRoute, tags=["Anthropic"])
     models = ModelRoutes(capabilities)
-    router.add_api_route(MODELS_PATH, models.list_models)
-    router.add_api_route(f"{MODELS_PATH}/{{name:path}}", models.get_model)
+    router.add_api_route(
+        MODELS_PATH,
+        models.list_models,
+        name="anthropic_models",
+        summary="List Models",
+        response_model=ModelPage,
+        openapi_extra={
+            "parameters": [
+                _VERSION_HEADER,
+                *(
+                    {"name": name, "in": "query", "schema": {"type": "string"}}
+                    for name in ("after_id", "before_id")
+                ),
+            ]
+        },
+    )
+    router.add_api_route(
+        f"{MODELS_PATH}/{{name:path}}",
+        models.get_model,
+        name="anthropic_model",
+        summary="Get Model",
+        response_model=ModelInfo,
+        openapi_extra={"parameters": [_VERSION_HEADER]},
+    )
     return router
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from mllama.server.compact_json import compact
+from mllama.server.dialects.ollama.answers import OllamaErrorAnswer
 from mllama.server.errors import ErrorReport
 
 
@@ -14,9 +15,11 @@ class OllamaErrors:
     """The form of Ollama's errors.
 
     Attributes:
+        answer: The model of a response.
         field_names: Names in bodies of values that have another name in this package.
     """
 
+    answer = OllamaErrorAnswer
     field_names: Mapping[str, str] = MappingProxyType(
         {
             "max_new_tokens": "options.num_predict",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -30,12 +31,30 @@ REFUSED: Final = {
 }
 """What is refused, and why."""
 
+_ANY_BODY: Final[dict[str, Any]] = {"requestBody": {"content": {"*/*": {"schema": {}}}}}
+
 
 def add_refused_routes(router: APIRouter) -> None:
     """Adds the routes that refuse every request."""
     for (method, path), reason in REFUSED.items():
         refusal = _refusal(path.partition("/{")[0], reason)
-        router.add_api_route(path, refusal, methods=[method])
+        router.add_api_route(
+            path,
+            refusal,
+            methods=[method],
+            status_code=400,
+            summary="Refused",
+            description=f"Not possible: {reason}.",
+            response_description="It is not possible; the message says why",
+            openapi_extra={"parameters": _parameters(path)} | _ANY_BODY,
+        )
+
+
+def _parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _refusal(path: str, reason: str) -> Callable[[Request], Awaitable[Response]]:

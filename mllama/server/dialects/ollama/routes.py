@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from fastapi import APIRouter
+from starlette.responses import PlainTextResponse
 
-from mllama.server.body_routes import add_body_route
+from mllama.server.body_routes import StreamedAnswer, add_body_route
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.ollama.answer import NDJSON
 from mllama.server.dialects.ollama.answers import (
     OllamaChatAnswer,
-    OllamaErrorAnswer,
     OllamaGenerateAnswer,
     OllamaProcessesAnswer,
     OllamaShowAnswer,
@@ -31,6 +32,8 @@ from mllama.server.image_fetcher import ImageFetcher
 BODIES: Final = (OllamaChatBody, OllamaGenerateBody, OllamaShowBody)
 """The bodies of all routes, for the API's schema."""
 
+_LINES: Final = "Without `stream` or with a true one, lines of JSON"
+
 
 def is_ollama_path(path: str) -> bool:
     """Returns True for paths of Ollama's API, with or without a route."""
@@ -50,11 +53,16 @@ def ollama_router(
     Raises:
         MllamaError: If the model's own options, in Ollama's store, can't be honored.
     """
-    router = APIRouter(responses={"default": {"model": OllamaErrorAnswer}})
+    router = APIRouter(tags=["Ollama"])
     answers = GenerationRoutes(engine, capabilities, fetcher)
     models = ModelRoutes(capabilities)
     add_body_route(
-        router, "/api/chat", answers.chat, [OllamaChatBody], OllamaChatAnswer
+        router,
+        "/api/chat",
+        answers.chat,
+        [OllamaChatBody],
+        OllamaChatAnswer,
+        StreamedAnswer(_LINES, [OllamaChatAnswer], NDJSON),
     )
     add_body_route(
         router,
@@ -62,10 +70,14 @@ def ollama_router(
         answers.generate,
         [OllamaGenerateBody],
         OllamaGenerateAnswer,
+        StreamedAnswer(_LINES, [OllamaGenerateAnswer], NDJSON),
     )
     add_body_route(router, "/api/show", models.show, [OllamaShowBody], OllamaShowAnswer)
+    for method in ("GET", "HEAD"):
+        router.add_api_route(
+            "/", models.greet, methods=[method], response_class=PlainTextResponse
+        )
     for path, handler, answer in (
-        ("/", models.greet, None),
         ("/api/version", models.version, OllamaVersionAnswer),
         ("/api/tags", models.list_models, OllamaTagsAnswer),
         ("/api/ps", models.list_running, OllamaProcessesAnswer),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from mllama.server.dialects.openai.answers import ErrorAnswer
 from mllama.server.errors import ErrorReport
 
 
@@ -18,9 +19,11 @@ class OpenAIErrors:
     """The form of OpenAI's errors.
 
     Attributes:
+        answer: The model of a response.
         field_names: Names in bodies of values that have another name in this package.
     """
 
+    answer = ErrorAnswer
     field_names: Mapping[str, str] = MappingProxyType(
         {"max_new_tokens": "max_tokens", "choices": "n"}
     )

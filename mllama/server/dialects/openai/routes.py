@@ -6,13 +6,14 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from mllama.server.body_routes import add_body_route
+from mllama.server.body_routes import StreamedAnswer, add_body_route
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.answers import (
     ChatCompletion,
+    ChatCompletionChunk,
     Completion,
+    CompletionChunk,
     Detokenized,
-    ErrorAnswer,
     Model,
     ModelList,
     Tokenized,
@@ -43,6 +44,18 @@ from mllama.server.image_fetcher import ImageFetcher
 RESPONSES_PATH: Final = "/v1/responses"
 MODERATIONS_PATH: Final = "/v1/moderations"
 
+_DONE: Final = "; the last event is `[DONE]`"
+_CHAT_STREAM: Final = StreamedAnswer(
+    f"With `stream`, events whose data are chunks{_DONE}", [ChatCompletionChunk]
+)
+_COMPLETION_STREAM: Final = StreamedAnswer(
+    f"With `stream`, events whose data are chunks{_DONE}", [CompletionChunk]
+)
+_RESPONSE_STREAM: Final = StreamedAnswer(
+    "With `stream`, events with names and data from `response.created` to "
+    "`response.completed`, `response.incomplete` or `response.failed`"
+)
+
 _ERROR_FORMS: Final = {
     RESPONSES_PATH: RESPONSES_ERRORS,
     MODERATIONS_PATH: MODERATION_ERRORS,
@@ -64,18 +77,32 @@ def openai_router(
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
     """
-    router = APIRouter(responses={"default": {"model": ErrorAnswer}})
+    router = APIRouter(tags=["OpenAI"])
     chat = ChatRoute(engine, capabilities, fetcher)
     completion = CompletionRoute(engine, capabilities)
     responses = ResponsesRoute(engine, capabilities, fetcher)
     moderations = ModerationRoute(engine, capabilities, fetcher)
     models = ModelRoutes(capabilities)
     tokens = TokenRoutes(engine, capabilities)
-    add_body_route(router, "/v1/chat/completions", chat, [ChatBody], ChatCompletion)
-    # SageMaker's name for it.
-    add_body_route(router, "/invocations", chat, [ChatBody], ChatCompletion)
-    add_body_route(router, "/v1/completions", completion, [CompletionBody], Completion)
-    add_body_route(router, RESPONSES_PATH, responses, [ResponsesBody], ResponseObject)
+    # SageMaker has another name for it.
+    for path in ("/v1/chat/completions", "/invocations"):
+        add_body_route(router, path, chat, [ChatBody], ChatCompletion, _CHAT_STREAM)
+    add_body_route(
+        router,
+        "/v1/completions",
+        completion,
+        [CompletionBody],
+        Completion,
+        _COMPLETION_STREAM,
+    )
+    add_body_route(
+        router,
+        RESPONSES_PATH,
+        responses,
+        [ResponsesBody],
+        ResponseObject,
+        _RESPONSE_STREAM,
+    )
     add_body_route(router, MODERATIONS_PATH, moderations, [ModerationBody], Moderation)
     add_body_route(
         router,
@@ -105,3 +132,6 @@ BODIES = (
     DetokenizeBody,
 )
 """The bodies of all routes, for the API's schema."""
+
+EVENTS = (ChatCompletionChunk, CompletionChunk)
+"""The events of streams, for the API's schema."""
