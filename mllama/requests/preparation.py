@@ -31,7 +31,7 @@ from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.max_sampling_params import max_sampling_params
 from mllama.requests.output_format import OutputFormat
-from mllama.requests.request import GenerationRequest
+from mllama.requests.request import GenerationRequest, load_images
 from mllama.requests.tool_use import ToolUse, answer_format, tool_use_of
 
 _SHORT: Final = 2000
@@ -84,7 +84,8 @@ async def prepare_request(
         RequestError: If the request can't be answered as it is.
         ImageError: If one of its images can't be used.
     """
-    pending = [image for image in request.images if isinstance(image, Future)]
+    given = request.images if isinstance(request.images, Sequence) else ()
+    pending = [image for image in given if isinstance(image, Future)]
     try:
         settings.check(request.sampling)
         grammar = await _grammar(answer_format(request), settings, grammars)
@@ -95,7 +96,7 @@ async def prepare_request(
             _check_room(request, len(tokens), settings)
             tiles = [
                 await _tiles(image, number)
-                for number, image in enumerate(request.images, 1)
+                for number, image in enumerate(await load_images(request.images), 1)
             ]
             first = RequestID() if request_id is None else RequestID(request_id)
             contexts = [

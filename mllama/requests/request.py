@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mllama.errors import RequestError, quoted
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptFields
@@ -25,6 +25,33 @@ class ChatFields(ChatPromptFields, AnswerFields, total=False):
     """The settings of a chat, for functions that pass them on."""
 
 
+class ImageLoader(Protocol):
+    """Images that are loaded when the engine comes to need them."""
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        ...
+
+    def load(self) -> Awaitable[Sequence[ImageTiles]]:
+        """Returns the images in order.
+
+        Raises:
+            ImageError: If one can't be used.
+        """
+        ...
+
+
+async def load_images(
+    images: Sequence[ImageTiles | Future[ImageTiles]] | ImageLoader,
+) -> Sequence[ImageTiles | Future[ImageTiles]]:
+    """Returns the images of a request, or the preparation of each.
+
+    Raises:
+        ImageError: If one can't be loaded.
+    """
+    return images if isinstance(images, Sequence) else await images.load()
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """A request for one or several answers to one prompt.
@@ -32,7 +59,8 @@ class GenerationRequest:
     Attributes:
         prompt: Messages; or a text that is tokenized as it is, in which special tokens
             are special; or the ids of tokens.
-        images: The prompt's images in order, or the preparation of each.
+        images: The prompt's images in order, or the preparation of each, or what loads
+            them.
         sampling: How tokens are chosen, and when an answer ends.
         choices: Number of answers; choice ``i`` uses the seed ``seed + i``.
         output_format: The format that each answer must have; None is any.
@@ -43,7 +71,7 @@ class GenerationRequest:
     """
 
     prompt: ChatPrompt | str | Sequence[int]
-    images: Sequence[ImageTiles | Future[ImageTiles]] = ()
+    images: Sequence[ImageTiles | Future[ImageTiles]] | ImageLoader = ()
     sampling: Sampling = field(default_factory=Sampling)
     choices: int = 1
     output_format: OutputFormat | None = None

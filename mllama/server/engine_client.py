@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
+from mllama.server.request_origin import RequestOrigin
 
 if TYPE_CHECKING:
     from mllama.images.load import ImageFile
@@ -26,8 +27,7 @@ class EngineClient(Protocol):
         self,
         request: GenerationRequest,
         *,
-        request_id: str | None = None,
-        arrived_ns: int | None = None,
+        origin: RequestOrigin | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request.
 
@@ -40,10 +40,7 @@ class EngineClient(Protocol):
 
         Args:
             request: The request.
-            request_id: The HTTP request's id, for logs, with a suffix if it makes
-                several of these requests; None makes one.
-            arrived_ns: When the HTTP request arrived, by ``time.perf_counter_ns()``,
-                for timings; None is now.
+            origin: The HTTP request that it belongs to; None is none.
 
         Raises:
             RequestError: If the request can't be answered as it is (status 400).

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mllama.server.capabilities import ServerCapabilities
@@ -12,6 +14,22 @@ from mllama.server.request_images import ImageReference, load_images
 
 if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
+
+
+@dataclass(frozen=True)
+class ReferencedImages:
+    """Images of a body, which the engine has loaded when it comes to need them.
+
+    Attributes:
+        references: The images in order.
+        load: Returns them, ready for the model.
+    """
+
+    references: Sequence[ImageReference]
+    load: Callable[[], Awaitable[Sequence[ImageTiles]]]
+
+    def __len__(self) -> int:
+        return len(self.references)
 
 
 class ImageRoute:
@@ -32,6 +50,19 @@ class ImageRoute:
         self._engine = engine
         self._capabilities = capabilities
         self._fetcher = fetcher
+
+    def _images(
+        self, references: Sequence[ImageReference], strings: Mapping[str, memoryview]
+    ) -> ReferencedImages:
+        """Returns a request's images, which aren't loaded yet.
+
+        Args:
+            references: The images in order.
+            strings: Strings that were detached from the body, by name.
+        """
+        return ReferencedImages(
+            references, partial(self._load_images, references, strings)
+        )
 
     async def _load_images(
         self, references: Sequence[ImageReference], strings: Mapping[str, memoryview]

@@ -24,6 +24,7 @@ from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
 from mllama.server.generation_metrics import GenerationMetrics
+from mllama.server.request_origin import RequestOrigin
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -65,19 +66,19 @@ class MaxEngineClient:
         self,
         request: GenerationRequest,
         *,
-        request_id: str | None = None,
-        arrived_ns: int | None = None,
+        origin: RequestOrigin | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         self._check_alive()
-        started_ns = time.perf_counter_ns() if arrived_ns is None else arrived_ns
+        origin = RequestOrigin() if origin is None else origin
+        started_ns = origin.arrived_ns
         metrics = GenerationMetrics(started_ns)
         async with metrics.preparation(self._worker):
             prepared = await prepare_request(
                 request,
                 self._tokenizer,
                 self.settings,
-                request_id,
+                origin.request_id,
                 grammars=self._grammars,
             )
         answers = Answers(prepared, self._tokenizer, started_ns / 1e9)

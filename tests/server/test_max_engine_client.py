@@ -33,8 +33,11 @@ from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
 from mllama.server.engine_client import EngineClient
 from mllama.server.max_engine_client import MaxEngineClient
+from mllama.server.request_origin import RequestOrigin
 
 from .stand_in_worker import ACTIVE, FULL, StandInWorker
+
+ONE = RequestOrigin(request_id="one")
 
 HELLO = ChatPrompt(messages=[{"role": "user", "content": "Hello"}])
 
@@ -54,6 +57,24 @@ def model() -> tuple[Any, EngineSettings]:
     config = PipelineConfig.from_args(options.pipeline_args(options.resolve()))
     tokenizer = PIPELINE_REGISTRY.retrieve_factory(config).tokenizer
     return tokenizer, EngineSettings.of(config, tokenizer)
+
+
+class LateImages:
+    """One picture, which is made when it is loaded."""
+
+    def __init__(self, client: MaxEngineClient, color: str) -> None:
+        self._client = client
+        self._color = color
+        self.loaded = False
+
+    def __len__(self) -> int:
+        return 1
+
+    async def load(self) -> list[Any]:
+        self.loaded = True
+        is_broken = self._color == "no color"
+        image: Any = b"" if is_broken else Image.new("RGB", (40, 40), self._color)
+        return [await asyncio.wrap_future(self._client.prepare_image(image))]
 
 
 Run = Callable[[Test], None]
@@ -95,7 +116,7 @@ def texts(events: list[Event], choices: int = 1) -> list[str]:
 def test_events_come_in_order_and_the_engine_is_a_client(run: Run) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
         engine: EngineClient = client
-        events = engine.generate(ask(), request_id="one")
+        events = engine.generate(ask(), origin=ONE)
         assert await anext(events) == Accepted()
         (context,) = worker.contexts()
         assert str(context.request_id) == "one"
@@ -158,7 +179,7 @@ def test_ignored_end_tokens_leave_stop_tokens(run: Run) -> None:
 
 def test_a_stop_string_cancels_the_request(run: Run) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
-        events = client.generate(ask(stop="there"), request_id="one")
+        events = client.generate(ask(stop="there"), origin=ONE)
         await anext(events)
         worker.answer("one", (await client.tokenize("Hi there"))[1:])
         got = await collected(events)
@@ -175,7 +196,7 @@ def test_other_choices_wait_for_the_first_ones_token(run: Run) -> None:
 
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
         a, b, c = (await client.tokenize("abc"))[1:4]
-        events = client.generate(ask(choices=3, seed=7), request_id="one")
+        events = client.generate(ask(choices=3, seed=7), origin=ONE)
         await anext(events)
         for _ in range(5):
             await asyncio.sleep(0)
@@ -208,7 +229,7 @@ def test_other_choices_wait_for_room_in_the_queue(run: Run) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
         (a,) = (await client.tokenize("a"))[1:]
         worker.requests.room = 1
-        events = client.generate(ask(choices=2), request_id="one")
+        events = client.generate(ask(choices=2), origin=ONE)
         await anext(events)
         reading = asyncio.ensure_future(collected(events))
         worker.answer("one", [a], FULL)
@@ -228,7 +249,7 @@ def test_closing_the_events_cancels_all_choices(
     run: Run, choices: int, answered: bool
 ) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
-        events = client.generate(ask(choices=choices), request_id="one")
+        events = client.generate(ask(choices=choices), origin=ONE)
         await anext(events)
         if answered:
             worker.answer("one", [5])
@@ -314,7 +335,7 @@ def test_images_are_waited_for_and_counted(run: Run) -> None:
         picture = Image.new("RGB", (40, 40), "red")
         tiles = client._tokenizer.prepare_image(picture)
         request = GenerationRequest(prompt="<|image|>What?", images=[tiles])
-        events = client.generate(request, request_id="one")
+        events = client.generate(request, origin=ONE)
         await anext(events)
         (context,) = worker.contexts()
         (image,) = context.images
@@ -359,7 +380,7 @@ def test_pixels_go_to_the_worker_once_for_all_choices(run: Run) -> None:
         request = GenerationRequest(
             prompt="<|image|><|image|>What?", images=tiles, choices=5
         )
-        events = client.generate(request, request_id="one")
+        events = client.generate(request, origin=ONE)
         await anext(events)
         reading = asyncio.ensure_future(collected(events))
         worker.answer("one", [5], FULL)
@@ -395,7 +416,7 @@ def test_without_memory_to_share_each_choice_has_its_pixels(
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
         tiles = client._tokenizer.prepare_image(Image.new("RGB", (40, 40), "red"))
         request = GenerationRequest(prompt="<|image|>", images=[tiles], choices=2)
-        events = client.generate(request, request_id="one")
+        events = client.generate(request, origin=ONE)
         await anext(events)
         reading = asyncio.ensure_future(collected(events))
         worker.answer("one", [5], FULL)
@@ -430,9 +451,28 @@ def test_a_full_queue_is_an_overload(run: Run) -> None:
     run(test)
 
 
+def test_images_are_loaded_when_the_engine_needs_them(run: Run) -> None:
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        def loader(prompt: str, picture: str) -> GenerationRequest:
+            images = LateImages(client, picture)
+            return GenerationRequest(prompt=prompt, images=images)
+
+        unused = loader("no image", "red")
+        with pytest.raises(RequestError, match="1 image"):
+            await anext(client.generate(unused))
+        assert not unused.images.loaded  # type: ignore[union-attr]
+        events = client.generate(loader("<|image|>What?", "red"))
+        assert await anext(events) == Accepted()
+        await events.aclose()
+        with pytest.raises(ImageError):
+            await anext(client.generate(loader("<|image|>What?", "no color")))
+
+    run(test)
+
+
 def test_what_the_scheduler_refuses_is_a_bad_request(run: Run) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
-        events = client.generate(ask(), request_id="one")
+        events = client.generate(ask(), origin=ONE)
         await anext(events)
         worker.refuse("one", "no such\ngrammar")
         with pytest.raises(RequestError, match="no such grammar"):
@@ -443,7 +483,7 @@ def test_what_the_scheduler_refuses_is_a_bad_request(run: Run) -> None:
 
 def test_a_dropped_request_is_an_engines_error(run: Run) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
-        events = client.generate(ask(), request_id="one")
+        events = client.generate(ask(), origin=ONE)
         await anext(events)
         worker.drop("one")
         with pytest.raises(EngineError, match="dropped"):
@@ -500,7 +540,9 @@ def test_a_generation_is_in_maxs_metrics(
 
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
         arrived = time.perf_counter_ns() - 10**9
-        events = client.generate(ask(), request_id="one", arrived_ns=arrived)
+        events = client.generate(
+            ask(), origin=RequestOrigin(request_id="one", arrived_ns=arrived)
+        )
         await anext(events)
         for tokens, status in (([5], ACTIVE), ([6, 7], ACTIVE), ([8], FULL)):
             worker.answer("one", tokens, status)
@@ -531,7 +573,7 @@ def test_pieces_have_the_tokens_that_the_server_is_told(
     async def main() -> None:
         worker = StandInWorker()
         client = MaxEngineClient(worker, *model, min_piece_tokens=2)
-        events = client.generate(ask(), request_id="one")
+        events = client.generate(ask(), origin=ONE)
         await anext(events)
         reading = asyncio.ensure_future(collected(events))
         for token in (await client.tokenize("abcde"))[1:]:

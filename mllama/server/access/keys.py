@@ -22,7 +22,7 @@ class KeyRing:
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = tuple(dict.fromkeys(map(_digest, keys)))
+        self._digests = tuple(dict.fromkeys(map(key_digest, keys)))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -32,12 +32,13 @@ class KeyRing:
 
         How long it takes doesn't tell which key is similar to it.
         """
-        given = _digest(key or "")
+        given = key_digest(key or "")
         matches = [hmac.compare_digest(given, each) for each in self._digests]
         return key is not None and any(matches)
 
 
-def _digest(key: str) -> bytes:
+def key_digest(key: str) -> bytes:
+    """Returns the digest by which a key is known."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -11,8 +11,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mllama.server.access.clients import note_key
 from mllama.server.access.hosts import is_loopback
-from mllama.server.access.keys import key_of
+from mllama.server.access.keys import key_digest, key_of
 from mllama.server.access.origins import ANY, is_same_origin
 from mllama.server.access.policy import (
     ADMIN_PATHS,
@@ -116,7 +117,8 @@ class AccessMiddleware:
             if not keys or self._is_open(path, scope):
                 return None
         key = key_of(headers)
-        if keys.accepts(key):
+        if key is not None and keys.accepts(key):
+            note_key(scope, key_digest(key))
             return None
         return ErrorReport(
             401,

@@ -55,8 +55,12 @@ class Lease:
             ValueError: If it is more than the semaphore can ever have.
         """
         more = await self._semaphore.acquire(weight, self._client)
-        self._weight += more._weight
-        more._weight = 0
+        self._weight += more._handed_over()
+
+    def _handed_over(self) -> int:
+        """Returns how much is held, which another lease holds from now on."""
+        weight, self._weight = self._weight, 0
+        return weight
 
     def __enter__(self) -> Lease:
         return self

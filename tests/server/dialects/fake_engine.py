@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from mllama.errors import ImageError
@@ -17,9 +18,10 @@ from mllama.requests.events import (
     PromptRead,
     TokenLogprob,
 )
-from mllama.requests.request import GenerationRequest
+from mllama.requests.request import GenerationRequest, load_images
 from mllama.requests.stop_strings import StopStringFilter
 from mllama.requests.tool_use import ToolUse, tool_use_of
+from mllama.server.request_origin import RequestOrigin
 
 BEGIN, END = 256, 257
 SPECIAL = {BEGIN: b"<|begin|>", END: b"<|end|>"}
@@ -56,9 +58,9 @@ class FakeEngine:
         self,
         request: GenerationRequest,
         *,
-        request_id: str | None = None,
-        arrived_ns: int | None = None,
+        origin: RequestOrigin | None = None,
     ) -> AsyncGenerator[Event, None]:
+        request = replace(request, images=await load_images(request.images))
         self.requests.append(request)
         self.running += 1
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import TypeVar
@@ -40,6 +39,7 @@ from mllama.server.dialects.anthropic.translation import (
 )
 from mllama.server.disconnect import unless_disconnected
 from mllama.server.image_route import ImageRoute
+from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
 PromptModel = TypeVar("PromptModel", bound=PromptBody)
@@ -53,7 +53,7 @@ class MessageRoutes(ImageRoute):
 
     async def create(self, request: Request) -> Response:
         """Answers a request for the next message."""
-        arrived_ns = time.perf_counter_ns()
+        origin = origin_of(request)
         body, strings, conversation = await self._read(request, MessageBody)
         usage = UsageCounter()
         form = MessageForm(
@@ -61,9 +61,7 @@ class MessageRoutes(ImageRoute):
             max_tokens=body.max_tokens,
             early_tools=_early_tools(body),
         )
-        events = self._start(
-            body, strings, conversation, request.state.request_id, arrived_ns
-        )
+        events = self._start(body, strings, conversation, origin)
         writers = AnswerWriters(
             partial(whole_message, form=form, usage=usage),
             partial(message_events, form=form, usage=usage),
@@ -104,22 +102,19 @@ class MessageRoutes(ImageRoute):
         body: MessageBody,
         strings: Strings,
         conversation: Conversation,
-        request_id: str,
-        arrived_ns: int,
+        origin: RequestOrigin,
     ) -> AsyncGenerator[Event, None]:
-        """Loads a request's images and hands it to the engine."""
+        """Hands a request to the engine."""
         prompt = prompt_of(body, conversation, self._capabilities)
         sampling = sampling_of(body)
         output_format = output_format_of(body)
         request = GenerationRequest(
             prompt=prompt,
-            images=await self._load_images(image_references(body), strings),
+            images=self._images(image_references(body), strings),
             sampling=sampling,
             output_format=output_format,
         )
-        return self._engine.generate(
-            request, request_id=request_id, arrived_ns=arrived_ns
-        )
+        return self._engine.generate(request, origin=origin)
 
     async def _count(
         self, body: PromptBody, strings: Strings, conversation: Conversation

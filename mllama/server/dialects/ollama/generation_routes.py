@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -47,12 +46,16 @@ from mllama.server.dialects.ollama.sampling_translation import (
 )
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.image_route import ImageRoute
+from mllama.server.image_route import ImageRoute, ReferencedImages
 from mllama.server.request_images import (
     ImageReference,
     check_image_count,
 )
+from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
+
+if TYPE_CHECKING:
+    from mllama.images.preprocess import ImageTiles
 
 logger = logging.getLogger("mllama")
 
@@ -134,12 +137,12 @@ class GenerationRoutes(ImageRoute):
         images: Callable[[AnyBody], list[ImageReference]],
         question: Callable[[AnyBody], _Question | None],
     ) -> Response:
-        arrived_ns = time.perf_counter_ns()
+        origin = origin_of(request)
         body, strings = await read_body_with_images(
             request, model, lambda body: [each.source for each in images(body)]
         )
         check_ollama_model(body.model, self._capabilities.model_name)
-        clock, usage = Clock(arrived_ns), UsageCounter()
+        clock, usage = Clock(origin.arrived_ns), UsageCounter()
         form = AnswerForm(kind, body.model, self._engine.token_bytes, clock)
         asked = question(body)
         if asked is None:
@@ -151,9 +154,7 @@ class GenerationRoutes(ImageRoute):
         self._note_context(body)
         return await answer(
             request,
-            self._start(
-                body, asked, strings, request.state.request_id, arrived_ns, clock
-            ),
+            self._start(body, asked, strings, origin, clock),
             AnswerWriters(
                 partial(whole_answer, form=form, usage=usage),
                 partial(answer_lines, form=form, usage=usage),
@@ -169,24 +170,25 @@ class GenerationRoutes(ImageRoute):
         body: OllamaFields,
         asked: _Question,
         strings: Mapping[str, memoryview],
-        request_id: str,
-        arrived_ns: int,
+        origin: RequestOrigin,
         clock: Clock,
     ) -> AsyncGenerator[Event, None]:
-        """Loads a request's images and hands it to the engine."""
+        """Hands a request to the engine."""
         sampling = sampling_of(body, self._defaults, self._capabilities)
         output_format = output_format_of(body)
-        images = await self._load_images(asked.images, strings)
+
+        async def load() -> Sequence[ImageTiles]:
+            images = await self._load_images(asked.images, strings)
+            clock.loaded()
+            return images
+
         request = GenerationRequest(
             prompt=asked.prompt,
-            images=images,
+            images=ReferencedImages(asked.images, load),
             sampling=sampling,
             output_format=output_format,
         )
-        clock.loaded()
-        return self._engine.generate(
-            request, request_id=request_id, arrived_ns=arrived_ns
-        )
+        return self._engine.generate(request, origin=origin)
 
     def _note_context(self, body: OllamaFields) -> None:
         """Logs once that a context is longer than the server's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
@@ -26,6 +25,7 @@ from mllama.server.dialects.openai.chat_translation import (
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.format_translation import output_format_of
 from mllama.server.image_route import ImageRoute
+from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
 
@@ -34,7 +34,7 @@ class ChatRoute(ImageRoute):
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
-        arrived_ns = time.perf_counter_ns()
+        origin = origin_of(request)
         body, strings = await read_body_with_images(
             request,
             ChatBody,
@@ -44,7 +44,7 @@ class ChatRoute(ImageRoute):
         form, usage = self._form(body), UsageCounter()
         return await answer(
             request,
-            self._start(body, strings, request.state.request_id, arrived_ns),
+            self._start(body, strings, origin),
             AnswerWriters(
                 partial(whole_chat, form=form, usage=usage),
                 partial(chat_chunks, form=form, usage=usage),
@@ -58,24 +58,20 @@ class ChatRoute(ImageRoute):
         self,
         body: ChatBody,
         strings: Mapping[str, memoryview],
-        request_id: str,
-        arrived_ns: int,
+        origin: RequestOrigin,
     ) -> AsyncGenerator[Event, None]:
-        """Loads a request's images and hands it to the engine."""
+        """Hands a request to the engine."""
         prompt = chat_prompt(body, self._capabilities)
         sampling = chat_sampling(body, self._capabilities)
         output_format = output_format_of(body)
-        images = await self._load_images(image_references(body.messages), strings)
         request = GenerationRequest(
             prompt=prompt,
-            images=images,
+            images=self._images(image_references(body.messages), strings),
             sampling=sampling,
             choices=body.n or 1,
             output_format=output_format,
         )
-        return self._engine.generate(
-            request, request_id=request_id, arrived_ns=arrived_ns
-        )
+        return self._engine.generate(request, origin=origin)
 
     def _form(self, body: ChatBody) -> ChatForm:
         return ChatForm(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Final
@@ -32,6 +31,7 @@ from mllama.server.dialects.openai.errors import OPENAI_ERRORS
 from mllama.server.dialects.openai.format_translation import output_format_of
 from mllama.server.dialects.openai.merged_events import merged
 from mllama.server.engine_client import EngineClient
+from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
 MAX_RUNNING_PROMPTS: Final = 32
@@ -52,7 +52,7 @@ class CompletionRoute:
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
-        arrived_ns = time.perf_counter_ns()
+        origin = origin_of(request)
         body = await read_body(request, CompletionBody)
         check_completion(body, self._capabilities)
         form, usage = self._form(body), UsageCounter()
@@ -64,7 +64,7 @@ class CompletionRoute:
 
         return await answer(
             request,
-            self._start(body, form, request.state.request_id, arrived_ns),
+            self._start(body, form, origin),
             AnswerWriters(
                 partial(whole_completion, form=form, usage=usage),
                 partial(completion_chunks, form=form, usage=usage),
@@ -79,8 +79,7 @@ class CompletionRoute:
         self,
         body: CompletionBody,
         form: CompletionForm,
-        request_id: str,
-        arrived_ns: int,
+        origin: RequestOrigin,
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Hands a request's prompts to the engine."""
         sampling = completion_sampling(body, self._capabilities)
@@ -95,12 +94,7 @@ class CompletionRoute:
             for prompt in prompts_of(body)
         ]
         starts = [
-            partial(
-                self._engine.generate,
-                each,
-                request_id=request_id if number == 0 else f"{request_id}-{number}",
-                arrived_ns=arrived_ns,
-            )
+            partial(self._engine.generate, each, origin=origin.of_part(number))
             for number, each in enumerate(requests)
         ]
         return merged(starts, MAX_RUNNING_PROMPTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
@@ -36,6 +35,7 @@ from mllama.server.dialects.openai.moderations.verdict import (
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.image_route import ImageRoute
+from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
 
@@ -63,7 +63,7 @@ class ModerationRoute(ImageRoute):
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
-        arrived_ns = time.perf_counter_ns()
+        origin = origin_of(request)
         body, strings = await read_body_with_images(
             request,
             ModerationBody,
@@ -78,7 +78,7 @@ class ModerationRoute(ImageRoute):
         usage = UsageCounter()
         return await whole_answer(
             request,
-            self._start(body, strings, request.state.request_id, arrived_ns),
+            self._start(body, strings, origin),
             partial(whole_moderation, form=form, usage=usage),
             usage,
         )
@@ -87,11 +87,10 @@ class ModerationRoute(ImageRoute):
         self,
         body: ModerationBody,
         strings: Mapping[str, memoryview],
-        request_id: str,
-        arrived_ns: int,
+        origin: RequestOrigin,
     ) -> AsyncGenerator[tuple[int, Event], None]:
-        """Loads a request's images and hands its inputs to the engine."""
-        images = await self._load_images(image_references(body), strings)
+        """Hands a request's inputs to the engine."""
+        images = self._images(image_references(body), strings)
         requests = [
             GenerationRequest(
                 prompt=prompt_of(content),
@@ -102,12 +101,7 @@ class ModerationRoute(ImageRoute):
             for content in contents(body)
         ]
         starts = [
-            partial(
-                self._engine.generate,
-                each,
-                request_id=request_id if number == 0 else f"{request_id}-{number}",
-                arrived_ns=arrived_ns,
-            )
+            partial(self._engine.generate, each, origin=origin.of_part(number))
             for number, each in enumerate(requests)
         ]
         return merged(starts, MAX_RUNNING_PROMPTS)

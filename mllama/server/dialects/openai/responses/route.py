@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
@@ -31,6 +30,7 @@ from mllama.server.dialects.openai.responses.translation import (
 )
 from mllama.server.dialects.openai.responses.writer import ResponseWriter
 from mllama.server.image_route import ImageRoute
+from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
 
@@ -39,7 +39,7 @@ class ResponsesRoute(ImageRoute):
 
     async def __call__(self, request: Request) -> Response:
         """Answers a request."""
-        arrived_ns = time.perf_counter_ns()
+        origin = origin_of(request)
         body, strings = await read_body_with_images(
             request,
             ResponsesBody,
@@ -56,7 +56,7 @@ class ResponsesRoute(ImageRoute):
         writer = ResponseWriter(form, usage)
         return await answer(
             request,
-            self._start(body, prompt, strings, request.state.request_id, arrived_ns),
+            self._start(body, prompt, strings, origin),
             AnswerWriters(
                 partial(whole_response, writer=writer),
                 partial(
@@ -75,19 +75,15 @@ class ResponsesRoute(ImageRoute):
         body: ResponsesBody,
         prompt: ChatPrompt,
         strings: Mapping[str, memoryview],
-        request_id: str,
-        arrived_ns: int,
+        origin: RequestOrigin,
     ) -> AsyncGenerator[Event, None]:
-        """Loads a request's images and hands it to the engine."""
+        """Hands a request to the engine."""
         sampling = response_sampling(body, self._capabilities)
         output_format = text_format(body.text)
-        images = await self._load_images(image_references(body), strings)
         request = GenerationRequest(
             prompt=prompt,
-            images=images,
+            images=self._images(image_references(body), strings),
             sampling=sampling,
             output_format=output_format,
         )
-        return self._engine.generate(
-            request, request_id=request_id, arrived_ns=arrived_ns
-        )
+        return self._engine.generate(request, origin=origin)
