@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
@@ -32,6 +32,9 @@ _BEGUN_ANSWER: Final = (
 
 _HAZARD: Final = re.compile(r"^[ \t]{0,8}(S[1-9][0-9]?):[ \t]", re.MULTILINE)
 """A line of the list of hazards in the prompt of a Llama Guard."""
+
+_PIECE: Final = 1 << 16
+"""Characters of a long text whose tokens are counted at once."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -74,6 +77,26 @@ class PromptEncoder:
         )
         begin = self._tokenizer.bos_token_id
         return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
+
+    def has_more_tokens(self, texts: Iterable[str], most: int) -> bool:
+        """Returns True if texts have more tokens than a number.
+
+        They are tokenized piece by piece until that is known, each apart from the
+        others.  So a text takes no more time and memory than it may.
+
+        Args:
+            texts: The texts; special tokens in them are text.
+            most: The number of tokens.
+        """
+        count = 0
+        for text in texts:
+            for start in range(0, len(text), _PIECE):
+                count += self._special_tokens.count(
+                    _without_surrogates(text[start : start + _PIECE])
+                )
+                if count > most:
+                    return True
+        return False
 
     @property
     def template_source(self) -> str:

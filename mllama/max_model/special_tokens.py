@@ -115,6 +115,10 @@ class SpecialTokens:
                 tokens.append(token_id)
         return tokens
 
+    def count(self, text: str) -> int:
+        """Returns the number of tokens of a text, in which special tokens are text."""
+        return sum(len(encoding) for encoding in self._encode_plain([text]))
+
     def _encode_plain(self, texts: list[str]) -> list[Encoding]:
         if sum(map(len, texts)) <= _SHORT:
             return [self._plain_text.encode(t, add_special_tokens=False) for t in texts]

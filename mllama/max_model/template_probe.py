@@ -12,6 +12,8 @@ from mllama.max_model.message_forms import Message, count_images
 _PROBE: Final = "mllamaprobe{}z"
 """A text that no template changes beyond its case."""
 
+_ANY_PROBE: Final = re.compile(_PROBE.format(r"\d+"))
+
 _DUMPED_PART: Final = re.compile(r"""["']text["']:\s{0,8}["']$""")
 """What stands before a text if a template writes a list of parts as data."""
 
@@ -51,10 +53,16 @@ class TemplateProbe:
             images: Its number of image placeholders.
         """
         lowered = rendered.lower()
+        # All in one pass: a conversation may have thousands of texts.
+        starts: dict[str, int] = {}
+        for match in _ANY_PROBE.finditer(lowered):
+            starts.setdefault(match[0], match.start())
         problems = []
         for text, (place, param) in self._places.items():
-            before, found, _ = lowered.partition(text)
-            if not found or _DUMPED_PART.search(before[-_DUMPED_PART_LENGTH:]):
+            start = starts.get(text)
+            if start is None or _DUMPED_PART.search(
+                lowered[max(start - _DUMPED_PART_LENGTH, 0) : start]
+            ):
                 problems.append(
                     ChatTemplateError(f"this chat template leaves out {place}", param)
                 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from max.pipelines.modeling.types import RequestID
 from mllama.errors import ImageError, PromptTooLongError, RequestError
 from mllama.image_cache.context import image_tokens_of
 from mllama.images.preprocess import ImageTiles
-from mllama.max_model.chat_template import ChatTemplateError
 from mllama.max_model.sampling_context import (
     LogProbabilityCounts,
     max_logprobs,
@@ -26,17 +25,13 @@ from mllama.max_model.sampling_context import (
     set_log_probabilities,
     set_logit_bias,
 )
-from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.max_sampling_params import max_sampling_params
 from mllama.requests.output_format import OutputFormat
+from mllama.requests.prompt_tokens import tokenize
 from mllama.requests.request import GenerationRequest, load_images
 from mllama.requests.tool_use import ToolUse, answer_format, tool_use_of
-
-_SHORT: Final = 2000
-"""Characters of a prompt that are rendered and tokenized at once, in less time than it
-takes to hand them to another thread."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ async def prepare_request(
     try:
         settings.check(request.sampling)
         grammar = await _grammar(answer_format(request), settings, grammars)
-        tokens = await tokenize(request.prompt, tokenizer)
+        tokens = await tokenize(request.prompt, tokenizer, settings.max_length)
         _check_tokens(request, tokens, settings)
         try:
             tokenizer.check_placeholders(tokens, len(request.images))
@@ -138,54 +133,6 @@ async def _grammar(
     settings.check_format(output_format)
     assert grammars is not None
     return await grammars.grammar(output_format)
-
-
-async def tokenize(
-    prompt: ChatPrompt | str | Sequence[int], tokenizer: Any
-) -> npt.NDArray[np.int64]:
-    """Returns the tokens of a prompt ``[tokens]``, in which each image is one.
-
-    A long prompt is rendered and tokenized in a thread.
-
-    Raises:
-        RequestError: If the chat template rejects the messages.
-    """
-    encoder = tokenizer.prompt_encoder
-
-    def encode() -> Any:
-        if isinstance(prompt, ChatPrompt):
-            return encoder.encode_chat(
-                prompt.messages,
-                tools=prompt.callable_tools.tools or None,
-                template_variables=prompt.chat_template_kwargs,
-                add_generation_prompt=prompt.begins_turn,
-                continue_final_message=prompt.continue_final_message,
-            )
-        return encoder.encode_prompt(prompt) if isinstance(prompt, str) else prompt
-
-    try:
-        if isinstance(prompt, (str, ChatPrompt)) and _size(prompt) > _SHORT:
-            ids = await asyncio.to_thread(encode)
-        else:
-            ids = encode()
-    except ChatTemplateError as error:
-        raise RequestError(str(error), error.param) from error
-    return np.array(ids, np.int64)
-
-
-def _size(value: Any) -> int:
-    """Returns about how many characters plain data has."""
-    if isinstance(value, ChatPrompt):
-        return sum(
-            map(_size, (value.messages, value.tools, value.chat_template_kwargs))
-        )
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
-    if isinstance(value, Sequence):
-        return sum(map(_size, value))
-    return 1
 
 
 def _check_tokens(

@@ -45,12 +45,15 @@ class StopStringFilter:
 
     def _possible_start(self) -> int:
         """Returns the length of the longest suffix that may begin a stop string."""
-        return max(
-            (
-                size
-                for stop in self._stop
-                for size in range(1, min(len(stop), len(self._held) + 1))
-                if self._held.endswith(stop[:size])
-            ),
-            default=0,
-        )
+        return max(map(self._begun, self._stop), default=0)
+
+    def _begun(self, stop: str) -> int:
+        """Returns the length of the longest suffix that begins a stop string."""
+        held = self._held
+        place = held.find(stop[0], max(len(held) - len(stop) + 1, 0))
+        while place >= 0:
+            # The first place that is found is of the longest one.
+            if stop.startswith(held[place:]):
+                return len(held) - place
+            place = held.find(stop[0], place + 1)
+        return 0

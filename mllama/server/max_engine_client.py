@@ -18,7 +18,8 @@ from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.events import Accepted, Event, Piece
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.piece_merger import PieceMerger
-from mllama.requests.preparation import prepare_request, tokenize
+from mllama.requests.preparation import prepare_request
+from mllama.requests.prompt_tokens import MAX_TOKENIZED_CHARACTERS, tokenize
 from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_grammars import TokenGrammars
@@ -134,8 +135,17 @@ class MaxEngineClient:
         Raises:
             RequestError: If the chat template rejects the messages.
         """
-        ids: list[int] = (await tokenize(prompt, self._tokenizer)).tolist()
+        ids: list[int] = (await self._tokens(prompt)).tolist()
         return ids
+
+    async def _tokens(self, prompt: ChatPrompt | str) -> Any:
+        """Returns a prompt's tokens, also if they are somewhat too many to answer."""
+        return await tokenize(
+            prompt,
+            self._tokenizer,
+            self.settings.max_length,
+            fitting=MAX_TOKENIZED_CHARACTERS,
+        )
 
     async def count_tokens(
         self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
@@ -146,7 +156,7 @@ class MaxEngineClient:
             RequestError: If the chat template rejects the messages, or the images don't
                 match the prompt or can't fit.
         """
-        tokens = await tokenize(prompt, self._tokenizer)
+        tokens = await self._tokens(prompt)
         try:
             self._tokenizer.check_placeholders(tokens, len(images))
             return len(tokens) + sum(self._tokenizer.image_tokens(tokens, images))

@@ -103,9 +103,12 @@ def _rejection(error: ErrorDetails, body: Mapping[str, Any]) -> RequestRejected:
         return RequestRejected(
             f"`{path}` must not be empty.", path, code="invalid_value"
         )
+    # A long list or text would fill the message.
+    value = error["input"]
+    is_long = kind in ("too_long", "string_too_long")
     return RequestRejected(
         f"`{path}` {_requirement(kind, context, error['msg'])}, "
-        f"not {quoted(error['input'])}.",
+        f"not {len(value) if is_long else quoted(value)}.",
         path,
         code="invalid_value",
     )
@@ -121,6 +124,8 @@ def _requirement(kind: str, context: Mapping[str, Any], message: str) -> str:
         most = context.get("le", context.get("max_length"))
         has = "have" if kind == "too_long" else "be"
         return f"must {has} at most {_plain(most)}" + " entries" * (has == "have")
+    if kind == "string_too_long":
+        return f"must have at most {context['max_length']} characters"
     if kind == "greater_than":
         return f"must be greater than {context['gt']:g}"
     if kind == "literal_error":

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
@@ -28,6 +29,21 @@ REFUSED = "refused"
 
 _MOST_KEYS: Final = 1000
 """Each unknown key would be an error of its own."""
+
+MAX_ENTRIES: Final = 4096
+"""The most entries of a list, unless its field says otherwise."""
+
+MAX_TOKEN_IDS: Final = 2**20
+"""The most token ids of a list."""
+
+MAX_TOOLS: Final = 512
+"""The most tools of a request."""
+
+MAX_STOPS: Final = 64
+"""The most texts that end an answer: each token is compared with all of them."""
+
+MAX_STOP_CHARACTERS: Final = 1000
+"""The longest text that ends an answer."""
 
 T = TypeVar("T")
 
@@ -109,9 +125,9 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class _FirstError:
+class _BoundedList:
     """Has a list validated up to its first error, as pydantic's ``FailFast``, which
-    can't be part of a union."""
+    can't be part of a union, and limits its length."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -119,11 +135,22 @@ class _FirstError:
         """Returns the list's schema with the setting."""
         schema = handler(source)
         assert schema["type"] == "list"
-        return {**schema, "fail_fast": True}
+        return {**schema, "fail_fast": True, "max_length": MAX_ENTRIES}
 
 
-Many = Annotated[list[T], _FirstError()]
-"""A list; only its first wrong entry is reported, however many there are."""
+Many = Annotated[list[T], _BoundedList()]
+"""A list of at most ``MAX_ENTRIES``, or of the ``max_length`` of its field.
+
+Only its first wrong entry is reported, however many there are."""
+
+StopTexts = Annotated[
+    Many[Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]],
+    Field(max_length=MAX_STOPS),
+]
+"""Texts that end an answer."""
+
+Tools = Annotated[Many[T], Field(max_length=MAX_TOOLS)]
+"""The tools of a request."""
 
 Bookkeeping = Annotated[T, Ignored()]
 """A field by which a client or OpenAI's service keeps books."""
@@ -172,3 +199,10 @@ TextOrParts = Annotated[
     text_or("<parts>", list, "a string or a list of parts"),
 ]
 """A content: a text, or a list of parts of a type."""
+
+Stop = Annotated[
+    Annotated[str, Field(max_length=MAX_STOP_CHARACTERS), Tag("<text>")]
+    | Annotated[StopTexts, Tag("<texts>")],
+    text_or("<texts>", list, "a string or a list of strings"),
+]
+"""A text that ends an answer, or several."""

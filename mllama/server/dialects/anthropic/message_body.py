@@ -6,7 +6,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from mllama.server.bodies.schema import Body, Bookkeeping, Ignored, Many, Refused
+from mllama.server.bodies.schema import (
+    Body,
+    Bookkeeping,
+    Ignored,
+    Many,
+    Refused,
+    StopTexts,
+    Tools,
+)
 from mllama.server.dialects.anthropic.content import CacheControl, Texts, Turn
 from mllama.server.dialects.anthropic.tool_fields import AnyTool, AnyToolChoice
 
@@ -69,7 +77,7 @@ class PromptBody(Body):
     model: str | None = Field(None, description="One of the served model's names")
     messages: Annotated[Many[Turn], Field(min_length=1)]
     system: Texts | None = Field(None, description="Instructions before the messages")
-    tools: Many[AnyTool] | None = Field(None, description="Described to the model")
+    tools: Tools[AnyTool] | None = Field(None, description="Described to the model")
     tool_choice: AnyToolChoice | None = Field(
         None, description="Whether the answer may or must call tools, and which"
     )
@@ -101,7 +109,7 @@ class MessageBody(PromptBody):
         description="The longest answer in tokens; 0 only reads the prompt",
     )
     stream: bool | None = Field(None, description="Whether the answer comes as events")
-    stop_sequences: Many[str] | None = Field(
+    stop_sequences: StopTexts | None = Field(
         None, description="Texts that end the answer; empty ones don't"
     )
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy")

@@ -9,7 +9,14 @@ from pydantic import BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from mllama.requests.sampling_params import MAX_LOGPROBS
-from mllama.server.bodies.schema import Body, Ignored, Many, Refused, text_or
+from mllama.server.bodies.schema import (
+    Body,
+    Ignored,
+    Many,
+    Refused,
+    Tools,
+    text_or,
+)
 from mllama.server.dialects.ollama.messages import OllamaMessage, OllamaTool
 from mllama.server.dialects.ollama.options import OllamaOptions
 
@@ -101,7 +108,7 @@ class OllamaChatBody(OllamaFields):
     messages: Many[OllamaMessage] | None = Field(
         None, description="Without any there is no answer, as the model is loaded"
     )
-    tools: Many[OllamaTool] | None = Field(None, description="Described to the model")
+    tools: Tools[OllamaTool] | None = Field(None, description="Described to the model")
 
 
 class OllamaGenerateBody(OllamaFields):

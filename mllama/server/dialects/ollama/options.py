@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import BeforeValidator, Field
 
-from mllama.server.bodies.schema import Body, Ignored, Many, Refused, text_or
+from mllama.server.bodies.schema import Body, Ignored, Refused, Stop
 
 MAX_INTEGER: Final = 2**31 - 1
 """The largest number of tokens that can be named."""
@@ -22,10 +22,6 @@ def _whole(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Stop = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[str], Tag("<texts>")],
-    text_or("<texts>", list, "a string or a list of strings"),
-]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from mllama.requests.sampling_params import MAX_LOGPROBS
-from mllama.server.bodies.schema import Body, Ignored, Many, Refused
+from mllama.server.bodies.schema import Body, Ignored, Many, Refused, Tools
 from mllama.server.dialects.openai.content import Message
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
@@ -22,7 +22,7 @@ class PromptFields(Body):
     """Fields that make the prompt of a chat."""
 
     messages: Annotated[Many[Message], Field(min_length=1)]
-    tools: Many[Tool] | None = Field(None, description="Described to the model")
+    tools: Tools[Tool] | None = Field(None, description="Described to the model")
     tool_choice: ToolChoice | None = Field(
         None, description="Whether the answer may or must call tools, and which"
     )

@@ -13,13 +13,13 @@ from mllama.server.bodies.schema import Many, Refused
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
     GenerationFields,
-    TokenId,
+    TokenIds,
 )
 
 MAX_PROMPTS: Final = 2048
 """The most prompts of a request, as in OpenAI's API."""
 
-TokenIds = Annotated[Many[TokenId], Field(min_length=1)]
+PromptIds = Annotated[TokenIds, Field(min_length=1)]
 
 
 def _tag_of(prompt: Any) -> str:
@@ -35,9 +35,9 @@ def _tag_of(prompt: Any) -> str:
 Prompts = Annotated[
     Annotated[str, Tag("<text>")]
     | Annotated[Many[str], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
-    | Annotated[TokenIds, Tag("<ids>")]
+    | Annotated[PromptIds, Tag("<ids>")]
     | Annotated[
-        Many[TokenIds],
+        Many[PromptIds],
         Field(min_length=1, max_length=MAX_PROMPTS),
         Tag("<lists of ids>"),
     ],

@@ -4,39 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from mllama.requests.request import MAX_CHOICES
 from mllama.requests.sampling_params import MAX_LOGPROBS
 from mllama.server.bodies.schema import (
+    MAX_TOKEN_IDS,
     Body,
     Bookkeeping,
     Ignored,
     Many,
     Refused,
-    text_or,
+    Stop,
 )
 from mllama.server.dialects.openai.format_fields import FormatFields
 
 MAX_INTEGER: Final = 2**31 - 1
 """The largest number of tokens that can be named."""
 
-_MOST_BIASES: Final = 2**18
-"""More than there are tokens."""
+MAX_STOP_TOKENS: Final = 1024
+"""The most tokens that end an answer."""
+
+MAX_BIASES: Final = 2**14
+"""The most tokens with a bias."""
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Stop = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Many[str], Tag("<texts>")],
-    text_or("<texts>", list, "a string or a list of strings"),
-]
+TokenIds = Annotated[Many[TokenId], Field(max_length=MAX_TOKEN_IDS)]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
 
 def _few(value: Any) -> Any:
     """Refuses an object whose entries could be as many errors."""
-    if isinstance(value, dict) and len(value) > _MOST_BIASES:
-        raise PydanticCustomError("biases", "must have fewer tokens")
+    if isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise PydanticCustomError(
+            "biases", "must have at most {most} tokens", {"most": MAX_BIASES}
+        )
     return value
 
 
@@ -86,9 +89,9 @@ class SamplingFields(Body):
     stop: Stop | None = Field(
         None, description="Texts that end the answer; empty ones don't"
     )
-    stop_token_ids: Many[TokenId] | None = Field(
-        None, description="Tokens that end the answer"
-    )
+    stop_token_ids: (
+        Annotated[Many[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None
+    ) = Field(None, description="Tokens that end the answer")
     ignore_eos: bool | None = Field(
         None, description="Whether to go on after the model's own end"
     )

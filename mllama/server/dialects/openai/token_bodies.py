@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mllama.server.bodies.schema import Body, Many, Refused
+from mllama.server.bodies.schema import Body, Refused
 from mllama.server.dialects.openai.chat_body import PromptFields
-from mllama.server.dialects.openai.sampling_fields import TokenId
+from mllama.server.dialects.openai.sampling_fields import TokenIds
 
 
 class TokenizeTextBody(Body):
@@ -41,4 +41,4 @@ class DetokenizeBody(Body):
     """A request for the text of tokens."""
 
     model: str | None = Field(None, description="One of the served model's names")
-    tokens: Many[TokenId]
+    tokens: TokenIds

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from mllama.requests.sampling_params import MAX_LOGPROBS
-from mllama.server.bodies.schema import Body, Bookkeeping, Ignored, Many, Refused
+from mllama.server.bodies.schema import (
+    Body,
+    Bookkeeping,
+    Ignored,
+    Many,
+    Refused,
+    Tools,
+)
 from mllama.server.dialects.openai.responses.input_items import Input
 from mllama.server.dialects.openai.responses.text_fields import ResponseTextConfig
 from mllama.server.dialects.openai.responses.tool_fields import (
@@ -82,7 +89,7 @@ class ResponsesBody(SamplingFields):
         None, ge=1, le=MAX_INTEGER, description="The longest answer in tokens"
     )
     text: ResponseTextConfig | None = Field(None, description="The answer's format")
-    tools: Many[ResponseTool] | None = Field(
+    tools: Tools[ResponseTool] | None = Field(
         None, description="Functions, described to the model"
     )
     tool_choice: ResponseToolChoice | None = Field(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag
 
 from mllama.server.bodies.schema import (
+    MAX_TOKEN_IDS,
     Body,
     Bookkeeping,
     Ignored,
@@ -58,7 +59,9 @@ class OutputTextPart(Body):
     type: Literal["output_text"]
     text: str
     annotations: Annotated[Many[Any] | None, Ignored("the text has them")] = None
-    logprobs: Bookkeeping[Many[Any] | None] = None
+    logprobs: Bookkeeping[
+        Annotated[Many[Any], Field(max_length=MAX_TOKEN_IDS)] | None
+    ] = None
     parsed: Annotated[Any, Ignored("OpenAI's SDK puts the parsed JSON here")] = None
 
 
