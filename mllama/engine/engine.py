@@ -219,6 +219,7 @@ class Engine:
             ensure_default_mlir_context,
             load_scheduler,
         )
+        from mllama.max_model.memory_planner import plan_within_memory_limit
         from mllama.requests.format_grammars import FormatGrammars
         from mllama.requests.token_grammars import TokenGrammars
         from mllama.runtime.pipeline import load_pipeline
@@ -228,6 +229,7 @@ class Engine:
             self._options.pipeline_args(self._files.ensure_quantized(self._quiet))
         )
         with ensure_default_mlir_context():
+            plan_within_memory_limit()
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
             loaded = load_pipeline(retrieved.factory, self._options.max_ce_batch_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from mllama.errors import ConfigError, MllamaError
 from mllama.hub.download import download_model
 from mllama.hub.options import HubOptions
 from mllama.launch.model_files import ModelFiles
+from mllama.max_compat.host_memory import host_memory_limit
 from mllama.utils.sizes import format_bytes
 from mllama.weights.checkpoint import Checkpoint, open_checkpoint
 from mllama.weights.encodings import (
@@ -235,20 +235,21 @@ def _check_memory(files: ModelFiles) -> None:
     """Refuses weights that don't fit: Linux would kill the process without a message.
 
     Raises:
-        MllamaError: If a CPU's memory is smaller than the weights.
+        MllamaError: If the weights are larger than the memory of the CPU, or of the
+            container.
     """
     if files.encoding.device_type != "cpu":
         return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if files.weights_bytes > memory:
+    memory = host_memory_limit()
+    if memory is not None and files.weights_bytes > memory:
         if files.encoding.name in GGUF_ENCODINGS:
-            way_out = "a machine with more memory is needed"
+            way_out = "a machine or container with more memory is needed"
         elif files.weight_path[0].suffix == ".gguf":
             way_out = "make a smaller file from the original with `mllama quantize`"
         else:
             way_out = "use --quantization-encoding q4_k"
         raise MllamaError(
             f"the weights take {format_bytes(files.weights_bytes)} in "
-            f"{files.encoding.name}, but this machine has {format_bytes(memory)} of "
-            f"memory; {way_out}"
+            f"{files.encoding.name}, but this process may use {format_bytes(memory)} "
+            f"of memory; {way_out}"
         )

@@ -48,6 +48,19 @@ def replace_sampling_processor(processor: type) -> None:
     overlap_text_generation.FusedSamplingProcessor = processor
 
 
+def replace_free_memory(free_memory: Function) -> None:
+    """Replaces what says how much memory the caches are planned from.
+
+    Why: on a CPU, MAX takes all of the machine's memory, also where a container or a
+    systemd unit may use a part of it: caches that fill would have the kernel kill the
+    model.
+    Until: MAX plans a CPU's caches from ``max.support.host_memory``.
+    """
+    from max.pipelines.lib.memory_estimation import MemoryEstimator
+
+    MemoryEstimator._free_memory = staticmethod(free_memory)
+
+
 def replace_kv_cache_buffer(buffer: type) -> None:
     """Replaces the class that allocates the memory of KV caches.
 

@@ -10,6 +10,8 @@ from max.pipelines.lib import PipelineConfig
 
 from mllama.errors import MllamaError
 from mllama.kernels.ops.attention import PAGE_SIZE
+from mllama.max_compat import patches
+from mllama.max_compat.host_memory import host_memory_limit
 from mllama.max_compat.model import PagedMemoryPlanner
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
@@ -28,6 +30,35 @@ It also has room for as many as one request may contain.  The share above limits
 """
 
 
+def plan_within_memory_limit() -> None:
+    """Has MAX plan caches from the memory that this process may use.
+
+    Call it before MAX plans a pipeline.
+    """
+    patches.replace_free_memory(_free_memory)
+
+
+def _free_memory(devices: Sequence[Any]) -> int:
+    # Like MAX where the driver doesn't know what is free.
+    return _within_limit(devices, "free_memory") or _within_limit(
+        devices, "total_memory"
+    )
+
+
+def _within_limit(devices: Sequence[Any], figure: str) -> int:
+    """Returns the memory of devices together in bytes, a CPU's within its limit.
+
+    Args:
+        devices: MAX's devices.
+        figure: The name of the figure among the devices' statistics.
+    """
+    memory = sum(int(device.stats[figure]) for device in devices)
+    limit = host_memory_limit()
+    if limit is None or not devices[0].is_host:
+        return memory
+    return min(memory, limit)
+
+
 def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig) -> int:
     """Returns the number of pages of the image cache, the zero page included.
 
@@ -38,7 +69,7 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
             on a GPU the pictures of the self-check.
     """
     devices = load_devices(pipeline_config.model.device_specs)
-    memory = sum(int(device.stats["total_memory"]) for device in devices)
+    memory = _within_limit(devices, "total_memory")
     page_bytes = config.image_cache_params.bytes_per_block
     per_image, scratch = pages_per_image(config), scratch_pages(config)
     fewest = 1 + per_image if not scratch else self_check_pages(per_image)

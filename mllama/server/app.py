@@ -33,6 +33,7 @@ from mllama.max_compat.server import (
     log_basic_config,
     log_pipeline_info,
 )
+from mllama.max_model.memory_planner import plan_within_memory_limit
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
@@ -127,6 +128,7 @@ def serve(
         config = PipelineConfig.from_args(
             args.model_copy(update={"task": PipelineTask.TEXT_GENERATION})
         )
+        plan_within_memory_limit()
         retrieved = PIPELINE_REGISTRY.retrieve_factory(
             config, task=PipelineTask.TEXT_GENERATION
         )

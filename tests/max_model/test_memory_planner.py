@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from max.driver import DeviceSpec
 from max.graph import DeviceRef
+from max.pipelines.lib.memory_estimation import MemoryEstimator
 
 from mllama.errors import MllamaError
+from mllama.max_model import memory_planner
 from mllama.max_model.memory_planner import (
     MllamaMemoryPlanner,
     image_cache_pages,
+    plan_within_memory_limit,
     scratch_pages,
     self_check_pages,
 )
@@ -68,3 +71,34 @@ def test_a_gpus_cache_must_hold_the_pictures_of_the_self_check() -> None:
         MllamaError, match=r"can't hold the pictures of the self-check .* 205.1 KiB"
     ):
         plan(DeviceRef.GPU(), (most - 1) * PAGE_BYTES)
+
+
+def test_caches_are_planned_within_the_limit_of_a_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Has MAX's own function put back at the end.
+    monkeypatch.setattr(MemoryEstimator, "_free_memory", None)
+    plan_within_memory_limit()
+    cpu, gpu = (
+        SimpleNamespace(
+            is_host=is_host, stats={"free_memory": 900, "total_memory": 950}
+        )
+        for is_host in (True, False)
+    )
+    free_memory: Any = MemoryEstimator._free_memory
+    monkeypatch.setattr(memory_planner, "host_memory_limit", lambda: 400)
+    assert (free_memory([cpu]), free_memory([gpu, gpu])) == (400, 1800)
+    monkeypatch.setattr(memory_planner, "host_memory_limit", lambda: 4000)
+    assert free_memory([cpu]) == 900
+    monkeypatch.setattr(memory_planner, "host_memory_limit", lambda: None)
+    assert free_memory([cpu]) == 900
+    cpu.stats["free_memory"] = 0  # The driver doesn't know.
+    assert free_memory([cpu]) == 950
+
+
+def test_an_image_cache_takes_its_share_of_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = 600 * PAGE_BYTES
+    monkeypatch.setattr(memory_planner, "host_memory_limit", lambda: limit)
+    assert plan(DeviceRef.CPU(), None) == (61, 61)
