@@ -50,14 +50,13 @@ COMPILING_FIXTURES = {"llm"}
 GRAPHLESS_FILES = {
     "kernels/test_dispatch.py",
     "server/test_max_engine_client.py",
-    "server/test_metrics.py",
     "server/test_routes.py",
     "server/test_detached_strings.py",
     "server/test_worker_prespawn.py",
 }
 """The exceptions."""
 
-GRAPHLESS_FOLDERS = ("server/dialects/",)
+GRAPHLESS_FOLDERS = ("server/dialects/", "server/observability/")
 """Folders within those folders that are exceptions too."""
 
 LONG_SECONDS = 2 * 3600

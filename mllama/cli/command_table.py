@@ -307,6 +307,32 @@ _SERVE: Final = (
         default_text="no limit",
     ),
     Option(
+        name="metrics_port",
+        section=SERVER,
+        takers=("serve",),
+        kind="integer",
+        metavar="PORT",
+        description="Further port, of --host, that has only /metrics and needs no key; "
+        "0 is any that is free.",
+        default_text="/metrics is on --port only",
+    ),
+    Option(
+        name="log_format",
+        section=SERVER,
+        takers=("serve",),
+        kind="text",
+        choices=("text", "json"),
+        description="json makes each line of the log a JSON object.",
+        default_text="text, or json if MODULAR_STRUCTURED_LOGGING is set",
+    ),
+    Option(
+        name="no_access_log",
+        section=SERVER,
+        takers=("serve",),
+        kind="flag",
+        description="Log no line for each request.",
+    ),
+    Option(
         name="log_prefix",
         section=SERVER,
         takers=("serve",),

@@ -49,6 +49,9 @@ _SERVER_SETTINGS = {
 }
 """MAX Serve's settings that the server's options set."""
 
+_STRUCTURED_LOGGING = "MODULAR_STRUCTURED_LOGGING"
+"""MAX's setting for logs in JSON."""
+
 _PHOTOS_BYTES = 256 * 2**20
 """The default limit for a request's body, and for the files of its images together."""
 
@@ -130,8 +133,9 @@ def _prepare_environment() -> None:
     # Shows this package's own lines in the log.
     os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
     os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
-    # Serves /metrics from the server's own process and port, without a third process.
-    os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "ASYNCIO")
+    # /metrics has this package's metrics: MAX's would take time in each step, and in
+    # the worker nothing reads them.
+    os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "NOOP")
 
 
 @click.command(cls=ServeCommand)
@@ -179,18 +183,24 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
         if options["uds"] is not None:
             raise MllamaError("--uds and --ollama can't be combined")
         server_settings.setdefault(_SERVER_SETTINGS["port"], OLLAMA_PORT)
+    log_format = options.pop("log_format")
+    if log_format is not None:
+        # MAX's worker logs its first lines by itself.
+        server_settings[_STRUCTURED_LOGGING] = log_format == "json"
     settings = Settings(**server_settings)
     # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
     for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
         settings = settings.model_copy(update={name: _PHOTOS_BYTES})
     server_options = _take_server_options(options, settings)
+    server_options.log_style.apply_to_stderr()
     # A port that can't be used is refused before anything is downloaded or loaded.
-    with server_options.bound() as sockets:
-        _serve_on(sockets, settings, server_options, options, max_new_tokens)
+    with server_options.bound() as sockets, server_options.metrics_bound() as others:
+        _serve_on(sockets, others, settings, server_options, options, max_new_tokens)
 
 
 def _serve_on(
     sockets: Sequence[socket.socket],
+    metrics_sockets: Sequence[socket.socket],
     settings: Settings,
     server_options: ServerOptions,
     options: dict[str, Any],
@@ -219,6 +229,7 @@ def _serve_on(
     from mllama.server.model_names import default_name
 
     configure_logging(settings)
+    server_options.log_style.apply()
     configure_metrics(settings)
     configure_tracing(settings)
     run(
@@ -231,6 +242,7 @@ def _serve_on(
         description=describe_model(files, engine_options.model),
         options=server_options,
         sockets=sockets,
+        metrics_sockets=metrics_sockets,
         max_ce_batch_size=engine_options.max_ce_batch_size,
         max_new_tokens=max_new_tokens,
         tool_parser=engine_options.tool_form,
@@ -241,6 +253,7 @@ def _take_server_options(options: dict[str, Any], settings: Settings) -> ServerO
     """Removes the options of ``ServerOptions`` from the command's and returns them."""
     from mllama.server.access.keys import read_keys
     from mllama.server.http_server import TlsFiles
+    from mllama.server.observability.log_format import LogStyle
     from mllama.server.options import ServerOptions
 
     uds, certificate = options.pop("uds"), options.pop("ssl_certfile")
@@ -267,6 +280,11 @@ def _take_server_options(options: dict[str, Any], settings: Settings) -> ServerO
         origins=options.pop("cors_origin"),
         allowed_hosts=options.pop("allowed_host"),
         root_path=options.pop("root_path"),
+        metrics_port=options.pop("metrics_port"),
+        logs_requests=not options.pop("no_access_log"),
+        log_style=LogStyle(
+            "json" if settings.structured_logging else "text", settings.log_prefix
+        ),
         tls=None
         if certificate is None
         else TlsFiles(certificate=certificate, key=key, password=password),

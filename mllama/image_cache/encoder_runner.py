@@ -16,6 +16,7 @@ from max.engine import Model
 
 from mllama.config import MllamaVisionConfig
 from mllama.image_cache.block_manager import Entry
+from mllama.image_cache.stats import EncodeTimes
 from mllama.image_cache.storage import ImageCacheStorage
 
 logger = logging.getLogger("mllama")
@@ -58,6 +59,7 @@ class ImageEncoderRunner:
     Attributes:
         is_sacrificial: Whether each run of the vision graph gets a first image whose
             result is dropped, see :meth:`run`.  It needs scratch pages.
+        times: How long runs for requests took.  A GPU may still compute when one ends.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ImageEncoderRunner:
         self._pixel_table = storage.uploads.copy(pixel_table, storage.devices[0])
         self._signals = signals
         self.is_sacrificial = False
+        self.times = EncodeTimes()
 
     def store(self, pending: Sequence[PendingImage]) -> None:
         """Stores images: copied if another entry contains them, else encoded."""
@@ -104,11 +107,10 @@ class ImageEncoderRunner:
         self.run(images, is_sacrificial=self.is_sacrificial)
         for image in images:
             self._storage.blocks.fill(*image.place)
+        seconds = time.perf_counter() - started
+        self.times.add(seconds)
         logger.debug(
-            "encoded %d image(s) of %d tile(s) in %.2f s",
-            len(images),
-            tiles,
-            time.perf_counter() - started,
+            "encoded %d image(s) of %d tile(s) in %.2f s", len(images), tiles, seconds
         )
 
     def run(self, images: Sequence[PendingImage], *, is_sacrificial: bool) -> None:

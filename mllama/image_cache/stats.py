@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Final
+
+ENCODE_SECONDS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160),
+)
+"""Upper bounds of the times that :class:`EncodeTimes` tells apart, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -26,3 +33,22 @@ class ImageCacheStats:
     hits: int = 0
     misses: int = 0
     evictions: int = 0
+
+
+class EncodeTimes:
+    """How long the runs of the vision graph took.
+
+    Attributes:
+        counts: The number of runs up to each of :data:`ENCODE_SECONDS` and above the
+            bound before it; the last one is of longer runs.
+        nanoseconds: All runs together.
+    """
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(ENCODE_SECONDS) + 1)
+        self.nanoseconds = 0
+
+    def add(self, seconds: float) -> None:
+        """Counts a run."""
+        self.counts[bisect_left(ENCODE_SECONDS, seconds)] += 1
+        self.nanoseconds += round(seconds * 1e9)

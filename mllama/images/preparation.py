@@ -127,6 +127,13 @@ def start_worker_processes() -> None:
             _threads().submit(_processes.start_next)
 
 
+def worker_process_ids() -> list[int]:
+    """Returns the ids of the processes that prepare images, of those that run."""
+    if _processes is None:
+        return []
+    return [pid for each in _processes.all if (pid := each.pid) is not None]
+
+
 def prepare_image(
     image: ImageFile | Image.Image | bytes, processor: ImageProcessor
 ) -> Future[ImageTiles]:

@@ -326,3 +326,25 @@ def keep_routes(app: Any, paths: Collection[str]) -> None:
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", "") in paths
     ]
+
+
+def drop_request_session(app: Any) -> None:
+    """Removes the middleware that names and counts an application's requests.
+
+    Why: it counts them by their paths, which clients choose, so that random ones grow
+    ``/metrics`` without end; it names them itself whatever the client calls them; and
+    Starlette's base class passes each chunk of a stream through a queue.
+    Until: MAX counts requests by routes, and lets a server choose its middleware.
+
+    Args:
+        app: MAX Serve's application, before its first request.
+    """
+    middleware = app.user_middleware
+    kept = [
+        each
+        for each in middleware
+        if getattr(each.kwargs.get("dispatch"), "__module__", "") != "max.serve.request"
+    ]
+    if len(kept) == len(middleware):
+        raise RuntimeError("MAX Serve's application has no request_session")
+    middleware[:] = kept

@@ -38,7 +38,11 @@ def isolate_failures(execute: Execute) -> Execute:
             if not contexts:
                 raise
             if len(contexts) > 1:
-                _log(error, "a batch failed; trying its requests one by one")
+                # One that fails alone has the traceback.
+                summary = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+                logger.warning(
+                    "a batch failed (%s); trying its requests one by one", summary
+                )
             else:
                 _log(error, f"request {contexts[0].request_id} failed")
                 return {contexts[0].request_id: failed_output(contexts[0].request_id)}

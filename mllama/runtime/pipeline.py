@@ -15,7 +15,6 @@ from max.graph import DeviceRef
 from mllama.compilation.graph_compiler import lazy_sampler
 from mllama.errors import MllamaError
 from mllama.image_cache.manager import ImageCacheManager
-from mllama.image_cache.stats import ImageCacheStats
 from mllama.image_cache.verdict import ImageVerdict
 from mllama.max_compat import patches
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
@@ -31,6 +30,7 @@ from mllama.max_model.settings import ModelSettings
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
 from mllama.runtime.deferred_outputs import DeferredExecution
+from mllama.runtime.engine_stats import EngineStats, engine_stats
 from mllama.runtime.fault_isolation import isolate_failures
 from mllama.runtime.forced_tokens import appending_forced_tokens
 from mllama.runtime.gpu_self_check import GpuSelfCheck
@@ -71,7 +71,7 @@ def load_pipeline(
     max_ce_batch_size: int,
     *,
     overlaps: bool = True,
-    publish: Callable[[ImageCacheStats], None] | None = None,
+    publish: Callable[[EngineStats], None] | None = None,
 ) -> LoadedPipeline:
     """Loads a model's pipeline and changes it.
 
@@ -79,7 +79,7 @@ def load_pipeline(
         factory: MAX's factory of the pipeline.
         max_ce_batch_size: Requests that one step prefills at most.
         overlaps: Whether steps on a CPU may run ahead of the scheduler.
-        publish: Called with the image cache's figures after each step and release.
+        publish: Called with the engine's figures after each step and release.
 
     Raises:
         MllamaError: If the self-check of a GPU can't run.
@@ -139,7 +139,7 @@ def load_pipeline(
 
     execute = admission.clearing_before(execute)
     if publish is not None:
-        execute, release = _publishing_stats(execute, release, image_cache, publish)
+        execute, release = _publishing_stats(execute, release, pipeline, publish)
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
     return LoadedPipeline(
@@ -173,8 +173,8 @@ def _capture_device_graphs(pipeline: Any) -> None:
 def _publishing_stats(
     execute: Callable[[Any], Any],
     release: Callable[[Any], None],
-    image_cache: ImageCacheManager,
-    publish: Callable[[ImageCacheStats], None],
+    pipeline: Any,
+    publish: Callable[[EngineStats], None],
 ) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
     """Returns both functions, followed by a call of ``publish``."""
 
@@ -182,11 +182,11 @@ def _publishing_stats(
         try:
             return execute(inputs)
         finally:
-            publish(image_cache.stats())
+            publish(engine_stats(pipeline))
 
     def publishing_release(request_id: Any) -> None:
         release(request_id)
-        publish(image_cache.stats())
+        publish(engine_stats(pipeline))
 
-    publish(image_cache.stats())
+    publish(engine_stats(pipeline))
     return publishing_execute, publishing_release

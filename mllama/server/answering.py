@@ -13,8 +13,6 @@ from starlette.responses import JSONResponse, Response
 from mllama.server.disconnect import unless_disconnected
 from mllama.server.errors import ErrorForm, with_error_event
 from mllama.server.event_stream import EVENT_STREAM, EventStream, started
-from mllama.server.request_metrics import RequestMeasurement
-from mllama.server.usage import UsageCounter
 
 WholeWriter = Callable[[AsyncGenerator[Any, None]], Coroutine[Any, Any, dict[str, Any]]]
 """Returns the JSON of a whole answer."""
@@ -45,7 +43,6 @@ async def answer(
     request: Request,
     events: Coroutine[Any, Any, AsyncGenerator[Any, None]],
     writers: AnswerWriters,
-    usage: UsageCounter,
     *,
     as_stream: bool,
 ) -> Response:
@@ -55,23 +52,16 @@ async def answer(
         request: The request, whose body has been read.
         events: Starts the engine's events.
         writers: Write the answer.
-        usage: Counts the answer's tokens.
         as_stream: Whether the answer is a stream.
     """
     if not as_stream:
-        return await whole_answer(request, events, writers.whole, usage)
-    measurement = RequestMeasurement(request.url.path)
-    try:
-        source = await unless_disconnected(request, events)
-        ready = await unless_disconnected(request, started(source, writers.is_ready))
-    except BaseException:
-        measurement.end(usage.prompt_tokens, usage.completion_tokens)
-        raise
+        return await whole_answer(request, events, writers.whole)
+    source = await unless_disconnected(request, events)
+    ready = await unless_disconnected(request, started(source, writers.is_ready))
 
     async def end() -> None:
         await ready.aclose()
         await source.aclose()
-        measurement.end(usage.prompt_tokens, usage.completion_tokens)
 
     parts = with_error_event(writers.chunks(ready), writers.errors)
     return EventStream(parts, end, media_type=writers.media_type)
@@ -81,7 +71,6 @@ async def whole_answer(
     request: Request,
     events: Coroutine[Any, Any, AsyncGenerator[Any, None]],
     whole: WholeWriter,
-    usage: UsageCounter,
 ) -> Response:
     """Returns the response to a request whose answer is no stream.
 
@@ -89,12 +78,7 @@ async def whole_answer(
         request: The request, whose body has been read.
         events: Starts the engine's events.
         whole: Returns the JSON of the answer.
-        usage: Counts the answer's tokens.
     """
-    measurement = RequestMeasurement(request.url.path)
-    try:
-        source = await unless_disconnected(request, events)
-        async with aclosing(source):
-            return JSONResponse(await unless_disconnected(request, whole(source)))
-    finally:
-        measurement.end(usage.prompt_tokens, usage.completion_tokens)
+    source = await unless_disconnected(request, events)
+    async with aclosing(source):
+        return JSONResponse(await unless_disconnected(request, whole(source)))

@@ -18,7 +18,6 @@ from typing import Any
 import uvloop
 from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
 from max.pipelines.modeling.types import PipelineTask
-from prometheus_client import REGISTRY
 from sse_starlette.sse import unpatch_uvicorn_signal_handler
 from uvicorn import Server
 
@@ -43,10 +42,12 @@ from mllama.server.capabilities import ServerCapabilities
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.max_engine_client import MaxEngineClient
-from mllama.server.metrics import SharedStats
+from mllama.server.metrics_page import metrics_served, worker_metrics
 from mllama.server.model_description import ModelDescription
+from mllama.server.observability.log_format import LogStyle
+from mllama.server.observability.shared_stats import SharedStats
 from mllama.server.options import ServerOptions
-from mllama.server.routes import add_routes, new_application
+from mllama.server.routes import add_routes, error_form, new_application
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartupProgress, stage
@@ -64,11 +65,13 @@ class WorkerPipelineFactory:
     Attributes:
         factory: MAX's factory of the pipeline.
         stats: File that shares statistics and verdict, see ``SharedStats``.
+        log_style: How the worker's log looks.
         max_ce_batch_size: Maximum number of requests that one step prefills.
     """
 
     factory: Callable[[], Any]
     stats: Path
+    log_style: LogStyle
     max_ce_batch_size: int
 
     def __call__(self) -> Any:
@@ -79,10 +82,13 @@ class WorkerPipelineFactory:
         """
         # A server that is killed must not leave the worker with the model running.
         end_with_parent(signal.SIGTERM)
+        self.log_style.apply()
+        self.log_style.apply_to_stderr()
         patches.replace_scheduler_queues(cancellable_queues)
         with StartupProgress():
             stage("loading the model")
             shared = SharedStats(self.stats)
+            shared.start_worker()
             try:
                 loaded = load_pipeline(
                     self.factory, self.max_ce_batch_size, publish=shared.write
@@ -102,6 +108,7 @@ def serve(
     description: ModelDescription,
     options: ServerOptions,
     sockets: Sequence[socket.socket],
+    metrics_sockets: Sequence[socket.socket] = (),
     max_ce_batch_size: int,
     max_new_tokens: int | None = None,
     tool_parser: ToolForm = "auto",
@@ -114,6 +121,7 @@ def serve(
         description: The model, for clients that list it.
         options: How the server can be reached, and by whom.
         sockets: What it listens on, bound.
+        metrics_sockets: What ``/metrics`` has for itself, bound.
         max_ce_batch_size: Maximum number of requests that one step prefills.
         max_new_tokens: Maximum length of an answer to a request that sets no limit, in
             tokens; None allows answers up to the maximum length of a sequence.
@@ -142,11 +150,10 @@ def serve(
         logger.warning(
             "whoever can reach %s may use this server: set --api-key", options.host
         )
-    with SharedStats.temporary() as stats:
-        REGISTRY.register(stats)
+    with SharedStats.temporary() as stats, worker_metrics(stats):
         retrieved.tokenizer.image_limits.set_gpu_verdict(stats.read_verdict)
         factory = WorkerPipelineFactory(
-            retrieved.factory, stats.path, max_ce_batch_size
+            retrieved.factory, stats.path, options.log_style, max_ce_batch_size
         )
         _run(
             settings,
@@ -155,6 +162,7 @@ def serve(
             factory,
             options,
             sockets,
+            metrics_sockets,
             description,
             max_new_tokens,
             tool_parser,
@@ -168,6 +176,7 @@ def _run(
     factory: WorkerPipelineFactory,
     options: ServerOptions,
     sockets: Sequence[socket.socket],
+    metrics_sockets: Sequence[socket.socket],
     description: ModelDescription,
     max_new_tokens: int | None,
     tool_parser: ToolForm,
@@ -211,7 +220,10 @@ def _run(
             add_routes(app, engine, capabilities, ImageFetcher(settings))
             _freeze_heap()
             try:
-                await server.serve(list(sockets))
+                async with metrics_served(
+                    metrics_sockets, options.policy(), error_form
+                ):
+                    await server.serve(list(sockets))
             except asyncio.CancelledError:
                 # MAX cancels this task when the worker has died.
                 await _end_requests(server, engine)

@@ -23,6 +23,11 @@ from mllama.errors import (
     RequestError,
 )
 from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.observability.request_record import (
+    Outcome,
+    current_record,
+    outcome_of_status,
+)
 
 logger = logging.getLogger("mllama")
 
@@ -128,21 +133,35 @@ def log_failure(error: Exception) -> None:
         )
 
 
-def error_response(
-    error: Exception, form: ErrorForm, request_id: str | None = None
-) -> JSONResponse:
+def _noted(error: Exception, form: ErrorForm) -> ErrorReport:
+    """Returns the report of an error that ends the current request, and notes it."""
+    report = error_report(error, form.field_names)
+    record = current_record()
+    if record is None:
+        return report
+    outcome = (
+        Outcome.OVERLOADED
+        if isinstance(error, EngineOverloadedError)
+        else outcome_of_status(report.status)
+    )
+    record.note_failure(outcome, report.code)
+    if report.status >= 500:
+        # So that whoever asks about it can name it.
+        report = replace(
+            report, message=f"{report.message} (request {record.visible_id})"
+        )
+    return replace(report, request_id=record.visible_id)
+
+
+def error_response(error: Exception, form: ErrorForm) -> JSONResponse:
     """Returns the response to a request that raised an error.
 
     Args:
         error: The error.
         form: The form of the API.
-        request_id: The id of the HTTP request.
     """
-    report = replace(error_report(error, form.field_names), request_id=request_id)
+    report = _noted(error, form)
     headers = dict(getattr(error, "headers", None) or {})
-    if request_id is not None:
-        # Where Anthropic's SDK looks for it; MAX sets OpenAI's header.
-        headers["request-id"] = request_id
     if report.status == 429:
         headers.setdefault("Retry-After", "1")
     return JSONResponse(form.content(report), report.status, headers=headers)
@@ -157,7 +176,7 @@ async def with_error_event(
             yield event
     except Exception as error:
         log_failure(error)
-        yield form.event(error_report(error, form.field_names))
+        yield form.event(_noted(error, form))
 
 
 def add_error_handlers(app: FastAPI, form_of: Callable[[Scope], ErrorForm]) -> None:
@@ -172,8 +191,7 @@ def add_error_handlers(app: FastAPI, form_of: Callable[[Scope], ErrorForm]) -> N
         if isinstance(error, HTTPException):
             error = _explained(request, error)
         log_failure(error)
-        request_id = getattr(request.state, "request_id", None)
-        return error_response(error, form_of(request.scope), request_id)
+        return error_response(error, form_of(request.scope))
 
     for kind in HANDLED:
         app.add_exception_handler(kind, answer)

@@ -6,13 +6,11 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from mllama.errors import ImageError, shortened
 from mllama.images.data_urls import data_url_content
 from mllama.images.fetch import fetch_async
 from mllama.max_compat.server import (
-    METRICS,
     Settings,
     host_is_allowed,
     is_internal_address,
@@ -20,10 +18,8 @@ from mllama.max_compat.server import (
     parse_allowed_hosts,
     resolve_image_from_url,
 )
+from mllama.server.observability.metrics import METRICS
 from mllama.utils.sizes import format_bytes
-
-_MEDIA: Final = "image"
-"""What MAX's metrics call an image."""
 
 
 class ImageFetcher:
@@ -66,7 +62,7 @@ class ImageFetcher:
         elif scheme == "file":
             content = await measured("file", self._read_file(url))
         else:
-            METRICS.media_rejections("bad_scheme")
+            METRICS.image_rejections.labels("bad_scheme").inc()
             raise ImageError(
                 f"{shortened(url)} is not a data:, http: or https: URL, from which "
                 "the server gets images"
@@ -92,7 +88,7 @@ class ImageFetcher:
         try:
             found = await loop.getaddrinfo(host, port)
         except (OSError, UnicodeError):
-            METRICS.media_rejections("dns_failure")
+            METRICS.image_rejections.labels("dns_failure").inc()
             hint = (
                 ", which MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS lets a proxy resolve"
                 if is_proxied
@@ -106,7 +102,7 @@ class ImageFetcher:
         if not host_is_allowed(host, addresses, self._networks, self._names) and any(
             map(is_internal_address, addresses)
         ):
-            METRICS.media_rejections("ssrf_blocked")
+            METRICS.image_rejections.labels("ssrf_blocked").inc()
             raise ImageError(
                 f"the host {host!r} is inside the network, where the server gets "
                 "images from the hosts in MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS only"
@@ -119,7 +115,7 @@ class ImageFetcher:
 
 def over_budget(limit: int) -> ImageError:
     """Returns the error of a request whose images are too large, and counts it."""
-    METRICS.media_rejections("over_budget")
+    METRICS.image_rejections.labels("over_budget").inc()
     return ImageError(
         f"the files of the request's images exceed {format_bytes(limit)} together "
         "(MAX_SERVE_MAX_MEDIA_BYTES)"
@@ -127,7 +123,7 @@ def over_budget(limit: int) -> ImageError:
 
 
 async def measured(source: str, content: Awaitable[bytes]) -> bytes:
-    """Waits for an image's content, and counts it in MAX's metrics.
+    """Waits for an image's content, and records how long it took.
 
     Args:
         source: Where it comes from: ``url``, ``inline`` or ``file``.
@@ -135,7 +131,5 @@ async def measured(source: str, content: Awaitable[bytes]) -> bytes:
     """
     started = time.perf_counter()
     result = await content
-    METRICS.media_items(_MEDIA, source)
-    METRICS.media_resolve_time((time.perf_counter() - started) * 1000, source)
-    METRICS.media_item_size(len(result), _MEDIA)
+    METRICS.image_sources.labels(source).observe(time.perf_counter() - started)
     return result

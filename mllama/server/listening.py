@@ -14,13 +14,13 @@ from typing import Final
 from mllama.errors import MllamaError
 
 _REASONS: Final = {
-    errno.EADDRINUSE: "is already in use; choose another --port",
-    errno.EACCES: "may not be used by this user; choose a --port from 1024 up",
+    errno.EADDRINUSE: "is already in use; choose another {option}",
+    errno.EACCES: "may not be used by this user; choose a {option} from 1024 up",
     errno.EADDRNOTAVAIL: "is no address of this machine; choose another --host",
 }
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, option: str = "--port") -> list[socket.socket]:
     """Returns sockets that are bound to all addresses of a host.
 
     Nobody can connect before the server listens on them.
@@ -28,12 +28,13 @@ def bind(host: str, port: int) -> list[socket.socket]:
     Args:
         host: A name or an address.
         port: A port; 0 is any that is free.
+        option: The option that the port comes from.
 
     Raises:
         MllamaError: If the host is unknown, or the port can't be used.
     """
     if not 0 <= port <= 65535:
-        raise MllamaError(f"--port must be from 0 to 65535, not {port}")
+        raise MllamaError(f"{option} must be from 0 to 65535, not {port}")
     sockets: list[socket.socket] = []
     try:
         for family, address in _addresses(host, port):
@@ -46,6 +47,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
                 if sockets and error.errno == errno.EADDRNOTAVAIL:
                     continue
                 reason = _REASONS.get(error.errno or 0, f"can't be used: {error}")
+                reason = reason.format(option=option)
                 raise MllamaError(f"{host}, port {port}, {reason}") from error
     except BaseException:
         close(sockets)

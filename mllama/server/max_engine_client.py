@@ -15,7 +15,7 @@ from mllama.max_compat.server import RequestQueueFull, SchedulerResult
 from mllama.requests.answers import AnswerFailedError, Answers
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
-from mllama.requests.events import Accepted, Event, Piece
+from mllama.requests.events import Accepted, Event
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.piece_merger import PieceMerger
 from mllama.requests.preparation import prepare_request
@@ -24,7 +24,6 @@ from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
-from mllama.server.generation_metrics import GenerationMetrics
 from mllama.server.request_origin import RequestOrigin
 
 if TYPE_CHECKING:
@@ -72,17 +71,14 @@ class MaxEngineClient:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         self._check_alive()
         origin = RequestOrigin() if origin is None else origin
-        started_ns = origin.arrived_ns
-        metrics = GenerationMetrics(started_ns)
-        async with metrics.preparation(self._worker):
-            prepared = await prepare_request(
-                request,
-                self._tokenizer,
-                self.settings,
-                origin.request_id,
-                grammars=self._grammars,
-            )
-        answers = Answers(prepared, self._tokenizer, started_ns / 1e9)
+        prepared = await prepare_request(
+            request,
+            self._tokenizer,
+            self.settings,
+            origin.request_id,
+            grammars=self._grammars,
+        )
+        answers = Answers(prepared, self._tokenizer, origin.arrived_ns / 1e9)
         merger = (
             PieceMerger(self._min_piece_tokens) if self._min_piece_tokens > 1 else None
         )
@@ -94,15 +90,12 @@ class MaxEngineClient:
                 raise EngineOverloadedError(
                     "too many requests are waiting; try again later"
                 ) from error
-            metrics.submitted()
             yield Accepted()
             async with aclosing(streams.reports()) as reports:
                 async for choice, outputs in reports:
                     for event in answers.receive(
                         choice, outputs, time.perf_counter_ns() / 1e9
                     ):
-                        if isinstance(event, Piece):
-                            metrics.received(len(event.token_ids))
                         if merger is None:
                             yield event
                             continue
@@ -121,7 +114,6 @@ class MaxEngineClient:
                 raise EngineError(self._failure) from error
             raise RequestError(" ".join(str(error).split())) from error
         finally:
-            metrics.ended()
             await streams.close()
 
     def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:

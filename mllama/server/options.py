@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mllama.errors import MllamaError
 from mllama.server.access.hosts import AllowedHosts, is_loopback
@@ -14,6 +14,7 @@ from mllama.server.access.origins import checked_origins
 from mllama.server.access.policy import AccessPolicy
 from mllama.server.http_server import TlsFiles
 from mllama.server.listening import bind, bind_unix, close
+from mllama.server.observability.log_format import LogStyle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class ServerOptions:
         allowed_hosts: Further names that ``Host`` may have on loopback.
         root_path: The path under which a proxy has this server.
         tls: The server's certificate; None serves plain HTTP.
+        metrics_port: Port that has only ``/metrics``, without a key; 0 is any that is
+            free.
+        logs_requests: Whether each request has a line in the log.
+        log_style: How the log looks.
 
     Raises:
         MllamaError: If a value is wrong.
@@ -44,6 +49,9 @@ class ServerOptions:
     allowed_hosts: Sequence[str] = ()
     root_path: str = ""
     tls: TlsFiles | None = None
+    metrics_port: int | None = None
+    logs_requests: bool = True
+    log_style: LogStyle = field(default_factory=LogStyle)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", checked_origins(self.origins))
@@ -81,3 +89,19 @@ class ServerOptions:
             yield sockets
         finally:
             close(sockets, self.uds)
+
+    @contextmanager
+    def metrics_bound(self) -> Iterator[list[socket.socket]]:
+        """Binds the sockets of the metrics' own port, if there is one.
+
+        Raises:
+            MllamaError: If the port can't be used.
+        """
+        if self.metrics_port is None:
+            yield []
+            return
+        sockets = bind(self.host, self.metrics_port, "--metrics-port")
+        try:
+            yield sockets
+        finally:
+            close(sockets)

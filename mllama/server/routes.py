@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Final
 
 from fastapi import FastAPI
@@ -27,13 +28,27 @@ from mllama.server.dialects.openai import routes as openai
 from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.metrics_page import add_metrics_routes
+from mllama.server.observability.metrics import METRICS
+from mllama.server.observed_engine import ObservedEngineClient
 from mllama.server.options import ServerOptions
 from mllama.server.paths import path_below_root
+from mllama.server.request_middleware import RequestMiddleware
 from mllama.server.schema_route import add_schema_route
 
-MAX_ROUTES: Final = ("/health", "/version", "/metrics")
+MAX_ROUTES: Final = ("/health", "/version")
 """Paths that MAX answers.  Its others are for models, or for purposes, that this server
 doesn't have, and some would reach the model past this package's checks."""
+
+
+ANSWERING: Final = MappingProxyType(
+    {
+        "openai": ("/v1/chat/completions", "/v1/completions", "/v1/responses"),
+        "anthropic": ("/v1/messages",),
+        "ollama": ("/api/chat", "/api/generate"),
+    }
+)
+"""Routes that most requests for answers come by, by their APIs."""
 
 
 def error_form(scope: Scope) -> ErrorForm:
@@ -50,6 +65,18 @@ def error_form(scope: Scope) -> ErrorForm:
     return openai.error_form(path)
 
 
+def dialect(scope: Scope) -> str:
+    """Returns the name of the API that a request came by, for metrics.
+
+    Args:
+        scope: The ASGI scope of a request that has a route.
+    """
+    path = path_below_root(scope)
+    if ollama.is_ollama_path(path):
+        return "ollama"
+    return "anthropic" if anthropic.is_anthropic_request(path, scope) else "openai"
+
+
 def new_application(
     settings: Settings, serving: ServingTokenGeneratorSettings, options: ServerOptions
 ) -> FastAPI:
@@ -63,6 +90,8 @@ def new_application(
     app = fastapi_app(settings, serving)
     policy = options.policy()
     patches.keep_routes(app, (*MAX_ROUTES, *(ADMIN_PATHS if policy.admin_keys else ())))
+    patches.drop_request_session(app)
+    add_metrics_routes(app)
     app.add_middleware(AccessMiddleware, policy=policy, form_of=error_form)
     if policy.origins:
         # Around the others, so that a page can read why its request was refused.
@@ -71,8 +100,14 @@ def new_application(
             allow_origins=policy.origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Request-ID", "Retry-After"],
         )
+    app.add_middleware(
+        RequestMiddleware,
+        form_of=error_form,
+        dialect_of=dialect,
+        logs_requests=options.logs_requests,
+    )
     add_error_handlers(app, error_form)
     return app
 
@@ -91,6 +126,11 @@ def add_routes(
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
     """
+    METRICS.model.labels(capabilities.model_name).set(1)
+    for name, paths in ANSWERING.items():
+        for path in paths:
+            METRICS.expect_requests(name, path)
+    engine = ObservedEngineClient(engine)
     # Before OpenAI's, which have the same paths.
     anthropic_models = anthropic.anthropic_models_router(capabilities)
     app.include_router(anthropic_models)

@@ -38,6 +38,11 @@ OWN_OBJECTS = {
     ("server/dialects/openai/chat_answer.py", "choice"),
     ("server/dialects/openai/completion_answer.py", "answer"),
     ("server/dialects/openai/completion_answer.py", "answers"),
+    ("server/metrics_page.py", "server"),
+    ("server/observability/log_format.py", "sys"),
+    ("server/observability/metrics.py", "record"),
+    ("server/observed_engine.py", "record"),
+    ("server/request_middleware.py", "record"),
 }
 """Files and variables whose attributes are assigned, and that are objects of this
 package, of other libraries, or weights of ``max.nn``, which are made to be filled in.

@@ -80,7 +80,7 @@ def running(log: Path, *options: str, module: str = "mllama") -> Iterator[Server
 
 def image_cache(server: Server) -> dict[str, float]:
     """Returns the figures of the image cache."""
-    lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     pairs = (line.split() for line in lines if line.startswith("mllama_image"))
     return {name.removeprefix("mllama_image_cache_"): float(n) for name, n in pairs}
 

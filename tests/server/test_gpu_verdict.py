@@ -43,7 +43,7 @@ def ask(server: Server, *images: Image.Image) -> str | None:
 
 
 def gpu_metrics(server: Server) -> list[str]:
-    lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return [line for line in lines if line.startswith("mllama_gpu")]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -35,7 +34,7 @@ from mllama.server.engine_client import EngineClient
 from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.request_origin import RequestOrigin
 
-from .stand_in_worker import ACTIVE, FULL, StandInWorker
+from .stand_in_worker import FULL, StandInWorker
 
 ONE = RequestOrigin(request_id="one")
 
@@ -520,51 +519,6 @@ def test_the_bytes_of_tokens_make_the_text(run: Run) -> None:
         assert parts[0] == b"<|begin_of_text|>"
 
     run(test)
-
-
-class Recorder:
-    """In place of MAX's metrics: notes what is recorded."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-
-    def __getattr__(self, name: str) -> Callable[[float], None]:
-        return self.values.setdefault(name, []).append
-
-
-def test_a_generation_is_in_maxs_metrics(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder()
-    monkeypatch.setattr("mllama.server.generation_metrics.METRICS", recorder)
-
-    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
-        arrived = time.perf_counter_ns() - 10**9
-        events = client.generate(
-            ask(), origin=RequestOrigin(request_id="one", arrived_ns=arrived)
-        )
-        await anext(events)
-        for tokens, status in (([5], ACTIVE), ([6, 7], ACTIVE), ([8], FULL)):
-            worker.answer("one", tokens, status)
-            while not isinstance(await anext(events), Piece):
-                pass
-        await collected(events)
-
-    run(test)
-    counts = {name: len(values) for name, values in recorder.values.items()}
-    assert counts == {
-        "di_api_pre_tokenize": 1,
-        "input_time": 1,
-        "di_api_submit": 1,
-        "ttft": 1,
-        "itl": 2,
-        "output_time": 1,
-        "time_per_output_token": 1,
-    }
-    # From the arrival of the HTTP request.
-    assert 1000 < recorder.values["ttft"][0] < 20_000
-    between = sum(recorder.values["itl"])
-    assert recorder.values["time_per_output_token"] == [pytest.approx(between / 3)]
 
 
 def test_pieces_have_the_tokens_that_the_server_is_told(

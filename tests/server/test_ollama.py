@@ -178,22 +178,3 @@ def test_errors_are_ollamas(server: Server, stream: bool) -> None:
 
 def _broken() -> str:
     return base64.b64encode(picture.png()[:100]).decode()
-
-
-def test_requests_are_counted(server: Server) -> None:
-    def count() -> float:
-        lines = httpx.get(f"{server.url}/metrics/").text.splitlines()
-        # Not all of MAX's metrics exist before the first request.
-        return sum(
-            float(line.rsplit(" ", 1)[1])
-            for line in lines
-            if line.startswith("maxserve_request_time_milliseconds_count")
-            and 'path="/api/generate"' in line
-        )
-
-    body = {"prompt": "Hello", "options": {"num_predict": 1}, "stream": False}
-    post(server, "generate", body)
-    before = count()
-    assert before > 0
-    post(server, "generate", body)
-    assert count() == before + 1

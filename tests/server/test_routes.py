@@ -36,7 +36,7 @@ ROUTES = {
     "/detokenize": {"POST"},
     "/health": {"GET"},
     "/invocations": {"POST"},
-    "/metrics": set(),
+    "/metrics": {"GET", "HEAD"},
     "/openapi.json": {"GET"},
     "/ping": {"GET"},
     "/tokenize": {"POST"},
@@ -44,8 +44,8 @@ ROUTES = {
     "/v1/completions": {"POST"},
     "/v1/messages": {"POST"},
     "/v1/messages/count_tokens": {"POST"},
-    "/v1/models": {"GET"},
-    "/v1/models/{name:path}": {"GET"},
+    "/v1/models": {"GET", "HEAD"},
+    "/v1/models/{name:path}": {"GET", "HEAD"},
     "/v1/moderations": {"POST"},
     "/v1/responses": {"POST"},
     "/version": {"GET"},
@@ -59,9 +59,6 @@ def app() -> FastAPI:
     app = new_application(
         Settings(
             MAX_SERVE_MAX_REQUEST_BYTES=1000,
-            MAX_SERVE_DISABLE_TELEMETRY=False,
-            # As `mllama serve` sets it.
-            MAX_SERVE_METRIC_RECORDING_METHOD="ASYNCIO",
         ),
         ServingTokenGeneratorSettings(
             model_factory=unused, pipeline_config=unused, tokenizer=unused
@@ -96,7 +93,7 @@ def test_the_routes_are_these(app: FastAPI) -> None:
     assert all_routes(app.routes) == ROUTES
 
 
-@pytest.mark.parametrize("path", ["/health", "/version", "/ping", "/metrics/"])
+@pytest.mark.parametrize("path", ["/health", "/version", "/ping", "/metrics"])
 def test_probes_are_answered(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
 

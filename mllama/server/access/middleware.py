@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -23,6 +22,7 @@ from mllama.server.access.policy import (
     is_at,
 )
 from mllama.server.errors import ErrorForm, ErrorReport
+from mllama.server.observability.request_record import Outcome, current_record
 from mllama.server.paths import path_below_root
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -54,12 +54,11 @@ class AccessMiddleware:
         if report is None:
             await self._app(scope, receive, send)
             return
-        # As MAX names requests, which are refused here before it has named them.
-        request_id = uuid.uuid4().hex
-        headers = {"X-Request-ID": request_id, "request-id": request_id}
-        if report.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        content = self._form_of(scope).content(replace(report, request_id=request_id))
+        headers = {"WWW-Authenticate": "Bearer"} if report.status == 401 else None
+        if (record := current_record()) is not None:
+            record.note_failure(Outcome.CLIENT_ERROR, report.code)
+            report = replace(report, request_id=record.visible_id)
+        content = self._form_of(scope).content(report)
         await JSONResponse(content, report.status, headers)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ErrorReport | None:

@@ -25,10 +25,7 @@ def client_of(
     unused: Any = None
     server = ServerOptions(**{"host": "0.0.0.0", "port": 8000, **options})
     app: FastAPI = new_application(
-        Settings(
-            MAX_SERVE_DISABLE_TELEMETRY=False,
-            MAX_SERVE_METRIC_RECORDING_METHOD="ASYNCIO",
-        ),
+        Settings(),
         ServingTokenGeneratorSettings(
             model_factory=unused, pipeline_config=unused, tokenizer=unused
         ),
@@ -93,7 +90,7 @@ def test_probes_need_no_key(path: str) -> None:
 )
 def test_metrics_need_no_key_on_this_machine(address: str, status: int) -> None:
     client = client_of(api_keys=["one"], client=(address, 1))
-    assert client.get("/metrics/").status_code == status
+    assert client.get("/metrics").status_code == status
 
 
 def test_state_is_changed_by_the_administrator_alone() -> None:

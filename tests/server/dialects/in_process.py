@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from mllama.errors import ImageError
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.errors import add_error_handlers
-from mllama.server.routes import add_routes, error_form
+from mllama.server.request_middleware import RequestMiddleware
+from mllama.server.routes import add_routes, dialect, error_form
 
 from .fake_engine import SPECIAL, VOCABULARY, FakeEngine
 
@@ -60,17 +61,14 @@ class InProcessServer:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         add_routes(app, self.engine, self.capabilities, self.fetcher)
         add_error_handlers(app, error_form)
-
-        @app.middleware("http")
-        async def name_request(
-            request: Any, call_next: Callable[[Any], Awaitable[Any]]
-        ) -> Any:
-            request.state.request_id = "id"
-            return await call_next(request)
-
+        app.add_middleware(RequestMiddleware, form_of=error_form, dialect_of=dialect)
         return app
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = httpx.Headers(options.get("headers"))
+        headers.setdefault("x-request-id", "id")
+        options["headers"] = headers
+
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.app())
             async with httpx.AsyncClient(

@@ -68,12 +68,9 @@ class MessageRoutes(ImageRoute):
             ANTHROPIC_ERRORS,
         )
         try:
-            response = await answer(
-                request, events, writers, usage, as_stream=bool(body.stream)
-            )
+            return await answer(request, events, writers, as_stream=bool(body.stream))
         except RequestError as error:
             raise in_api_names(error, conversation.places) from error
-        return _with_id(response, request)
 
     async def count_tokens(self, request: Request) -> Response:
         """Returns the number of a prompt's tokens."""
@@ -84,7 +81,7 @@ class MessageRoutes(ImageRoute):
             )
         except RequestError as error:
             raise in_api_names(error, conversation.places) from error
-        return _with_id(JSONResponse({"input_tokens": count}), request)
+        return JSONResponse({"input_tokens": count})
 
     async def _read(
         self, request: Request, model: type[PromptModel]
@@ -139,9 +136,3 @@ def _early_tools(body: MessageBody) -> frozenset[str] | None:
     if is_forced or is_strict:
         return None
     return frozenset(tool.name for tool in tools if tool.eager_input_streaming)
-
-
-def _with_id(response: Response, request: Request) -> Response:
-    """Returns a response with the header in which the SDK finds the request's id."""
-    response.headers["request-id"] = request.state.request_id
-    return response

@@ -115,6 +115,11 @@ def anthropic_models_router(capabilities: ServerCapabilities) -> APIRouter:
         response_model=ModelInfo,
         openapi_extra={"parameters": [_VERSION_HEADER]},
     )
+    for path, handler in (
+        (MODELS_PATH, models.list_models),
+        (f"{MODELS_PATH}/{{name:path}}", models.get_model),
+    ):
+        router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return router
 
 

@@ -161,7 +161,6 @@ class GenerationRoutes(ImageRoute):
                 OLLAMA_ERRORS,
                 media_type=NDJSON,
             ),
-            usage,
             as_stream=body.is_streamed,
         )
 

@@ -50,7 +50,6 @@ class ChatRoute(ImageRoute):
                 partial(chat_chunks, form=form, usage=usage),
                 OPENAI_ERRORS,
             ),
-            usage,
             as_stream=bool(body.stream),
         )
 

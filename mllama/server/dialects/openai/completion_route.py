@@ -71,7 +71,6 @@ class CompletionRoute:
                 OPENAI_ERRORS,
                 is_ready=are_accepted,
             ),
-            usage,
             as_stream=bool(body.stream),
         )
 

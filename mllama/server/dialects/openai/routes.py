@@ -114,11 +114,13 @@ def openai_router(
     add_body_route(
         router, "/detokenize", tokens.detokenize, [DetokenizeBody], Detokenized
     )
-    router.add_api_route("/v1/models", models.list_models, response_model=ModelList)
-    # A name may contain slashes.
-    router.add_api_route(
-        "/v1/models/{name:path}", models.get_model, response_model=Model
-    )
+    for path, handler, answer in (
+        ("/v1/models", models.list_models, ModelList),
+        # A name may contain slashes.
+        ("/v1/models/{name:path}", models.get_model, Model),
+    ):
+        router.add_api_route(path, handler, response_model=answer)
+        router.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return router
 
 

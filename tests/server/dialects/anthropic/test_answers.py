@@ -266,13 +266,13 @@ def test_an_error_before_the_answer_is_a_status(
 def test_an_error_within_a_stream_is_its_last_event(api: Api, after: int) -> None:
     api.engine.error_after = (after, EngineError("dead"))
     *events, last = api.events()
-    assert last["error"] == {"type": "api_error", "message": "dead"}
+    assert last["error"] == {"type": "api_error", "message": "dead (request id)"}
     kinds = {event["type"] for event in events}
     assert kinds == (
         set() if not after
         else {"message_start", "content_block_start", "content_block_delta"}
     )  # fmt: skip
-    assert error_of(api.send(), 500)["message"] == "dead"
+    assert error_of(api.send(), 500)["message"] == "dead (request id)"
 
 
 def test_a_stream_is_never_silent_for_long(

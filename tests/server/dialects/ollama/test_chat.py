@@ -205,8 +205,8 @@ def test_an_error_within_a_stream_is_its_last_line() -> None:
     assert response.status_code == 200
     *pieces, last = response.text.splitlines()
     assert len(pieces) == 2
-    assert last == '{"error":"the model failed"}'
-    assert error_of(api.chat(), 500) == "the model failed"
+    assert last == '{"error":"the model failed (request id)"}'
+    assert error_of(api.chat(), 500) == "the model failed (request id)"
 
 
 def test_a_client_that_goes_away_cancels_its_answer() -> None:

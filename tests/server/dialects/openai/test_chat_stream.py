@@ -199,7 +199,7 @@ def test_an_error_within_a_stream_is_its_last_event(api: Api) -> None:
     *_, last, rest = response.text.split("\n\n")
     assert rest == ""
     error = json.loads(last.removeprefix("data: "))["error"]
-    assert error["message"] == "the model failed"
+    assert error["message"] == "the model failed (request id)"
     assert error["type"] == "server_error"
     assert api.engine.running == 0
 

@@ -80,7 +80,6 @@ class ModerationRoute(ImageRoute):
             request,
             self._start(body, strings, origin),
             partial(whole_moderation, form=form, usage=usage),
-            usage,
         )
 
     async def _start(

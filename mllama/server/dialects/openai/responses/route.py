@@ -66,7 +66,6 @@ class ResponsesRoute(ImageRoute):
                 ),
                 StreamedErrors(writer),
             ),
-            usage,
             as_stream=bool(body.stream),
         )
 

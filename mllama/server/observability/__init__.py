@@ -1,0 +1,1 @@
+"""What is recorded of requests and of the engine: metrics, logs and traces."""

@@ -1,0 +1,186 @@
+"""What the worker's process tells the server's: figures, and the verdict on a GPU.
+
+Both belong to the worker process, and ``/metrics`` to the server's process, which also
+checks requests against the verdict.  Both processes map a small file with the numbers,
+so that neither waits for the other and the page is current even while the worker
+computes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from mllama.image_cache.stats import ENCODE_SECONDS, ImageCacheStats
+from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
+from mllama.runtime.engine_stats import EngineStats
+
+_NAMES = [field.name for field in fields(ImageCacheStats)]
+_COUNTERS = ("hits", "misses", "evictions")
+_HELP = {
+    "bytes": "Memory reserved for the keys and values of images.",
+    "used_bytes": "Memory that images occupy.",
+    "entries": "Runs of adjacent images in the cache.",
+    "pinned": "Entries that running requests need.",
+    "hits": "Requested images that were in the cache.",
+    "misses": "Requested images that were encoded.",
+    "evictions": "Entries evicted to make room for others.",
+}
+
+_ENCODE_COUNTS: Final = len(ENCODE_SECONDS) + 1
+_SIZES: Final = (
+    len(_NAMES),  # the image cache
+    2,  # blocks of the KV cache
+    _ENCODE_COUNTS,
+    1,  # the time of all encodings
+    3,  # the verdict
+    2,  # the worker's process, and how many there have been
+)
+_SHARED_BYTES = 8 * sum(_SIZES)
+
+
+class SharedStats(Collector):
+    """A Prometheus collector of what the worker tells the server's process.
+
+    Args:
+        path: The shared file, which :meth:`temporary` creates.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("r+b") as file:
+            shared = mmap.mmap(file.fileno(), _SHARED_BYTES)
+        numbers = np.frombuffer(shared, dtype=np.int64)
+        parts = np.split(numbers, np.cumsum(_SIZES)[:-1])
+        self._cache, self._kv, self._counts, self._time = parts[:4]
+        self._verdict, self._worker = parts[4:]
+
+    @classmethod
+    @contextmanager
+    def temporary(cls) -> Iterator[SharedStats]:
+        """Creates the shared file, and removes it on exit."""
+        with tempfile.NamedTemporaryFile(prefix="mllama-stats-") as file:
+            file.write(bytes(_SHARED_BYTES))
+            file.flush()
+            yield cls(Path(file.name))
+
+    def start_worker(self) -> None:
+        """Says that this process is the worker, from now on."""
+        self._worker[:] = os.getpid(), self._worker[1] + 1
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Returns the id of the worker's process, or None before there is one."""
+        return int(self._worker[0]) or None
+
+    def write(self, stats: EngineStats) -> None:
+        """Publishes a snapshot."""
+        self._cache[:] = astuple(stats.image_cache)
+        self._kv[:] = stats.kv_blocks, stats.used_kv_blocks
+        self._counts[:] = stats.encode_counts
+        self._time[:] = stats.encode_nanoseconds
+
+    def read(self) -> EngineStats:
+        """Returns the latest snapshot."""
+        kv_blocks, used_kv_blocks = self._kv.tolist()
+        return EngineStats(
+            ImageCacheStats(*self._cache.tolist()),
+            kv_blocks,
+            used_kv_blocks,
+            tuple(self._counts.tolist()),
+            int(self._time[0]),
+        )
+
+    def write_verdict(self, verdict: ImageVerdict) -> None:
+        """Publishes the result of a GPU's self-check."""
+        self._verdict[:] = astuple(verdict)
+
+    def read_verdict(self) -> ImageVerdict:
+        """Returns the result of the self-check, or that none has run."""
+        mode, stage, num_tiles = (int(number) for number in self._verdict)
+        return ImageVerdict(ImageMode(mode), CheckStage(stage), num_tiles)
+
+    def collect(self) -> Iterator[Any]:
+        """Yields the statistics as Prometheus metrics."""
+        stats = self.read()
+        for name in _NAMES:
+            family = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+            yield family(
+                f"mllama_image_cache_{name}",
+                _HELP[name],
+                value=getattr(stats.image_cache, name),
+            )
+        yield _encode_times(stats)
+        yield GaugeMetricFamily(
+            "mllama_kv_cache_blocks", "Blocks of the KV cache.", value=stats.kv_blocks
+        )
+        yield GaugeMetricFamily(
+            "mllama_kv_cache_used_blocks",
+            "Blocks of the KV cache that running requests use.",
+            value=stats.used_kv_blocks,
+        )
+        yield GaugeMetricFamily(
+            "mllama_kv_cache_usage_perc",
+            "The part of the KV cache that running requests use; 1 is all of it.",
+            value=stats.used_kv_blocks / stats.kv_blocks if stats.kv_blocks else 0,
+        )
+        yield GaugeMetricFamily(
+            "mllama_worker_up",
+            "1 if the model's process runs, 0 if it doesn't.",
+            value=_runs(self.worker_pid),
+        )
+        yield CounterMetricFamily(
+            "mllama_worker_restarts",
+            "Model processes that were started in place of another.",
+            value=max(int(self._worker[1]) - 1, 0),
+        )
+        yield from self._verdict_family()
+
+    def _verdict_family(self) -> Iterator[Any]:
+        verdict = self.read_verdict()
+        if verdict.mode is not ImageMode.UNCHECKED:
+            served = GaugeMetricFamily(
+                "mllama_gpu_images",
+                "How images are served on the GPU; what its self-check found wrong.",
+                labels=["mode", "stage"],
+            )
+            served.add_metric(
+                [verdict.mode.name.lower(), verdict.stage.name.lower()], 1
+            )
+            yield served
+
+
+def _encode_times(stats: EngineStats) -> HistogramMetricFamily:
+    bounds = [*map(floatToGoString, ENCODE_SECONDS), "+Inf"]
+    counts = np.cumsum(stats.encode_counts).tolist()
+    return HistogramMetricFamily(
+        "mllama_image_encode_seconds",
+        "Time of a run of the vision encoder, which encodes up to four images.",
+        buckets=list(zip(bounds, counts, strict=True)),
+        sum_value=stats.encode_nanoseconds / 1e9,
+    )
+
+
+def _runs(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

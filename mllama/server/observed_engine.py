@@ -1,0 +1,136 @@
+"""Records what an engine does for requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.events import Event, Finished, Piece, PromptRead
+from mllama.requests.request import GenerationRequest
+from mllama.server.engine_client import EngineClient
+from mllama.server.observability.metrics import METRICS
+from mllama.server.observability.request_record import RequestRecord, current_record
+from mllama.server.request_origin import RequestOrigin
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from mllama.images.load import ImageFile
+    from mllama.images.preprocess import ImageTiles
+
+
+class ObservedEngineClient:
+    """An engine client that records another one's events in metrics.
+
+    Args:
+        engine: The engine client.
+    """
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+
+    async def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        origin: RequestOrigin | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
+        origin = RequestOrigin() if origin is None else origin
+        observer = _Observer(current_record(), origin.arrived_ns)
+        with METRICS.answering():
+            generation = self._engine.generate(request, origin=origin)
+            async with aclosing(generation) as events:
+                async for event in events:
+                    observer.add(event)
+                    yield event
+
+    def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
+        """Starts to decode an image and to split it into tiles, in another thread."""
+        started = time.perf_counter()
+        record = current_record()
+        tiles = self._engine.prepare_image(image)
+
+        def note(done: Future[ImageTiles]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                return
+            METRICS.image_preparation.observe(time.perf_counter() - started)
+            METRICS.prompt_images.inc()
+            if record is not None:
+                record.images += 1
+
+        tiles.add_done_callback(note)
+        return tiles
+
+    async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
+        """Returns the ids of a prompt's tokens, in which each image is one."""
+        return await self._engine.tokenize(prompt)
+
+    async def count_tokens(
+        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
+    ) -> int:
+        """Returns the number of tokens that usage would count for a prompt."""
+        return await self._engine.count_tokens(prompt, images)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns what a token stands for; a special token's name for a special one."""
+        return self._engine.token_bytes(token_id)
+
+
+class _Observer:
+    """Records the events of one request to the engine.
+
+    Args:
+        record: The HTTP request's record, if there is one.
+        arrived_ns: When the request arrived.
+    """
+
+    def __init__(self, record: RequestRecord | None, arrived_ns: int) -> None:
+        self._record = RequestRecord() if record is None else record
+        self._record.answers += 1
+        self._arrived_ns = arrived_ns
+        self._generated: dict[int, int] = {}
+        self._last_ns: dict[int, int] = {}
+
+    def add(self, event: Event) -> None:
+        """Records an event."""
+        if isinstance(event, Piece):
+            self._add_tokens(event.choice, len(event.token_ids))
+        elif isinstance(event, PromptRead):
+            METRICS.prompt_tokens.inc(event.prompt_tokens)
+            METRICS.cached_tokens.inc(event.cached_tokens)
+            self._record.prompt_tokens += event.prompt_tokens
+            self._record.cached_tokens += event.cached_tokens
+        elif isinstance(event, Finished):
+            self._count(
+                event.choice,
+                event.completion_tokens - self._generated.get(event.choice, 0),
+            )
+            METRICS.request_success.labels(event.reason).inc()
+
+    def _add_tokens(self, choice: int, tokens: int) -> None:
+        if not tokens:
+            return
+        now = time.perf_counter_ns()
+        last = self._last_ns.get(choice)
+        self._last_ns[choice] = now
+        if last is not None:
+            # Tokens that come together share the time since the last ones.
+            seconds = (now - last) / 1e9 / tokens
+            for _ in range(tokens):
+                METRICS.inter_token_latency.observe(seconds)
+        elif self._record.first_token_seconds is None:
+            seconds = (now - self._arrived_ns) / 1e9
+            METRICS.time_to_first_token.observe(seconds)
+            self._record.first_token_seconds = seconds
+        self._count(choice, tokens)
+
+    def _count(self, choice: int, tokens: int) -> None:
+        if tokens <= 0:
+            return
+        self._generated[choice] = self._generated.get(choice, 0) + tokens
+        self._record.generated_tokens += tokens
+        METRICS.generation_tokens.inc(tokens)
