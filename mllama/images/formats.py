@@ -7,6 +7,7 @@ import importlib
 import io
 import re
 import struct
+import warnings
 from functools import cache
 from typing import Final
 
@@ -127,6 +128,14 @@ def open_picture(content: bytes, name: str) -> Image.Image:
         # libheif turns pictures by the container, and its plugin drops what EXIF says.
         picture.info[EXIF_ORIENTATION] = picture.info.get("original_orientation")
     return picture
+
+
+def ignore_warnings() -> None:
+    """Ignores what Pillow warns of, in a process that decodes what others send.
+
+    Python would log each text once, and keep it for as long as the process runs.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @cache

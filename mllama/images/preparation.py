@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from mllama.images.formats import file_content
+from mllama.images.formats import file_content, ignore_warnings
 from mllama.images.load import ImageFile, open_image
 from mllama.images.worker_process import WorkerProcess
 from mllama.utils.cpu import usable_cores
@@ -121,6 +121,7 @@ def start_worker_processes() -> None:
     must bear that its main module is imported again, as ``multiprocessing`` requires.
     """
     global _processes
+    ignore_warnings()
     if _processes is None:
         _processes = WorkerProcesses(_parallel_images())
         for _ in _processes.all:

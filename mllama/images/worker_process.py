@@ -18,6 +18,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import ImageDecodeError
+from mllama.images.formats import ignore_warnings
 from mllama.images.load import open_image
 from mllama.utils.child_processes import restore_child_environment
 
@@ -136,6 +137,7 @@ def _run(connection: Connection[Any, Any]) -> None:
     """Makes tiles until the other end of the connection is closed."""
     # Ctrl-C reaches all processes of a terminal, but it is the server that ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_warnings()
     os.nice(NICENESS)
     # A server that has ended shows in any of these ways.
     with contextlib.suppress(EOFError, OSError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from mllama.max_compat.server import ClientDisconnected
@@ -71,6 +71,9 @@ def add_body_route(
             return await handler(request)
         except (*HANDLED, ClientDisconnected):
             raise
+        except ClientDisconnect as error:
+            # Amid the body, which is nobody's fault here.
+            raise ClientDisconnected from error
         except Exception as error:
             # MAX would answer in OpenAI's form, whatever the API.
             raise UnforeseenError from error

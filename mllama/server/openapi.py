@@ -37,6 +37,9 @@ _ENGINE_ERRORS: Final = {
 }
 _MODEL_MISSING: Final = {404: "The server has no model of this name"}
 
+_ANYTHING: Final = {"application/json": {"schema": {}}}
+"""What FastAPI says of an answer without a model."""
+
 _RETRY_AFTER: Final = {
     "Retry-After": {"description": "In seconds", "schema": {"type": "string"}}
 }
@@ -192,8 +195,13 @@ def _complete(
         statuses |= _MODEL_MISSING | _ENGINE_ERRORS
     if "{name}" in path:
         statuses |= _MODEL_MISSING
+    statuses = {int(each): "" for each in responses if each >= "400"} | statuses
     references = [{"$ref": f"{_SCHEMAS}{name}"} for name in errors]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
+    for response in responses.values():
+        # Of a probe, whose status may say it all.
+        if is_at(path, *PROBES) and response.get("content") == _ANYTHING:
+            del response["content"]
     for status, description in sorted(statuses.items()):
         given = responses.get(str(status), {})
         responses[str(status)] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +82,20 @@ def test_without_its_codec_avif_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         load_image(content)
     monkeypatch.undo()
     available_formats.cache_clear()
+
+
+def test_a_server_logs_no_warnings_of_damaged_files() -> None:
+    content = encoded("TIFF")
+    # The tag of the picture's width has a type of two bytes, and this many values.
+    place = content.index(bytes([0, 1, 4, 0, 1, 0, 0, 0]))
+    damaged = content[: place + 4] + bytes([33, 0, 0, 0]) + content[place + 8 :]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.suppress(ImageError):
+            load_image(damaged)
+        assert caught
+        caught.clear()
+        formats.ignore_warnings()
+        with contextlib.suppress(ImageError):
+            load_image(damaged)
+        assert not caught
