@@ -60,7 +60,7 @@ def test_requests_of_the_documents_schemas_get_documented_answers(
     assert len(operations) > (25 if mode == "positive" else 10)
     for requests in operations.values():
 
-        @settings(repeatable, max_examples=12 if mode == "positive" else 6)
+        @settings(repeatable, max_examples=6 if mode == "positive" else 4)
         @given(requests)
         def check(exchange: Exchange) -> None:
             examine(exchange)
