@@ -37,7 +37,7 @@ _ENGINE_ERRORS: Final = {
 }
 _MODEL_MISSING: Final = {404: "The server has no model of this name"}
 
-_ANYTHING: Final = {"application/json": {"schema": {}}}
+_ANYTHING: Final[dict[str, Any]] = {"application/json": {"schema": {}}}
 """What FastAPI says of an answer without a model."""
 
 _RETRY_AFTER: Final = {
