@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
 from mllama.launch.model_options import MODEL_OPTIONS
 from mllama.launch.option import ANSWER, COMPUTE, MODEL, QUESTION, Option
 from mllama.launch.prompt_options import PROMPT_OPTIONS
@@ -293,9 +294,9 @@ _SERVE: Final = (
         takers=("serve",),
         kind="integer",
         metavar="N",
-        description="Requests that may wait for the model before the server answers "
-        "429 to further ones.",
-        default_text="no limit",
+        description="Requests that may wait for the model. The server answers 429 to "
+        "further ones. 0 takes no more than --max-batch-size at a time.",
+        default_text=str(DEFAULT_QUEUE_SIZE),
     ),
     Option(
         name="max_pending_requests",
@@ -303,8 +304,8 @@ _SERVE: Final = (
         takers=("serve",),
         kind="integer",
         metavar="N",
-        description="Requests that the scheduler accepts before their prefill.",
-        default_text="no limit",
+        description="MAX's other name of --max-queue-size.",
+        default_text="that of --max-queue-size",
     ),
     Option(
         name="metrics_port",

@@ -14,6 +14,8 @@ OPTIONS_FOR_OTHER_MODELS = {
     "adapter with --lora-path, which is merged into the weights",
     ("export_mefs",): "has --save-to-serialized-model-path",
     ("precompiled_mefs",): "has --serialized-model-path",
+    ("max_queue_size_tg", "min_batch_size_tg"): "has --max-batch-size and "
+    "--max-queue-size",
     ("section_name",): "reads the whole --config-file",
     ("experimental_device_graph_synthesis",): "has --device-graph-capture",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mllama.launch.options import EngineOptions
     from mllama.max_compat.server import Settings
     from mllama.server.options import ServerOptions
+    from mllama.server.scheduling.options import OverloadOptions
 
 _API_KEY = "MLLAMA_API_KEY"
 _ADMIN_KEY = "MLLAMA_ADMIN_KEY"
@@ -173,6 +174,7 @@ def serve(**options: Any) -> None:
 
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     from mllama.max_compat.server import Settings
+    from mllama.server.scheduling.options import overload_options
 
     server_settings = {
         alias: value
@@ -191,11 +193,24 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
     for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
         settings = settings.model_copy(update={name: _PHOTOS_BYTES})
+    overload = overload_options(settings)
+    # The bound is this package's: MAX's queues behind it never fill.
+    settings = settings.model_copy(
+        update={"max_queue_size": None, "max_pending_requests": None}
+    )
     server_options = _take_server_options(options, settings)
     server_options.log_style.apply_to_stderr()
     # A port that can't be used is refused before anything is downloaded or loaded.
     with server_options.bound() as sockets, server_options.metrics_bound() as others:
-        _serve_on(sockets, others, settings, server_options, options, max_new_tokens)
+        _serve_on(
+            sockets,
+            others,
+            settings,
+            server_options,
+            overload,
+            options,
+            max_new_tokens,
+        )
 
 
 def _serve_on(
@@ -203,6 +218,7 @@ def _serve_on(
     metrics_sockets: Sequence[socket.socket],
     settings: Settings,
     server_options: ServerOptions,
+    overload: OverloadOptions,
     options: dict[str, Any],
     max_new_tokens: int | None,
 ) -> None:
@@ -241,6 +257,7 @@ def _serve_on(
         ),
         description=describe_model(files, engine_options.model),
         options=server_options,
+        overload=overload,
         sockets=sockets,
         metrics_sockets=metrics_sockets,
         max_ce_batch_size=engine_options.max_ce_batch_size,

@@ -1,4 +1,4 @@
-"""Defaults of the batch sizes, in a module that imports nothing."""
+"""Defaults of limits, in a module that imports nothing."""
 
 from __future__ import annotations
 
@@ -12,3 +12,6 @@ Each concurrent request reserves KV-cache memory; a CPU gains little beyond eigh
 
 DEFAULT_CE_BATCH_SIZE: Final = 32
 """Requests whose prompts are prefilled in one step."""
+
+DEFAULT_QUEUE_SIZE: Final = 512
+"""Requests that may wait in a server: as many as Ollama lets wait."""

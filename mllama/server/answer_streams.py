@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mllama.image_cache.shared_pixels import SharedPixels
 from mllama.max_compat.server import RequestQueueFull, inject_trace_carrier
+from mllama.server.engine_client import Turns
 
 logger = logging.getLogger("mllama")
 
@@ -30,21 +31,27 @@ class AnswerStreams:
     Args:
         worker: MAX's proxy of the worker.
         contexts: MAX's context of each choice.
+        turns: Awaited before each choice is submitted; None submits at once.
     """
 
-    def __init__(self, worker: Any, contexts: Sequence[Any]) -> None:
+    def __init__(
+        self, worker: Any, contexts: Sequence[Any], turns: Turns | None = None
+    ) -> None:
         self._worker = worker
         self._contexts = contexts
+        self._turns = turns
         self._streams: dict[int, Any] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._pixels: asyncio.Task[SharedPixels | None] | None = None
 
     async def start(self) -> None:
-        """Submits the first choice.
+        """Submits the first choice when its turn comes.
 
         Raises:
             RequestQueueFull: If too many requests wait.
         """
+        if self._turns is not None:
+            await self._turns.next()
         await self._submit(0)
 
     async def _submit(self, choice: int) -> None:
@@ -104,6 +111,8 @@ class AnswerStreams:
         """Submits another choice of a request that runs already."""
         if self._pixels is not None and (pixels := await asyncio.shield(self._pixels)):
             pixels.replace_pixels(self._contexts[choice])
+        if self._turns is not None:
+            await self._turns.next()
         while True:
             try:
                 await self._submit(choice)

@@ -48,6 +48,9 @@ from mllama.server.observability.log_format import LogStyle
 from mllama.server.observability.shared_stats import SharedStats
 from mllama.server.options import ServerOptions
 from mllama.server.routes import add_routes, error_form, new_application
+from mllama.server.scheduling.options import OverloadOptions
+from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
+from mllama.server.scheduling.request_queue import new_queue
 from mllama.server.worker_prespawn import PrespawnedPopen
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartupProgress, stage
@@ -107,6 +110,7 @@ def serve(
     *,
     description: ModelDescription,
     options: ServerOptions,
+    overload: OverloadOptions,
     sockets: Sequence[socket.socket],
     metrics_sockets: Sequence[socket.socket] = (),
     max_ce_batch_size: int,
@@ -120,6 +124,7 @@ def serve(
         args: Settings of the model; ``custom_architectures`` must name this package.
         description: The model, for clients that list it.
         options: How the server can be reached, and by whom.
+        overload: What it does when there is more to do than it can.
         sockets: What it listens on, bound.
         metrics_sockets: What ``/metrics`` has for itself, bound.
         max_ce_batch_size: Maximum number of requests that one step prefills.
@@ -161,6 +166,7 @@ def serve(
             retrieved,
             factory,
             options,
+            overload,
             sockets,
             metrics_sockets,
             description,
@@ -175,6 +181,7 @@ def _run(
     retrieved: Any,
     factory: WorkerPipelineFactory,
     options: ServerOptions,
+    overload: OverloadOptions,
     sockets: Sequence[socket.socket],
     metrics_sockets: Sequence[socket.socket],
     description: ModelDescription,
@@ -217,7 +224,13 @@ def _run(
             capabilities = server_capabilities(
                 engine.settings, settings, config, retrieved.tokenizer, description
             )
-            add_routes(app, engine, capabilities, ImageFetcher(settings))
+            queue = new_queue(retrieved.memory_plan.planned_max_batch_size, overload)
+            add_routes(
+                app,
+                QueuedEngineClient(engine, queue),
+                capabilities,
+                ImageFetcher(settings),
+            )
             _freeze_heap()
             try:
                 async with metrics_served(

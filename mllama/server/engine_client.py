@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
 
 
+class Turns(Protocol):
+    """Says when an engine may begin with the answers to a request."""
+
+    async def next(self) -> None:
+        """Waits until one more answer may begin."""
+        ...
+
+
 class EngineClient(Protocol):
     """An engine that answers requests: MAX's worker process, a cluster, a test's fake.
 
@@ -28,6 +36,7 @@ class EngineClient(Protocol):
         request: GenerationRequest,
         *,
         origin: RequestOrigin | None = None,
+        turns: Turns | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request.
 
@@ -41,6 +50,8 @@ class EngineClient(Protocol):
         Args:
             request: The request.
             origin: The HTTP request that it belongs to; None is none.
+            turns: Awaited for each answer when all but the model has been done for it;
+                None lets them begin at once.
 
         Raises:
             RequestError: If the request can't be answered as it is (status 400).

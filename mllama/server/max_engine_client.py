@@ -24,6 +24,7 @@ from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
+from mllama.server.engine_client import Turns
 from mllama.server.request_origin import RequestOrigin
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class MaxEngineClient:
         request: GenerationRequest,
         *,
         origin: RequestOrigin | None = None,
+        turns: Turns | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         self._check_alive()
@@ -82,7 +84,7 @@ class MaxEngineClient:
         merger = (
             PieceMerger(self._min_piece_tokens) if self._min_piece_tokens > 1 else None
         )
-        streams = AnswerStreams(self._worker, prepared.contexts)
+        streams = AnswerStreams(self._worker, prepared.contexts, turns)
         try:
             try:
                 await streams.start()

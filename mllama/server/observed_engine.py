@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Event, Finished, Piece, PromptRead
 from mllama.requests.request import GenerationRequest
-from mllama.server.engine_client import EngineClient
+from mllama.server.engine_client import EngineClient, Turns
 from mllama.server.observability.metrics import METRICS
 from mllama.server.observability.request_record import RequestRecord, current_record
 from mllama.server.request_origin import RequestOrigin
@@ -37,12 +37,13 @@ class ObservedEngineClient:
         request: GenerationRequest,
         *,
         origin: RequestOrigin | None = None,
+        turns: Turns | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         origin = RequestOrigin() if origin is None else origin
         observer = _Observer(current_record(), origin.arrived_ns)
         with METRICS.answering():
-            generation = self._engine.generate(request, origin=origin)
+            generation = self._engine.generate(request, origin=origin, turns=turns)
             async with aclosing(generation) as events:
                 async for event in events:
                     observer.add(event)

@@ -495,8 +495,45 @@ port: 8123
     assert (args.max_length, started["max_new_tokens"]) == (512, 7)
     assert list(map(str, args.weight_path)) == [weights]
     assert args.served_model_name == MODEL_PATH.name
-    assert (settings.port, settings.max_queue_size) == (8123, 77)
+    assert settings.port == 8123
+    assert started["overload"].max_queue_size == 77
     assert not args.kv_cache.enable_prefix_caching
+
+
+@pytest.mark.parametrize(
+    ("args", "variables", "size"),
+    [
+        ((), {}, 512),
+        (("--max-queue-size", "0"), {}, 0),
+        (("--max-pending-requests", "7"), {}, 7),
+        ((), {"MAX_QUEUE_SIZE": "8"}, 8),
+        ((), {"MAX_PENDING_REQUESTS": "9"}, 9),
+        (("--max-queue-size", "10"), {"MAX_QUEUE_SIZE": "8"}, 10),
+        (("--max-queue-size", "8"), {"MAX_PENDING_REQUESTS": "8"}, 8),
+    ],
+)
+def test_whichever_option_bounds_the_queue(
+    served: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    args: tuple[str, ...],
+    variables: dict[str, str],
+    size: int,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"MAX_SERVE_{name}", value)
+    started = served("--devices", "cpu", *args)
+    assert started["overload"].max_queue_size == size
+    settings = started["settings"]
+    # MAX's queues behind this one are never full.
+    assert settings.max_queue_size is settings.max_pending_requests is None
+
+
+def test_two_bounds_of_the_queue_are_refused(
+    served: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_SERVE_MAX_PENDING_REQUESTS", "9")
+    with pytest.raises(MllamaError, match="bound the same queue"):
+        served("--devices", "cpu", "--max-queue-size", "8")
 
 
 @pytest.mark.parametrize(
@@ -510,6 +547,7 @@ port: 8123
         ("model_path: /nowhere", "/nowhere is neither"),
         ("num_threads: 0", "--num-threads must be from 1 to"),
         ("enable_lora: true", "one adapter with --lora-path"),
+        ("max_queue_size_tg: 5", "has --max-batch-size and --max-queue-size"),
         ("tool_call_policy: force_unconstrained", "where `tool_choice` or `strict`"),
         ("enable_structured_output: true", "keeps answers to formats"),
         ("max_new_tokens: 0", "must be -1 or at least 1"),

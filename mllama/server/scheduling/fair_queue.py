@@ -1,8 +1,10 @@
-"""The order of what waits: whoever has least goes next, first come, first served."""
+"""The order of what waits: whoever has least goes next."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import itertools
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 
@@ -13,7 +15,7 @@ class Ticket:
     Attributes:
         client: Who waits.
         weight: How much it waits for.
-        number: Its place among all that have come, from 0.
+        number: When it came, by the queue's clock.
     """
 
     client: Hashable
@@ -21,42 +23,57 @@ class Ticket:
     number: int
 
 
+def _number(ticket: Ticket) -> int:
+    return ticket.number
+
+
 @dataclass
 class _Account:
-    """What a client holds, and its places in the queue by their numbers, in order."""
+    """What a client holds, when that changed, and its places in order."""
 
     held: int = 0
-    waiting: dict[int, Ticket] = field(default_factory=dict)
+    changed: int = -1
+    waiting: list[Ticket] = field(default_factory=list)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Returns what decides who is first; the account must have a place."""
+        return self.held, max(self.changed, self.waiting[0].number)
 
 
 class FairQueue:
     """Clients that wait, with what each holds already.
 
-    The first one is of the client that holds least.  Among clients that hold the same,
-    and among the places of one client, it is the one that came first.
+    The first one is of the client that holds least.  Among clients that hold the same
+    it is of the one that has waited longest since it last got something or gave it
+    back: they take turns, and none of them waits for ever.  The places of one client
+    are served in the order in which they came.
+
+    Args:
+        clock: Counts what happens; queues between which places move share one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Iterator[int] | None = None) -> None:
         self._accounts: dict[Hashable, _Account] = {}
         self._waiting: dict[Hashable, _Account] = {}
-        self._next_number = 0
+        self._clock = itertools.count() if clock is None else clock
         self._count = 0
 
     def __len__(self) -> int:
         """Returns the number of places that are taken."""
         return self._count
 
-    def join(self, client: Hashable, weight: int) -> Ticket:
-        """Returns a new place at the end of a client's.
+    def join(self, client: Hashable, weight: int, number: int | None = None) -> Ticket:
+        """Returns a new place.
 
         Args:
             client: Who waits.
             weight: How much it waits for.
+            number: When it came, if it had a place in another queue; None is now.
         """
-        ticket = Ticket(client, weight, self._next_number)
-        self._next_number += 1
+        ticket = Ticket(client, weight, next(self._clock) if number is None else number)
         account = self._accounts.setdefault(client, _Account())
-        account.waiting[ticket.number] = ticket
+        insort(account.waiting, ticket, key=_number)
         self._waiting[client] = account
         self._count += 1
         return ticket
@@ -64,8 +81,11 @@ class FairQueue:
     def leave(self, ticket: Ticket) -> None:
         """Gives a place up.  A place that has been given up stays so."""
         account = self._accounts.get(ticket.client)
-        if account is None or account.waiting.pop(ticket.number, None) is None:
+        if account is None or ticket not in account.waiting:
             return
+        # Several places may have one number.
+        start = bisect_left(account.waiting, ticket.number, key=_number)
+        del account.waiting[account.waiting.index(ticket, start)]
         self._count -= 1
         if not account.waiting:
             del self._waiting[ticket.client]
@@ -73,31 +93,8 @@ class FairQueue:
 
     def first(self) -> Ticket | None:
         """Returns the place that is served next, or None if nobody waits."""
-        first: Ticket | None = None
-        least = 0
-        for account in self._waiting.values():
-            ticket = next(iter(account.waiting.values()))
-            if first is None or (account.held, ticket.number) < (least, first.number):
-                first, least = ticket, account.held
-        return first
-
-    def last_of(self, client: Hashable) -> Ticket | None:
-        """Returns the place that a client took last, or None if it has none."""
-        account = self._waiting.get(client)
-        return None if account is None else next(reversed(account.waiting.values()))
-
-    def longest(self) -> Hashable | None:
-        """Returns the client with most places, or None if nobody waits."""
-        return max(
-            self._waiting,
-            key=lambda each: len(self._waiting[each].waiting),
-            default=None,
-        )
-
-    def places_of(self, client: Hashable) -> int:
-        """Returns the number of places that a client has."""
-        account = self._waiting.get(client)
-        return 0 if account is None else len(account.waiting)
+        account = min(self._waiting.values(), key=lambda each: each.rank, default=None)
+        return None if account is None else account.waiting[0]
 
     def held_by(self, client: Hashable) -> int:
         """Returns how much a client holds."""
@@ -108,6 +105,7 @@ class FairQueue:
         """Notes that a client holds more, or less."""
         account = self._accounts.setdefault(client, _Account())
         account.held += change
+        account.changed = next(self._clock)
         self._forget_idle(client, account)
 
     def _forget_idle(self, client: Hashable, account: _Account) -> None:

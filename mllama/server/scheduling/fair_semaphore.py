@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 from mllama.server.scheduling.fair_queue import FairQueue, Ticket
 
@@ -42,7 +42,7 @@ class Lease:
         self._weight -= freed
         self._semaphore._free(self._client, freed)
 
-    async def grow(self, weight: int = 1) -> None:
+    async def grow(self, weight: int = 1, number: int | None = None) -> None:
         """Waits for more, in the same order as those that have nothing yet.
 
         Whoever waits here keeps what it holds.  It must be able to end without more, or
@@ -50,11 +50,12 @@ class Lease:
 
         Args:
             weight: How much more.
+            number: See :meth:`FairSemaphore.acquire`.
 
         Raises:
             ValueError: If it is more than the semaphore can ever have.
         """
-        more = await self._semaphore.acquire(weight, self._client)
+        more = await self._semaphore.acquire(weight, self._client, number)
         self._weight += more._handed_over()
 
     def _handed_over(self) -> int:
@@ -80,14 +81,15 @@ class FairSemaphore:
 
     Args:
         capacity: How much there is.
+        clock: See :class:`FairQueue`.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, clock: Iterator[int] | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"the capacity must be positive, not {capacity}")
         self._capacity = capacity
         self._held = 0
-        self._queue = FairQueue()
+        self._queue = FairQueue(clock)
         self._futures: dict[Ticket, asyncio.Future[Lease]] = {}
 
     @property
@@ -105,7 +107,18 @@ class FairSemaphore:
         """Returns how many wait."""
         return len(self._queue)
 
-    async def acquire(self, weight: int = 1, client: Hashable = ANYBODY) -> Lease:
+    @property
+    def free(self) -> int:
+        """Returns how much is held by nobody."""
+        return self._capacity - self._held
+
+    def held_by(self, client: Hashable) -> int:
+        """Returns how much a client holds."""
+        return self._queue.held_by(client)
+
+    async def acquire(
+        self, weight: int = 1, client: Hashable = ANYBODY, number: int | None = None
+    ) -> Lease:
         """Waits until there is enough, and returns it.
 
         It doesn't give other tasks a turn if there is enough and nobody waits.
@@ -113,6 +126,7 @@ class FairSemaphore:
         Args:
             weight: How much.
             client: Who asks.
+            number: When it came, if it had a place in another queue; None is now.
 
         Raises:
             ValueError: If it is more than the semaphore can ever have, which the
@@ -122,7 +136,7 @@ class FairSemaphore:
             raise ValueError(
                 f"the weight must be from 0 to {self._capacity}, not {weight}"
             )
-        ticket = self._queue.join(client, weight)
+        ticket = self._queue.join(client, weight, number)
         future = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
         self._serve()

@@ -21,6 +21,7 @@ from mllama.requests.events import (
 from mllama.requests.request import GenerationRequest, load_images
 from mllama.requests.stop_strings import StopStringFilter
 from mllama.requests.tool_use import ToolUse, tool_use_of
+from mllama.server.engine_client import Turns
 from mllama.server.request_origin import RequestOrigin
 
 BEGIN, END = 256, 257
@@ -59,6 +60,7 @@ class FakeEngine:
         request: GenerationRequest,
         *,
         origin: RequestOrigin | None = None,
+        turns: Turns | None = None,
     ) -> AsyncGenerator[Event, None]:
         request = replace(request, images=await load_images(request.images))
         self.requests.append(request)
@@ -66,6 +68,8 @@ class FakeEngine:
         try:
             if self.error is not None:
                 raise self.error
+            if turns is not None:
+                await turns.next()
             yield Accepted()
             for event in self._events(request):
                 if self.wait is not None:

@@ -16,8 +16,13 @@ from mllama.server.capabilities import ServerCapabilities
 from mllama.server.errors import add_error_handlers
 from mllama.server.request_middleware import RequestMiddleware
 from mllama.server.routes import add_routes, dialect, error_form
+from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
+from mllama.server.scheduling.request_queue import RequestQueue
 
 from .fake_engine import SPECIAL, VOCABULARY, FakeEngine
+
+SLOTS = 64
+"""Answers that the engine gives at a time."""
 
 
 class FakeFetcher:
@@ -59,7 +64,9 @@ class InProcessServer:
 
     def _new_app(self) -> FastAPI:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        add_routes(app, self.engine, self.capabilities, self.fetcher)
+        queue = RequestQueue(SLOTS, limit=1000, prepared_ahead=SLOTS)
+        engine = QueuedEngineClient(self.engine, queue)
+        add_routes(app, engine, self.capabilities, self.fetcher)
         add_error_handlers(app, error_form)
         app.add_middleware(RequestMiddleware, form_of=error_form, dialect_of=dialect)
         return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +40,37 @@ def test_clients_take_turns() -> None:
     assert served(queue, 6) == "ABCABA"
 
 
+def test_with_one_slot_clients_take_turns_too() -> None:
+    queue = FairQueue()
+    queue.change_held("A", 1)
+    for client in "AAAAB":
+        queue.join(client, 1)
+    names = []
+    running = "A"
+    while (ticket := queue.first()) is not None:
+        queue.change_held(running, -1)
+        ticket = queue.first()
+        assert ticket is not None
+        running = ticket.client
+        queue.leave(ticket)
+        queue.change_held(running, 1)
+        names.append(running)
+        if names == ["B"]:
+            queue.join("B", 1)
+    assert "".join(names) == "BABAAA"
+
+
+def test_new_clients_keep_nobody_waiting_for_ever() -> None:
+    queue = FairQueue()
+    queue.change_held("A", 1)
+    queue.change_held("A", -1)
+    queue.join("B", 1)
+    queue.join("A", 1)
+    for newcomer in range(10):
+        queue.join(newcomer, 1)
+    assert served(queue, 3) == "BA0"
+
+
 def test_what_is_held_counts_and_not_how_often_it_was_asked_for() -> None:
     queue = FairQueue()
     for client, weight in (("A", 3), ("A", 1), ("B", 1), ("B", 1), ("B", 1), ("B", 1)):
@@ -67,19 +100,15 @@ def test_nothing_is_kept_of_clients_that_are_gone() -> None:
     assert not queue._waiting
 
 
-def test_the_client_with_most_places_is_known() -> None:
-    queue = FairQueue()
-    assert queue.longest() is None
-    assert queue.last_of("A") is None
-    tickets = [queue.join(client, 1) for client in "BAAB"]
-    queue.leave(tickets[0])
-    assert queue.longest() == "A"
-    assert queue.last_of("A") is tickets[2]
-    assert (queue.places_of("A"), queue.places_of("B"), queue.places_of("C")) == (
-        2,
-        1,
-        0,
-    )
+def test_a_place_may_have_the_number_that_it_had_in_another_queue() -> None:
+    queue = FairQueue(itertools.count(10))
+    tickets = {number: queue.join("A", 1, number) for number in (5, 2, 9)}
+    double = queue.join("A", 1, 2)
+    behind = queue.join("A", 1)
+    for ticket in (tickets[2], double, tickets[5], tickets[9], behind):
+        assert queue.first() is ticket
+        queue.leave(ticket)
+    assert queue.first() is None
 
 
 @given(st.lists(st.tuples(CLIENTS, st.integers(0, 5), st.booleans()), max_size=30))
@@ -96,9 +125,13 @@ def test_the_first_is_always_of_a_client_that_holds_least(
             queue.change_held(client, weight)
             held[client] += weight
     while waiting:
-        expected = min(waiting, key=lambda each: (held[each.client], each.number))
-        assert queue.first() is expected
+        first = queue.first()
+        assert first is not None
+        least = min(held[each.client] for each in waiting)
+        assert held[first.client] == least
+        own = [each for each in waiting if each.client == first.client]
+        assert first is own[0]
         assert len(queue) == len(waiting)
-        queue.leave(expected)
-        waiting.remove(expected)
+        queue.leave(first)
+        waiting.remove(first)
     assert queue.first() is None

@@ -60,7 +60,8 @@ class CompletionRoute:
 
         def are_accepted(events: list[tuple[int, Event]]) -> bool:
             accepted = sum(isinstance(event, Accepted) for _, event in events)
-            return accepted >= running
+            # Some may wait until others have been answered.
+            return accepted >= running or accepted < len(events)
 
         return await answer(
             request,

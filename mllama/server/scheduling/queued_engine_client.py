@@ -1,0 +1,112 @@
+"""An engine client that puts a bounded, fair queue before another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from mllama.errors import EngineError
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.events import Event
+from mllama.requests.request import GenerationRequest
+from mllama.server.engine_client import EngineClient, Turns
+from mllama.server.request_origin import RequestOrigin
+from mllama.server.scheduling.request_queue import Place, RequestQueue
+from mllama.server.scheduling.running_answers import RunningAnswers
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from mllama.images.load import ImageFile
+    from mllama.images.preprocess import ImageTiles
+
+_Events = asyncio.Queue[Event | Exception | None]
+
+
+class QueuedEngineClient:
+    """An :class:`~mllama.server.engine_client.EngineClient` with a queue before it.
+
+    Each answer is followed in a task of its own, so that its slot is free when the
+    engine has ended it, however slowly its client reads.
+
+    Args:
+        engine: Answers requests.
+        queue: Says when.
+    """
+
+    def __init__(self, engine: EngineClient, queue: RequestQueue) -> None:
+        self._engine = engine
+        self._queue = queue
+
+    async def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        origin: RequestOrigin | None = None,
+        turns: Turns | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
+        origin = RequestOrigin() if origin is None else origin
+        events: _Events = asyncio.Queue()
+        place = self._queue.enter(
+            origin.client, events.put_nowait, is_counted=origin.part == 0
+        )
+        task = asyncio.create_task(self._follow(request, origin, place, events))
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            # A task that is cancelled before it runs does nothing.
+            place.leave()
+
+    async def _follow(
+        self,
+        request: GenerationRequest,
+        origin: RequestOrigin,
+        place: Place,
+        events: _Events,
+    ) -> None:
+        """Puts the events of a request into a queue: then None, or an error."""
+        try:
+            await place.preparation()
+            answers = RunningAnswers(request.sampling.max_new_tokens)
+            source = self._engine.generate(request, origin=origin, turns=place)
+            async with aclosing(source):
+                async for event in source:
+                    if answers.is_nearly_over(event):
+                        place.free_slot()
+                    events.put_nowait(event)
+        except asyncio.CancelledError:
+            # For a reader that isn't the one who has cancelled it.
+            events.put_nowait(EngineError("the request has been given up"))
+            raise
+        except Exception as error:
+            events.put_nowait(error)
+        else:
+            events.put_nowait(None)
+        finally:
+            place.leave()
+
+    def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
+        """Starts to decode an image and to split it into tiles, in another thread."""
+        return self._engine.prepare_image(image)
+
+    async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
+        """Returns the ids of a prompt's tokens, in which each image is one."""
+        return await self._engine.tokenize(prompt)
+
+    async def count_tokens(
+        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
+    ) -> int:
+        """Returns the number of tokens that usage would count for a prompt."""
+        return await self._engine.count_tokens(prompt, images)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns what a token stands for; a special token's name for a special one."""
+        return self._engine.token_bytes(token_id)
