@@ -24,9 +24,9 @@ _WIDTH = 88
 _INTRODUCTION = """\
 # Options
 
-Every option of `mllama generate`, `chat`, `serve`, `compile` and `quantize`, with the
-argument of `mllama.LLM` or `LLM.chat` that means the same. `mllama COMMAND --help`
-shows those of one command.
+Every option of `mllama generate`, `chat`, `batch`, `serve`, `compile` and `quantize`,
+with the argument of `mllama.LLM` or `LLM.chat` that means the same. `mllama COMMAND
+--help` shows those of one command.
 
 `mllama serve` also takes MAX Serve's own options, which `mllama serve --help` lists
 last. MAX offers them for all of its models, and not every one has an effect on this

@@ -56,7 +56,7 @@ GRAPHLESS_FILES = {
 }
 """The exceptions."""
 
-GRAPHLESS_FOLDERS = ("server/dialects/", "server/observability/")
+GRAPHLESS_FOLDERS = ("server/batches/", "server/dialects/", "server/observability/")
 """Folders within those folders that are exceptions too."""
 
 LONG_SECONDS = 2 * 3600

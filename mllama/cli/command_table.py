@@ -76,6 +76,88 @@ _GENERATE_QUESTION: Final = (
     ),
 )
 
+_BATCH: Final = (
+    Option(
+        name="prompt",
+        section=QUESTION,
+        takers=("batch",),
+        kind="text",
+        description="The question about each picture.",
+    ),
+    Option(
+        name="prompt_column",
+        section=QUESTION,
+        takers=("batch",),
+        kind="text",
+        metavar="NAME",
+        description="Column of Parquet files with a question for each row, or the end "
+        "of the names of such files in tar files, such as txt, instead of --prompt.",
+    ),
+    Option(
+        name="image_column",
+        section=QUESTION,
+        takers=("batch",),
+        kind="text",
+        metavar="NAME",
+        description="Column of Parquet files with the pictures, or the end of their "
+        "names in tar files.",
+        details="An empty name means that the rows have none.",
+        default_text="image in Parquet files, any end that pictures have in tar files",
+    ),
+    Option(
+        name="id_column",
+        section=QUESTION,
+        takers=("batch",),
+        kind="text",
+        metavar="NAME",
+        description="Column of Parquet files with the custom_id of each row.",
+        default_text="the file's name and the row's number",
+    ),
+    Option(
+        name="system",
+        section=QUESTION,
+        takers=("batch",),
+        kind="text",
+        description="A system prompt for each question.",
+    ),
+    Option(
+        name="max_errors",
+        section=OUTPUT,
+        takers=("batch",),
+        kind="integer",
+        metavar="N",
+        default=100,
+        description="Lines that may fail before the batch ends; -1 is any number.",
+        details="Each has its error in the output, and isn't asked again. Errors of "
+        "earlier runs don't count.",
+    ),
+    Option(
+        name="output_format",
+        section=OUTPUT,
+        takers=("batch",),
+        kind="text",
+        choices=("jsonl", "parquet"),
+        description="Format of the output. Parquet needs a folder.",
+        default_text="jsonl",
+    ),
+    Option(
+        name="shard_lines",
+        section=OUTPUT,
+        takers=("batch",),
+        kind="count",
+        metavar="N",
+        description="Answers in each file of an output that is a folder.",
+        default_text="100000",
+    ),
+    Option(
+        name="quiet",
+        section=OUTPUT,
+        takers=("batch",),
+        kind="flag",
+        description="Hide the progress, which goes to stderr.",
+    ),
+)
+
 _CHAT: Final = (
     Option(
         name="url",
@@ -165,7 +247,7 @@ _SERVE: Final = (
     Option(
         name="served_model_name",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "batch"),
         kind="text",
         metavar="NAME",
         description="Name of the model in requests.",
@@ -398,5 +480,6 @@ ALL_OPTIONS: Final = (
     *_SERVE_ANSWER,
     *_SERVE,
     *_CHAT,
+    *_BATCH,
 )
 """Every option of this package's commands and of ``LLM``, in the order of the help."""

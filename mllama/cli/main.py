@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "Ask a small model about pictures, to see everything work.",
     "chat": "Chat about pictures in the terminal.",
     "generate": "Answer conversations about images.",
+    "batch": "Answer a file of requests, or ask about many pictures.",
     "serve": "Serve the APIs of OpenAI, Anthropic and Ollama with MAX Serve.",
     "quantize": "Quantize a checkpoint to one GGUF file.",
     "compile": "Compile a model ahead of time.",

@@ -15,11 +15,12 @@ import gc
 import importlib
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mllama.engine.generation import Generation, now
-from mllama.engine.running import RunningAnswers
+from mllama.engine.running import RunningAnswers, StepQueue
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
@@ -100,7 +101,7 @@ class Engine:
         Raises:
             RuntimeError: If the engine is closed or has failed.
         """
-        self._check_alive()
+        self.check_alive()
         stats: ImageCacheStats = self._image_cache.stats()
         return stats
 
@@ -111,17 +112,17 @@ class Engine:
         Raises:
             RuntimeError: If the engine is closed or has failed.
         """
-        self._check_alive()
+        self.check_alive()
         continues: bool = self._tokenizer.prompt_encoder.continues_messages
         return continues
 
-    def prepare_image(self, file: ImageFile) -> Future[ImageTiles]:
-        """Starts to split an image file into tiles.
+    def prepare_image(self, file: ImageFile | bytes) -> Future[ImageTiles]:
+        """Starts to split an image file, or its content, into tiles.
 
         Raises:
             RuntimeError: If the engine is closed or has failed.
         """
-        self._check_alive()
+        self.check_alive()
         tiles: Future[ImageTiles] = self._tokenizer.prepare_image(file)
         return tiles
 
@@ -133,34 +134,82 @@ class Engine:
             RuntimeError: If the engine is closed or has failed.
         """
         started = now()
-        self._check_alive()
-        prepared = self._prepare(request)
+        prepared = self.prepare(request).result()
         ids = [context.request_id for context in prepared.contexts]
         generation = Generation(
             prepared,
             self._tokenizer,
             started=started,
-            cancel=lambda choices: self._running.cancel(
-                [ids[choice] for choice in choices]
-            ),
+            cancel=lambda choices: self.cancel([ids[choice] for choice in choices]),
         )
-        with self._lock:
-            self._check_alive()
-            self._running.submit(prepared.contexts, generation.steps)
+        self.start(prepared, generation.steps)
         return generation
 
-    def _prepare(self, request: GenerationRequest) -> PreparedRequest:
+    def prepare(self, request: GenerationRequest) -> Future[PreparedRequest]:
+        """Starts to make a request ready for the scheduler.
+
+        Returns:
+            The prepared request.  The future raises MllamaError if the request can't be
+            answered as it is.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
         from mllama.requests.preparation import prepare_request
 
-        preparing = asyncio.run_coroutine_threadsafe(
+        self.check_alive()
+        return asyncio.run_coroutine_threadsafe(
             prepare_request(
                 request, self._tokenizer, self._settings, grammars=self._grammars
             ),
             self._loop,
         )
-        return preparing.result()
 
-    def _check_alive(self) -> None:
+    def start(self, prepared: PreparedRequest, steps: StepQueue) -> None:
+        """Hands a prepared request to the scheduler.
+
+        Args:
+            prepared: The request.
+            steps: Gets the scheduler's reports.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        with self._lock:
+            self.check_alive()
+            self._running.submit(prepared.contexts, steps)
+
+    def cancel(self, request_ids: Sequence[Any]) -> None:
+        """Cancels answers by their contexts' ids, unless they have ended."""
+        self._running.cancel(request_ids)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Returns the model's tokenizer.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self.check_alive()
+        return self._tokenizer
+
+    @property
+    def settings(self) -> EngineSettings:
+        """Returns the engine's limits and defaults.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self.check_alive()
+        settings: EngineSettings = self._settings
+        return settings
+
+    def check_alive(self) -> None:
+        """Checks that the engine can answer.
+
+        Raises:
+            RuntimeError: If it is closed or has failed.
+        """
         if self._closing.is_set():
             raise RuntimeError("the model is closed")
         if self._failure is not None:

@@ -41,6 +41,23 @@ class Step:
     at: float
 
 
+def output_of(step: Step) -> Any:
+    """Returns MAX's ``TextGenerationOutput`` of a report.
+
+    Raises:
+        EngineError: If the engine has ended.
+        RequestError: If the scheduler has refused or cancelled the answer.
+    """
+    if isinstance(step.result, BaseException):
+        raise EngineError(
+            "the engine stopped while working on this request"
+        ) from step.result
+    if step.result is None or step.result.result is None:
+        reason = getattr(step.result, "error", None)
+        raise RequestError(reason or "the request was cancelled")
+    return step.result.result
+
+
 @dataclass
 class _Collected:
     """An answer so far."""
@@ -126,14 +143,7 @@ class Generation:
         raise StopIteration
 
     def _events(self, step: Step) -> list[Event]:
-        if isinstance(step.result, BaseException):
-            raise EngineError(
-                "the engine stopped while working on this request"
-            ) from step.result
-        if step.result is None or step.result.result is None:
-            reason = getattr(step.result, "error", None)
-            raise RequestError(reason or "the request was cancelled")
-        output = step.result.result
+        output = output_of(step)
         if output.tokens:
             self._first_at = step.at if self._first_at is None else self._first_at
             self._last_at = step.at

@@ -6,9 +6,17 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mllama.engine.generation import Step, now
+
+
+class StepQueue(Protocol):
+    """Takes the scheduler's reports about a request."""
+
+    def put(self, step: Step) -> None:
+        """Adds a report, from the scheduler's thread."""
+        ...
 
 
 class RunningAnswers:
@@ -34,7 +42,7 @@ class RunningAnswers:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def submit(self, contexts: Sequence[Any], steps: queue.SimpleQueue[Step]) -> None:
+    def submit(self, contexts: Sequence[Any], steps: StepQueue) -> None:
         """Submits a request.
 
         Args:
@@ -105,7 +113,7 @@ class _Answer:
         others: Contexts of the request's other answers, which are not yet submitted.
     """
 
-    steps: queue.SimpleQueue[Step]
+    steps: StepQueue
     choice: int
     others: list[Any]
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from mllama.launch.option import ANSWER, Option
 
-_setting = partial(Option, section=ANSWER, takers=("generate", "LLM"))
-_chat_setting = partial(_setting, takers=("generate", "chat", "LLM"))
+_setting = partial(Option, section=ANSWER, takers=("generate", "batch", "LLM"))
+_chat_setting = partial(_setting, takers=("generate", "chat", "batch", "LLM"))
 """A setting that ``mllama chat`` has as well, where ``/set`` changes it."""
 
 SAMPLING_OPTIONS: Final = (

@@ -8,7 +8,6 @@ import gc
 import logging
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,23 +288,13 @@ def server_capabilities(
         tokenizer: The model's tokenizer.
         description: The model's files and configuration.
     """
-    encoder = tokenizer.prompt_encoder
-    longest = engine.defaults.max_new_tokens
-    added = tokenizer.delegate.added_tokens_decoder
-    return ServerCapabilities(
+    return ServerCapabilities.of(
+        engine,
+        tokenizer,
         model_name=config.models.model_name,
-        vocabulary=engine.vocabulary,
-        special_tokens=frozenset(each for each in added if added[each].special),
-        max_length=engine.max_length,
-        max_new_tokens=None if longest == -1 else longest,
         max_images=ModelSettings.from_max(config.model).image_limit,
         max_image_bytes=settings.max_media_bytes or None,
-        continues_messages=encoder.continues_messages,
-        hazards=encoder.hazards,
-        created=int(time.time()),
         description=description,
-        chat_template=encoder.template_source,
-        takes_tools=encoder.takes_tools,
     )
 
 

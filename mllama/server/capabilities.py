@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+from typing import Any
 
+from mllama.requests.engine_settings import EngineSettings
 from mllama.server.model_description import ModelDescription
 
 
@@ -45,3 +48,44 @@ class ServerCapabilities:
     description: ModelDescription = field(default_factory=ModelDescription)
     chat_template: str = ""
     takes_tools: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        engine: EngineSettings,
+        tokenizer: Any,
+        *,
+        model_name: str,
+        max_images: int | None,
+        max_image_bytes: int | None,
+        description: ModelDescription,
+    ) -> ServerCapabilities:
+        """Returns the capabilities of an engine that is about to answer requests.
+
+        Args:
+            engine: The engine's limits and defaults.
+            tokenizer: The model's tokenizer.
+            model_name: Name of the served model.
+            max_images: The most images of a request; None is any number.
+            max_image_bytes: The limit for the files of a request's images together;
+                None is no limit.
+            description: The model's files and configuration.
+        """
+        encoder = tokenizer.prompt_encoder
+        longest = engine.defaults.max_new_tokens
+        added = tokenizer.delegate.added_tokens_decoder
+        return cls(
+            model_name=model_name,
+            vocabulary=engine.vocabulary,
+            special_tokens=frozenset(each for each in added if added[each].special),
+            max_length=engine.max_length,
+            max_new_tokens=None if longest == -1 else longest,
+            max_images=max_images,
+            max_image_bytes=max_image_bytes,
+            continues_messages=encoder.continues_messages,
+            hazards=encoder.hazards,
+            created=int(time.time()),
+            description=description,
+            chat_template=encoder.template_source,
+            takes_tools=encoder.takes_tools,
+        )

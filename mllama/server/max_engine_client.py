@@ -19,9 +19,9 @@ from mllama.requests.events import Accepted, Event
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.piece_merger import PieceMerger
 from mllama.requests.preparation import prepare_request
-from mllama.requests.prompt_tokens import MAX_TOKENIZED_CHARACTERS, tokenize
 from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
+from mllama.requests.token_counts import count_tokens, prompt_tokens
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
 from mllama.server.engine_client import Turns
@@ -129,17 +129,7 @@ class MaxEngineClient:
         Raises:
             RequestError: If the chat template rejects the messages.
         """
-        ids: list[int] = (await self._tokens(prompt)).tolist()
-        return ids
-
-    async def _tokens(self, prompt: ChatPrompt | str) -> Any:
-        """Returns a prompt's tokens, also if they are somewhat too many to answer."""
-        return await tokenize(
-            prompt,
-            self._tokenizer,
-            self.settings.max_length,
-            fitting=MAX_TOKENIZED_CHARACTERS,
-        )
+        return await prompt_tokens(prompt, self._tokenizer, self.settings.max_length)
 
     async def count_tokens(
         self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
@@ -150,12 +140,9 @@ class MaxEngineClient:
             RequestError: If the chat template rejects the messages, or the images don't
                 match the prompt or can't fit.
         """
-        tokens = await self._tokens(prompt)
-        try:
-            self._tokenizer.check_placeholders(tokens, len(images))
-            return len(tokens) + sum(self._tokenizer.image_tokens(tokens, images))
-        except InputError as error:
-            raise RequestError(" ".join(str(error).split())) from error
+        return await count_tokens(
+            prompt, images, self._tokenizer, self.settings.max_length
+        )
 
     def token_bytes(self, token_id: int) -> bytes:
         """Returns what a token stands for; a special token's name for a special one."""

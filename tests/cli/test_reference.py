@@ -92,7 +92,9 @@ def test_every_option_of_a_start_is_one_of_the_engine() -> None:
     assert names == {option.name for option in MODEL_OPTIONS}
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "compile", "quantize"])
+@pytest.mark.parametrize(
+    "command", ["generate", "chat", "batch", "compile", "quantize"]
+)
 def test_commands_take_the_options_of_the_table_and_no_others(command: str) -> None:
     made = group.get_command(click.Context(group), command)
     assert made is not None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 
-from mllama.server.body_routes import StreamedAnswer, add_body_route
+from mllama.server.bodies.schema import Body
+from mllama.server.body_routes import Handler, StreamedAnswer, add_body_route
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.answers import (
     ChatCompletion,
@@ -41,6 +44,8 @@ from mllama.server.dialects.openai.token_routes import TokenRoutes
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
 
+CHAT_PATH: Final = "/v1/chat/completions"
+COMPLETIONS_PATH: Final = "/v1/completions"
 RESPONSES_PATH: Final = "/v1/responses"
 MODERATIONS_PATH: Final = "/v1/moderations"
 
@@ -56,6 +61,16 @@ _RESPONSE_STREAM: Final = StreamedAnswer(
     "`response.completed`, `response.incomplete` or `response.failed`"
 )
 
+_ANSWERING: Final[
+    Mapping[str, tuple[type[Body], type[BaseModel], StreamedAnswer | None]]
+] = {
+    CHAT_PATH: (ChatBody, ChatCompletion, _CHAT_STREAM),
+    COMPLETIONS_PATH: (CompletionBody, Completion, _COMPLETION_STREAM),
+    RESPONSES_PATH: (ResponsesBody, ResponseObject, _RESPONSE_STREAM),
+    MODERATIONS_PATH: (ModerationBody, Moderation, None),
+}
+"""The models of bodies and answers of the routes that ask the model."""
+
 _ERROR_FORMS: Final = {
     RESPONSES_PATH: RESPONSES_ERRORS,
     MODERATIONS_PATH: MODERATION_ERRORS,
@@ -65,6 +80,24 @@ _ERROR_FORMS: Final = {
 def error_form(path: str) -> OpenAIErrors:
     """Returns the form of errors at a path of OpenAI's API."""
     return _ERROR_FORMS.get(path, OPENAI_ERRORS)
+
+
+def answering_handlers(
+    engine: EngineClient, capabilities: ServerCapabilities, fetcher: ImageFetcher
+) -> dict[str, Handler]:
+    """Returns what answers requests to the model, by their paths.
+
+    Args:
+        engine: Answers requests.
+        capabilities: Features and limits of the server.
+        fetcher: Gets images from URLs.
+    """
+    return {
+        CHAT_PATH: ChatRoute(engine, capabilities, fetcher),
+        COMPLETIONS_PATH: CompletionRoute(engine, capabilities),
+        RESPONSES_PATH: ResponsesRoute(engine, capabilities, fetcher),
+        MODERATIONS_PATH: ModerationRoute(engine, capabilities, fetcher),
+    }
 
 
 def openai_router(
@@ -78,32 +111,20 @@ def openai_router(
         fetcher: Gets images from URLs.
     """
     router = APIRouter(tags=["OpenAI"])
-    chat = ChatRoute(engine, capabilities, fetcher)
-    completion = CompletionRoute(engine, capabilities)
-    responses = ResponsesRoute(engine, capabilities, fetcher)
-    moderations = ModerationRoute(engine, capabilities, fetcher)
+    handlers = answering_handlers(engine, capabilities, fetcher)
     models = ModelRoutes(capabilities)
     tokens = TokenRoutes(engine, capabilities)
+    for path, (body, answer, stream) in _ANSWERING.items():
+        add_body_route(router, path, handlers[path], [body], answer, stream)
     # SageMaker has another name for it.
-    for path in ("/v1/chat/completions", "/invocations"):
-        add_body_route(router, path, chat, [ChatBody], ChatCompletion, _CHAT_STREAM)
     add_body_route(
         router,
-        "/v1/completions",
-        completion,
-        [CompletionBody],
-        Completion,
-        _COMPLETION_STREAM,
+        "/invocations",
+        handlers[CHAT_PATH],
+        [ChatBody],
+        ChatCompletion,
+        _CHAT_STREAM,
     )
-    add_body_route(
-        router,
-        RESPONSES_PATH,
-        responses,
-        [ResponsesBody],
-        ResponseObject,
-        _RESPONSE_STREAM,
-    )
-    add_body_route(router, MODERATIONS_PATH, moderations, [ModerationBody], Moderation)
     add_body_route(
         router,
         "/tokenize",

@@ -1,0 +1,1 @@
+"""Batches: lines of requests, answered in any order, and the answers in a file."""

@@ -1,0 +1,1 @@
+"""What a batch reads: OpenAI's lines, or pictures from files of several kinds."""

@@ -1,0 +1,131 @@
+"""Rows of Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, BinaryIO, Final
+
+from mllama.batch.inputs.question import Picture, Question, wrong
+from mllama.batch.lines import BatchLine
+from mllama.errors import MllamaError, listed
+
+_ROWS: Final = 16
+"""Rows that are decoded at a time: each may have a photo of megabytes."""
+
+
+def import_parquet(why: str) -> ModuleType:
+    """Returns ``pyarrow.parquet``.
+
+    Args:
+        why: What needs it.
+
+    Raises:
+        MllamaError: If it isn't installed.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MllamaError(f"{why} needs pyarrow: pip install 'mllama[batch]'") from None
+    return parquet
+
+
+def read_rows(
+    file: BinaryIO,
+    name: str,
+    question: Question,
+    *,
+    image_column: str | None,
+    prompt_column: str | None,
+    id_column: str | None,
+    first_number: int,
+    on_count: Callable[[int], None],
+) -> Iterator[BatchLine]:
+    """Yields a question about each row's picture.
+
+    A picture is a column of bytes, of URLs, of the objects with ``bytes`` and ``path``
+    that Hugging Face's data sets have, or of lists of these.
+
+    Args:
+        file: The file.
+        name: What its rows are called by.
+        question: The question.
+        image_column: The column with the pictures; None if there are none.
+        prompt_column: The column with the questions, if ``question`` has none.
+        id_column: The column with the rows' ids; None makes some.
+        first_number: The number of the first line.
+        on_count: Gets the number of rows before the first one.
+
+    Raises:
+        MllamaError: If there is no such column, or no pyarrow.
+        OSError: If the file is damaged.
+    """
+    parquet = import_parquet(name)
+    import pyarrow
+
+    columns = [column for column in (image_column, prompt_column, id_column) if column]
+    try:
+        source = parquet.ParquetFile(file)
+        missing = [each for each in columns if each not in source.schema_arrow.names]
+        if missing:
+            raise MllamaError(
+                f"{name} has no column {missing[0]!r}; it has "
+                f"{listed(source.schema_arrow.names)}"
+            )
+        on_count(source.metadata.num_rows)
+        row = 0
+        for batch in source.iter_batches(batch_size=_ROWS, columns=columns):
+            for record in batch.to_pylist():
+                custom_id = (
+                    f"{name}:{row}" if id_column is None else str(record[id_column])
+                )
+                yield _line(
+                    first_number + row,
+                    custom_id,
+                    question,
+                    None if image_column is None else record[image_column],
+                    image_column,
+                    record.get(prompt_column) if prompt_column else None,
+                )
+                row += 1
+    except pyarrow.ArrowException as error:
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def _line(
+    number: int,
+    custom_id: str,
+    question: Question,
+    value: Any,
+    column: str | None,
+    prompt: Any,
+) -> BatchLine:
+    if prompt is not None and not isinstance(prompt, str):
+        return wrong(number, custom_id, "invalid_type", "The question is no text.")
+    try:
+        pictures = [] if column is None else _pictures(value)
+    except TypeError:
+        return wrong(
+            number,
+            custom_id,
+            "invalid_image",
+            f"The column {column!r} has no picture: bytes, a URL, an object with "
+            "`bytes`, or a list of them.",
+        )
+    return question.line(number, custom_id, pictures, prompt)
+
+
+def _pictures(value: Any) -> Sequence[Picture]:
+    """Returns the pictures in a cell.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    if isinstance(value, list):
+        return [picture for each in value for picture in _pictures(each)]
+    if isinstance(value, dict):
+        content = value.get("bytes")
+        value = value.get("path") if content is None else content
+    if isinstance(value, (bytes, str)) and value:
+        return [value]
+    raise TypeError

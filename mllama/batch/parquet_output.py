@@ -1,0 +1,125 @@
+"""Answers as Parquet: a row each, with what is usually looked for in columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from mllama.batch.inputs.parquet import import_parquet
+from mllama.batch.results import answered_identity
+from mllama.errors import MllamaError
+from mllama.utils.atomic_file import atomic_file
+
+_ROWS: Final = 1000
+"""Rows of a group: they are in memory together."""
+
+_COLUMNS: Final = (
+    ("custom_id", "string"),
+    ("status_code", "int32"),
+    ("text", "string"),
+    ("finish_reason", "string"),
+    ("prompt_tokens", "int64"),
+    ("completion_tokens", "int64"),
+    ("response", "string"),
+    ("error", "string"),
+)
+"""Columns and their types; ``response`` and ``error`` are the JSON of the line."""
+
+
+def write_parquet(lines: Path) -> None:
+    """Writes a file of answers as Parquet next to it, and removes it.
+
+    Args:
+        lines: The file, in JSONL.
+
+    Raises:
+        MllamaError: If it can't be written, or pyarrow isn't installed.
+    """
+    parquet = import_parquet("a Parquet output")
+    import pyarrow
+
+    schema = pyarrow.schema(
+        [(name, getattr(pyarrow, kind)()) for name, kind in _COLUMNS]
+    )
+    target = lines.with_suffix(".parquet")
+    try:
+        with (
+            lines.open("rb") as source,
+            atomic_file(target) as part,
+            parquet.ParquetWriter(part, schema, compression="zstd") as writer,
+        ):
+            while rows := [_row(line) for line in islice(source, _ROWS)]:
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+        lines.unlink()
+    except OSError as error:
+        raise MllamaError(
+            f"{target} can't be written: {error.strerror or error}"
+        ) from error
+
+
+def parquet_identities(path: Path) -> Iterator[str]:
+    """Yields what the answers in a Parquet file are known by.
+
+    Raises:
+        MllamaError: If it has none, or pyarrow isn't installed.
+    """
+    parquet = import_parquet("a Parquet output")
+    import pyarrow
+
+    try:
+        with parquet.ParquetFile(path) as source:
+            columns = ["custom_id", "error"]
+            for batch in source.iter_batches(batch_size=_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    line = row | {"error": json.loads(row["error"] or "null")}
+                    yield answered_identity(json.dumps(line).encode())
+    except (pyarrow.ArrowException, KeyError, OSError) as error:
+        raise MllamaError(
+            f"{path} has no answers of a batch; name another output"
+        ) from error
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """Returns the row of an answer."""
+    result = from_json(line)
+    response, error = result["response"], result["error"]
+    body: dict[str, Any] = {} if response is None else response["body"]
+    usage = body.get("usage") or {}
+    if response is not None and "error" in body and body["error"]:
+        error = body["error"]
+    return {
+        "custom_id": result["custom_id"],
+        "status_code": None if response is None else response["status_code"],
+        "text": _text(body),
+        "finish_reason": _first(body.get("choices")).get("finish_reason"),
+        "prompt_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
+        "completion_tokens": usage.get("completion_tokens", usage.get("output_tokens")),
+        "response": None if response is None else json.dumps(body, ensure_ascii=False),
+        "error": None if error is None else json.dumps(error, ensure_ascii=False),
+    }
+
+
+def _text(body: dict[str, Any]) -> str | None:
+    """Returns the text of the first answer of a chat, completion or response."""
+    choice = _first(body.get("choices"))
+    if "message" in choice:
+        text: str | None = choice["message"].get("content")
+        return text
+    if "text" in choice:
+        return str(choice["text"])
+    parts = [
+        part["text"]
+        for item in body.get("output") or ()
+        for part in item.get("content") or ()
+        if part.get("type") == "output_text"
+    ]
+    return "".join(parts) if parts else None
+
+
+def _first(choices: Any) -> dict[str, Any]:
+    return choices[0] if choices else {}

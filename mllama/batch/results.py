@@ -1,0 +1,97 @@
+"""Lines of answers in OpenAI's batch format."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from mllama.batch.lines import BatchLine, LineError
+from mllama.errors import MllamaError
+
+
+@dataclass(frozen=True)
+class LineAnswer:
+    """The answer to a line that was asked.
+
+    Attributes:
+        status: The HTTP status that a server would have answered with.
+        body: The JSON of the answer, or of the error, on one line.
+        request_id: The request's id in the log.
+    """
+
+    status: int
+    body: bytes
+    request_id: str
+
+    @property
+    def is_error(self) -> bool:
+        """Returns True if it is no answer but an error."""
+        return self.status >= 400
+
+    @property
+    def error_message(self) -> str:
+        """Returns what an error says."""
+        return str(from_json(self.body)["error"]["message"])
+
+    @property
+    def completion_tokens(self) -> int:
+        """Returns the number of tokens that the usage in the body names."""
+        usage = from_json(self.body).get("usage") or {}
+        return usage.get("completion_tokens") or usage.get("output_tokens") or 0
+
+
+def answered(line: BatchLine, answer: LineAnswer) -> bytes:
+    """Returns the line of an answer."""
+    head = {"status_code": answer.status, "request_id": answer.request_id}
+    # The body is JSON already.
+    return b'%s%s,"body":%s},"error":null}\n' % (
+        _start(line),
+        _json(head)[:-1],
+        answer.body,
+    )
+
+
+def failed(line: BatchLine, error: LineError) -> bytes:
+    """Returns the line of a request that could not be asked."""
+    content = {"code": error.code, "message": error.message, "line": line.number}
+    if error.param is not None:
+        content["param"] = error.param
+    return b'%snull,"error":%s}\n' % (_start(line), _json(content))
+
+
+def _start(line: BatchLine) -> bytes:
+    names = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": line.custom_id}
+    return _json(names)[:-1] + b',"response":'
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def identity_of(line: BatchLine) -> str:
+    """Returns what a line and its answer are known by: its id, or its number."""
+    return _identity(line.custom_id, line.number)
+
+
+def answered_identity(text: bytes) -> str:
+    """Returns what the line of an answer is known by.
+
+    Raises:
+        MllamaError: If it is no such line.
+    """
+    try:
+        result = from_json(text)
+        custom_id = result["custom_id"]
+        if custom_id is not None and not isinstance(custom_id, str):
+            raise TypeError
+        return _identity(custom_id, result["error"]["line"] if custom_id is None else 0)
+    except (ValueError, TypeError, KeyError):
+        raise MllamaError("not an answer of a batch") from None
+
+
+def _identity(custom_id: str | None, number: int) -> str:
+    return f"line {number}" if custom_id is None else f"id {custom_id}"

@@ -1,0 +1,1 @@
+"""Requests of batches, which no client waits for."""

@@ -1,0 +1,66 @@
+"""Gets the images of batches that run on the machine of whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mllama.errors import ImageError, shortened
+from mllama.images.fetch import MAX_BYTES
+from mllama.max_compat.server import Settings
+from mllama.server.image_fetcher import ImageFetcher
+
+
+class LocalImages(ImageFetcher):
+    """Gets images from URLs of any host, from files, and from what came with a line.
+
+    Args:
+        folder: Where relative ``file:`` URLs begin.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Settings(media_url_ssrf_protection_enabled=False))
+        self._folder = folder
+        self._attached: dict[str, bytes] = {}
+
+    def attach(self, contents: Mapping[str, bytes]) -> None:
+        """Makes contents known by their URLs."""
+        self._attached.update(contents)
+
+    def detach(self, contents: Mapping[str, bytes]) -> None:
+        """Forgets contents."""
+        for url in contents:
+            del self._attached[url]
+
+    async def fetch(self, url: str, charge: Callable[[int], None]) -> bytes:
+        """Returns the content of one image.
+
+        Args:
+            url: The image's URL.
+            charge: Gets the number of its bytes.
+
+        Raises:
+            ImageError: If it can't be had, or exceeds a limit.
+        """
+        content = self._attached.get(url)
+        if content is None and url[:5].lower() == "file:":
+            content = await asyncio.to_thread(self._read, url)
+        if content is None:
+            return await super().fetch(url, charge)
+        charge(len(content))
+        return content
+
+    def _read(self, url: str) -> bytes:
+        path = self._folder / unquote(urlsplit(url).path)
+        name = shortened(str(path))
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name} can't be read: {reason}") from error
+        if len(content) > MAX_BYTES:
+            raise ImageError(f"{name} has more than {MAX_BYTES // 2**20} MiB")
+        return content

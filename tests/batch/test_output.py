@@ -1,0 +1,136 @@
+"""Outputs are files or folders of shards, which one run at a time writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllama.batch.destination import Destination
+from mllama.batch.lines import BatchLine
+from mllama.batch.output import JsonLines
+from mllama.batch.results import LineAnswer, answered
+from mllama.batch.seen_ids import SeenIds
+from mllama.errors import MllamaError
+
+
+def result(number: int) -> bytes:
+    body = {
+        "choices": [
+            {"message": {"content": f"answer {number}"}, "finish_reason": "stop"}
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": number},
+    }
+    line = BatchLine(number=number, custom_id=f"request-{number}")
+    return answered(line, LineAnswer(200, json.dumps(body).encode(), "id"))
+
+
+def write(output: Path, numbers: Iterator[int] | range, **options: Any) -> SeenIds:
+    seen = SeenIds()
+    with Destination(str(output), **options).opened(seen) as writer:
+        for number in numbers:
+            writer.write(result(number), is_error=False)
+    return seen
+
+
+def killed(numbers: range) -> Iterator[int]:
+    yield from numbers
+    raise KeyboardInterrupt
+
+
+def test_a_folder_has_shards(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write(output, range(1, 6), shard_lines=2)
+    write(output, range(6, 8), shard_lines=2)
+    shards = sorted(path.name for path in output.glob("part-*"))
+    assert shards == [f"part-0000{each}.jsonl" for each in range(4)]
+    lengths = [len((output / name).read_text().splitlines()) for name in shards]
+    assert lengths == [2, 2, 2, 1]
+
+
+def test_what_a_folder_has_is_known(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write(output, range(1, 6), shard_lines=2)
+    seen = write(output, range(0))
+    assert seen.add_line("id request-5") == "answered"
+    assert seen.add_line("id request-5") == "repeated"
+    assert seen.add_line("id request-6") == "new"
+
+
+def test_parquet_shards_are_complete_and_continued(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    output = tmp_path / "out"
+    options = {"output_format": "parquet", "shard_lines": 3}
+    with pytest.raises(KeyboardInterrupt):
+        write(output, killed(range(1, 5)), **options)
+    # Until it is complete, a shard can be appended to.
+    assert sorted(each.name for each in output.glob("part-*")) == [
+        "part-00000.parquet",
+        "part-00001.jsonl",
+    ]
+    seen = write(output, range(5, 8), **options)
+    assert seen.add_line("id request-1") == "answered"
+    assert seen.add_line("id request-4") == "answered"
+    assert sorted(each.name for each in output.glob("part-*")) == [
+        f"part-0000{each}.parquet" for each in range(3)
+    ]
+    rows = [
+        row
+        for each in range(3)
+        for row in parquet.read_table(output / f"part-0000{each}.parquet").to_pylist()
+    ]
+    assert [row["custom_id"] for row in rows] == [f"request-{n}" for n in range(1, 8)]
+    assert rows[2] | {"response": None} == {
+        "custom_id": "request-3",
+        "status_code": 200,
+        "text": "answer 3",
+        "finish_reason": "stop",
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "response": None,
+        "error": None,
+    }
+    with pytest.raises(MllamaError, match="--output-format parquet"):
+        write(output, range(0))
+
+
+def test_a_second_run_is_refused(tmp_path: Path) -> None:
+    for output in (tmp_path / "out.jsonl", tmp_path / "out"):
+        with (
+            Destination(str(output)).opened(SeenIds()),
+            pytest.raises(MllamaError, match="another run writes"),
+            Destination(str(output)).opened(SeenIds()),
+        ):
+            pass
+        # Once the first one has ended, another can go on.
+        write(output, range(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("s3://bucket/out", {}, "of this machine"),
+        ("-", {}, "of this machine"),
+        ("out.parquet", {}, r"\*\.jsonl"),
+        ("out.csv", {}, r"\*\.jsonl"),
+        ("out.jsonl", {"shard_lines": 3}, "--shard-lines needs a folder"),
+        ("out.jsonl", {"output_format": "parquet"}, "needs a folder"),
+        ("/dev/null", {}, "neither a file nor a folder"),
+    ],
+)
+def test_an_impossible_output_is_refused(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MllamaError, match=message):
+        Destination(name, **options)
+
+
+def test_a_disk_that_is_full_ends_the_run(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "out.jsonl")
+    lines._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    with pytest.raises(MllamaError, match="can't be written: No space left"):
+        lines.write(result(1), is_error=False)
+    lines._file.close()

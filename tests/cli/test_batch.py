@@ -1,0 +1,237 @@
+"""``mllama batch`` answers each line once, however often it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mllama.batch.inputs.reader import InputReader
+from mllama.cli.batch import batch
+from mllama.demo_model import MODEL_PATH
+from mllama.errors import MllamaError
+
+START_SECONDS = 600
+"""A first run compiles graphs, and the machine may be busy."""
+
+PICTURES = sorted((MODEL_PATH.parent / "pictures").glob("*.png"))
+
+
+def request(number: int, **body: Any) -> str:
+    picture = PICTURES[number % len(PICTURES)].as_uri()
+    content = [
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "text", "text": "What is in the picture?"},
+    ]
+    return json.dumps(
+        {
+            "custom_id": f"request-{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"messages": [{"role": "user", "content": content}], **body},
+        }
+    )
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mllama",
+            "batch",
+            "--devices",
+            "cpu",
+            *map(str, arguments),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def lines_of(output: Path) -> int:
+    return output.read_bytes().count(b"\n") if output.exists() else 0
+
+
+def wait_for_lines(process: subprocess.Popen[str], output: Path, count: int) -> None:
+    end = time.monotonic() + START_SECONDS
+    while lines_of(output) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.compiles
+def test_each_line_is_answered_once_by_runs_that_are_killed(tmp_path: Path) -> None:
+    count = 120
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [request(each, max_tokens=40, ignore_eos=True) for each in range(1, count)]
+    source.write_text("\n".join([*lines[:9], "{broken", *lines[9:]]))
+    first = start(source, output)
+    wait_for_lines(first, output, 6)
+    first.kill()
+    first.communicate()
+    assert lines_of(output) < count
+    with output.open("ab") as file:
+        file.write(b'{"id":"torn')
+    second = start(source, output)
+    try:
+        wait_for_lines(second, output, lines_of(output) + 6)
+        other = start(source, output)
+        _, errors = other.communicate(timeout=START_SECONDS)
+        assert other.returncode == 2
+        assert "another run writes" in errors
+    finally:
+        second.send_signal(signal.SIGINT)
+        _, errors = second.communicate(timeout=START_SECONDS)
+    assert second.returncode == 130
+    assert "run the same command again to go on" in errors
+    assert lines_of(output) < count
+    third = start(source, output)
+    _, errors = third.communicate(timeout=START_SECONDS)
+    assert third.returncode == 0, errors
+    results = [json.loads(line) for line in output.open()]
+    ids = [result["custom_id"] for result in results]
+    assert sorted(ids, key=str) == sorted(
+        [None, *(f"request-{each}" for each in range(1, count))], key=str
+    )
+    for result in results:
+        if result["custom_id"] is None:
+            assert result["error"]["code"] == "invalid_json_line"
+            assert result["error"]["line"] == 10
+        else:
+            usage = result["response"]["body"]["usage"]
+            assert usage["completion_tokens"] == 40
+            assert usage["prompt_tokens_details"]["image_tokens"] > 0
+
+
+def refused(*arguments: str | Path) -> str:
+    with pytest.raises(MllamaError) as caught:
+        CliRunner().invoke(batch, [*map(str, arguments)], catch_exceptions=False)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _keep_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests of this process need it afterwards.
+    monkeypatch.setattr("mllama.cli.batch.block_torch", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", "x"], "--prompt can't be combined with it"),
+        (["--image-column", "x"], "--image-column can't be combined with it"),
+        (["--temperature", "1"], "--temperature can't be combined with it"),
+        (["--max-errors", "-2"], "--max-errors must be -1 or more"),
+        (["--output-format", "parquet"], "--output-format parquet needs a folder"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text(request(1))
+    assert message in refused(tmp_path / "in.jsonl", tmp_path / "out.jsonl", *options)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--prompt"),
+        (["--prompt", "x", "--temperature", "3"], "`temperature` must be at most 2"),
+        (["--prompt", "x", "--guided-json", "{"], "not JSON"),
+        (
+            [
+                "--prompt",
+                "x",
+                "--guided-regex",
+                "a",
+                "--response-format",
+                "json_object",
+            ],
+            "can't be combined",
+        ),
+    ],
+)
+def test_questions_that_can_not_be_asked_are_refused(
+    options: list[str], message: str
+) -> None:
+    folder = PICTURES[0].parent
+    if "not JSON" in message:
+        result = CliRunner().invoke(batch, [str(folder), "out.jsonl", *options])
+        assert message in result.output
+    else:
+        assert message in refused(folder, "out.jsonl", *options)
+    assert not Path("out.jsonl").exists()
+
+
+def test_nothing_is_loaded_if_everything_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("{broken\n")
+    (tmp_path / "out.jsonl").write_text(
+        '{"id":"x","custom_id":null,"response":null,"error":{"code":"x","line":1}}\n'
+    )
+    result = CliRunner().invoke(
+        batch, [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]
+    )
+    assert result.exit_code == 0
+    assert "has all 1 answers" in result.output
+
+
+def test_options_arrive_where_they_act(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    class Recorded(Exception):
+        pass
+
+    class Recorder:
+        def __init__(self, options: Any, *, quiet: bool) -> None:
+            seen.update(options=options, quiet=quiet)
+            raise Recorded
+
+    class Reader(InputReader):
+        def __init__(self, source: str, question: Any, **options: Any) -> None:
+            seen.update(options, question=question)
+            super().__init__(source, question, **options)
+
+    monkeypatch.setattr("mllama.engine.engine.Engine", Recorder)
+    monkeypatch.setattr("mllama.batch.inputs.reader.InputReader", Reader)
+    arguments = [str(PICTURES[0].parent), str(tmp_path / "out")]
+    arguments += ["--prompt", "What?", "--system", "Be brief.", "--quiet"]
+    arguments += ["--max-batch-size", "3", "--devices", "cpu", "--shard-lines", "5"]
+    arguments += ["--image-column", "jpg", "--prompt-column", "txt", "--id-column", "i"]
+    arguments += ["--max-new-tokens", "9", "--temperature", "0.5", "--stop", "a"]
+    arguments += ["--logit-bias", "4=-1.5", "--logprobs", "2", "--n", "2"]
+    arguments += ["--response-format", "json_object", "--stop-token-id", "7"]
+    with pytest.raises(Recorded):
+        CliRunner().invoke(batch, arguments, catch_exceptions=False)
+    assert seen["options"].max_batch_size == 3
+    assert seen["quiet"] is True
+    assert seen["image_column"] == "jpg"
+    assert seen["prompt_column"] == "txt"
+    assert seen["id_column"] == "i"
+    assert seen["output"] == tmp_path / "out"
+    question = seen["question"]
+    assert (question.prompt, question.system) == ("What?", "Be brief.")
+    assert question.fields == {
+        "max_tokens": 9,
+        "n": 2,
+        "temperature": 0.5,
+        "logit_bias": {"4": -1.5},
+        "stop": ["a"],
+        "stop_token_ids": [7],
+        "logprobs": True,
+        "top_logprobs": 2,
+        "response_format": {"type": "json_object"},
+    }
