@@ -17,6 +17,12 @@ from typing import Final
 _LONG: Final = 64 * 1024
 """Strings that are shorter, in bytes, are parsed with the rest of the body."""
 
+HEAD_BYTES: Final = 256
+"""Bytes of a string that tell what it is."""
+
+LINE_ENDS: Final = (b"\\n", b"\\r")
+"""The ends of lines as JSON has them."""
+
 _START: Final = re.compile(rb"(?:data:[^\",]{0,200},)?[A-Za-z0-9+/=_\\-]{256}")
 """The first bytes of a string that may be base64, or a ``data:`` URL of it."""
 
@@ -30,11 +36,11 @@ class DetachedBody:
         strings: The strings by their names, as JSON has them between the quotes.
     """
 
-    text: bytes
+    text: bytes | bytearray
     strings: Mapping[str, memoryview]
 
 
-def detach(body: bytes) -> DetachedBody:
+def detach(body: bytes | bytearray) -> DetachedBody:
     """Replaces long strings of base64 in a JSON text with short names.
 
     The names are random, so that no request can hold one by itself.  A caller that
@@ -67,17 +73,28 @@ def detach(body: bytes) -> DetachedBody:
     return DetachedBody(b"".join([*parts, view[done:]]), strings)
 
 
-def _is_base64(body: bytes, start: int, end: int) -> bool:
+def _is_base64(body: bytes | bytearray, start: int, end: int) -> bool:
     """Returns True if a part between two quotes looks like a string of base64."""
     return (
         # A quote after a backslash is part of a text.
         body[start - 2 : start - 1] != b"\\"
         and _START.match(body, start, end) is not None
-        and _has_only_slashes(body, start, end)
+        and _has_known_escapes(body, start, end)
     )
 
 
-def _has_only_slashes(body: bytes, start: int, end: int) -> bool:
-    """Returns True if the only escapes in a part of a JSON text are of slashes."""
+def _has_known_escapes(body: bytes | bytearray, start: int, end: int) -> bool:
+    """Returns True if the only escapes in a part of a JSON text are of slashes and, in
+    base64 of lines, of their ends."""
     escapes = body.count(b"\\", start, end)
-    return escapes == 0 or escapes == body.count(b"\\/", start, end)
+    known = [b"\\/"]
+    if has_lines(body[start : start + HEAD_BYTES]):
+        known += LINE_ENDS
+    return escapes == 0 or escapes == sum(
+        body.count(each, start, end) for each in known
+    )
+
+
+def has_lines(head: bytes | bytearray) -> bool:
+    """Returns True if the first bytes of base64 in JSON are of more than one line."""
+    return any(each in head for each in LINE_ENDS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from mllama.images.fetch import MAX_BYTES
+from mllama.server.bodies.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
@@ -14,6 +16,10 @@ from mllama.server.request_images import ImageReference, load_images
 
 if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
+
+
+MAX_TILES_BYTES: Final = 4 << 20
+"""The most memory of an image that is ready for the model: four tiles of 560 x 560."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ImageRoute:
         self._fetcher = fetcher
 
     def _images(
-        self, references: Sequence[ImageReference], strings: Mapping[str, memoryview]
+        self, references: Sequence[ImageReference], strings: BodyStrings
     ) -> ReferencedImages:
         """Returns a request's images, which aren't loaded yet.
 
@@ -65,7 +71,7 @@ class ImageRoute:
         )
 
     async def _load_images(
-        self, references: Sequence[ImageReference], strings: Mapping[str, memoryview]
+        self, references: Sequence[ImageReference], strings: BodyStrings
     ) -> list[ImageTiles]:
         """Returns a request's images, ready for the model.
 
@@ -76,10 +82,27 @@ class ImageRoute:
         Raises:
             RequestImageError: If one can't be used.
         """
-        return await load_images(
+        if not references:
+            return []
+        memory = await strings.memory.take_images(self._file_bytes(references, strings))
+        images = await load_images(
             references,
             strings,
             fetcher=self._fetcher,
             engine=self._engine,
             max_bytes=self._capabilities.max_image_bytes,
         )
+        strings.drop()
+        memory.release(memory.weight - MAX_TILES_BYTES * len(references))
+        return images
+
+    def _file_bytes(
+        self, references: Sequence[ImageReference], strings: BodyStrings
+    ) -> int:
+        """Returns the most memory that a request's images take until they are ready."""
+        fetched = sum(
+            len(strings[each.source]) if each.source in strings else MAX_BYTES
+            for each in references
+        )
+        most = self._capabilities.max_image_bytes or fetched
+        return min(fetched, most) + MAX_TILES_BYTES * len(references)

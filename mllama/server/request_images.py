@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mllama.errors import ImageError, shortened
 from mllama.images.data_urls import data_url_content, decode_base64, is_base64
 from mllama.images.load import url_scheme
 from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.detached_strings import HEAD_BYTES, LINE_ENDS, has_lines
 from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
-
-_LONGEST_HEADER: Final = 256
-"""The longest part before a detached ``data:`` URL's comma, in bytes."""
 
 
 class _Preparation(Protocol):
@@ -142,7 +140,10 @@ def detached_content(string: memoryview) -> bytes:
     Raises:
         ImageError: If it is damaged.
     """
-    head = bytes(string[:_LONGEST_HEADER])
+    head = bytes(string[:HEAD_BYTES])
+    if has_lines(head):
+        string = memoryview(_without_line_ends(bytes(string)))
+        head = bytes(string[:HEAD_BYTES])
     if head[:5].lower() != b"data:":
         try:
             return decode_base64(string)
@@ -155,3 +156,9 @@ def detached_content(string: memoryview) -> bytes:
     if comma >= 0 and is_base64(head[:comma].decode("latin-1")):
         return decode_base64(string[comma + 1 :])
     return data_url_content(bytes(string).decode("utf-8", "replace"))
+
+
+def _without_line_ends(string: bytes) -> bytes:
+    for each in LINE_ENDS:
+        string = string.replace(each, b"")
+    return string

@@ -17,6 +17,7 @@ from mllama.max_compat.server import (
     Settings,
     fastapi_app,
 )
+from mllama.server.access.clients import client_of
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.capabilities import ServerCapabilities
@@ -33,7 +34,12 @@ from mllama.server.observability.metrics import METRICS
 from mllama.server.observed_engine import ObservedEngineClient
 from mllama.server.options import ServerOptions
 from mllama.server.paths import path_below_root
+from mllama.server.request_head import RequestHeadMiddleware
 from mllama.server.request_middleware import RequestMiddleware
+from mllama.server.scheduling.shared_memory import (
+    SharedMemory,
+    SharedMemoryMiddleware,
+)
 from mllama.server.schema_route import add_schema_route
 
 MAX_ROUTES: Final = ("/health", "/version")
@@ -92,6 +98,10 @@ def new_application(
     patches.keep_routes(app, (*MAX_ROUTES, *(ADMIN_PATHS if policy.admin_keys else ())))
     patches.drop_request_session(app)
     add_metrics_routes(app)
+    app.add_middleware(RequestHeadMiddleware, form_of=error_form)
+    app.add_middleware(
+        SharedMemoryMiddleware, memory=SharedMemory(), client_of=client_of
+    )
     app.add_middleware(AccessMiddleware, policy=policy, form_of=error_form)
     if policy.origins:
         # Around the others, so that a page can read why its request was refused.

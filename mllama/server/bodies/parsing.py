@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -16,6 +17,17 @@ Model = TypeVar("Model", bound=Body)
 
 _MOST_LEVELS: Final = 200
 """Where pydantic's parser gives up."""
+
+MAX_JSON_BYTES: Final = 16 << 20
+"""The largest body, without long pictures in base64, which are not parsed."""
+
+_MOST_VALUES: Final = {
+    b"[{": (100_000, "objects and lists"),
+    b'"': (1_000_000, "quotes"),
+    b",": (2_000_000, "commas"),
+}
+"""The most of some characters in a body: its values would hold the event loop for more
+than a tenth of a second.  Texts with so many don't fit a context either."""
 
 _TYPES = {
     "int_type": "an integer",
@@ -38,12 +50,14 @@ _HINTS: Final = {
 """What a missing field is to have, where its name doesn't say enough."""
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+def parse_json(body: bytes | bytearray) -> dict[str, Any]:
     """Returns the JSON object of a body.
 
     Raises:
-        RequestRejected: If it is not one, nested too deeply, or not valid Unicode.
+        RequestRejected: If it is not one, too large, nested too deeply, not valid
+            Unicode, or has a key twice.
     """
+    _check_size(body)
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -58,7 +72,51 @@ def parse_json(body: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise RequestRejected("The body must be a JSON object.", code="invalid_json")
+    _check_keys(body)
     return value
+
+
+def _check_keys(body: bytes | bytearray) -> None:
+    """Refuses an object with a key twice: which value counts would be the parser's
+    choice."""
+    try:
+        json.loads(body, object_pairs_hook=_unique_keys)
+    # Such as a number of more digits than Python converts.
+    except ValueError as error:
+        raise RequestRejected(
+            f"The body is not valid JSON: {error}.", code="invalid_json"
+        ) from error
+
+
+def _check_size(body: bytes | bytearray) -> None:
+    if len(body) > MAX_JSON_BYTES:
+        raise RequestRejected(
+            f"The body has {len(body)} bytes of JSON beside images in base64; at most "
+            f"{MAX_JSON_BYTES} are accepted.",
+            code="request_too_large",
+            status=413,
+        )
+    if len(body) < min(most for most, _ in _MOST_VALUES.values()):
+        return
+    for characters, (most, what) in _MOST_VALUES.items():
+        if sum(map(body.count, characters)) > most:
+            raise RequestRejected(
+                f"The body has more than {most} {what}, which is too many.",
+                code="request_too_large",
+                status=413,
+            )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> None:
+    """Refuses an object that has a key twice."""
+    if len(dict(pairs)) == len(pairs):
+        return
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise RequestRejected(
+        f"The body has the key {quoted(twice)} twice in one object.",
+        code="invalid_json",
+    )
 
 
 def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
+from mllama.server.bodies.arrival import arrived_body
 from mllama.server.bodies.parsing import parse_body, parse_json
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.bodies.schema import Body
-from mllama.server.detached_strings import detach
+from mllama.server.bodies.strings import BodyStrings
+from mllama.server.detached_strings import DetachedBody, detach
+from mllama.server.scheduling.shared_memory import memory_of
 
 Model = TypeVar("Model", bound=Body)
+
+_LARGE: Final = 4 << 20
+"""Bytes of a body that are searched in a thread."""
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Returns the JSON object of a request's body.
+
+    Raises:
+        RequestRejected: If it is not one.
+    """
+    return parse_json(await arrived_body(request))
 
 
 async def read_body(request: Request, model: type[Model]) -> Model:
@@ -21,12 +37,12 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     Raises:
         RequestRejected: If it is not valid.
     """
-    return parse_body(model, parse_json(await request.body()))
+    return parse_body(model, await read_json(request))
 
 
 async def read_body_with_images(
     request: Request, model: type[Model], sources: Callable[[Model], Iterable[str]]
-) -> tuple[Model, Mapping[str, memoryview]]:
+) -> tuple[Model, BodyStrings]:
     """Returns the body of a request that may contain pictures.
 
     Args:
@@ -41,8 +57,9 @@ async def read_body_with_images(
     Raises:
         RequestRejected: If it is not valid.
     """
-    raw = await request.body()
-    detached = detach(raw)
+    raw = await arrived_body(request)
+    memory = memory_of(request)
+    detached = await _detached(raw)
     if detached.strings:
         try:
             body = parse_body(model, parse_json(detached.text))
@@ -51,6 +68,14 @@ async def read_body_with_images(
         else:
             # Each name stands in the text once.
             if detached.strings.keys() <= set(sources(body)):
-                return body, detached.strings
+                text_bytes = len(detached.text)
+                return body, BodyStrings(detached.strings, memory, text_bytes)
     # A long string in another place, such as in a text, is what it is.
-    return parse_body(model, parse_json(raw)), {}
+    return parse_body(model, parse_json(raw)), BodyStrings({}, memory, len(raw))
+
+
+async def _detached(raw: bytearray) -> DetachedBody:
+    # The search of a large body would hold the event loop.
+    if len(raw) > _LARGE:
+        return await asyncio.to_thread(detach, raw)
+    return detach(raw)

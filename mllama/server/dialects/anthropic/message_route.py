@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.bodies.strings import BodyStrings
 from mllama.server.dialects.anthropic.conversation import (
     Conversation,
     read_conversation,
@@ -43,9 +44,6 @@ from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
 PromptModel = TypeVar("PromptModel", bound=PromptBody)
-
-Strings = Mapping[str, memoryview]
-"""Strings that were detached from a body, by name."""
 
 
 class MessageRoutes(ImageRoute):
@@ -85,7 +83,7 @@ class MessageRoutes(ImageRoute):
 
     async def _read(
         self, request: Request, model: type[PromptModel]
-    ) -> tuple[PromptModel, Strings, Conversation]:
+    ) -> tuple[PromptModel, BodyStrings, Conversation]:
         body, strings = await read_body_with_images(
             request,
             model,
@@ -97,7 +95,7 @@ class MessageRoutes(ImageRoute):
     async def _start(
         self,
         body: MessageBody,
-        strings: Strings,
+        strings: BodyStrings,
         conversation: Conversation,
         origin: RequestOrigin,
     ) -> AsyncGenerator[Event, None]:
@@ -114,7 +112,7 @@ class MessageRoutes(ImageRoute):
         return self._engine.generate(request, origin=origin)
 
     async def _count(
-        self, body: PromptBody, strings: Strings, conversation: Conversation
+        self, body: PromptBody, strings: BodyStrings, conversation: Conversation
     ) -> int:
         prompt = prompt_of(body, conversation, self._capabilities)
         images = await self._load_images(image_references(body), strings)

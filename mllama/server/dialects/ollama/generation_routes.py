@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -16,6 +16,7 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.bodies.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.ollama.answer import (
     NDJSON,
@@ -168,7 +169,7 @@ class GenerationRoutes(ImageRoute):
         self,
         body: OllamaFields,
         asked: _Question,
-        strings: Mapping[str, memoryview],
+        strings: BodyStrings,
         origin: RequestOrigin,
         clock: Clock,
     ) -> AsyncGenerator[Event, None]:

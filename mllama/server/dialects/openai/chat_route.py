@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from functools import partial
 
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.bodies.strings import BodyStrings
 from mllama.server.dialects.openai.answer_head import AnswerHead
 from mllama.server.dialects.openai.chat_answer import ChatForm, chat_chunks, whole_chat
 from mllama.server.dialects.openai.chat_body import ChatBody
@@ -56,7 +57,7 @@ class ChatRoute(ImageRoute):
     async def _start(
         self,
         body: ChatBody,
-        strings: Mapping[str, memoryview],
+        strings: BodyStrings,
         origin: RequestOrigin,
     ) -> AsyncGenerator[Event, None]:
         """Hands a request to the engine."""

@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from mllama.server.bodies.parsing import parse_body, parse_json
-from mllama.server.bodies.reading import read_body
+from mllama.server.bodies.parsing import parse_body
+from mllama.server.bodies.reading import read_body, read_json
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.chat_translation import chat_prompt, check_prompt
@@ -37,7 +37,7 @@ class TokenRoutes:
 
     async def tokenize(self, request: Request) -> JSONResponse:
         """Returns the tokens of a text or a conversation."""
-        content = parse_json(await request.body())
+        content = await read_json(request)
         if content.get("messages") is not None and content.get("prompt") is not None:
             raise RequestRejected(
                 "`prompt` and `messages` can't be combined: either is tokenized alone.",

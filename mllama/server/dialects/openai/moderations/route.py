@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from functools import partial
 
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import whole_answer
 from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.bodies.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.completion_route import MAX_RUNNING_PROMPTS
 from mllama.server.dialects.openai.merged_events import merged
@@ -85,7 +86,7 @@ class ModerationRoute(ImageRoute):
     async def _start(
         self,
         body: ModerationBody,
-        strings: Mapping[str, memoryview],
+        strings: BodyStrings,
         origin: RequestOrigin,
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Hands a request's inputs to the engine."""

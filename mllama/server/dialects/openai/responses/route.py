@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from functools import partial
 
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from mllama.requests.request import GenerationRequest
 from mllama.requests.tool_use import calls_have_grammar
 from mllama.server.answering import AnswerWriters, answer
 from mllama.server.bodies.reading import read_body_with_images
+from mllama.server.bodies.strings import BodyStrings
 from mllama.server.dialects.openai.responses.answer import (
     StreamedErrors,
     response_events,
@@ -73,7 +74,7 @@ class ResponsesRoute(ImageRoute):
         self,
         body: ResponsesBody,
         prompt: ChatPrompt,
-        strings: Mapping[str, memoryview],
+        strings: BodyStrings,
         origin: RequestOrigin,
     ) -> AsyncGenerator[Event, None]:
         """Hands a request to the engine."""

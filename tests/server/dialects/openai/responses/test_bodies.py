@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai.types.responses import response_create_params
 
-from mllama.server.bodies.parsing import parse_body, parse_json
+from mllama.server.bodies.parsing import parse_body
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.bodies.schema import Refused
 from mllama.server.dialects.openai.responses.body import ResponsesBody
@@ -307,7 +307,7 @@ def test_what_is_not_a_json_object_is_refused(api: Responses, body: bytes) -> No
     ],
 )
 def test_many_errors_cost_no_more_than_one(fields: Any) -> None:
-    parsed = parse_json(json.dumps({"input": "Hi", **fields}).encode())
+    parsed = {"input": "Hi", **fields}
     started = time.process_time()
     with pytest.raises(RequestRejected):
         parse_body(ResponsesBody, parsed)

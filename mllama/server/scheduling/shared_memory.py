@@ -1,0 +1,138 @@
+"""The memory that requests in progress use together, which is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mllama.server.scheduling.fair_semaphore import ANYBODY, FairSemaphore, Lease
+
+MAX_BODIES_BYTES: Final = 1 << 30
+"""The memory of the large bodies of all requests in progress."""
+
+MAX_TEXTS_BYTES: Final = 256 << 20
+"""The same for bodies of at most ``LARGEST_TEXT``, which don't wait for large ones."""
+
+MAX_IMAGES_BYTES: Final = 1 << 30
+"""The memory of the images of all requests in progress, files or prepared."""
+
+SMALL_BODY: Final = 64 << 10
+"""Bodies of so many bytes never wait: there is one for each connection at most."""
+
+LARGEST_TEXT: Final = 1 << 20
+"""The largest body that waits for others of its kind only."""
+
+_STATE: Final = "request_memory"
+
+
+class SharedMemory:
+    """The memory of requests in progress.
+
+    What there isn't enough of is waited for, by the client that holds least first.
+
+    Args:
+        bodies: Bytes of large bodies.
+        texts: Bytes of other bodies.
+        images: Bytes of images.
+    """
+
+    def __init__(
+        self,
+        *,
+        bodies: int = MAX_BODIES_BYTES,
+        texts: int = MAX_TEXTS_BYTES,
+        images: int = MAX_IMAGES_BYTES,
+    ) -> None:
+        self.bodies = FairSemaphore(bodies)
+        self.texts = FairSemaphore(texts)
+        self.images = FairSemaphore(images)
+
+
+class RequestMemory:
+    """The share of one HTTP request.
+
+    Args:
+        memory: The memory of all requests.
+        client: Who sent the request.
+    """
+
+    def __init__(self, memory: SharedMemory, client: Hashable = ANYBODY) -> None:
+        self._memory = memory
+        self._client = client
+        self._body: Lease | None = None
+        self._images: list[Lease] = []
+
+    async def take_body(self, size: int) -> None:
+        """Waits for the memory of a body.
+
+        Args:
+            size: Its size in bytes; a body whose size isn't known takes the largest.
+        """
+        if size <= SMALL_BODY or self._body is not None:
+            return
+        memory = self._memory
+        pool = memory.bodies if size > LARGEST_TEXT else memory.texts
+        self._body = await _taken(pool, size, self._client)
+
+    def shrink_body(self, size: int) -> None:
+        """Gives the memory of a body back but for a number of bytes."""
+        if self._body is not None and self._body.weight > size:
+            self._body.release(self._body.weight - size)
+
+    async def take_images(self, size: int) -> Lease:
+        """Waits for the memory of images, in bytes, and returns it."""
+        lease = await _taken(self._memory.images, size, self._client)
+        self._images.append(lease)
+        return lease
+
+    def release(self) -> None:
+        """Gives everything back."""
+        self.shrink_body(0)
+        for lease in self._images:
+            lease.release()
+
+
+async def _taken(pool: FairSemaphore, size: int, client: Hashable) -> Lease:
+    # What needs more than there is gets all of it.
+    return await pool.acquire(min(size, pool.capacity), client)
+
+
+class SharedMemoryMiddleware:
+    """Gives each request a share of the memory, and takes it back at the end.
+
+    Args:
+        app: Gets the requests.
+        memory: The memory of all requests.
+        client_of: Returns who sent a request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        memory: SharedMemory,
+        client_of: Callable[[Scope], Hashable] = lambda scope: ANYBODY,
+    ) -> None:
+        self._app = app
+        self._memory = memory
+        self._client_of = client_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        share = RequestMemory(self._memory, self._client_of(scope))
+        scope.setdefault("state", {})[_STATE] = share
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            share.release()
+
+
+def memory_of(request: Request) -> RequestMemory:
+    """Returns the share of a request; without the middleware, one of its own."""
+    share = request.scope.setdefault("state", {}).get(_STATE)
+    return share if isinstance(share, RequestMemory) else RequestMemory(SharedMemory())

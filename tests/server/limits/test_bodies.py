@@ -1,0 +1,219 @@
+"""What a body may be is checked before it is read, and read once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from mllama.server.bodies.parsing import parse_json
+from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.request_head import RequestHeadMiddleware
+from mllama.server.routes import error_form
+from mllama.server.scheduling.shared_memory import (
+    RequestMemory,
+    SharedMemory,
+    SharedMemoryMiddleware,
+)
+from tests.server.dialects.in_process import InProcessServer
+
+USER = {"role": "user", "content": "Hi"}
+BODY = {"model": "served", "messages": [USER]}
+CHAT, MESSAGES, OLLAMA = "/v1/chat/completions", "/v1/messages", "/api/chat"
+
+
+def message_of(response: httpx.Response) -> str:
+    error = response.json()["error"]
+    return str(error if isinstance(error, str) else error["message"])
+
+
+@pytest.fixture(scope="module")
+def server() -> InProcessServer:
+    return InProcessServer()
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, OLLAMA, "/tokenize"])
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"Content-Encoding": "gzip"}, "the encoding 'gzip'"),
+        ({"Content-Encoding": "br, gzip"}, "the encoding 'br, gzip'"),
+        ({"Content-Type": "application/json; charset=utf-16"}, "charset 'utf-16'"),
+        ({"Content-Type": 'text/plain; charset="Latin1"'}, "charset 'latin1'"),
+    ],
+)
+def test_other_encodings_are_refused(
+    server: InProcessServer, path: str, headers: Any, message: str
+) -> None:
+    content = gzip.compress(json.dumps(BODY).encode())
+    response = server.request("POST", path, content=content, headers=headers)
+    assert response.status_code == 415
+    assert message in message_of(response)
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=UTF-8", "text/plain; charset=us-ascii", "x"]
+)
+def test_utf8_by_any_name_is_read(server: InProcessServer, kind: str) -> None:
+    response = server.request(
+        "POST",
+        CHAT,
+        content=json.dumps(BODY).encode(),
+        headers={"Content-Type": kind, "Content-Encoding": "identity"},
+    )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, OLLAMA])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"model": 1, "messages": [], "model": 2}', "the key 'model' twice"),
+        (b'{"a": {"b": [{"c": 1, "c": 1}]}}', "the key 'c' twice"),
+        (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
+        (b'{"a": NaN}', "not valid JSON"),
+        (b'{"a": Infinity}', "not valid JSON"),
+        (b'{"a": "\\ud800"}', "not valid JSON"),
+        (b'{"a": "\\udc00\\ud800"}', "not valid JSON"),
+        (b'{"a": "\xff"}', "not valid JSON"),
+        (b'{"a": "\xed\xa0\x80"}', "not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        ('{"a": 1}'.encode("utf-16"), "not valid JSON"),
+        (b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}", "200 levels"),
+        (b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "200 levels"),
+        (b'{"a": "b', "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+    ],
+)
+def test_damaged_json_is_refused(
+    server: InProcessServer, path: str, body: bytes, message: str
+) -> None:
+    response = server.post(path, body)
+    assert response.status_code == 400
+    assert message in message_of(response)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"a": "' + b"x" * (16 << 20) + b'"}', "bytes of JSON"),
+        (b'{"a": [' + b"[]," * 100_000 + b"0]}", "objects and lists"),
+        (b'{"a": [' + b"{}," * 100_000 + b"0]}", "objects and lists"),
+        (b'{"a": [' + b'"",' * 500_000 + b"0]}", "quotes"),
+        (b'{"a": [' + b"1," * 2_000_001 + b"0]}", "commas"),
+    ],
+)
+def test_json_has_a_size(body: bytes, message: str) -> None:
+    started = time.process_time()
+    with pytest.raises(RequestRejected, match=message) as refused:
+        parse_json(body)
+    assert refused.value.status == 413
+    assert time.process_time() - started < 0.1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": "' + b"\\n" * (7 << 20) + b'"}',
+        b'{"a": [' + b"[]," * 99_000 + b"0]}",
+        b'{"a": [' + b'"",' * 490_000 + b"0]}",
+        b'{"a": [' + b"12345," * 1_900_000 + b"0]}",
+        b"{" + b",".join(b'"key%d":0' % n for n in range(450_000)) + b"}",
+    ],
+    ids=["escapes", "lists", "texts", "numbers", "keys"],
+)
+def test_the_largest_bodies_hold_the_loop_for_a_moment_only(body: bytes) -> None:
+    started = time.process_time()
+    parse_json(body)
+    # A tenth on a machine of its own.
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("lines", ["\n", "\r\n"])
+def test_base64_of_lines_is_not_parsed_with_the_rest(lines: str) -> None:
+    content = bytes(range(256)) * (96 << 10)
+    text = base64.b64encode(content).decode()
+    text = lines.join(text[at : at + 76] for at in range(0, len(text), 76))
+    server = InProcessServer()
+    image = {"type": "image_url", "image_url": {"url": text}}
+    response = server.post(CHAT, {"messages": [{"role": "user", "content": [image]}]})
+    assert response.status_code == 200, response.text
+    assert server.engine.images == [content]
+
+
+def test_large_bodies_wait_for_room_and_small_ones_do_not() -> None:
+    memory = SharedMemory(bodies=3 << 20, texts=1 << 20)
+
+    async def run() -> None:
+        first, second = RequestMemory(memory, "a"), RequestMemory(memory, "b")
+        await first.take_body(2 << 20)
+        waiting = asyncio.ensure_future(second.take_body(2 << 20))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        # Neither those that are small nor those of texts wait for large ones.
+        await RequestMemory(memory).take_body(64 << 10)
+        await RequestMemory(memory).take_body(1 << 20)
+        first.shrink_body(1 << 20)
+        await asyncio.wait_for(waiting, 1)
+        # What can't have what it asks for gets all there is.
+        huge = asyncio.ensure_future(RequestMemory(memory).take_body(1 << 40))
+        first.release()
+        second.release()
+        await asyncio.wait_for(huge, 1)
+        assert memory.bodies.held == memory.bodies.capacity
+
+    asyncio.run(run())
+
+
+def test_a_request_gives_its_memory_back_when_it_is_answered() -> None:
+    memory = SharedMemory()
+    server = InProcessServer()
+    server.app().add_middleware(SharedMemoryMiddleware, memory=memory)
+    seen: list[int] = []
+
+    async def look() -> None:
+        seen.append(memory.bodies.held + memory.texts.held + memory.images.held)
+
+    server.engine.wait = look
+    image = "data:image/png;base64," + base64.b64encode(bytes(3 << 20)).decode()
+    for body in (
+        {"messages": [{"role": "user", "content": "a" * 200_000}]},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": image}}],
+                }
+            ]
+        },
+    ):
+        assert server.post(CHAT, {"model": "served", **body}).status_code == 200
+        assert server.post(CHAT, {"stream": True, **body}).status_code == 200
+        assert server.post(CHAT, {"nonsense": 1, **body}).status_code == 400
+        assert memory.bodies.held == memory.texts.held == memory.images.held == 0
+    # Of the picture's file nothing is left but its tiles.
+    assert max(seen) < 5 << 20
+    assert min(seen) > 200_000
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {f"x-{number}": "a" for number in range(300)},
+        {"x": "a" * 70_000},
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/nothing"])
+def test_large_heads_are_refused(path: str, headers: dict[str, str]) -> None:
+    server = InProcessServer()
+    server.app().add_middleware(RequestHeadMiddleware, form_of=error_form)
+    response = server.request("POST", path, content=b"{}", headers=headers)
+    assert response.status_code == 431
+    assert "200 headers" in message_of(response)
+    assert server.post(CHAT, BODY).status_code == 200
