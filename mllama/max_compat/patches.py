@@ -289,7 +289,9 @@ def replace_scheduler_queues(
     """
     from max.serve.scheduler.text_generation_scheduler import TokenGenerationScheduler
 
-    original = TokenGenerationScheduler.__init__
+    # A process that loads several models replaces them once.
+    current = TokenGenerationScheduler.__init__
+    original = getattr(current, "__wrapped__", current)
 
     @wraps(original)
     def init(self: Any, *args: Any, **more: Any) -> None:

@@ -30,6 +30,7 @@ from mllama.max_model.settings import ModelSettings
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
 from mllama.runtime.deferred_outputs import DeferredExecution
+from mllama.runtime.early_cancellations import cancellable_queues
 from mllama.runtime.engine_stats import EngineStats, engine_stats
 from mllama.runtime.fault_isolation import isolate_failures
 from mllama.runtime.forced_tokens import appending_forced_tokens
@@ -84,6 +85,7 @@ def load_pipeline(
     Raises:
         MllamaError: If the self-check of a GPU can't run.
     """
+    patches.replace_scheduler_queues(cancellable_queues)
     patches.replace_sampling_processor(HostSamplingProcessor)
     patches.replace_kv_cache_buffer(LazilyCommittedBuffer)
     with lazy_sampler(), patches.replaced_sampler_loading(without_sampler_graphs):

@@ -35,7 +35,6 @@ from mllama.max_model.memory_planner import plan_within_memory_limit
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
-from mllama.runtime.early_cancellations import cancellable_queues
 from mllama.runtime.pipeline import load_pipeline
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.http_server import HttpServer, uvicorn_config
@@ -86,7 +85,6 @@ class WorkerPipelineFactory:
         end_with_parent(signal.SIGTERM)
         self.log_style.apply()
         self.log_style.apply_to_stderr()
-        patches.replace_scheduler_queues(cancellable_queues)
         with StartupProgress():
             stage("loading the model")
             shared = SharedStats(self.stats)

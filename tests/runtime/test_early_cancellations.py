@@ -56,9 +56,13 @@ def test_maxs_scheduler_takes_the_queues(monkeypatch: pytest.MonkeyPatch) -> Non
         self.request_queue, self.cancel_queue = requests, cancellations
 
     monkeypatch.setattr(TokenGenerationScheduler, "__init__", init)
-    patches.replace_scheduler_queues(cancellable_queues)
+    # Each model that a process loads replaces them.
+    for _ in range(2):
+        patches.replace_scheduler_queues(cancellable_queues)
     unchecked: Any = TokenGenerationScheduler
-    scheduler = unchecked(SimpleQueue(), SimpleQueue())
+    sent: Any = SimpleQueue()
+    scheduler = unchecked(sent, SimpleQueue())
+    assert scheduler.request_queue._queue is sent
     assert scheduler.request_queue.get_nowait.__module__ == (
         early_cancellations.__name__
     )
