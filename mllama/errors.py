@@ -62,6 +62,25 @@ class EngineOverloadedError(EngineError):
     """Too many requests wait for the engine.  The server answers 429."""
 
 
+class EngineUnavailableError(EngineError):
+    """There is no engine at the moment: its process has died and is started again.
+
+    The server answers 503.
+
+    Args:
+        message: One line for the user.
+        retry_after: Seconds after which another try is worthwhile.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def renewed(self) -> EngineUnavailableError:
+        """Returns an equal error, whose traceback is that of another request."""
+        return EngineUnavailableError(str(self), self.retry_after)
+
+
 class HubError(MllamaError):
     """A repository of the Hugging Face hub can't be read, or has no such model."""
 

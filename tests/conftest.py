@@ -16,6 +16,7 @@ COMPILING_FOLDERS = {
     "clients",
     "end_to_end",
     "examples",
+    "faults",
     "kernels",
     "llm",
     "packaging",
@@ -50,13 +51,19 @@ COMPILING_FIXTURES = {"llm"}
 GRAPHLESS_FILES = {
     "kernels/test_dispatch.py",
     "server/test_max_engine_client.py",
+    "server/test_health_routes.py",
     "server/test_routes.py",
     "server/test_detached_strings.py",
     "server/test_worker_prespawn.py",
 }
 """The exceptions."""
 
-GRAPHLESS_FOLDERS = ("server/batches/", "server/dialects/", "server/observability/")
+GRAPHLESS_FOLDERS = (
+    "server/batches/",
+    "server/dialects/",
+    "server/observability/",
+    "server/supervisor/",
+)
 """Folders within those folders that are exceptions too."""
 
 LONG_SECONDS = 2 * 3600

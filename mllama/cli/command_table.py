@@ -400,6 +400,26 @@ _SERVE: Final = (
         default_text="/metrics is on --port only",
     ),
     Option(
+        name="max_worker_restarts",
+        section=SERVER,
+        takers=("serve",),
+        kind="integer",
+        metavar="N",
+        description="Model workers in a row that may die within a minute of their "
+        "start before the server ends with exit code 1.",
+        details="A worker that dies is replaced at once, and then after 1, 2, 4 ... 60 "
+        "seconds.",
+        default_text="no limit",
+    ),
+    Option(
+        name="no_standby_worker",
+        section=SERVER,
+        takers=("serve",),
+        kind="flag",
+        description="Keep no process ready to replace the model worker: that saves "
+        "about 165 MB of memory, and takes ten seconds more when the worker has died.",
+    ),
+    Option(
         name="log_format",
         section=SERVER,
         takers=("serve",),

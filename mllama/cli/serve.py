@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mllama.max_compat.server import Settings
     from mllama.server.options import ServerOptions
     from mllama.server.scheduling.options import OverloadOptions
+    from mllama.server.supervisor.restart_options import RestartOptions
 
 _API_KEY = "MLLAMA_API_KEY"
 _ADMIN_KEY = "MLLAMA_ADMIN_KEY"
@@ -222,6 +223,7 @@ def _serve_on(
     options: dict[str, Any],
     max_new_tokens: int | None,
 ) -> None:
+    restarts = _take_restart_options(options)
     model_name = options.pop("served_model_name")
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
@@ -263,6 +265,17 @@ def _serve_on(
         max_ce_batch_size=engine_options.max_ce_batch_size,
         max_new_tokens=max_new_tokens,
         tool_parser=engine_options.tool_form,
+        restarts=restarts,
+    )
+
+
+def _take_restart_options(options: dict[str, Any]) -> RestartOptions:
+    """Removes the options of ``RestartOptions`` from the command's and returns them."""
+    from mllama.server.supervisor.restart_options import RestartOptions
+
+    return RestartOptions(
+        keeps_standby=not options.pop("no_standby_worker"),
+        most_restarts=options.pop("max_worker_restarts"),
     )
 
 

@@ -303,15 +303,19 @@ def replace_scheduler_queues(
     TokenGenerationScheduler.__init__ = init
 
 
-def replace_worker_process(popen: type) -> None:
-    """Replaces how the server starts the model's process.
+def replace_prefix_cache_reset(reset: Function) -> None:
+    """Replaces how the server tells its worker to empty the prefix cache.
 
-    Why: a process that was started early has imported MAX already.
-    Until: MAX starts its worker before it reads its options.
+    Why: MAX waits for the worker in the server's event loop, for ever while there is no
+    worker.
+    Until: MAX doesn't wait.
+
+    Args:
+        reset: Gets MAX's frontend.
     """
-    from max.serve.process_control import _DebugSpawnProcess
+    from max.serve.pipelines.reset_prefix_cache import ResetPrefixCacheFrontend
 
-    _DebugSpawnProcess._Popen = staticmethod(popen)
+    ResetPrefixCacheFrontend.enqueue_reset_prefix_cache = reset
 
 
 def keep_routes(app: Any, paths: Collection[str]) -> None:

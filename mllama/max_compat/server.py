@@ -9,18 +9,11 @@ from __future__ import annotations
 # Logs a pipeline's configuration before it starts.
 from max.pipelines.logging_utils import log_basic_config, log_pipeline_info
 
-# Builds and runs MAX Serve's application as `max serve` does.
-from max.serve.api_server import (
-    ServingTokenGeneratorSettings,
-    fastapi_app,
-    lifespan,
-)
+# Builds MAX Serve's application as `max serve` does.
+from max.serve.api_server import ServingTokenGeneratorSettings, fastapi_app
 
 # The server's settings: environment, .env file and options.
 from max.serve.config import Settings
-
-# Reports that the worker's process has died.
-from max.serve.process_control import SubprocessExit
 
 # What the middleware answers with status 499.
 from max.serve.router._disconnect import ClientDisconnected
@@ -63,7 +56,6 @@ __all__ = [
     "SchedulerResult",
     "ServingTokenGeneratorSettings",
     "Settings",
-    "SubprocessExit",
     "configure_logging",
     "configure_metrics",
     "configure_tracing",
@@ -71,7 +63,6 @@ __all__ = [
     "host_is_allowed",
     "inject_trace_carrier",
     "is_internal_address",
-    "lifespan",
     "log_basic_config",
     "log_pipeline_info",
     "make_media_ref",

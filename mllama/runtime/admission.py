@@ -62,6 +62,11 @@ class Admission:
         # MAX adds the requests that decode to a batch before those that it prefills.
         self._decodes = False
 
+    @property
+    def new_images(self) -> int:
+        """Returns the number of images that the next batch encodes."""
+        return sum(self._prefilling.values())
+
     def alloc(self, context: Any) -> Any:
         """Reserves a request's images and KV-cache blocks for the next batch.
 

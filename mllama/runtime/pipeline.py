@@ -43,6 +43,11 @@ from mllama.runtime.verdict_record import record_verdict
 from mllama.utils.max_threads import with_timer_slack
 from mllama.utils.progress import stage
 
+Execute = Callable[[Any], Any]
+
+AnnouncesSteps = Callable[[Execute, Callable[[], int]], Execute]
+"""Wraps ``execute``, given a function that returns the images that it will encode."""
+
 
 @dataclass(frozen=True)
 class LoadedPipeline:
@@ -73,6 +78,7 @@ def load_pipeline(
     *,
     overlaps: bool = True,
     publish: Callable[[EngineStats], None] | None = None,
+    announce: AnnouncesSteps | None = None,
 ) -> LoadedPipeline:
     """Loads a model's pipeline and changes it.
 
@@ -81,6 +87,7 @@ def load_pipeline(
         max_ce_batch_size: Requests that one step prefills at most.
         overlaps: Whether steps on a CPU may run ahead of the scheduler.
         publish: Called with the engine's figures after each step and release.
+        announce: Wraps ``execute``, to announce what it computes.
 
     Raises:
         MllamaError: If the self-check of a GPU can't run.
@@ -140,6 +147,8 @@ def load_pipeline(
     patches.replace_grammar_gate(pipeline, grammar_gate)
 
     execute = admission.clearing_before(execute)
+    if announce is not None:
+        execute = announce(execute, lambda: admission.new_images)
     if publish is not None:
         execute, release = _publishing_stats(execute, release, pipeline, publish)
     patches.replace_execute(pipeline, execute)

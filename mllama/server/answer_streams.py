@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 from mllama.image_cache.shared_pixels import SharedPixels
 from mllama.max_compat.server import RequestQueueFull, inject_trace_carrier
 from mllama.server.engine_client import Turns
+from mllama.server.supervisor.worker_link import WorkerLink
 
 logger = logging.getLogger("mllama")
 
@@ -29,15 +30,19 @@ class AnswerStreams:
     the worker once, with the first one, if the system has memory to share.
 
     Args:
-        worker: MAX's proxy of the worker.
+        current_worker: Returns the way to the worker, once a turn has come.
         contexts: MAX's context of each choice.
         turns: Awaited before each choice is submitted; None submits at once.
     """
 
     def __init__(
-        self, worker: Any, contexts: Sequence[Any], turns: Turns | None = None
+        self,
+        current_worker: Callable[[], WorkerLink],
+        contexts: Sequence[Any],
+        turns: Turns | None = None,
     ) -> None:
-        self._worker = worker
+        self._current_worker = current_worker
+        self._link: WorkerLink | None = None
         self._contexts = contexts
         self._turns = turns
         self._streams: dict[int, Any] = {}
@@ -49,10 +54,27 @@ class AnswerStreams:
 
         Raises:
             RequestQueueFull: If too many requests wait.
+            EngineUnavailableError: If there is no worker.
         """
         if self._turns is not None:
             await self._turns.next()
+        # All choices go to this one, which has the images of the first.
+        self._link = self._current_worker()
         await self._submit(0)
+
+    @property
+    def _worker(self) -> WorkerLink:
+        assert self._link is not None
+        return self._link
+
+    def check_worker(self) -> None:
+        """Checks that the worker that has the request hasn't ended.
+
+        Raises:
+            EngineUnavailableError: If it has.
+        """
+        if self._link is not None:
+            self._link.check_alive()
 
     async def _submit(self, choice: int) -> None:
         context = self._contexts[choice]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
 import logging
 import signal
@@ -18,18 +16,21 @@ import uvloop
 from max.pipelines.lib import PIPELINE_REGISTRY, PipelineArgs, PipelineConfig
 from max.pipelines.modeling.types import PipelineTask
 from sse_starlette.sse import unpatch_uvicorn_signal_handler
-from uvicorn import Server
 
 from mllama.errors import MllamaError
 from mllama.images.preparation import start_worker_processes
 from mllama.max_compat import patches
 from mllama.max_compat.server import (
+    METRICS,
     ServingTokenGeneratorSettings,
     Settings,
-    SubprocessExit,
-    lifespan,
     log_basic_config,
     log_pipeline_info,
+)
+from mllama.max_compat.worker import (
+    remove_endpoints,
+    reset_prefix_cache,
+    start_telemetry_consumer,
 )
 from mllama.max_model.memory_planner import plan_within_memory_limit
 from mllama.max_model.settings import ModelSettings
@@ -49,14 +50,14 @@ from mllama.server.routes import add_routes, error_form, new_application
 from mllama.server.scheduling.options import OverloadOptions
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
-from mllama.server.worker_prespawn import PrespawnedPopen
+from mllama.server.supervisor.restart_options import RestartOptions
+from mllama.server.supervisor.supervisor import WorkerStartError, WorkerSupervisor
+from mllama.server.supervisor.worker_board import WorkerBoard, WorkKind
+from mllama.server.supervisor.worker_process import WorkerPlan
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.progress import StartupProgress, stage
 
 logger = logging.getLogger("mllama")
-
-_FAREWELL_SECONDS = 5
-"""How long a server whose worker has died waits for clients to read the error."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class WorkerPipelineFactory:
         stats: File that shares statistics and verdict, see ``SharedStats``.
         log_style: How the worker's log looks.
         max_ce_batch_size: Maximum number of requests that one step prefills.
+        board: The file in which the worker announces what it does.
     """
 
     factory: Callable[[], Any]
     stats: Path
     log_style: LogStyle
     max_ce_batch_size: int
+    board: WorkerBoard
 
     def __call__(self) -> Any:
         """Builds the pipeline.
@@ -82,16 +85,25 @@ class WorkerPipelineFactory:
             SystemExit: If it can't be served; the reason is in the log, in one line.
         """
         # A server that is killed must not leave the worker with the model running.
-        end_with_parent(signal.SIGTERM)
+        end_with_parent(signal.SIGKILL)
+        # A terminal or a service manager may send these to all of a server's processes,
+        # but requests that run need their worker.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.log_style.apply()
         self.log_style.apply_to_stderr()
+        self.board.announce(WorkKind.LOADING)
+        self.board.start_beating()
         with StartupProgress():
             stage("loading the model")
             shared = SharedStats(self.stats)
             shared.start_worker()
             try:
                 loaded = load_pipeline(
-                    self.factory, self.max_ce_batch_size, publish=shared.write
+                    self.factory,
+                    self.max_ce_batch_size,
+                    publish=shared.write,
+                    announce=self.board.announcing,
                 )
             except MllamaError as error:
                 logger.error("%s", error)
@@ -113,6 +125,7 @@ def serve(
     max_ce_batch_size: int,
     max_new_tokens: int | None = None,
     tool_parser: ToolForm = "auto",
+    restarts: RestartOptions | None = None,
 ) -> None:
     """Runs the server until it is interrupted.
 
@@ -128,10 +141,12 @@ def serve(
         max_new_tokens: Maximum length of an answer to a request that sets no limit, in
             tokens; None allows answers up to the maximum length of a sequence.
         tool_parser: The form in which the model calls tools.
+        restarts: How workers that die are replaced.
 
     Raises:
         MllamaError: If the model can't be served with these settings.
-        SystemExit: If the worker died, or on SIGTERM.
+        SystemExit: If the first worker died before it took requests, or too many
+            others, or on SIGTERM.
         KeyboardInterrupt: On Ctrl-C, after the server has shut down.
     """
     try:
@@ -152,92 +167,124 @@ def serve(
         logger.warning(
             "whoever can reach %s may use this server: set --api-key", options.host
         )
-    with SharedStats.temporary() as stats, worker_metrics(stats):
+    with (
+        SharedStats.temporary() as stats,
+        worker_metrics(stats),
+        WorkerBoard.temporary() as board,
+    ):
         retrieved.tokenizer.image_limits.set_gpu_verdict(stats.read_verdict)
         factory = WorkerPipelineFactory(
-            retrieved.factory, stats.path, options.log_style, max_ce_batch_size
+            retrieved.factory,
+            stats.path,
+            options.log_style,
+            max_ce_batch_size,
+            board,
+        )
+        serving = ServingTokenGeneratorSettings(
+            model_factory=factory,
+            pipeline_config=config,
+            tokenizer=retrieved.tokenizer,
+            task=PipelineTask.TEXT_GENERATION,
+            reasoning_parser_name=config.runtime.reasoning_parser,
+            temperature=config.runtime.temperature,
+            thinking_temperature=config.runtime.thinking_temperature,
+            memory_plan=retrieved.memory_plan,
+        )
+        engine_settings = EngineSettings.of(
+            config,
+            retrieved.tokenizer,
+            top_k=config.runtime.top_k,
+            max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
+            tool_parser=tool_parser,
         )
         _run(
             settings,
-            config,
-            retrieved,
-            factory,
+            serving,
+            engine_settings,
             options,
             overload,
             sockets,
             metrics_sockets,
             description,
-            max_new_tokens,
-            tool_parser,
+            stats,
+            board,
+            restarts or RestartOptions(),
+            with_torch=bool(config.model.trust_remote_code),
         )
 
 
 def _run(
     settings: Settings,
-    config: PipelineConfig,
-    retrieved: Any,
-    factory: WorkerPipelineFactory,
+    serving: ServingTokenGeneratorSettings,
+    engine_settings: EngineSettings,
     options: ServerOptions,
     overload: OverloadOptions,
     sockets: Sequence[socket.socket],
     metrics_sockets: Sequence[socket.socket],
     description: ModelDescription,
-    max_new_tokens: int | None,
-    tool_parser: ToolForm,
+    stats: SharedStats,
+    board: WorkerBoard,
+    restarts: RestartOptions,
+    *,
+    with_torch: bool,
 ) -> None:
     """Builds MAX's application and runs it; see :func:`serve`."""
-    serving = ServingTokenGeneratorSettings(
-        model_factory=factory,
-        pipeline_config=config,
-        tokenizer=retrieved.tokenizer,
-        task=PipelineTask.TEXT_GENERATION,
-        reasoning_parser_name=config.runtime.reasoning_parser,
-        temperature=config.runtime.temperature,
-        thinking_temperature=config.runtime.thinking_temperature,
-        memory_plan=retrieved.memory_plan,
-    )
     start_worker_processes()
-    # The worker runs in the process that has imported MAX since the command started.
-    patches.replace_worker_process(PrespawnedPopen)
+    patches.replace_prefix_cache_reset(reset_prefix_cache)
+    config, tokenizer = serving.pipeline_config, serving.tokenizer
     app = new_application(settings, serving, options)
     server = HttpServer(
         uvicorn_config(app, settings, root_path=options.root_path, tls=options.tls)
     )
+    has_given_up = False
+
+    def give_up() -> None:
+        nonlocal has_given_up
+        has_given_up = True
+        server.shut_down()
 
     async def run() -> None:
-        async with lifespan(app, settings, serving, app.state.zmq_endpoint_base):
-            engine = MaxEngineClient(
-                app.state.pipeline.model_worker,
-                retrieved.tokenizer,
-                EngineSettings.of(
-                    config,
-                    retrieved.tokenizer,
-                    top_k=config.runtime.top_k,
-                    max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
-                    tool_parser=tool_parser,
+        async with start_telemetry_consumer(settings) as metric_client:
+            METRICS.configure(client=metric_client)
+            supervisor = WorkerSupervisor(
+                WorkerPlan(
+                    factory=serving.model_factory,
+                    config=config,
+                    settings=settings,
+                    metric_client=metric_client,
+                    endpoint=app.state.zmq_endpoint_base,
+                    memory_plan=serving.memory_plan,
                 ),
-                min_piece_tokens=settings.stream_min_chunk_tokens,
+                board,
+                ended=stats.worker_ended,
+                gave_up=give_up,
+                options=restarts,
+                with_torch=with_torch,
             )
-            capabilities = server_capabilities(
-                engine.settings, settings, config, retrieved.tokenizer, description
-            )
-            queue = new_queue(retrieved.memory_plan.planned_max_batch_size, overload)
-            add_routes(
-                app,
-                QueuedEngineClient(engine, queue),
-                capabilities,
-                ImageFetcher(settings),
-            )
-            _freeze_heap()
-            try:
+            async with supervisor:
+                METRICS.pipeline_load(config.models.model_name)
+                engine = MaxEngineClient(
+                    supervisor,
+                    tokenizer,
+                    engine_settings,
+                    min_piece_tokens=settings.stream_min_chunk_tokens,
+                )
+                capabilities = server_capabilities(
+                    engine_settings, settings, config, tokenizer, description
+                )
+                queue = new_queue(serving.memory_plan.planned_max_batch_size, overload)
+                add_routes(
+                    app,
+                    QueuedEngineClient(engine, queue),
+                    capabilities,
+                    ImageFetcher(settings),
+                    supervisor,
+                )
+                _freeze_heap()
                 async with metrics_served(
                     metrics_sockets, options.policy(), error_form
                 ):
                     await server.serve(list(sockets))
-            except asyncio.CancelledError:
-                # MAX cancels this task when the worker has died.
-                await _end_requests(server, engine)
-                raise
 
     # As in MAX: without these, signals would orphan the worker or cut streams off.
     signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -245,11 +292,13 @@ def _run(
     unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
     try:
         uvloop.run(run())
-    except (SubprocessExit, RuntimeError) as error:
-        if not _caused_by_worker(error):
-            raise
-        logger.error("the model worker has died (%s); its messages are above", error)
+    except WorkerStartError as error:
+        logger.error("the model worker has died: it %s; its messages are above", error)
         raise SystemExit(1) from None
+    finally:
+        remove_endpoints(app.state.zmq_endpoint_base)
+    if has_given_up:
+        raise SystemExit(1)
 
 
 def _freeze_heap() -> None:
@@ -260,14 +309,6 @@ def _freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-async def _end_requests(server: Server, engine: MaxEngineClient) -> None:
-    """Ends running requests with an error, and waits until clients have it."""
-    engine.fail("the model's process has died")
-    if server.started:
-        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-            await asyncio.wait_for(server.shutdown(), _FAREWELL_SECONDS)
 
 
 def server_capabilities(
@@ -294,14 +335,6 @@ def server_capabilities(
         max_image_bytes=settings.max_media_bytes or None,
         description=description,
     )
-
-
-def _caused_by_worker(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, SubprocessExit):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _exit_on_signal(signum: int, frame: FrameType | None) -> None:

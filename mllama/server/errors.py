@@ -17,6 +17,7 @@ from starlette.types import Scope
 from mllama.errors import (
     EngineError,
     EngineOverloadedError,
+    EngineUnavailableError,
     ImageError,
     MllamaError,
     PromptTooLongError,
@@ -110,6 +111,8 @@ def error_report(error: Exception, field_names: Mapping[str, str]) -> ErrorRepor
         return _report(400, str(error))
     if isinstance(error, EngineOverloadedError):
         return _report(429, str(error), code="rate_limit_exceeded")
+    if isinstance(error, EngineUnavailableError):
+        return _report(503, str(error), code="service_unavailable")
     if isinstance(error, EngineError):
         return _report(500, str(error))
     return _report(500, "The server failed on this request; its log has the reason.")
@@ -125,6 +128,9 @@ def _report(
 
 def log_failure(error: Exception) -> None:
     """Logs an error that isn't the request's fault."""
+    if isinstance(error, EngineUnavailableError):
+        # One line about the engine, and not one of each request, says why.
+        return
     if error_report(error, {}).status >= 500:
         # Where an engine's error was raised says nothing; the engine logs its cause.
         is_engines = isinstance(error, EngineError)
@@ -162,8 +168,9 @@ def error_response(error: Exception, form: ErrorForm) -> JSONResponse:
     """
     report = _noted(error, form)
     headers = dict(getattr(error, "headers", None) or {})
-    if report.status == 429:
-        headers.setdefault("Retry-After", "1")
+    if report.status in (429, 503):
+        seconds = getattr(error, "retry_after", 1)
+        headers.setdefault("Retry-After", str(seconds))
     return JSONResponse(form.content(report), report.status, headers=headers)
 
 

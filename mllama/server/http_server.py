@@ -77,6 +77,10 @@ def uvicorn_config(
 class HttpServer(Server):
     """Listens on bound sockets and says in the log where."""
 
+    def shut_down(self) -> None:
+        """Has the server end, as SIGTERM does."""
+        self.should_exit = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept connections."""
         await super().startup(sockets)

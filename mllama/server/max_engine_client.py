@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from max.pipelines.context.exceptions import InputError
 
 from mllama.errors import EngineError, EngineOverloadedError, RequestError
-from mllama.max_compat.server import RequestQueueFull, SchedulerResult
+from mllama.max_compat.server import RequestQueueFull
 from mllama.requests.answers import AnswerFailedError, Answers
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
@@ -26,6 +26,7 @@ from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
 from mllama.server.engine_client import Turns
 from mllama.server.request_origin import RequestOrigin
+from mllama.server.supervisor.worker_link import WorkerLink
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -34,11 +35,23 @@ if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
 
 
+class Workers(Protocol):
+    """Has a worker, another one after it has died, or none at the moment."""
+
+    def current(self) -> WorkerLink:
+        """Returns the way to the worker.
+
+        Raises:
+            EngineUnavailableError: If there is none.
+        """
+        ...
+
+
 class MaxEngineClient:
     """An :class:`~mllama.server.engine_client.EngineClient` over MAX's worker.
 
     Args:
-        worker: MAX's proxy of the worker.
+        workers: Has the worker.
         tokenizer: The model's tokenizer.
         settings: The engine's limits and defaults.
         min_piece_tokens: Tokens of a piece of an answer, at least; see
@@ -47,16 +60,15 @@ class MaxEngineClient:
 
     def __init__(
         self,
-        worker: Any,
+        workers: Workers,
         tokenizer: Any,
         settings: EngineSettings,
         *,
         min_piece_tokens: int = 1,
     ) -> None:
-        self._worker = worker
+        self._workers = workers
         self._tokenizer = tokenizer
         self._token_bytes = TokenBytes(tokenizer.delegate)
-        self._failure: str | None = None
         self._min_piece_tokens = min_piece_tokens
         self.settings = settings
         self._grammars = FormatGrammars(
@@ -71,7 +83,8 @@ class MaxEngineClient:
         turns: Turns | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
-        self._check_alive()
+        # Without a worker, a request is refused before its preparation.
+        self._workers.current()
         origin = RequestOrigin() if origin is None else origin
         prepared = await prepare_request(
             request,
@@ -84,7 +97,7 @@ class MaxEngineClient:
         merger = (
             PieceMerger(self._min_piece_tokens) if self._min_piece_tokens > 1 else None
         )
-        streams = AnswerStreams(self._worker, prepared.contexts, turns)
+        streams = AnswerStreams(self._workers.current, prepared.contexts, turns)
         try:
             try:
                 await streams.start()
@@ -106,14 +119,14 @@ class MaxEngineClient:
                     if answers.is_finished(choice) and not outputs[-1].is_done:
                         await streams.end(choice)
             if not answers.are_finished:
-                raise EngineError(self._failure or "the engine dropped the request")
+                streams.check_worker()
+                raise EngineError("the engine dropped the request")
         except AnswerFailedError as failed:
             cause = await asyncio.to_thread(failed.cause)
             raise failed if cause is None else cause from None
         except InputError as error:
             # The only errors that MAX's scheduler reports by itself.
-            if self._failure is not None:
-                raise EngineError(self._failure) from error
+            streams.check_worker()
             raise RequestError(" ".join(str(error).split())) from error
         finally:
             await streams.close()
@@ -147,18 +160,3 @@ class MaxEngineClient:
     def token_bytes(self, token_id: int) -> bytes:
         """Returns what a token stands for; a special token's name for a special one."""
         return self._token_bytes(token_id)
-
-    def fail(self, reason: str) -> None:
-        """Ends all requests with an :class:`EngineError`, and refuses new ones.
-
-        Args:
-            reason: Why, in one line.
-        """
-        self._failure = reason
-        ended = SchedulerResult.failed(reason)
-        for queue in self._worker.pending_out_queues.values():
-            queue.put_nowait((time.monotonic(), ended))
-
-    def _check_alive(self) -> None:
-        if self._failure is not None:
-            raise EngineError(self._failure)

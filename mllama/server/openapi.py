@@ -193,6 +193,8 @@ def _complete(
         statuses |= _BODY_ERRORS
     if operation.get("requestBody", {}).get("required"):
         statuses |= _MODEL_MISSING | _ENGINE_ERRORS
+    if "503" in responses:
+        statuses |= {503: _ENGINE_ERRORS[503]}
     if "{name}" in path:
         statuses |= _MODEL_MISSING
     statuses = {int(each): "" for each in responses if each >= "400"} | statuses

@@ -7,8 +7,6 @@ from typing import Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Scope
 
 from mllama.max_compat import patches
@@ -28,6 +26,7 @@ from mllama.server.dialects.ollama.errors import OLLAMA_ERRORS
 from mllama.server.dialects.openai import routes as openai
 from mllama.server.engine_client import EngineClient
 from mllama.server.errors import ErrorForm, add_error_handlers
+from mllama.server.health_routes import ALWAYS_READY, Readiness, add_health_routes
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.metrics_page import add_metrics_routes
 from mllama.server.observability.metrics import METRICS
@@ -42,7 +41,7 @@ from mllama.server.scheduling.shared_memory import (
 )
 from mllama.server.schema_route import add_schema_route
 
-MAX_ROUTES: Final = ("/health", "/version")
+MAX_ROUTES: Final = ("/version",)
 """Paths that MAX answers.  Its others are for models, or for purposes, that this server
 doesn't have, and some would reach the model past this package's checks."""
 
@@ -127,6 +126,7 @@ def add_routes(
     engine: EngineClient,
     capabilities: ServerCapabilities,
     fetcher: ImageFetcher,
+    readiness: Readiness = ALWAYS_READY,
 ) -> None:
     """Adds this server's routes to an application.
 
@@ -135,6 +135,7 @@ def add_routes(
         engine: Answers requests.
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
+        readiness: Whether requests can be answered.
     """
     METRICS.model.labels(capabilities.model_name).set(1)
     for name, paths in ANSWERING.items():
@@ -147,8 +148,7 @@ def add_routes(
     app.include_router(openai.openai_router(engine, capabilities, fetcher))
     app.include_router(anthropic.anthropic_router(engine, capabilities, fetcher))
     app.include_router(ollama.ollama_router(engine, capabilities, fetcher))
-    # SageMaker's name of /health.
-    app.add_api_route("/ping", _ping, summary="Ping", response_class=Response)
+    add_health_routes(app, readiness)
     add_schema_route(
         app,
         (*openai.BODIES, *anthropic.BODIES, *ollama.BODIES),
@@ -156,8 +156,3 @@ def add_routes(
         error_form,
         beside=anthropic_models.routes,
     )
-
-
-async def _ping(request: Request) -> Response:
-    """Says that the server is up."""
-    return Response()

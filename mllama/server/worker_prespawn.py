@@ -1,9 +1,9 @@
-"""Starts the worker process while the server is still reading its options.
+"""Starts a worker process before it is needed.
 
-Both processes import MAX and transformers, which takes seconds.  MAX starts its worker
-after the server has imported them; a worker that is started earlier imports them on
-another core at the same time.  The process is that of Python's ``spawn`` method, except
-that its interpreter starts before its task is known.
+A worker imports MAX and transformers, which takes seconds.  The first one does so while
+the server imports them and reads its options; the next one, while the one before
+serves, so that it can take its place at once.  The process is that of Python's
+``spawn`` method, except that its interpreter starts before its task is known.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ class _Prespawned:
     task: int
     sentinel: int
 
+    def is_alive(self) -> bool:
+        """Returns True unless the process has ended, which a system that is out of
+        memory may do to one that waits."""
+        with contextlib.suppress(ChildProcessError):
+            ended, _ = os.waitpid(self.pid, os.WNOHANG)
+            return not ended
+        return False
+
     def end(self) -> None:
         """Kills the process, which has no state yet."""
         with contextlib.suppress(OSError):
@@ -57,14 +65,18 @@ _prespawned: _Prespawned | None = None
 
 
 def prespawn_worker(*, with_torch: bool = False) -> None:
-    """Starts the process that the next :class:`PrespawnedPopen` uses.
+    """Starts the process that the next :class:`PrespawnedPopen` uses, unless it runs.
 
-    Importing MAX creates its threads, so limits on threads must be set before.
+    It ends with the thread that calls this function.  Importing MAX creates its
+    threads, so limits on threads must be set before.
 
     Args:
         with_torch: Whether remote code, which may need torch, will run in the process.
     """
     global _prespawned
+    if (prespawned := _take()) is not None:
+        _prespawned = prespawned
+        return
     # A Python program that runs the command may have imported MAX already.
     restore_child_environment()
     tracker = resource_tracker.getfd()
@@ -105,6 +117,9 @@ def _close(*descriptors: int) -> None:
 def _take() -> _Prespawned | None:
     global _prespawned
     prespawned, _prespawned = _prespawned, None
+    if prespawned is not None and not prespawned.is_alive():
+        _close(prespawned.task, prespawned.sentinel)
+        return None
     return prespawned
 
 
@@ -157,13 +172,12 @@ def run_worker(task: int, tracker: int, *, with_torch: bool) -> None:
         with_torch: Whether remote code, which may need torch, will run in the process.
     """
     end_with_parent(signal.SIGKILL)
-    # Until the task starts, only the server handles Ctrl-C.
+    # A terminal sends Ctrl-C to both, but the server decides when its worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not with_torch:
         block_torch()
     for name in _WORKER_IMPORTS:
         importlib.import_module(name)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         spawn.spawn_main(pipe_handle=task, tracker_fd=tracker)
     except EOFError:

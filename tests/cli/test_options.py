@@ -28,6 +28,7 @@ from mllama.kernels import dispatch
 from mllama.launch.options import ARCHITECTURES, EngineOptions
 from mllama.max_model.settings import ModelSettings
 from mllama.server.options import ServerOptions
+from mllama.server.supervisor.restart_options import RestartOptions
 from tests.cli.own_tokenizer import own_tokenizer
 
 Started = Callable[..., Any]
@@ -498,6 +499,15 @@ port: 8123
     assert settings.port == 8123
     assert started["overload"].max_queue_size == 77
     assert not args.kv_cache.enable_prefix_caching
+
+
+def test_how_workers_are_replaced_reaches_the_server(served: Started) -> None:
+    assert served("--devices", "cpu")["restarts"] == RestartOptions()
+    options = ["--no-standby-worker", "--max-worker-restarts", "3"]
+    restarts = served("--devices", "cpu", *options)["restarts"]
+    assert (restarts.keeps_standby, restarts.most_restarts) == (False, 3)
+    with pytest.raises(MllamaError, match="--max-worker-restarts must be at least 0"):
+        served("--devices", "cpu", "--max-worker-restarts", "-1")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from max.pipelines.context import GenerationStatus, TextGenerationOutput
 from max.serve.scheduler_result import SchedulerResult
 from max.serve.worker_interface.zmq_interface import ZmqModelWorkerProxy
 
+from mllama.server.supervisor.worker_link import WorkerLink
+
 ACTIVE = GenerationStatus.ACTIVE
 FULL = GenerationStatus.MAXIMUM_LENGTH
 
@@ -20,12 +22,17 @@ class _Requests:
     def __init__(self) -> None:
         self.contexts: dict[str, Any] = {}
         self.room = 10**6
+        self.is_stuck = False
+        self.reached = asyncio.Event()
         self._arrived = asyncio.Condition()
 
     async def writable(self) -> bool:
         return len(self.contexts) < self.room
 
     async def put(self, context: Any) -> None:
+        self.reached.set()
+        if self.is_stuck:
+            await asyncio.Event().wait()
         async with self._arrived:
             self.contexts[str(context.request_id)] = context
             self._arrived.notify_all()
@@ -51,6 +58,12 @@ class StandInWorker(ZmqModelWorkerProxy[Any, Any]):
         self.cancellations = _Cancellations()
         queues: tuple[Any, Any, Any] = (self.requests, None, self.cancellations)
         super().__init__(*queues)
+        self.link = WorkerLink(self)
+
+    def current(self) -> WorkerLink:
+        """Returns the way to the worker, as the supervisor does."""
+        self.link.check_alive()
+        return self.link
 
     @property
     def cancelled(self) -> list[str]:

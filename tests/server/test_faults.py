@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
 from PIL import Image
 
 from tests.reference.cases import data_url
 
 from .conftest import Server, running
-
-ENDLESS: dict[str, Any] = {"max_tokens": 8000, "extra_body": {"ignore_eos": True}}
-"""Options of a request that is under way when the test needs it."""
 
 
 @pytest.fixture(scope="module")
@@ -66,32 +60,3 @@ def test_a_failing_stream_ends_with_an_error_and_the_server_keeps_running(
     with pytest.raises(openai.APIError):
         list(ask(faulty, "white", stream=True))
     assert ask(faulty, "blue").choices
-
-
-def test_a_dead_worker_ends_requests_with_an_error_and_the_server_with_1(
-    tmp_path: Path,
-) -> None:
-    # Other files share the server of the fixture.
-    with running(tmp_path / "log") as server, ThreadPoolExecutor(2) as pool:
-
-        def outcome(stream: bool) -> Any:
-            try:
-                answer = ask(server, "red", stream=stream, **ENDLESS)
-                texts = [chunk.choices[0].delta.content for chunk in answer]
-            except openai.APIError as error:
-                return str(error)
-            return texts
-
-        outcomes = [pool.submit(outcome, stream) for stream in (True, False)]
-        time.sleep(1)
-        (worker,) = [
-            child
-            for child in psutil.Process(server.process.pid).children()
-            if "run_worker" in " ".join(child.cmdline())
-        ]
-        worker.kill()
-        for each in outcomes:
-            assert "the model's process has died" in each.result()
-        assert server.process.wait(60) == 1
-        assert "the model worker has died" in server.log.read_text()
-        assert "Traceback" not in server.log.read_text()

@@ -20,6 +20,7 @@ from PIL import Image
 from mllama.errors import (
     EngineError,
     EngineOverloadedError,
+    EngineUnavailableError,
     ImageError,
     RequestError,
 )
@@ -501,14 +502,66 @@ def test_a_dead_worker_ends_all_requests_and_refuses_others(
             await anext(events)
         waiting = [asyncio.ensure_future(collected(events)) for events in running]
         await asyncio.sleep(0.01)
-        client.fail("the worker has died")
+        worker.link.fail(EngineUnavailableError("the worker has died", 7))
         for each in waiting:
-            with pytest.raises(EngineError, match="the worker has died"):
+            with pytest.raises(EngineUnavailableError, match="the worker has died"):
                 await each
-        with pytest.raises(EngineError, match="the worker has died"):
+        with pytest.raises(EngineUnavailableError, match="has died") as caught:
             await anext(client.generate(ask()))
+        assert caught.value.retry_after == 7
 
     run(test)
+
+
+def test_a_worker_that_dies_while_a_request_is_submitted_ends_it(run: Run) -> None:
+    """No report will ever come, and its queue may never take the request."""
+
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        worker.requests.is_stuck = True
+        events = [client.generate(ask(choices=choices)) for choices in (1, 2)]
+        waiting = [asyncio.ensure_future(anext(each)) for each in events]
+        await worker.requests.reached.wait()
+        worker.link.fail(EngineUnavailableError("the worker has died"))
+        for each in waiting:
+            with pytest.raises(EngineUnavailableError):
+                await each
+
+    run(test)
+
+
+def test_other_choices_of_a_request_end_with_its_worker(run: Run) -> None:
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        worker.requests.room = 1
+        events = client.generate(ask(choices=2), origin=ONE)
+        await anext(events)
+        reading = asyncio.ensure_future(collected(events))
+        worker.answer("one", [5])
+        await asyncio.sleep(0.01)
+        worker.link.fail(EngineUnavailableError("the worker has died"))
+        with pytest.raises(EngineUnavailableError):
+            await reading
+
+    run(test)
+
+
+def test_a_request_goes_to_the_worker_that_there_is_after_its_preparation(
+    model: tuple[Any, EngineSettings],
+) -> None:
+    async def main() -> None:
+        first, second = StandInWorker(), StandInWorker()
+        workers = iter([first.link, second.link])
+
+        class Workers:
+            def current(self) -> Any:
+                return next(workers)
+
+        events = MaxEngineClient(Workers(), *model).generate(ask(), origin=ONE)
+        await anext(events)
+        assert not first.contexts()
+        assert len(second.contexts()) == 1
+        await events.aclose()
+
+    asyncio.run(main())
 
 
 def test_the_bytes_of_tokens_make_the_text(run: Run) -> None:

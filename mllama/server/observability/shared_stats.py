@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -70,6 +71,10 @@ class SharedStats(Collector):
         parts = np.split(numbers, np.cumsum(_SIZES)[:-1])
         self._cache, self._kv, self._counts, self._time = parts[:4]
         self._verdict, self._worker = parts[4:]
+        # Of workers that have ended.
+        self._earlier = dict.fromkeys(_COUNTERS, 0)
+        self._earlier_counts = np.zeros(_ENCODE_COUNTS, np.int64)
+        self._earlier_nanoseconds = 0
 
     @classmethod
     @contextmanager
@@ -107,6 +112,19 @@ class SharedStats(Collector):
             int(self._time[0]),
         )
 
+    def worker_ended(self) -> None:
+        """Keeps the counts of a worker that has ended, whose caches are gone.
+
+        Counters go on from them.  The verdict stays until the next worker has one.
+        """
+        stats = self.read()
+        for name in _COUNTERS:
+            self._earlier[name] += getattr(stats.image_cache, name)
+        self._earlier_counts += stats.encode_counts
+        self._earlier_nanoseconds += stats.encode_nanoseconds
+        self.write(EngineStats())
+        self._worker[0] = 0
+
     def write_verdict(self, verdict: ImageVerdict) -> None:
         """Publishes the result of a GPU's self-check."""
         self._verdict[:] = astuple(verdict)
@@ -124,9 +142,12 @@ class SharedStats(Collector):
             yield family(
                 f"mllama_image_cache_{name}",
                 _HELP[name],
-                value=getattr(stats.image_cache, name),
+                value=getattr(stats.image_cache, name) + self._earlier.get(name, 0),
             )
-        yield _encode_times(stats)
+        yield _encode_times(
+            self._earlier_counts + stats.encode_counts,
+            self._earlier_nanoseconds + stats.encode_nanoseconds,
+        )
         yield GaugeMetricFamily(
             "mllama_kv_cache_blocks", "Blocks of the KV cache.", value=stats.kv_blocks
         )
@@ -166,14 +187,15 @@ class SharedStats(Collector):
             yield served
 
 
-def _encode_times(stats: EngineStats) -> HistogramMetricFamily:
+def _encode_times(
+    counts: npt.NDArray[np.int64], nanoseconds: int
+) -> HistogramMetricFamily:
     bounds = [*map(floatToGoString, ENCODE_SECONDS), "+Inf"]
-    counts = np.cumsum(stats.encode_counts).tolist()
     return HistogramMetricFamily(
         "mllama_image_encode_seconds",
         "Time of a run of the vision encoder, which encodes up to four images.",
-        buckets=list(zip(bounds, counts, strict=True)),
-        sum_value=stats.encode_nanoseconds / 1e9,
+        buckets=list(zip(bounds, np.cumsum(counts).tolist(), strict=True)),
+        sum_value=nanoseconds / 1e9,
     )
 
 

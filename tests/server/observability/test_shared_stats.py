@@ -76,3 +76,30 @@ def test_a_worker_that_ends_is_down_and_its_successor_is_a_restart() -> None:
         assert server.worker_pid == os.getpid()
         assert values_of(server)["mllama_worker_up"] == ({}, 1)
         assert values_of(server)["mllama_worker_restarts_total"] == ({}, 1)
+
+
+def test_counters_go_on_and_gauges_begin_anew_after_a_worker_has_ended() -> None:
+    counts = (0,) * len(ENCODE_SECONDS) + (2,)
+    stats = EngineStats(ImageCacheStats(8, 7, 6, 5, 4, 3, 2), 20, 5, counts, 10**9)
+    with SharedStats.temporary() as server:
+        server.write_verdict(ImageVerdict(ImageMode.DIRECT))
+        for _ in range(2):
+            worker = SharedStats(server.path)
+            worker.start_worker()
+            worker.write(stats)
+            server.worker_ended()
+        values = values_of(server)
+        assert values["mllama_image_cache_hits_total"] == ({}, 2 * 4)
+        assert values["mllama_image_cache_used_bytes"] == ({}, 0)
+        assert values["mllama_kv_cache_used_blocks"] == ({}, 0)
+        assert values["mllama_image_encode_seconds_count"] == ({}, 2 * 2)
+        assert values["mllama_worker_up"] == ({}, 0)
+        assert server.worker_pid is None
+        # The device is the same.
+        assert server.read_verdict().mode is ImageMode.DIRECT
+        SharedStats(server.path).write(stats)
+        values = values_of(server)
+    assert values["mllama_image_cache_hits_total"] == ({}, 3 * 4)
+    assert values["mllama_image_cache_entries"] == ({}, 6)
+    assert values["mllama_image_encode_seconds_sum"] == ({}, 3)
+    assert values["mllama_worker_restarts_total"] == ({}, 1)
