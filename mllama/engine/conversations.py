@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Generation
 from mllama.engine.outputs import Output
 from mllama.errors import MllamaError
-from mllama.images.load import ImageFile, ImageSource
-from mllama.requests.attention import AttentionOptions
+from mllama.images.load import ImageSource
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptOptions
 from mllama.requests.messages import Message, prompt_messages, read_conversation
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
-
-if TYPE_CHECKING:
-    # It loads transformers.
-    from mllama.images.preprocess import ImageTiles
 
 _PREPARED_PER_SLOT: Final = 2
 """Requests prepared for each slot of a batch.
@@ -37,7 +32,6 @@ def submit_conversation(
     sampling: Sampling,
     choices: int = 1,
     output_format: OutputFormat | None = None,
-    attention: AttentionOptions | None = None,
 ) -> Generation:
     """Submits a conversation to the engine.
 
@@ -48,15 +42,13 @@ def submit_conversation(
         sampling: Settings of the answer.
         choices: Number of answers.
         output_format: The answers' format; None is any.
-        attention: The attention maps that the answers come with.
 
     Raises:
         MllamaError: If a message or an image can't be used, or it isn't clear where
             the answer begins.
         RuntimeError: If the engine is closed or has failed.
     """
-    files: list[ImageFile] = []
-    conversation = read_conversation(messages, prepare=_preparing(engine, files))
+    conversation = read_conversation(messages, prepare=engine.prepare_image)
     prompt = ChatPrompt(messages=conversation.messages, **vars(options))
     prompt.check_turn(engine.continues_messages)
     return engine.submit(
@@ -66,9 +58,7 @@ def submit_conversation(
             sampling=sampling,
             choices=choices,
             output_format=output_format,
-            attention=attention,
-        ),
-        files,
+        )
     )
 
 
@@ -79,7 +69,6 @@ def submit_prompt(
     sampling: Sampling,
     choices: int = 1,
     output_format: OutputFormat | None = None,
-    attention: AttentionOptions | None = None,
 ) -> Generation:
     """Submits a raw prompt to the engine.
 
@@ -90,16 +79,12 @@ def submit_prompt(
         sampling: Settings of the answer.
         choices: Number of answers.
         output_format: The answers' format; None is any.
-        attention: The attention maps that the answers come with.
 
     Raises:
         MllamaError: If the prompt or an image can't be used.
         RuntimeError: If the engine is closed or has failed.
     """
-    files: list[ImageFile] = []
-    read = read_conversation(
-        prompt_messages("", images), prepare=_preparing(engine, files)
-    )
+    read = read_conversation(prompt_messages("", images), prepare=engine.prepare_image)
     return engine.submit(
         GenerationRequest(
             prompt=prompt,
@@ -107,22 +92,8 @@ def submit_prompt(
             sampling=sampling,
             choices=choices,
             output_format=output_format,
-            attention=attention,
-        ),
-        files,
+        )
     )
-
-
-def _preparing(
-    engine: Engine, files: list[ImageFile]
-) -> Callable[[ImageFile], Future[ImageTiles]]:
-    """Returns a function that starts to prepare images and appends them to a list."""
-
-    def prepare(file: ImageFile) -> Future[ImageTiles]:
-        files.append(file)
-        return engine.prepare_image(file)
-
-    return prepare
 
 
 def answer_conversations(
@@ -132,7 +103,6 @@ def answer_conversations(
     sampling: Sampling,
     choices: int = 1,
     output_format: OutputFormat | None = None,
-    attention: AttentionOptions | None = None,
 ) -> Iterator[Output]:
     """Yields the answers to conversations in their order, while others are generated.
 
@@ -145,7 +115,6 @@ def answer_conversations(
         sampling: Settings of each answer.
         choices: Number of answers to each conversation.
         output_format: The answers' format; None is any.
-        attention: The attention maps that each answer comes with.
 
     Raises:
         MllamaError: If a conversation can't be used; the message has its number, from
@@ -157,13 +126,7 @@ def answer_conversations(
     def answer(number: int, messages: Any) -> Output:
         try:
             generation = submit_conversation(
-                engine,
-                messages,
-                options,
-                sampling,
-                choices,
-                output_format,
-                attention,
+                engine, messages, options, sampling, choices, output_format
             )
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error

@@ -1,1 +1,0 @@
-"""Where the words of an answer looked: maps, pictures of them, and files."""

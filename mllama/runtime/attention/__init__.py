@@ -1,1 +1,0 @@
-"""Attention maps: queries of the text, and the keys of the image cache."""
