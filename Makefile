@@ -50,6 +50,9 @@ test-sacrificial: setup  ## Parity and scheduling with a sacrificial image in ea
 test-fast: setup  ## The tests without compiled graphs and whole programs, in under two minutes
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not compiles and not long'
 
+fuzz: setup  ## Send 10,000 hostile requests to a server; ARGS="--requests N --seed N"
+	$(BIN)/python -m tests.server.fuzzing $(ARGS)
+
 reference: setup  ## Write docs/options.md and the docstrings of LLM from the tables
 	$(BIN)/python -m docs.reference
 
@@ -82,4 +85,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-long test-sacrificial test-fast reference demo-graphs graphs gpu-probe-graphs dist check-gpu check-gpu-decode bench bench-growth demo
+.PHONY: help setup check test test-long test-sacrificial test-fast fuzz reference demo-graphs graphs gpu-probe-graphs dist check-gpu check-gpu-decode bench bench-growth demo

@@ -17,6 +17,9 @@ from .exchange import Answer, Exchange
 ALWAYS_POSSIBLE = {400, 404, 405, 413, 431}
 """Statuses of requests that are no HTTP, or for no operation."""
 
+NO_HTTP = b"Invalid HTTP request received."
+"""What uvicorn answers to a request that isn't one, before there is a route."""
+
 
 class DocumentChecks:
     """Compares answers with the OpenAPI document.
@@ -48,7 +51,7 @@ class DocumentChecks:
             yield f"the status is {answer.status}"
         if answer.status == 503 and "retry-after" not in answer.headers:
             yield "a 503 without Retry-After"
-        if not answer.is_whole:
+        if not answer.is_whole or answer.body == NO_HTTP:
             return
         operation = self._operation(exchange)
         responses = {} if operation is None else operation["responses"]
@@ -85,7 +88,11 @@ class DocumentChecks:
         path = exchange.path.partition("?")[0]
         for pattern, name in self._paths:
             if pattern.fullmatch(path):
-                return self._document["paths"][name].get(exchange.method.lower())
+                operations = self._document["paths"][name]
+                method = exchange.method.lower()
+                # GET's answer without its body.
+                default = operations.get("get") if method == "head" else None
+                return operations.get(method, default)
         return None
 
     def _wrong_error(self, exchange: Exchange, answer: Answer) -> Iterator[str]:
