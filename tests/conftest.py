@@ -52,6 +52,7 @@ GRAPHLESS_FILES = {
     "kernels/test_dispatch.py",
     "server/test_max_engine_client.py",
     "server/test_health_routes.py",
+    "server/test_openapi.py",
     "server/test_routes.py",
     "server/test_detached_strings.py",
     "server/test_worker_prespawn.py",
@@ -61,6 +62,7 @@ GRAPHLESS_FILES = {
 GRAPHLESS_FOLDERS = (
     "server/batches/",
     "server/dialects/",
+    "server/fuzzing/",
     "server/observability/",
     "server/supervisor/",
 )

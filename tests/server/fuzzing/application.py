@@ -28,6 +28,9 @@ from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.model_description import describe_model
 from mllama.server.options import ServerOptions
 from mllama.server.routes import add_routes, new_application
+from mllama.server.scheduling.options import OverloadOptions
+from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
+from mllama.server.scheduling.request_queue import new_queue
 from tests.server.stand_in_worker import StandInWorker
 
 from .exchange import Answer, Exchange
@@ -116,7 +119,6 @@ class Application:
         unused: Any = None
         serving = Settings(
             MAX_SERVE_MAX_REQUEST_BYTES=2**20,
-            MAX_SERVE_METRIC_RECORDING_METHOD="ASYNCIO",
         )
         self.app: FastAPI = new_application(
             serving,
@@ -127,7 +129,10 @@ class Application:
         )
         tokens = tokenizer.delegate.encode(TEXT, add_special_tokens=False)
         self.worker = _AnsweringWorker(tokens, min(settings.end_tokens))
-        engine = MaxEngineClient(self.worker, tokenizer, settings)
+        engine = QueuedEngineClient(
+            MaxEngineClient(self.worker, tokenizer, settings),
+            new_queue(4, OverloadOptions()),
+        )
         capabilities = server_capabilities(
             settings, serving, config, tokenizer, describe_model(files, options.model)
         )
