@@ -48,6 +48,7 @@ def compile_demo_graphs(directory: Path) -> None:
         MllamaConfig.from_path(MODEL_PATH),
         find_target(TARGET),
         Encoding("float32", "cpu"),
+        attention=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "graphs"

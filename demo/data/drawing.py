@@ -87,6 +87,14 @@ def render(scene: Scene) -> Image.Image:
     return picture
 
 
+def item_box(item: Item) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom of what is drawn of an item, in pixels."""
+    stencil, left, top = _stencil(item)
+    box = stencil.getbbox()
+    assert box is not None, "every item covers some pixels"
+    return left + box[0], top + box[1], left + box[2], top + box[3]
+
+
 def coverage(scene: Scene) -> Image.Image:
     """Returns a gray picture that is white where items are."""
     covered = Image.new("L", (scene.width, scene.height), 0)

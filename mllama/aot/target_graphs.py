@@ -35,13 +35,15 @@ from mllama.max_model.graphs import (
     name_weights,
 )
 from mllama.max_model.model_config import MllamaArchConfig
+from mllama.max_model.query_graph import lazy_query_graph, text_queries
 from mllama.utils.progress import StartupProgress, stage
 
 
 def compile_graphs(
     compilation: CrossCompilation, directory: Path
 ) -> list[CompiledGraph]:
-    """Compiles the vision and the text graph and saves both.
+    """Compiles the vision and the text graph, and that for attention maps if it is
+    wanted, and saves them.
 
     Args:
         compilation: What is compiled, and for what; weights are not needed.
@@ -97,7 +99,10 @@ def make_devices_virtual(target: Target, devices: int) -> None:
 
 
 def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
-    """Returns the vision and the text graph, equal to those that the model looks up."""
+    """Returns the vision and the text graph, equal to those that the model looks up.
+
+    The graph for attention maps follows if it is to be compiled.
+    """
     ref = DeviceRef.CPU if compilation.target.is_cpu else DeviceRef.GPU
     encoding = compilation.encoding
     config = MllamaArchConfig.for_graphs(
@@ -119,6 +124,10 @@ def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
             network, name, network.input_types(), fingerprint=fingerprints[name]
         )
         graphs.append(spec.trace())
+    if compilation.attention:
+        queries = text_queries(config, encodings)
+        name_weights(queries)
+        graphs.append(lazy_query_graph(config, encodings, queries).trace())
     return graphs
 
 

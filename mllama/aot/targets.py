@@ -65,12 +65,14 @@ class CrossCompilation:
         encoding: The encoding of the weights.  GGUF blocks are in the formats that
             ``mllama quantize`` gives them.
         devices: Number of devices that share the model.
+        attention: Whether the graph for attention maps is compiled too.
     """
 
     config: MllamaConfig
     target: Target
     encoding: Encoding
     devices: int = 1
+    attention: bool = False
 
     @property
     def formats(self) -> dict[str, GGMLQuantizationType]:

@@ -39,6 +39,7 @@ logger = logging.getLogger("mllama")
 STAGES = {
     "mllama_image_encoder": "compiling the vision graph",
     "mllama_text_decoder": "compiling the text graph",
+    "mllama_text_queries": "compiling the graph for attention maps",
     TopKSampler.GRAPH_NAME: "compiling the sampler",
     "mllama_greedy_sampler": "compiling the greedy sampler",
 }

@@ -101,6 +101,7 @@ GRAPH_SOURCES = (
     "max_compat/model.py",
     "max_model/graphs.py",
     "max_model/model_config.py",
+    "max_model/query_graph.py",
     "nn",
 )
 """The files and folders of this package that graphs are built from: the network, its

@@ -56,10 +56,12 @@ class LazyGraphSpec(GraphSpec):
         fingerprint: Text that covers everything the traced graph depends on, except
             the types of its inputs.
         task: See :class:`LazyGraph`.
+        is_required: See :class:`LazyGraph`.
     """
 
     fingerprint: str = ""
     task: Callable[[GraphKey, Path], ParallelTask] | None = None
+    is_required: bool = True
 
     def trace(self, module: MaxModule | None = None) -> Any:
         """Returns a graph that :class:`GraphCompiler` traces if it has to."""
@@ -69,6 +71,6 @@ class LazyGraphSpec(GraphSpec):
             self.name,
             f"{self.fingerprint}\n{types}",
             super().trace,
-            is_required=True,
+            is_required=self.is_required,
             task=self.task,
         )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
 
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Generation
 from mllama.engine.outputs import Output
 from mllama.errors import MllamaError
-from mllama.images.load import ImageSource
+from mllama.images.load import ImageFile, ImageSource
+from mllama.requests.attention import AttentionOptions
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptOptions
 from mllama.requests.messages import Message, prompt_messages, read_conversation
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
+
+if TYPE_CHECKING:
+    # It loads transformers.
+    from mllama.images.preprocess import ImageTiles
 
 _PREPARED_PER_SLOT: Final = 2
 """Requests prepared for each slot of a batch.
@@ -32,6 +37,7 @@ def submit_conversation(
     sampling: Sampling,
     choices: int = 1,
     output_format: OutputFormat | None = None,
+    attention: AttentionOptions | None = None,
 ) -> Generation:
     """Submits a conversation to the engine.
 
@@ -42,13 +48,15 @@ def submit_conversation(
         sampling: Settings of the answer.
         choices: Number of answers.
         output_format: The answers' format; None is any.
+        attention: The attention maps that the answers come with.
 
     Raises:
         MllamaError: If a message or an image can't be used, or it isn't clear where
             the answer begins.
         RuntimeError: If the engine is closed or has failed.
     """
-    conversation = read_conversation(messages, prepare=engine.prepare_image)
+    files: list[ImageFile] = []
+    conversation = read_conversation(messages, prepare=_preparing(engine, files))
     prompt = ChatPrompt(messages=conversation.messages, **vars(options))
     prompt.check_turn(engine.continues_messages)
     return engine.submit(
@@ -58,7 +66,9 @@ def submit_conversation(
             sampling=sampling,
             choices=choices,
             output_format=output_format,
-        )
+            attention=attention,
+        ),
+        files,
     )
 
 
@@ -69,6 +79,7 @@ def submit_prompt(
     sampling: Sampling,
     choices: int = 1,
     output_format: OutputFormat | None = None,
+    attention: AttentionOptions | None = None,
 ) -> Generation:
     """Submits a raw prompt to the engine.
 
@@ -79,12 +90,16 @@ def submit_prompt(
         sampling: Settings of the answer.
         choices: Number of answers.
         output_format: The answers' format; None is any.
+        attention: The attention maps that the answers come with.
 
     Raises:
         MllamaError: If the prompt or an image can't be used.
         RuntimeError: If the engine is closed or has failed.
     """
-    read = read_conversation(prompt_messages("", images), prepare=engine.prepare_image)
+    files: list[ImageFile] = []
+    read = read_conversation(
+        prompt_messages("", images), prepare=_preparing(engine, files)
+    )
     return engine.submit(
         GenerationRequest(
             prompt=prompt,
@@ -92,8 +107,22 @@ def submit_prompt(
             sampling=sampling,
             choices=choices,
             output_format=output_format,
-        )
+            attention=attention,
+        ),
+        files,
     )
+
+
+def _preparing(
+    engine: Engine, files: list[ImageFile]
+) -> Callable[[ImageFile], Future[ImageTiles]]:
+    """Returns a function that starts to prepare images and appends them to a list."""
+
+    def prepare(file: ImageFile) -> Future[ImageTiles]:
+        files.append(file)
+        return engine.prepare_image(file)
+
+    return prepare
 
 
 def answer_conversations(
@@ -103,6 +132,7 @@ def answer_conversations(
     sampling: Sampling,
     choices: int = 1,
     output_format: OutputFormat | None = None,
+    attention: AttentionOptions | None = None,
 ) -> Iterator[Output]:
     """Yields the answers to conversations in their order, while others are generated.
 
@@ -115,6 +145,7 @@ def answer_conversations(
         sampling: Settings of each answer.
         choices: Number of answers to each conversation.
         output_format: The answers' format; None is any.
+        attention: The attention maps that each answer comes with.
 
     Raises:
         MllamaError: If a conversation can't be used; the message has its number, from
@@ -126,7 +157,13 @@ def answer_conversations(
     def answer(number: int, messages: Any) -> Output:
         try:
             generation = submit_conversation(
-                engine, messages, options, sampling, choices, output_format
+                engine,
+                messages,
+                options,
+                sampling,
+                choices,
+                output_format,
+                attention,
             )
         except MllamaError as error:
             raise type(error)(f"conversation {number}: {error}") from error

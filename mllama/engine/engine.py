@@ -17,8 +17,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mllama.engine.attention.service import AttentionService
 from mllama.engine.generation import Generation, now
 from mllama.engine.running import RunningAnswers, StepQueue
 from mllama.errors import MllamaError
@@ -71,6 +73,7 @@ class Engine:
         self._settings: Any = None
         self._grammars: Any = None
         self._image_cache: Any = None
+        self._attention = AttentionService(self, self._running.wake.set, quiet=quiet)
         self._loop = asyncio.new_event_loop()
         self._threads = [
             threading.Thread(target=self._run, name="mllama-engine", daemon=True),
@@ -126,14 +129,22 @@ class Engine:
         tiles: Future[ImageTiles] = self._tokenizer.prepare_image(file)
         return tiles
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def submit(
+        self, request: GenerationRequest, files: Sequence[ImageFile] = ()
+    ) -> Generation:
         """Hands a request to the scheduler.
+
+        Args:
+            request: The request.
+            files: The files of its images, if attention maps are to show them.
 
         Raises:
             MllamaError: If the request can't be answered as it is.
             RuntimeError: If the engine is closed or has failed.
         """
         started = now()
+        self.check_alive()
+        attend = self._attention.of_request(request, files)
         prepared = self.prepare(request).result()
         ids = [context.request_id for context in prepared.contexts]
         generation = Generation(
@@ -141,6 +152,7 @@ class Engine:
             self._tokenizer,
             started=started,
             cancel=lambda choices: self.cancel([ids[choice] for choice in choices]),
+            attention=None if attend is None else partial(attend, prepared),
         )
         self.start(prepared, generation.steps)
         return generation
@@ -257,6 +269,7 @@ class Engine:
             # No other is submitted: whoever waits for the lock checks first.
             with self._lock:
                 self._running.end_all(reason)
+            self._attention.end_all(reason)
             pipeline.kv_manager.shutdown()
 
     def _load(self) -> tuple[Any, Any]:
@@ -288,6 +301,7 @@ class Engine:
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
         self._image_cache = loaded.image_cache
+        self._attention.mapper = loaded.attention
         self._settings = EngineSettings.of(
             config, self._tokenizer, tool_parser=self._options.tool_form
         )
@@ -313,8 +327,10 @@ class Engine:
 
         while not self._closing.is_set():
             self._running.wake.clear()
+            self._attention.run_next()
             if scheduler.run_iteration() is SchedulerProgress.NO_PROGRESS:
-                self._running.wake.wait(_IDLE_SECONDS if self._running else None)
+                is_waiting = self._running or self._attention
+                self._running.wake.wait(_IDLE_SECONDS if is_waiting else None)
 
 
 def _ignore(**_: Any) -> None:

@@ -22,6 +22,7 @@ from mllama.requests.events import (
 from mllama.requests.tool_calls.collector import ToolCallCollector
 
 if TYPE_CHECKING:
+    from mllama.engine.attention.attention import Attention
     from mllama.requests.preparation import PreparedRequest
 
 
@@ -86,6 +87,8 @@ class Generation:
         tokenizer: The model's tokenizer.
         started: Time of the request, from ``time.perf_counter()``.
         cancel: Cancels answers in the engine, by their numbers.
+        attention: Computes where an answer looked, given its tokens and its text; None
+            if nobody asked.
     """
 
     def __init__(
@@ -95,12 +98,15 @@ class Generation:
         *,
         started: float,
         cancel: Callable[[Sequence[int]], None],
+        attention: Callable[[Sequence[int], str], Attention] | None = None,
     ) -> None:
         self.steps: queue.SimpleQueue[Step] = queue.SimpleQueue()
         self._answers = Answers(prepared, tokenizer, started)
         self._sampling = prepared.request.sampling
         self._started = started
         self._cancel = cancel
+        self._attend = attention
+        self._attention: dict[int, Attention] = {}
         self._prompt: PromptRead | None = None
         self._collected = [_Collected() for _ in range(prepared.request.choices)]
         self._first_at: float | None = None
@@ -199,12 +205,15 @@ class Generation:
     def output(self) -> Output:
         """Returns the complete answer, after the last chunk.
 
+        Attention maps are computed when this is first read.
+
         Raises:
+            MllamaError: If attention maps were asked for and can't be computed.
             RuntimeError: If the answer is not complete.
         """
         if self._prompt is None or not self._answers.are_finished:
             raise RuntimeError("the answer is not complete")
-        choices = [self._choice(collected) for collected in self._collected]
+        choices = [self._choice(number) for number in range(len(self._collected))]
         first_at = self._started if self._first_at is None else self._first_at
         tokens = sum(len(choice.token_ids) for choice in choices)
         elapsed = self._last_at - first_at
@@ -225,16 +234,22 @@ class Generation:
             prompt_logprobs=None if logprobs is None else list(logprobs),
         )
 
-    def _choice(self, collected: _Collected) -> Choice:
+    def _choice(self, number: int) -> Choice:
+        collected = self._collected[number]
         assert collected.end is not None
         pieces = collected.pieces
+        token_ids = [token for piece in pieces for token in piece.token_ids]
+        text = "".join(piece.text for piece in pieces)
+        if self._attend is not None and number not in self._attention:
+            self._attention[number] = self._attend(token_ids, text)
         return Choice(
-            text="".join(piece.text for piece in pieces),
-            token_ids=[token for piece in pieces for token in piece.token_ids],
+            text=text,
+            token_ids=token_ids,
             finish_reason=collected.end.reason,
             stop=collected.end.stop,
             logprobs=self._logprobs(pieces),
             tool_calls=collected.calls.calls,
+            attention=self._attention.get(number),
         )
 
     def wait(self) -> Output:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllama.requests.events import FinishReason, TokenLogprob, ToolCallEvent
 from mllama.requests.tool_calls.collector import ToolCall
+
+if TYPE_CHECKING:
+    from mllama.engine.attention.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Choice:
             one did.
         logprobs: Log probabilities of ``token_ids`` if they were asked for.
         tool_calls: The tools that the answer calls.
+        attention: Where its tokens looked, if that was asked for.
     """
 
     text: str
@@ -56,6 +60,7 @@ class Choice:
     stop: str | int | None = None
     logprobs: list[TokenLogprob] | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+    attention: Attention | None = None
 
     @property
     def message(self) -> dict[str, Any]:
@@ -130,3 +135,8 @@ class Output:
     def logprobs(self) -> list[TokenLogprob] | None:
         """Returns log probabilities of ``token_ids`` if they were asked for."""
         return self.choices[0].logprobs
+
+    @property
+    def attention(self) -> Attention | None:
+        """Returns where the answer's tokens looked, if that was asked for."""
+        return self.choices[0].attention

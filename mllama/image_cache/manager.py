@@ -8,7 +8,7 @@ from typing import Any
 from max.pipelines.context import TextAndVisionContext
 
 from mllama.config import MllamaVisionConfig
-from mllama.image_cache.block_manager import ImageBlockManager, RunKey
+from mllama.image_cache.block_manager import Entry, ImageBlockManager, RunKey
 from mllama.image_cache.context import ASPECT_RATIO_IDS
 from mllama.image_cache.encoder_runner import PendingImage
 from mllama.image_cache.segments import image_runs, segments
@@ -90,13 +90,29 @@ class ImageCacheManager:
         self.reserve(context)  # Does nothing if admission has reserved them.
         start = context.tokens.processed_length
         end = start + context.tokens.active_length
+        return self.plan_range(context, start, end, pending)
+
+    def plan_range(
+        self,
+        context: TextAndVisionContext,
+        start: int,
+        end: int,
+        pending: list[PendingImage],
+    ) -> list[ReadSegment]:
+        """Returns the segments that some tokens of a request attend to.
+
+        Args:
+            context: The request, whose images are reserved.
+            start: Position of the first token.
+            end: One past the position of the last token.
+            pending: Images that their entries lack are appended.
+        """
         reads: list[ReadSegment] = []
         for segment in segments(_positions(context), start, end):
             if not segment.run:
                 reads.append(ReadSegment(segment.length, None, 0))
                 continue
-            key = _key([context.images[i] for i in segment.run])
-            entry = self.blocks.pinned(context.request_id, key)
+            entry = self.entry_of(context, segment.run)
             ids = context.extra_model_args[ASPECT_RATIO_IDS]
             for index in range(segment.images_seen):
                 place, image = (entry, index), context.images[segment.run[index]]
@@ -110,6 +126,16 @@ class ImageCacheManager:
             tokens = entry.num_tokens(segment.images_seen)
             reads.append(ReadSegment(segment.length, entry, tokens))
         return reads
+
+    def entry_of(self, context: TextAndVisionContext, run: Sequence[int]) -> Entry:
+        """Returns the entry of one of the runs of images that a request has reserved.
+
+        Args:
+            context: The request.
+            run: Indices of the request's images in the run.
+        """
+        key = _key([context.images[i] for i in run])
+        return self.blocks.pinned(context.request_id, key)
 
     def release(self, request_id: Any) -> None:
         """Unpins a request's images; it may be called twice."""

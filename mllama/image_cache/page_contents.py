@@ -9,6 +9,7 @@ import numpy.typing as npt
 from max.driver import CPU, Buffer
 from max.dtype import DType
 
+from mllama.image_cache.block_manager import Entry
 from mllama.image_cache.storage import ImageCacheStorage
 from mllama.utils.bfloat16 import as_floats, to_bfloat16
 
@@ -55,6 +56,37 @@ def download_pages(
         content = [_to_floats(rows[page : page + 1, :]) for page in pages]
         parts.append(np.concatenate(content).reshape(-1, *blocks.shape[1:]))
     return np.concatenate(parts, axis=-2)
+
+
+def download_keys(
+    storage: ImageCacheStorage, entry: Entry, layer: int
+) -> npt.NDArray[np.float32]:
+    """Returns the keys of an entry in one layer, with the heads of all devices.
+
+    Args:
+        storage: The image cache.
+        entry: The entry.
+        layer: The index among the cross-attention layers.
+
+    Returns:
+        float32 ``[image tokens, kv heads, head dim]``.
+    """
+    parts = []
+    for device, blocks in zip(storage.devices, storage.pages, strict=True):
+        device.synchronize()
+        # [pages * (keys, values) * layers, elements of a page's tokens in a layer]
+        rows = blocks.view(
+            blocks.dtype,
+            (
+                blocks.shape[0] * 2 * storage.params.num_layers,
+                blocks.num_elements
+                // (blocks.shape[0] * 2 * storage.params.num_layers),
+            ),
+        )
+        first = [page * 2 * storage.params.num_layers + layer for page in entry.pages]
+        content = [_to_floats(rows[row : row + 1, :]) for row in first]
+        parts.append(np.concatenate(content).reshape(-1, *blocks.shape[-2:]))
+    return np.concatenate(parts, axis=-2)[: entry.token_ends[-1]]
 
 
 def _flat_pages(blocks: Buffer) -> Buffer:

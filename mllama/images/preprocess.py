@@ -59,6 +59,10 @@ class ImageTiles:
             :attr:`ImageProcessor.pixel_table`.
         aspect_ratio_id: The id of the arrangement of tiles, from 1.
         num_tiles: Rows times columns of the arrangement.
+        arrangement: Rows and columns of the tiles.
+        picture_size: Width and height of the picture as people see it.
+        resized_size: Width and height that it was resized to; the rest of the tiles, to
+            the right and below, is padding.
         hash: A stable hash of the normalized pixel values and the aspect ratio, a
             signed 64-bit integer as MAX's prefix cache takes it.
     """
@@ -66,6 +70,9 @@ class ImageTiles:
     pixel_values: npt.NDArray[np.uint8]
     aspect_ratio_id: int
     num_tiles: int
+    arrangement: tuple[int, int]
+    picture_size: tuple[int, int]
+    resized_size: tuple[int, int]
     hash: int
 
 
@@ -206,6 +213,9 @@ class ImageProcessor:
             pixel_values=tiles,
             aspect_ratio_id=aspect_ratio_id,
             num_tiles=len(tiles),
+            arrangement=(rows, columns),
+            picture_size=image.size,
+            resized_size=resized.size,
             hash=self._content_hash(tiles, aspect_ratio_id),
         )
 

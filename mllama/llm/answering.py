@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, overload
 
 from typing_extensions import Unpack
 
@@ -18,12 +18,27 @@ from mllama.engine.generation import Generation
 from mllama.engine.outputs import Output
 from mllama.errors import MllamaError
 from mllama.images.load import ImageSource
+from mllama.requests.attention import AttentionOptions
 from mllama.requests.chat_prompt import ChatPromptFields, ChatPromptOptions
 from mllama.requests.format_settings import FormatFields, output_format_of
 from mllama.requests.messages import Message, prompt_messages
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import ChatFields
 from mllama.requests.sampling_params import AnswerFields, Sampling
+
+
+class AttentionFields(TypedDict, total=False):
+    """What asks for attention maps, for functions that pass settings on."""
+
+    attention: bool | AttentionOptions | Mapping[str, Any]
+
+
+class ChatSettings(ChatFields, AttentionFields, total=False):
+    """The settings of a chat."""
+
+
+class CompletionSettings(AnswerFields, AttentionFields, total=False):
+    """The settings of a completion."""
 
 
 # The descriptions of options in this file are written by `python -m docs.reference`.
@@ -43,7 +58,7 @@ class Answering:
         messages: Sequence[Message],
         *,
         stream: Literal[True],
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Generation: ...
 
     @overload
@@ -52,7 +67,7 @@ class Answering:
         messages: Sequence[Message],
         *,
         stream: Literal[False] = ...,
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Output: ...
 
     @overload
@@ -61,7 +76,7 @@ class Answering:
         messages: Sequence[Sequence[Message]],
         *,
         stream: Literal[False] = ...,
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> list[Output]: ...
 
     def chat(
@@ -69,7 +84,7 @@ class Answering:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         *,
         stream: bool = False,
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Output | list[Output] | Generation:
         """Answers one conversation, or a list of conversations together.
 
@@ -160,6 +175,10 @@ class Answering:
             guided_choice: Text that the answer may be. Default: any text.
             guided_grammar: Grammar of the answer, in Lark as llguidance reads it or in
                 llama.cpp's GBNF. Default: none.
+            attention: Compute where in the images each token looked, after the answer:
+                True, or an object with layers, heads and prompt, as
+                ``AttentionOptions`` describes them. Only on a CPU; the first time, a
+                graph is compiled. ``output.attention`` has the maps. Default: no.
 
         Returns:
             An ``Output`` for one conversation; a list of them, in the conversations'
@@ -171,21 +190,19 @@ class Answering:
                 message has the conversation's number, from 1, and none is answered.
             RuntimeError: If the model is closed.
         """
-        options, sampling, choices, output_format = _split(settings, ChatFields)
+        split = _split(settings, ChatSettings)
         if is_batch(messages):
             if stream:
                 raise MllamaError("only one conversation at a time can be streamed")
             return list(self.answers(messages, **settings))  # type: ignore[arg-type]
         conversation: Any = messages
-        generation = submit_conversation(
-            self._engine, conversation, options, sampling, choices, output_format
-        )
+        generation = submit_conversation(self._engine, conversation, *split)
         return generation if stream else generation.wait()
 
     def answers(
         self,
         conversations: Sequence[Sequence[Message]],
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Iterator[Output]:
         """Answers a list of conversations together, and yields each answer in turn.
 
@@ -208,7 +225,7 @@ class Answering:
             RuntimeError: If the model is closed.
         """
         return answer_conversations(
-            self._engine, conversations, *_split(settings, ChatFields)
+            self._engine, conversations, *_split(settings, ChatSettings)
         )
 
     @overload
@@ -219,7 +236,7 @@ class Answering:
         *,
         stream: Literal[True],
         system: str | None = ...,
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Generation: ...
 
     @overload
@@ -230,7 +247,7 @@ class Answering:
         *,
         stream: Literal[False] = ...,
         system: str | None = ...,
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Output: ...
 
     def generate(
@@ -240,7 +257,7 @@ class Answering:
         *,
         stream: bool = False,
         system: str | None = None,
-        **settings: Unpack[ChatFields],
+        **settings: Unpack[ChatSettings],
     ) -> Output | Generation:
         """Answers one question about images, which the model sees before the question.
 
@@ -277,7 +294,7 @@ class Answering:
         images: ImageSource | Iterable[ImageSource] = ...,
         *,
         stream: Literal[True],
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[CompletionSettings],
     ) -> Generation: ...
 
     @overload
@@ -287,7 +304,7 @@ class Answering:
         images: ImageSource | Iterable[ImageSource] = ...,
         *,
         stream: Literal[False] = ...,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[CompletionSettings],
     ) -> Output: ...
 
     def complete(
@@ -296,7 +313,7 @@ class Answering:
         images: ImageSource | Iterable[ImageSource] = (),
         *,
         stream: bool = False,
-        **settings: Unpack[AnswerFields],
+        **settings: Unpack[CompletionSettings],
     ) -> Output | Generation:
         """Continues a raw prompt, without the chat template.
 
@@ -320,17 +337,18 @@ class Answering:
             MllamaError: If the prompt, an image or a setting can't be used.
             RuntimeError: If the model is closed.
         """
-        _, sampling, choices, output_format = _split(settings, AnswerFields)
-        generation = submit_prompt(
-            self._engine, prompt, images, sampling, choices, output_format
-        )
+        split = _split(settings, CompletionSettings)[1:]
+        generation = submit_prompt(self._engine, prompt, images, *split)
         return generation if stream else generation.wait()
 
 
 def _split(
     settings: Mapping[str, Any], fields: Any
-) -> tuple[ChatPromptOptions, Sampling, int, OutputFormat | None]:
-    """Returns what shapes a prompt, each answer, their number, and their format.
+) -> tuple[
+    ChatPromptOptions, Sampling, int, OutputFormat | None, AttentionOptions | None
+]:
+    """Returns what shapes a prompt, each answer, their number, their format, and the
+    attention maps that they come with.
 
     Args:
         settings: The settings.
@@ -348,9 +366,11 @@ def _split(
         for names in (ChatPromptFields, FormatFields)
     )
     choices = given.pop("n", 1)
+    attention = AttentionOptions.of(given.pop("attention", None))
     return (
         ChatPromptOptions(**prompt),
         Sampling(**given),
         choices,
         output_format_of(**formats),
+        attention,
     )

@@ -34,7 +34,12 @@ from max.pipelines.lib.config.model_config import (
 )
 
 # Describes, compiles and loads the graphs of a pipeline model.
-from max.pipelines.lib.graph_specs import GraphRole, GraphSpec, compile_graphs
+from max.pipelines.lib.graph_specs import (
+    GraphRole,
+    GraphSpec,
+    compile_graphs,
+    init_graphs,
+)
 
 # Mixins of an architecture's configuration.
 from max.pipelines.lib.interfaces.arch_config import (
@@ -105,6 +110,7 @@ __all__ = [
     "compile_graphs",
     "ensure_default_mlir_context",
     "hash_image",
+    "init_graphs",
     "load_sampler_graphs",
     "load_scheduler",
     "padded_lut_cols",

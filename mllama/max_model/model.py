@@ -32,6 +32,8 @@ from mllama.max_compat.model import (
     GraphRole,
     GraphSpec,
     MemoryPlan,
+    compile_graphs,
+    init_graphs,
 )
 from mllama.max_model.checkpoint_files import local_directory
 from mllama.max_model.graphs import graph_specs, rotary_buffers
@@ -51,6 +53,7 @@ from mllama.max_model.memory_planner import (
 )
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
+from mllama.max_model.query_graph import TEXT_QUERIES, query_graph_spec
 from mllama.max_model.settings import ModelSettings
 from mllama.max_model.weight_adapters import (
     merge_adapter,
@@ -93,6 +96,7 @@ class MllamaModel(
     ) -> None:
         settings = ModelSettings.from_max(pipeline_config.model)
         self.compiler = GraphCompiler(session, pipeline_config, settings.compiled)
+        self._session = session
         super().__init__(
             pipeline_config,
             session,
@@ -178,6 +182,17 @@ class MllamaModel(
     def graph_specs(self, model_config: MllamaArchConfig) -> dict[str, GraphSpec]:
         """Returns both graphs; MAX reads the weights in place while the model lives."""
         return graph_specs(model_config, self._state_dict, self.compiler)
+
+    def load_query_graph(self) -> Model:
+        """Loads the graph that returns the queries of cross-attention.
+
+        It is compiled unless it is saved, cached or ships.  The weights are read in
+        place on a CPU, so that it takes little memory there.
+        """
+        spec = query_graph_spec(self.arch_config_as(MllamaArchConfig), self._state_dict)
+        specs = {TEXT_QUERIES: spec}
+        compiled = compile_graphs(self._session, specs)
+        return init_graphs(self._session, compiled, specs)[TEXT_QUERIES]
 
     def prepare_initial_token_inputs(
         self,

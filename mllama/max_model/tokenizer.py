@@ -81,7 +81,7 @@ class MllamaTokenizer(TextTokenizer):
         config = MllamaConfig.from_dict(
             pipeline_config.model.huggingface_config.to_dict()
         )
-        self._vision_config = config.vision_config
+        self.vision_config = config.vision_config
         self._limits = ImageLimits(pipeline_config)
         self._image_token_id = config.image_token_index
         self._prompt_encoder = PromptEncoder(
@@ -162,7 +162,7 @@ class MllamaTokenizer(TextTokenizer):
             InputError: If the images don't fit the image cache together.
         """
         image_tokens = [
-            image.num_tiles * self._vision_config.num_patches for image in tiles
+            image.num_tiles * self.vision_config.num_patches for image in tiles
         ]
         self._limits.check_room(
             np.flatnonzero(tokens == self._image_token_id).tolist(),

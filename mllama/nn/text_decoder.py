@@ -52,6 +52,10 @@ from mllama.nn.text.self_attention import (
 class MllamaTextModel(Sharded):
     """The embedding, self-attention and cross-attention layers, and the final norm."""
 
+    cross_attention_layer: type[MllamaCrossAttentionDecoderLayer] = (
+        MllamaCrossAttentionDecoderLayer
+    )
+
     def __init__(
         self,
         config: MllamaTextConfig,
@@ -77,7 +81,7 @@ class MllamaTextModel(Sharded):
         )
         self.layers = LayerList(
             [
-                MllamaCrossAttentionDecoderLayer(
+                self.cross_attention_layer(
                     config,
                     image_cache_params,
                     dtype,
@@ -115,6 +119,8 @@ class MllamaTextModel(Sharded):
         reads: Sequence[ImageReadValues],
         freqs_cis: Sequence[TensorValue],
         signals: Sequence[BufferValue],
+        *,
+        further: list[list[TensorValue]] | None = None,
     ) -> list[TensorValue]:
         """Returns the hidden states before the final norm, ``[tokens, hidden]``, on
         each device.
@@ -127,6 +133,8 @@ class MllamaTextModel(Sharded):
             freqs_cis: The rotary table, on each device.
             signals: The buffers of
                 :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
+            further: What each cross-attention layer returns after the hidden states is
+                appended.
         """
         hidden_states = all_gather(
             [
@@ -146,9 +154,13 @@ class MllamaTextModel(Sharded):
             prefix = f"{self.path}.layers.{index}."
             if isinstance(layer, MllamaCrossAttentionDecoderLayer):
                 layer_idx = ops.constant(cross_layers, DType.uint32, DeviceRef.CPU())
-                hidden_states = cross_attention[self.kinds[index]](
+                outputs = cross_attention[self.kinds[index]](
                     layer, [layer_idx, hidden_states, reads, signals], prefix=prefix
                 )
+                devices = len(hidden_states)
+                hidden_states = outputs[:devices]
+                if further is not None:
+                    further.append(outputs[devices:])
                 cross_layers += 1
             else:
                 layer_idx = ops.constant(self_layers, DType.uint32, DeviceRef.CPU())

@@ -45,6 +45,7 @@ class PreparedRequest:
         image_tokens: Tokens of the images.
         image_positions: Where the images are among ``token_ids``.
         tool_use: The calls of tools that answers may have; None is none.
+        tiles: The images, if attention maps are asked for.
         format_failure: Returns why an answer's format can't go on after these tokens of
             it, or None; itself None if there is no format.
     """
@@ -55,6 +56,7 @@ class PreparedRequest:
     image_tokens: int
     image_positions: Sequence[int] = ()
     tool_use: ToolUse | None = None
+    tiles: Sequence[ImageTiles] = ()
     format_failure: Callable[[Sequence[int]], str | None] | None = None
 
 
@@ -116,6 +118,7 @@ async def prepare_request(
         image_tokens_of(contexts[0]),
         [image.start_idx for image in contexts[0].images],
         tool_use_of(request.prompt, settings.tool_parser),
+        () if request.attention is None else tiles,
         None
         if grammar is None or grammars is None
         else partial(grammars.failure, grammar),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mllama.errors import RequestError, quoted
+from mllama.requests.attention import AttentionOptions
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptFields
 from mllama.requests.format_settings import FormatFields, output_format_of
 from mllama.requests.output_format import OutputFormat
@@ -64,6 +65,7 @@ class GenerationRequest:
         sampling: How tokens are chosen, and when an answer ends.
         choices: Number of answers; choice ``i`` uses the seed ``seed + i``.
         output_format: The format that each answer must have; None is any.
+        attention: The attention maps that each answer comes with; None is none.
 
     Raises:
         RequestError: If the number of answers is out of range, the prompt is empty or
@@ -75,6 +77,7 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     choices: int = 1
     output_format: OutputFormat | None = None
+    attention: AttentionOptions | None = None
 
     @property
     def prompt_field(self) -> str:

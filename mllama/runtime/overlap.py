@@ -107,6 +107,14 @@ class OverlappedExecution:
         self._thread.join()
         self._shutdown()
 
+    def wait_for_step(self) -> None:
+        """Waits for a step that runs ahead, which stays valid.
+
+        Nothing else may run a graph until it has ended.
+        """
+        if (step := self._ahead) is not None:
+            wait([step.outputs])
+
     def prepare_batch(self, batches: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
         """Returns a batch's inputs: those of the step that is running, if it fits.
 

@@ -29,6 +29,7 @@ from mllama.max_model.log_probabilities import prompt_logits_per_step
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
+from mllama.runtime.attention.mapper import AttentionMapper
 from mllama.runtime.deferred_outputs import DeferredExecution
 from mllama.runtime.early_cancellations import cancellable_queues
 from mllama.runtime.engine_stats import EngineStats, engine_stats
@@ -61,6 +62,7 @@ class LoadedPipeline:
         self_check: Checks a GPU; it has run there.
         gpu_verdict: Its result; None on a CPU.
         grammar_gate: Holds requests back until their grammars are read.
+        attention: Computes attention maps; its graph isn't loaded yet.
     """
 
     pipeline: Any
@@ -70,6 +72,7 @@ class LoadedPipeline:
     self_check: GpuSelfCheck
     gpu_verdict: ImageVerdict | None
     grammar_gate: GrammarGate
+    attention: AttentionMapper
 
 
 def load_pipeline(
@@ -154,7 +157,14 @@ def load_pipeline(
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
     return LoadedPipeline(
-        pipeline, image_cache, admission, overlap, self_check, gpu_verdict, grammar_gate
+        pipeline,
+        image_cache,
+        admission,
+        overlap,
+        self_check,
+        gpu_verdict,
+        grammar_gate,
+        AttentionMapper(model, overlap.wait_for_step if overlap else lambda: None),
     )
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import FastAPI
 from uvicorn import Config, Server
 
 from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
+from mllama.server.connections import (
+    ConnectionLimits,
+    LimitedConnection,
+    limited_connections,
+)
 from mllama.server.listening import address_text
 
 logger = logging.getLogger("mllama")
+
+_TICKS: Final = 10
+"""Tenths of a second between two looks at how long connections take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +59,12 @@ class TlsFiles:
 
 
 def uvicorn_config(
-    app: FastAPI, settings: Settings, *, root_path: str = "", tls: TlsFiles | None
+    app: FastAPI,
+    settings: Settings,
+    *,
+    root_path: str = "",
+    tls: TlsFiles | None,
+    limits: ConnectionLimits | None = None,
 ) -> Config:
     """Returns the configuration of the HTTP server.
 
@@ -58,11 +73,16 @@ def uvicorn_config(
         settings: MAX Serve's settings.
         root_path: The path under which a proxy has this server.
         tls: The certificate; None serves plain HTTP.
+        limits: Limits of connections; None are those of this process.
     """
     return Config(
         app=app,
         log_config=None,
         loop="uvloop",
+        # httptools, which other packages may bring, has no limit of headers.
+        http=limited_connections(limits or ConnectionLimits.of_this_process()),
+        # The server takes no web sockets.
+        ws="none",
         timeout_graceful_shutdown=settings.graceful_shutdown_timeout_s,
         timeout_keep_alive=settings.http_keepalive_timeout_s,
         # The lifespan is entered around the server, so that a worker's death ends it.
@@ -75,7 +95,7 @@ def uvicorn_config(
 
 
 class HttpServer(Server):
-    """Listens on bound sockets and says in the log where."""
+    """Listens on bound sockets, says in the log where, and closes slow connections."""
 
     def shut_down(self) -> None:
         """Has the server end, as SIGTERM does."""
@@ -87,3 +107,12 @@ class HttpServer(Server):
         scheme = "https" if self.config.ssl else "http"
         for bound in sockets or ():
             logger.info("listening on %s (Ctrl-C to stop)", address_text(bound, scheme))
+
+    async def on_tick(self, counter: int) -> bool:
+        """Is called ten times a second; returns True to stop the server."""
+        if counter % _TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, LimitedConnection):
+                    connection.check_time(now)
+        return await super().on_tick(counter)

@@ -143,14 +143,19 @@ class MllamaTextCrossAttention(Module):
         Outputs of tokens that attend to no image are finite but meaningless.
         """
         tokens = hidden_states.shape[0]
-        query = ops.reshape(
-            self.q_proj(hidden_states), [tokens, self.num_heads, self.head_dim]
-        )
         return self.o_proj(
             ops.reshape(
-                self.attend(layer_idx, query, read),
+                self.attend(layer_idx, self.project_query(hidden_states), read),
                 [tokens, self.num_heads * self.head_dim],
             )
+        )
+
+    def project_query(self, hidden_states: TensorValue) -> TensorValue:
+        """Maps ``[text tokens, hidden]`` to queries before q_norm, ``[text tokens,
+        heads, head dim]``."""
+        return ops.reshape(
+            self.q_proj(hidden_states),
+            [hidden_states.shape[0], self.num_heads, self.head_dim],
         )
 
     def attend(

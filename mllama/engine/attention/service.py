@@ -1,0 +1,121 @@
+"""Attention maps of an engine's answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mllama.engine.attention.jobs import AttentionJob, AttentionJobs
+from mllama.requests.attention import NO_MAPS, AttentionMaps
+from mllama.utils.progress import StartupProgress
+
+if TYPE_CHECKING:
+    from mllama.engine.attention.attention import Attention
+    from mllama.engine.engine import Engine
+    from mllama.images.load import ImageFile
+    from mllama.requests.preparation import PreparedRequest
+    from mllama.requests.request import GenerationRequest
+
+
+class AttentionService:
+    """Computes where answers looked, in the engine's thread between two steps.
+
+    Args:
+        engine: The engine.
+        wake: Wakes the engine's thread.
+        quiet: Whether to hide the progress of compiling the graph.
+    """
+
+    def __init__(
+        self, engine: Engine, wake: Callable[[], None], *, quiet: bool
+    ) -> None:
+        self._engine = engine
+        self._quiet = quiet
+        self._jobs = AttentionJobs(wake)
+        self._ended: BaseException | None = None
+        self._lock = threading.Lock()
+        self.mapper: Any = None
+        """The pipeline's ``AttentionMapper``, once it is loaded."""
+
+    def __bool__(self) -> bool:
+        """Returns True if maps are to be computed."""
+        return bool(self._jobs)
+
+    def of_request(
+        self, request: GenerationRequest, files: Sequence[ImageFile]
+    ) -> Callable[[PreparedRequest, Sequence[int], str], Attention] | None:
+        """Returns what computes where the answers to a request looked.
+
+        Args:
+            request: The request.
+            files: The files of its images.
+
+        Returns:
+            A function of the prepared request, an answer's tokens and its text; None if
+            the request asks for no maps.
+
+        Raises:
+            RequestError: If the maps that it asks for can't be computed.
+        """
+        if request.attention is None:
+            return None
+        self.mapper.check(request.attention)
+
+        def attend(
+            prepared: PreparedRequest, answer: Sequence[int], text: str
+        ) -> Attention:
+            return self._attention(prepared, files, answer, text)
+
+        return attend
+
+    def _attention(
+        self,
+        prepared: PreparedRequest,
+        files: Sequence[ImageFile],
+        answer: Sequence[int],
+        text: str,
+    ) -> Attention:
+        from mllama.engine.attention.attention import Attention
+
+        tokenizer = self._engine.tokenizer
+        job = AttentionJob.of(
+            prepared,
+            answer,
+            tokenizer.vision_config,
+            lambda request: self._engine.prepare(request).result(),
+        )
+        maps = NO_MAPS
+        if job is not None:
+            with self._lock:
+                if self._ended is not None:
+                    raise RuntimeError("the model is closed") from self._ended
+                result = self._jobs.submit(job)
+            maps = result.result()
+        return Attention.of(maps, prepared, answer, text, files, tokenizer.delegate)
+
+    def run_next(self) -> None:
+        """Computes the next maps, if there are any; the engine's thread calls it."""
+        if self._jobs:
+            self._jobs.run_next(self._compute)
+
+    def _compute(self, *arguments: Any) -> AttentionMaps:
+        """Computes maps; the first time, their graph is loaded or compiled before."""
+        from mllama.max_compat.model import ensure_default_mlir_context
+
+        if not self.mapper.is_loaded:
+            with ensure_default_mlir_context():
+                if self._quiet:
+                    self.mapper.load()
+                else:
+                    with StartupProgress():
+                        self.mapper.load()
+        maps: AttentionMaps = self.mapper.compute(*arguments)
+        return maps
+
+    def end_all(self, reason: BaseException) -> None:
+        """Ends what is asked for with an error, and asks for nothing more."""
+        with self._lock:
+            self._ended = reason
+            self._jobs.end_all(reason)
+        self.mapper = None

@@ -1,0 +1,1 @@
+"""Attention maps: queries of the text, and the keys of the image cache."""

@@ -1,0 +1,117 @@
+"""Runs of the graph that returns the queries of cross-attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from max import tree
+from max.driver import Buffer
+
+from mllama.image_cache.encoder_runner import PendingImage
+from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
+from mllama.max_compat.model import (
+    KVCacheInputsPerDevice,
+    padded_lut_cols,
+    page_stride_of,
+)
+
+CHUNK: int = 1024
+"""Tokens of one run, at most; it bounds the memory of the activations."""
+
+
+class QueryRunner:
+    """Prefills a sequence in a KV cache of its own, and returns its queries.
+
+    The KV cache of requests isn't touched: its pages may all be in use, and those of
+    shared prefixes must stay as they are.
+
+    Args:
+        model: The ``MllamaModel``, on a CPU.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._graph = model.load_query_graph()
+        self._params = model.kv_params
+
+    def run(
+        self, context: Any, tokens: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Computes the queries of a request's tokens.
+
+        Images that the image cache lacks are encoded.
+
+        Args:
+            context: The request, whose images are reserved.
+            tokens: int64 ``[tokens]``.
+
+        Returns:
+            float32 ``[cross-attention layers, tokens, heads, head dim]``, the queries
+            after q_norm.  Those of tokens that attend to no image are meaningless.
+        """
+        cache = _OwnCache(self._params, self._model.devices, len(tokens))
+        queries = []
+        for start in range(0, len(tokens), CHUNK):
+            end = min(start + CHUNK, len(tokens))
+            pending: list[PendingImage] = []
+            reads = self._model.image_cache.plan_range(context, start, end, pending)
+            self._model.image_encoder.store(pending)
+            outputs = self._graph.execute(
+                Buffer.from_numpy(np.ascontiguousarray(tokens[start:end])),
+                Buffer.from_numpy(np.array([0, end - start], np.uint32)),
+                *tree.leaves(self._model.image_cache.storage.read_inputs(reads)),
+                *tree.leaves(cache.inputs(start, end)),
+                *self._model.text_constants,
+            )
+            # A CPU may stand in for several devices, each with some of the heads.
+            queries.append(np.concatenate([o.to_numpy() for o in outputs], axis=2))
+        return np.concatenate(queries, axis=1)
+
+
+class _OwnCache:
+    """The KV cache of one sequence.
+
+    Args:
+        params: MAX's parameters of the KV cache.
+        devices: The devices of the model.
+        length: The sequence's tokens.
+    """
+
+    def __init__(self, params: Any, devices: Any, length: int) -> None:
+        self._params = params
+        self._devices = list(devices)
+        pages = -(-length // params.page_size)
+        # The kernels may read one page past the end of the table.
+        self._blocks = [
+            LazilyCommittedBuffer.zeros(
+                (pages + 1, *params.shape_per_block), params.dtype, device
+            )
+            for device in self._devices
+        ]
+        self._table = np.full((1, padded_lut_cols(pages)), pages, np.uint32)
+        self._table[0, :pages] = np.arange(pages)
+
+    def inputs(
+        self, start: int, end: int
+    ) -> list[KVCacheInputsPerDevice[Buffer, Buffer]]:
+        """Returns the graph's inputs for the tokens ``start .. end``."""
+        key = self._params.resolve_attn_key(1, end - start, start)
+        metadata = key.dispatch_metadata_buffers(
+            None, name="", devices=self._devices, max_cache_valid_length=start
+        )
+        return [
+            KVCacheInputsPerDevice(
+                kv_blocks=blocks,
+                cache_lengths=Buffer.from_numpy(np.array([start], np.uint32)),
+                lookup_table=Buffer.from_numpy(self._table),
+                max_prompt_length=Buffer.from_numpy(np.array([end - start], np.uint32)),
+                max_cache_length=Buffer.from_numpy(np.array([start], np.uint32)),
+                page_stride=Buffer.from_numpy(
+                    np.array([page_stride_of(blocks)], np.int64)
+                ),
+                attention_dispatch_metadata=of_device,
+            )
+            for blocks, of_device in zip(self._blocks, metadata, strict=True)
+        ]

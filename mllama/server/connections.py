@@ -1,0 +1,206 @@
+"""Connections with limits in time, which uvicorn's have only between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mllama.utils.open_files import open_file_limit
+
+logger = logging.getLogger("mllama")
+
+_RESERVED_FILES: Final = 128
+"""Open files for the model, the images that are fetched, and logs."""
+
+_EVICTED: Final = 0.02
+"""Part of the connections that is closed at once to make room for new ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """Limits of connections; times are in seconds.
+
+    Attributes:
+        connections: Connections at a time.  Beyond, those without a request that have
+            been quiet for longest are closed.
+        head_seconds: From the first byte of a request to the end of its headers.
+        body_pause: Between two pieces of a body.
+        body_grace: For a body of any size.
+        body_rate: Bytes per second of the rest of a body, on average.
+        write_seconds: For which a client may read nothing of an answer.
+    """
+
+    connections: int = 4096
+    head_seconds: float = 30
+    body_pause: float = 30
+    body_grace: float = 60
+    body_rate: int = 16 << 10
+    write_seconds: float = 60
+
+    @classmethod
+    def of_this_process(cls) -> ConnectionLimits:
+        """Returns limits that leave this process some open files."""
+        files = open_file_limit()
+        if files is None:
+            return cls()
+        most = max(files - _RESERVED_FILES, files // 2)
+        return cls(connections=min(cls.connections, most))
+
+
+class LimitedConnection(H11Protocol):
+    """A connection whose client must send and read within limits of time.
+
+    The server calls :meth:`check_time` now and then.
+    """
+
+    limits = ConnectionLimits()
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._last_byte = self.loop.time()
+        self._head_since: float | None = None
+        self._last_check = self._last_byte
+        self._body_of: object = None
+        self._body_seconds = 0.0
+        self._body_pause = 0.0
+        self._body_bytes = 0
+        self._unread_since: float | None = None
+
+    @property
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(  # type: ignore[override]
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Makes room for the connection if there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections and not self._make_room():
+            # Every other one has a request that is being answered.
+            self._close_with(503, "Too many connections")
+
+    def data_received(self, data: bytes) -> None:
+        """Notes that something arrived."""
+        self._last_byte = self.loop.time()
+        self._body_pause = 0.0
+        self._body_bytes += len(data)
+        super().data_received(data)
+        if self._has_request:
+            self._head_since = None
+        elif self._head_since is None:
+            self._head_since = self._last_byte
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is no HTTP, also in the middle of a body."""
+        if self._has_request:
+            # The application must not answer once more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Says nothing: requests to upgrade are answered as others."""
+
+    def pause_writing(self) -> None:
+        """Notes that the client doesn't read."""
+        super().pause_writing()
+        self._unread_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Notes that the client has read."""
+        super().resume_writing()
+        self._unread_since = None
+
+    def check_time(self, now: float) -> None:
+        """Closes the connection if its client is too slow.
+
+        Args:
+            now: The event loop's time.
+        """
+        elapsed, self._last_check = now - self._last_check, now
+        if (
+            self._unread_since is not None
+            and now - self._unread_since > self.limits.write_seconds
+        ):
+            # Closing would wait for the client to read what there is.
+            logger.info("closed a connection whose client doesn't read its answer")
+            self.transport.abort()
+        elif self.transport.is_closing():
+            return
+        elif not self._has_request:
+            if (
+                self._head_since is not None
+                and now - self._head_since > self.limits.head_seconds
+            ):
+                self._close_with(408, "The request took too long to arrive")
+        elif self.cycle.more_body:
+            self._check_body(elapsed)
+
+    def _check_body(self, elapsed: float) -> None:
+        if self._body_of is not self.cycle:
+            self._body_of = self.cycle
+            self._body_seconds = self._body_pause = 0.0
+            self._body_bytes = 0
+        # What the server doesn't want to read yet isn't the client's fault.
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            return
+        self._body_seconds += elapsed
+        self._body_pause += elapsed
+        allowed = self.limits.body_grace + self._body_bytes / self.limits.body_rate
+        if self._body_pause > self.limits.body_pause or self._body_seconds > allowed:
+            self._close_with(408, "The body took too long to arrive")
+
+    def _close_with(self, status: int, message: str) -> None:
+        """Closes the connection, and says why if no answer has begun."""
+        if self._has_request:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            content = message.encode()
+            headers = [
+                ("content-type", "text/plain; charset=utf-8"),
+                ("content-length", str(len(content))),
+                ("connection", "close"),
+            ]
+            with contextlib.suppress(h11.LocalProtocolError):
+                for event in (
+                    h11.Response(status_code=status, headers=headers),
+                    h11.Data(data=content),
+                    h11.EndOfMessage(),
+                ):
+                    self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _make_room(self) -> bool:
+        """Closes connections that have no request, those first that are quiet longest.
+
+        Several at once, so that a flood of connections costs little for each.
+        """
+        idle = [
+            each
+            for each in self.connections
+            if isinstance(each, LimitedConnection)
+            and each is not self
+            and not each._has_request
+        ]
+        idle.sort(key=lambda each: each._last_byte)
+        excess = len(self.connections) - self.limits.connections
+        count = max(excess, int(self.limits.connections * _EVICTED))
+        for each in idle[:count]:
+            each.transport.abort()
+            self.connections.discard(each)
+        return len(idle) >= excess
+
+
+def limited_connections(limits: ConnectionLimits) -> type[LimitedConnection]:
+    """Returns the class of connections with given limits."""
+    return type("LimitedConnection", (LimitedConnection,), {"limits": limits})

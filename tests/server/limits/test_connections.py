@@ -1,0 +1,299 @@
+"""Slow clients are cut off, and keep nobody else out."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from mllama.max_compat.server import ClientDisconnected, Settings
+from mllama.server.bodies.arrival import arrived_body
+from mllama.server.connections import ConnectionLimits
+from mllama.server.http_server import HttpServer, uvicorn_config
+from mllama.server.options import ServerOptions
+from mllama.utils.open_files import raise_open_file_limit
+
+GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+
+QUICK = ConnectionLimits(
+    connections=20,
+    head_seconds=1,
+    body_pause=1.5,
+    body_grace=3,
+    body_rate=1000,
+    write_seconds=1,
+)
+
+
+class Application:
+    """What slow clients talk to.
+
+    Attributes:
+        ended: How requests with a body or a stream ended.
+        sent: Bytes of streams that were sent.
+    """
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        self.sent = 0
+        self.app = FastAPI()
+        self.app.add_api_route("/health", self.health)
+        self.app.add_api_route("/read", self.read, methods=["POST"])
+        self.app.add_api_route("/stream", self.stream)
+
+    async def health(self) -> str:
+        return "up"
+
+    async def read(self, request: Request) -> Response:
+        try:
+            return Response(str(len(await arrived_body(request))))
+        except ClientDisconnected:
+            self.ended.append("disconnected")
+            return Response(status_code=499)
+
+    async def stream(self) -> Response:
+        async def parts() -> AsyncGenerator[bytes, None]:
+            try:
+                while True:
+                    yield b"x" * 65536
+                    self.sent += 65536
+                    await asyncio.sleep(0)
+            finally:
+                self.ended.append("stream")
+
+        return StreamingResponse(parts())
+
+
+Test = Callable[[int, Application], Awaitable[None]]
+
+
+def run(test: Test, limits: ConnectionLimits = QUICK) -> HttpServer:
+    """Runs a test against a server with limits of its own."""
+    application = Application()
+    config = uvicorn_config(application.app, Settings(), tls=None, limits=limits)
+    server = HttpServer(config)
+
+    async def serve() -> None:
+        with ServerOptions(host="127.0.0.1", port=0).bound() as sockets:
+            running = asyncio.ensure_future(server.serve(list(sockets)))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            try:
+                await test(sockets[0].getsockname()[1], application)
+            finally:
+                server.should_exit = server.force_exit = True
+                await running
+
+    # As the server does.
+    uvloop.run(asyncio.wait_for(serve(), 60))
+    return server
+
+
+async def answer_to(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """All that the server sends until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = asyncio.ensure_future(reader.read())
+    with suppress(ConnectionError):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.wait([answer], timeout=pause)
+    try:
+        return await asyncio.wait_for(answer, 10)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def health(port: int) -> float:
+    """The seconds in which the server says that it is up."""
+    started = time.monotonic()
+    async with httpx.AsyncClient(trust_env=False) as client:
+        response = await client.get(f"http://127.0.0.1:{port}/health", timeout=5)
+    assert response.json() == "up"
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("pieces", "pause"),
+    [
+        ([GET[:20]], 0.0),
+        ([GET[place : place + 1] for place in range(len(GET))], 0.2),
+        ([b"GET /health HTTP/1.1\r\n", *[b"x: y\r\n"] * 20], 0.3),
+    ],
+    ids=["quiet", "byte by byte", "endless"],
+)
+def test_headers_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
+    async def test(port: int, application: Application) -> None:
+        answer = await answer_to(port, *pieces, pause=pause)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert answer.endswith(b"The request took too long to arrive")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "pause"),
+    [
+        ([POST], 0.0),
+        ([POST, *[b"x" * 100] * 40], 0.2),
+        ([POST.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked")], 0),
+    ],
+    ids=["quiet", "slow", "chunked without end"],
+)
+def test_bodies_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
+    async def test(port: int, application: Application) -> None:
+        answer = await answer_to(port, *pieces, pause=pause)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert answer.endswith(b"The body took too long to arrive")
+        await asyncio.sleep(0.1)
+        assert application.ended == ["disconnected"]
+
+    run(test)
+
+
+def test_a_large_body_may_take_longer() -> None:
+    async def test(port: int, application: Application) -> None:
+        pieces = [POST, *[b"x" * 20_000] * 50]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.08)
+        answer = await asyncio.wait_for(reader.readuntil(b"1000000"), 5)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+    run(test)
+
+
+def test_the_rest_of_a_refused_body_must_end_too() -> None:
+    async def test(port: int, application: Application) -> None:
+        pieces = [POST.replace(b"/read", b"/nothing"), *[b"x"] * 50]
+        started = time.monotonic()
+        answer = await answer_to(port, *pieces, pause=0.2)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        assert time.monotonic() - started < 4
+
+    run(test)
+
+
+def test_what_is_no_http_in_a_body_is_refused_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(port: int, application: Application) -> None:
+        head = POST.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked")
+        answer = await answer_to(port, head + b"zz\r\nabc\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1") == 1
+
+    run(test)
+    assert not [each for each in caplog.records if each.exc_info]
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def test(port: int, application: Application) -> None:
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", port))
+        slow.sendall(GET.replace(b"/health", b"/stream"))
+        await asyncio.sleep(0.5)
+        sent = application.sent
+        await asyncio.sleep(0.3)
+        # What nobody reads isn't made.
+        assert application.sent == sent < 32 << 20
+        await asyncio.sleep(2.5)
+        assert application.ended == ["stream"]
+        slow.close()
+
+    server = run(test)
+    assert not server.server_state.connections
+
+
+def test_quiet_connections_keep_nobody_out() -> None:
+    async def test(port: int, application: Application) -> None:
+        slow = []
+        slowest = 0.0
+        for number in range(100):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET[: number % 20])
+            slow.append((reader, writer))
+            if number % 20 == 0:
+                slowest = max(slowest, await health(port))
+        # The first ones were closed for the later ones.
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(slow[0][0].read(), 1) == b""
+        slowest = max(slowest, await health(port))
+        assert slowest < 1
+        for _, writer in slow:
+            writer.close()
+
+    run(test)
+
+
+def test_requests_that_are_answered_are_not_closed_for_others() -> None:
+    async def test(port: int, application: Application) -> None:
+        streams = []
+        for _ in range(QUICK.connections):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET.replace(b"/health", b"/stream"))
+            await reader.readexactly(100)
+            streams.append((reader, writer))
+        answer = await answer_to(port, GET)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        for reader, writer in streams:
+            await reader.readexactly(65536)
+            writer.close()
+        await asyncio.sleep(0.2)
+        await health(port)
+
+    run(test)
+
+
+def test_a_server_recovers_from_used_up_descriptors() -> None:
+    async def test(port: int, application: Application) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        clients = [socket.socket() for _ in range(80)]
+        used = max(each.fileno() for each in clients)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, hard))
+        try:
+            for client in clients:
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", port))
+            await asyncio.sleep(0.3)
+            busy = time.process_time()
+            await asyncio.sleep(1)
+            assert time.process_time() - busy < 0.3
+            for client in clients:
+                client.close()
+            await asyncio.sleep(0.2)
+            await health(port)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    run(test, ConnectionLimits())
+
+
+def test_the_limit_of_connections_leaves_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+        assert ConnectionLimits.of_this_process().connections == 872
+        raise_open_file_limit()
+        raised: Any = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert raised == (min(hard, 65536) if hard > 0 else 65536, hard)
+        assert ConnectionLimits.of_this_process().connections <= 4096
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
