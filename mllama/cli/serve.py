@@ -25,7 +25,7 @@ from mllama.errors import MllamaError
 from mllama.max_compat.cli import WithLazyPipelineOptions
 from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
 from mllama.utils.max_threads import limit_spinning
-from mllama.utils.telemetry import disable_telemetry
+from mllama.utils.telemetry import are_traces_configured, disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def _serve_on(
     from mllama.max_compat.server import (
         configure_logging,
         configure_metrics,
-        configure_tracing,
     )
+    from mllama.max_compat.tracing import start_tracing
     from mllama.server.app import serve as run
     from mllama.server.model_description import describe_model
     from mllama.server.model_names import default_name
@@ -249,7 +249,8 @@ def _serve_on(
     configure_logging(settings)
     server_options.log_style.apply()
     configure_metrics(settings)
-    configure_tracing(settings)
+    if are_traces_configured():
+        start_tracing(settings)
     run(
         settings,
         engine_options.pipeline_args(

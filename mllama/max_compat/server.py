@@ -40,7 +40,6 @@ from max.serve.telemetry._trace_context import inject_trace_carrier
 from max.serve.telemetry.common import (
     configure_logging,
     configure_metrics,
-    configure_tracing,
 )
 
 # Counts requests and their images for the local /metrics page.
@@ -58,7 +57,6 @@ __all__ = [
     "Settings",
     "configure_logging",
     "configure_metrics",
-    "configure_tracing",
     "fastapi_app",
     "host_is_allowed",
     "inject_trace_carrier",

@@ -27,6 +27,7 @@ from mllama.max_compat.server import (
     log_basic_config,
     log_pipeline_info,
 )
+from mllama.max_compat.tracing import start_tracing
 from mllama.max_compat.worker import (
     remove_endpoints,
     reset_prefix_cache,
@@ -57,6 +58,7 @@ from mllama.server.supervisor.worker_process import WorkerPlan
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.open_files import raise_open_file_limit
 from mllama.utils.progress import StartupProgress, stage
+from mllama.utils.telemetry import are_traces_configured
 
 logger = logging.getLogger("mllama")
 
@@ -69,6 +71,7 @@ class WorkerPipelineFactory:
         factory: MAX's factory of the pipeline.
         stats: File that shares statistics and verdict, see ``SharedStats``.
         log_style: How the worker's log looks.
+        settings: MAX Serve's settings.
         max_ce_batch_size: Maximum number of requests that one step prefills.
         board: The file in which the worker announces what it does.
     """
@@ -76,6 +79,7 @@ class WorkerPipelineFactory:
     factory: Callable[[], Any]
     stats: Path
     log_style: LogStyle
+    settings: Settings
     max_ce_batch_size: int
     board: WorkerBoard
 
@@ -93,6 +97,8 @@ class WorkerPipelineFactory:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.log_style.apply()
         self.log_style.apply_to_stderr()
+        if are_traces_configured():
+            start_tracing(self.settings)
         self.board.announce(WorkKind.LOADING)
         self.board.start_beating()
         with StartupProgress():
@@ -175,11 +181,12 @@ def serve(
     ):
         retrieved.tokenizer.image_limits.set_gpu_verdict(stats.read_verdict)
         factory = WorkerPipelineFactory(
-            retrieved.factory,
-            stats.path,
-            options.log_style,
-            max_ce_batch_size,
-            board,
+            factory=retrieved.factory,
+            stats=stats.path,
+            log_style=options.log_style,
+            settings=settings,
+            max_ce_batch_size=max_ce_batch_size,
+            board=board,
         )
         serving = ServingTokenGeneratorSettings(
             model_factory=factory,

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from mllama.requests.chat_prompt import ChatPrompt
-from mllama.requests.events import Event, Finished, Piece, PromptRead
+from mllama.requests.events import Accepted, Event, Finished, Piece, PromptRead
 from mllama.requests.request import GenerationRequest
 from mllama.server.engine_client import EngineClient, Turns
 from mllama.server.observability.metrics import METRICS
@@ -42,7 +42,7 @@ class ObservedEngineClient:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         origin = RequestOrigin() if origin is None else origin
         observer = _Observer(current_record(), origin.arrived_ns)
-        with METRICS.answering():
+        with METRICS.answering(), observer:
             generation = self._engine.generate(request, origin=origin, turns=turns)
             async with aclosing(generation) as events:
                 async for event in events:
@@ -51,17 +51,19 @@ class ObservedEngineClient:
 
     def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
         """Starts to decode an image and to split it into tiles, in another thread."""
-        started = time.perf_counter()
+        started_ns = time.perf_counter_ns()
         record = current_record()
         tiles = self._engine.prepare_image(image)
 
         def note(done: Future[ImageTiles]) -> None:
             if done.cancelled() or done.exception() is not None:
                 return
-            METRICS.image_preparation.observe(time.perf_counter() - started)
+            ended_ns = time.perf_counter_ns()
+            METRICS.image_preparation.observe((ended_ns - started_ns) / 1e9)
             METRICS.prompt_images.inc()
             if record is not None:
                 record.images += 1
+                record.add_phase("mllama.image", started_ns, ended_ns)
 
         tiles.add_done_callback(note)
         return tiles
@@ -82,7 +84,7 @@ class ObservedEngineClient:
 
 
 class _Observer:
-    """Records the events of one request to the engine.
+    """Records the events of one request to the engine, within a ``with`` block.
 
     Args:
         record: The HTTP request's record, if there is one.
@@ -95,6 +97,20 @@ class _Observer:
         self._arrived_ns = arrived_ns
         self._generated: dict[int, int] = {}
         self._last_ns: dict[int, int] = {}
+        self._phase = "mllama.prepare"
+        self._phase_ns = time.perf_counter_ns()
+
+    def __enter__(self) -> None:
+        """Begins the first phase."""
+
+    def __exit__(self, *error: object) -> None:
+        """Ends the last phase."""
+        self._next_phase("")
+
+    def _next_phase(self, name: str) -> None:
+        now = time.perf_counter_ns()
+        self._record.add_phase(self._phase, self._phase_ns, now)
+        self._phase, self._phase_ns = name, now
 
     def add(self, event: Event) -> None:
         """Records an event."""
@@ -111,6 +127,8 @@ class _Observer:
                 event.completion_tokens - self._generated.get(event.choice, 0),
             )
             METRICS.request_success.labels(event.reason).inc()
+        elif isinstance(event, Accepted):
+            self._next_phase("mllama.prefill")
 
     def _add_tokens(self, choice: int, tokens: int) -> None:
         if not tokens:
@@ -127,6 +145,7 @@ class _Observer:
             seconds = (now - self._arrived_ns) / 1e9
             METRICS.time_to_first_token.observe(seconds)
             self._record.first_token_seconds = seconds
+            self._next_phase("mllama.decode")
         self._count(choice, tokens)
 
     def _count(self, choice: int, tokens: int) -> None:

@@ -131,7 +131,7 @@ class RequestMiddleware:
         route = getattr(scope.get("route"), "path", None)
         outcome = record.outcome
         if span is not None:
-            span.end(record, route)
+            span.end(route)
         if is_quiet and outcome in (Outcome.OK, Outcome.CANCELLED):
             return
         dialect = "none" if route is None or is_quiet else self._dialect_of(scope)

@@ -85,7 +85,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> Started:
 def served(monkeypatch: pytest.MonkeyPatch) -> Started:
     """Runs ``serve`` and returns the arguments that it gives to the server."""
     seen: dict[str, Any] = {}
-    for name in ("logging", "metrics", "tracing"):
+    for name in ("logging", "metrics"):
         monkeypatch.setattr(
             f"mllama.max_compat.server.configure_{name}", lambda _: None
         )

@@ -42,6 +42,7 @@ OWN_OBJECTS = {
     ("server/observability/log_format.py", "sys"),
     ("server/observability/metrics.py", "record"),
     ("server/observed_engine.py", "record"),
+    ("server/observability/tracing.py", "record"),
     ("server/request_middleware.py", "record"),
 }
 """Files and variables whose attributes are assigned, and that are objects of this

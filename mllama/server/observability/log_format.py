@@ -111,6 +111,8 @@ class JsonFormatter(_BoundedFormatter):
             content["request_id"] = request.id
             if request.client_id is not None:
                 content["client_request_id"] = request.client_id
+            if request.trace_id is not None:
+                content["trace_id"] = request.trace_id
         content |= getattr(record, FIELDS, {})
         if (traceback := self._traceback(record)) is not None:
             content["exception"] = traceback

@@ -196,16 +196,18 @@ class ServerMetrics:
         It is within :meth:`answering`.  The time counts as time in the queue, also if
         the request gives up.
         """
-        started = time.perf_counter()
+        started_ns = time.perf_counter_ns()
         self._waiting += 1
         try:
             yield
         finally:
             self._waiting -= 1
-            seconds = time.perf_counter() - started
+            ended_ns = time.perf_counter_ns()
+            seconds = (ended_ns - started_ns) / 1e9
             self.queue_time.observe(seconds)
             if (record := current_record()) is not None:
                 record.queue_seconds += seconds
+                record.add_phase("mllama.queue", started_ns, ended_ns)
 
     def count_request(self, dialect: str, route: str, outcome: Outcome) -> None:
         """Counts a request that has ended.

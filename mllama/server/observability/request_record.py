@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 _CLIENT_ID: Final = re.compile(r"[!-~]{1,128}")
 """Ids of clients that are used: printable ASCII without spaces, of bounded length."""
@@ -54,6 +54,24 @@ def client_request_id(header: str | None) -> str | None:
     return header
 
 
+_MOST_PHASES: Final = 128
+"""How many phases of a request are kept."""
+
+
+class Phase(NamedTuple):
+    """A part of the time that a request takes.
+
+    Attributes:
+        name: What is done.
+        started_ns: When it began, by ``time.perf_counter_ns()``.
+        ended_ns: When it ended.
+    """
+
+    name: str
+    started_ns: int
+    ended_ns: int
+
+
 @dataclass(kw_only=True, eq=False)
 class RequestRecord:
     """A request while it is answered.
@@ -76,6 +94,8 @@ class RequestRecord:
         images: Images that were prepared for it.
         first_token_seconds: From its arrival to the first token; None without one.
         queue_seconds: How long it waited for its turn.
+        phases: Its phases, for its trace.
+        trace_id: Names the trace that it belongs to, or None.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -95,6 +115,8 @@ class RequestRecord:
     images: int = 0
     first_token_seconds: float | None = None
     queue_seconds: float = 0.0
+    phases: list[Phase] = field(default_factory=list)
+    trace_id: str | None = None
 
     @property
     def visible_id(self) -> str:
@@ -119,6 +141,17 @@ class RequestRecord:
         """
         if self.failure is None:
             self.failure, self.error_code = outcome, code
+
+    def add_phase(self, name: str, started_ns: int, ended_ns: int) -> None:
+        """Notes a phase that has ended, if the request is traced.
+
+        Args:
+            name: What was done.
+            started_ns: When it began, by ``time.perf_counter_ns()``.
+            ended_ns: When it ended.
+        """
+        if self.trace_id is not None and len(self.phases) < _MOST_PHASES:
+            self.phases.append(Phase(name, started_ns, ended_ns))
 
     def seconds(self) -> float:
         """Returns how long ago the request arrived."""
