@@ -53,6 +53,7 @@ GRAPHLESS_FILES = {
     "server/test_max_engine_client.py",
     "server/test_health_routes.py",
     "server/test_openapi.py",
+    "server/test_clients.py",
     "server/test_routes.py",
     "server/test_detached_strings.py",
     "server/test_worker_prespawn.py",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 
-from mllama.server.access.clients import NOBODY, ClientId, client_of
+from mllama.server.clients import NOBODY, ClientId, client_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from mllama.max_compat.server import (
     Settings,
     fastapi_app,
 )
-from mllama.server.access.clients import client_of
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.clients import client_of
 from mllama.server.dialects.anthropic import routes as anthropic
 from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS
 from mllama.server.dialects.ollama import routes as ollama

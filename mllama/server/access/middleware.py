@@ -10,7 +10,6 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mllama.server.access.clients import note_key
 from mllama.server.access.hosts import is_loopback
 from mllama.server.access.keys import key_digest, key_of
 from mllama.server.access.origins import ANY, is_same_origin
@@ -21,6 +20,7 @@ from mllama.server.access.policy import (
     AccessPolicy,
     is_at,
 )
+from mllama.server.clients import note_key
 from mllama.server.errors import ErrorForm, ErrorReport
 from mllama.server.observability.request_record import Outcome, current_record
 from mllama.server.paths import path_below_root

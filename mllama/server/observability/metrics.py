@@ -189,25 +189,13 @@ class ServerMetrics:
         finally:
             self._asked -= 1
 
-    @contextmanager
-    def waiting_for_slot(self) -> Iterator[None]:
-        """Records, within a ``with`` block, that the current request waits for a slot.
+    def count_waiting(self, change: int) -> None:
+        """Changes the number of requests that wait for a slot."""
+        self._waiting += change
 
-        It is within :meth:`answering`.  The time counts as time in the queue, also if
-        the request gives up.
-        """
-        started_ns = time.perf_counter_ns()
-        self._waiting += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            ended_ns = time.perf_counter_ns()
-            seconds = (ended_ns - started_ns) / 1e9
-            self.queue_time.observe(seconds)
-            if (record := current_record()) is not None:
-                record.queue_seconds += seconds
-                record.add_phase("mllama.queue", started_ns, ended_ns)
+    def queue_wait(self) -> QueueWait:
+        """Returns what records how long a request waits for its slot."""
+        return QueueWait(self)
 
     def count_request(self, dialect: str, route: str, outcome: Outcome) -> None:
         """Counts a request that has ended.
@@ -218,6 +206,43 @@ class ServerMetrics:
             outcome: How it ended.
         """
         self.requests.labels(dialect, route, outcome.value).inc()
+
+
+class QueueWait:
+    """How long a request waits for its slot, which may be in several parts.
+
+    Args:
+        metrics: Where it is recorded.
+    """
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+        self._seconds = 0.0
+        self._is_over = False
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Records, within a ``with`` block, that the current request waits."""
+        started_ns = time.perf_counter_ns()
+        self._metrics.count_waiting(1)
+        try:
+            yield
+        finally:
+            self._metrics.count_waiting(-1)
+            ended_ns = time.perf_counter_ns()
+            self._seconds += (ended_ns - started_ns) / 1e9
+            if (record := current_record()) is not None:
+                record.queue_seconds += (ended_ns - started_ns) / 1e9
+                record.add_phase("mllama.queue", started_ns, ended_ns)
+
+    def end(self) -> None:
+        """Records the whole, when the request has its slot or gives up.
+
+        Further calls do nothing.
+        """
+        if not self._is_over:
+            self._is_over = True
+            self._metrics.queue_time.observe(self._seconds)
 
 
 METRICS: Final = ServerMetrics(REGISTRY)

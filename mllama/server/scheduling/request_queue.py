@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from mllama.errors import EngineOverloadedError
+from mllama.server.observability.metrics import METRICS
 from mllama.server.scheduling.fair_queue import FairQueue, Ticket
 from mllama.server.scheduling.fair_semaphore import FairSemaphore, Lease
 from mllama.server.scheduling.options import OverloadOptions
@@ -59,6 +60,7 @@ class Place:
         self.turn = asyncio.get_running_loop().create_future()
         self._lease: Lease | None = None
         self._is_left = False
+        self._wait = METRICS.queue_wait()
 
     @property
     def is_waiting(self) -> bool:
@@ -67,7 +69,8 @@ class Place:
 
     async def preparation(self) -> None:
         """Waits until the request should be prepared, soon before it begins."""
-        await self.turn
+        with self._wait.part():
+            await self.turn
 
     async def next(self) -> None:
         """Waits until the request's first, or another, answer may begin.
@@ -76,11 +79,13 @@ class Place:
             EngineOverloadedError: If the place has been given up meanwhile.
         """
         if self._lease is None:
-            lease = await self._queue.slot(self)
+            with self._wait.part():
+                lease = await self._queue.slot(self)
             if self._is_left:
                 lease.release()
                 raise EngineOverloadedError("the request has been given up")
             self._lease = lease
+            self._wait.end()
             self._queue.has_begun(self)
         else:
             await self._lease.grow(number=self.ticket.number)
@@ -101,6 +106,7 @@ class Place:
             return
         was_waiting, self._is_left = self.is_waiting, True
         self.turn.cancel()
+        self._wait.end()
         if was_waiting:
             self._queue.has_given_up(self)
         elif self._lease is not None:

@@ -61,7 +61,7 @@ def test_a_request_has_a_span_with_its_phases(spans: InMemorySpanExporter) -> No
     assert attributes["gen_ai.usage.output_tokens"] == usage["completion_tokens"]
     assert "secret" not in str(attributes)
     phases = ["mllama.prepare", "mllama.prefill", "mllama.decode"]
-    assert sorted(found) == sorted(phases)
+    assert found.keys() - set(phases) == {"mllama.queue"}
     ends = [root.start_time]
     for name in phases:
         span = found[name]

@@ -12,7 +12,7 @@ from typing import Any
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Accepted, Event, Finished, Piece, PromptRead
 from mllama.requests.request import GenerationRequest
-from mllama.server.access.clients import ClientId
+from mllama.server.clients import ClientId
 from mllama.server.engine_client import EngineClient, Turns
 from mllama.server.request_origin import RequestOrigin
 

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
-from mllama.server.access.clients import NOBODY, ClientId, client_of, note_key
 from mllama.server.access.keys import KeyRing
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import AccessPolicy
+from mllama.server.clients import NOBODY, ClientId, client_of, note_key
 from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.routes import error_form
 
