@@ -14,7 +14,7 @@ from uvicorn import Config, Server
 
 from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
-from mllama.server.connections import (
+from mllama.server.arrival.connections import (
     ConnectionLimits,
     LimitedConnection,
     limited_connections,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mllama.images.fetch import MAX_BYTES
-from mllama.server.bodies.strings import BodyStrings
+from mllama.server.arrival.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher

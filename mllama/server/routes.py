@@ -17,6 +17,11 @@ from mllama.max_compat.server import (
 )
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import ADMIN_PATHS
+from mllama.server.arrival.request_head import RequestHeadMiddleware
+from mllama.server.arrival.shared_memory import (
+    SharedMemory,
+    SharedMemoryMiddleware,
+)
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.clients import client_of
 from mllama.server.dialects.anthropic import routes as anthropic
@@ -33,12 +38,7 @@ from mllama.server.observability.metrics import METRICS
 from mllama.server.observed_engine import ObservedEngineClient
 from mllama.server.options import ServerOptions
 from mllama.server.paths import path_below_root
-from mllama.server.request_head import RequestHeadMiddleware
 from mllama.server.request_middleware import RequestMiddleware
-from mllama.server.scheduling.shared_memory import (
-    SharedMemory,
-    SharedMemoryMiddleware,
-)
 from mllama.server.schema_route import add_schema_route
 
 MAX_ROUTES: Final = ("/version",)

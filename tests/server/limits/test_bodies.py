@@ -12,15 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from mllama.server.bodies.parsing import parse_json
-from mllama.server.bodies.rejection import RequestRejected
-from mllama.server.request_head import RequestHeadMiddleware
-from mllama.server.routes import error_form
-from mllama.server.scheduling.shared_memory import (
+from mllama.server.arrival.request_head import RequestHeadMiddleware
+from mllama.server.arrival.shared_memory import (
     RequestMemory,
     SharedMemory,
     SharedMemoryMiddleware,
 )
+from mllama.server.bodies.parsing import parse_json
+from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.routes import error_form
 from tests.server.dialects.in_process import InProcessServer
 
 USER = {"role": "user", "content": "Hi"}

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from mllama.max_compat.server import ClientDisconnected, Settings
-from mllama.server.bodies.arrival import arrived_body
-from mllama.server.connections import ConnectionLimits
+from mllama.server.arrival.body import arrived_body
+from mllama.server.arrival.connections import ConnectionLimits
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.options import ServerOptions
 from mllama.utils.open_files import raise_open_file_limit
@@ -104,18 +104,23 @@ def run(test: Test, limits: ConnectionLimits = QUICK) -> HttpServer:
 async def answer_to(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
     """All that the server sends until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    answer = asyncio.ensure_future(reader.read())
-    with suppress(ConnectionError):
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.wait([answer], timeout=pause)
-    try:
-        return await asyncio.wait_for(answer, 10)
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
+    answer = bytearray()
+
+    async def read() -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(4096):
+                answer.extend(piece)
+
+    reading = asyncio.ensure_future(read())
+    for piece in pieces:
+        # What is sent to a closed connection resets it.
+        if answer or reading.done():
+            break
+        writer.write(piece)
+        await asyncio.wait([reading], timeout=pause)
+    await asyncio.wait_for(reading, 20)
+    writer.close()
+    return bytes(answer)
 
 
 async def health(port: int) -> float:

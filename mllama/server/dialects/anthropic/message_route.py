@@ -13,8 +13,8 @@ from mllama.errors import RequestError
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
-from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.bodies.strings import BodyStrings
+from mllama.server.arrival.reading import read_body_with_images
+from mllama.server.arrival.strings import BodyStrings
 from mllama.server.dialects.anthropic.conversation import (
     Conversation,
     read_conversation,

@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from mllama.server.bodies.reading import read_body
+from mllama.server.arrival.reading import read_body
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.ollama.answer import timestamp
 from mllama.server.dialects.ollama.bodies import OllamaShowBody

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
-from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.bodies.strings import BodyStrings
+from mllama.server.arrival.reading import read_body_with_images
+from mllama.server.arrival.strings import BodyStrings
 from mllama.server.dialects.openai.answer_head import AnswerHead
 from mllama.server.dialects.openai.chat_answer import ChatForm, chat_chunks, whole_chat
 from mllama.server.dialects.openai.chat_body import ChatBody

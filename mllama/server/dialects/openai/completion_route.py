@@ -12,7 +12,7 @@ from starlette.responses import Response
 from mllama.requests.events import Accepted, Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
-from mllama.server.bodies.reading import read_body
+from mllama.server.arrival.reading import read_body
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.answer_head import AnswerHead
 from mllama.server.dialects.openai.completion_answer import (

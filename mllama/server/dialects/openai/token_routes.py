@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from mllama.server.arrival.reading import read_body, read_json
 from mllama.server.bodies.parsing import parse_body
-from mllama.server.bodies.reading import read_body, read_json
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.chat_translation import chat_prompt, check_prompt

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import whole_answer
-from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.bodies.strings import BodyStrings
+from mllama.server.arrival.reading import read_body_with_images
+from mllama.server.arrival.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.dialects.openai.completion_route import MAX_RUNNING_PROMPTS
 from mllama.server.dialects.openai.merged_events import merged

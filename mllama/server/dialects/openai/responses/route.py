@@ -13,8 +13,8 @@ from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.requests.tool_use import calls_have_grammar
 from mllama.server.answering import AnswerWriters, answer
-from mllama.server.bodies.reading import read_body_with_images
-from mllama.server.bodies.strings import BodyStrings
+from mllama.server.arrival.reading import read_body_with_images
+from mllama.server.arrival.strings import BodyStrings
 from mllama.server.dialects.openai.responses.answer import (
     StreamedErrors,
     response_events,

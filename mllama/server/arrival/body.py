@@ -8,8 +8,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from mllama.max_compat.server import ClientDisconnected
+from mllama.server.arrival.shared_memory import SMALL_BODY, memory_of
 from mllama.server.bodies.rejection import RequestRejected
-from mllama.server.scheduling.shared_memory import SMALL_BODY, memory_of
 
 _LARGEST: Final = 256 << 20
 """What a body whose size isn't known is taken for, in bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mllama.server.scheduling.shared_memory import RequestMemory
+from mllama.server.arrival.shared_memory import RequestMemory
 
 
 class BodyStrings(Mapping[str, memoryview]):

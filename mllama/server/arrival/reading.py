@@ -8,13 +8,13 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
-from mllama.server.bodies.arrival import arrived_body
+from mllama.server.arrival.body import arrived_body
+from mllama.server.arrival.shared_memory import memory_of
+from mllama.server.arrival.strings import BodyStrings
 from mllama.server.bodies.parsing import parse_body, parse_json
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.bodies.schema import Body
-from mllama.server.bodies.strings import BodyStrings
 from mllama.server.detached_strings import DetachedBody, detach
-from mllama.server.scheduling.shared_memory import memory_of
 
 Model = TypeVar("Model", bound=Body)
 

@@ -1,0 +1,1 @@
+"""Requests as they arrive: their bodies, and the memory that they take together."""
