@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from demo.data.questions import ask
 from demo.data.scenes import COLOR_NAMES, KINDS, Item, Scene, random_scene
 from mllama.engine.attention.attention import Attention
 from mllama.engine.attention.overlay import overlaid
+from mllama.engine.attention.sheet import sheet
 from mllama.engine.attention.words import AttentionWord
 from mllama.images.patch_grid import PatchGrid
 
@@ -281,20 +282,35 @@ def draw_failures(failures: Sequence[tuple[Answered, NamedItem]], path: Path) ->
     side, gap, columns = 220, 10, 6
     shown = failures[:FAILURES_SHOWN]
     rows = max(1, -(-len(shown) // columns))
-    sheet = Image.new(
+    drawn = Image.new(
         "RGB", (columns * (side + gap) + gap, rows * (side + 34) + gap), "white"
     )
-    draw = ImageDraw.Draw(sheet)
+    draw = ImageDraw.Draw(drawn)
     for index, (each, named) in enumerate(shown):
         (image,) = each.attention.images
         over = overlaid(each.picture, image.maps[named.word.at], image.grid)
         ImageDraw.Draw(over).rectangle(item_box(named.item), outline=(0, 255, 255))
         over.thumbnail((side, side))
         left, top = gap + index % columns * (side + gap), index // columns * (side + 34)
-        sheet.paste(over, (left, top + gap))
+        drawn.paste(over, (left, top + gap))
         caption = f"{named.word.text}: {each.attention.answer}"
         draw.text((left, top + side + 12), caption[:40], fill="black")
-    sheet.save(path)
+    drawn.save(path, quality=85)
+
+
+def draw_example(llm: Any, head: tuple[int, int], seed: int, path: Path) -> None:
+    """Draws where the words looked that name three shapes of a fresh scene."""
+    for scene, question in scenes(seed, 10_000, stream=8):
+        kinds = {item.kind for item in scene.items}
+        colors = {item.color for item in scene.items}
+        is_wide = 1 < scene.width / scene.height < 1.5 and scene.width > 200
+        if scene.digit is not None or min(len(kinds), len(colors)) < 3 or not is_wide:
+            continue
+        attention = _asked(llm, scene, question, {"heads": [head]}).attention
+        named = [each.word for each in named_items(attention.words, scene)]
+        if len(named) == 6:
+            sheet(replace(attention, words=named)).save(path, quality=85)
+            return
 
 
 def run(
@@ -302,6 +318,7 @@ def run(
     count: int,
     calibration: int,
     failures: Path | None = None,
+    example: Path | None = None,
     **model: Any,
 ) -> dict[str, Any]:
     """Chooses a head on some scenes and measures its maps on others.
@@ -310,7 +327,8 @@ def run(
         seed: Of all scenes.
         count: Scenes to judge on.
         calibration: Other scenes to choose the head on.
-        failures: A PNG file for the words whose maximum is outside of the box.
+        failures: A picture file for the words whose maximum is outside of the box.
+        example: A picture file for the words of another answer.
         model: Arguments of ``LLM``.
     """
     from mllama import LLM
@@ -332,6 +350,8 @@ def run(
         }
         words, missed = measure_words(judged, others)
         deletion = measure_deletion(llm, judged, seed)
+        if example is not None:
+            draw_example(llm, head, seed, example)
     if failures is not None:
         draw_failures(missed, failures)
     return {
@@ -370,7 +390,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--calibration", type=int, default=60)
-    parser.add_argument("--failures", type=Path, help="PNG file to draw failures to")
+    parser.add_argument("--failures", type=Path, help="file to draw failures to")
+    parser.add_argument("--example", type=Path, help="file to draw an answer to")
     parser.add_argument("--model-path", type=Path, default=None)
     options = parser.parse_args(arguments)
     if options.count < 2 or options.calibration < 1:
@@ -380,6 +401,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.count,
         options.calibration,
         options.failures,
+        options.example,
         model_path=options.model_path,
         devices="cpu",
         max_batch_size=8,

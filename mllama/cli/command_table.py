@@ -25,7 +25,7 @@ _GENERATE_QUESTION: Final = (
     Option(
         name="prompt",
         section=QUESTION,
-        takers=("generate",),
+        takers=("generate", "explain"),
         kind="text",
         description="The question.",
     ),
@@ -33,7 +33,7 @@ _GENERATE_QUESTION: Final = (
         name="images",
         flag="--image",
         section=QUESTION,
-        takers=("generate", "chat"),
+        takers=("generate", "chat", "explain"),
         kind="path",
         metavar="IMAGE",
         repeatable=True,
@@ -43,7 +43,7 @@ _GENERATE_QUESTION: Final = (
     Option(
         name="system",
         section=QUESTION,
-        takers=("generate", "chat"),
+        takers=("generate", "chat", "explain"),
         kind="text",
         description="A system prompt.",
     ),
@@ -155,6 +155,46 @@ _BATCH: Final = (
         takers=("batch",),
         kind="flag",
         description="Hide the progress, which goes to stderr.",
+    ),
+)
+
+_EXPLAIN: Final = (
+    Option(
+        name="layers",
+        section=OUTPUT,
+        takers=("explain",),
+        kind="text",
+        metavar="LAYERS",
+        default="all",
+        description="The cross-attention layers whose heads are shown: all, last, or "
+        "their numbers, separated by commas.",
+    ),
+    Option(
+        name="heads",
+        section=OUTPUT,
+        takers=("explain",),
+        kind="text",
+        metavar="HEADS",
+        default="localizing",
+        description="The heads that maps are the mean of: localizing (the clearest "
+        "one), all, numbers, or LAYER.HEAD, separated by commas.",
+    ),
+    Option(
+        name="with_prompt",
+        section=OUTPUT,
+        takers=("explain",),
+        kind="flag",
+        description="Show the words of the prompt too.",
+    ),
+    Option(
+        name="output",
+        section=OUTPUT,
+        takers=("explain",),
+        kind="path",
+        metavar="FILE",
+        required=True,
+        description="File to write, by its ending: .html (hover over a word), .png (a "
+        "panel for each word) or .json.",
     ),
 )
 
@@ -496,6 +536,7 @@ ALL_OPTIONS: Final = (
     *_GENERATE_QUESTION,
     *PROMPT_OPTIONS,
     *SAMPLING_OPTIONS,
+    *_EXPLAIN,
     *_GENERATE_ANSWER,
     *_SERVE_ANSWER,
     *_SERVE,

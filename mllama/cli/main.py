@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": "Chat about pictures in the terminal.",
     "generate": "Answer conversations about images.",
     "batch": "Answer a file of requests, or ask about many pictures.",
+    "explain": "Show where in its images each word of an answer looked.",
     "serve": "Serve the APIs of OpenAI, Anthropic and Ollama with MAX Serve.",
     "quantize": "Quantize a checkpoint to one GGUF file.",
     "compile": "Compile a model ahead of time.",

@@ -7,11 +7,19 @@ from typing import Final
 from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
 from mllama.launch.option import COMPUTE, IMAGES, MODEL, Option, Taker
 
-_ANY_RUN: Final[tuple[Taker, ...]] = ("generate", "chat", "batch", "serve", "LLM")
+_ANY_RUN: Final[tuple[Taker, ...]] = (
+    "generate",
+    "chat",
+    "batch",
+    "explain",
+    "serve",
+    "LLM",
+)
 _ANY_GRAPHS: Final[tuple[Taker, ...]] = (
     "generate",
     "chat",
     "batch",
+    "explain",
     "serve",
     "compile",
     "LLM",

@@ -20,7 +20,9 @@ IMAGES: Final = "Images"
 QUESTION: Final = "Question"
 ANSWER: Final = "Answer"
 
-Taker = Literal["generate", "chat", "batch", "serve", "compile", "quantize", "LLM"]
+Taker = Literal[
+    "generate", "chat", "batch", "explain", "serve", "compile", "quantize", "LLM"
+]
 
 Kind = Literal[
     "text", "path", "integer", "count", "number", "flag", "switch", "bias", "json"

@@ -12,8 +12,9 @@ _chat_setting = partial(_setting, takers=("generate", "chat", "batch", "LLM"))
 """A setting that ``mllama chat`` has as well, where ``/set`` changes it."""
 
 SAMPLING_OPTIONS: Final = (
-    _chat_setting(
+    _setting(
         name="max_new_tokens",
+        takers=("generate", "chat", "batch", "explain", "LLM"),
         kind="integer",
         metavar="N",
         default=-1,

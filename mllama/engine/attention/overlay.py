@@ -79,7 +79,7 @@ def overlaid(picture: Image.Image, values: Array, grid: PatchGrid) -> Image.Imag
     """
     heights = heat(values, grid, picture.size)
     gray = np.asarray(picture.convert("L"), np.float32)[..., None]
-    opacity = _OPACITY * heights[..., None] ** 0.6
+    opacity = _OPACITY * heights[..., None] ** 0.8
     # Dark where nobody looks, so that the rest stands out.
     mixed = (1 - opacity) * gray * 0.75 + opacity * colored(heights)
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))

@@ -43,7 +43,7 @@ function draw(index, map, highest) {
   map.grid.flat().forEach((share, cell) => {
     const value = Math.min(1, share / highest);
     const [red, green, blue] = color(value);
-    pixels.data.set([red, green, blue, 184 * value ** 0.6], 4 * cell);
+    pixels.data.set([red, green, blue, 184 * value ** 0.8], 4 * cell);
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   context.imageSmoothingQuality = "high";
