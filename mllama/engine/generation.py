@@ -112,6 +112,7 @@ class Generation:
         self._first_at: float | None = None
         self._last_at = started
         self._closed = False
+        self._stopped = False
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -134,6 +135,9 @@ class Generation:
         """
         while not self._closed and not self._answers.are_finished:
             step = self.steps.get()
+            if self._stopped:
+                self.close()
+                break
             if self._answers.is_finished(step.choice):
                 continue
             try:
@@ -193,6 +197,15 @@ class Generation:
         if self._sampling.logprobs is None:
             return None
         return [each for piece in pieces for each in piece.logprobs]
+
+    def stop(self) -> None:
+        """Ends the iteration without its next chunk, which cancels the request.
+
+        It takes no lock, so that a signal handler may call it while the same thread
+        waits for a chunk.
+        """
+        self._stopped = True
+        self.steps.put(Step(0, None, now()))
 
     def close(self) -> None:
         """Cancels the request unless it has ended.  Further calls do nothing."""

@@ -14,6 +14,9 @@ import pexpect
 PROMPT = ">>>"
 CTRL_C, CTRL_D, ALT_ENTER = "\x03", "\x04", "\x1b\r"
 
+LINE_READ = "\x1b[?2004l"
+"""Written when a line has been read: behind its echo, after which it is drawn again."""
+
 SECONDS = 60
 """Limit of each wait."""
 
@@ -32,8 +35,7 @@ class Terminal:
     def say(self, line: str) -> str:
         """Types a line and returns what is written until the next prompt."""
         self.child.send(f"{line}\r")
-        # Behind the echo, after which the line is drawn for the last time.
-        self.wait("\x1b[?2004l")
+        self.wait(LINE_READ)
         return self.wait(PROMPT)
 
     def interrupt(self, after: str) -> str:

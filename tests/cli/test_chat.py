@@ -6,12 +6,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mllama.demo_model import PICTURES
-from tests.cli.chat_terminal import chatting
+from tests.cli.chat_terminal import CTRL_C, LINE_READ, PROMPT, chatting
 from tests.server.conftest import START_SECONDS
 
 pytestmark = pytest.mark.compiles
@@ -29,9 +30,17 @@ def test_a_chat_with_its_own_engine(tmp_path: Path) -> None:
         chat.say("/set min_tokens 2000")
         chat.child.send(f"{first.text}\r")
         assert "(stopped)" in chat.interrupt(after="blue")
+        # Wherever Ctrl-C comes, the engine goes on.
+        for seconds in (0.0, 0.01, 0.03, 0.1, 0.3):
+            chat.child.send("/retry\r")
+            chat.wait(LINE_READ)
+            time.sleep(seconds)
+            chat.child.send(CTRL_C)
+            assert "(stopped)" in chat.wait(PROMPT)
         chat.say("/set min_tokens default")
         chat.say("/set verbose on")
         answer = chat.say("/retry")
+        assert first.answer in answer
         assert "image cache hits 1]" in answer
         assert "saved 6 messages" in chat.say("/save talk.json")
         assert chat.leave() == 0

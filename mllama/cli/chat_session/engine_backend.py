@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from mllama.cli.chat_session.backend import AnswerEnd
+from mllama.cli.chat_session.interrupts import noted_interrupts
 from mllama.cli.chat_session.settings import AnswerSettings
 
 if TYPE_CHECKING:
@@ -32,13 +33,23 @@ class EngineBackend:
     def answer(
         self, messages: list[dict[str, Any]], settings: AnswerSettings
     ) -> Generator[str | AnswerEnd, None, None]:
-        """Yields the pieces of an answer, and its end last; see :class:`Backend`."""
+        """Yields the pieces of an answer, and its end last; see :class:`Backend`.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C was pressed, after the answer has been stopped.
+        """
         hits = self._llm.image_cache.hits
         fields = settings.engine_fields
-        with self._llm.chat(messages, stream=True, **fields) as generation:
+        with (
+            noted_interrupts() as interrupts,
+            self._llm.chat(messages, stream=True, **fields) as generation,
+        ):
+            interrupts.call(generation.stop)
             for chunk in generation:
                 if chunk.text:
                     yield chunk.text
+            if interrupts.happened:
+                raise KeyboardInterrupt
             output = generation.output
         yield AnswerEnd(
             finish_reason=output.finish_reason,
