@@ -59,11 +59,20 @@ class EngineError(RuntimeError):
 
 
 class EngineOverloadedError(EngineError):
-    """Too many requests wait for the engine.  The server answers 429."""
+    """Too many requests wait for the engine.  The server answers 429.
+
+    Args:
+        message: One line for the user.
+        retry_after: Seconds after which another try is worthwhile.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class EngineUnavailableError(EngineError):
-    """There is no engine at the moment: its process has died and is started again.
+    """There is no engine at the moment: it is being started again, or shut down.
 
     The server answers 503.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
+from mllama.launch.defaults import DEFAULT_QUEUE_SIZE, DEFAULT_SHUTDOWN_TIMEOUT
 from mllama.launch.model_options import MODEL_OPTIONS
 from mllama.launch.option import ANSWER, COMPUTE, MODEL, QUESTION, Option
 from mllama.launch.prompt_options import PROMPT_OPTIONS
@@ -474,6 +474,16 @@ _SERVE: Final = (
         takers=("serve",),
         kind="flag",
         description="Log no line for each request.",
+    ),
+    Option(
+        name="shutdown_timeout",
+        section=SERVER,
+        takers=("serve",),
+        kind="integer",
+        metavar="SECONDS",
+        description="How long requests in progress may go on after SIGTERM or Ctrl-C. "
+        "The rest ends with an error.",
+        default_text=str(DEFAULT_SHUTDOWN_TIMEOUT),
     ),
     Option(
         name="log_prefix",

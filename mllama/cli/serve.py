@@ -48,6 +48,7 @@ _SERVER_SETTINGS = {
     "max_queue_size": "MAX_SERVE_MAX_QUEUE_SIZE",
     "max_pending_requests": "MAX_SERVE_MAX_PENDING_REQUESTS",
     "log_prefix": "MAX_SERVE_LOG_PREFIX",
+    "shutdown_timeout": "MAX_SERVE_GRACEFUL_SHUTDOWN_TIMEOUT_S",
 }
 """MAX Serve's settings that the server's options set."""
 

@@ -15,3 +15,7 @@ DEFAULT_CE_BATCH_SIZE: Final = 32
 
 DEFAULT_QUEUE_SIZE: Final = 512
 """Requests that may wait in a server: as many as Ollama lets wait."""
+
+DEFAULT_SHUTDOWN_TIMEOUT: Final = 25
+"""Seconds for requests in progress as a server ends, after which the rest gets an error
+before Kubernetes, which waits for 30 seconds, kills the server."""

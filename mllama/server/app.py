@@ -51,6 +51,7 @@ from mllama.server.routes import add_routes, error_form, new_application
 from mllama.server.scheduling.options import OverloadOptions
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
+from mllama.server.shutdown import Shutdown
 from mllama.server.supervisor.restart_options import RestartOptions
 from mllama.server.supervisor.supervisor import WorkerStartError, WorkerSupervisor
 from mllama.server.supervisor.worker_board import WorkerBoard, WorkKind
@@ -134,7 +135,7 @@ def serve(
     tool_parser: ToolForm = "auto",
     restarts: RestartOptions | None = None,
 ) -> None:
-    """Runs the server until it is interrupted.
+    """Runs the server until SIGTERM or Ctrl-C, and then until it is drained.
 
     Args:
         settings: Settings of the server.
@@ -153,8 +154,8 @@ def serve(
     Raises:
         MllamaError: If the model can't be served with these settings.
         SystemExit: If the first worker died before it took requests, or too many
-            others, or on SIGTERM.
-        KeyboardInterrupt: On Ctrl-C, after the server has shut down.
+            others; or on SIGTERM before the server is up, and when it comes again.
+        KeyboardInterrupt: The same for Ctrl-C.
     """
     try:
         config = PipelineConfig.from_args(
@@ -241,9 +242,11 @@ def _run(
     start_worker_processes()
     patches.replace_prefix_cache_reset(reset_prefix_cache)
     config, tokenizer = serving.pipeline_config, serving.tokenizer
-    app = new_application(settings, serving, options)
+    shutdown = Shutdown(overload.shutdown_timeout)
+    app = new_application(settings, serving, options, shutdown)
     server = HttpServer(
-        uvicorn_config(app, settings, root_path=options.root_path, tls=options.tls)
+        uvicorn_config(app, settings, root_path=options.root_path, tls=options.tls),
+        shutdown,
     )
     has_given_up = False
 
@@ -282,9 +285,11 @@ def _run(
                     engine_settings, settings, config, tokenizer, description
                 )
                 queue = new_queue(serving.memory_plan.planned_max_batch_size, overload)
+                queued = QueuedEngineClient(engine, queue)
+                shutdown.drain_engine(queued)
                 add_routes(
                     app,
-                    QueuedEngineClient(engine, queue),
+                    queued,
                     capabilities,
                     ImageFetcher(settings),
                     supervisor,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import ssl
 from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 from fastapi import FastAPI
@@ -20,6 +22,7 @@ from mllama.server.arrival.connections import (
     limited_connections,
 )
 from mllama.server.listening import address_text
+from mllama.server.shutdown import Shutdown
 
 logger = logging.getLogger("mllama")
 
@@ -83,7 +86,8 @@ def uvicorn_config(
         http=limited_connections(limits or ConnectionLimits.of_this_process()),
         # The server takes no web sockets.
         ws="none",
-        timeout_graceful_shutdown=settings.graceful_shutdown_timeout_s,
+        # What is left after the shutdown's own time limit has been told so.
+        timeout_graceful_shutdown=1,
         timeout_keep_alive=settings.http_keepalive_timeout_s,
         # The lifespan is entered around the server, so that a worker's death ends it.
         lifespan="off",
@@ -95,14 +99,55 @@ def uvicorn_config(
 
 
 class HttpServer(Server):
-    """Listens on bound sockets, says in the log where, and closes slow connections."""
+    """Listens on bound sockets, says in the log where, closes slow connections, and
+    ends as it is asked to.
+
+    SIGTERM and Ctrl-C end it when what runs has been answered, and at once the second
+    time.
+
+    Args:
+        config: uvicorn's configuration.
+        shutdown: Waits for what runs; None waits for nothing.
+    """
+
+    def __init__(self, config: Config, shutdown: Shutdown | None = None) -> None:
+        super().__init__(config)
+        self._shutdown = Shutdown(0) if shutdown is None else shutdown
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handles SIGTERM and SIGINT."""
+        if self._shutdown.is_draining or self._loop is None:
+            # uvicorn raises it again when it has ended.
+            self._captured_signals.append(sig)
+            self.should_exit = self.force_exit = True
+            return
+        self._shutdown.begin()
+        self._loop.call_soon_threadsafe(self._drain, sig)
+
+    def _drain(self, sig: int) -> None:
+        name = "Ctrl-C" if sig == signal.SIGINT else signal.Signals(sig).name
+        logger.info(
+            "%s: no new requests; %d in progress have %g s (again: end at once)",
+            name,
+            self._shutdown.in_progress,
+            self._shutdown.timeout,
+        )
+
+        async def end() -> None:
+            await self._shutdown.drain()
+            self.should_exit = True
+
+        self._draining = asyncio.create_task(end())
 
     def shut_down(self) -> None:
-        """Has the server end, as SIGTERM does."""
+        """Has the server end without waiting for what runs."""
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept connections."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         scheme = "https" if self.config.ssl else "http"
         for bound in sockets or ():

@@ -40,6 +40,7 @@ from mllama.server.options import ServerOptions
 from mllama.server.paths import path_below_root
 from mllama.server.request_middleware import RequestMiddleware
 from mllama.server.schema_route import add_schema_route
+from mllama.server.shutdown import Shutdown, ShutdownMiddleware
 
 MAX_ROUTES: Final = ("/version",)
 """Paths that MAX answers.  Its others are for models, or for purposes, that this server
@@ -83,7 +84,10 @@ def dialect(scope: Scope) -> str:
 
 
 def new_application(
-    settings: Settings, serving: ServingTokenGeneratorSettings, options: ServerOptions
+    settings: Settings,
+    serving: ServingTokenGeneratorSettings,
+    options: ServerOptions,
+    shutdown: Shutdown | None = None,
 ) -> FastAPI:
     """Returns MAX's application with those of its routes that are kept.
 
@@ -91,6 +95,7 @@ def new_application(
         settings: Settings of the server.
         serving: MAX's settings of the model.
         options: How the server can be reached, and by whom.
+        shutdown: Counts its requests and refuses them in the end; None does neither.
     """
     app = fastapi_app(settings, serving)
     policy = options.policy()
@@ -101,6 +106,8 @@ def new_application(
     app.add_middleware(
         SharedMemoryMiddleware, memory=SharedMemory(), client_of=client_of
     )
+    if shutdown is not None:
+        app.add_middleware(ShutdownMiddleware, shutdown=shutdown, form_of=error_form)
     app.add_middleware(AccessMiddleware, policy=policy, form_of=error_form)
     if policy.origins:
         # Around the others, so that a page can read why its request was refused.

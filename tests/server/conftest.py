@@ -75,7 +75,7 @@ def running(log: Path, *options: str, module: str = "mllama") -> Iterator[Server
         yield server
     finally:
         if server.process.poll() is None:
-            server.interrupt()
+            assert server.interrupt() == 0
 
 
 def image_cache(server: Server) -> dict[str, float]:

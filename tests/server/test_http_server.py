@@ -17,6 +17,7 @@ from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
 from mllama.server.http_server import HttpServer, TlsFiles, uvicorn_config
 from mllama.server.options import ServerOptions
+from mllama.server.shutdown import Shutdown
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def served(
     """The answer of a server with these options to one request."""
     app = FastAPI()
     app.add_api_route("/where", lambda: "here")
-    server = HttpServer(uvicorn_config(app, Settings(), tls=options.tls))
+    server = HttpServer(uvicorn_config(app, Settings(), tls=options.tls), Shutdown(0))
 
     async def run() -> httpx.Response:
         with options.bound() as sockets:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -254,12 +256,41 @@ def test_requests_of_disconnected_clients_free_the_server(
     ).choices
 
 
-def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+def test_sigterm_ends_every_process_when_answers_are_complete(tmp_path: Path) -> None:
     # Other files share the server of the fixture.
-    with running(tmp_path / "log") as server:
+    options = ("--shutdown-timeout", "5", "--max-batch-size", "2")
+    with running(tmp_path / "log", *options) as server, ThreadPoolExecutor(3) as pool:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
-        assert server.interrupt() == 130
+
+        def ask(max_tokens: int) -> str:
+            stream = server.client().chat.completions.create(
+                model="mllama-demo",
+                messages=[{"role": "user", "content": "Hi"}],
+                max_tokens=max_tokens,
+                stream=True,
+                extra_body={"ignore_eos": True},
+            )
+            try:
+                return str([chunk.choices for chunk in stream][-1][0].finish_reason)
+            except openai.APIError as error:
+                return str(error)
+
+        long = pool.submit(ask, 8000)
+        # Two run, and one waits for a slot.
+        short = pool.submit(ask, 20)
+        time.sleep(0.3)
+        waiting = pool.submit(ask, 8000)
+        time.sleep(0.1)
+        server.process.terminate()
+        assert short.result(30) == "length"
+        answer = httpx.get(f"{server.url}/v1/models")
+        assert answer.status_code == 503
+        assert answer.headers["connection"] == "close"
+        # What waited has begun if the short answer was complete before the signal.
+        assert "shut" in waiting.result(30)
+        assert "before the answer was complete" in long.result(30)
+        assert server.process.wait(30) == 0
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive
         assert "Traceback" not in server.log.read_text()

@@ -1,4 +1,4 @@
-"""What a server does when there is more to do than it can."""
+"""How many requests may wait, and how long they are waited for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mllama.errors import MllamaError
-from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
+from mllama.launch.defaults import DEFAULT_QUEUE_SIZE, DEFAULT_SHUTDOWN_TIMEOUT
 
 if TYPE_CHECKING:
     from mllama.max_compat.server import Settings
@@ -14,13 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OverloadOptions:
-    """What a server does when there is more to do than it can.
+    """How many requests may wait, and how long they are waited for.
 
     Attributes:
         max_queue_size: Requests that may wait.
+        shutdown_timeout: Seconds for requests in progress as the server ends.
+
+    Raises:
+        MllamaError: If a value is out of range.
     """
 
     max_queue_size: int = DEFAULT_QUEUE_SIZE
+    shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if self.shutdown_timeout < 0:
+            raise MllamaError(
+                f"--shutdown-timeout must be at least 0, not {self.shutdown_timeout}"
+            )
 
 
 def overload_options(settings: Settings) -> OverloadOptions:
@@ -41,4 +52,7 @@ def overload_options(settings: Settings) -> OverloadOptions:
         )
     (size,) = sizes or {DEFAULT_QUEUE_SIZE}
     assert size is not None
-    return OverloadOptions(max_queue_size=size)
+    timeout = settings.graceful_shutdown_timeout_s
+    if "graceful_shutdown_timeout_s" not in settings.model_fields_set:
+        timeout = DEFAULT_SHUTDOWN_TIMEOUT
+    return OverloadOptions(max_queue_size=size, shutdown_timeout=timeout)

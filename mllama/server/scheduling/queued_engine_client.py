@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class QueuedEngineClient:
     def __init__(self, engine: EngineClient, queue: RequestQueue) -> None:
         self._engine = engine
         self._queue = queue
+        self._running: set[_Events] = set()
 
     async def generate(
         self,
@@ -54,12 +55,14 @@ class QueuedEngineClient:
             origin.client, events.put_nowait, is_counted=origin.part == 0
         )
         task = asyncio.create_task(self._follow(request, origin, place, events))
+        self._running.add(events)
         try:
             while (event := await events.get()) is not None:
                 if isinstance(event, Exception):
                     raise event
                 yield event
         finally:
+            self._running.discard(events)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             # A task that is cancelled before it runs does nothing.
@@ -92,6 +95,23 @@ class QueuedEngineClient:
             events.put_nowait(None)
         finally:
             place.leave()
+
+    def refuse_waiting(self, error: Callable[[], Exception]) -> None:
+        """Ends requests that have not begun, and refuses new ones.
+
+        Args:
+            error: Makes the error of each.
+        """
+        self._queue.close(error)
+
+    def end_running(self, error: Callable[[], Exception]) -> None:
+        """Ends the requests that run.
+
+        Args:
+            error: Makes the error of each.
+        """
+        for events in tuple(self._running):
+            events.put_nowait(error())
 
     def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
         """Starts to decode an image and to split it into tiles, in another thread."""

@@ -144,6 +144,7 @@ class RequestQueue:
         # came.
         self._waiting: dict[Hashable, dict[Ticket, Place]] = {}
         self._count = 0
+        self._closed: Callable[[], Exception] | None = None
 
     @property
     def slots(self) -> int:
@@ -185,7 +186,10 @@ class RequestQueue:
 
         Raises:
             EngineOverloadedError: If too many wait.
+            Exception: If the queue is closed.
         """
+        if is_counted and self._closed is not None:
+            raise self._closed()
         if is_counted and self._is_full():
             self._make_room_for(client)
         ticket = self._unprepared.join(client, 1)
@@ -196,6 +200,20 @@ class RequestQueue:
             self._count += 1
         self._prepare_next()
         return place
+
+    def close(self, error: Callable[[], Exception]) -> None:
+        """Ends the requests that have no slot yet, and refuses new ones.
+
+        Parts of requests that run may still begin.
+
+        Args:
+            error: Makes the error of each.
+        """
+        self._closed = error
+        places = [each for own in self._waiting.values() for each in own.values()]
+        for place in places:
+            place.leave()
+            place.fail(error())
 
     async def slot(self, place: Place) -> Lease:
         """Waits for the slot of a request's first answer."""

@@ -18,6 +18,7 @@ from mllama.server.request_middleware import RequestMiddleware
 from mllama.server.routes import add_routes, dialect, error_form
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import RequestQueue
+from mllama.server.shutdown import Shutdown, ShutdownMiddleware
 
 from .fake_engine import SPECIAL, VOCABULARY, FakeEngine
 
@@ -54,6 +55,10 @@ class InProcessServer:
         )
     )
     fetcher: Any = field(default_factory=FakeFetcher)
+    queue: RequestQueue = field(
+        default_factory=lambda: RequestQueue(SLOTS, limit=1000, prepared_ahead=SLOTS)
+    )
+    shutdown: Shutdown = field(default_factory=lambda: Shutdown(0.1))
     _app: FastAPI | None = field(default=None, init=False)
 
     def app(self) -> FastAPI:
@@ -64,10 +69,13 @@ class InProcessServer:
 
     def _new_app(self) -> FastAPI:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        queue = RequestQueue(SLOTS, limit=1000, prepared_ahead=SLOTS)
-        engine = QueuedEngineClient(self.engine, queue)
+        engine = QueuedEngineClient(self.engine, self.queue)
+        self.shutdown.drain_engine(engine)
         add_routes(app, engine, self.capabilities, self.fetcher)
         add_error_handlers(app, error_form)
+        app.add_middleware(
+            ShutdownMiddleware, shutdown=self.shutdown, form_of=error_form
+        )
         app.add_middleware(RequestMiddleware, form_of=error_form, dialect_of=dialect)
         return app
 
