@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -258,38 +259,49 @@ def test_requests_of_disconnected_clients_free_the_server(
 
 def test_sigterm_ends_every_process_when_answers_are_complete(tmp_path: Path) -> None:
     # Other files share the server of the fixture.
-    options = ("--shutdown-timeout", "5", "--max-batch-size", "2")
-    with running(tmp_path / "log", *options) as server, ThreadPoolExecutor(3) as pool:
+    options = ("--shutdown-timeout", "5")
+    with running(tmp_path / "log", *options) as server, ThreadPoolExecutor(9) as pool:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
 
-        def ask(max_tokens: int) -> str:
-            stream = server.client().chat.completions.create(
-                model="mllama-demo",
-                messages=[{"role": "user", "content": "Hi"}],
-                max_tokens=max_tokens,
-                stream=True,
-                extra_body={"ignore_eos": True},
-            )
+        begun = threading.Semaphore(0)
+
+        def ask(client: openai.OpenAI, max_tokens: int) -> str:
+            last = None
             try:
-                return str([chunk.choices for chunk in stream][-1][0].finish_reason)
+                for chunk in client.chat.completions.create(
+                    model="mllama-demo",
+                    messages=[{"role": "user", "content": "Hi"}],
+                    max_tokens=max_tokens,
+                    stream=True,
+                    extra_body={"ignore_eos": True},
+                ):
+                    if last is None:
+                        begun.release()
+                    last = chunk.choices[0].finish_reason
             except openai.APIError as error:
                 return str(error)
+            return str(last)
 
-        long = pool.submit(ask, 8000)
-        # Two run, and one waits for a slot.
-        short = pool.submit(ask, 20)
-        time.sleep(0.3)
-        waiting = pool.submit(ask, 8000)
-        time.sleep(0.1)
+        clients = [server.client() for _ in range(8)]
+        # Four run, and the others wait.
+        long = [pool.submit(ask, client, 8000) for client in clients[:3]]
+        short = pool.submit(ask, clients[3], 100)
+        assert all(begun.acquire(timeout=60) for _ in range(4))
+        waiting = [pool.submit(ask, client, 8000) for client in clients[4:]]
+        time.sleep(0.2)
         server.process.terminate()
         assert short.result(30) == "length"
         answer = httpx.get(f"{server.url}/v1/models")
         assert answer.status_code == 503
         assert answer.headers["connection"] == "close"
-        # What waited has begun if the short answer was complete before the signal.
-        assert "shut" in waiting.result(30)
-        assert "before the answer was complete" in long.result(30)
+        errors = [each.result(30) for each in (*long, *waiting)]
+        # One of those that waited has begun if the short answer had been complete.
+        assert sum("before the answer was complete" in each for each in errors) in (
+            3,
+            4,
+        )
+        assert sum("shutting down" in each for each in errors) in (3, 4)
         assert server.process.wait(30) == 0
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive
