@@ -8,6 +8,7 @@ KV-cache blocks for the active tokens of a request, one or more.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from max.pipelines.context import TextGenerationOutput
 
 from mllama.max_model.sampling_context import prompt_length_of
 from mllama.requests.token_grammars import AnswerMatcher
+from mllama.runtime.fault_isolation import failed_output
+
+logger = logging.getLogger("mllama")
 
 MAX_FORCED_TOKENS: Final = 32
 """Forced tokens of a request that one step computes: other requests wait for it."""
@@ -26,7 +30,9 @@ def append_forced_tokens(contexts: Iterable[Any], outputs: dict[Any, Any]) -> No
     The answers are those of decoding one by one: each token is the only one that the
     grammar allows after those before it, and it may end the answer.  Nothing is
     appended to a request that gets log probabilities, which need the logits of each
-    token.
+    token.  A request whose grammar raises ends with
+    :func:`~mllama.runtime.fault_isolation.failed_output`: the tokens of the others are
+    recorded already, and would be lost with the batch.
 
     Args:
         contexts: The requests, which have the tokens of a step, whose KV-cache blocks
@@ -38,7 +44,13 @@ def append_forced_tokens(contexts: Iterable[Any], outputs: dict[Any, Any]) -> No
         # There is none in the middle of a prompt.
         if output is None or output.is_done or not _may_skip_logits(context):
             continue
-        if _append_forced(context):
+        try:
+            has_more = _append_forced(context) > 0
+        except Exception:
+            logger.exception("request %s failed", context.request_id)
+            outputs[context.request_id] = failed_output(context.request_id)
+            continue
+        if has_more:
             outputs[context.request_id] = TextGenerationOutput.merge(
                 [output, context.to_generation_output()]
             )

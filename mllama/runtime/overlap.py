@@ -219,17 +219,17 @@ class OverlappedExecution:
             return
         progress = progress_of(inputs.batches)
         prepared = self._requested.prepared
-        if self._requested.is_decode and fits_pages(progress, self._page_size):
-            prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
-        else:
-            try:
+        try:
+            if self._requested.is_decode and fits_pages(progress, self._page_size):
+                prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
+            else:
                 for context in inputs.flat_batch:
                     self._kv_manager.alloc(context)
                 prepared = self._prepare_batch(inputs.batches)
-            except Exception:
-                # It is raised again in the scheduler's own request, and handled there.
-                return
-        continuations = self._continuations()
+            continuations = self._continuations()
+        except Exception:
+            # It is raised again in the scheduler's own request, and handled there.
+            return
         self._start(Step(progress, prepared, continuations, self._vocab_size))
 
     def _start(self, step: Step | None) -> None:
