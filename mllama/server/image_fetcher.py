@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from mllama.errors import ImageError, shortened
 from mllama.images.data_urls import data_url_content
@@ -20,6 +21,16 @@ from mllama.max_compat.server import (
 )
 from mllama.server.observability.metrics import METRICS
 from mllama.utils.sizes import format_bytes
+
+_FILE_ERRORS: Final = {
+    "remote host": "it names another host; the server's own files are file:///PATH",
+    "outside allowed roots": "it is outside of the directories in "
+    "MAX_SERVE_ALLOWED_IMAGE_ROOTS, from which the server reads files",
+    "File not found": "there is no such file",
+    "is a directory": "it is a directory",
+    "exceeds size limit": "it is larger than {limit} (MAX_SERVE_MAX_LOCAL_IMAGE_BYTES)",
+}
+"""Parts of MAX's messages about files, and what is wrong."""
 
 
 class ImageFetcher:
@@ -71,13 +82,27 @@ class ImageFetcher:
         return content
 
     async def _read_file(self, url: str) -> bytes:
+        if not self._settings.allowed_image_roots:
+            METRICS.image_rejections.labels("bad_file").inc()
+            raise ImageError(
+                f"{shortened(url)} can't be read: the server reads files only from "
+                "the directories in MAX_SERVE_ALLOWED_IMAGE_ROOTS, which are none"
+            )
         try:
             content: bytes = await resolve_image_from_url(
                 make_media_ref(url), self._settings
             )
-        # Of any kind that MAX's own guard and the disk have.
+        # Of any kind that MAX's own guard and the disk have.  Its messages tell where
+        # links point.
         except (ValueError, OSError) as error:
-            raise ImageError(" ".join(str(error).split())) from error
+            METRICS.image_rejections.labels("bad_file").inc()
+            reason = next(
+                (ours for maxs, ours in _FILE_ERRORS.items() if maxs in str(error)),
+                "it is no file that the server can read",
+            )
+            limit = format_bytes(self._settings.max_local_image_bytes)
+            reason = reason.format(limit=limit)
+            raise ImageError(f"{shortened(url)} can't be read: {reason}") from error
         return content
 
     async def _address(self, host: str, port: int, is_proxied: bool) -> str | None:

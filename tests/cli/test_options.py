@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -312,6 +313,31 @@ def test_serve_passes_options_to_max(
     assert [spec.device_type for spec in args.device_specs] == ["cpu"]
     assert (started["max_ce_batch_size"], started["max_new_tokens"]) == (2, 7)
     assert started["settings"].port == 8123
+
+
+def test_what_is_watched_reaches_the_server(
+    served: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def style(*args: str) -> tuple[str, str | None, bool]:
+        monkeypatch.setattr("sys.stderr", sys.__stderr__)
+        started = served("--devices", "cpu", *args)
+        look = started["options"].log_style
+        return look.format, look.prefix, started["settings"].structured_logging
+
+    monkeypatch.delenv("MODULAR_STRUCTURED_LOGGING", raising=False)
+    assert style() == ("text", None, False)
+    assert style("--log-format", "json", "--log-prefix", "a") == ("json", "a", True)
+    # MAX's variable has the same effect, and the option wins.
+    monkeypatch.setenv("MODULAR_STRUCTURED_LOGGING", "1")
+    assert style() == ("json", None, True)
+    assert style("--log-format", "text") == ("text", None, False)
+
+    options = served("--devices", "cpu")["options"]
+    assert (options.metrics_port, options.logs_requests) == (None, True)
+    started = served("--devices", "cpu", "--metrics-port", "0", "--no-access-log")
+    options = started["options"]
+    assert (options.metrics_port, options.logs_requests) == (0, False)
+    assert len(started["metrics_sockets"]) == 1
 
 
 @pytest.mark.parametrize(

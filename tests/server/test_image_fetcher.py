@@ -102,7 +102,7 @@ def test_images_come_from_everywhere_in_order(site: int, tmp_path: Path) -> None
         ("http://:80/", "no host"),
         ("ftp://host/x.png", "not a data:, http: or https: URL"),
         ("image.png", "not a data:, http: or https: URL"),
-        ("file:///etc/passwd", "no allowed roots"),
+        ("file:///etc/passwd", "MAX_SERVE_ALLOWED_IMAGE_ROOTS, which are none"),
         ("data:;base64,#", "base64"),
     ],
 )
@@ -110,6 +110,33 @@ def test_the_image_and_the_reason_are_named(url: str, reason: str) -> None:
     message = refusal(DATA_URL, url)
     assert message.startswith("image 2: ")
     assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("{outside}", "it is outside of the directories in MAX_SERVE_ALLOWED"),
+        ("{inside}/link", "it is outside of the directories in MAX_SERVE_ALLOWED"),
+        ("{inside}/missing", "there is no such file"),
+        ("{inside}", "it is a directory"),
+        ("{inside}/large", "it is larger than 10 bytes (MAX_SERVE_MAX_LOCAL_IMAGE"),
+        ("other.host/x.png", "it names another host"),
+        ("{inside}/%00", "no file that the server can read"),
+    ],
+)
+def test_files_that_cant_be_read_say_why_and_no_more(
+    tmp_path: Path, path: str, reason: str
+) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.write_bytes(CONTENT)
+    (inside / "link").symlink_to(outside)
+    (inside / "large").write_bytes(b"x" * 11)
+    url = "file://" + path.format(inside=inside, outside=outside)
+    message = refusal(url, ALLOWED_IMAGE_ROOTS=[str(inside)], MAX_LOCAL_IMAGE_BYTES=10)
+    assert reason in message
+    assert message.startswith("image 1: file:")
+    assert path == "{outside}" or str(outside) not in message
 
 
 def test_a_redirect_into_the_network_is_refused(

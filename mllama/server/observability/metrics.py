@@ -58,7 +58,13 @@ LABEL_VALUES: Final = MappingProxyType(
         "outcome": tuple(each.value for each in Outcome),
         "finished_reason": ("stop", "length", "tool_calls"),
         "source": ("url", "inline", "file"),
-        "reason": ("bad_scheme", "dns_failure", "ssrf_blocked", "over_budget"),
+        "reason": (
+            "bad_scheme",
+            "dns_failure",
+            "ssrf_blocked",
+            "over_budget",
+            "bad_file",
+        ),
     }
 )
 """The values of labels that have a fixed set of them."""

@@ -186,6 +186,10 @@ def test_an_allowed_page_is_answered_as_browsers_need(allowed: str) -> None:
     assert refused.headers["access-control-allow-origin"] in (allowed, "*")
     answered = client.get("/v1/models", headers={**origin, "x-api-key": "one"})
     assert answered.json() == {"ok": True}
+    for response in (refused, answered):
+        assert response.headers["x-request-id"] == response.headers["request-id"]
+        exposed = response.headers["access-control-expose-headers"].lower()
+        assert {"x-request-id", "request-id", "retry-after"} <= {*exposed.split(", ")}
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from mllama.errors import ImageError
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.errors import add_error_handlers
+from mllama.server.metrics_page import add_metrics_routes
 from mllama.server.request_middleware import RequestMiddleware
 from mllama.server.routes import add_routes, dialect, error_form
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
@@ -76,6 +77,7 @@ class InProcessServer:
         app.add_middleware(
             ShutdownMiddleware, shutdown=self.shutdown, form_of=error_form
         )
+        add_metrics_routes(app)
         app.add_middleware(RequestMiddleware, form_of=error_form, dialect_of=dialect)
         return app
 
