@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from mllama.max_compat.server import ServingTokenGeneratorSettings, Settings
+from mllama.server.health_routes import ALWAYS_READY, add_health_routes
 from mllama.server.options import ServerOptions
 from mllama.server.routes import new_application
 
@@ -31,6 +32,7 @@ def client_of(
         ),
         server,
     )
+    add_health_routes(app, ALWAYS_READY)
     for path in ("/v1/models", "/v1/chat/completions"):
         app.add_api_route(path, _ok, methods=["GET", "POST"])
     return TestClient(
