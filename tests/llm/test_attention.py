@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,23 @@ def test_nothing_in_a_page_is_markup(llm: LLM, tmp_path: Path) -> None:
     assert data is not None
     joined = "".join(each["text"] for each in json.loads(data[1])["segments"])
     assert "onerror=alert(1)" in joined
+
+
+def test_maps_are_the_same_while_other_requests_run(
+    llm: LLM, attention: Attention, pictures: list[Image.Image]
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        others = [
+            pool.submit(llm.generate, "Describe it.", pictures, max_new_tokens=30)
+            for _ in range(12)
+        ]
+        asked = [
+            pool.submit(llm.generate, QUESTION, [PICTURE], attention=True)
+            for _ in range(6)
+        ]
+        texts = {each.result().text for each in others}
+        found = [each.result().attention for each in asked]
+    assert len(texts) == 1
+    for each in found:
+        assert each is not None
+        np.testing.assert_allclose(each.maps[0], attention.maps[0], atol=1e-5)

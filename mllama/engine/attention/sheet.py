@@ -62,7 +62,8 @@ def _reduced(picture: Image.Image) -> Image.Image:
 
 def _arranged(panels: list[tuple[str, Image.Image]], title: str) -> Image.Image:
     font = ImageFont.load_default(15)
-    columns = max(1, min(_COLUMNS, len(panels)))
+    # As even as possible: seven panels are four and three.
+    columns = max(1, math.ceil(len(panels) / math.ceil(max(1, len(panels)) / _COLUMNS)))
     width = max(columns * (_PANEL + _GAP) + _GAP, 420)
     lines = _wrapped(title, font, width - 2 * _GAP)
     top = _GAP + 20 * len(lines) + _GAP
