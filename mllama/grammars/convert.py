@@ -76,7 +76,7 @@ def _node(
 ) -> Node:
     """Returns the answers that have a format, as a part of a grammar."""
     if kind == "json_object":
-        return any_object(grammar)
+        return any_object(grammar, not_first=json.loads(source or "[]"))
     if kind == "json_schema":
         return schema_node(grammar, json.loads(source), path, is_closed=is_strict)
     if kind == "choice":

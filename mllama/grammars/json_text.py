@@ -223,7 +223,16 @@ def any_value(grammar: Grammar) -> RuleName:
     return value
 
 
-def any_object(grammar: Grammar) -> RuleName:
-    """Returns any JSON object."""
-    any_value(grammar)
-    return RuleName("json_object")
+def any_object(grammar: Grammar, *, not_first: Sequence[str] = ()) -> Node:
+    """Returns any JSON object.
+
+    Args:
+        grammar: Gets the rules.
+        not_first: Names that its first property doesn't have.
+    """
+    value = any_value(grammar)
+    if not not_first:
+        return RuleName("json_object")
+    first = sequence(other_key(not_first), value)
+    another = after_comma(sequence(other_key([]), value))
+    return braces(optional(sequence(first, repeated(another, 0, MAX_OTHERS - 1))))

@@ -7,7 +7,7 @@ be honored shows when a request is prepared.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -65,9 +65,17 @@ class OutputFormat:
     path: str
 
     @classmethod
-    def json_object(cls, *, path: str = "output_format") -> OutputFormat:
-        """Returns the format of any JSON object."""
-        return cls("json_object", "", False, path)
+    def json_object(
+        cls, *, not_first: Collection[str] = (), path: str = "output_format"
+    ) -> OutputFormat:
+        """Returns the format of any JSON object.
+
+        Args:
+            not_first: Names that its first property doesn't have.
+            path: The field of the request that asks for the format.
+        """
+        source = json.dumps(sorted(not_first)) if not_first else ""
+        return cls("json_object", source, False, path)
 
     @classmethod
     def json_schema(

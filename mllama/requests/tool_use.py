@@ -97,7 +97,7 @@ def answer_format(request: GenerationRequest) -> OutputFormat | None:
             own.path,
         )
     if own is not None and is_strict and not is_forced:
-        _check_is_no_call(own)
+        own = _without_calls(own)
     text: OutputFormat | Literal["any"] | None = own or "any"
     made = OutputFormat.tool_calls(
         [_callable(tool, prompt.tools or ()) for tool in choice.tools],
@@ -110,12 +110,14 @@ def answer_format(request: GenerationRequest) -> OutputFormat | None:
     return made
 
 
-def _check_is_no_call(output_format: OutputFormat) -> None:
-    """Checks that no text of a format can be read as a call, which no schema checks.
+def _without_calls(output_format: OutputFormat) -> OutputFormat:
+    """Returns a format without texts that are read as calls, which no schema checks.
 
     Raises:
-        RequestError: If one can.
+        RequestError: If a schema has such texts.
     """
+    if output_format.kind == "json_object":
+        return OutputFormat.json_object(not_first=CALL_KEYS, path=output_format.path)
     schema = json.loads(output_format.source or "{}")
     names = list(schema.get("properties", ())) if isinstance(schema, dict) else []
     required = schema.get("required", ()) if names else ()
@@ -127,6 +129,7 @@ def _check_is_no_call(output_format: OutputFormat) -> None:
             f"{', '.join(sorted(CALL_KEYS))}: an answer could be read as a call",
             output_format.path,
         )
+    return output_format
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:

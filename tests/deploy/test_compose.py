@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from compose_spec import PyCompose
 
+from mllama.launch.defaults import DEFAULT_SHUTDOWN_TIMEOUT
 from tests.deploy.files import DEPLOY, options_of, unknown_options
 
 TEXT = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
@@ -25,6 +26,11 @@ def test_the_server_is_started_with_options_that_it_has(tmp_path: Path) -> None:
     assert command[0] == "serve"
     assert unknown_options(command) == []
     assert options_of(DEPLOY / "serve.yaml", tmp_path)
+
+
+def test_compose_waits_for_the_requests_in_progress() -> None:
+    seconds = int(SERVICES["mllama"]["stop_grace_period"].rstrip("s"))
+    assert seconds > DEFAULT_SHUTDOWN_TIMEOUT
 
 
 def test_what_is_mounted_is_a_volume_or_exists() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from mllama.launch.defaults import DEFAULT_SHUTDOWN_TIMEOUT
 from tests.deploy.files import DEPLOY, load_yaml, options_of, unknown_options
 from tests.server.test_routes import ROUTES
 
@@ -57,6 +58,12 @@ def test_probes_ask_routes_of_the_server() -> None:
         asked = CONTAINER[probe]["httpGet"]
         assert "GET" in ROUTES[asked["path"]]
         assert asked["port"] == "http"
+
+
+def test_kubernetes_waits_for_the_requests_in_progress() -> None:
+    pause = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
+    most = pause + DEFAULT_SHUTDOWN_TIMEOUT
+    assert POD["spec"]["terminationGracePeriodSeconds"] > most
 
 
 def test_selectors_find_the_pods_and_ports_have_names() -> None:

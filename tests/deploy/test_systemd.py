@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from mllama.launch.defaults import DEFAULT_SHUTDOWN_TIMEOUT
 from tests.deploy.files import DEPLOY, ROOT, options_of, unknown_options
 
 UNIT = DEPLOY / "systemd" / "mllama.service"
@@ -55,6 +56,12 @@ def test_the_server_is_started_with_options_that_it_has(tmp_path: Path) -> None:
     assert command[1] == "serve"
     assert unknown_options(command) == []
     assert options_of(DEPLOY / "systemd" / "serve.yaml", tmp_path)
+
+
+def test_systemd_waits_for_the_requests_in_progress() -> None:
+    assert (
+        int(dict(settings())["TimeoutStopSec"].rstrip("s")) > DEFAULT_SHUTDOWN_TIMEOUT
+    )
 
 
 @needs_analyze

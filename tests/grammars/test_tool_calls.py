@@ -11,6 +11,7 @@ import pytest
 from mllama.errors import RequestError
 from mllama.requests.output_format import CallableTool, OutputFormat
 from mllama.requests.tool_calls.collector import ToolCallCollector
+from mllama.requests.tool_calls.json_form import CALL_KEYS
 from mllama.requests.tool_calls.parser import ToolCallParser
 
 from .walking import Format
@@ -84,6 +85,39 @@ def test_an_answer_is_text_or_calls_that_fit_their_schemas(seed: int) -> None:
     text, calls = read(answer)
     assert text == ("" if calls else answer)
     check_calls(calls)
+
+
+NO_CALL = OutputFormat.json_object(not_first=CALL_KEYS, path="response_format")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_an_object_beside_strict_calls_is_read_as_text(seed: int) -> None:
+    answer = made(text=NO_CALL, strict=True).walk(seed, most=60)
+    if answer is None:
+        return
+    text, calls = read(answer)
+    assert text == ("" if calls else answer)
+    check_calls(calls)
+    assert calls or isinstance(json.loads(answer), dict)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_accepted"),
+    [
+        ("{}", True),
+        ('{"color": "blue", "name": "look"}', True),
+        ('{"names": ["look"], "parameters": {}}', True),
+        ('{"name": "look", "parameters": {"at": "here"}}', True),
+        ('{"name": "look", "parameters": {"at": "elsewhere"}}', False),
+        ('{"parameters": {"at": "elsewhere"}, "name": "look"}', False),
+        ('{"name": "blue"}', False),
+        ("Hello.", False),
+    ],
+)
+def test_an_object_beside_strict_calls_begins_otherwise(
+    answer: str, is_accepted: bool
+) -> None:
+    assert made(text=NO_CALL, strict=True).accepts(answer) is is_accepted
 
 
 @pytest.mark.parametrize(

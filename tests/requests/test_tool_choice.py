@@ -13,6 +13,7 @@ from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.request import GenerationRequest
 from mllama.requests.sampling_params import Sampling
+from mllama.requests.tool_calls.json_form import CALL_KEYS
 from mllama.requests.tool_calls.tool_choice import ToolChoice
 from mllama.requests.tool_use import answer_format, calls_have_grammar, tool_use_of
 
@@ -219,18 +220,24 @@ def test_forced_calls_and_those_of_strict_tools_have_a_grammar(
     assert calls_have_grammar(prompt(**options)) is expected
 
 
+def test_a_json_object_beside_strict_tools_does_not_begin_as_a_call() -> None:
+    own = OutputFormat.json_object(path="response_format")
+    made = answer_format(request(tools=[STRICT], output_format=own))
+    assert made is not None
+    text = json.loads(made.source)["text"]
+    assert (text["kind"], text["path"]) == ("json_object", "response_format")
+    assert set(json.loads(text["source"])) == CALL_KEYS
+    # Forced calls have no text, and calls that no schema checks may be any.
+    loose = answer_format(request(tools=TOOLS, output_format=own))
+    assert loose is not None
+    assert json.loads(loose.source)["text"]["source"] == ""
+
+
 @pytest.mark.parametrize(
     ("options", "path"),
     [
         ({"tool_choice": "required", "stop": "x"}, "stop"),
         ({"output_format": OutputFormat.regex("a", path="guided_regex")}, "guided_reg"),
-        (
-            {
-                "tools": [STRICT],
-                "output_format": OutputFormat.json_object(path="response_format"),
-            },
-            "response_format",
-        ),
         (
             {
                 "tools": [STRICT],

@@ -11,7 +11,7 @@ from mllama.requests.output_format import OutputFormat
 from mllama.requests.sampling_params import Sampling
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
-from mllama.server.dialects.anthropic.content import Base64Source
+from mllama.server.dialects.anthropic.content import Base64Source, UrlSource
 from mllama.server.dialects.anthropic.conversation import Conversation, placed_images
 from mllama.server.dialects.anthropic.message_body import MessageBody, PromptBody
 from mllama.server.dialects.anthropic.tool_fields import (
@@ -50,11 +50,17 @@ def check_body(body: PromptBody, capabilities: ServerCapabilities) -> None:
         if isinstance(source, Base64Source) and (
             url_scheme(source.data) not in (None, "data")
         ):
-            path = f"{place}.source.data"
-            raise RequestRejected(
-                f"`{path}` must be base64; a URL needs a source of the type url.",
-                path,
-                code="invalid_value",
+            raise _wrong_source(
+                f"{place}.source.data",
+                "must be base64; a URL needs a source of the type url",
+            )
+        if isinstance(source, UrlSource) and (
+            url_scheme(source.url) not in ("data", "http", "https")
+        ):
+            raise _wrong_source(
+                f"{place}.source.url",
+                "must be a data:, http: or https: URL; base64 needs a source of the "
+                "type base64",
             )
     for number, tool in enumerate(body.tools or ()):
         if isinstance(tool, CustomTool) and tool.input_examples:
@@ -67,6 +73,10 @@ def check_body(body: PromptBody, capabilities: ServerCapabilities) -> None:
             "output_format",
             code="invalid_value",
         )
+
+
+def _wrong_source(path: str, requirement: str) -> RequestRejected:
+    return RequestRejected(f"`{path}` {requirement}.", path, code="invalid_value")
 
 
 def _check_examples(schema: dict[str, Any], path: str) -> None:

@@ -195,6 +195,18 @@ def test_what_changes_nothing_is_accepted(api: Api, fields: Any) -> None:
         ),
         (
             in_user(
+                {"type": "image", "source": {"type": "url", "url": "iVBORw0KGgo="}}
+            ),
+            "messages[0].content[0].source.url",
+            "base64 needs a source of the type base64",
+        ),
+        (
+            in_user({"type": "image", "source": {"type": "url", "url": "file:/a.png"}}),
+            "messages[0].content[0].source.url",
+            "must be a data:, http: or https: URL",
+        ),
+        (
+            in_user(
                 {
                     "type": "image",
                     "source": {"type": "url", "url": "x"},

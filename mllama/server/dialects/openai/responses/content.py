@@ -72,6 +72,13 @@ class OutputRefusalPart(Body):
     refusal: str
 
 
+class OutputReasoningPart(Body):
+    """What another model thought, which the prompt leaves out."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
 def _part_of(types: str) -> Discriminator:
     return Discriminator(
         tag_of_type,
@@ -105,8 +112,9 @@ ResultPart = Annotated[
 
 OutputPart = Annotated[
     Annotated[OutputTextPart, Tag("<output_text>")]
-    | Annotated[OutputRefusalPart, Tag("<refusal>")],
-    _part_of("output_text or refusal"),
+    | Annotated[OutputRefusalPart, Tag("<refusal>")]
+    | Annotated[OutputReasoningPart, Tag("<reasoning_text>")],
+    _part_of("output_text, refusal or reasoning_text"),
 ]
 """A part of an earlier answer."""
 

@@ -11,6 +11,7 @@ from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.dialects.openai.responses.body import ResponsesBody
 from mllama.server.dialects.openai.responses.content import (
     InputImage,
+    OutputReasoningPart,
     OutputRefusalPart,
 )
 from mllama.server.dialects.openai.responses.input_items import (
@@ -38,8 +39,8 @@ def image_references(body: ResponsesBody) -> list[ImageReference]:
 def messages_of(body: ResponsesBody) -> list[dict[str, Any]]:
     """Returns a conversation in the form of ``ChatPrompt``.
 
-    Adjacent items of one answer, a message and calls, become one message.  Items of
-    reasoning are left out.
+    Adjacent items of one answer, a message and calls, become one message.  Reasoning is
+    left out, items and parts of messages.
 
     Raises:
         RequestRejected: If a call has no result, or a result no call.
@@ -56,7 +57,7 @@ def messages_of(body: ResponsesBody) -> list[dict[str, Any]]:
             conversation.add_call(item, path)
         elif isinstance(item, InputFunctionResult):
             conversation.add_result(item, path)
-        elif isinstance(item, InputAssistantMessage):
+        elif isinstance(item, InputAssistantMessage) and not _is_reasoning(item):
             conversation.add_answer(_joined(item.content))
         elif isinstance(item, InputUserMessage):
             conversation.add_message("user", _user_content(item))
@@ -71,14 +72,23 @@ def goes_on(body: ResponsesBody) -> bool:
     return any(
         isinstance(item, InputAssistantMessage)
         and item.status in ("in_progress", "incomplete")
+        and not _is_reasoning(item)
         for item in _items(body)[-1:]
     )
 
 
 def ends_in_answer(body: ResponsesBody) -> bool:
     """Returns True if the last item that isn't reasoning is the assistant's message."""
-    items = [item for item in _items(body) if not isinstance(item, InputReasoning)]
+    items = [item for item in _items(body) if not _is_reasoning(item)]
     return bool(items) and isinstance(items[-1], InputAssistantMessage)
+
+
+def _is_reasoning(item: Any) -> bool:
+    """Returns True if an item has reasoning and nothing else."""
+    if not isinstance(item, InputAssistantMessage):
+        return isinstance(item, InputReasoning)
+    parts = () if isinstance(item.content, str) else item.content
+    return bool(parts) and all(isinstance(each, OutputReasoningPart) for each in parts)
 
 
 def _items(body: ResponsesBody) -> Sequence[Any]:
@@ -177,4 +187,5 @@ def _joined(content: Any) -> str:
     return "".join(
         part.refusal if isinstance(part, OutputRefusalPart) else part.text
         for part in content
+        if not isinstance(part, OutputReasoningPart)
     )

@@ -204,6 +204,19 @@ def test_another_models_reasoning_is_left_out(api: Responses) -> None:
     assert roles == ["user", "assistant", "tool", "user"]
 
 
+def test_reasoning_in_a_message_is_left_out(api: Responses) -> None:
+    thought = {"type": "reasoning_text", "text": "Hm."}
+    text = {"type": "output_text", "text": "Oh."}
+    only = {"type": "message", "role": "assistant", "content": [thought]}
+    both = {**only, "content": [thought, text]}
+    messages = api.messages(USER, only, both, USER, only)
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == "Oh."
+    cut = {**only, "status": "incomplete"}
+    api.answer(input=[USER, cut])
+    assert api.prompt().continue_final_message is False
+
+
 @pytest.mark.parametrize(
     ("status", "goes_on"),
     [(None, False), ("completed", False), ("incomplete", True), ("in_progress", True)],
