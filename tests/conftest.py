@@ -65,6 +65,7 @@ GRAPHLESS_FOLDERS = (
     "server/dialects/",
     "server/fuzzing/",
     "server/observability/",
+    "server/soak/",
     "server/supervisor/",
 )
 """Folders within those folders that are exceptions too."""
