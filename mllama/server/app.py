@@ -56,6 +56,7 @@ from mllama.server.supervisor.restart_options import RestartOptions
 from mllama.server.supervisor.supervisor import WorkerStartError, WorkerSupervisor
 from mllama.server.supervisor.worker_board import WorkerBoard, WorkKind
 from mllama.server.supervisor.worker_process import WorkerPlan
+from mllama.utils.allocator import limit_allocator
 from mllama.utils.child_processes import end_with_parent
 from mllama.utils.open_files import raise_open_file_limit
 from mllama.utils.progress import StartupProgress, stage
@@ -238,6 +239,7 @@ def _run(
     with_torch: bool,
 ) -> None:
     """Builds MAX's application and runs it; see :func:`serve`."""
+    limit_allocator()
     raise_open_file_limit()
     start_worker_processes()
     patches.replace_prefix_cache_reset(reset_prefix_cache)

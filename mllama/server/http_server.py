@@ -23,8 +23,12 @@ from mllama.server.arrival.connections import (
 )
 from mllama.server.listening import address_text
 from mllama.server.shutdown import Shutdown
+from mllama.utils.allocator import MemoryTrimmer
 
 logger = logging.getLogger("mllama")
+
+_TRIM_TICKS: Final = 50
+"""Tenths of a second between two looks at the memory."""
 
 _TICKS: Final = 10
 """Tenths of a second between two looks at how long connections take."""
@@ -115,6 +119,8 @@ class HttpServer(Server):
         self._shutdown = Shutdown(0) if shutdown is None else shutdown
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._trimmer = MemoryTrimmer()
+        self._trimming: asyncio.Future[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles SIGTERM and SIGINT."""
@@ -160,4 +166,9 @@ class HttpServer(Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LimitedConnection):
                     connection.check_time(now)
+        is_trimming = self._trimming is not None and not self._trimming.done()
+        if counter % _TRIM_TICKS == 0 and not is_trimming and self._trimmer.is_due():
+            self._trimming = asyncio.ensure_future(
+                asyncio.to_thread(self._trimmer.trim)
+            )
         return await super().on_tick(counter)

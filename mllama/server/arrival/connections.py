@@ -137,6 +137,9 @@ class LimitedConnection(H11Protocol):
         elif self.transport.is_closing():
             return
         elif not self._has_request:
+            if self._head_since is None and self.conn.their_state is h11.SEND_BODY:
+                # The request was answered before the end of its body.
+                self._head_since = now
             if (
                 self._head_since is not None
                 and now - self._head_since > self.limits.head_seconds

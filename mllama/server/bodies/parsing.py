@@ -22,7 +22,7 @@ MAX_JSON_BYTES: Final = 16 << 20
 """The largest body, without long pictures in base64, which are not parsed."""
 
 _MOST_VALUES: Final = {
-    b"[{": (100_000, "objects and lists"),
+    b"[{": (50_000, "objects and lists"),
     b'"': (1_000_000, "quotes"),
     b",": (2_000_000, "commas"),
 }
