@@ -476,6 +476,16 @@ _SERVE: Final = (
         description="Log no line for each request.",
     ),
     Option(
+        name="max_time_to_first_token",
+        section=SERVER,
+        takers=("serve",),
+        kind="number",
+        metavar="SECONDS",
+        description="Refuse a request with 429 before any work on it if its first "
+        "token is expected later, by the progress that has been measured.",
+        default_text="no limit",
+    ),
+    Option(
         name="shutdown_timeout",
         section=SERVER,
         takers=("serve",),

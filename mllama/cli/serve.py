@@ -195,7 +195,7 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
     for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
         settings = settings.model_copy(update={name: _PHOTOS_BYTES})
-    overload = overload_options(settings)
+    overload = overload_options(settings, options.pop("max_time_to_first_token"))
     # The bound is this package's: MAX's queues behind it never fill.
     settings = settings.model_copy(
         update={"max_queue_size": None, "max_pending_requests": None}

@@ -564,6 +564,21 @@ def test_whichever_option_bounds_the_queue(
     assert settings.max_queue_size is settings.max_pending_requests is None
 
 
+def test_options_bound_how_long_requests_wait_and_are_waited_for(
+    served: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = served("--devices", "cpu")["overload"]
+    assert (started.max_time_to_first_token, started.shutdown_timeout) == (None, 25)
+    options = ("--max-time-to-first-token", "1.5", "--shutdown-timeout", "0")
+    started = served("--devices", "cpu", *options)["overload"]
+    assert (started.max_time_to_first_token, started.shutdown_timeout) == (1.5, 0)
+    monkeypatch.setenv("MAX_SERVE_GRACEFUL_SHUTDOWN_TIMEOUT_S", "9")
+    assert served("--devices", "cpu")["overload"].shutdown_timeout == 9
+    for option, value in (("max-time-to-first-token", "0"), ("shutdown-timeout", "-1")):
+        with pytest.raises(MllamaError, match=f"--{option} must be"):
+            served("--devices", "cpu", f"--{option}", value)
+
+
 def test_two_bounds_of_the_queue_are_refused(
     served: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ class OverloadOptions:
 
     Attributes:
         max_queue_size: Requests that may wait.
+        max_time_to_first_token: Seconds that the first token of a request may be
+            expected to take; None is any time.
         shutdown_timeout: Seconds for requests in progress as the server ends.
 
     Raises:
@@ -25,20 +27,29 @@ class OverloadOptions:
     """
 
     max_queue_size: int = DEFAULT_QUEUE_SIZE
+    max_time_to_first_token: float | None = None
     shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT
 
     def __post_init__(self) -> None:
+        limit = self.max_time_to_first_token
+        if limit is not None and limit <= 0:
+            raise MllamaError(
+                f"--max-time-to-first-token must be more than 0, not {limit:g}"
+            )
         if self.shutdown_timeout < 0:
             raise MllamaError(
                 f"--shutdown-timeout must be at least 0, not {self.shutdown_timeout}"
             )
 
 
-def overload_options(settings: Settings) -> OverloadOptions:
+def overload_options(
+    settings: Settings, max_time_to_first_token: float | None = None
+) -> OverloadOptions:
     """Returns the options among MAX's settings.
 
     Args:
         settings: Settings of the server, from options and the environment.
+        max_time_to_first_token: See :class:`OverloadOptions`.
 
     Raises:
         MllamaError: If two of them contradict each other.
@@ -55,4 +66,8 @@ def overload_options(settings: Settings) -> OverloadOptions:
     timeout = settings.graceful_shutdown_timeout_s
     if "graceful_shutdown_timeout_s" not in settings.model_fields_set:
         timeout = DEFAULT_SHUTDOWN_TIMEOUT
-    return OverloadOptions(max_queue_size=size, shutdown_timeout=timeout)
+    return OverloadOptions(
+        max_queue_size=size,
+        max_time_to_first_token=max_time_to_first_token,
+        shutdown_timeout=timeout,
+    )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from mllama.errors import EngineError
 from mllama.requests.chat_prompt import ChatPrompt
-from mllama.requests.events import Event
+from mllama.requests.events import Event, PromptRead
 from mllama.requests.request import GenerationRequest
 from mllama.server.engine_client import EngineClient, Turns
 from mllama.server.request_origin import RequestOrigin
+from mllama.server.scheduling.progress import work_of
 from mllama.server.scheduling.request_queue import Place, RequestQueue
 from mllama.server.scheduling.running_answers import RunningAnswers
 
@@ -52,7 +53,10 @@ class QueuedEngineClient:
         origin = RequestOrigin() if origin is None else origin
         events: _Events = asyncio.Queue()
         place = self._queue.enter(
-            origin.client, events.put_nowait, is_counted=origin.part == 0
+            origin.client,
+            events.put_nowait,
+            work_of(request),
+            is_counted=origin.part == 0,
         )
         task = asyncio.create_task(self._follow(request, origin, place, events))
         self._running.add(events)
@@ -82,6 +86,8 @@ class QueuedEngineClient:
             source = self._engine.generate(request, origin=origin, turns=place)
             async with aclosing(source):
                 async for event in source:
+                    if isinstance(event, PromptRead):
+                        place.prompt_read()
                     if answers.is_nearly_over(event):
                         place.free_slot()
                     events.put_nowait(event)

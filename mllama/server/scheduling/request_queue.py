@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Final
@@ -13,6 +14,7 @@ from mllama.server.observability.metrics import METRICS
 from mllama.server.scheduling.fair_queue import FairQueue, Ticket
 from mllama.server.scheduling.fair_semaphore import FairSemaphore, Lease
 from mllama.server.scheduling.options import OverloadOptions
+from mllama.server.scheduling.progress import Progress, PromptWork
 
 _ANSWERS_PER_EXTRA_SLOT: Final = 8
 """For so many answers at a time, one more is handed to the engine.
@@ -35,8 +37,16 @@ def new_queue(batch_size: int, options: OverloadOptions) -> RequestQueue:
     return RequestQueue(
         batch_size + batch_size // _ANSWERS_PER_EXTRA_SLOT,
         limit=options.max_queue_size,
+        max_seconds=options.max_time_to_first_token,
         prepared_ahead=max(_FEWEST_PREPARED, batch_size),
     )
+
+
+NO_WORK: Final = PromptWork()
+
+
+def _whole_seconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds))
 
 
 class Place:
@@ -45,6 +55,7 @@ class Place:
     Args:
         queue: The queue.
         ticket: Its rank.
+        work: What the engine has to do before the request's first token.
         fail: Ends the request with an error, if another one gets its place.
     """
 
@@ -52,10 +63,12 @@ class Place:
         self,
         queue: RequestQueue,
         ticket: Ticket,
+        work: PromptWork,
         fail: Callable[[Exception], None],
     ) -> None:
         self._queue = queue
         self.ticket = ticket
+        self.work = work
         self.fail = fail
         self.turn = asyncio.get_running_loop().create_future()
         self._lease: Lease | None = None
@@ -94,6 +107,10 @@ class Place:
             else:
                 self._queue.has_grown(self)
 
+    def prompt_read(self) -> None:
+        """Notes that the engine has read the prompt."""
+        self._queue.progress.read(self.ticket.number)
+
     def free_slot(self) -> None:
         """Frees the slot of one answer."""
         if self._lease is not None and self._lease.weight:
@@ -107,6 +124,7 @@ class Place:
         was_waiting, self._is_left = self.is_waiting, True
         self.turn.cancel()
         self._wait.end()
+        self._queue.progress.ended(self.ticket.number)
         if was_waiting:
             self._queue.has_given_up(self)
         elif self._lease is not None:
@@ -127,9 +145,22 @@ class RequestQueue:
         slots: How many answers the engine generates at a time.
         limit: How many requests may wait, beside those for which slots are free.
         prepared_ahead: How many requests are ready before they get a slot.
+        max_seconds: How long the first token of a request may be expected to take;
+            None is any time.
+        progress: Measures how long it takes.
     """
 
-    def __init__(self, slots: int, *, limit: int, prepared_ahead: int) -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        limit: int,
+        prepared_ahead: int,
+        max_seconds: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.progress = Progress() if progress is None else progress
+        self._max_seconds = max_seconds
         clock = itertools.count()
         self._slots = FairSemaphore(slots, clock)
         self._limit = limit
@@ -145,6 +176,7 @@ class RequestQueue:
         self._waiting: dict[Hashable, dict[Ticket, Place]] = {}
         self._count = 0
         self._closed: Callable[[], Exception] | None = None
+        self._is_saturated = False
 
     @property
     def slots(self) -> int:
@@ -170,6 +202,7 @@ class RequestQueue:
         self,
         client: Hashable,
         fail: Callable[[Exception], None],
+        work: PromptWork = NO_WORK,
         *,
         is_counted: bool = True,
     ) -> Place:
@@ -181,19 +214,23 @@ class RequestQueue:
         Args:
             client: Who asks.
             fail: Ends the request with an error, if it loses its place.
+            work: What the engine has to do before the request's first token.
             is_counted: Whether it counts among those that wait.  One that is part of a
                 larger request, which has a place already, doesn't.
 
         Raises:
-            EngineOverloadedError: If too many wait.
+            EngineOverloadedError: If too many wait, or its first token is expected too
+                late.
             Exception: If the queue is closed.
         """
         if is_counted and self._closed is not None:
             raise self._closed()
+        if is_counted:
+            self._check_time(client, work)
         if is_counted and self._is_full():
             self._make_room_for(client)
         ticket = self._unprepared.join(client, 1)
-        place = Place(self, ticket, fail)
+        place = Place(self, ticket, work, fail)
         self._places[ticket] = place
         if is_counted:
             self._waiting.setdefault(client, {})[ticket] = place
@@ -223,6 +260,7 @@ class RequestQueue:
     def has_begun(self, place: Place) -> None:
         """Notes that a request has its first slot."""
         client = place.ticket.client
+        self.progress.begun(place.ticket.number, place.work)
         self._waits_no_longer(place)
         self._change_ready(client, -1)
         self._unprepared.change_held(client, 1)
@@ -235,6 +273,9 @@ class RequestQueue:
     def has_freed(self, place: Place, slots: int) -> None:
         """Notes that a request has given slots back."""
         self._unprepared.change_held(place.ticket.client, -slots)
+        if self._is_saturated:
+            for _ in range(slots):
+                self.progress.slot_freed()
         self._prepare_next()
 
     def has_given_up(self, place: Place) -> None:
@@ -248,6 +289,8 @@ class RequestQueue:
 
     def _prepare_next(self) -> None:
         """Lets the next requests be prepared."""
+        self._is_saturated = self._slots.free == 0 and self._count > 0
+        self.progress.set_saturated(self._is_saturated)
         while (ticket := self._unprepared.first()) is not None:
             ahead = self._ready_before(ticket.client)
             if ahead >= self._prepared_ahead + self._slots.free:
@@ -280,12 +323,39 @@ class RequestQueue:
             if not waiting:
                 del self._waiting[client]
 
+    def _check_time(self, client: Hashable, work: PromptWork) -> None:
+        """Refuses a request whose first token would come too late."""
+        if self._max_seconds is None:
+            return
+        seconds = self.progress.seconds_until_first_token(
+            work, self._ahead_of(client), free_slots=self._slots.free
+        )
+        if seconds > self._max_seconds:
+            raise EngineOverloadedError(
+                f"the first token is expected in {_whole_seconds(seconds)} s, and at "
+                f"most {self._max_seconds:g} s are allowed "
+                "(--max-time-to-first-token); try again later",
+                _whole_seconds(seconds),
+            )
+
+    def _ahead_of(self, client: Hashable) -> list[PromptWork]:
+        """Returns the work of those that get a slot before a client's next request."""
+        own = self._waiting.get(client, {})
+        level = self._slots.held_by(client) + len(own)
+        ahead = list(own.values())
+        for other, places in self._waiting.items():
+            if other != client:
+                count = max(0, level - self._slots.held_by(other) + 1)
+                ahead += list(places.values())[:count]
+        return [place.work for place in ahead]
+
     def _is_full(self) -> bool:
         return self._count >= self._limit + self._slots.free
 
     def _make_room_for(self, client: Hashable) -> None:
         error = EngineOverloadedError(
-            f"too many requests are waiting ({self._count}); try again later"
+            f"too many requests are waiting ({self._count}); try again later",
+            _whole_seconds(self.progress.slot_seconds),
         )
         longest = max(self._waiting.values(), key=len, default={})
         if len(longest) <= len(self._waiting.get(client, {})) + 1:
