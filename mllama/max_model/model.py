@@ -186,8 +186,8 @@ class MllamaModel(
     def load_query_graph(self) -> Model:
         """Loads the graph that returns the queries of cross-attention.
 
-        It is compiled unless it is saved, cached or ships.  The weights are read in
-        place on a CPU, so that it takes little memory there.
+        It is compiled unless it is saved, cached or ships.  On a CPU it reads GGUF
+        blocks in place; of float weights, MAX copies those that it joins.
         """
         spec = query_graph_spec(self.arch_config_as(MllamaArchConfig), self._state_dict)
         specs = {TEXT_QUERIES: spec}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -198,6 +200,11 @@ def test_nothing_in_a_page_is_markup(llm: LLM, tmp_path: Path) -> None:
     assert data is not None
     joined = "".join(each["text"] for each in json.loads(data[1])["segments"])
     assert "onerror=alert(1)" in joined
+    # The policy allows this script and this style alone.
+    for element in ("script", "style"):
+        (inline,) = re.findall(rf"<{element}>(.*?)</{element}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{element}-src &#x27;sha256-{digest}&#x27;;" in text
 
 
 def test_maps_are_the_same_while_other_requests_run(
