@@ -133,6 +133,8 @@ class HangDetector:
             or not announcement.is_loaded
         ):
             return None
+        if _is_stopped(look):
+            return "was stopped by a signal"
         if announcement.work is WorkKind.NONE or self._on_host:
             return f"hangs: {announcement} has stopped computing"
         return None
