@@ -93,7 +93,7 @@ def uvicorn_config(
         # What is left after the shutdown's own time limit has been told so.
         timeout_graceful_shutdown=1,
         timeout_keep_alive=settings.http_keepalive_timeout_s,
-        # The lifespan is entered around the server, so that a worker's death ends it.
+        # MAX's would end the server with its worker.
         lifespan="off",
         root_path=root_path,
         ssl_certfile=None if tls is None else tls.certificate,
