@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from mllama.server.disconnect import unless_disconnected
 from mllama.server.errors import ErrorForm, with_error_event
 from mllama.server.event_stream import EVENT_STREAM, EventStream, started
+from mllama.server.json_response import json_response
 
 WholeWriter = Callable[[AsyncGenerator[Any, None]], Coroutine[Any, Any, dict[str, Any]]]
 """Returns the JSON of a whole answer."""
@@ -81,4 +82,5 @@ async def whole_answer(
     """
     source = await unless_disconnected(request, events)
     async with aclosing(source):
-        return JSONResponse(await unless_disconnected(request, whole(source)))
+        content = await unless_disconnected(request, whole(source))
+        return await json_response(content)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from mllama.server.arrival.reading import read_body, read_json
 from mllama.server.bodies.parsing import parse_body
@@ -19,6 +21,7 @@ from mllama.server.dialects.openai.token_bodies import (
     TokenizeTextBody,
 )
 from mllama.server.engine_client import EngineClient
+from mllama.server.json_response import json_response
 from mllama.server.model_names import check_model
 from mllama.server.token_text import token_string
 
@@ -35,7 +38,7 @@ class TokenRoutes:
         self._engine = engine
         self._capabilities = capabilities
 
-    async def tokenize(self, request: Request) -> JSONResponse:
+    async def tokenize(self, request: Request) -> Response:
         """Returns the tokens of a text or a conversation."""
         content = await read_json(request)
         if content.get("messages") is not None and content.get("prompt") is not None:
@@ -57,10 +60,11 @@ class TokenRoutes:
             "tokens": tokens,
         }
         if body.return_token_strs:
-            answer["token_strs"] = [
-                token_string(self._engine.token_bytes(token)) for token in tokens
-            ]
-        return JSONResponse(answer)
+            answer["token_strs"] = await asyncio.to_thread(self._strings, tokens)
+        return await json_response(answer)
+
+    def _strings(self, tokens: Sequence[int]) -> list[str]:
+        return [token_string(self._engine.token_bytes(token)) for token in tokens]
 
     async def _tokens(self, body: TokenizeChatBody | TokenizeTextBody) -> list[int]:
         if isinstance(body, TokenizeChatBody):
@@ -72,10 +76,14 @@ class TokenRoutes:
             return tokens[len(await self._engine.tokenize("")) :]
         return tokens
 
-    async def detokenize(self, request: Request) -> JSONResponse:
+    async def detokenize(self, request: Request) -> Response:
         """Returns the text of tokens, special ones included."""
         body = await read_body(request, DetokenizeBody)
         check_model(body.model, self._capabilities.model_name)
         check_tokens("tokens", body.tokens, self._capabilities)
-        content = b"".join(map(self._engine.token_bytes, body.tokens))
-        return JSONResponse({"prompt": content.decode(errors="replace")})
+        text = await asyncio.to_thread(self._text, body.tokens)
+        return await json_response({"prompt": text})
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        content = b"".join(map(self._engine.token_bytes, tokens))
+        return content.decode(errors="replace")
