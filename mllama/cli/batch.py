@@ -259,12 +259,12 @@ def _question(settings: dict[str, Any]) -> Question:
     from mllama.server.bodies.parsing import parse_body
     from mllama.server.bodies.rejection import RequestRejected
     from mllama.server.dialects.openai.chat_body import ChatBody
-    from mllama.server.dialects.openai.format_translation import output_format_of
+    from mllama.server.dialects.openai.format_translation import openai_output_format
 
     question = Question(settings["prompt"], settings["system"], _fields(settings))
     try:
         # A wrong value is wrong for all pictures.
-        output_format_of(parse_body(ChatBody, question.body([], "x")))
+        openai_output_format(parse_body(ChatBody, question.body([], "x")))
     except RequestRejected as error:
         raise MllamaError(str(error)) from error
     return question

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, overload
 
 from typing_extensions import Unpack
 
@@ -18,27 +18,12 @@ from mllama.engine.generation import Generation
 from mllama.engine.outputs import Output
 from mllama.errors import MllamaError
 from mllama.images.load import ImageSource
-from mllama.requests.attention import AttentionOptions
-from mllama.requests.chat_prompt import ChatPromptFields, ChatPromptOptions
-from mllama.requests.format_settings import FormatFields, output_format_of
+from mllama.llm.answer_settings import (
+    ChatSettings,
+    CompletionSettings,
+    split_settings,
+)
 from mllama.requests.messages import Message, prompt_messages
-from mllama.requests.output_format import OutputFormat
-from mllama.requests.request import ChatFields
-from mllama.requests.sampling_params import AnswerFields, Sampling
-
-
-class AttentionFields(TypedDict, total=False):
-    """What asks for attention maps, for functions that pass settings on."""
-
-    attention: bool | AttentionOptions | Mapping[str, Any]
-
-
-class ChatSettings(ChatFields, AttentionFields, total=False):
-    """The settings of a chat."""
-
-
-class CompletionSettings(AnswerFields, AttentionFields, total=False):
-    """The settings of a completion."""
 
 
 # The descriptions of options in this file are written by `python -m docs.reference`.
@@ -190,13 +175,13 @@ class Answering:
                 message has the conversation's number, from 1, and none is answered.
             RuntimeError: If the model is closed.
         """
-        split = _split(settings, ChatSettings)
+        parts = split_settings(settings, ChatSettings)
         if is_batch(messages):
             if stream:
                 raise MllamaError("only one conversation at a time can be streamed")
             return list(self.answers(messages, **settings))  # type: ignore[arg-type]
         conversation: Any = messages
-        generation = submit_conversation(self._engine, conversation, *split)
+        generation = submit_conversation(self._engine, conversation, *parts)
         return generation if stream else generation.wait()
 
     def answers(
@@ -225,7 +210,7 @@ class Answering:
             RuntimeError: If the model is closed.
         """
         return answer_conversations(
-            self._engine, conversations, *_split(settings, ChatSettings)
+            self._engine, conversations, *split_settings(settings, ChatSettings)
         )
 
     @overload
@@ -337,40 +322,6 @@ class Answering:
             MllamaError: If the prompt, an image or a setting can't be used.
             RuntimeError: If the model is closed.
         """
-        split = _split(settings, CompletionSettings)[1:]
-        generation = submit_prompt(self._engine, prompt, images, *split)
+        parts = split_settings(settings, CompletionSettings)[1:]
+        generation = submit_prompt(self._engine, prompt, images, *parts)
         return generation if stream else generation.wait()
-
-
-def _split(
-    settings: Mapping[str, Any], fields: Any
-) -> tuple[
-    ChatPromptOptions, Sampling, int, OutputFormat | None, AttentionOptions | None
-]:
-    """Returns what shapes a prompt, each answer, their number, their format, and the
-    attention maps that they come with.
-
-    Args:
-        settings: The settings.
-        fields: The ``TypedDict`` of possible ones.
-
-    Raises:
-        TypeError: If there is no such setting.
-        MllamaError: If a value can't be used.
-    """
-    for name in settings.keys() - fields.__optional_keys__:
-        raise TypeError(f"got an unexpected keyword argument {name!r}")
-    given = dict(settings)
-    prompt, formats = (
-        {name: given.pop(name) for name in names.__optional_keys__ if name in given}
-        for names in (ChatPromptFields, FormatFields)
-    )
-    choices = given.pop("n", 1)
-    attention = AttentionOptions.of(given.pop("attention", None))
-    return (
-        ChatPromptOptions(**prompt),
-        Sampling(**given),
-        choices,
-        output_format_of(**formats),
-        attention,
-    )

@@ -11,7 +11,7 @@ from mllama.requests.output_format import OutputFormat
 
 
 class FormatFields(TypedDict, total=False):
-    """The parameters of :func:`output_format_of`, for functions that pass them on."""
+    """What :func:`output_format_from_settings` takes, for functions that pass it on."""
 
     response_format: Any
     guided_json: Any
@@ -20,7 +20,7 @@ class FormatFields(TypedDict, total=False):
     guided_grammar: str | None
 
 
-def output_format_of(
+def output_format_from_settings(
     *,
     response_format: Any = None,
     guided_json: Any = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mllama.errors import RequestError, quoted
 from mllama.requests.attention import AttentionOptions
 from mllama.requests.chat_prompt import ChatPrompt, ChatPromptFields
-from mllama.requests.format_settings import FormatFields, output_format_of
+from mllama.requests.format_settings import FormatFields, output_format_from_settings
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.sampling_params import AnswerFields, Sampling
 
@@ -137,7 +137,7 @@ def check_answer_fields(fields: Mapping[str, Any]) -> None:
     sampling = Sampling(
         **{k: v for k, v in fields.items() if k != "n" and k not in formats}
     )
-    output_format = output_format_of(**formats)
+    output_format = output_format_from_settings(**formats)
     if output_format is not None:
         check_format(output_format, sampling)
 

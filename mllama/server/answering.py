@@ -56,7 +56,7 @@ async def answer(
         as_stream: Whether the answer is a stream.
     """
     if not as_stream:
-        return await whole_answer(request, events, writers.whole)
+        return await whole_response(request, events, writers.whole)
     source = await unless_disconnected(request, events)
     ready = await unless_disconnected(request, started(source, writers.is_ready))
 
@@ -68,7 +68,7 @@ async def answer(
     return EventStream(parts, end, media_type=writers.media_type)
 
 
-async def whole_answer(
+async def whole_response(
     request: Request,
     events: Coroutine[Any, Any, AsyncGenerator[Any, None]],
     whole: WholeWriter,

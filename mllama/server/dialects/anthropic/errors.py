@@ -72,7 +72,7 @@ class AnthropicErrors:
 ANTHROPIC_ERRORS: Final = AnthropicErrors()
 
 
-def in_api_names(error: RequestError, places: Sequence[str]) -> RequestError:
+def error_about_body(error: RequestError, places: Sequence[str]) -> RequestError:
     """Returns an error whose message has the names of a body of this API.
 
     Args:

@@ -19,7 +19,7 @@ from mllama.server.dialects.anthropic.conversation import (
     Conversation,
     read_conversation,
 )
-from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS, in_api_names
+from mllama.server.dialects.anthropic.errors import ANTHROPIC_ERRORS, error_about_body
 from mllama.server.dialects.anthropic.message_answer import (
     MessageForm,
     message_events,
@@ -32,9 +32,9 @@ from mllama.server.dialects.anthropic.message_body import (
 )
 from mllama.server.dialects.anthropic.tool_fields import CustomTool
 from mllama.server.dialects.anthropic.translation import (
+    anthropic_output_format,
     check_body,
     image_references,
-    output_format_of,
     prompt_of,
     sampling_of,
 )
@@ -68,7 +68,7 @@ class MessageRoutes(ImageRoute):
         try:
             return await answer(request, events, writers, as_stream=bool(body.stream))
         except RequestError as error:
-            raise in_api_names(error, conversation.places) from error
+            raise error_about_body(error, conversation.places) from error
 
     async def count_tokens(self, request: Request) -> Response:
         """Returns the number of a prompt's tokens."""
@@ -78,7 +78,7 @@ class MessageRoutes(ImageRoute):
                 request, self._count(body, strings, conversation)
             )
         except RequestError as error:
-            raise in_api_names(error, conversation.places) from error
+            raise error_about_body(error, conversation.places) from error
         return JSONResponse({"input_tokens": count})
 
     async def _read(
@@ -102,7 +102,7 @@ class MessageRoutes(ImageRoute):
         """Hands a request to the engine."""
         prompt = prompt_of(body, conversation, self._capabilities)
         sampling = sampling_of(body)
-        output_format = output_format_of(body)
+        output_format = anthropic_output_format(body)
         request = GenerationRequest(
             prompt=prompt,
             images=self._images(image_references(body), strings),

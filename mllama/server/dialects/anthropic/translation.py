@@ -166,7 +166,7 @@ def sampling_of(body: MessageBody) -> Sampling:
     )
 
 
-def output_format_of(body: PromptBody) -> OutputFormat | None:
+def anthropic_output_format(body: PromptBody) -> OutputFormat | None:
     """Returns the format that a body asks for; None if it asks for none.
 
     Raises:

@@ -42,7 +42,7 @@ from mllama.server.dialects.ollama.prompt_translation import (
 )
 from mllama.server.dialects.ollama.sampling_translation import (
     model_options,
-    output_format_of,
+    ollama_output_format,
     sampling_of,
 )
 from mllama.server.engine_client import EngineClient
@@ -175,7 +175,7 @@ class GenerationRoutes(ImageRoute):
     ) -> AsyncGenerator[Event, None]:
         """Hands a request to the engine."""
         sampling = sampling_of(body, self._defaults, self._capabilities)
-        output_format = output_format_of(body)
+        output_format = ollama_output_format(body)
 
         async def load() -> Sequence[ImageTiles]:
             images = await self._load_images(asked.images, strings)

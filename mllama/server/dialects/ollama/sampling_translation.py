@@ -45,7 +45,7 @@ def model_options(parameters: Mapping[str, Any]) -> OllamaOptions:
         ) from None
 
 
-def output_format_of(body: OllamaFields) -> OutputFormat | None:
+def ollama_output_format(body: OllamaFields) -> OutputFormat | None:
     """Returns the format that a body asks for; None if it asks for none.
 
     Objects have no properties that a schema doesn't name, as in Ollama.

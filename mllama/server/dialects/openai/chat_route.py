@@ -24,7 +24,7 @@ from mllama.server.dialects.openai.chat_translation import (
     image_references,
 )
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS
-from mllama.server.dialects.openai.format_translation import output_format_of
+from mllama.server.dialects.openai.format_translation import openai_output_format
 from mllama.server.image_route import ImageRoute
 from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
@@ -63,7 +63,7 @@ class ChatRoute(ImageRoute):
         """Hands a request to the engine."""
         prompt = chat_prompt(body, self._capabilities)
         sampling = chat_sampling(body, self._capabilities)
-        output_format = output_format_of(body)
+        output_format = openai_output_format(body)
         request = GenerationRequest(
             prompt=prompt,
             images=self._images(image_references(body.messages), strings),

@@ -28,7 +28,7 @@ from mllama.server.dialects.openai.completion_translation import (
     prompts_of,
 )
 from mllama.server.dialects.openai.errors import OPENAI_ERRORS
-from mllama.server.dialects.openai.format_translation import output_format_of
+from mllama.server.dialects.openai.format_translation import openai_output_format
 from mllama.server.dialects.openai.merged_events import merged
 from mllama.server.engine_client import EngineClient
 from mllama.server.request_origin import RequestOrigin, origin_of
@@ -83,7 +83,7 @@ class CompletionRoute:
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Hands a request's prompts to the engine."""
         sampling = completion_sampling(body, self._capabilities)
-        output_format = output_format_of(body)
+        output_format = openai_output_format(body)
         requests = [
             GenerationRequest(
                 prompt=prompt,

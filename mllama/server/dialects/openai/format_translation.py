@@ -16,7 +16,7 @@ from mllama.server.dialects.openai.format_fields import (
 )
 
 
-def output_format_of(body: FormatFields) -> OutputFormat | None:
+def openai_output_format(body: FormatFields) -> OutputFormat | None:
     """Returns the format that a body asks for; None if it asks for none.
 
     Raises:

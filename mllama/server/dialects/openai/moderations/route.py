@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
-from mllama.server.answering import whole_answer
+from mllama.server.answering import whole_response
 from mllama.server.arrival.reading import read_body_with_images
 from mllama.server.arrival.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
@@ -77,7 +77,7 @@ class ModerationRoute(ImageRoute):
             [input_types(content) for content in contents(body)],
         )
         usage = UsageCounter()
-        return await whole_answer(
+        return await whole_response(
             request,
             self._start(body, strings, origin),
             partial(whole_moderation, form=form, usage=usage),
