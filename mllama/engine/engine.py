@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mllama.engine.attention.service import AttentionService
@@ -143,8 +142,6 @@ class Engine:
             RuntimeError: If the engine is closed or has failed.
         """
         started = now()
-        self.check_alive()
-        attend = self._attention.of_request(request, files)
         prepared = self.prepare(request).result()
         ids = [context.request_id for context in prepared.contexts]
         generation = Generation(
@@ -152,7 +149,7 @@ class Engine:
             self._tokenizer,
             started=started,
             cancel=lambda choices: self.cancel([ids[choice] for choice in choices]),
-            attention=None if attend is None else partial(attend, prepared),
+            attention=self._attention.of_request(prepared, files),
         )
         self.start(prepared, generation.steps)
         return generation

@@ -38,7 +38,7 @@ class AttentionOptions:
             which are those of the checkpoint's ``cross_attention_layers``.
         heads: "localizing", the one of these layers whose maps are the clearest; or
             "all" of them; or numbers of heads, the same in each layer; or pairs of a
-            layer and a head, and then ``layers`` is not needed.
+            layer and a head, without ``layers``.
         prompt: Whether tokens of the prompt have maps too, not only the answer's.
 
     Raises:
@@ -69,6 +69,12 @@ class AttentionOptions:
             raise RequestError(
                 f"attention.heads must be {LOCALIZING!r}, {ALL!r}, a list of heads or "
                 f"a list of pairs of a layer and a head, not {quoted(self.heads)}",
+                "attention",
+            )
+        if _are_pairs(self.heads) and self.layers != ALL:
+            raise RequestError(
+                "attention.layers can't be combined with heads that name their layers: "
+                "leave it out",
                 "attention",
             )
 

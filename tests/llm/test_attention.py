@@ -19,6 +19,7 @@ from demo.evaluate import example
 from mllama import LLM
 from mllama.engine.attention.attention import Attention
 from mllama.errors import MllamaError
+from mllama.runtime.attention import mapper
 
 PICTURE, QUESTION, ANSWER = example()
 
@@ -126,6 +127,14 @@ def test_wrong_choices_are_refused_before_the_answer(
 ) -> None:
     with pytest.raises(MllamaError, match=message):
         llm.generate(QUESTION, [PICTURE], stream=True, attention=value)
+
+
+def test_a_prompt_that_takes_too_much_memory_is_refused(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapper, "MAX_CACHE_BYTES", 1 << 18)
+    with pytest.raises(MllamaError, match=r"of \d+ tokens take .* of memory"):
+        llm.generate(QUESTION, [PICTURE], stream=True, attention=True)
 
 
 def test_words_are_found_by_text_and_number(attention: Attention) -> None:

@@ -48,6 +48,7 @@ def test_heads_are_named(value: Any, expected: list[tuple[int, int]]) -> None:
         ({"heads": "best"}, "attention.heads must be"),
         ({"heads": [[1]]}, "attention.heads must be"),
         ({"heads": [1, [2, 3]]}, "attention.heads must be"),
+        ({"layers": "last", "heads": [[3, 0]]}, "can't be combined with"),
         ({"prompt": 1}, "attention.prompt must be true or false"),
     ],
 )

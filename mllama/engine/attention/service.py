@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mllama.engine.attention.jobs import AttentionJob, AttentionJobs
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from mllama.engine.engine import Engine
     from mllama.images.load import ImageFile
     from mllama.requests.preparation import PreparedRequest
-    from mllama.requests.request import GenerationRequest
 
 
 class AttentionService:
@@ -43,31 +43,29 @@ class AttentionService:
         return bool(self._jobs)
 
     def of_request(
-        self, request: GenerationRequest, files: Sequence[ImageFile]
-    ) -> Callable[[PreparedRequest, Sequence[int], str], Attention] | None:
+        self, prepared: PreparedRequest, files: Sequence[ImageFile]
+    ) -> Callable[[Sequence[int], str], Attention] | None:
         """Returns what computes where the answers to a request looked.
 
         Args:
-            request: The request.
+            prepared: The request.
             files: The files of its images.
 
         Returns:
-            A function of the prepared request, an answer's tokens and its text; None if
-            the request asks for no maps.
+            A function of an answer's tokens and its text; None if the request asks for
+            no maps.
 
         Raises:
             RequestError: If the maps that it asks for can't be computed.
+            RuntimeError: If the engine is closed.
         """
-        if request.attention is None:
+        options = prepared.request.attention
+        if options is None:
             return None
-        self.mapper.check(request.attention)
-
-        def attend(
-            prepared: PreparedRequest, answer: Sequence[int], text: str
-        ) -> Attention:
-            return self._attention(prepared, files, answer, text)
-
-        return attend
+        if (mapper := self.mapper) is None:
+            raise RuntimeError("the model is closed")
+        mapper.check(options, len(prepared.token_ids))
+        return partial(self._attention, prepared, files)
 
     def _attention(
         self,

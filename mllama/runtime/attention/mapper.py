@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mllama.errors import RequestError
 from mllama.images.patch_grid import PatchGrid
 from mllama.requests.attention import AttentionMaps, AttentionOptions
 from mllama.runtime.attention.maps import MapRunner
+from mllama.runtime.attention.queries import cache_bytes
+from mllama.utils.sizes import format_bytes
+
+MAX_CACHE_BYTES: Final = 4 << 30
+"""The KV cache of a sequence whose maps are computed, beside that of requests: 16,000
+tokens of 11B in float32."""
 
 
 class AttentionMapper:
@@ -29,11 +35,16 @@ class AttentionMapper:
         self._cross_layers: Sequence[int] = text.cross_attention_layers
         self._num_heads: int = text.num_attention_heads
 
-    def check(self, options: AttentionOptions) -> None:
+    def check(self, options: AttentionOptions, tokens: int) -> None:
         """Checks that the maps that a request asks for can be computed.
 
+        Args:
+            options: The layers and heads.
+            tokens: The length of the prompt, or of prompt and answer.
+
         Raises:
-            RequestError: If the model runs on a GPU, or has no such layer or head.
+            RequestError: If the model runs on a GPU, or has no such layer or head, or
+                the KV cache of so many tokens would be too large.
         """
         if not self._model.devices[0].is_host:
             raise RequestError(
@@ -41,6 +52,14 @@ class AttentionMapper:
                 "attention",
             )
         options.chosen(self._cross_layers, self._num_heads)
+        needed = cache_bytes(self._model.kv_params, tokens)
+        if needed > MAX_CACHE_BYTES:
+            raise RequestError(
+                f"attention maps of {tokens} tokens take {format_bytes(needed)} of "
+                "memory for their keys and values, and may take "
+                f"{format_bytes(MAX_CACHE_BYTES)}; shorten the prompt or the answer",
+                "attention",
+            )
 
     @property
     def is_loaded(self) -> bool:
@@ -66,6 +85,7 @@ class AttentionMapper:
 
         The thread that steps the scheduler must call it.
         """
+        self.check(options, len(context.tokens.all))
         runner = self.load()
         self._wait_for_step()
         return runner.compute(context, grids, first, answer, options)

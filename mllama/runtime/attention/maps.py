@@ -90,9 +90,9 @@ class MapRunner:
         # The last token predicts nothing that is there.
         tokens = context.tokens.all[:-1]
         cache = self._model.image_cache
-        queries = self._queries.run(context, tokens)
         # A query is at the position before the token that it predicts.
         start = first - 1
+        queries = self._queries.run(context, tokens, start)
         spans = [
             TokenSpan(
                 segment.start - start,
@@ -107,7 +107,7 @@ class MapRunner:
         ]
         return AttentionWeights(
             cache.storage,
-            queries[:, start:],
+            queries,
             spans,
             [grid.image_tokens for grid in grids],
         )

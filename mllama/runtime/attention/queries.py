@@ -37,7 +37,7 @@ class QueryRunner:
         self._params = model.kv_params
 
     def run(
-        self, context: Any, tokens: npt.NDArray[np.int64]
+        self, context: Any, tokens: npt.NDArray[np.int64], first: int
     ) -> npt.NDArray[np.float32]:
         """Computes the queries of a request's tokens.
 
@@ -46,10 +46,12 @@ class QueryRunner:
         Args:
             context: The request, whose images are reserved.
             tokens: int64 ``[tokens]``.
+            first: Index of the first token whose queries are wanted.
 
         Returns:
-            float32 ``[cross-attention layers, tokens, heads, head dim]``, the queries
-            after q_norm.  Those of tokens that attend to no image are meaningless.
+            float32 ``[cross-attention layers, tokens from the first, heads, head
+            dim]``, the queries after q_norm.  Those of tokens that attend to no image
+            are meaningless.
         """
         cache = _OwnCache(self._params, self._model.devices, len(tokens))
         queries = []
@@ -66,8 +68,21 @@ class QueryRunner:
                 *self._model.text_constants,
             )
             # A CPU may stand in for several devices, each with some of the heads.
-            queries.append(np.concatenate([o.to_numpy() for o in outputs], axis=2))
+            if end > first:
+                wanted = [o.to_numpy()[:, max(0, first - start) :] for o in outputs]
+                queries.append(np.concatenate(wanted, axis=2))
         return np.concatenate(queries, axis=1)
+
+
+def cache_bytes(params: Any, length: int) -> int:
+    """Returns the memory of the KV cache of a sequence.
+
+    Args:
+        params: MAX's parameters of the KV cache.
+        length: The sequence's tokens.
+    """
+    pages = -(-length // params.page_size) + 1
+    return int(pages * params.bytes_per_block)
 
 
 class _OwnCache:
