@@ -69,7 +69,8 @@ class _Past:
 
 
 class HangDetector:
-    """Judges a worker by what is seen of it several times a second.
+    """Judges a worker by what is seen of it several times a second while it doesn't
+    get on.
 
     Args:
         on_host: Whether steps are computed by the worker's own threads.
@@ -94,8 +95,10 @@ class HangDetector:
         """
         if self._last is not None:
             self._watched += min(max(look.at - self._last.at, 0), _LONGEST_TICK)
-        got_on = self._last is None or _progress(look) != _progress(self._last)
-        self._last = look
+        before, self._last = self._last, look
+        got_on = (
+            before is None or before.announcement.progress != look.announcement.progress
+        )
         now = _Past(self._watched, look)
         if got_on:
             self._since = now
@@ -155,10 +158,6 @@ class HangDetector:
         if used <= LONGEST_ROUND_SECONDS:
             return None
         return f"hangs: {announcement} has no end"
-
-
-def _progress(look: Look) -> tuple[int, int]:
-    return look.announcement.rounds, look.announcement.number
 
 
 def _is_stopped(look: Look) -> bool:

@@ -65,6 +65,11 @@ class Announcement:
     images: int = 0
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """Returns what changes whenever the worker gets on."""
+        return self.rounds, self.number
+
+    @property
     def is_loaded(self) -> bool:
         """Returns True once the worker takes requests."""
         return self.rounds > 0

@@ -168,10 +168,14 @@ class WorkerProcess:
             on_host=self._plan.is_on_host,
             longest_step=settings.mw_health_fail_s if settings.use_heartbeat else None,
         )
+        progress: tuple[int, int] | None = None
         while not await self._ends_within(_LOOK_SECONDS):
-            look = Look(
-                time.monotonic(), self._board.read(), process_activity(self.pid)
-            )
+            announcement = self._board.read()
+            before, progress = progress, announcement.progress
+            if progress != before:
+                # It gets on, and the system need not be asked about all its threads.
+                continue
+            look = Look(time.monotonic(), announcement, process_activity(self.pid))
             if (hang := detector.judge(look)) is not None:
                 self._kill(hang)
                 return
