@@ -17,6 +17,7 @@ from mllama.launch.sampling_options import SAMPLING_OPTIONS
 SERVER: Final = "Server"
 ACCESS: Final = "Access"
 OUTPUT: Final = "Output"
+BATCHES: Final = "Batches"
 
 OLLAMA_PORT: Final = 11434
 """The port on which Ollama's clients expect it."""
@@ -494,6 +495,52 @@ _SERVE: Final = (
         description="How long requests in progress may go on after SIGTERM or Ctrl-C. "
         "The rest ends with an error.",
         default_text=str(DEFAULT_SHUTDOWN_TIMEOUT),
+    ),
+    Option(
+        name="batch_dir",
+        section=BATCHES,
+        takers=("serve",),
+        kind="path",
+        metavar="DIR",
+        description="Offer OpenAI's /v1/files and /v1/batches, and keep their files in "
+        "this folder. Batches use what other requests leave free.",
+        default_text="no batches",
+    ),
+    Option(
+        name="batch_max_file_size",
+        section=BATCHES,
+        takers=("serve",),
+        kind="text",
+        metavar="SIZE",
+        description="Largest file that a client may upload.",
+        default_text="200MiB",
+    ),
+    Option(
+        name="batch_max_lines",
+        section=BATCHES,
+        takers=("serve",),
+        kind="count",
+        metavar="N",
+        description="Lines that a batch may have.",
+        default_text="50000",
+    ),
+    Option(
+        name="batch_max_files",
+        section=BATCHES,
+        takers=("serve",),
+        kind="count",
+        metavar="N",
+        description="Files that the server keeps, those of answers included.",
+        default_text="1000",
+    ),
+    Option(
+        name="batch_max_disk",
+        section=BATCHES,
+        takers=("serve",),
+        kind="text",
+        metavar="SIZE",
+        description="Size of all files together.",
+        default_text="10GiB",
     ),
     Option(
         name="log_prefix",

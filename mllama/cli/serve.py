@@ -6,10 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from mllama.cli.command_table import OLLAMA_PORT
 from mllama.cli.config_file import use_config_file
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from mllama.launch.options import EngineOptions
     from mllama.max_compat.server import Settings
+    from mllama.server.batches.options import BatchOptions
     from mllama.server.options import ServerOptions
     from mllama.server.scheduling.options import OverloadOptions
     from mllama.server.supervisor.restart_options import RestartOptions
@@ -320,7 +323,50 @@ def _take_server_options(options: dict[str, Any], settings: Settings) -> ServerO
         tls=None
         if certificate is None
         else TlsFiles(certificate=certificate, key=key, password=password),
+        batches=_take_batch_options(options),
     )
+
+
+def _take_batch_options(options: dict[str, Any]) -> BatchOptions | None:
+    """Removes the options of ``BatchOptions`` and returns them, if there is a folder.
+
+    Raises:
+        MllamaError: If a value is wrong, or there is a limit and no folder.
+    """
+    from mllama.server.batches.options import BatchOptions
+
+    directory = options.pop("batch_dir")
+    limits = {
+        field: value
+        for name, field in (
+            ("batch_max_file_size", "max_file_bytes"),
+            ("batch_max_lines", "max_lines"),
+            ("batch_max_files", "max_files"),
+            ("batch_max_disk", "max_disk_bytes"),
+        )
+        if (value := options.pop(name)) is not None
+    }
+    for field, option in (
+        ("max_file_bytes", "--batch-max-file-size"),
+        ("max_disk_bytes", "--batch-max-disk"),
+    ):
+        if field in limits:
+            limits[field] = _bytes_of(limits[field], option)
+    if directory is None:
+        if limits:
+            raise MllamaError("limits of batches have no effect without --batch-dir")
+        return None
+    return BatchOptions(directory=Path(directory), **limits)
+
+
+def _bytes_of(text: str, option: str) -> int:
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if size < 1:
+        raise MllamaError(f"{option} must be a size such as 200MiB, not {text!r}")
+    return size
 
 
 def _take_engine_options(options: dict[str, Any]) -> EngineOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import signal
@@ -38,6 +39,8 @@ from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
 from mllama.runtime.pipeline import load_pipeline
+from mllama.server.batches.service import BatchService
+from mllama.server.batches.stores import BatchStores
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.image_fetcher import ImageFetcher
@@ -257,6 +260,8 @@ def _run(
         has_given_up = True
         server.shut_down()
 
+    stores = None if options.batches is None else BatchStores(options.batches)
+
     async def run() -> None:
         async with start_telemetry_consumer(settings) as metric_client:
             METRICS.configure(client=metric_client)
@@ -289,16 +294,17 @@ def _run(
                 queue = new_queue(serving.memory_plan.planned_max_batch_size, overload)
                 queued = QueuedEngineClient(engine, queue)
                 shutdown.drain_engine(queued)
-                add_routes(
-                    app,
-                    queued,
-                    capabilities,
-                    ImageFetcher(settings),
-                    supervisor,
+                fetcher = ImageFetcher(settings)
+                service = (
+                    None
+                    if stores is None
+                    else BatchService(stores, queued, queue, capabilities, fetcher)
                 )
+                add_routes(app, queued, capabilities, fetcher, supervisor, service)
                 _freeze_heap()
-                async with metrics_served(
-                    metrics_sockets, options.policy(), error_form
+                async with (
+                    metrics_served(metrics_sockets, options.policy(), error_form),
+                    service.worker.running() if service else contextlib.nullcontext(),
                 ):
                     await server.serve(list(sockets))
 

@@ -1,4 +1,4 @@
-"""How the server can be reached, and by whom."""
+"""How the server can be reached, by whom, and what it keeps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mllama.server.access.hosts import AllowedHosts, is_loopback
 from mllama.server.access.keys import KeyRing
 from mllama.server.access.origins import checked_origins
 from mllama.server.access.policy import AccessPolicy
+from mllama.server.batches.options import BatchOptions
 from mllama.server.http_server import TlsFiles
 from mllama.server.listening import bind, bind_unix, close
 from mllama.server.observability.log_format import LogStyle
@@ -35,6 +36,7 @@ class ServerOptions:
             free.
         logs_requests: Whether each request has a line in the log.
         log_style: How the log looks.
+        batches: Where files and batches are kept; None if the server has none.
 
     Raises:
         MllamaError: If a value is wrong.
@@ -52,6 +54,7 @@ class ServerOptions:
     metrics_port: int | None = None
     logs_requests: bool = True
     log_style: LogStyle = field(default_factory=LogStyle)
+    batches: BatchOptions | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", checked_origins(self.origins))

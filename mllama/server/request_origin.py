@@ -20,12 +20,14 @@ class RequestOrigin:
         arrived_ns: When it arrived, by ``time.perf_counter_ns()``, for timings.
         client: Who sent it.
         part: Which of its requests to the engine this is, from 0.
+        is_batch: Whether it is a request of a batch, which nobody waits for.
     """
 
     request_id: str | None = None
     arrived_ns: int = field(default_factory=time.perf_counter_ns)
     client: ClientId = NOBODY
     part: int = 0
+    is_batch: bool = False
 
     def of_part(self, number: int) -> RequestOrigin:
         """Returns the origin of one of the HTTP request's requests to the engine.

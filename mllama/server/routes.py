@@ -22,6 +22,8 @@ from mllama.server.arrival.shared_memory import (
     SharedMemory,
     SharedMemoryMiddleware,
 )
+from mllama.server.batches import service
+from mllama.server.batches.service import BatchService
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.clients import client_of
 from mllama.server.dialects.anthropic import routes as anthropic
@@ -134,6 +136,7 @@ def add_routes(
     capabilities: ServerCapabilities,
     fetcher: ImageFetcher,
     readiness: Readiness = ALWAYS_READY,
+    batches: BatchService | None = None,
 ) -> None:
     """Adds this server's routes to an application.
 
@@ -143,6 +146,7 @@ def add_routes(
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
         readiness: Whether requests can be answered.
+        batches: Keeps and runs batches; None if the server has none.
     """
     METRICS.model.labels(capabilities.model_name).set(1)
     for name, paths in ANSWERING.items():
@@ -156,9 +160,16 @@ def add_routes(
     app.include_router(anthropic.anthropic_router(engine, capabilities, fetcher))
     app.include_router(ollama.ollama_router(engine, capabilities, fetcher))
     add_health_routes(app, readiness)
+    if batches is not None:
+        app.include_router(batches.router)
     add_schema_route(
         app,
-        (*openai.BODIES, *anthropic.BODIES, *ollama.BODIES),
+        (
+            *openai.BODIES,
+            *anthropic.BODIES,
+            *ollama.BODIES,
+            *(() if batches is None else service.BODIES),
+        ),
         (*openai.EVENTS, *anthropic.EVENTS),
         error_form,
         beside=anthropic_models.routes,

@@ -641,3 +641,33 @@ def test_both_refuse_a_tokenizer_with_code_of_its_own(
         served("--devices", "cpu", "--model-path", str(model))
     with pytest.raises(MllamaError, match="only with --trust-remote-code"):
         EngineOptions(model_path=model, devices="cpu").resolve()
+
+
+def test_batches_reach_the_server(served: Started, tmp_path: Path) -> None:
+    pytest.importorskip("python_multipart")
+    assert served("--devices", "cpu")["options"].batches is None
+    folder = tmp_path / "batches"
+    options = ["--batch-dir", str(folder), "--batch-max-file-size", "5MiB"]
+    options += ["--batch-max-lines", "7", "--batch-max-files", "8"]
+    options += ["--batch-max-disk", "1GB"]
+    batches = served("--devices", "cpu", *options)["options"].batches
+    assert batches.directory == folder
+    assert batches.max_file_bytes == 5 * 2**20
+    assert (batches.max_lines, batches.max_files) == (7, 8)
+    assert batches.max_disk_bytes == 10**9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-max-lines", "5"], "no effect without --batch-dir"),
+        (["--batch-dir", "x", "--batch-max-disk", "much"], "must be a size such as"),
+        (["--batch-dir", "x", "--batch-max-disk", "1MiB"], "must not be less"),
+        (["--batch-dir", __file__], "is not a folder"),
+    ],
+)
+def test_impossible_batches_are_refused(
+    served: Started, options: list[str], message: str
+) -> None:
+    with pytest.raises(MllamaError, match=message):
+        served("--devices", "cpu", *options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -87,7 +88,11 @@ def image_cache(server: Server) -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server") / "log") as started:
+    folder = tmp_path_factory.mktemp("server")
+    # The extra `batch`, without which a server has no batches.
+    has_extra = importlib.util.find_spec("python_multipart") is not None
+    options = ["--batch-dir", str(folder / "batches")] if has_extra else []
+    with running(folder / "log", *options) as started:
         yield started
 
 

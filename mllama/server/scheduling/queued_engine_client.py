@@ -56,7 +56,7 @@ class QueuedEngineClient:
             origin.client,
             events.put_nowait,
             work_of(request),
-            is_counted=origin.part == 0,
+            is_counted=origin.part == 0 and not origin.is_batch,
         )
         task = asyncio.create_task(self._follow(request, origin, place, events))
         self._running.add(events)

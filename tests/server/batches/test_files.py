@@ -1,0 +1,239 @@
+"""Files of clients are kept, within bounds, and forgotten in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from mllama.server.batches.records import KEPT_SECONDS, now
+from tests.server.batches.running import BatchServer, batch_server, requests
+from tests.server.batches.test_batches import slow_engine
+
+
+def run(test: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(test, 120))
+
+
+def kept(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "files").iterdir()]
+
+
+def test_a_file_is_kept_and_deleted(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            file = await server.upload(content)
+            assert (file.bytes, file.filename) == (len(content), "in.jsonl")
+            assert (file.object, file.purpose) == ("file", "batch")
+            assert file.expires_at == pytest.approx(now() + KEPT_SECONDS, abs=5)
+            found = await server.client.files.retrieve(file.id)
+            assert found == file
+            got = await server.client.files.content(file.id)
+            assert got.content == content
+            assert server.stores.files.used_bytes == len(content)
+            deleted = await server.client.files.delete(file.id)
+            assert deleted.deleted
+            assert server.stores.files.used_bytes == 0
+            with pytest.raises(openai.NotFoundError):
+                await server.client.files.retrieve(file.id)
+        assert kept(tmp_path) == []
+
+    run(test())
+
+
+def test_files_survive_the_server(tmp_path: Path) -> None:
+    async def first() -> Any:
+        async with batch_server(tmp_path) as server:
+            return await server.upload(b"{}")
+
+    async def second(file: Any) -> None:
+        (tmp_path / "files" / "file-unfinished.content").write_bytes(b"x")
+        (tmp_path / "files" / "file-broken.json").write_bytes(b"{")
+        async with batch_server(tmp_path) as server:
+            assert (await server.client.files.retrieve(file.id)) == file
+            assert server.stores.files.used_bytes == 2
+        assert "file-unfinished.content" not in kept(tmp_path)
+
+    run(second(run(first())))
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "option"),
+    [
+        ({"max_file_bytes": 100}, 413, "--batch-max-file-size"),
+        ({"max_file_bytes": 150, "max_disk_bytes": 150}, 429, "--batch-max-disk"),
+        ({"max_files": 1}, 429, "--batch-max-files"),
+    ],
+)
+def test_what_is_kept_is_bounded(
+    tmp_path: Path, limits: dict[str, int], status: int, option: str
+) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path, **limits) as server:
+            await server.upload(b"x" * 100)
+            with pytest.raises(openai.APIStatusError, match=option) as error:
+                await server.upload(b"x" * 101)
+            assert error.value.status_code == status
+            assert server.stores.files.used_bytes == 100
+        assert len(kept(tmp_path)) == 2
+
+    run(test())
+
+
+def test_answers_that_do_not_fit_fail_the_batch(tmp_path: Path) -> None:
+    content = requests(100)
+    limit = len(content) + 3000
+
+    async def test() -> None:
+        async with batch_server(
+            tmp_path, max_file_bytes=limit, max_disk_bytes=limit
+        ) as server:
+            batch = await server.ended(await server.start(content))
+            assert batch.status == "failed"
+            assert batch.errors.data[0].code == "storage_limit_exceeded"
+            # What fitted isn't lost.
+            assert await server.lines(batch.output_file_id)
+            assert server.stores.files.used_bytes <= limit
+
+    run(test())
+
+
+def test_a_file_that_a_batch_reads_is_not_deleted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path, slow_engine()) as server:
+            started = await server.start(requests(100))
+            with pytest.raises(openai.ConflictError):
+                await server.client.files.delete(started.input_file_id)
+            await server.client.batches.cancel(started.id)
+            await server.ended(started)
+            await server.client.files.delete(started.input_file_id)
+
+    run(test())
+
+
+def test_files_expire(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            file = await server.upload(
+                b"x", expires_after={"anchor": "created_at", "seconds": 3600}
+            )
+            assert file.expires_at == file.created_at + 3600
+            record = server.stores.files.find(file.id)
+            assert record is not None
+            record.expires_at = now() - 1
+            server.stores.remove_expired()
+            with pytest.raises(openai.NotFoundError):
+                await server.client.files.retrieve(file.id)
+        assert kept(tmp_path) == []
+
+    run(test())
+
+
+async def post(server: BatchServer, **options: Any) -> httpx.Response:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=server.app), base_url="http://server"
+    ) as client:
+        return await client.post("/v1/files", **options)
+
+
+FILE = {"file": ("a.jsonl", b"{}")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"json": {}}, "must be a form"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "form"),
+        (
+            {
+                "content": b"nonsense",
+                "headers": {"content-type": "multipart/form-data; boundary=x"},
+            },
+            "no valid form",
+        ),
+        (
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="file"; '
+                b'filename="a"\r\n\r\nhalf',
+                "headers": {"content-type": "multipart/form-data; boundary=x"},
+            },
+            "ends too soon",
+        ),
+        ({"files": FILE}, "`purpose` must be 'batch'"),
+        ({"files": FILE, "data": {"purpose": "vision"}}, "`purpose` must be 'batch'"),
+        ({"files": FILE, "data": {"purpose": "batch", "x": "1"}}, "`x` is not a field"),
+        ({"files": FILE, "data": {"purpose": "x" * 2000}}, "too long"),
+        (
+            {"data": {"purpose": "batch"}, "files": {"other": b"x"}},
+            "not a field|required",
+        ),
+        ({"files": [("file", b"a"), ("file", b"b")], "data": {}}, "more than one"),
+        (
+            {
+                "files": FILE,
+                "data": {
+                    "purpose": "batch",
+                    "expires_after[anchor]": "created_at",
+                    "expires_after[seconds]": "5",
+                },
+            },
+            "must be from 3600",
+        ),
+    ],
+)
+def test_a_wrong_form_is_refused_and_leaves_nothing(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            response = await post(server, **options)
+            assert response.status_code == 400, response.text
+            error = response.json()["error"]
+            assert error["type"] == "invalid_request_error"
+            assert any(each in error["message"] for each in message.split("|"))
+            assert server.stores.files.used_bytes == 0
+        assert kept(tmp_path) == []
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": "48h"}, "completion_window"),
+        ({"input_file_id": "file-none"}, "input_file_id"),
+        ({"input_file_id": "../../etc/passwd"}, "input_file_id"),
+        ({"metadata": {str(each): "x" for each in range(17)}}, "metadata"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_a_wrong_batch_is_refused(
+    tmp_path: Path, body: dict[str, Any], param: str
+) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            file = await server.upload(requests(1))
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=server.app), base_url="http://server"
+            ) as client:
+                response = await client.post(
+                    "/v1/batches",
+                    json={
+                        "input_file_id": file.id,
+                        "endpoint": "/v1/chat/completions",
+                        "completion_window": "24h",
+                        **body,
+                    },
+                )
+            assert response.status_code == 400
+            assert response.json()["error"]["param"] == param
+
+    run(test())
