@@ -250,7 +250,13 @@ def _run(
     shutdown = Shutdown(overload.shutdown_timeout)
     app = new_application(settings, serving, options, shutdown)
     server = HttpServer(
-        uvicorn_config(app, settings, root_path=options.root_path, tls=options.tls),
+        uvicorn_config(
+            app,
+            settings,
+            root_path=options.root_path,
+            tls=options.tls,
+            uds=options.uds,
+        ),
         shutdown,
     )
     has_given_up = False

@@ -16,6 +16,7 @@ from uvicorn import Config, Server
 
 from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
+from mllama.server.access.unix_peers import UnixPeers
 from mllama.server.arrival.connections import (
     ConnectionLimits,
     LimitedConnection,
@@ -71,6 +72,7 @@ def uvicorn_config(
     *,
     root_path: str = "",
     tls: TlsFiles | None,
+    uds: str | None = None,
     limits: ConnectionLimits | None = None,
 ) -> Config:
     """Returns the configuration of the HTTP server.
@@ -80,10 +82,13 @@ def uvicorn_config(
         settings: MAX Serve's settings.
         root_path: The path under which a proxy has this server.
         tls: The certificate; None serves plain HTTP.
+        uds: The Unix socket that it listens on, if it does.
         limits: Limits of connections; None are those of this process.
     """
     return Config(
-        app=app,
+        app=app if uds is None else UnixPeers(app),
+        # Who comes by a Unix socket has no address that uvicorn could trust.
+        proxy_headers=uds is None,
         log_config=None,
         loop="uvloop",
         # httptools, which other packages may bring, has no limit of headers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from mllama.server.access.keys import KeyRing
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import AccessPolicy
+from mllama.server.access.unix_peers import UnixPeers
 from mllama.server.clients import NOBODY, ClientId, client_of, note_key
 from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.routes import error_form
@@ -70,6 +72,34 @@ def test_only_a_key_that_the_server_checks_makes_a_client(
     assert (first == second) is not bool(keys)
     assert bool(first.key) is bool(keys)
     assert "one" not in first.key
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        (None, ""),
+        ("192.0.2.7", "192.0.2.7"),
+        # The proxy appends the address that it sees to what a client sends.
+        ("127.0.0.1, 192.0.2.7", "192.0.2.7"),
+        ("192.0.2.8, 192.0.2.7", "192.0.2.7"),
+    ],
+)
+@pytest.mark.parametrize("client", [None, ("", 0)])
+def test_a_proxy_on_a_unix_socket_names_the_clients(
+    client: Any, forwarded: str | None, address: str
+) -> None:
+    seen: list[ClientId] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(client_of(scope))
+        # No key is needed for metrics from this machine only.
+        assert scope["client"] is None or scope["client"][0] == address
+
+    headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded.encode())]
+    unused: Any = None
+    request = {"type": "http", "client": client, "headers": headers}
+    asyncio.run(UnixPeers(app)(request, unused, unused))
+    assert seen == [ClientId(address=address)]
 
 
 def test_an_origin_is_of_an_http_request_and_its_parts_have_names() -> None:
