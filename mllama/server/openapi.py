@@ -21,14 +21,16 @@ _SCHEMAS: Final = "#/components/schemas/"
 
 _METHODS: Final = frozenset({"get", "head", "post", "put", "patch", "delete"})
 
-_FORBIDDEN: Final = {
-    403: "Neither this `Host` nor the web page of this `Origin` may use the server"
+_HEAD_ERRORS: Final = {
+    403: "Neither this `Host` nor the web page of this `Origin` may use the server",
+    431: "Path and headers are too large",
 }
 _KEY_MISSING: Final = {401: "The server needs a key, which is missing or wrong"}
 _BODY_ERRORS: Final = {
     400: "The body is wrong: the message names the field and the way out",
     413: "The body is larger than the server accepts",
-    415: "A web page's request has another content type than `application/json`",
+    415: "The body is compressed or not in UTF-8, or a web page sent another content "
+    "type than `application/json`",
 }
 _ENGINE_ERRORS: Final = {
     429: "More requests wait than the server accepts; `Retry-After` says when to retry",
@@ -185,7 +187,7 @@ def _complete(
     operation["operationId"] = f"{method}_{words}"
     responses = operation["responses"]
     responses.pop("422", None)
-    statuses: dict[int, str] = dict(_FORBIDDEN)
+    statuses: dict[int, str] = dict(_HEAD_ERRORS)
     if not is_at(path, *PROBES):
         statuses |= _KEY_MISSING
         operation["security"] = [{}, *({name: []} for name in _SECURITY)]
