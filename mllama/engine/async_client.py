@@ -44,12 +44,15 @@ class AsyncEngineClient:
         request: GenerationRequest,
         *,
         origin: Any = None,
+        turns: Any = None,
     ) -> AsyncGenerator[Event, None]:
         """Answers a request.
 
         Args:
             request: The request.
             origin: Not used: nobody measures these requests.
+            turns: Its ``next`` is awaited for the first answer; None lets it begin at
+                once.
 
         Raises:
             MllamaError: If the request can't be answered as it is.
@@ -61,6 +64,8 @@ class AsyncEngineClient:
         ids = [context.request_id for context in prepared.contexts]
         answers = Answers(prepared, self._engine.tokenizer, started)
         steps = _Steps(self._deliveries)
+        if turns is not None:
+            await turns.next()
         self._engine.start(prepared, steps)
         try:
             yield Accepted()
