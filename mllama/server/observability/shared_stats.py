@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ _SIZES: Final = (
     2,  # the worker's process, and how many there have been
 )
 _SHARED_BYTES = 8 * sum(_SIZES)
+_image_cache_figures: Final = attrgetter(*_NAMES)
 
 
 class SharedStats(Collector):
@@ -68,6 +70,7 @@ class SharedStats(Collector):
         with path.open("r+b") as file:
             shared = mmap.mmap(file.fileno(), _SHARED_BYTES)
         numbers = np.frombuffer(shared, dtype=np.int64)
+        self._figures = numbers[: sum(_SIZES[:4])]
         parts = np.split(numbers, np.cumsum(_SIZES)[:-1])
         self._cache, self._kv, self._counts, self._time = parts[:4]
         self._verdict, self._worker = parts[4:]
@@ -96,10 +99,14 @@ class SharedStats(Collector):
 
     def write(self, stats: EngineStats) -> None:
         """Publishes a snapshot."""
-        self._cache[:] = astuple(stats.image_cache)
-        self._kv[:] = stats.kv_blocks, stats.used_kv_blocks
-        self._counts[:] = stats.encode_counts
-        self._time[:] = stats.encode_nanoseconds
+        # At once, since it is done in each step.
+        self._figures[:] = (
+            *_image_cache_figures(stats.image_cache),
+            stats.kv_blocks,
+            stats.used_kv_blocks,
+            *stats.encode_counts,
+            stats.encode_nanoseconds,
+        )
 
     def read(self) -> EngineStats:
         """Returns the latest snapshot."""
