@@ -34,7 +34,7 @@ model.
 
 This page is generated from the tables in `mllama/launch/model_options.py`,
 `mllama/launch/prompt_options.py`, `mllama/launch/sampling_options.py` and
-`mllama/cli/command_table.py`: change those, then run `python -m docs.reference`.
+`mllama/cli/*_options.py`: change those, then run `python -m docs.reference`.
 """
 
 _TYPES = {

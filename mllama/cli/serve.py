@@ -13,7 +13,6 @@ import click
 from click.core import ParameterSource
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from mllama.cli.command_table import OLLAMA_PORT
 from mllama.cli.config_file import use_config_file
 from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.refused_options import (
@@ -22,6 +21,7 @@ from mllama.cli.refused_options import (
     refuse_options_without_effect,
 )
 from mllama.cli.sections import SectionedCommand
+from mllama.cli.serve_options import OLLAMA_PORT
 from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
 from mllama.max_compat.cli import WithLazyPipelineOptions

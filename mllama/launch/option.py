@@ -1,7 +1,7 @@
 """An option of the commands and of ``LLM``, as the tables describe it.
 
 The commands make their options from the tables: ``model_options.py``,
-``prompt_options.py`` and ``sampling_options.py``, and ``mllama/cli/command_table.py``
+``prompt_options.py`` and ``sampling_options.py``, and ``mllama/cli/*_options.py``
 for those of single commands.  ``python -m docs.reference`` writes ``docs/options.md``
 and the argument descriptions of :class:`mllama.llm.LLM` from them, and a test fails if
 one of the two is stale.
