@@ -248,7 +248,9 @@ def _run(
     patches.replace_prefix_cache_reset(reset_prefix_cache)
     config, tokenizer = serving.pipeline_config, serving.tokenizer
     shutdown = Shutdown(overload.shutdown_timeout)
-    app = new_application(settings, serving, options, shutdown)
+    app = new_application(
+        settings, serving, options, shutdown, max_waiting=overload.max_queue_size
+    )
     server = HttpServer(
         uvicorn_config(
             app,

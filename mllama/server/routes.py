@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
+from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
 from mllama.max_compat import patches
 from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
@@ -90,6 +91,8 @@ def new_application(
     serving: ServingTokenGeneratorSettings,
     options: ServerOptions,
     shutdown: Shutdown | None = None,
+    *,
+    max_waiting: int = DEFAULT_QUEUE_SIZE,
 ) -> FastAPI:
     """Returns MAX's application with those of its routes that are kept.
 
@@ -98,6 +101,7 @@ def new_application(
         serving: MAX's settings of the model.
         options: How the server can be reached, and by whom.
         shutdown: Counts its requests and refuses them in the end; None does neither.
+        max_waiting: How many bodies may wait to be read.
     """
     app = fastapi_app(settings, serving)
     policy = options.policy()
@@ -106,7 +110,9 @@ def new_application(
     add_metrics_routes(app)
     app.add_middleware(RequestHeadMiddleware, form_of=error_form)
     app.add_middleware(
-        SharedMemoryMiddleware, memory=SharedMemory(), client_of=client_of
+        SharedMemoryMiddleware,
+        memory=SharedMemory(max_waiting=max_waiting),
+        client_of=client_of,
     )
     if shutdown is not None:
         app.add_middleware(ShutdownMiddleware, shutdown=shutdown, form_of=error_form)

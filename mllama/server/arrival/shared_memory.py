@@ -8,6 +8,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mllama.errors import EngineOverloadedError
+from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
 from mllama.server.scheduling.fair_semaphore import ANYBODY, FairSemaphore, Lease
 
 MAX_BODIES_BYTES: Final = 1 << 30
@@ -37,6 +39,7 @@ class SharedMemory:
         bodies: Bytes of large bodies.
         texts: Bytes of other bodies.
         images: Bytes of images.
+        max_waiting: How many bodies may wait, of large ones and of others.
     """
 
     def __init__(
@@ -45,7 +48,9 @@ class SharedMemory:
         bodies: int = MAX_BODIES_BYTES,
         texts: int = MAX_TEXTS_BYTES,
         images: int = MAX_IMAGES_BYTES,
+        max_waiting: int = DEFAULT_QUEUE_SIZE,
     ) -> None:
+        self.max_waiting = max_waiting
         self.bodies = FairSemaphore(bodies)
         self.texts = FairSemaphore(texts)
         self.images = FairSemaphore(images)
@@ -70,11 +75,19 @@ class RequestMemory:
 
         Args:
             size: Its size in bytes; a body whose size isn't known takes the largest.
+
+        Raises:
+            EngineOverloadedError: If too many wait.
         """
         if size <= SMALL_BODY or self._body is not None:
             return
         memory = self._memory
         pool = memory.bodies if size > LARGEST_TEXT else memory.texts
+        must_wait = pool.waiting or pool.free < min(size, pool.capacity)
+        if must_wait and pool.waiting >= memory.max_waiting:
+            raise EngineOverloadedError(
+                f"too many requests are waiting ({pool.waiting}); try again later"
+            )
         self._body = await _taken(pool, size, self._client)
 
     def shrink_body(self, size: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mllama.errors import EngineOverloadedError
 from mllama.server.arrival.request_head import RequestHeadMiddleware
 from mllama.server.arrival.shared_memory import (
     RequestMemory,
@@ -167,6 +168,26 @@ def test_large_bodies_wait_for_room_and_small_ones_do_not() -> None:
         second.release()
         await asyncio.wait_for(huge, 1)
         assert memory.bodies.held == memory.bodies.capacity
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_bodies_that_wait_are_bounded_too(most: int) -> None:
+    memory = SharedMemory(bodies=3 << 20, max_waiting=most)
+
+    async def run() -> None:
+        first = RequestMemory(memory)
+        await first.take_body(3 << 20)
+        waiting = [
+            asyncio.ensure_future(RequestMemory(memory).take_body(2 << 20))
+            for _ in range(most)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(EngineOverloadedError, match="too many requests"):
+            await RequestMemory(memory).take_body(2 << 20)
+        first.release()
+        await asyncio.gather(*waiting)
 
     asyncio.run(run())
 
