@@ -125,6 +125,7 @@ def test_serve_lists_its_own_options_before_those_of_max() -> None:
         "Answer:",
         "Server:",
         "Access:",
+        "Batches:",
     ]
     assert "--enable-penalties" in others
     assert "--lora-path DIR" in own
