@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -216,5 +215,9 @@ class Faults:
             "threads": self.process.num_threads(),
             "children": len(self.process.children(recursive=True)),
             "temporary files": len(list(temporary.rglob("*"))),
-            "shared memory": len(os.listdir("/dev/shm")),
+            # Not all of /dev/shm, where other programs have files.
+            "shared memory": sum(
+                each.path.startswith(("/dev/shm/", "/memfd:"))
+                for each in self.process.memory_maps(grouped=False)
+            ),
         }
