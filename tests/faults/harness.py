@@ -132,7 +132,7 @@ class Faults:
         **options: Any,
     ) -> Answer:
         """Returns the answer to a request, also if it fails."""
-        body = {"model": "mllama-demo", "messages": messages or HELLO}
+        body: dict[str, Any] = {"model": "mllama-demo", "messages": messages or HELLO}
         body |= {"stream": stream, **api.body, **options}
         start = time.monotonic()
         with httpx.stream(
