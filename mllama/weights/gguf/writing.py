@@ -20,6 +20,7 @@ from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
 from mllama.kernels.ops.gguf_quantize import FORMATS, compile_quantizer
 from mllama.utils.atomic_file import atomic_file
+from mllama.utils.sizes import format_bytes
 from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.gguf.names import POSITION_GATE
 from mllama.weights.gguf.tensor_encoding import (
@@ -132,8 +133,9 @@ def _check_free_space(target: Path, needed: int) -> None:
         raise _write_error(target, error) from error
     if needed > free:
         raise CheckpointError(
-            f"{target} takes {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB "
-            "are free there"
+            f"{target} takes {format_bytes(needed)}, but only {format_bytes(free)} are "
+            "free there; free some space, or write elsewhere (MLLAMA_CACHE names "
+            "another directory for the cache)"
         )
 
 
