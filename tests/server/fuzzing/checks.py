@@ -51,7 +51,11 @@ class DocumentChecks:
             yield f"the status is {answer.status}"
         if answer.status == 503 and "retry-after" not in answer.headers:
             yield "a 503 without Retry-After"
-        if not answer.is_whole or answer.body == NO_HTTP:
+        if not answer.is_whole:
+            return
+        if (answer.status, answer.kind) == (400, "text/plain") and (
+            answer.body == NO_HTTP or exchange.method == "HEAD"
+        ):
             return
         operation = self._operation(exchange)
         responses = {} if operation is None else operation["responses"]
