@@ -17,20 +17,22 @@ import asyncio
 import gc
 import resource
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 _SLEEP = 0.001
 
-Lifespan = Callable[..., AbstractAsyncContextManager[None]]
+AddRoutes = Callable[..., None]
 
 
-def probed(lifespan: Lifespan) -> Lifespan:
-    """Returns the lifespan of MAX's application with the probe."""
+def probed(add_routes: AddRoutes) -> AddRoutes:
+    """Returns what adds an application's routes, and the probe.
 
-    @asynccontextmanager
-    async def probed_lifespan(application: Any, *arguments: Any) -> AsyncIterator[None]:
+    It is called in the event loop, which runs the probe from then on.
+    """
+    tasks: list[asyncio.Task[None]] = []
+
+    def add_probe_and_routes(application: Any, *arguments: Any) -> None:
         figures = {"late": 0.0, "busy": 0.0}
 
         async def probe() -> None:
@@ -50,14 +52,10 @@ def probed(lifespan: Lifespan) -> Lifespan:
             return result
 
         application.add_api_route("/probe", report)
-        async with lifespan(application, *arguments):
-            task = asyncio.create_task(probe())
-            try:
-                yield
-            finally:
-                task.cancel()
+        add_routes(application, *arguments)
+        tasks.append(asyncio.get_running_loop().create_task(probe()))
 
-    return probed_lifespan
+    return add_probe_and_routes
 
 
 def run() -> None:
@@ -66,7 +64,7 @@ def run() -> None:
     from mllama.cli.main import main
     from mllama.server import app
 
-    app.lifespan = probed(app.lifespan)
+    app.add_routes = probed(app.add_routes)
     main()
 
 

@@ -6,12 +6,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from mllama.cli.config_file import use_config_file
 from mllama.cli.options import model_or_demo, options_of
@@ -21,7 +19,6 @@ from mllama.cli.refused_options import (
     refuse_options_without_effect,
 )
 from mllama.cli.sections import SectionedCommand
-from mllama.cli.serve_options import OLLAMA_PORT
 from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
 from mllama.max_compat.cli import WithLazyPipelineOptions
@@ -31,35 +28,9 @@ from mllama.utils.telemetry import are_traces_configured, disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Sequence
-
     from mllama.launch.options import EngineOptions
     from mllama.max_compat.server import Settings
-    from mllama.server.batches.options import BatchOptions
-    from mllama.server.options import ServerOptions
-    from mllama.server.scheduling.options import OverloadOptions
-    from mllama.server.supervisor.restart_options import RestartOptions
-
-_API_KEY = "MLLAMA_API_KEY"
-_ADMIN_KEY = "MLLAMA_ADMIN_KEY"
-"""Variables with keys, which a command line would show to every user of the machine."""
-
-_SERVER_SETTINGS = {
-    "host": "MAX_SERVE_HOST",
-    "port": "MAX_SERVE_PORT",
-    "max_queue_size": "MAX_SERVE_MAX_QUEUE_SIZE",
-    "max_pending_requests": "MAX_SERVE_MAX_PENDING_REQUESTS",
-    "log_prefix": "MAX_SERVE_LOG_PREFIX",
-    "shutdown_timeout": "MAX_SERVE_GRACEFUL_SHUTDOWN_TIMEOUT_S",
-}
-"""MAX Serve's settings that the server's options set."""
-
-_STRUCTURED_LOGGING = "MODULAR_STRUCTURED_LOGGING"
-"""MAX's setting for logs in JSON."""
-
-_PHOTOS_BYTES = 256 * 2**20
-"""The default limit for a request's body, and for the files of its images together."""
+    from mllama.server.options import BoundSockets, ServerOptions
 
 _CONFIG_FILE = "--config-file"
 """Option whose file may set any other option."""
@@ -178,56 +149,33 @@ def serve(**options: Any) -> None:
 
 
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
-    from mllama.max_compat.server import Settings
-    from mllama.server.scheduling.options import overload_options
-
-    server_settings = {
-        alias: value
-        for name, alias in _SERVER_SETTINGS.items()
-        if (value := options.pop(name)) is not None
-    }
-    if options.pop("ollama"):
-        if options["uds"] is not None:
-            raise MllamaError("--uds and --ollama can't be combined")
-        server_settings.setdefault(_SERVER_SETTINGS["port"], OLLAMA_PORT)
-    log_format = options.pop("log_format")
-    if log_format is not None:
-        # MAX's worker logs its first lines by itself.
-        server_settings[_STRUCTURED_LOGGING] = log_format == "json"
-    settings = Settings(**server_settings)
-    # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
-    for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
-        settings = settings.model_copy(update={name: _PHOTOS_BYTES})
-    overload = overload_options(settings, options.pop("max_time_to_first_token"))
-    # The bound is this package's: MAX's queues behind it never fill.
-    settings = settings.model_copy(
-        update={"max_queue_size": None, "max_pending_requests": None}
+    from mllama.cli.server_settings import (
+        take_server_options,
+        take_settings,
+        without_queue_bounds,
     )
-    server_options = _take_server_options(options, settings)
+
+    settings = take_settings(options)
+    server_options = take_server_options(options, settings)
     server_options.log_style.apply_to_stderr()
     # A port that can't be used is refused before anything is downloaded or loaded.
-    with server_options.bound() as sockets, server_options.metrics_bound() as others:
+    with server_options.bound() as sockets:
         _serve_on(
             sockets,
-            others,
-            settings,
+            without_queue_bounds(settings),
             server_options,
-            overload,
             options,
             max_new_tokens,
         )
 
 
 def _serve_on(
-    sockets: Sequence[socket.socket],
-    metrics_sockets: Sequence[socket.socket],
+    sockets: BoundSockets,
     settings: Settings,
     server_options: ServerOptions,
-    overload: OverloadOptions,
     options: dict[str, Any],
     max_new_tokens: int | None,
 ) -> None:
-    restarts = _take_restart_options(options)
     model_name = options.pop("served_model_name")
     if not options["model_path"]:
         options["model_path"] = model_or_demo(None)
@@ -264,109 +212,11 @@ def _serve_on(
         ),
         description=describe_model(files, engine_options.model),
         options=server_options,
-        overload=overload,
         sockets=sockets,
-        metrics_sockets=metrics_sockets,
         max_ce_batch_size=engine_options.max_ce_batch_size,
         max_new_tokens=max_new_tokens,
         tool_parser=engine_options.tool_form,
-        restarts=restarts,
     )
-
-
-def _take_restart_options(options: dict[str, Any]) -> RestartOptions:
-    """Removes the options of ``RestartOptions`` from the command's and returns them."""
-    from mllama.server.supervisor.restart_options import RestartOptions
-
-    return RestartOptions(
-        keeps_standby=not options.pop("no_standby_worker"),
-        most_restarts=options.pop("max_worker_restarts"),
-    )
-
-
-def _take_server_options(options: dict[str, Any], settings: Settings) -> ServerOptions:
-    """Removes the options of ``ServerOptions`` from the command's and returns them."""
-    from mllama.server.access.keys import read_keys
-    from mllama.server.http_server import TlsFiles
-    from mllama.server.observability.log_format import LogStyle
-    from mllama.server.options import ServerOptions
-
-    uds, certificate = options.pop("uds"), options.pop("ssl_certfile")
-    key, password = options.pop("ssl_keyfile"), options.pop("ssl_keyfile_password")
-    context = click.get_current_context()
-    if uds is not None:
-        for name in ("host", "port"):
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                raise MllamaError(f"--uds and --{name} can't be combined")
-    if certificate is None and (key is not None or password is not None):
-        raise MllamaError("--ssl-keyfile has no effect without --ssl-certfile")
-    return ServerOptions(
-        host=settings.host,
-        port=settings.port,
-        uds=uds,
-        api_keys=read_keys(
-            options.pop("api_key"),
-            options.pop("api_key_file"),
-            os.environ.get(_API_KEY),
-        ),
-        admin_keys=read_keys(
-            options.pop("admin_key"), None, os.environ.get(_ADMIN_KEY)
-        ),
-        origins=options.pop("cors_origin"),
-        allowed_hosts=options.pop("allowed_host"),
-        root_path=options.pop("root_path"),
-        metrics_port=options.pop("metrics_port"),
-        logs_requests=not options.pop("no_access_log"),
-        log_style=LogStyle(
-            "json" if settings.structured_logging else "text", settings.log_prefix
-        ),
-        tls=None
-        if certificate is None
-        else TlsFiles(certificate=certificate, key=key, password=password),
-        batches=_take_batch_options(options),
-    )
-
-
-def _take_batch_options(options: dict[str, Any]) -> BatchOptions | None:
-    """Removes the options of ``BatchOptions`` and returns them, if there is a folder.
-
-    Raises:
-        MllamaError: If a value is wrong, or there is a limit and no folder.
-    """
-    from mllama.server.batches.options import BatchOptions
-
-    directory = options.pop("batch_dir")
-    limits = {
-        field: value
-        for name, field in (
-            ("batch_max_file_size", "max_file_bytes"),
-            ("batch_max_lines", "max_lines"),
-            ("batch_max_files", "max_files"),
-            ("batch_max_disk", "max_disk_bytes"),
-        )
-        if (value := options.pop(name)) is not None
-    }
-    for field, option in (
-        ("max_file_bytes", "--batch-max-file-size"),
-        ("max_disk_bytes", "--batch-max-disk"),
-    ):
-        if field in limits:
-            limits[field] = _bytes_of(limits[field], option)
-    if directory is None:
-        if limits:
-            raise MllamaError("limits of batches have no effect without --batch-dir")
-        return None
-    return BatchOptions(directory=Path(directory), **limits)
-
-
-def _bytes_of(text: str, option: str) -> int:
-    try:
-        size = int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        size = 0
-    if size < 1:
-        raise MllamaError(f"{option} must be a size such as 200MiB, not {text!r}")
-    return size
 
 
 def _take_engine_options(options: dict[str, Any]) -> EngineOptions:

@@ -6,10 +6,6 @@ import contextlib
 import gc
 import logging
 import signal
-import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,7 +24,6 @@ from mllama.max_compat.server import (
     log_basic_config,
     log_pipeline_info,
 )
-from mllama.max_compat.tracing import start_tracing
 from mllama.max_compat.worker import (
     remove_endpoints,
     reset_prefix_cache,
@@ -38,7 +33,6 @@ from mllama.max_model.memory_planner import plan_within_memory_limit
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
-from mllama.runtime.pipeline import load_pipeline
 from mllama.server.batches.service import BatchService
 from mllama.server.batches.stores import BatchStores
 from mllama.server.capabilities import ServerCapabilities
@@ -47,82 +41,20 @@ from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.metrics_page import metrics_served, worker_metrics
 from mllama.server.model_description import ModelDescription
-from mllama.server.observability.log_format import LogStyle
 from mllama.server.observability.shared_stats import SharedStats
-from mllama.server.options import ServerOptions
+from mllama.server.options import BoundSockets, ServerOptions
 from mllama.server.routes import add_routes, error_form, new_application
-from mllama.server.scheduling.options import OverloadOptions
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
 from mllama.server.shutdown import Shutdown
-from mllama.server.supervisor.restart_options import RestartOptions
 from mllama.server.supervisor.supervisor import WorkerStartError, WorkerSupervisor
-from mllama.server.supervisor.worker_board import WorkerBoard, WorkKind
+from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_process import WorkerPlan
+from mllama.server.worker_pipeline import WorkerPipelineFactory
 from mllama.utils.allocator import limit_allocator
-from mllama.utils.child_processes import end_with_parent
 from mllama.utils.open_files import raise_open_file_limit
-from mllama.utils.progress import StartupProgress, stage
-from mllama.utils.telemetry import are_traces_configured
 
 logger = logging.getLogger("mllama")
-
-
-@dataclass(frozen=True)
-class WorkerPipelineFactory:
-    """Builds the pipeline in the worker process and reports the progress.
-
-    Attributes:
-        factory: MAX's factory of the pipeline.
-        stats: File that shares statistics and verdict, see ``SharedStats``.
-        log_style: How the worker's log looks.
-        settings: MAX Serve's settings.
-        max_ce_batch_size: Maximum number of requests that one step prefills.
-        board: The file in which the worker announces what it does.
-    """
-
-    factory: Callable[[], Any]
-    stats: Path
-    log_style: LogStyle
-    settings: Settings
-    max_ce_batch_size: int
-    board: WorkerBoard
-
-    def __call__(self) -> Any:
-        """Builds the pipeline.
-
-        Raises:
-            SystemExit: If it can't be served; the reason is in the log, in one line.
-        """
-        # A server that is killed must not leave the worker with the model running.
-        end_with_parent(signal.SIGKILL)
-        # A terminal or a service manager may send these to all of a server's processes,
-        # but requests that run need their worker.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self.log_style.apply()
-        self.log_style.apply_to_stderr()
-        if are_traces_configured():
-            start_tracing(self.settings)
-        self.board.announce(WorkKind.LOADING)
-        self.board.start_beating()
-        with StartupProgress():
-            stage("loading the model")
-            shared = SharedStats(self.stats)
-            shared.start_worker()
-            try:
-                loaded = load_pipeline(
-                    self.factory,
-                    self.max_ce_batch_size,
-                    publish=shared.write,
-                    announce=self.board.announcing,
-                )
-            except MllamaError as error:
-                logger.error("%s", error)
-                raise SystemExit(1) from None
-            if loaded.gpu_verdict is not None:
-                shared.write_verdict(loaded.gpu_verdict)
-        return loaded.pipeline
 
 
 def serve(
@@ -131,13 +63,10 @@ def serve(
     *,
     description: ModelDescription,
     options: ServerOptions,
-    overload: OverloadOptions,
-    sockets: Sequence[socket.socket],
-    metrics_sockets: Sequence[socket.socket] = (),
+    sockets: BoundSockets,
     max_ce_batch_size: int,
     max_new_tokens: int | None = None,
     tool_parser: ToolForm = "auto",
-    restarts: RestartOptions | None = None,
 ) -> None:
     """Runs the server until SIGTERM or Ctrl-C, and then until it is drained.
 
@@ -145,15 +74,12 @@ def serve(
         settings: Settings of the server.
         args: Settings of the model; ``custom_architectures`` must name this package.
         description: The model, for clients that list it.
-        options: How the server can be reached, and by whom.
-        overload: What it does when there is more to do than it can.
-        sockets: What it listens on, bound.
-        metrics_sockets: What ``/metrics`` has for itself, bound.
+        options: The server's options.
+        sockets: What it listens on.
         max_ce_batch_size: Maximum number of requests that one step prefills.
         max_new_tokens: Maximum length of an answer to a request that sets no limit, in
             tokens; None allows answers up to the maximum length of a sequence.
         tool_parser: The form in which the model calls tools.
-        restarts: How workers that die are replaced.
 
     Raises:
         MllamaError: If the model can't be served with these settings.
@@ -193,142 +119,172 @@ def serve(
             max_ce_batch_size=max_ce_batch_size,
             board=board,
         )
-        serving = ServingTokenGeneratorSettings(
-            model_factory=factory,
-            pipeline_config=config,
-            tokenizer=retrieved.tokenizer,
-            task=PipelineTask.TEXT_GENERATION,
-            reasoning_parser_name=config.runtime.reasoning_parser,
-            temperature=config.runtime.temperature,
-            thinking_temperature=config.runtime.thinking_temperature,
-            memory_plan=retrieved.memory_plan,
+        _RunningServer(
+            settings=settings,
+            serving=ServingTokenGeneratorSettings(
+                model_factory=factory,
+                pipeline_config=config,
+                tokenizer=retrieved.tokenizer,
+                task=PipelineTask.TEXT_GENERATION,
+                reasoning_parser_name=config.runtime.reasoning_parser,
+                temperature=config.runtime.temperature,
+                thinking_temperature=config.runtime.thinking_temperature,
+                memory_plan=retrieved.memory_plan,
+            ),
+            engine_settings=EngineSettings.of(
+                config,
+                retrieved.tokenizer,
+                top_k=config.runtime.top_k,
+                max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
+                tool_parser=tool_parser,
+            ),
+            description=description,
+            options=options,
+            sockets=sockets,
+            stats=stats,
+            board=board,
+        ).run()
+
+
+class _RunningServer:
+    """MAX's application, with its worker and all that is around them.
+
+    Args:
+        settings: Settings of the server.
+        serving: MAX's settings of the model.
+        engine_settings: The engine's limits and defaults.
+        description: The model, for clients that list it.
+        options: The server's options.
+        sockets: What it listens on.
+        stats: The file with the worker's figures.
+        board: The file in which the worker announces what it does.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        serving: ServingTokenGeneratorSettings,
+        engine_settings: EngineSettings,
+        description: ModelDescription,
+        options: ServerOptions,
+        sockets: BoundSockets,
+        stats: SharedStats,
+        board: WorkerBoard,
+    ) -> None:
+        self._settings = settings
+        self._serving = serving
+        self._engine_settings = engine_settings
+        self._description = description
+        self._options = options
+        self._sockets = sockets
+        self._stats = stats
+        self._board = board
+        self._has_given_up = False
+        batches = options.batches
+        self._batch_stores = None if batches is None else BatchStores(batches)
+        self._shutdown = Shutdown(options.overload.shutdown_timeout)
+        self._app = new_application(settings, serving, options, self._shutdown)
+        self._server = HttpServer(
+            uvicorn_config(
+                self._app,
+                settings,
+                root_path=options.root_path,
+                tls=options.tls,
+                uds=options.uds,
+            ),
+            self._shutdown,
         )
-        engine_settings = EngineSettings.of(
-            config,
-            retrieved.tokenizer,
-            top_k=config.runtime.top_k,
-            max_new_tokens=-1 if max_new_tokens is None else max_new_tokens,
-            tool_parser=tool_parser,
-        )
-        _run(
-            settings,
-            serving,
-            engine_settings,
-            options,
-            overload,
-            sockets,
-            metrics_sockets,
-            description,
-            stats,
-            board,
-            restarts or RestartOptions(),
+
+    def run(self) -> None:
+        """Runs until the server has shut down; see :func:`serve`."""
+        limit_allocator()
+        raise_open_file_limit()
+        start_worker_processes()
+        patches.replace_prefix_cache_reset(reset_prefix_cache)
+        # As in MAX: without these, signals would orphan the worker or cut streams off.
+        signal.signal(signal.SIGTERM, _exit_on_signal)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
+        try:
+            uvloop.run(self._run())
+        except WorkerStartError as error:
+            logger.error(
+                "the model worker has died: it %s; its messages are above", error
+            )
+            raise SystemExit(1) from None
+        finally:
+            remove_endpoints(self._app.state.zmq_endpoint_base)
+        if self._has_given_up:
+            raise SystemExit(1)
+
+    async def _run(self) -> None:
+        async with start_telemetry_consumer(self._settings) as metric_client:
+            METRICS.configure(client=metric_client)
+            async with self._supervisor(metric_client) as supervisor:
+                METRICS.pipeline_load(self._serving.pipeline_config.models.model_name)
+                service = self._add_routes(supervisor)
+                _freeze_heap()
+                async with (
+                    metrics_served(
+                        self._sockets.metrics, self._options.policy(), error_form
+                    ),
+                    service.worker.running() if service else contextlib.nullcontext(),
+                ):
+                    await self._server.serve(list(self._sockets.requests))
+
+    def _supervisor(self, metric_client: Any) -> WorkerSupervisor:
+        config = self._serving.pipeline_config
+        return WorkerSupervisor(
+            WorkerPlan(
+                factory=self._serving.model_factory,
+                config=config,
+                settings=self._settings,
+                metric_client=metric_client,
+                endpoint=self._app.state.zmq_endpoint_base,
+                memory_plan=self._serving.memory_plan,
+            ),
+            self._board,
+            ended=self._stats.worker_ended,
+            gave_up=self._give_up,
+            options=self._options.restarts,
             with_torch=bool(config.model.trust_remote_code),
         )
 
+    def _add_routes(self, supervisor: WorkerSupervisor) -> BatchService | None:
+        """Adds the routes, and returns what answers batches, if anything does."""
+        serving = self._serving
+        engine = MaxEngineClient(
+            supervisor,
+            serving.tokenizer,
+            self._engine_settings,
+            min_piece_tokens=self._settings.stream_min_chunk_tokens,
+        )
+        queue = new_queue(
+            serving.memory_plan.planned_max_batch_size, self._options.overload
+        )
+        queued = QueuedEngineClient(engine, queue)
+        self._shutdown.drain_engine(queued)
+        capabilities = server_capabilities(
+            self._engine_settings,
+            self._settings,
+            serving.pipeline_config,
+            serving.tokenizer,
+            self._description,
+        )
+        fetcher = ImageFetcher(self._settings)
+        stores = self._batch_stores
+        service = (
+            None
+            if stores is None
+            else BatchService(stores, queued, queue, capabilities, fetcher)
+        )
+        add_routes(self._app, queued, capabilities, fetcher, supervisor, service)
+        return service
 
-def _run(
-    settings: Settings,
-    serving: ServingTokenGeneratorSettings,
-    engine_settings: EngineSettings,
-    options: ServerOptions,
-    overload: OverloadOptions,
-    sockets: Sequence[socket.socket],
-    metrics_sockets: Sequence[socket.socket],
-    description: ModelDescription,
-    stats: SharedStats,
-    board: WorkerBoard,
-    restarts: RestartOptions,
-    *,
-    with_torch: bool,
-) -> None:
-    """Builds MAX's application and runs it; see :func:`serve`."""
-    limit_allocator()
-    raise_open_file_limit()
-    start_worker_processes()
-    patches.replace_prefix_cache_reset(reset_prefix_cache)
-    config, tokenizer = serving.pipeline_config, serving.tokenizer
-    shutdown = Shutdown(overload.shutdown_timeout)
-    app = new_application(
-        settings, serving, options, shutdown, max_waiting=overload.max_queue_size
-    )
-    server = HttpServer(
-        uvicorn_config(
-            app,
-            settings,
-            root_path=options.root_path,
-            tls=options.tls,
-            uds=options.uds,
-        ),
-        shutdown,
-    )
-    has_given_up = False
-
-    def give_up() -> None:
-        nonlocal has_given_up
-        has_given_up = True
-        server.shut_down()
-
-    stores = None if options.batches is None else BatchStores(options.batches)
-
-    async def run() -> None:
-        async with start_telemetry_consumer(settings) as metric_client:
-            METRICS.configure(client=metric_client)
-            supervisor = WorkerSupervisor(
-                WorkerPlan(
-                    factory=serving.model_factory,
-                    config=config,
-                    settings=settings,
-                    metric_client=metric_client,
-                    endpoint=app.state.zmq_endpoint_base,
-                    memory_plan=serving.memory_plan,
-                ),
-                board,
-                ended=stats.worker_ended,
-                gave_up=give_up,
-                options=restarts,
-                with_torch=with_torch,
-            )
-            async with supervisor:
-                METRICS.pipeline_load(config.models.model_name)
-                engine = MaxEngineClient(
-                    supervisor,
-                    tokenizer,
-                    engine_settings,
-                    min_piece_tokens=settings.stream_min_chunk_tokens,
-                )
-                capabilities = server_capabilities(
-                    engine_settings, settings, config, tokenizer, description
-                )
-                queue = new_queue(serving.memory_plan.planned_max_batch_size, overload)
-                queued = QueuedEngineClient(engine, queue)
-                shutdown.drain_engine(queued)
-                fetcher = ImageFetcher(settings)
-                service = (
-                    None
-                    if stores is None
-                    else BatchService(stores, queued, queue, capabilities, fetcher)
-                )
-                add_routes(app, queued, capabilities, fetcher, supervisor, service)
-                _freeze_heap()
-                async with (
-                    metrics_served(metrics_sockets, options.policy(), error_form),
-                    service.worker.running() if service else contextlib.nullcontext(),
-                ):
-                    await server.serve(list(sockets))
-
-    # As in MAX: without these, signals would orphan the worker or cut streams off.
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
-    try:
-        uvloop.run(run())
-    except WorkerStartError as error:
-        logger.error("the model worker has died: it %s; its messages are above", error)
-        raise SystemExit(1) from None
-    finally:
-        remove_endpoints(app.state.zmq_endpoint_base)
-    if has_given_up:
-        raise SystemExit(1)
+    def _give_up(self) -> None:
+        self._has_given_up = True
+        self._server.shut_down()
 
 
 def _freeze_heap() -> None:

@@ -1,10 +1,10 @@
-"""How the server can be reached, by whom, and what it keeps."""
+"""The server's options, and the sockets that they name."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mllama.errors import MllamaError
@@ -16,11 +16,26 @@ from mllama.server.batches.options import BatchOptions
 from mllama.server.http_server import TlsFiles
 from mllama.server.listening import bind, bind_unix, close
 from mllama.server.observability.log_format import LogStyle
+from mllama.server.scheduling.options import OverloadOptions
+from mllama.server.supervisor.restart_options import RestartOptions
+
+
+@dataclass(frozen=True)
+class BoundSockets:
+    """The sockets that the server listens on, bound.
+
+    Attributes:
+        requests: Those of all routes.
+        metrics: Those that have only ``/metrics``.
+    """
+
+    requests: Sequence[socket.socket]
+    metrics: Sequence[socket.socket] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """How the server can be reached, and by whom.
+    """The server's options.
 
     Attributes:
         host: Interface to listen on.
@@ -37,6 +52,8 @@ class ServerOptions:
         logs_requests: Whether each request has a line in the log.
         log_style: How the log looks.
         batches: Where files and batches are kept; None if the server has none.
+        overload: What the server does when there is more to do than it can.
+        restarts: How workers that die are replaced.
 
     Raises:
         MllamaError: If a value is wrong.
@@ -55,6 +72,8 @@ class ServerOptions:
     logs_requests: bool = True
     log_style: LogStyle = field(default_factory=LogStyle)
     batches: BatchOptions | None = None
+    overload: OverloadOptions = field(default_factory=OverloadOptions)
+    restarts: RestartOptions = field(default_factory=RestartOptions)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", checked_origins(self.origins))
@@ -78,33 +97,20 @@ class ServerOptions:
             hosts=AllowedHosts(self.allowed_hosts) if checks_hosts else None,
         )
 
-    @contextmanager
-    def bound(self) -> Iterator[list[socket.socket]]:
+    @contextlib.contextmanager
+    def bound(self) -> Iterator[BoundSockets]:
         """Binds the sockets that the server listens on, and closes them at the end.
 
         Raises:
-            MllamaError: If the port or the path can't be used.
+            MllamaError: If a port or the path can't be used.
         """
-        sockets = (
-            bind(self.host, self.port) if self.uds is None else bind_unix(self.uds)
-        )
-        try:
-            yield sockets
-        finally:
-            close(sockets, self.uds)
-
-    @contextmanager
-    def metrics_bound(self) -> Iterator[list[socket.socket]]:
-        """Binds the sockets of the metrics' own port, if there is one.
-
-        Raises:
-            MllamaError: If the port can't be used.
-        """
-        if self.metrics_port is None:
-            yield []
-            return
-        sockets = bind(self.host, self.metrics_port, "--metrics-port")
-        try:
-            yield sockets
-        finally:
-            close(sockets)
+        with contextlib.ExitStack() as stack:
+            sockets = (
+                bind(self.host, self.port) if self.uds is None else bind_unix(self.uds)
+            )
+            stack.callback(close, sockets, self.uds)
+            metrics: list[socket.socket] = []
+            if self.metrics_port is not None:
+                metrics = bind(self.host, self.metrics_port, "--metrics-port")
+                stack.callback(close, metrics)
+            yield BoundSockets(sockets, metrics)

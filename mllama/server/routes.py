@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
-from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
 from mllama.max_compat import patches
 from mllama.max_compat.server import (
     ServingTokenGeneratorSettings,
@@ -91,17 +90,14 @@ def new_application(
     serving: ServingTokenGeneratorSettings,
     options: ServerOptions,
     shutdown: Shutdown | None = None,
-    *,
-    max_waiting: int = DEFAULT_QUEUE_SIZE,
 ) -> FastAPI:
     """Returns MAX's application with those of its routes that are kept.
 
     Args:
         settings: Settings of the server.
         serving: MAX's settings of the model.
-        options: How the server can be reached, and by whom.
+        options: The server's options.
         shutdown: Counts its requests and refuses them in the end; None does neither.
-        max_waiting: How many bodies may wait to be read.
     """
     app = fastapi_app(settings, serving)
     policy = options.policy()
@@ -111,7 +107,7 @@ def new_application(
     app.add_middleware(RequestHeadMiddleware, form_of=error_form)
     app.add_middleware(
         SharedMemoryMiddleware,
-        memory=SharedMemory(max_waiting=max_waiting),
+        memory=SharedMemory(max_waiting=options.overload.max_queue_size),
         client_of=client_of,
     )
     if shutdown is not None:

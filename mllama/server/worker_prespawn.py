@@ -27,7 +27,7 @@ from multiprocessing import (
 from mllama.utils.child_processes import end_with_parent, restore_child_environment
 from mllama.utils.torch_blocker import block_torch
 
-_WORKER_IMPORTS = ("mllama.max_model.arch", "mllama.server.app")
+_WORKER_IMPORTS = ("mllama.max_model.arch", "mllama.server.worker_pipeline")
 """The modules that the worker imports while it waits for its task."""
 
 

@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
 from mllama.launch.options import ARCHITECTURES, EngineOptions
 from mllama.max_model.settings import ModelSettings
+from mllama.server.listening import bind
 from mllama.server.options import ServerOptions
 from mllama.server.supervisor.restart_options import RestartOptions
 from tests.cli.own_tokenizer import own_tokenizer
@@ -104,7 +104,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
 
     # Other tests may use the port.
     monkeypatch.setattr(
-        "mllama.server.options.ServerOptions.bound", lambda _: nullcontext([])
+        "mllama.server.options.bind", lambda host, port, *option: bind(host, 0, *option)
     )
 
     def run(*args: str) -> dict[str, Any]:
@@ -337,7 +337,7 @@ def test_what_is_watched_reaches_the_server(
     started = served("--devices", "cpu", "--metrics-port", "0", "--no-access-log")
     options = started["options"]
     assert (options.metrics_port, options.logs_requests) == (0, False)
-    assert len(started["metrics_sockets"]) == 1
+    assert len(started["sockets"].metrics) == 1
 
 
 @pytest.mark.parametrize(
@@ -523,14 +523,14 @@ port: 8123
     assert list(map(str, args.weight_path)) == [weights]
     assert args.served_model_name == MODEL_PATH.name
     assert settings.port == 8123
-    assert started["overload"].max_queue_size == 77
+    assert started["options"].overload.max_queue_size == 77
     assert not args.kv_cache.enable_prefix_caching
 
 
 def test_how_workers_are_replaced_reaches_the_server(served: Started) -> None:
-    assert served("--devices", "cpu")["restarts"] == RestartOptions()
+    assert served("--devices", "cpu")["options"].restarts == RestartOptions()
     options = ["--no-standby-worker", "--max-worker-restarts", "3"]
-    restarts = served("--devices", "cpu", *options)["restarts"]
+    restarts = served("--devices", "cpu", *options)["options"].restarts
     assert (restarts.keeps_standby, restarts.most_restarts) == (False, 3)
     with pytest.raises(MllamaError, match="--max-worker-restarts must be at least 0"):
         served("--devices", "cpu", "--max-worker-restarts", "-1")
@@ -558,7 +558,7 @@ def test_whichever_option_bounds_the_queue(
     for name, value in variables.items():
         monkeypatch.setenv(f"MAX_SERVE_{name}", value)
     started = served("--devices", "cpu", *args)
-    assert started["overload"].max_queue_size == size
+    assert started["options"].overload.max_queue_size == size
     settings = started["settings"]
     # MAX's queues behind this one are never full.
     assert settings.max_queue_size is settings.max_pending_requests is None
@@ -567,13 +567,13 @@ def test_whichever_option_bounds_the_queue(
 def test_options_bound_how_long_requests_wait_and_are_waited_for(
     served: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = served("--devices", "cpu")["overload"]
+    started = served("--devices", "cpu")["options"].overload
     assert (started.max_time_to_first_token, started.shutdown_timeout) == (None, 25)
     options = ("--max-time-to-first-token", "1.5", "--shutdown-timeout", "0")
-    started = served("--devices", "cpu", *options)["overload"]
+    started = served("--devices", "cpu", *options)["options"].overload
     assert (started.max_time_to_first_token, started.shutdown_timeout) == (1.5, 0)
     monkeypatch.setenv("MAX_SERVE_GRACEFUL_SHUTDOWN_TIMEOUT_S", "9")
-    assert served("--devices", "cpu")["overload"].shutdown_timeout == 9
+    assert served("--devices", "cpu")["options"].overload.shutdown_timeout == 9
     for option, value in (("max-time-to-first-token", "0"), ("shutdown-timeout", "-1")):
         with pytest.raises(MllamaError, match=f"--{option} must be"):
             served("--devices", "cpu", f"--{option}", value)

@@ -13,6 +13,7 @@ from mllama.image_cache.encoder_runner import ImageEncoderRunner
 from mllama.runtime.overlap import OverlappedExecution
 from mllama.server import app
 from mllama.server.supervisor import backoff, supervisor
+from mllama.server.worker_pipeline import WorkerPipelineFactory
 
 SLOW: Final = (200, 0, 0)
 """The color of images that take :data:`STEP_SECONDS` to encode."""
@@ -34,7 +35,7 @@ def compute(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 100_000)
 
 
-class FaultyPipelineFactory(app.WorkerPipelineFactory):
+class FaultyPipelineFactory(WorkerPipelineFactory):
     """Builds, in the worker, a pipeline with these faults."""
 
     def __call__(self) -> Any:

@@ -11,6 +11,7 @@ from mllama.cli.main import main
 from mllama.runtime import pipeline
 from mllama.runtime.gpu_self_check import GpuSelfCheck
 from mllama.server import app
+from mllama.server.worker_pipeline import WorkerPipelineFactory
 from tests.runtime import gpu_faults
 
 FAULT = "TEST_GPU_FAULT"
@@ -20,7 +21,7 @@ RECORDS = "TEST_GPU_RECORDS"
 """The environment variable that names the directory to record the verdict in."""
 
 
-class CheckedPipelineFactory(app.WorkerPipelineFactory):
+class CheckedPipelineFactory(WorkerPipelineFactory):
     """Builds, in the worker, a pipeline with a fault that is checked as on a GPU."""
 
     def __call__(self) -> Any:

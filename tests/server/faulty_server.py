@@ -9,12 +9,13 @@ import numpy as np
 from mllama.cli.main import main
 from mllama.image_cache.encoder_runner import ImageEncoderRunner
 from mllama.server import app
+from mllama.server.worker_pipeline import WorkerPipelineFactory
 
 WHITE_MEAN = 240
 """The pixels of a white image have a mean above this."""
 
 
-class FaultyPipelineFactory(app.WorkerPipelineFactory):
+class FaultyPipelineFactory(WorkerPipelineFactory):
     """Builds, in the worker, a pipeline that fails on white images."""
 
     def __call__(self) -> Any:

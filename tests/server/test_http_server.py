@@ -42,11 +42,11 @@ def served(
     server = HttpServer(uvicorn_config(app, Settings(), tls=options.tls), Shutdown(0))
 
     async def run() -> httpx.Response:
-        with options.bound() as sockets:
-            running = asyncio.ensure_future(server.serve(list(sockets)))
+        with options.bound() as bound:
+            running = asyncio.ensure_future(server.serve(list(bound.requests)))
             while not server.started:
                 await asyncio.sleep(0.01)
-            name = sockets[0].getsockname()
+            name = bound.requests[0].getsockname()
             try:
                 return await ask(0 if isinstance(name, str) else name[1])
             finally:

@@ -211,13 +211,13 @@ def test_a_signal_drains_and_a_second_one_ends_at_once(
         setup.start()
         setup.shutdown.timeout = 10
         options = ServerOptions(host="127.0.0.1", port=0)
-        with options.bound() as sockets:
+        with options.bound() as bound:
             server = HttpServer(
                 uvicorn_config(setup.app(), Settings(), tls=None), setup.shutdown
             )
-            served = asyncio.ensure_future(server.serve(list(sockets)))
+            served = asyncio.ensure_future(server.serve(list(bound.requests)))
             await until(lambda: server.started)
-            url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+            url = f"http://127.0.0.1:{bound.requests[0].getsockname()[1]}"
             async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
                 body = {"model": "served", "messages": CHAT}
                 path = "/v1/chat/completions"

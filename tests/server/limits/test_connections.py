@@ -86,12 +86,12 @@ def run(test: Test, limits: ConnectionLimits = QUICK) -> HttpServer:
     server = HttpServer(config)
 
     async def serve() -> None:
-        with ServerOptions(host="127.0.0.1", port=0).bound() as sockets:
-            running = asyncio.ensure_future(server.serve(list(sockets)))
+        with ServerOptions(host="127.0.0.1", port=0).bound() as bound:
+            running = asyncio.ensure_future(server.serve(list(bound.requests)))
             while not server.started:
                 await asyncio.sleep(0.01)
             try:
-                await test(sockets[0].getsockname()[1], application)
+                await test(bound.requests[0].getsockname()[1], application)
             finally:
                 server.should_exit = server.force_exit = True
                 await running

@@ -85,12 +85,12 @@ def test_a_port_that_is_taken_is_named_by_its_option() -> None:
     options = ServerOptions(host="127.0.0.1", port=0, metrics_port=port)
     with (
         pytest.raises(MllamaError, match="choose another --metrics-port"),
-        options.metrics_bound(),
+        options.bound(),
     ):
         pass
     taken[0].close()
 
 
 def test_without_the_option_there_is_no_second_port() -> None:
-    with ServerOptions(host="127.0.0.1", port=0).metrics_bound() as sockets:
-        assert sockets == []
+    with ServerOptions(host="127.0.0.1", port=0).bound() as bound:
+        assert not bound.metrics
