@@ -56,7 +56,12 @@ def test_a_process_that_computes_wants_to_run(
 def test_a_process_that_waits_does_not_want_to_run(
     start: Callable[[str], subprocess.Popen[bytes]],
 ) -> None:
-    process = start("import threading; threading.Event().wait()")
+    # A start alone may end before the system counts its first tick.
+    process = start(
+        "import threading, time\n"
+        "while time.process_time() < 0.2: pass\n"
+        "threading.Event().wait()"
+    )
     wait_for(process.pid, lambda seen: seen.cpu_seconds > 0 and not seen.wants_to_run)
 
 
