@@ -7,7 +7,11 @@ from pathlib import Path
 
 from mllama.hub.content_key import content_key
 from mllama.utils.byte_progress import ByteProgress
-from mllama.utils.cache_dir import QUANTIZED_DIRECTORY, cache_directory
+from mllama.utils.cache_dir import (
+    QUANTIZED_DIRECTORY,
+    cache_directory,
+    cache_unwritable,
+)
 from mllama.weights.checkpoint import Checkpoint
 
 
@@ -30,7 +34,10 @@ def quantized_file(checkpoint: Checkpoint, encoding: str, quiet: bool) -> Path:
     digest = hashlib.sha256(encoding.encode())
     for file in [checkpoint.path / "config.json", *checkpoint.files]:
         digest.update(f"{content_key(file)}\0".encode())
-    directory = cache_directory(QUANTIZED_DIRECTORY)
+    try:
+        directory = cache_directory(QUANTIZED_DIRECTORY)
+    except OSError as error:
+        raise cache_unwritable(error) from error
     target = directory / f"{digest.hexdigest()[:32]}-{encoding}.gguf"
     if not target.is_file():
         with ByteProgress(f"quantizing to {encoding}", quiet=quiet) as progress:
