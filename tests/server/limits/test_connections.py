@@ -101,26 +101,39 @@ def run(test: Test, limits: ConnectionLimits = QUICK) -> HttpServer:
     return server
 
 
+class Received(asyncio.Protocol):
+    """What a client gets.  A stream's reader would drop what it hasn't read of it when
+    the connection is reset.
+    """
+
+    def __init__(self) -> None:
+        self.answer = bytearray()
+        self.is_answered = asyncio.Event()
+        self.is_closed = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.answer += data
+        self.is_answered.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_answered.set()
+        self.is_closed.set()
+
+
 async def answer_to(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
     """All that the server sends until it closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    answer = bytearray()
-
-    async def read() -> None:
-        with suppress(ConnectionError):
-            while piece := await reader.read(4096):
-                answer.extend(piece)
-
-    reading = asyncio.ensure_future(read())
+    loop = asyncio.get_running_loop()
+    transport, received = await loop.create_connection(Received, "127.0.0.1", port)
     for piece in pieces:
         # What is sent to a closed connection resets it.
-        if answer or reading.done():
+        if received.is_answered.is_set():
             break
-        writer.write(piece)
-        await asyncio.wait([reading], timeout=pause)
-    await asyncio.wait_for(reading, 20)
-    writer.close()
-    return bytes(answer)
+        transport.write(piece)
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(received.is_answered.wait(), pause)
+    await asyncio.wait_for(received.is_closed.wait(), 20)
+    transport.close()
+    return bytes(received.answer)
 
 
 async def health(port: int) -> float:
