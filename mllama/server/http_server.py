@@ -23,6 +23,7 @@ from mllama.server.arrival.connections import (
     limited_connections,
 )
 from mllama.server.listening import address_text
+from mllama.server.paths import RootPath
 from mllama.server.shutdown import Shutdown
 from mllama.utils.allocator import MemoryTrimmer
 
@@ -85,8 +86,9 @@ def uvicorn_config(
         uds: The Unix socket that it listens on, if it does.
         limits: Limits of connections; None are those of this process.
     """
+    below_root = RootPath(app, root_path) if root_path else app
     return Config(
-        app=app if uds is None else UnixPeers(app),
+        app=below_root if uds is None else UnixPeers(below_root),
         # Who comes by a Unix socket has no address that uvicorn could trust.
         proxy_headers=uds is None,
         log_config=None,
@@ -100,7 +102,6 @@ def uvicorn_config(
         timeout_keep_alive=settings.http_keepalive_timeout_s,
         # MAX's would end the server with its worker.
         lifespan="off",
-        root_path=root_path,
         ssl_certfile=None if tls is None else tls.certificate,
         ssl_keyfile=None if tls is None else tls.key,
         ssl_keyfile_password=None if tls is None else tls.password,

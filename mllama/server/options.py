@@ -81,6 +81,8 @@ class ServerOptions:
             raise MllamaError(
                 f"--root-path must begin with a slash, not {self.root_path!r}"
             )
+        # Below "/llama/" would be "/llama//v1" only.
+        object.__setattr__(self, "root_path", self.root_path.rstrip("/"))
 
     @property
     def is_local(self) -> bool:

@@ -39,7 +39,10 @@ def served(
     """The answer of a server with these options to one request."""
     app = FastAPI()
     app.add_api_route("/where", lambda: "here")
-    server = HttpServer(uvicorn_config(app, Settings(), tls=options.tls), Shutdown(0))
+    config = uvicorn_config(
+        app, Settings(), root_path=options.root_path, tls=options.tls, uds=options.uds
+    )
+    server = HttpServer(config, Shutdown(0))
 
     async def run() -> httpx.Response:
         with options.bound() as bound:
@@ -83,6 +86,19 @@ def test_it_listens_on_a_unix_socket(tmp_path: Path) -> None:
     answer = served(ServerOptions(host="127.0.0.1", port=0, uds=path), ask)
     assert answer.json() == "here"
     assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("root_path", ["/llama", "/llama/"])
+@pytest.mark.parametrize("path", ["/llama/where", "/where"])
+def test_a_proxy_passes_the_root_path_on_or_takes_it_off(
+    root_path: str, path: str
+) -> None:
+    async def ask(port: int) -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return await client.get(f"http://127.0.0.1:{port}{path}")
+
+    options = ServerOptions(host="127.0.0.1", port=0, root_path=root_path)
+    assert served(options, ask).json() == "here"
 
 
 def test_a_certificate_that_can_not_be_used_is_one_line(
