@@ -50,7 +50,7 @@ async def receive_upload(
         OSError: If it can't be written.
     """
     from python_multipart import MultipartParser
-    from python_multipart.exceptions import MultipartParseError
+    from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import parse_options_header
 
     kind, options = parse_options_header(request.headers.get("content-type", ""))
@@ -100,7 +100,7 @@ async def receive_upload(
                 "file",
                 code="missing_required_parameter",
             )
-    except MultipartParseError as error:
+    except FormParserError as error:
         _drop(target, files, upload)
         raise RequestRejected(
             f"The body is no valid form: {error}.", code="invalid_value"

@@ -160,6 +160,15 @@ FILE = {"file": ("a.jsonl", b"{}")}
         ),
         (
             {
+                "content": b"x",
+                "headers": {
+                    "content-type": f"multipart/form-data; boundary={'x' * 1000}"
+                },
+            },
+            "no valid form",
+        ),
+        (
+            {
                 "content": b'--x\r\nContent-Disposition: form-data; name="file"; '
                 b'filename="a"\r\n\r\nhalf',
                 "headers": {"content-type": "multipart/form-data; boundary=x"},
