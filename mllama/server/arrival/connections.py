@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,7 +103,15 @@ class LimitedConnection(H11Protocol):
             # The application must not answer once more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        # uvicorn calls this while it handles h11's error.
+        error = sys.exc_info()[1]
+        if (
+            isinstance(error, h11.RemoteProtocolError)
+            and error.error_status_hint == 431
+            and not self._has_request
+        ):
+            self._close_with(431, "The path and headers are too large")
+        elif self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
             self.transport.close()

@@ -163,6 +163,18 @@ def test_headers_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("before", [b"", GET])
+def test_headers_that_never_end_are_too_large(before: bytes) -> None:
+    async def test(port: int, application: Application) -> None:
+        answer = await answer_to(port, before + GET[:-2] + b"x: " + b"y" * 300_000)
+        *answered, refusal = answer.split(b"HTTP/1.1 ")[1:]
+        assert len(answered) == bool(before)
+        assert refusal.startswith(b"431 ")
+        assert refusal.endswith(b"The path and headers are too large")
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("pieces", "pause"),
     [
