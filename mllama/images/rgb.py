@@ -52,9 +52,9 @@ def to_rgb(
     transpose = _UPRIGHT.get(orientation(image))
     flattened = _flattened(_with_eight_bits(image, bits), bits)
     if missing is not None:
-        flattened = Image.composite(
-            Image.new("RGB", image.size, "white"), flattened, missing
-        )
+        if flattened is image:
+            flattened = image.copy()
+        flattened.paste("white", (0, 0, *image.size), missing)
     return flattened if transpose is None else flattened.transpose(transpose)
 
 

@@ -22,6 +22,9 @@ _WITHOUT_LENGTH: Final = (0x01, *range(0xD0, 0xD9))
 _LAST_COEFFICIENT: Final = 63
 _JPEG_BLOCK: Final = 16
 
+_STRIP_PIXELS: Final = 1 << 20
+"""Pixels that are compared at once."""
+
 Reopen = Callable[[bytes], Image.Image]
 
 
@@ -50,6 +53,9 @@ def load(
         content = file_content(picture)
         if content is None or "truncated" not in str(error):
             raise
+        # What was decoded isn't used, and others of its size follow.
+        unused: Any = picture
+        unused.im = None
         found = _load_beginning(content, picture.format, reopen)
         if found is None:
             raise
@@ -68,13 +74,14 @@ def _load_beginning(
     # What is missing keeps what the picture was filled with before.
     black, white = (_loaded(content, reopen, fill) for fill in (0, 255))
     missing = _difference(black, white)
+    del white
     if missing.mean() > MAX_MISSING:
         return None
     if is_jpeg:
         # With its end, libjpeg decodes the blocks that are there in part.
         missing[: _first_row(missing) + _JPEG_BLOCK] = False
         black = _loaded(completed, reopen)
-    return black, Image.fromarray(missing.astype(np.uint8) * 255)
+    return black, _mask(missing)
 
 
 def _loaded(content: bytes, reopen: Reopen, fill: int | None = None) -> Image.Image:
@@ -106,9 +113,22 @@ def _loaded(content: bytes, reopen: Reopen, fill: int | None = None) -> Image.Im
 
 
 def _difference(left: Image.Image, right: Image.Image) -> Any:
-    """Returns where two pictures differ: bool ``[height, width]``."""
-    differs = np.asarray(left) != np.asarray(right)
-    return differs.any(axis=2) if differs.ndim == 3 else differs
+    """Returns where two pictures differ: bool ``[height, width]``.
+
+    A strip at a time: an array of a whole picture costs several times its memory.
+    """
+    width, height = left.size
+    differs = np.empty((height, width), bool)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = (0, top, width, min(top + rows, height))
+        found = np.asarray(left.crop(strip)) != np.asarray(right.crop(strip))
+        if found.ndim == 3:
+            found = np.logical_or.reduce(
+                [found[..., each] for each in range(found.shape[2])]
+            )
+        differs[top : top + rows] = found
+    return differs
 
 
 def _missing_pixels(picture: Image.Image, other: Image.Image) -> Image.Image:
@@ -119,7 +139,14 @@ def _missing_pixels(picture: Image.Image, other: Image.Image) -> Image.Image:
     missing[_first_row(missing) :] = True
     if missing.mean() > MAX_MISSING:
         raise OSError("image file is incomplete")
-    return Image.fromarray(missing.astype(np.uint8) * 255)
+    return _mask(missing)
+
+
+def _mask(missing: Any) -> Image.Image:
+    """Returns a picture that is 255 where something is missing."""
+    mask = missing.view(np.uint8)
+    mask *= 255
+    return Image.fromarray(mask)
 
 
 def _first_row(missing: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tracemalloc
 from array import array
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,31 @@ def test_postscript_is_not_passed_to_ghostscript() -> None:
 def test_truncated_images_are_refused(kind: str) -> None:
     content = encoded(noise(64, 64), kind)
     assert refusal(content[: len(content) // 2])
+
+
+def test_a_truncated_image_is_compared_in_strips() -> None:
+    picture = Image.new("RGB", (3000, 3000), "red")
+    content = encoded(picture, "BMP")[: -3000 * 3 * 100]
+    tracemalloc.start()
+    try:
+        # Its own pixels, which Pillow holds, aren't counted.
+        loaded = load_image(content)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - len(content) < 3000 * 3000 * 6
+    # BMP begins at the bottom.
+    assert loaded.getpixel((0, 0)) == (255, 255, 255)
+    assert loaded.getpixel((0, 101)) == (255, 0, 0)
+
+
+def test_a_truncated_picture_can_be_given_twice() -> None:
+    content = encoded(noise(64, 64), "BMP")
+    picture = Image.open(io.BytesIO(content[: -64 * 3 * 2]))
+    first, second = load_image(picture), load_image(picture)
+    assert np.array_equal(first, second)
+    with pytest.raises(OSError, match="truncated"):
+        picture.load()
 
 
 @pytest.mark.parametrize(
