@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from threading import Lock
 from typing import Final
 
 import numpy as np
 
 from mllama.errors import RequestError
-from mllama.grammars.convert import format_grammar
+from mllama.grammars.reader_process import GrammarReader, UnreadableGrammarError
 from mllama.requests.output_format import OutputFormat
-from mllama.requests.token_grammars import GrammarError, TokenGrammars
+from mllama.requests.token_grammars import LIMITS, GrammarError, TokenGrammars
 
 MAX_KEPT_CHARACTERS: Final = 16 << 20
 """Characters of the grammars and formats that are kept."""
@@ -32,12 +32,12 @@ class FormatGrammars:
 
     def __init__(self, token_grammars: Callable[[], TokenGrammars]) -> None:
         self._make = token_grammars
-        self._lock = Lock()
         self._kept: OrderedDict[OutputFormat, str] = OrderedDict()
         self._kept_characters = 0
 
     async def grammar(self, output_format: OutputFormat) -> str:
-        """Returns the grammar of a format; a new one is made in a thread.
+        """Returns the grammar of a format; a new one is made in another
+        process.
 
         Raises:
             RequestError: If the format can't be honored within the limits.
@@ -45,31 +45,28 @@ class FormatGrammars:
         kept = self._kept.get(output_format)
         if kept is not None:
             return kept
-        return await asyncio.to_thread(self._made, output_format)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._made, output_format)
 
     def _made(self, output_format: OutputFormat) -> str:
-        # One at a time, so that a hostile one takes no more than one core.
-        with self._lock:
-            kept = self._kept.get(output_format)
-            if kept is not None:
-                return kept
-            path = output_format.path
-            try:
-                grammar = format_grammar(
-                    output_format.kind,
-                    output_format.source,
-                    is_strict=output_format.is_strict,
-                    path=path,
-                )
-                self._token_grammars.check(grammar, CHECKED_TOKENS)
-            except GrammarError as error:
-                raise RequestError(
-                    f"{path} is no grammar, or too large: {error}", path
-                ) from error
-            except RecursionError as error:
-                raise RequestError(f"{path} refers too deep", path) from error
-            self._keep(output_format, grammar)
-            return grammar
+        kept = self._kept.get(output_format)
+        if kept is not None:
+            return kept
+        path = output_format.path
+        try:
+            grammar = self._reader.read(
+                output_format.kind,
+                output_format.source,
+                is_strict=output_format.is_strict,
+                path=path,
+            )
+            self._token_grammars.check(grammar, CHECKED_TOKENS)
+        except (GrammarError, UnreadableGrammarError) as error:
+            raise RequestError(
+                f"{path} is no grammar, or too large: {error}", path
+            ) from error
+        self._keep(output_format, grammar)
+        return grammar
 
     def failure(self, grammar: str, answer: Sequence[int]) -> str | None:
         """Returns why a grammar can't go on after an answer so far.
@@ -92,6 +89,16 @@ class FormatGrammars:
     @cached_property
     def _token_grammars(self) -> TokenGrammars:
         return self._make()
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        # One at a time, so that hostile ones take no more than one core, and not one of
+        # asyncio's threads, which others need meanwhile.
+        return ThreadPoolExecutor(1, thread_name_prefix="mllama-formats")
+
+    @cached_property
+    def _reader(self) -> GrammarReader:
+        return GrammarReader(self._token_grammars.vocabulary, LIMITS)
 
     def _keep(self, output_format: OutputFormat, grammar: str) -> None:
         self._kept[output_format] = grammar

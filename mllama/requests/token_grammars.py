@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from mllama.grammars.reader_process import Vocabulary
 from mllama.max_model.special_tokens import without_special_tokens
 from mllama.requests.token_bytes import TokenBytes
 from mllama.sampling.state import Bitmask, Tokens
@@ -64,6 +65,9 @@ class TokenGrammars:
     Args:
         tokenizer: A fast tokenizer of transformers.
         ends: Tokens that end an answer.
+
+    Attributes:
+        vocabulary: What grammars can name.
     """
 
     def __init__(self, tokenizer: Any, ends: Iterable[int]) -> None:
@@ -76,6 +80,14 @@ class TokenGrammars:
         )
         self._words = -(-len(tokenizer) // 32)
         self._end_tokens = end_tokens
+        self.vocabulary = Vocabulary(
+            size=len(tokenizer),
+            special={
+                token: each.content
+                for token, each in tokenizer.added_tokens_decoder.items()
+            },
+            end=end_tokens[0],
+        )
         special = np.zeros(self._words * 32, np.uint8)
         special[sorted(tokenizer.added_tokens_decoder)] = 1
         self._text_tokens = _packed(1 - special)
