@@ -12,12 +12,17 @@ queue, fits again: two requests never wait for each other.
 The log probabilities of a prompt take a row of logits for each token, half a megabyte
 with the published vocabulary.  A step therefore prefills few tokens of such prompts,
 and none of them is taken from the prefix cache, which has no logits.
+
+A request for which this raises an exception ends with the next step, which leaves it
+out: an exception while MAX makes a batch would end all requests.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Final
 
 from max.pipelines.kv_cache import InsufficientBlocksError
@@ -27,9 +32,19 @@ from mllama.image_cache.encoder_runner import MAX_IMAGES_PER_CALL
 from mllama.image_cache.manager import ImageCacheManager
 from mllama.max_compat import patches
 from mllama.max_model.sampling_context import pending_prompt_count
+from mllama.runtime.fault_isolation import failed_output
+
+logger = logging.getLogger("mllama")
 
 IMAGES_BESIDE_DECODE: Final = 1
 """New images in a step in which other requests decode: their next tokens wait."""
+
+
+class _NoTransfer:
+    """What MAX waits for before it computes a request for which nothing is copied."""
+
+    def is_complete(self) -> bool:
+        return True
 
 
 class Admission:
@@ -59,6 +74,8 @@ class Admission:
         # whose logits are wanted.
         self._prefilling: dict[Any, int] = {}
         self._prompt_logits: dict[Any, int] = {}
+        # Requests that the next batch leaves out.
+        self._failed: set[Any] = set()
         # MAX adds the requests that decode to a batch before those that it prefills.
         self._decodes = False
 
@@ -73,6 +90,20 @@ class Admission:
         Raises:
             InsufficientBlocksError: If the request has to wait; nothing is reserved.
         """
+        request_id = context.request_id
+        self._failed.discard(request_id)
+        try:
+            return self._reserved(context)
+        except InsufficientBlocksError:
+            raise
+        except Exception:
+            logger.exception("request %s can't enter a batch", request_id)
+            self._prefilling.pop(request_id, None)
+            self._prompt_logits.pop(request_id, None)
+            self._failed.add(request_id)
+            return _NoTransfer()
+
+    def _reserved(self, context: Any) -> Any:
         is_prefill = context.tokens.generated_length == 0
         wants_logits = is_prefill and pending_prompt_count(context) is not None
         # A request that is prefilled in part would lose that part, and comes first.
@@ -101,13 +132,27 @@ class Admission:
         return transfer
 
     def clearing_before(self, execute: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Wraps ``execute`` to forget the batch that it computes."""
+        """Wraps ``execute`` to forget the batch, and to end requests that failed."""
 
         def execute_batch(inputs: Any) -> Any:
             self._prefilling.clear()
             self._prompt_logits.clear()
             self._decodes = False
-            return execute(inputs)
+            failed, self._failed = self._failed, set()
+            if not failed:
+                return execute(inputs)
+            results = {
+                context.request_id: failed_output(context.request_id)
+                for context in inputs.flat_batch
+                if context.request_id in failed
+            }
+            batches = [
+                [context for context in batch if context.request_id not in failed]
+                for batch in inputs.batches
+            ]
+            if any(batches):
+                results |= execute(replace(inputs, batches=batches))
+            return results
 
         return execute_batch
 

@@ -47,6 +47,31 @@ class Fault:
             raise RuntimeError("a fault of the test")
 
 
+def break_image_reservation(
+    patch: pytest.MonkeyPatch, fault: Fault, tight: Scheduled
+) -> None:
+    reserve = tight.image_cache.reserve
+
+    def broken(context: Any) -> None:
+        fault.check(context)
+        reserve(context)
+
+    patch.setattr(tight.image_cache, "reserve", broken)
+
+
+def break_block_allocation(
+    patch: pytest.MonkeyPatch, fault: Fault, tight: Scheduled
+) -> None:
+    alloc = tight.admission._alloc
+
+    def broken(context: Any) -> Any:
+        transfer = alloc(context)
+        fault.check(context)
+        return transfer
+
+    patch.setattr(tight.admission, "_alloc", broken)
+
+
 def break_preparation(
     patch: pytest.MonkeyPatch, fault: Fault, tight: Scheduled
 ) -> None:
@@ -98,6 +123,8 @@ def break_grammar(method: str) -> Callable[..., Any]:
 
 
 HOOKS = {
+    "images": break_image_reservation,
+    "KV-cache blocks": break_block_allocation,
     "preparation": break_preparation,
     "forward pass": break_forward_pass,
     "sampling": break_sampling,
