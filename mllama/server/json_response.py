@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 from starlette.responses import Response
 
-_DEEPEST: Final = 6
+from mllama.server.turns import in_turns
+
+_DEEPEST: Final = 5
 """Levels of an answer whose values are written one by one.  Below, they are small."""
 
-_TURN: Final = 1 << 17
-"""Characters that are written before other tasks have a turn: about a millisecond."""
+_TURN: Final = 0.002
+"""Seconds after which other tasks have a turn."""
 
 _FEW: Final = 4096
 """Entries of a list of numbers or texts that are written at once."""
@@ -28,16 +30,24 @@ async def json_response(content: Any, status: int = 200) -> Response:
 
     Log probabilities may make it tens of megabytes, which would hold the event loop.
     """
+    body = await in_turns(_written(content))
+    return Response(body, status, media_type="application/json")
+
+
+def _written(content: Any) -> Generator[None, None, bytes]:
+    """Returns a value's JSON, and yields in between."""
+    body = bytearray()
     pieces: list[str] = []
-    size = 0
+    end = time.perf_counter() + _TURN
     for piece in _pieces(content, 0):
         pieces.append(piece)
-        size += len(piece)
-        if size > _TURN:
-            await asyncio.sleep(0)
-            size = 0
-    body = "".join(pieces).encode()
-    return Response(body, status, media_type="application/json")
+        if time.perf_counter() > end:
+            body += "".join(pieces).encode()
+            pieces.clear()
+            yield
+            end = time.perf_counter() + _TURN
+    body += "".join(pieces).encode()
+    return bytes(body)
 
 
 def _pieces(value: Any, level: int) -> Iterator[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from mllama.requests.events import TokenLogprob
 
 TokenBytes = Callable[[int], bytes]
 """Returns what a token stands for."""
+
+FEW_TOKENS: Final = 64
+"""Tokens whose log probabilities are written at once, in about a millisecond."""
 
 
 def token_string(content: bytes) -> str:
@@ -54,21 +57,29 @@ def limited(
 
 
 def prompt_entries(
-    tokens: Iterable[TokenLogprob | None], token_bytes: TokenBytes
-) -> list[dict[str, Any] | None]:
-    """Returns log probabilities of a prompt's tokens by their ids, as vLLM does."""
-    return [
-        None
-        if token is None
-        else {
-            str(token_id): {
-                "logprob": logprob,
-                "decoded_token": token_string(token_bytes(token_id)),
+    tokens: Sequence[TokenLogprob | None], token_bytes: TokenBytes
+) -> Generator[None, None, list[dict[str, Any] | None]]:
+    """Returns log probabilities of a prompt's tokens by their ids, as vLLM does.
+
+    Yields in between, because there may be many.
+    """
+    entries: list[dict[str, Any] | None] = []
+    for start in range(0, len(tokens), FEW_TOKENS):
+        if start:
+            yield
+        entries += [
+            None
+            if token is None
+            else {
+                str(token_id): {
+                    "logprob": logprob,
+                    "decoded_token": token_string(token_bytes(token_id)),
+                }
+                for token_id, logprob in _with_own(token).items()
             }
-            for token_id, logprob in _with_own(token).items()
-        }
-        for token in tokens
-    ]
+            for token in tokens[start : start + FEW_TOKENS]
+        ]
+    return entries
 
 
 def _with_own(token: TokenLogprob) -> dict[int, float]:

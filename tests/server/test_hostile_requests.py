@@ -85,7 +85,20 @@ KINDS: dict[str, tuple[list[bytes], set[int]]] = {
         {200, 400},
     ),
     "large bodies": ([b'{"a": "' + b"x" * (60 << 20) + b'"}'] * 3, {413}),
-    "dense bodies": ([b'{"a": [' + b"[]," * 49_000 + b"0]}"] * 4, {400}),
+    "dense bodies": (
+        [
+            b'{"a": [' + b"[]," * 24_000 + b"0]}",
+            b'{"a": [' + b"1.2345678901234567e-103," * 490_000 + b"0]}",
+            b'{"a": [' + (b"9" * 400 + b",") * 39_000 + b"0]}",
+            b'{"a": {' + b",".join(b'"%d": 1' % n for n in range(140_000)) + b"}}",
+            b'{"a": "' + b"\\u00e9" * 990_000 + b'"}',
+        ],
+        {400},
+    ),
+    "long answers": (
+        [chat(logprobs=True, top_logprobs=20, max_tokens=500, ignore_eos=True)] * 4,
+        {200},
+    ),
     "large pictures": ([picture(8000, 8000)] * 3, {200}),
     "larger pictures": ([picture(20_000, 20_000), picture(60_000, 60_000)], {400}),
 }
@@ -105,6 +118,13 @@ def private_bytes(server: Server) -> int:
     return total
 
 
+def loop_seconds(server: Server) -> float:
+    """The CPU time of the thread that runs the server's event loop."""
+    pid = server.process.pid
+    with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
 def statuses(server: Server, bodies: list[bytes]) -> set[int]:
     def post(body: bytes) -> int:
         return httpx.post(server.url + CHAT, content=body, timeout=120).status_code
@@ -119,15 +139,15 @@ def test_hostile_requests_leave_no_memory_and_hold_nothing(server: Server) -> No
         statuses(server, bodies[:1])
     time.sleep(6)
     before = private_bytes(server)
-    waits: list[float] = []
+    computed: list[float] = []
     stop = threading.Event()
 
     def poll() -> None:
         with httpx.Client(base_url=server.url, timeout=30) as client:
             while not stop.is_set():
-                started = time.perf_counter()
+                started = loop_seconds(server)
                 assert client.get("/health").status_code == 200
-                waits.append(time.perf_counter() - started)
+                computed.append(loop_seconds(server) - started)
                 time.sleep(0.02)
 
     with ThreadPoolExecutor(1) as pool:
@@ -143,8 +163,6 @@ def test_hostile_requests_leave_no_memory_and_hold_nothing(server: Server) -> No
     while (now := private_bytes(server)) > most and time.monotonic() < end:
         time.sleep(1)
     assert now <= most, f"{before >> 20} MiB have become {now >> 20}"
-    # 0.1 s for 99 of 100 on a machine of its own; others share this one.
-    waits.sort()
-    assert waits[len(waits) // 2] < 0.1
-    assert waits[-1] < 10
+    # What the loop did before it answered.  Waits would depend on other processes.
+    assert max(computed) < 0.2
     assert "Traceback" not in server.log.read_text()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
 from mllama.server.arrival.body import arrived_body
-from mllama.server.arrival.shared_memory import memory_of
+from mllama.server.arrival.shared_memory import SMALL_BODY, memory_of
 from mllama.server.arrival.strings import BodyStrings
-from mllama.server.bodies.parsing import parse_body, parse_json
+from mllama.server.bodies.parsing import json_steps, parse_body, parse_json
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.bodies.schema import Body
 from mllama.server.detached_strings import DetachedBody, detach
+from mllama.server.turns import in_turns
 
 Model = TypeVar("Model", bound=Body)
 
@@ -28,7 +29,10 @@ async def read_json(request: Request) -> dict[str, Any]:
     Raises:
         RequestRejected: If it is not one.
     """
-    return parse_json(await arrived_body(request))
+    raw = await arrived_body(request)
+    if len(raw) <= SMALL_BODY:
+        return parse_json(raw)
+    return await in_turns(json_steps(raw))
 
 
 async def read_body(request: Request, model: type[Model]) -> Model:
@@ -62,7 +66,7 @@ async def read_body_with_images(
     detached = await _detached(raw)
     if detached.strings:
         try:
-            body = parse_body(model, parse_json(detached.text))
+            body = await _parsed(model, detached.text)
         except RequestRejected:
             pass  # Its message must not quote a name.
         else:
@@ -71,7 +75,21 @@ async def read_body_with_images(
                 text_bytes = len(detached.text)
                 return body, BodyStrings(detached.strings, memory, text_bytes)
     # A long string in another place, such as in a text, is what it is.
-    return parse_body(model, parse_json(raw)), BodyStrings({}, memory, len(raw))
+    body = await _parsed(model, raw)
+    return body, BodyStrings({}, memory, len(raw))
+
+
+async def _parsed(model: type[Model], text: bytes | bytearray) -> Model:
+    if len(text) <= SMALL_BODY:
+        return parse_body(model, parse_json(text))
+
+    def steps() -> Generator[None, None, Model]:
+        value = yield from json_steps(text)
+        body = parse_body(model, value)
+        yield
+        return body
+
+    return await in_turns(steps())
 
 
 async def _detached(raw: bytearray) -> DetachedBody:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -22,12 +22,13 @@ MAX_JSON_BYTES: Final = 16 << 20
 """The largest body, without long pictures in base64, which are not parsed."""
 
 _MOST_VALUES: Final = {
-    b"[{": (50_000, "objects and lists"),
-    b'"': (1_000_000, "quotes"),
-    b",": (2_000_000, "commas"),
+    b"[{": (25_000, "objects and lists"),
+    b'"': (300_000, "quotes"),
+    b",": (500_000, "commas"),
+    b"\\": (1_000_000, "backslashes"),
 }
-"""The most of some characters in a body: its values would hold the event loop for more
-than a tenth of a second.  Texts with so many don't fit a context either."""
+"""The most of some characters in a body: each step of its parsing would hold the event
+loop for more than 50 ms.  Texts with so many don't fit a context either."""
 
 _TYPES = {
     "int_type": "an integer",
@@ -42,6 +43,9 @@ _TYPES = {
 }
 """What a value must be, by the type of pydantic's error."""
 
+_MOST_DIGITS: Final = 400
+"""The most digits of an integer: converting more takes time that grows with their
+square.  No number of a request has as many, and a float has 309 before its point."""
 
 _HINTS: Final = {
     "tool_call_id": "the `id` of the call, in the `tool_calls` of the assistant's "
@@ -57,9 +61,28 @@ def parse_json(body: bytes | bytearray) -> dict[str, Any]:
         RequestRejected: If it is not one, too large, nested too deeply, not valid
             Unicode, or has a key twice.
     """
+    steps = json_steps(body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: dict[str, Any] = end.value
+            return value
+
+
+def json_steps(body: bytes | bytearray) -> Generator[None, None, dict[str, Any]]:
+    """Returns the JSON object of a body like ``parse_json``, and yields between steps.
+
+    Each takes less than 50 ms, and holds Python's lock all the time.
+    """
     _check_size(body)
+    yield
+    if _may_have_long_numbers(body):
+        _check_numbers(body)
+        yield
     try:
-        value = from_json(body, allow_inf_nan=False)
+        # A cache of strings is slow if there are many.
+        value = from_json(body, allow_inf_nan=False, cache_strings="none")
     except ValueError as error:
         if "recursion limit" in str(error):
             raise RequestRejected(
@@ -72,16 +95,51 @@ def parse_json(body: bytes | bytearray) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise RequestRejected("The body must be a JSON object.", code="invalid_json")
+    yield
     _check_keys(body)
+    yield
     return value
+
+
+def _may_have_long_numbers(body: bytes | bytearray) -> bool:
+    """Returns True if a body has many digits in a row, be it in a text."""
+    # A number that is too long has all digits between two of these places.
+    step = _MOST_DIGITS // 2
+    return any(
+        body[place : place + step].isdigit() for place in range(0, len(body), step)
+    )
+
+
+def _check_numbers(body: bytes | bytearray) -> None:
+    """Refuses integers of too many digits."""
+    try:
+        json.loads(body, parse_int=_short_number, parse_float=len)
+    except _LongNumberError:
+        raise RequestRejected(
+            "The body is not valid JSON: it has a number of more than "
+            f"{_MOST_DIGITS} digits.",
+            code="invalid_json",
+        ) from None
+    except (ValueError, RecursionError):
+        pass  # Parsing it says what is wrong.
+
+
+class _LongNumberError(Exception):
+    """A number has too many digits."""
+
+
+def _short_number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise _LongNumberError
+    return 0
 
 
 def _check_keys(body: bytes | bytearray) -> None:
     """Refuses an object with a key twice: which value counts would be the parser's
     choice."""
     try:
-        json.loads(body, object_pairs_hook=_unique_keys)
-    # Such as a number of more digits than Python converts.
+        # Numbers are not needed here, and take long to convert.
+        json.loads(body, object_pairs_hook=_unique_keys, parse_float=len, parse_int=len)
     except ValueError as error:
         raise RequestRejected(
             f"The body is not valid JSON: {error}.", code="invalid_json"

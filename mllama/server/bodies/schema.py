@@ -33,7 +33,7 @@ _MOST_KEYS: Final = 1000
 MAX_ENTRIES: Final = 4096
 """The most entries of a list, unless its field says otherwise."""
 
-MAX_TOKEN_IDS: Final = 2**20
+MAX_TOKEN_IDS: Final = 2**18
 """The most token ids of a list."""
 
 MAX_TOOLS: Final = 512

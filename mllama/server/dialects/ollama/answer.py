@@ -91,13 +91,13 @@ class AnswerForm:
             message["tool_calls"] = list(calls)
         return {**head, "message": message}
 
-    def logprobs(self, tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
-        """Returns the field with log probabilities, if there are any."""
+    def entries(self, tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+        """Returns the entries of tokens' log probabilities."""
         entries = [chat_entry(token, self.token_bytes) for token in tokens]
         for entry in entries:
             if not entry["top_logprobs"]:
                 del entry["top_logprobs"]
-        return {"logprobs": entries} if entries else {}
+        return entries
 
 
 def timestamp(seconds: float) -> str:
@@ -129,21 +129,21 @@ async def whole_answer(
         usage: Counts the tokens.
     """
     text: list[str] = []
-    logprobs: list[TokenLogprob] = []
+    entries: list[dict[str, Any]] = []
     calls = _CompleteCalls()
     end = Finished(0, "stop")
     async for event in events:
         usage.add(event)
         if isinstance(event, Piece):
             text.append(event.text)
-            logprobs += event.logprobs
+            entries += form.entries(event.logprobs)
         elif isinstance(event, ToolCallEvent):
             calls.add(event)
         elif isinstance(event, Finished):
             end = event
     return {
         **form.fields("".join(text), calls.calls),
-        **form.logprobs(logprobs),
+        **_logprobs(entries),
         **_end(end, form, usage),
     }
 
@@ -162,13 +162,18 @@ async def answer_lines(
     async for event in events:
         usage.add(event)
         if isinstance(event, Piece) and (event.text or event.logprobs):
-            logprobs = form.logprobs(event.logprobs)
+            logprobs = _logprobs(form.entries(event.logprobs))
             yield _line({**form.fields(event.text), **logprobs, "done": False})
         elif isinstance(event, ToolCallEvent):
             if (call := calls.add(event)) is not None:
                 yield _line({**form.fields("", [call]), "done": False})
         elif isinstance(event, Finished):
             yield _line({**form.fields(""), **_end(event, form, usage)})
+
+
+def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the field with log probabilities, if there are any."""
+    return {"logprobs": entries} if entries else {}
 
 
 def _end(end: Finished, form: AnswerForm, usage: UsageCounter) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from mllama.server.token_text import (
     chat_entry,
     prompt_entries,
 )
+from mllama.server.turns import in_turns
 from mllama.server.usage import UsageCounter
 
 
@@ -59,7 +60,7 @@ class _Choice:
     """An answer as far as it is known."""
 
     text: list[str]
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
     calls: ToolCallCollector = field(default_factory=ToolCallCollector)
     reason: str = "stop"
 
@@ -81,14 +82,18 @@ async def whole_chat(
         if isinstance(event, Piece):
             choice = choices[event.choice]
             choice.text.append(event.text)
-            choice.logprobs += event.logprobs
+            # One by one, as all at once would hold the event loop.
+            if form.logprobs:
+                choice.logprobs += _entries(event.logprobs, form)
         elif isinstance(event, ToolCallEvent):
             choices[event.choice].calls.add(event)
         elif isinstance(event, Finished):
             choice = choices[event.choice]
             choice.reason = event.reason
         elif isinstance(event, PromptRead) and event.logprobs is not None:
-            prompt_logprobs = prompt_entries(event.logprobs, form.token_bytes)
+            prompt_logprobs = await in_turns(
+                prompt_entries(event.logprobs, form.token_bytes)
+            )
     answer = {
         **form.head.fields("chat.completion"),
         "choices": [
@@ -114,7 +119,7 @@ def _whole_choice(index: int, choice: _Choice, form: ChatForm) -> dict[str, Any]
     return {
         "index": index,
         "message": message,
-        "logprobs": _logprobs(choice.logprobs, form) if form.logprobs else None,
+        "logprobs": _logprobs(choice.logprobs) if form.logprobs else None,
         "finish_reason": choice.reason,
     }
 
@@ -144,7 +149,7 @@ async def chat_chunks(
         if isinstance(event, Piece):
             logprobs = "null"
             if form.logprobs and event.logprobs:
-                logprobs = compact(_logprobs(event.logprobs, form))
+                logprobs = compact(_logprobs(_entries(event.logprobs, form)))
             elif not event.text:
                 continue
             delta = f'{{"content":{compact(event.text)}}}'
@@ -158,10 +163,14 @@ async def chat_chunks(
     yield writer.end()
 
 
-def _logprobs(tokens: Iterable[TokenLogprob], form: ChatForm) -> dict[str, Any]:
+def _entries(tokens: Iterable[TokenLogprob], form: ChatForm) -> list[dict[str, Any]]:
+    """Returns the entries of tokens' log probabilities."""
+    return [chat_entry(token, form.token_bytes) for token in tokens]
+
+
+def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the log probabilities of a message, or of a piece of it."""
-    content = [chat_entry(token, form.token_bytes) for token in tokens]
-    return {"content": content, "refusal": None}
+    return {"content": entries, "refusal": None}
 
 
 def _call_delta(event: ToolCallStarted | ToolCallArguments) -> dict[str, Any]:

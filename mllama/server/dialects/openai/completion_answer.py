@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,13 @@ from mllama.server.dialects.openai.answer_head import (
     usage_object,
 )
 from mllama.server.token_text import (
+    FEW_TOKENS,
     CompletionLogprobsWriter,
     TokenBytes,
     limited,
     prompt_entries,
 )
+from mllama.server.turns import in_turns
 from mllama.server.usage import UsageCounter
 
 NumberedEvents = AsyncIterable[tuple[int, Event]]
@@ -108,28 +110,41 @@ async def whole_completion(
             answer.logprobs += event.logprobs
         elif isinstance(event, Finished):
             answers[prompt][event.choice].reason = event.reason
+    return {
+        **form.head.fields("text_completion"),
+        "choices": await in_turns(_whole_choices(form, answers, read)),
+        "usage": usage_object(usage),
+    }
+
+
+def _whole_choices(
+    form: CompletionForm,
+    answers: Sequence[list[_Answer]],
+    read: Sequence[PromptRead | None],
+) -> Generator[None, None, list[dict[str, Any]]]:
+    """Returns the choices of an answer, and yields in between."""
     choices: list[dict[str, Any]] = []
     for prompt, found in enumerate(answers):
         if form.choices < form.answers:
             found.sort(key=lambda answer: answer.mean_logprob, reverse=True)
         for answer in found[: form.choices]:
-            choice = _whole_choice(form, form.prompts[prompt], answer, read[prompt])
+            choice = yield from _whole_choice(
+                form, form.prompts[prompt], answer, read[prompt]
+            )
             choices.append({"index": len(choices), **choice})
-    return {
-        **form.head.fields("text_completion"),
-        "choices": choices,
-        "usage": usage_object(usage),
-    }
+    return choices
 
 
 def _whole_choice(
     form: CompletionForm, prompt: str, answer: _Answer, read: PromptRead | None
-) -> dict[str, Any]:
+) -> Generator[None, None, dict[str, Any]]:
     logprobs = None
     if form.logprobs is not None:
         writer = form.logprobs_writer()
-        logprobs = _echoed_logprobs(form, prompt, read, writer)
-        new = writer.write(answer.token_ids, form.limited(answer.logprobs))
+        logprobs = yield from _echoed_logprobs(form, prompt, read, writer)
+        new = yield from _written(
+            writer, answer.token_ids, form.limited(answer.logprobs)
+        )
         for name, values in new.items():
             logprobs[name] += values
     choice: dict[str, Any] = {
@@ -139,7 +154,7 @@ def _whole_choice(
     }
     if form.prompt_logprobs is not None and read is not None:
         tokens = limited(read.logprobs or (), form.prompt_logprobs)
-        choice["prompt_logprobs"] = prompt_entries(tokens, form.token_bytes)
+        choice["prompt_logprobs"] = yield from prompt_entries(tokens, form.token_bytes)
     return choice
 
 
@@ -148,12 +163,29 @@ def _echoed_logprobs(
     prompt: str,
     read: PromptRead | None,
     writer: CompletionLogprobsWriter,
-) -> dict[str, list[Any]]:
+) -> Generator[None, None, dict[str, list[Any]]]:
     """Returns the log probabilities of a prompt that the answer repeats, or none."""
     if not form.echo or read is None:
         return writer.write((), ())
     tokens = form.limited(read.logprobs or [None] * len(read.token_ids))
-    return writer.write(read.token_ids, tokens, prompt)
+    return (yield from _written(writer, read.token_ids, tokens, prompt))
+
+
+def _written(
+    writer: CompletionLogprobsWriter,
+    token_ids: Sequence[int],
+    logprobs: Sequence[TokenLogprob | None],
+    prompt: str = "",
+) -> Generator[None, None, dict[str, list[Any]]]:
+    """Returns the entries of a text's tokens, and yields in between."""
+    entries = writer.write((), ())
+    for start in range(0, len(token_ids), FEW_TOKENS):
+        if start:
+            yield
+        few = slice(start, start + FEW_TOKENS)
+        for name, values in writer.write(token_ids[few], logprobs[few], prompt).items():
+            entries[name] += values
+    return entries
 
 
 async def completion_chunks(
@@ -195,9 +227,8 @@ async def completion_chunks(
             for index in range(first, first + form.choices):
                 logprobs = "null"
                 if form.logprobs is not None:
-                    logprobs = compact(
-                        _echoed_logprobs(form, text, event, writers[index])
-                    )
+                    echoed = _echoed_logprobs(form, text, event, writers[index])
+                    logprobs = compact(await in_turns(echoed))
                 yield writer.chunk(_chunk_choice(index, text, logprobs))
     yield writer.end()
 
