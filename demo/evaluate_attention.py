@@ -29,8 +29,8 @@ from demo.data.scenes import COLOR_NAMES, KINDS, Item, Scene, random_scene
 from mllama.engine.attention.attention import Attention
 from mllama.engine.attention.overlay import overlaid
 from mllama.engine.attention.sheet import sheet
-from mllama.engine.attention.words import AttentionWord
 from mllama.images.patch_grid import PatchGrid
+from mllama.requests.attention_words import AttentionWord
 
 MAX_NEW_TOKENS = 40
 

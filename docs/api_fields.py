@@ -16,6 +16,7 @@ from mllama.server.dialects.ollama import bodies as ollama_bodies
 from mllama.server.dialects.ollama import messages as ollama_messages
 from mllama.server.dialects.ollama import options as ollama_options
 from mllama.server.dialects.openai import (
+    attention_fields,
     content,
     format_fields,
     sampling_fields,
@@ -67,6 +68,7 @@ _OPENAI: Final[Sections] = {
     "Completions": (CompletionBody, _SHARED),
     "`response_format.json_schema`": (format_fields.NamedSchema, None),
     "`structured_outputs`": (format_fields.StructuredOutputs, None),
+    "`attention`": (attention_fields.AttentionFields, None),
     "`stream_options`": (sampling_fields.StreamOptions, None),
     "Messages: `system` and `developer`": (content.SystemMessage, None),
     "Messages: `user`": (content.UserMessage, None),

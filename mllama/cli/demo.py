@@ -100,6 +100,8 @@ def serving(client: httpx.Client) -> Iterator[None]:
             *("--host", "127.0.0.1", "--port", str(port)),
             # A GPU may refuse images.
             *("--devices", "cpu"),
+            # Its graph ships.
+            "--attention",
         ],
         stdout=sys.stderr,
         # Log lines would interrupt the answers.

@@ -140,6 +140,17 @@ SERVE_OPTIONS: Final = (
         "about 165 MB of memory, and takes ten seconds more when the worker has died.",
     ),
     Option(
+        name="attention",
+        section=SERVER,
+        takers=("serve",),
+        kind="flag",
+        description="Offer attention maps: a chat's field attention asks where in the "
+        "images each word of its answer looked. Only on a CPU.",
+        details="The graph is compiled once, for minutes, unless it ships as the demo "
+        "model's does; of float weights, it takes more than half of the language "
+        "model's memory again.",
+    ),
+    Option(
         name="log_format",
         section=SERVER,
         takers=("serve",),

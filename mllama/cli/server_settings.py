@@ -127,6 +127,7 @@ def take_server_options(options: dict[str, Any], settings: Settings) -> ServerOp
         if certificate is None
         else TlsFiles(certificate=certificate, key=key, password=password),
         batches=_take_batch_options(options),
+        attention=options.pop("attention"),
         overload=overload_options(settings, options.pop("max_time_to_first_token")),
         restarts=RestartOptions(
             keeps_standby=not options.pop("no_standby_worker"),

@@ -82,6 +82,7 @@ class MllamaTokenizer(TextTokenizer):
             pipeline_config.model.huggingface_config.to_dict()
         )
         self.vision_config = config.vision_config
+        self.text_config = config.text_config
         self._limits = ImageLimits(pipeline_config)
         self._image_token_id = config.image_token_index
         self._prompt_encoder = PromptEncoder(

@@ -224,8 +224,8 @@ def check_size(tokens: int, grids: Sequence[PatchGrid]) -> None:
     if tokens * patches > MAX_MAP_VALUES:
         raise RequestError(
             f"attention maps of {tokens} tokens over {patches} image tokens are too "
-            f"large: tokens times image tokens may be {MAX_MAP_VALUES}; ask for fewer "
-            "tokens (max_new_tokens) or fewer images",
+            f"large: tokens times image tokens may be {MAX_MAP_VALUES}; ask for a "
+            "shorter answer or fewer images",
             "attention",
         )
 

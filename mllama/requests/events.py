@@ -1,8 +1,10 @@
 """The events of an answer, in the order in which an engine reports them.
 
 A stream has one :class:`Accepted`, one :class:`PromptRead`, then the :class:`Piece`
-events of all choices, in which each choice ends with a :class:`Finished`.  Usage is
-``PromptRead``'s prompt tokens, once, and the sum of the choices' completion tokens.
+events of all choices, in which each choice ends with a :class:`Finished`.  If the
+request asks for attention maps, an :class:`AnswerAttention` for each choice follows.
+Usage is ``PromptRead``'s prompt tokens, once, and the sum of the choices' completion
+tokens.
 
 A call of a tool is a :class:`ToolCallStarted`, then :class:`ToolCallArguments` while
 they are generated, and a :class:`ToolCallEnded`.  The pieces of its choice have its
@@ -13,7 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mllama.requests.attention import AttentionMaps
+    from mllama.requests.attention_words import AttentionToken, AttentionWord
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 """Why an answer ended: by the model or a stop, by a limit, or to have tools called."""
@@ -181,4 +187,23 @@ class Finished:
     timings: Timings = field(default_factory=Timings)
 
 
-Event = Accepted | PromptRead | Piece | ToolCallEvent | Finished
+@dataclass(frozen=True)
+class AnswerAttention:
+    """Where the words of an answer looked, after all answers, if that was asked for.
+
+    Attributes:
+        choice: The answer, from 0.
+        tokens: The tokens that have maps, in order.
+        words: The words that they make.
+        maps: The maps; None if they failed.
+        error: Why they failed, in one line.
+    """
+
+    choice: int
+    tokens: Sequence[AttentionToken] = ()
+    words: Sequence[AttentionWord] = ()
+    maps: AttentionMaps | None = None
+    error: str | None = None
+
+
+Event = Accepted | PromptRead | Piece | ToolCallEvent | Finished | AnswerAttention

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from mllama.requests.events import (
     Accepted,
+    AnswerAttention,
     Event,
     Finished,
     Piece,
@@ -34,7 +35,7 @@ class PieceMerger:
 
     def push(self, event: Event) -> list[Event]:
         """Adds an event and returns those that are due."""
-        if isinstance(event, (Accepted, PromptRead)):
+        if isinstance(event, (Accepted, PromptRead, AnswerAttention)):
             return [event]
         if isinstance(event, Finished):
             return [*self._held.pop(event.choice, ()), event]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from max.graph import DeviceRef
@@ -30,6 +31,7 @@ from mllama.max_model.settings import ModelSettings
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.runtime.admission import Admission
 from mllama.runtime.attention.mapper import AttentionMapper
+from mllama.runtime.attention.served_maps import ServedMaps
 from mllama.runtime.deferred_outputs import DeferredExecution
 from mllama.runtime.early_cancellations import cancellable_queues
 from mllama.runtime.engine_stats import EngineStats, engine_stats
@@ -62,7 +64,7 @@ class LoadedPipeline:
         self_check: Checks a GPU; it has run there.
         gpu_verdict: Its result; None on a CPU.
         grammar_gate: Holds requests back until their grammars are read.
-        attention: Computes attention maps; its graph isn't loaded yet.
+        attention: Computes attention maps; its graph is loaded when it is needed.
     """
 
     pipeline: Any
@@ -82,6 +84,7 @@ def load_pipeline(
     overlaps: bool = True,
     publish: Callable[[EngineStats], None] | None = None,
     announce: AnnouncesSteps | None = None,
+    attention_directory: Path | None = None,
 ) -> LoadedPipeline:
     """Loads a model's pipeline and changes it.
 
@@ -91,9 +94,12 @@ def load_pipeline(
         overlaps: Whether steps on a CPU may run ahead of the scheduler.
         publish: Called with the engine's figures after each step and release.
         announce: Wraps ``execute``, to announce what it computes.
+        attention_directory: Where the attention maps of requests are written, whose
+            graph is loaded at once; None makes none.
 
     Raises:
-        MllamaError: If the self-check of a GPU can't run.
+        MllamaError: If the self-check of a GPU can't run, or attention maps can't be
+            computed there.
     """
     patches.replace_scheduler_queues(cancellable_queues)
     patches.replace_sampling_processor(HostSamplingProcessor)
@@ -141,7 +147,10 @@ def load_pipeline(
         max_ce_batch_size,
         prompt_logits_per_step(vocabulary),
     )
-    patches.replace_block_allocation(pipeline, admission.alloc)
+    attention = AttentionMapper(
+        model, overlap.wait_for_step if overlap else lambda: None
+    )
+    alloc: Callable[[Any], Any] = admission.alloc
 
     tokenizer = pipeline.tokenizer
     grammar_gate = GrammarGate(
@@ -150,6 +159,14 @@ def load_pipeline(
     patches.replace_grammar_gate(pipeline, grammar_gate)
 
     execute = admission.clearing_before(execute)
+    if attention_directory is not None:
+        stage("loading the graph of attention maps")
+        attention.check_device()
+        attention.load()
+        stage(None)
+        maps = ServedMaps(attention, image_cache, attention_directory)
+        execute, alloc = maps.after(execute), maps.before(alloc)
+    patches.replace_block_allocation(pipeline, alloc)
     if announce is not None:
         execute = announce(execute, lambda: admission.new_images)
     if publish is not None:
@@ -164,7 +181,7 @@ def load_pipeline(
         self_check,
         gpu_verdict,
         grammar_gate,
-        AttentionMapper(model, overlap.wait_for_step if overlap else lambda: None),
+        attention,
     )
 
 

@@ -33,6 +33,7 @@ from mllama.max_model.memory_planner import plan_within_memory_limit
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.tool_calls.parser import ToolForm
+from mllama.server.attention_client import AttentionClient, map_directory
 from mllama.server.batches.service import BatchService
 from mllama.server.batches.stores import BatchStores
 from mllama.server.capabilities import ServerCapabilities
@@ -109,6 +110,7 @@ def serve(
         SharedStats.temporary() as stats,
         worker_metrics(stats),
         WorkerBoard.temporary() as board,
+        map_directory(options.attention) as attention_directory,
     ):
         retrieved.tokenizer.image_limits.set_gpu_verdict(stats.read_verdict)
         factory = WorkerPipelineFactory(
@@ -118,6 +120,7 @@ def serve(
             settings=settings,
             max_ce_batch_size=max_ce_batch_size,
             board=board,
+            attention_directory=attention_directory,
         )
         _RunningServer(
             settings=settings,
@@ -143,6 +146,9 @@ def serve(
             sockets=sockets,
             stats=stats,
             board=board,
+            attention=None
+            if attention_directory is None
+            else AttentionClient(attention_directory, retrieved.tokenizer),
         ).run()
 
 
@@ -158,6 +164,7 @@ class _RunningServer:
         sockets: What it listens on.
         stats: The file with the worker's figures.
         board: The file in which the worker announces what it does.
+        attention: Asks for attention maps; None refuses requests for them.
     """
 
     def __init__(
@@ -171,6 +178,7 @@ class _RunningServer:
         sockets: BoundSockets,
         stats: SharedStats,
         board: WorkerBoard,
+        attention: AttentionClient | None,
     ) -> None:
         self._settings = settings
         self._serving = serving
@@ -180,6 +188,7 @@ class _RunningServer:
         self._sockets = sockets
         self._stats = stats
         self._board = board
+        self._attention = attention
         self._has_given_up = False
         batches = options.batches
         self._batch_stores = None if batches is None else BatchStores(batches)
@@ -259,6 +268,7 @@ class _RunningServer:
             serving.tokenizer,
             self._engine_settings,
             min_piece_tokens=self._settings.stream_min_chunk_tokens,
+            attention=self._attention,
         )
         queue = new_queue(
             serving.memory_plan.planned_max_batch_size, self._options.overload
@@ -271,6 +281,7 @@ class _RunningServer:
             serving.pipeline_config,
             serving.tokenizer,
             self._description,
+            attention=self._options.attention,
         )
         fetcher = ImageFetcher(self._settings)
         stores = self._batch_stores
@@ -303,6 +314,8 @@ def server_capabilities(
     config: PipelineConfig,
     tokenizer: Any,
     description: ModelDescription,
+    *,
+    attention: bool = False,
 ) -> ServerCapabilities:
     """Returns the capabilities of a server that is about to run.
 
@@ -312,6 +325,7 @@ def server_capabilities(
         config: MAX's configuration of the pipeline.
         tokenizer: The model's tokenizer.
         description: The model's files and configuration.
+        attention: Whether answers may come with attention maps.
     """
     return ServerCapabilities.of(
         engine,
@@ -320,6 +334,7 @@ def server_capabilities(
         max_images=ModelSettings.from_max(config.model).image_limit,
         max_image_bytes=settings.max_media_bytes or None,
         description=description,
+        attention=attention,
     )
 
 

@@ -33,6 +33,7 @@ class ServerCapabilities:
         description: The model's files and configuration.
         chat_template: The source of the chat template; may be empty.
         takes_tools: Whether the chat template describes tools.
+        attention: Whether answers may come with attention maps.
     """
 
     model_name: str
@@ -48,6 +49,7 @@ class ServerCapabilities:
     description: ModelDescription = field(default_factory=ModelDescription)
     chat_template: str = ""
     takes_tools: bool = True
+    attention: bool = False
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class ServerCapabilities:
         max_images: int | None,
         max_image_bytes: int | None,
         description: ModelDescription,
+        attention: bool = False,
     ) -> ServerCapabilities:
         """Returns the capabilities of an engine that is about to answer requests.
 
@@ -70,6 +73,7 @@ class ServerCapabilities:
             max_image_bytes: The limit for the files of a request's images together;
                 None is no limit.
             description: The model's files and configuration.
+            attention: Whether answers may come with attention maps.
         """
         encoder = tokenizer.prompt_encoder
         longest = engine.defaults.max_new_tokens
@@ -88,4 +92,5 @@ class ServerCapabilities:
             description=description,
             chat_template=encoder.template_source,
             takes_tools=encoder.takes_tools,
+            attention=attention,
         )

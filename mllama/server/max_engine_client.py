@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from max.pipelines.context.exceptions import InputError
 
@@ -15,15 +15,16 @@ from mllama.max_compat.server import RequestQueueFull
 from mllama.requests.answers import AnswerFailedError, Answers
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.engine_settings import EngineSettings
-from mllama.requests.events import Accepted, Event
+from mllama.requests.events import Accepted, Event, Piece
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.piece_merger import PieceMerger
-from mllama.requests.preparation import prepare_request
+from mllama.requests.preparation import PreparedRequest, prepare_request
 from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_counts import count_tokens, prompt_tokens
 from mllama.requests.token_grammars import TokenGrammars
 from mllama.server.answer_streams import AnswerStreams
+from mllama.server.attention_client import AttentionClient
 from mllama.server.engine_client import Turns
 from mllama.server.request_origin import RequestOrigin
 from mllama.server.supervisor.worker_link import WorkerLink
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
+
+
+ATTENTION_IS_OFF: Final = (
+    "attention needs a server started with --attention, which computes attention maps"
+)
 
 
 class Workers(Protocol):
@@ -56,6 +62,7 @@ class MaxEngineClient:
         settings: The engine's limits and defaults.
         min_piece_tokens: Tokens of a piece of an answer, at least; see
             :class:`~mllama.requests.piece_merger.PieceMerger`.
+        attention: Asks for attention maps; None refuses requests for them.
     """
 
     def __init__(
@@ -65,11 +72,13 @@ class MaxEngineClient:
         settings: EngineSettings,
         *,
         min_piece_tokens: int = 1,
+        attention: AttentionClient | None = None,
     ) -> None:
         self._workers = workers
         self._tokenizer = tokenizer
         self._token_bytes = TokenBytes(tokenizer.delegate)
         self._min_piece_tokens = min_piece_tokens
+        self._attention = attention
         self.settings = settings
         self._grammars = FormatGrammars(
             lambda: TokenGrammars(tokenizer.delegate, settings.end_tokens)
@@ -86,13 +95,11 @@ class MaxEngineClient:
         # Without a worker, a request is refused before its preparation.
         self._workers.current()
         origin = RequestOrigin() if origin is None else origin
-        prepared = await prepare_request(
-            request,
-            self._tokenizer,
-            self.settings,
-            origin.request_id,
-            grammars=self._grammars,
-        )
+        attention = self._attention_for(request)
+        prepared = await self._prepare(request, origin.request_id)
+        if attention is not None:
+            attention.begin(prepared)
+        tokens: list[list[int]] = [[] for _ in range(request.choices)]
         answers = Answers(prepared, self._tokenizer, origin.arrived_ns / 1e9)
         merger = (
             PieceMerger(self._min_piece_tokens) if self._min_piece_tokens > 1 else None
@@ -111,6 +118,8 @@ class MaxEngineClient:
                     for event in answers.receive(
                         choice, outputs, time.perf_counter_ns() / 1e9
                     ):
+                        if attention is not None and isinstance(event, Piece):
+                            tokens[event.choice] += event.token_ids
                         if merger is None:
                             yield event
                             continue
@@ -121,6 +130,11 @@ class MaxEngineClient:
             if not answers.are_finished:
                 streams.check_worker()
                 raise EngineError("the engine dropped the request")
+            if attention is not None:
+                for choice, answer in enumerate(tokens):
+                    yield await attention.of_answer(
+                        self._workers.current, self._prepare, prepared, choice, answer
+                    )
         except AnswerFailedError as failed:
             cause = await asyncio.to_thread(failed.cause)
             raise failed if cause is None else cause from None
@@ -130,6 +144,30 @@ class MaxEngineClient:
             raise RequestError(" ".join(str(error).split())) from error
         finally:
             await streams.close()
+
+    async def _prepare(
+        self, request: GenerationRequest, request_id: str | None
+    ) -> PreparedRequest:
+        return await prepare_request(
+            request,
+            self._tokenizer,
+            self.settings,
+            request_id,
+            grammars=self._grammars,
+        )
+
+    def _attention_for(self, request: GenerationRequest) -> AttentionClient | None:
+        """Returns what asks for the attention maps that a request wants, if any.
+
+        Raises:
+            RequestError: If there are none, or not of such layers or heads.
+        """
+        if request.attention is None:
+            return None
+        if self._attention is None:
+            raise RequestError(ATTENTION_IS_OFF, "attention")
+        self._attention.check(request.attention)
+        return self._attention
 
     def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
         """Starts to decode an image and to split it into tiles, in another thread."""

@@ -54,6 +54,7 @@ class ServerOptions:
         batches: Where files and batches are kept; None if the server has none.
         overload: What the server does when there is more to do than it can.
         restarts: How workers that die are replaced.
+        attention: Whether answers may come with attention maps.
 
     Raises:
         MllamaError: If a value is wrong.
@@ -74,6 +75,7 @@ class ServerOptions:
     batches: BatchOptions | None = None
     overload: OverloadOptions = field(default_factory=OverloadOptions)
     restarts: RestartOptions = field(default_factory=RestartOptions)
+    attention: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", checked_origins(self.origins))

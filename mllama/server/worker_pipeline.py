@@ -34,6 +34,7 @@ class WorkerPipelineFactory:
         settings: MAX Serve's settings.
         max_ce_batch_size: Maximum number of requests that one step prefills.
         board: The file in which the worker announces what it does.
+        attention_directory: Where the worker writes attention maps; None makes none.
     """
 
     factory: Callable[[], Any]
@@ -42,6 +43,7 @@ class WorkerPipelineFactory:
     settings: Settings
     max_ce_batch_size: int
     board: WorkerBoard
+    attention_directory: Path | None = None
 
     def __call__(self) -> Any:
         """Builds the pipeline.
@@ -71,6 +73,7 @@ class WorkerPipelineFactory:
                     self.max_ce_batch_size,
                     publish=shared.write,
                     announce=self.board.announcing,
+                    attention_directory=self.attention_directory,
                 )
             except MllamaError as error:
                 logger.error("%s", error)

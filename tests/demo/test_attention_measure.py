@@ -20,8 +20,8 @@ from demo.evaluate_attention import (
     score,
 )
 from mllama import LLM
-from mllama.engine.attention.words import AttentionWord
 from mllama.images.patch_grid import PatchGrid
+from mllama.requests.attention_words import AttentionWord
 
 RED = Item("circle", "red", (255, 0, 0), 20.0, 20.0, 20.0)
 BLUE = Item("circle", "blue", (0, 0, 255), 60.0, 20.0, 20.0)

@@ -13,15 +13,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from mllama.engine.attention.overlay import overlaid
-from mllama.engine.attention.words import (
+from mllama.errors import MllamaError
+from mllama.images.load import ImageFile
+from mllama.requests.attention import AttentionMaps, Head, HeadScore, ImageMaps
+from mllama.requests.attention_words import (
     AttentionToken,
     AttentionWord,
     tokens_and_words,
     with_clearest_maps,
 )
-from mllama.errors import MllamaError
-from mllama.images.load import ImageFile
-from mllama.requests.attention import AttentionMaps, Head, HeadScore, ImageMaps
 
 if TYPE_CHECKING:
     from mllama.requests.preparation import PreparedRequest

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mllama.engine.attention.attention import Attention
-    from mllama.engine.attention.words import AttentionWord
     from mllama.requests.attention import ImageMaps
+    from mllama.requests.attention_words import AttentionWord
 
 _DIGITS: Final = 6
 """Decimal places of shares, which are from 0 to 1."""

@@ -6,15 +6,12 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from mllama.errors import EngineError
-from mllama.requests.attention import (
-    AttentionMaps,
-    AttentionOptions,
-    check_size,
-)
+from mllama.requests.attention import AttentionMaps, AttentionOptions
+from mllama.requests.map_task import map_task
 
 if TYPE_CHECKING:
     from mllama.images.patch_grid import PatchGrid
@@ -66,28 +63,12 @@ class AttentionJob:
         Raises:
             RequestError: If the maps would be too large.
         """
-        from mllama.images.patch_grid import PatchGrid
-        from mllama.requests.sampling_params import Sampling
-
-        request = prepared.request
-        assert request.attention is not None
-        tokens = [*prepared.token_ids, *answer]
-        first = 1 if request.attention.prompt else max(1, len(prepared.token_ids))
-        if not prepared.tiles or first >= len(tokens):
+        found = map_task(prepared, answer, vision_config)
+        if found is None:
             return None
-        grids = [PatchGrid.of(image, vision_config) for image in prepared.tiles]
-        check_size(len(tokens) - first, grids)
-        # Nothing of it is generated: only its tokens and images are used.
-        whole = replace(
-            request,
-            prompt=tokens,
-            images=prepared.tiles,
-            sampling=Sampling(max_new_tokens=0),
-            choices=1,
-            output_format=None,
-        )
+        task, whole = found
         (context,) = prepare(whole).contexts
-        return cls(context, grids, first, len(prepared.token_ids), request.attention)
+        return cls(context, task.grids, task.first, task.answer, task.options)
 
 
 class AttentionJobs:

@@ -46,11 +46,7 @@ class AttentionMapper:
             RequestError: If the model runs on a GPU, or has no such layer or head, or
                 the KV cache of so many tokens would be too large.
         """
-        if not self._model.devices[0].is_host:
-            raise RequestError(
-                "attention maps are computed on a CPU only: use --devices cpu",
-                "attention",
-            )
+        self.check_device()
         options.chosen(self._cross_layers, self._num_heads)
         needed = cache_bytes(self._model.kv_params, tokens)
         if needed > MAX_CACHE_BYTES:
@@ -58,6 +54,18 @@ class AttentionMapper:
                 f"attention maps of {tokens} tokens take {format_bytes(needed)} of "
                 "memory for their keys and values, and may take "
                 f"{format_bytes(MAX_CACHE_BYTES)}; shorten the prompt or the answer",
+                "attention",
+            )
+
+    def check_device(self) -> None:
+        """Checks that the model runs where maps can be computed.
+
+        Raises:
+            RequestError: If it runs on a GPU.
+        """
+        if not self._model.devices[0].is_host:
+            raise RequestError(
+                "attention maps are computed on a CPU only: use --devices cpu",
                 "attention",
             )
 

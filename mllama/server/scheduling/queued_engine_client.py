@@ -88,7 +88,8 @@ class QueuedEngineClient:
                 async for event in source:
                     if isinstance(event, PromptRead):
                         place.prompt_read()
-                    if answers.is_nearly_over(event):
+                    # Attention maps are made after the answers, in their slots.
+                    if request.attention is None and answers.is_nearly_over(event):
                         place.free_slot()
                     events.put_nowait(event)
         except asyncio.CancelledError:

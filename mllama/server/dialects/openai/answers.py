@@ -78,6 +78,52 @@ class ChatMessage(Answer):
     tool_calls: list[MessageToolCall] | None = None
 
 
+class AttentionToken(Answer):
+    """A token that has maps."""
+
+    id: int
+    text: str
+    prompt: bool
+
+
+class AttentionWord(Answer):
+    """A word: its first token and one past its last, and the token whose map it has."""
+
+    text: str
+    prompt: bool
+    tokens: list[int]
+    map_of_token: int
+
+
+class AttentionImage(Answer):
+    """The maps of all tokens in an image, numbers in base64."""
+
+    width: int
+    height: int
+    rectangle: list[float]
+    shape: list[int]
+    scale: str
+    maps: str
+    class_tokens: str
+    padding: str
+
+
+class AttentionError(Answer):
+    """Why an answer has no maps."""
+
+    message: str
+
+
+class ChatAttention(Answer):
+    """Where the words of an answer looked, or why that isn't known."""
+
+    heads: list[list[int]] | None = None
+    tokens: list[AttentionToken] | None = None
+    words: list[AttentionWord] | None = None
+    images: list[AttentionImage] | None = None
+    error: AttentionError | None = None
+
+
 class ChatChoice(Answer):
     """An answer to a conversation."""
 
@@ -85,6 +131,7 @@ class ChatChoice(Answer):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
+    attention: ChatAttention | None = None
 
 
 class PromptLogprob(Answer):
@@ -139,6 +186,7 @@ class ChatChunkChoice(Answer):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"] | None
+    attention: ChatAttention | None = None
 
 
 class ChatCompletionChunk(Answer):

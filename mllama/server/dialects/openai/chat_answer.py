@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mllama.requests.events import (
+    AnswerAttention,
     Event,
     Finished,
     Piece,
@@ -23,6 +25,7 @@ from mllama.server.dialects.openai.answer_head import (
     ChunkWriter,
     usage_object,
 )
+from mllama.server.dialects.openai.attention_answer import attention_object
 from mllama.server.token_text import (
     TokenBytes,
     chat_entry,
@@ -63,6 +66,7 @@ class _Choice:
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     calls: ToolCallCollector = field(default_factory=ToolCallCollector)
     reason: str = "stop"
+    attention: dict[str, Any] | None = None
 
 
 async def whole_chat(
@@ -90,6 +94,9 @@ async def whole_chat(
         elif isinstance(event, Finished):
             choice = choices[event.choice]
             choice.reason = event.reason
+        elif isinstance(event, AnswerAttention):
+            attention = await asyncio.to_thread(attention_object, event)
+            choices[event.choice].attention = attention
         elif isinstance(event, PromptRead) and event.logprobs is not None:
             prompt_logprobs = await in_turns(
                 prompt_entries(event.logprobs, form.token_bytes)
@@ -116,12 +123,15 @@ def _whole_choice(index: int, choice: _Choice, form: ChatForm) -> dict[str, Any]
     }
     if calls:
         message["tool_calls"] = [call.message() for call in calls]
-    return {
+    whole: dict[str, Any] = {
         "index": index,
         "message": message,
         "logprobs": _logprobs(choice.logprobs) if form.logprobs else None,
         "finish_reason": choice.reason,
     }
+    if choice.attention is not None:
+        whole["attention"] = choice.attention
+    return whole
 
 
 async def chat_chunks(
@@ -160,6 +170,8 @@ async def chat_chunks(
         elif isinstance(event, Finished):
             end = _chunk_choice(event.choice, "{}", reason=f'"{event.reason}"')
             yield writer.chunk(end)
+        elif isinstance(event, AnswerAttention):
+            yield writer.chunk(await asyncio.to_thread(_attention_choice, event))
     yield writer.end()
 
 
@@ -171,6 +183,12 @@ def _entries(tokens: Iterable[TokenLogprob], form: ChatForm) -> list[dict[str, A
 def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the log probabilities of a message, or of a piece of it."""
     return {"content": entries, "refusal": None}
+
+
+def _attention_choice(event: AnswerAttention) -> str:
+    """Returns the JSON of the choice of a chunk that has attention maps."""
+    choice = _chunk_choice(event.choice, "{}")
+    return f'{choice[:-1]},"attention":{compact(attention_object(event))}}}'
 
 
 def _call_delta(event: ToolCallStarted | ToolCallArguments) -> dict[str, Any]:

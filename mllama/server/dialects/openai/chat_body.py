@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mllama.requests.sampling_params import MAX_LOGPROBS
 from mllama.server.bodies.schema import Body, Ignored, Many, Refused, Tools
+from mllama.server.dialects.openai.attention_fields import AttentionFields
 from mllama.server.dialects.openai.content import Message
 from mllama.server.dialects.openai.sampling_fields import (
     MAX_INTEGER,
@@ -67,6 +68,11 @@ class ChatBody(GenerationFields, PromptFields):
     )
     parallel_tool_calls: bool | None = Field(
         None, description="False ends the answer after its first call"
+    )
+    attention: AttentionFields | None = Field(
+        None,
+        description="Where the words of the answer looked; see "
+        "[attention.md](attention.md#from-the-server)",
     )
     modalities: Annotated[
         Many[str] | None,

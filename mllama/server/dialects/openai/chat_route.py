@@ -14,6 +14,7 @@ from mllama.server.answering import AnswerWriters, answer
 from mllama.server.arrival.reading import read_body_with_images
 from mllama.server.arrival.strings import BodyStrings
 from mllama.server.dialects.openai.answer_head import AnswerHead
+from mllama.server.dialects.openai.attention_fields import attention_options
 from mllama.server.dialects.openai.chat_answer import ChatForm, chat_chunks, whole_chat
 from mllama.server.dialects.openai.chat_body import ChatBody
 from mllama.server.dialects.openai.chat_translation import (
@@ -70,6 +71,7 @@ class ChatRoute(ImageRoute):
             sampling=sampling,
             choices=body.n or 1,
             output_format=output_format,
+            attention=attention_options(body.attention, self._capabilities),
         )
         return self._engine.generate(request, origin=origin)
 

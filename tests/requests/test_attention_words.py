@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from mllama.demo_model import MODEL_PATH
-from mllama.engine.attention.words import tokens_and_words, with_clearest_maps
 from mllama.images.patch_grid import PatchGrid
 from mllama.requests.attention import ImageMaps
+from mllama.requests.attention_words import tokens_and_words, with_clearest_maps
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,153 @@
+"""Asks a worker for the attention maps of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from max.pipelines.context.exceptions import InputError
+
+from mllama.errors import EngineError, RequestError
+from mllama.requests.attention import NO_MAPS, AttentionMaps
+from mllama.requests.attention_words import tokens_and_words, with_clearest_maps
+from mllama.requests.events import AnswerAttention
+from mllama.requests.map_exchange import hold_images, read_maps, set_task
+from mllama.requests.map_task import check_longest, first_position, map_task
+from mllama.requests.preparation import PreparedRequest
+from mllama.requests.request import GenerationRequest
+from mllama.server.answer_streams import AnswerStreams
+from mllama.server.supervisor.worker_link import WorkerLink
+
+if TYPE_CHECKING:
+    from mllama.requests.attention import AttentionOptions
+
+Prepare = Callable[[GenerationRequest, str], Awaitable[PreparedRequest]]
+"""Prepares a request that has an id."""
+
+
+@contextmanager
+def map_directory(is_needed: bool) -> Iterator[Path | None]:
+    """Yields a directory in which the worker writes maps, and removes it at the end.
+
+    Args:
+        is_needed: Whether the server offers attention maps; otherwise None is yielded.
+    """
+    if not is_needed:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="mllama-attention-") as name:
+        yield Path(name)
+
+
+class AttentionClient:
+    """Asks for the maps of answers, as requests of their own.
+
+    Args:
+        directory: Where the worker writes them.
+        tokenizer: The model's tokenizer.
+    """
+
+    def __init__(self, directory: Path, tokenizer: Any) -> None:
+        self._directory = directory
+        self._tokenizer = tokenizer
+
+    def check(self, options: AttentionOptions) -> None:
+        """Checks that the model has the layers and heads that a request names.
+
+        Raises:
+            RequestError: If it doesn't.
+        """
+        text = self._tokenizer.text_config
+        options.chosen(text.cross_attention_layers, text.num_attention_heads)
+
+    def begin(self, prepared: PreparedRequest) -> None:
+        """Checks a request's size, and keeps its images for the maps.
+
+        Raises:
+            RequestError: If its maps could be too large.
+        """
+        check_longest(prepared, self._tokenizer.vision_config)
+        if prepared.tiles:
+            for context in prepared.contexts:
+                hold_images(context)
+
+    async def of_answer(
+        self,
+        current_worker: Callable[[], WorkerLink],
+        prepare: Prepare,
+        prepared: PreparedRequest,
+        choice: int,
+        answer: Sequence[int],
+    ) -> AnswerAttention:
+        """Returns where the words of an answer looked, or why that isn't known.
+
+        Args:
+            current_worker: Returns the way to the worker.
+            prepare: Prepares a request.
+            prepared: The answer's request.
+            choice: The answer.
+            answer: Its tokens.
+        """
+        try:
+            maps = await self._maps(current_worker, prepare, prepared, choice, answer)
+        except (EngineError, RequestError, InputError) as error:
+            return AnswerAttention(choice, error=" ".join(str(error).split()))
+        # Words are found with regular expressions, and maps may be large.
+        return await asyncio.to_thread(self._event, prepared, choice, answer, maps)
+
+    async def _maps(
+        self,
+        current_worker: Callable[[], WorkerLink],
+        prepare: Prepare,
+        prepared: PreparedRequest,
+        choice: int,
+        answer: Sequence[int],
+    ) -> AttentionMaps:
+        found = map_task(prepared, answer, self._tokenizer.vision_config)
+        if found is None:
+            return NO_MAPS
+        task, whole = found
+        # Not made of the request's own id, which its client may have chosen.
+        name = secrets.token_hex(16)
+        (context,) = (await prepare(whole, name)).contexts
+        set_task(context, task, str(prepared.contexts[choice].request_id))
+        path = self._directory / name
+        path.touch(mode=0o600)
+        streams = AnswerStreams(current_worker, [context])
+        try:
+            await streams.start()
+            async for _, outputs in streams.reports():
+                if outputs[-1].final_status.value == "cancelled":
+                    raise EngineError(
+                        "the model failed on the attention maps; the log says why"
+                    )
+            streams.check_worker()
+            return await asyncio.to_thread(read_maps, path)
+        except InputError:
+            # MAX reports a worker that has died this way too.
+            streams.check_worker()
+            raise
+        finally:
+            path.unlink(missing_ok=True)
+            await streams.close()
+
+    def _event(
+        self,
+        prepared: PreparedRequest,
+        choice: int,
+        answer: Sequence[int],
+        maps: AttentionMaps,
+    ) -> AnswerAttention:
+        first = first_position(prepared)
+        tokens, words = tokens_and_words(
+            [*prepared.token_ids, *answer][first:],
+            len(prepared.token_ids) - first,
+            self._tokenizer.delegate,
+        )
+        words = with_clearest_maps(words, maps.images)
+        return AnswerAttention(choice, tokens, words, maps)
