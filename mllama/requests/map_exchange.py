@@ -105,22 +105,22 @@ def read_maps(path: Path) -> AttentionMaps:
         EngineError: If the worker failed on them.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            head = json.loads(arrays["head"].tobytes())
-            if "error" in head:
-                kind = RequestError if head["is_request_error"] else EngineError
-                raise kind(head["error"])
-            images = [
-                ImageMaps(
-                    PatchGrid(**grid),
-                    arrays[f"maps{index}"],
-                    arrays[f"class{index}"],
-                    arrays[f"padding{index}"],
-                )
-                for index, grid in enumerate(head["grids"])
-            ]
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        head = json.loads(arrays["head"].tobytes())
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise EngineError("the worker wrote no attention maps") from error
+    if "error" in head:
+        raise (RequestError if head["is_request_error"] else EngineError)(head["error"])
+    images = [
+        ImageMaps(
+            PatchGrid(**grid),
+            arrays[f"maps{index}"],
+            arrays[f"class{index}"],
+            arrays[f"padding{index}"],
+        )
+        for index, grid in enumerate(head["grids"])
+    ]
     return AttentionMaps(
         head["first"],
         images,

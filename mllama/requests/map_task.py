@@ -93,5 +93,8 @@ def check_longest(prepared: PreparedRequest, config: MllamaVisionConfig) -> None
     request = prepared.request
     grids = [PatchGrid.of(image, config) for image in prepared.tiles]
     of_prompt = max(0, len(prepared.token_ids) - first_position(prepared))
-    longest = max(1, request.sampling.max_new_tokens)
+    longest = 1
+    if request.sampling.max_new_tokens > 0:
+        # It isn't more than there is room for.
+        longest = prepared.contexts[0].max_length - len(prepared.token_ids)
     check_size(request.choices * (of_prompt + longest), grids)

@@ -92,6 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # The extra `batch`, without which a server has no batches.
     has_extra = importlib.util.find_spec("python_multipart") is not None
     options = ["--batch-dir", str(folder / "batches")] if has_extra else []
+    options.append("--attention")
     with running(folder / "log", *options) as started:
         yield started
 

@@ -13,6 +13,7 @@ from mllama.requests.answers import events_of
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import (
     Accepted,
+    AnswerAttention,
     Event,
     Finished,
     PromptRead,
@@ -42,6 +43,7 @@ class FakeEngine:
         wait: Awaited before each piece.
         likeliest: Log probabilities of the likeliest tokens by id, by the place in an
             answer, instead of made ones.
+        attention: What follows the answers to a request for attention maps.
     """
 
     def __init__(self, *texts: str | bytes) -> None:
@@ -54,6 +56,7 @@ class FakeEngine:
         self.wait: Callable[[], Any] | None = None
         self.cached_tokens = 0
         self.likeliest: Mapping[int, Mapping[int, float]] = {}
+        self.attention: Sequence[AnswerAttention] = ()
 
     async def generate(
         self,
@@ -114,6 +117,8 @@ class FakeEngine:
             for answer in answers
             if index < len(answer)
         ]
+        if request.attention is not None:
+            events += self.attention
         if self.error_after is not None:
             count, error = self.error_after
             events[count:] = [error]
