@@ -157,7 +157,7 @@ def test_a_server_without_attention_refuses_it(api: Api) -> None:
         ({"layer": 3}, "attention.layer", "layer"),
         ({"layers": "first"}, "attention", "'first'"),
         ({"layers": 3}, "attention.layers", "a list of layers"),
-        ({"layers": []}, "attention.layers", "at least 1"),
+        ({"layers": []}, "attention.layers", "must not be empty"),
         ({"layers": [-1]}, "attention.layers[0]", "0"),
         ({"heads": 3}, "attention.heads", "a list of heads"),
         ({"heads": [[3]]}, "attention.heads[0]", "at least 2"),
@@ -165,7 +165,7 @@ def test_a_server_without_attention_refuses_it(api: Api) -> None:
         ({"heads": [[3, "2"]]}, "attention.heads[0][1]", "integer"),
         ({"heads": [0] * 1025}, "attention.heads", "1024"),
         ({"heads": [[3, 2]], "layers": [3]}, "attention", "can't be combined"),
-        ({"prompt": 1}, "attention.prompt", "boolean"),
+        ({"prompt": 1}, "attention.prompt", "true or false"),
     ],
 )
 def test_wrong_values_are_refused(
