@@ -42,13 +42,25 @@ class ImageCacheManager:
         Raises:
             ImageCacheFullError: If others pin too many pages; nothing was pinned.
         """
-        if context.images and not self.blocks.has_pinned(context.request_id):
+        self.reserve_as(context.request_id, context)
+
+    def reserve_as(self, request_id: Any, context: TextAndVisionContext) -> None:
+        """Pins all images of a request under an id, all or none.
+
+        Args:
+            request_id: The request's id, or one under which they stay pinned longer.
+            context: The request.
+
+        Raises:
+            ImageCacheFullError: If others pin too many pages; nothing was pinned.
+        """
+        if context.images and not self.blocks.has_pinned(request_id):
             runs = [
                 [context.images[i] for i in run]
                 for run in image_runs(_positions(context))
             ]
             self.blocks.reserve(
-                context.request_id,
+                request_id,
                 {_key(run): tuple(map(self._num_tokens, run)) for run in runs},
             )
 

@@ -6,10 +6,10 @@ scheduler, which reserves its images; the maps are made after its only step.
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -109,11 +109,9 @@ class ServedMaps:
         return allocating
 
     def _hold(self, context: Any) -> None:
-        held = copy.copy(context)
         answer_id = str(context.request_id)
-        held.request_id = _hold_id(answer_id)
         # The request has pinned the same images, so that there is room.
-        self._image_cache.reserve(held)
+        self._image_cache.reserve_as(_hold_id(answer_id), context)
         self._held[answer_id] = self._clock() + HOLD_SECONDS
 
     def _expire(self) -> None:
@@ -142,11 +140,13 @@ class ServedMaps:
     def _maps(
         self, context: Any, task: MapTask, answer_id: str
     ) -> AttentionMaps | Exception:
-        own = copy.copy(context)
-        own.request_id = RequestID(f"{context.request_id}.maps")
         # Without the token that MAX has generated.
-        count = prompt_length_of(context)
-        own.tokens = TokenBuffer(np.array(context.tokens.all[:count], np.int64))
+        tokens = context.tokens.all[: prompt_length_of(context)]
+        own = replace(
+            context,
+            request_id=RequestID(f"{context.request_id}.maps"),
+            tokens=TokenBuffer(np.array(tokens, np.int64)),
+        )
         try:
             return self._mapper.compute(
                 own, task.grids, task.first, task.answer, task.options

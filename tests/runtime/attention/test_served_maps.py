@@ -35,8 +35,8 @@ class Images:
     def __init__(self) -> None:
         self.pinned: set[str] = set()
 
-    def reserve(self, context: Any) -> None:
-        self.pinned.add(str(context.request_id))
+    def reserve_as(self, request_id: Any, context: Any) -> None:
+        self.pinned.add(str(request_id))
 
     def release(self, request_id: Any) -> None:
         self.pinned.discard(str(request_id))
