@@ -95,8 +95,8 @@ async def whole_chat(
             choice = choices[event.choice]
             choice.reason = event.reason
         elif isinstance(event, AnswerAttention):
-            attention = await asyncio.to_thread(attention_object, event)
-            choices[event.choice].attention = attention
+            choice = choices[event.choice]
+            choice.attention = await asyncio.to_thread(attention_object, event)
         elif isinstance(event, PromptRead) and event.logprobs is not None:
             prompt_logprobs = await in_turns(
                 prompt_entries(event.logprobs, form.token_bytes)
