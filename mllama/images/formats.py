@@ -37,6 +37,9 @@ MAX_PIXELS: Final = 1 << 26
 It is just above the 64 megapixels of phones.
 """
 
+MAX_SIDE: Final = 65_535
+"""The limit for width and height, JPEG's: a decoder takes its time for each row."""
+
 _HEIF_PLUGINS: Final = ("pi_heif", "pillow_heif")
 """Packages that read HEIF: the first has no encoders, whose license is the GPL."""
 

@@ -15,7 +15,7 @@ from mllama.errors import ImageDecodeError, ImageError, shortened
 from mllama.images import truncated
 from mllama.images.data_urls import data_url_content
 from mllama.images.fetch import fetch
-from mllama.images.formats import MAX_PIXELS, open_picture
+from mllama.images.formats import MAX_PIXELS, MAX_SIDE, open_picture
 from mllama.images.rgb import needs_conversion, sample_bits, to_rgb
 
 ImageSource = Image.Image | bytes | str | os.PathLike[str]
@@ -47,7 +47,10 @@ class ImageFile:
     def decoded_bytes(self) -> int:
         """Returns the memory that the pixels take while they are made RGB."""
         width, height = self.picture.size
-        # Pillow has four bytes a pixel in most modes.
+        # Pillow has four bytes a pixel in most modes, and a copy of a picture that is
+        # converted; one with transparency is put on white besides.
+        if "A" in self.picture.getbands():
+            return width * height * 12
         return width * height * (8 if needs_conversion(self.picture) else 4)
 
     def decode(self) -> Image.Image:
@@ -168,6 +171,11 @@ def _checked(picture: Image.Image, name: str) -> ImageFile:
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {width} x {height} pixels; at most {MAX_PIXELS:,} are "
+            "accepted, so make it smaller"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels; at most {MAX_SIDE:,} a side are "
             "accepted, so make it smaller"
         )
     if width * height == 0:

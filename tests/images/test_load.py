@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
 from mllama.errors import ImageError
-from mllama.images.formats import MAX_PIXELS
+from mllama.images.formats import MAX_PIXELS, MAX_SIDE
 from mllama.images.load import load_image
 
 
@@ -89,6 +89,11 @@ def test_more_pixels_than_the_limit_are_refused_before_decoding() -> None:
     side = int(MAX_PIXELS**0.5) + 1
     assert f"at most {MAX_PIXELS:,}" in refusal(encoded(Image.new("1", (side, side))))
     assert "pixels" in refusal(encoded(Image.new("1", (20000, 20000))))
+
+
+@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
+def test_longer_sides_than_the_limit_are_refused(size: tuple[int, int]) -> None:
+    assert f"at most {MAX_SIDE:,} a side" in refusal(encoded(Image.new("1", size)))
 
 
 def test_files_are_refused_by_name(tmp_path: Path) -> None:

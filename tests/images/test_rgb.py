@@ -112,6 +112,8 @@ def test_memory_for_turned_pictures_is_counted() -> None:
     keyed = png((1, 1), 8, 2, b"abc", tRNS=bytes(6))
     assert turned == 2 * plain == 8 * STEPS.width * STEPS.height
     assert open_image(keyed).decoded_bytes == 8
+    layered = encoded(Image.new("RGBA", (2, 3)), "PNG")
+    assert open_image(layered).decoded_bytes == 6 * 12
 
 
 PALETTE = bytes([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
