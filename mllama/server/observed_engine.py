@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Accepted, Event, Finished, Piece, PromptRead
 from mllama.requests.request import GenerationRequest
-from mllama.server.engine_client import EngineClient, Turns
+from mllama.server.engine_client import Turns
+from mllama.server.forwarding_engine_client import ForwardingEngineClient
 from mllama.server.observability.metrics import METRICS
 from mllama.server.observability.request_record import RequestRecord, current_record
 from mllama.server.request_origin import RequestOrigin
@@ -22,15 +22,12 @@ if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
 
 
-class ObservedEngineClient:
+class ObservedEngineClient(ForwardingEngineClient):
     """An engine client that records another one's events in metrics.
 
     Args:
         engine: The engine client.
     """
-
-    def __init__(self, engine: EngineClient) -> None:
-        self._engine = engine
 
     async def generate(
         self,
@@ -67,20 +64,6 @@ class ObservedEngineClient:
 
         tiles.add_done_callback(note)
         return tiles
-
-    async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
-        """Returns the ids of a prompt's tokens, in which each image is one."""
-        return await self._engine.tokenize(prompt)
-
-    async def count_tokens(
-        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
-    ) -> int:
-        """Returns the number of tokens that usage would count for a prompt."""
-        return await self._engine.count_tokens(prompt, images)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Returns what a token stands for; a special token's name for a special one."""
-        return self._engine.token_bytes(token_id)
 
 
 class _Observer:

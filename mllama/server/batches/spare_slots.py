@@ -8,19 +8,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.clients import ClientId
-from mllama.server.engine_client import EngineClient, Turns
+from mllama.server.engine_client import Turns
+from mllama.server.forwarding_engine_client import ForwardingEngineClient
 from mllama.server.request_origin import RequestOrigin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import AsyncGenerator
 
-    from mllama.images.load import ImageFile
-    from mllama.images.preprocess import ImageTiles
 
 Result = TypeVar("Result")
 
@@ -126,15 +123,12 @@ class SpareSlots:
                     wanted -= 1
 
 
-class BatchEngineClient:
+class BatchEngineClient(ForwardingEngineClient):
     """An engine client whose requests are those of batches, whoever made them.
 
     Args:
         engine: Answers requests.
     """
-
-    def __init__(self, engine: EngineClient) -> None:
-        self._engine = engine
 
     def generate(
         self,
@@ -146,21 +140,3 @@ class BatchEngineClient:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         origin = replace(origin or RequestOrigin(), client=BATCHES, is_batch=True)
         return self._engine.generate(request, origin=origin, turns=turns)
-
-    def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
-        """Starts to decode an image and to split it into tiles, in another thread."""
-        return self._engine.prepare_image(image)
-
-    async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
-        """Returns the ids of a prompt's tokens, in which each image is one."""
-        return await self._engine.tokenize(prompt)
-
-    async def count_tokens(
-        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
-    ) -> int:
-        """Returns the number of tokens that usage would count for a prompt."""
-        return await self._engine.count_tokens(prompt, images)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Returns what a token stands for; a special token's name for a special one."""
-        return self._engine.token_bytes(token_id)

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from mllama.errors import EngineError
-from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Event, PromptRead
 from mllama.requests.request import GenerationRequest
 from mllama.server.engine_client import EngineClient, Turns
+from mllama.server.forwarding_engine_client import ForwardingEngineClient
 from mllama.server.request_origin import RequestOrigin
 from mllama.server.scheduling.progress import work_of
 from mllama.server.scheduling.request_queue import Place, RequestQueue
 from mllama.server.scheduling.running_answers import RunningAnswers
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from mllama.images.load import ImageFile
-    from mllama.images.preprocess import ImageTiles
-
 _Events = asyncio.Queue[Event | Exception | None]
 
 
-class QueuedEngineClient:
+class QueuedEngineClient(ForwardingEngineClient):
     """An :class:`~mllama.server.engine_client.EngineClient` with a queue before it.
 
     Each answer is followed in a task of its own, so that its slot is free when the
@@ -38,7 +31,7 @@ class QueuedEngineClient:
     """
 
     def __init__(self, engine: EngineClient, queue: RequestQueue) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._queue = queue
         self._running: set[_Events] = set()
 
@@ -119,21 +112,3 @@ class QueuedEngineClient:
         """
         for events in tuple(self._running):
             events.put_nowait(error())
-
-    def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
-        """Starts to decode an image and to split it into tiles, in another thread."""
-        return self._engine.prepare_image(image)
-
-    async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:
-        """Returns the ids of a prompt's tokens, in which each image is one."""
-        return await self._engine.tokenize(prompt)
-
-    async def count_tokens(
-        self, prompt: ChatPrompt | str, images: Sequence[ImageTiles]
-    ) -> int:
-        """Returns the number of tokens that usage would count for a prompt."""
-        return await self._engine.count_tokens(prompt, images)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Returns what a token stands for; a special token's name for a special one."""
-        return self._engine.token_bytes(token_id)
