@@ -109,6 +109,9 @@ def _loaded(content: bytes, reopen: Reopen, fill: int | None = None) -> Image.Im
             raise
         # Pillow goes on with what it has decoded.
         picture.tile = []
+    finally:
+        # A picture that held itself would stay until a collection.
+        picture.__dict__.pop("load_prepare", None)
     return picture
 
 

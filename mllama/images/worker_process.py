@@ -8,6 +8,7 @@ that has it can lose its core.  A decoder that crashes would end the caller, too
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import pickle
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mllama.errors import ImageDecodeError
 from mllama.images.formats import ignore_warnings
 from mllama.images.load import open_image
+from mllama.utils.allocator import limit_allocator
 from mllama.utils.child_processes import restore_child_environment
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ def _run(connection: Connection[Any, Any]) -> None:
     # Ctrl-C reaches all processes of a terminal, but it is the server that ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ignore_warnings()
+    limit_allocator()
     os.nice(NICENESS)
     # A server that has ended shows in any of these ways.
     with contextlib.suppress(EOFError, OSError):
@@ -150,7 +153,11 @@ def _prepare(content: bytes, processor: ImageProcessor) -> ImageTiles | Exceptio
     try:
         return processor(open_image(content).decode())
     except Exception as error:
-        return error
+        failure = error
+    # The frames of tracebacks hold the picture, and each other.
+    failure.__traceback__ = failure.__cause__ = failure.__context__ = None
+    gc.collect()
+    return failure
 
 
 def _answer(connection: Connection[Any, Any], result: ImageTiles | Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -181,10 +183,32 @@ def test_an_image_that_comes_before_a_death_is_seen_gets_a_new_process(
     assert process.pid != pid
 
 
+@pytest.mark.parametrize("part", [0.3, 0.99])
+def test_what_a_damaged_picture_took_is_given_back(
+    process: WorkerProcess, part: float
+) -> None:
+    side = 2500
+    file = io.BytesIO()
+    Image.effect_noise((side, side), 50).convert("RGB").save(file, "PNG")
+    content = file.getvalue()
+    process.prepare(png(), PROCESSOR)
+
+    def private_bytes() -> int:
+        return int(psutil.Process(process.pid).memory_full_info().uss)
+
+    before = private_bytes()
+    for _ in range(3):
+        with contextlib.suppress(ImageError):
+            process.prepare(content[: int(part * len(content))], PROCESSOR)
+    # A picture of this size takes 25 MB, and several are needed at a time.
+    assert private_bytes() < before + side * side * 4
+
+
 def test_processes_share_the_imports_and_give_way(process: WorkerProcess) -> None:
     found: Any = process.prepare(png(), environment)  # type: ignore[arg-type]
     assert found["torch"] is None
-    assert found["priority"] == NICENESS
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert found["priority"] == min(own + NICENESS, 19)
     if sys.platform == "linux":
         assert "forkserver" in found["server"]
         assert "_imaging" in found["server's files"], "Pillow is imported only once"
