@@ -83,6 +83,13 @@ _OPENAI_MESSAGE = some(
 )
 OPENAI_MESSAGES = st.lists(_OPENAI_MESSAGE, max_size=4)
 
+_INDICES = st.one_of(
+    st.sampled_from(("all", "last", "mean", "")),
+    st.lists(st.one_of(st.integers(0, 9), numbers()), max_size=3),
+    st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=2),
+)
+_MAPS = some({}, {"layers": _INDICES, "heads": _INDICES})
+
 CHAT = some(
     {"model": MODELS, "messages": maybe(OPENAI_MESSAGES)},
     {
@@ -95,6 +102,7 @@ CHAT = some(
         "add_generation_prompt": st.booleans(),
         "continue_final_message": st.booleans(),
         "echo": st.booleans(),
+        "attention": st.one_of(_MAPS, values()),
         "chat_template_kwargs": st.dictionaries(
             st.sampled_from(("date_string", "tools", "messages", "bos_token", "a")),
             values(),
