@@ -100,11 +100,17 @@ def _objects(draw: Any, inner: st.SearchStrategy[Any]) -> dict[str, Any]:
     properties = draw(st.dictionaries(NAMES, inner, min_size=1, max_size=4))
     names = list(properties)
     schema = {"type": "object", "properties": properties}
-    return schema | _some(
+    others = _some(
         draw,
         required=st.lists(st.sampled_from([*names, "other"]), unique=True, max_size=3),
         additionalProperties=st.booleans() | inner,
     )
+    if others.get("additionalProperties") is False and "other" in others.get(
+        "required", ()
+    ):
+        # No value would fit.
+        others["required"].remove("other")
+    return schema | others
 
 
 @st.composite
