@@ -14,6 +14,7 @@ from mllama.grammars.characters import ALL, DIGITS, CharacterSet
 from mllama.grammars.nodes import (
     EMPTY,
     NOTHING,
+    Alternatives,
     Grammar,
     Literal,
     Node,
@@ -111,7 +112,19 @@ def other_key(names: Sequence[str]) -> Node:
 
 
 def key_of(string: Node) -> Node:
-    """Returns a name that is one of a grammar's strings, with the colon."""
+    """Returns a name that is one of a grammar's strings, with the colon.
+
+    They are one terminal, as other names are: of terminals that begin alike, a parser
+    takes the longest.
+    """
+    if isinstance(string, Alternatives):
+        return alternatives([key_of(each) for each in string.options])
+    if isinstance(string, Terminal):
+        return terminal(
+            sequence(string.part, _COLON),
+            also=[sequence(each, _COLON) for each in string.also],
+            but=[text + _COLON for text in string.but],
+        )
     return sequence(string, terminal(_COLON))
 
 

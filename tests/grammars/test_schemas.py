@@ -160,3 +160,15 @@ def test_long_lists_have_answers(schema: Any) -> None:
 def test_a_schema_without_values_is_refused(schema: Any) -> None:
     with pytest.raises(RequestError, match="fits no value"):
         Format("json_schema", schema)
+
+
+@pytest.mark.parametrize("names", [{"pattern": "^[a-c]+$"}, {"enum": ["a", "bc"]}])
+@pytest.mark.parametrize("text", ['{"bc": 1}', '{"bc": true, "x": false}'])
+def test_names_by_a_pattern_stand_beside_any_names(names: Any, text: str) -> None:
+    objects = {
+        "type": "object",
+        "additionalProperties": {"type": "integer"},
+        "propertyNames": names,
+    }
+    others = {"type": "object", "additionalProperties": {"type": "boolean"}}
+    assert Format("json_schema", {"anyOf": [objects, others]}).accepts(text)
