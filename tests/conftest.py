@@ -10,7 +10,10 @@ import pytest
 from hypothesis import settings
 
 from mllama import LLM
+from mllama.batch.inputs.parquet import load_pyarrow
 from mllama.utils.child_processes import restore_child_environment
+
+load_pyarrow()
 
 COMPILING_FOLDERS = {
     "clients",

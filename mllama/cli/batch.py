@@ -79,9 +79,12 @@ def batch(
         raise MllamaError(f"--max-errors must be -1 or more, not {max_errors}")
 
     from mllama.batch.destination import Destination
+    from mllama.batch.inputs.parquet import load_pyarrow
     from mllama.batch.run import BatchCounts, unanswered
     from mllama.batch.seen_ids import SeenIds
 
+    # Some later file may be the first that needs it.
+    load_pyarrow()
     question = _question(settings)
     destination = Destination(output, output_format, shard_lines)  # type: ignore[arg-type]
     reader = _reader(source, question, settings, destination.path)

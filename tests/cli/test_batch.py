@@ -119,6 +119,27 @@ def test_each_line_is_answered_once_by_runs_that_are_killed(tmp_path: Path) -> N
             assert usage["prompt_tokens_details"]["image_tokens"] > 0
 
 
+@pytest.mark.compiles
+def test_parquet_is_read_while_the_model_runs(tmp_path: Path) -> None:
+    """In files of which the first is read before."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table
+    pictures = [picture.read_bytes() for picture in PICTURES]
+    for name in "ab":
+        parquet.write_table(
+            table({"image": pictures * 10}), tmp_path / f"{name}.parquet"
+        )
+    output = tmp_path / "out.jsonl"
+    run = start(
+        tmp_path / "*.parquet",
+        output,
+        *("--prompt", "What is in the picture?", "--max-new-tokens", "2"),
+    )
+    _, errors = run.communicate(timeout=START_SECONDS)
+    assert run.returncode == 0, errors
+    assert lines_of(output) == 2 * 10 * len(pictures)
+
+
 def refused(*arguments: str | Path) -> str:
     with pytest.raises(MllamaError) as caught:
         CliRunner().invoke(batch, [*map(str, arguments)], catch_exceptions=False)

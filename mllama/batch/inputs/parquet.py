@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, BinaryIO, Final
@@ -12,6 +13,16 @@ from mllama.errors import MllamaError, listed
 
 _ROWS: Final = 16
 """Rows that are decoded at a time: each may have a photo of megabytes."""
+
+
+def load_pyarrow() -> None:
+    """Loads pyarrow, if it is installed, before a model runs in this process.
+
+    If MAX 26.7 has run a graph before pyarrow 26 is loaded, pyarrow crashes the process
+    when it reads; loaded in the other order they work side by side.
+    """
+    with contextlib.suppress(ImportError):
+        import pyarrow.parquet  # noqa: F401
 
 
 def import_parquet(why: str) -> ModuleType:
