@@ -58,7 +58,7 @@ def server() -> InProcessServer:
             16384,
         ),
         (COMPLETION, {"prompt": ["a"] * 2049}, "prompt", 2048),
-        (COMPLETION, {"prompt": [1] * (2**20 + 1)}, "prompt", 2**20),
+        (COMPLETION, {"prompt": [1] * (2**18 + 1)}, "prompt", 2**18),
         (TOKENIZE, {"messages": [USER] * 4097}, "messages", 4096),
         (RESPONSES, {"input": [USER] * 4097}, "input", 4096),
         (MESSAGES, {"max_tokens": 1, "messages": [USER] * 4097}, "messages", 4096),
