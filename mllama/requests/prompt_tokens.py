@@ -55,7 +55,7 @@ async def tokenize(
         PromptTooLongError: If it has far more tokens than a sequence.
     """
     encoder = tokenizer.prompt_encoder
-    size = _size(prompt) if isinstance(prompt, (str, ChatPrompt)) else 0
+    size = text_size(prompt) if isinstance(prompt, (str, ChatPrompt)) else 0
 
     def encode() -> Any:
         if size > max(_FITTING * max_length, fitting):
@@ -98,18 +98,18 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="mllama-prompts")
 
 
-def _size(value: Any) -> int:
+def text_size(value: Any) -> int:
     """Returns about how many characters plain data has."""
     if isinstance(value, ChatPrompt):
         return sum(
-            map(_size, (value.messages, value.tools, value.chat_template_kwargs))
+            map(text_size, (value.messages, value.tools, value.chat_template_kwargs))
         )
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
+        return sum(map(text_size, value.values()))
     if isinstance(value, Sequence):
-        return sum(map(_size, value))
+        return sum(map(text_size, value))
     return 1
 
 

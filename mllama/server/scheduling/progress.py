@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.prompt_tokens import text_size
 from mllama.requests.request import GenerationRequest
 
 _REMEMBERED: Final = 64
@@ -33,21 +34,11 @@ def work_of(request: GenerationRequest) -> PromptWork:
     """Returns the work before a request's first token."""
     prompt = request.prompt
     characters = (
-        _size(prompt.messages) + _size(prompt.tools)
+        text_size(prompt.messages) + text_size(prompt.tools)
         if isinstance(prompt, ChatPrompt)
         else len(prompt) * (1 if isinstance(prompt, str) else _CHARACTERS_PER_TOKEN)
     )
     return PromptWork(characters, len(request.images))
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
-    if isinstance(value, Sequence):
-        return sum(map(_size, value))
-    return 1
 
 
 class BusyRate:
