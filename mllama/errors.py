@@ -58,8 +58,8 @@ class EngineError(RuntimeError):
     """
 
 
-class EngineOverloadedError(EngineError):
-    """Too many requests wait for the engine.  The server answers 429.
+class TemporaryEngineError(EngineError):
+    """The engine can't answer a request now, but may later.
 
     Args:
         message: One line for the user.
@@ -71,19 +71,15 @@ class EngineOverloadedError(EngineError):
         self.retry_after = retry_after
 
 
-class EngineUnavailableError(EngineError):
+class EngineOverloadedError(TemporaryEngineError):
+    """Too many requests wait for the engine.  The server answers 429."""
+
+
+class EngineUnavailableError(TemporaryEngineError):
     """There is no engine at the moment: it is being started again, or shut down.
 
     The server answers 503.
-
-    Args:
-        message: One line for the user.
-        retry_after: Seconds after which another try is worthwhile.
     """
-
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
     def renewed(self) -> EngineUnavailableError:
         """Returns an equal error, whose traceback is that of another request."""
