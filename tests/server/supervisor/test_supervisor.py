@@ -125,7 +125,7 @@ def test_a_worker_that_dies_is_replaced(
 
     with caplog.at_level(logging.INFO, "mllama"):
         supervised(test)
-    died, again = [record.message for record in caplog.records]
+    died, again = caplog.messages
     assert died == (
         "the model worker has died: it was killed by SIGSEGV, after serving for 0 s, "
         "and 0 request(s) ended with an error; the next one starts now"
@@ -161,7 +161,7 @@ def test_waits_grow_and_the_log_says_when_the_next_try_is(
         await until(lambda: supervisor.restarts == 3 and supervisor.is_ready)
 
     supervised(test)
-    lines = [record.message for record in caplog.records]
+    lines = caplog.messages
     assert len(lines) == 3
     assert lines[1].endswith("the next one starts in 1 s")
     assert "can't be started: no more processes" in lines[2]
@@ -195,7 +195,7 @@ def test_it_gives_up_after_as_many_restarts_as_the_user_says(
         assert not supervisor.is_ready
 
     supervised(test, most_restarts=most)
-    assert "no further try (--max-worker-restarts)" in caplog.records[-1].message
+    assert "no further try (--max-worker-restarts)" in caplog.messages[-1]
 
 
 def test_a_negative_number_of_restarts_is_refused() -> None:
