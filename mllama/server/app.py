@@ -198,6 +198,7 @@ class _RunningServer:
             uvicorn_config(
                 self._app,
                 settings,
+                form_of=error_form,
                 root_path=options.root_path,
                 tls=options.tls,
                 uds=options.uds,

@@ -7,11 +7,13 @@ import logging
 import signal
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.types import Scope
 from uvicorn import Config, Server
 
 from mllama.errors import MllamaError
@@ -22,6 +24,8 @@ from mllama.server.arrival.connections import (
     LimitedConnection,
     limited_connections,
 )
+from mllama.server.arrival.request_head import MAX_HEAD_BYTES
+from mllama.server.errors import ErrorForm
 from mllama.server.listening import address_text
 from mllama.server.paths import RootPath
 from mllama.server.shutdown import Shutdown
@@ -71,6 +75,7 @@ def uvicorn_config(
     app: FastAPI,
     settings: Settings,
     *,
+    form_of: Callable[[Scope], ErrorForm],
     root_path: str = "",
     tls: TlsFiles | None,
     uds: str | None = None,
@@ -81,12 +86,17 @@ def uvicorn_config(
     Args:
         app: The application.
         settings: MAX Serve's settings.
+        form_of: Returns the form of a request's errors.
         root_path: The path under which a proxy has this server.
         tls: The certificate; None serves plain HTTP.
         uds: The Unix socket that it listens on, if it does.
         limits: Limits of connections; None are those of this process.
     """
     below_root = RootPath(app, root_path) if root_path else app
+
+    def form_below_root(scope: Scope) -> ErrorForm:
+        return form_of({**scope, "root_path": root_path})
+
     return Config(
         app=below_root if uds is None else UnixPeers(below_root),
         # Who comes by a Unix socket has no address that uvicorn could trust.
@@ -94,7 +104,11 @@ def uvicorn_config(
         log_config=None,
         loop="uvloop",
         # httptools, which other packages may bring, has no limit of headers.
-        http=limited_connections(limits or ConnectionLimits.of_this_process()),
+        http=limited_connections(
+            limits or ConnectionLimits.of_this_process(), form_below_root
+        ),
+        # Of a head that arrives in pieces.
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         # The server takes no web sockets.
         ws="none",
         # What is left after the shutdown's own time limit has been told so.

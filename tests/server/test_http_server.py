@@ -17,6 +17,7 @@ from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
 from mllama.server.http_server import HttpServer, TlsFiles, uvicorn_config
 from mllama.server.options import ServerOptions
+from mllama.server.routes import error_form
 from mllama.server.shutdown import Shutdown
 
 
@@ -40,7 +41,12 @@ def served(
     app = FastAPI()
     app.add_api_route("/where", lambda: "here")
     config = uvicorn_config(
-        app, Settings(), root_path=options.root_path, tls=options.tls, uds=options.uds
+        app,
+        Settings(),
+        form_of=error_form,
+        root_path=options.root_path,
+        tls=options.tls,
+        uds=options.uds,
     )
     server = HttpServer(config, Shutdown(0))
 

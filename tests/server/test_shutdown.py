@@ -14,6 +14,7 @@ import pytest
 from mllama.max_compat.server import Settings
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.options import ServerOptions
+from mllama.server.routes import error_form
 from mllama.server.scheduling.request_queue import RequestQueue
 from mllama.server.shutdown import Shutdown
 from tests.server.dialects.in_process import InProcessServer
@@ -213,7 +214,8 @@ def test_a_signal_drains_and_a_second_one_ends_at_once(
         options = ServerOptions(host="127.0.0.1", port=0)
         with options.bound() as bound:
             server = HttpServer(
-                uvicorn_config(setup.app(), Settings(), tls=None), setup.shutdown
+                uvicorn_config(setup.app(), Settings(), form_of=error_form, tls=None),
+                setup.shutdown,
             )
             served = asyncio.ensure_future(server.serve(list(bound.requests)))
             await until(lambda: server.started)

@@ -12,12 +12,26 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mllama.server.arrival.connection_errors import (
+    BODY_TIMEOUT,
+    HEAD_TOO_LARGE,
+    NO_HTTP,
+    REQUEST_TIMEOUT,
+    TOO_MANY_CONNECTIONS,
+    FormOf,
+    refusal,
+    scope_of_head,
+)
+from mllama.server.errors import ErrorReport
 from mllama.utils.open_files import open_file_limit
 
 logger = logging.getLogger("mllama")
 
 _RESERVED_FILES: Final = 128
 """Open files for the model, the images that are fetched, and logs."""
+
+_NOTED_HEAD_BYTES: Final = 8192
+"""What is noted of a head, for the form of an error."""
 
 _EVICTED: Final = 0.02
 """Part of the connections that is closed at once to make room for new ones."""
@@ -60,11 +74,13 @@ class LimitedConnection(H11Protocol):
     The server calls :meth:`check_time` now and then.
     """
 
-    limits = ConnectionLimits()
+    limits: ConnectionLimits
+    form_of: FormOf
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._last_byte = self.loop.time()
+        self._head = b""
         self._head_since: float | None = None
         self._last_check = self._last_byte
         self._body_of: object = None
@@ -84,7 +100,7 @@ class LimitedConnection(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections and not self._make_room():
             # Every other one has a request that is being answered.
-            self._close_with(503, "Too many connections")
+            self._close_with(TOO_MANY_CONNECTIONS)
 
     def data_received(self, data: bytes) -> None:
         """Notes that something arrived."""
@@ -97,24 +113,25 @@ class LimitedConnection(H11Protocol):
         elif self._head_since is None:
             self._head_since = self._last_byte
 
+    def handle_events(self) -> None:
+        """Handles what has arrived, and notes the head of a request that begins."""
+        if self.conn.their_state is h11.IDLE:
+            # h11 drops a head that it can't read.
+            self._head = self.conn.trailing_data[0][:_NOTED_HEAD_BYTES]
+        super().handle_events()
+        if self._has_request:
+            self._head = b""
+
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP, also in the middle of a body."""
-        if self._has_request:
-            # The application must not answer once more.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
         # uvicorn calls this while it handles h11's error.
         error = sys.exc_info()[1]
-        if (
+        is_too_large = (
             isinstance(error, h11.RemoteProtocolError)
             and error.error_status_hint == 431
             and not self._has_request
-        ):
-            self._close_with(431, "The path and headers are too large")
-        elif self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
-        else:
-            self.transport.close()
+        )
+        self._close_with(HEAD_TOO_LARGE if is_too_large else NO_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Says nothing: requests to upgrade are answered as others."""
@@ -153,7 +170,7 @@ class LimitedConnection(H11Protocol):
                 self._head_since is not None
                 and now - self._head_since > self.limits.head_seconds
             ):
-                self._close_with(408, "The request took too long to arrive")
+                self._close_with(REQUEST_TIMEOUT)
         elif self.cycle.more_body:
             self._check_body(elapsed)
 
@@ -169,26 +186,20 @@ class LimitedConnection(H11Protocol):
         self._body_pause += elapsed
         allowed = self.limits.body_grace + self._body_bytes / self.limits.body_rate
         if self._body_pause > self.limits.body_pause or self._body_seconds > allowed:
-            self._close_with(408, "The body took too long to arrive")
+            self._close_with(BODY_TIMEOUT)
 
-    def _close_with(self, status: int, message: str) -> None:
+    def _close_with(self, report: ErrorReport) -> None:
         """Closes the connection, and says why if no answer has begun."""
+        # The type of uvicorn's scope is narrower than Starlette's.
+        known: Any = self.scope
+        scope = known if self._has_request else scope_of_head(self._head)
         if self._has_request:
+            # The application must not answer once more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            content = message.encode()
-            headers = [
-                ("content-type", "text/plain; charset=utf-8"),
-                ("content-length", str(len(content))),
-                ("connection", "close"),
-            ]
             with contextlib.suppress(h11.LocalProtocolError):
-                for event in (
-                    h11.Response(status_code=status, headers=headers),
-                    h11.Data(data=content),
-                    h11.EndOfMessage(),
-                ):
+                for event in refusal(report, scope, self.form_of):
                     self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
@@ -213,6 +224,14 @@ class LimitedConnection(H11Protocol):
         return len(idle) >= excess
 
 
-def limited_connections(limits: ConnectionLimits) -> type[LimitedConnection]:
-    """Returns the class of connections with given limits."""
-    return type("LimitedConnection", (LimitedConnection,), {"limits": limits})
+def limited_connections(
+    limits: ConnectionLimits, form_of: FormOf
+) -> type[LimitedConnection]:
+    """Returns the class of connections with given limits.
+
+    Args:
+        limits: The limits.
+        form_of: Returns the form of a request's errors.
+    """
+    attributes = {"limits": limits, "form_of": staticmethod(form_of)}
+    return type("LimitedConnection", (LimitedConnection,), attributes)

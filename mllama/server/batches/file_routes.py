@@ -7,13 +7,14 @@ from typing import Any, Final
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.batches.answers import DeletedFile, FileList, FileObject
 from mllama.server.batches.body import LEAST_KEPT_SECONDS
 from mllama.server.batches.owners import owner_of
 from mllama.server.batches.pages import page_of
+from mllama.server.batches.ranged_file_response import RangedFileResponse
 from mllama.server.batches.records import KEPT_SECONDS, FileRecord, new_id, now
 from mllama.server.batches.stores import BatchStores
 from mllama.server.batches.upload import Upload, receive_upload
@@ -25,6 +26,13 @@ _SECONDS: Final = "expires_after[seconds]"
 _FIELDS: Final = ("purpose", _ANCHOR, _SECONDS)
 _MISSING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"description": "The client has no file of this id"}
+}
+_JSON_LINES: Final = {"application/jsonl": {"schema": {"type": "string"}}}
+_CONTENT: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": _JSON_LINES},
+    206: {"description": "The parts that `Range` asks for", "content": _JSON_LINES},
+    400: {"description": "`Range` can't be read"},
+    416: {"description": "`Range` lies outside of the file"},
 }
 _FORM: Final = {
     "requestBody": {
@@ -85,10 +93,7 @@ class FileRoutes:
             f"{path}/content",
             self.content,
             response_class=Response,
-            responses={
-                200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}},
-                **_MISSING,
-            },
+            responses=_CONTENT | _MISSING,
         )
 
     async def upload(self, request: Request) -> Response:
@@ -140,7 +145,7 @@ class FileRoutes:
     async def content(self, request: Request, file_id: str) -> Response:
         """Returns the content of a file."""
         record = self._files.get(file_id, owner_of(request))
-        return FileResponse(
+        return RangedFileResponse(
             self._files.content_path(record.id),
             media_type="application/jsonl",
             filename=record.filename,

@@ -48,6 +48,40 @@ def test_a_file_is_kept_and_deleted(tmp_path: Path) -> None:
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "found"),
+    [
+        ("bytes=2-4", 206, b"cde"),
+        ("bytes=", 400, "must be like"),
+        ("bytes=x-y", 400, "must be like"),
+        ("lines=1-2", 400, "must be like"),
+        ("bytes=10-20", 416, "has 10 bytes"),
+        ("bytes=4-2", 400, "must be like"),
+    ],
+)
+def test_parts_of_a_file(
+    tmp_path: Path, asked: str, status: int, found: bytes | str
+) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            file = await server.upload(b"abcdefghij")
+            transport = httpx.ASGITransport(app=server.app)
+            async with httpx.AsyncClient(transport=transport) as client:
+                response = await client.get(
+                    f"http://server/v1/files/{file.id}/content",
+                    headers={"Range": asked},
+                )
+            assert response.status_code == status
+            if isinstance(found, bytes):
+                assert response.content == found
+            else:
+                assert found in response.json()["error"]["message"]
+            if status == 416:
+                assert response.headers["content-range"] == "bytes */10"
+
+    run(test())
+
+
 def test_files_survive_the_server(tmp_path: Path) -> None:
     async def first() -> Any:
         async with batch_server(tmp_path) as server:

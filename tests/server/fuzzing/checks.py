@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 from starlette.types import Scope
@@ -17,8 +18,8 @@ from .exchange import Answer, Exchange
 ALWAYS_POSSIBLE = {400, 404, 405, 413, 431}
 """Statuses of requests that are no HTTP, or for no operation."""
 
-NO_HTTP = b"Invalid HTTP request received."
-"""What uvicorn answers to a request that isn't one, before there is a route."""
+NO_HTTP = b'"invalid_http"'
+"""What is in the answer to what is no request, and so has no route."""
 
 
 class DocumentChecks:
@@ -53,9 +54,11 @@ class DocumentChecks:
             yield "a 503 without Retry-After"
         if not answer.is_whole:
             return
-        if (answer.status, answer.kind) == (400, "text/plain") and (
-            answer.body == NO_HTTP or exchange.method == "HEAD"
-        ):
+        if answer.status == 400 and exchange.method == "HEAD":
+            if answer.headers.get("connection") == "close":
+                return
+        elif answer.status == 400 and NO_HTTP in answer.body:
+            yield from self._wrong_error(exchange, answer)
             return
         operation = self._operation(exchange)
         responses = {} if operation is None else operation["responses"]
@@ -104,7 +107,7 @@ class DocumentChecks:
             (name.lower().encode(), value.encode("latin-1", "replace"))
             for name, value in exchange.headers
         ]
-        path = exchange.path.partition("?")[0]
+        path = unquote(re.split("[ ?]", exchange.path)[0])
         form = self._form_of({"type": "http", "path": path, "headers": headers})
         try:
             form.answer.model_validate_json(answer.body, strict=True)

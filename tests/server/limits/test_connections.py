@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
 import time
@@ -22,6 +23,7 @@ from mllama.server.arrival.body import arrived_body
 from mllama.server.arrival.connections import ConnectionLimits
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.options import ServerOptions
+from mllama.server.routes import error_form
 from mllama.utils.open_files import raise_open_file_limit
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -51,6 +53,7 @@ class Application:
         self.app = FastAPI()
         self.app.add_api_route("/health", self.health)
         self.app.add_api_route("/read", self.read, methods=["POST"])
+        self.app.add_api_route("/api/read", self.read, methods=["POST"])
         self.app.add_api_route("/stream", self.stream)
 
     async def health(self) -> str:
@@ -82,7 +85,9 @@ Test = Callable[[int, Application], Awaitable[None]]
 def run(test: Test, limits: ConnectionLimits = QUICK) -> HttpServer:
     """Runs a test against a server with limits of its own."""
     application = Application()
-    config = uvicorn_config(application.app, Settings(), tls=None, limits=limits)
+    config = uvicorn_config(
+        application.app, Settings(), form_of=error_form, tls=None, limits=limits
+    )
     server = HttpServer(config)
 
     async def serve() -> None:
@@ -136,6 +141,19 @@ async def answer_to(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
     return bytes(received.answer)
 
 
+def refusal(answer: bytes, status: int) -> Any:
+    """The JSON of an answer that ends its connection."""
+    head, _, content = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    assert first.startswith(f"HTTP/1.1 {status} ")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert headers["content-type"] == "application/json"
+    assert headers["connection"] == "close"
+    assert headers["x-request-id"] == headers["request-id"] != ""
+    assert int(headers["content-length"]) == len(content)
+    return json.loads(content)
+
+
 async def health(port: int) -> float:
     """The seconds in which the server says that it is up."""
     started = time.monotonic()
@@ -157,8 +175,8 @@ async def health(port: int) -> float:
 def test_headers_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
     async def test(port: int, application: Application) -> None:
         answer = await answer_to(port, *pieces, pause=pause)
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert answer.endswith(b"The request took too long to arrive")
+        error = refusal(answer, 408)["error"]
+        assert error["message"] == "The request took too long to arrive."
 
     run(test)
 
@@ -167,10 +185,23 @@ def test_headers_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
 def test_headers_that_never_end_are_too_large(before: bytes) -> None:
     async def test(port: int, application: Application) -> None:
         answer = await answer_to(port, before + GET[:-2] + b"x: " + b"y" * 300_000)
-        *answered, refusal = answer.split(b"HTTP/1.1 ")[1:]
+        *answered, refused = answer.split(b"HTTP/1.1 ")[1:]
         assert len(answered) == bool(before)
-        assert refusal.startswith(b"431 ")
-        assert refusal.endswith(b"The path and headers are too large")
+        error = refusal(b"HTTP/1.1 " + refused, 431)["error"]
+        assert error["message"] == "The path and headers are too large."
+
+    run(test)
+
+
+def test_headers_may_arrive_in_pieces() -> None:
+    async def test(port: int, application: Application) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET[:-2] + b"x: " + b"y" * 40_000)
+        await asyncio.sleep(0.1)
+        writer.write(b"y" * 20_000 + b"\r\n\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b'"up"'), 5)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
     run(test)
 
@@ -187,10 +218,63 @@ def test_headers_that_never_end_are_too_large(before: bytes) -> None:
 def test_bodies_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
     async def test(port: int, application: Application) -> None:
         answer = await answer_to(port, *pieces, pause=pause)
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert answer.endswith(b"The body took too long to arrive")
+        error = refusal(answer, 408)["error"]
+        assert error["message"] == "The body took too long to arrive."
         await asyncio.sleep(0.1)
         assert application.ended == ["disconnected"]
+
+    run(test)
+
+
+OLLAMA = b"POST /api/read HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+MESSAGES = b"POST /v1/messages?beta=true HTTP/1.1\r\nx-request-id: mine\r\n"
+MODELS = b"GET /v1/models HTTP/1.1\r\nAnthropic-Version: 2023-06-01\r\n"
+LONG = b"x: " + b"y" * 100_000
+
+
+def is_ollamas(content: Any) -> bool:
+    return list(content) == ["error"] and isinstance(content["error"], str)
+
+
+def is_anthropics(content: Any) -> bool:
+    return content["type"] == "error" and content["request_id"] != ""
+
+
+def is_openais(content: Any) -> bool:
+    return set(content["error"]) == {"message", "type", "param", "code"}
+
+
+FORMS = [
+    (OLLAMA, 408, is_ollamas),
+    (OLLAMA + b"Content-Length: 9\r\n\r\n", 408, is_ollamas),
+    (MESSAGES, 408, is_anthropics),
+    (MODELS, 408, is_anthropics),
+    (GET[:-2], 408, is_openais),
+    (b"POST /api/read", 408, is_openais),
+    (OLLAMA + LONG, 431, is_ollamas),
+    (MESSAGES + LONG, 431, is_anthropics),
+    (GET[:-2] + LONG, 431, is_openais),
+    (b"GET /api/tags?" + LONG, 431, is_ollamas),
+    (OLLAMA + b"a line\r\n\r\n", 400, is_ollamas),
+    (OLLAMA + CHUNKED + b"zz\r\n", 400, is_ollamas),
+    (MESSAGES + b"a line\r\n\r\n", 400, is_anthropics),
+    (GET + MESSAGES + b"a line\r\n\r\n", 400, is_anthropics),
+    (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400, is_openais),
+    (b"GET /\xff HTTP/1.1\r\n\r\n", 400, is_openais),
+]
+"""What a client sends, the status of the answer, and its form."""
+
+
+def test_errors_have_the_form_of_the_api() -> None:
+    async def test(port: int, application: Application) -> None:
+        answers = await asyncio.gather(*(answer_to(port, sent) for sent, _, _ in FORMS))
+        for (sent, status, is_right), answer in zip(FORMS, answers, strict=True):
+            content = refusal(answer[answer.rindex(b"HTTP/1.1 ") :], status)
+            assert is_right(content), (sent[:100], content)
+            if MESSAGES in sent:
+                assert b"\r\nx-request-id: mine\r\n" in answer
+                assert content["request_id"] == "mine"
 
     run(test)
 
@@ -226,7 +310,7 @@ def test_what_is_no_http_in_a_body_is_refused_once(
     async def test(port: int, application: Application) -> None:
         head = POST.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked")
         answer = await answer_to(port, head + b"zz\r\nabc\r\n")
-        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert refusal(answer, 400)["error"]["code"] == "invalid_http"
         assert answer.count(b"HTTP/1.1") == 1
 
     run(test)
@@ -250,6 +334,20 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
 
     server = run(test)
     assert not server.server_state.connections
+
+
+def test_a_client_that_closes_its_sending_side_has_left() -> None:
+    async def test(port: int, application: Application) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET.replace(b"/health", b"/stream"))
+        await reader.readexactly(100)
+        writer.write_eof()
+        while not application.ended:
+            await asyncio.sleep(0.01)
+        assert application.ended == ["stream"]
+        writer.close()
+
+    run(test)
 
 
 def test_quiet_connections_keep_nobody_out() -> None:
@@ -282,7 +380,8 @@ def test_requests_that_are_answered_are_not_closed_for_others() -> None:
             await reader.readexactly(100)
             streams.append((reader, writer))
         answer = await answer_to(port, GET)
-        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert refusal(answer, 503)["error"]["code"] == "service_unavailable"
+        assert b"retry-after: 1\r\n" in answer
         for reader, writer in streams:
             await reader.readexactly(65536)
             writer.close()
