@@ -23,12 +23,18 @@ from typing import IO, Any, Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from mllama.errors import EngineError, RequestError
+from mllama.errors import EngineError, EngineUnavailableError, RequestError
 from mllama.grammars.convert import FormatKind, format_grammar
-from mllama.utils.child_processes import restore_child_environment
+from mllama.utils.child_processes import killed_after, restore_child_environment
 
 CPU_SECONDS: Final = 3.0
 """What one grammar may take; 64 KiB of a schema take one or two."""
+
+WALL_SECONDS: Final = 60.0
+"""What one grammar may take on a busy machine; a process that is stopped takes more."""
+
+START_SECONDS: Final = 60.0
+"""What the start of the process may take."""
 
 _MEMORY_BYTES: Final = 4 << 30
 """Address space of the process: a grammar takes some hundred megabytes at most."""
@@ -83,11 +89,11 @@ class GrammarReader:
         Raises:
             RequestError: If there is no grammar of it.
             UnreadableGrammarError: If the grammar can't be read.
-            EngineError: If the process can't be started.
+            EngineError: If the process can't be started, or doesn't answer.
         """
         process = self._running()
         task = {"kind": kind, "source": source, "is_strict": is_strict, "path": path}
-        reply = _exchange(process, task)
+        reply = self._reply(process, task, WALL_SECONDS)
         if reply is None:
             self._process = None
             raise UnreadableGrammarError(_death(process))
@@ -113,10 +119,29 @@ class GrammarReader:
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        if _exchange(process, self._start) is None:
+        if self._reply(process, self._start, START_SECONDS) is None:
             raise EngineError(f"grammars can't be read: {_death(process)}")
         self._process = process
         return process
+
+    def _reply(
+        self, process: subprocess.Popen[str], message: Any, seconds: float
+    ) -> dict[str, Any] | None:
+        """Returns a process's reply to a message; None if it has ended.
+
+        Raises:
+            EngineUnavailableError: If there is none in time; the process is killed.
+        """
+        with killed_after(seconds, process.kill) as is_late:
+            reply = _exchange(process, message)
+        if is_late.is_set():
+            self._process = None
+            _death(process)
+            raise EngineUnavailableError(
+                f"the process that reads grammars took more than {seconds:g} s and was "
+                "killed; try again"
+            )
+        return reply
 
     def close(self) -> None:
         """Ends the process."""

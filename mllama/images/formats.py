@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import re
 import struct
 import warnings
@@ -136,9 +137,11 @@ def open_picture(content: bytes, name: str) -> Image.Image:
 def ignore_warnings() -> None:
     """Ignores what Pillow warns of, in a process that decodes what others send.
 
-    Python would log each text once, and keep it for as long as the process runs.
+    Python would log each text once, and keep it for as long as the process runs.  What
+    Pillow logs reaches stderr in a process without a log.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @cache

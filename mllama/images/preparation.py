@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -88,10 +88,13 @@ class WorkerProcesses:
 
     Args:
         number: The number of processes.
+        initialize: Is called in each process at its start.
     """
 
-    def __init__(self, number: int) -> None:
-        self.all = [WorkerProcess() for _ in range(number)]
+    def __init__(
+        self, number: int, initialize: Callable[[], None] | None = None
+    ) -> None:
+        self.all = [WorkerProcess(initialize) for _ in range(number)]
         self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
         for process in self.all:
             self._idle.put(process)
@@ -114,16 +117,20 @@ class WorkerProcesses:
 _processes: WorkerProcesses | None = None
 
 
-def start_worker_processes() -> None:
+def start_worker_processes(initialize: Callable[[], None] | None = None) -> None:
     """Has processes prepare the contents of image files from now on.
 
     They start in the background and end with this process.  A program that calls this
     must bear that its main module is imported again, as ``multiprocessing`` requires.
+
+    Args:
+        initialize: Is called in each process at its start; it must be possible to
+            pickle it.
     """
     global _processes
     ignore_warnings()
     if _processes is None:
-        _processes = WorkerProcesses(_parallel_images())
+        _processes = WorkerProcesses(_parallel_images(), initialize)
         for _ in _processes.all:
             _threads().submit(_processes.start_next)
 

@@ -13,16 +13,18 @@ import logging
 import os
 import pickle
 import signal
+import sys
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING, Any, Final
 
-from mllama.errors import ImageDecodeError
+from mllama.errors import EngineUnavailableError, ImageDecodeError
 from mllama.images.formats import ignore_warnings
 from mllama.images.load import open_image
 from mllama.utils.allocator import limit_allocator
-from mllama.utils.child_processes import restore_child_environment
+from mllama.utils.child_processes import killed_after, restore_child_environment
 
 if TYPE_CHECKING:
     # It loads transformers, which the caller may not need.
@@ -33,6 +35,9 @@ logger = logging.getLogger("mllama")
 NICENESS: Final = 10
 """How much later the process gets a core than those that generate tokens."""
 
+MAX_SECONDS: Final = 120.0
+"""What one image may take on a busy machine; a process that is stopped takes more."""
+
 _IMPORTS: Final = "mllama.images.fork_server_imports"
 
 
@@ -41,9 +46,14 @@ class WorkerProcess:
 
     It ends with the process that started it, however that ends.  One thread at a time
     may use it.
+
+    Args:
+        initialize: Is called in the process before anything else; it must be possible
+            to pickle it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, initialize: Callable[[], None] | None = None) -> None:
+        self._initialize = initialize
         self._process: ForkServerProcess | None = None
         self._connection: Connection[Any, Any] | None = None
 
@@ -53,7 +63,11 @@ class WorkerProcess:
         return None if self._process is None else self._process.pid
 
     def start(self) -> Connection[Any, Any]:
-        """Starts the process unless it runs, and returns the connection to it."""
+        """Starts the process unless it runs, and returns the connection to it.
+
+        Raises:
+            EngineUnavailableError: If the system has no room for it.
+        """
         # Between two images there is nothing to read but the end of a dead process.
         if self._connection is not None and not self._connection.poll():
             return self._connection
@@ -63,20 +77,40 @@ class WorkerProcess:
         context = get_context("forkserver")
         # The fork server reads this when it starts, with the first process.
         context.set_forkserver_preload([_IMPORTS])
-        self._connection, connection = context.Pipe()
-        self._process = context.Process(
-            target=_run, args=(connection,), name="mllama-images", daemon=True
-        )
-        self._process.start()
-        connection.close()
+        try:
+            self._start(context)
+        except OSError as error:
+            logger.warning("no process that decodes images can be started: %s", error)
+            raise EngineUnavailableError(
+                "images can't be decoded at the moment; try again"
+            ) from error
+        assert self._connection is not None
         return self._connection
+
+    def _start(self, context: ForkServerContext) -> None:
+        own, connection = context.Pipe()
+        process = context.Process(
+            target=_run,
+            args=(connection, self._initialize),
+            name="mllama-images",
+            daemon=True,
+        )
+        try:
+            process.start()
+        except BaseException:
+            own.close()
+            raise
+        finally:
+            connection.close()
+        self._connection, self._process = own, process
 
     def close(self) -> None:
         """Ends the process."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
-            self._process.terminate()
+            # One that is stopped would keep other signals for later.
+            self._process.kill()
             self._process.join()
         self._process = self._connection = None
 
@@ -90,6 +124,7 @@ class WorkerProcess:
         Raises:
             ImageError: If the image can't be used, or a new process died of it.  The
                 next image gets another process.
+            EngineUnavailableError: If no process can be started.
         """
         former = self.pid
         try:
@@ -108,14 +143,17 @@ class WorkerProcess:
     ) -> ImageTiles | Exception:
         """Returns the process's answer, or raises ImageDecodeError if it died."""
         connection = self.start()
+        assert self._process is not None
         try:
-            connection.send(processor)
-            # These travel as they are: pickling would copy them and hold Python's lock.
-            connection.send_bytes(content)
-            result, sizes = connection.recv()
-            buffers = [bytearray(size) for size in sizes]
-            for buffer in buffers:
-                connection.recv_bytes_into(buffer)
+            with killed_after(MAX_SECONDS, self._process.kill):
+                connection.send(processor)
+                # These travel as they are: pickling would copy them and hold Python's
+                # lock.
+                connection.send_bytes(content)
+                result, sizes = connection.recv()
+                buffers = [bytearray(size) for size in sizes]
+                for buffer in buffers:
+                    connection.recv_bytes_into(buffer)
         # The pipe ends with the process.
         except (EOFError, OSError) as error:
             raise self._died() from error
@@ -135,8 +173,13 @@ class WorkerProcess:
         )
 
 
-def _run(connection: Connection[Any, Any]) -> None:
+def _run(
+    connection: Connection[Any, Any], initialize: Callable[[], None] | None
+) -> None:
     """Makes tiles until the other end of the connection is closed."""
+    _silence_libraries()
+    if initialize is not None:
+        initialize()
     # Ctrl-C reaches all processes of a terminal, but it is the server that ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ignore_warnings()
@@ -147,6 +190,18 @@ def _run(connection: Connection[Any, Any]) -> None:
         while True:
             processor = connection.recv()
             _answer(connection, _prepare(connection.recv_bytes(), processor))
+
+
+def _silence_libraries() -> None:
+    """Drops what libraries in C write to stderr; Python's own messages stay.
+
+    libtiff writes a line for each thing that is wrong with a picture.
+    """
+    sys.stderr = open(  # noqa: SIM115 - It is open until the process ends.
+        os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
+    )
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
 
 
 def _prepare(content: bytes, processor: ImageProcessor) -> ImageTiles | Exception:

@@ -303,6 +303,28 @@ def replace_scheduler_queues(
     TokenGenerationScheduler.__init__ = init
 
 
+def extend_worker_logging(apply: Callable[[], None]) -> None:
+    """Calls a function when the worker has configured its log.
+
+    Why: the worker logs before it builds the pipeline, where this package's code would
+    come first.
+    Until: MAX lets a server choose the format of the log.
+
+    Args:
+        apply: Changes the log's handlers.
+    """
+    from max.serve.pipelines import model_worker
+
+    original = model_worker.configure_logging
+
+    @wraps(original)
+    def configure(*args: Any, **more: Any) -> None:
+        original(*args, **more)
+        apply()
+
+    model_worker.configure_logging = configure
+
+
 def replace_prefix_cache_reset(reset: Function) -> None:
     """Replaces how the server tells its worker to empty the prefix cache.
 

@@ -116,7 +116,6 @@ def serve(
         factory = WorkerPipelineFactory(
             factory=retrieved.factory,
             stats=stats.path,
-            log_style=options.log_style,
             settings=settings,
             max_ce_batch_size=max_ce_batch_size,
             board=board,
@@ -210,7 +209,7 @@ class _RunningServer:
         """Runs until the server has shut down; see :func:`serve`."""
         limit_allocator()
         raise_open_file_limit()
-        start_worker_processes()
+        start_worker_processes(self._options.log_style.apply_to_stderr)
         patches.replace_prefix_cache_reset(reset_prefix_cache)
         # As in MAX: without these, signals would orphan the worker or cut streams off.
         signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -250,6 +249,7 @@ class _RunningServer:
                 factory=self._serving.model_factory,
                 config=config,
                 settings=self._settings,
+                log_style=self._options.log_style,
                 metric_client=metric_client,
                 endpoint=self._app.state.zmq_endpoint_base,
                 memory_plan=self._serving.memory_plan,

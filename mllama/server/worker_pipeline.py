@@ -13,7 +13,6 @@ from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
 from mllama.max_compat.tracing import start_tracing
 from mllama.runtime.pipeline import load_pipeline
-from mllama.server.observability.log_format import LogStyle
 from mllama.server.observability.shared_stats import SharedStats
 from mllama.server.supervisor.worker_board import WorkerBoard, WorkKind
 from mllama.utils.child_processes import end_with_parent
@@ -30,7 +29,6 @@ class WorkerPipelineFactory:
     Attributes:
         factory: MAX's factory of the pipeline.
         stats: File that shares statistics and verdict, see ``SharedStats``.
-        log_style: How the worker's log looks.
         settings: MAX Serve's settings.
         max_ce_batch_size: Maximum number of requests that one step prefills.
         board: The file in which the worker announces what it does.
@@ -39,7 +37,6 @@ class WorkerPipelineFactory:
 
     factory: Callable[[], Any]
     stats: Path
-    log_style: LogStyle
     settings: Settings
     max_ce_batch_size: int
     board: WorkerBoard
@@ -57,8 +54,6 @@ class WorkerPipelineFactory:
         # but requests that run need their worker.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self.log_style.apply()
-        self.log_style.apply_to_stderr()
         if are_traces_configured():
             start_tracing(self.settings)
         self.board.announce(WorkKind.LOADING)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mllama.errors import RequestError
+from mllama.errors import EngineUnavailableError, RequestError
+from mllama.grammars import reader_process
 from mllama.grammars.convert import FormatKind
 from mllama.grammars.reader_process import (
     CPU_SECONDS,
@@ -101,6 +102,23 @@ def test_a_process_that_was_killed_is_started_anew(reader: GrammarReader) -> Non
     assert process is not None
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert read(reader, "regex", "b+")
+
+
+@pytest.mark.parametrize("padding", [0, 1 << 18], ids=["waits", "writes"])
+def test_a_process_that_is_stopped_is_replaced(
+    reader: GrammarReader, monkeypatch: pytest.MonkeyPatch, padding: int
+) -> None:
+    read(reader, "regex", "a+")
+    process = reader._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(reader_process, "WALL_SECONDS", 0.3)
+    with pytest.raises(EngineUnavailableError, match=r"took more than 0\.3 s"):
+        # A pipe takes 64 KiB that nobody reads.
+        read(reader, "regex", "a" * padding + "b+")
+    assert process.returncode == -signal.SIGKILL
+    monkeypatch.undo()
     assert read(reader, "regex", "b+")
 
 

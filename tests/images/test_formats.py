@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -99,3 +100,4 @@ def test_a_server_logs_no_warnings_of_damaged_files() -> None:
         with contextlib.suppress(ImageError):
             load_image(damaged)
         assert not caught
+    assert not logging.getLogger("PIL.TiffImagePlugin").isEnabledFor(logging.ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ import pytest
 from PIL import Image
 
 from mllama.config import MllamaVisionConfig
-from mllama.errors import ImageDecodeError, ImageError
-from mllama.images import preparation
-from mllama.images.load import open_image
+from mllama.errors import EngineUnavailableError, ImageDecodeError, ImageError
+from mllama.images import preparation, worker_process
+from mllama.images.load import load_image, open_image
 from mllama.images.preparation import MemoryLimit, WorkerProcesses, prepare_image
 from mllama.images.preprocess import ImageProcessor
 from mllama.images.worker_process import NICENESS, WorkerProcess
+from tests.images.damaged import damaged_tiff
 
 PROCESSOR = ImageProcessor(
     {}, MllamaVisionConfig.from_dict({"image_size": 56, "patch_size": 14})
@@ -65,6 +68,22 @@ def environment(image: Image.Image) -> Any:
         "server": parent.joinpath("cmdline").read_text(),
         "server's files": parent.joinpath("maps").read_text(),
     }
+
+
+def targets_of_stderr(image: Image.Image) -> Any:
+    descriptors = Path("/proc/self/fd")
+    return [
+        str(descriptors.joinpath(str(each)).readlink())
+        for each in (2, sys.stderr.fileno())
+    ]
+
+
+def initialize() -> None:
+    os.environ["INITIAL"] = "1"
+
+
+def variable(image: Image.Image) -> Any:
+    return os.environ.get("INITIAL")
 
 
 def prepare(content: bytes, processor: Any = PROCESSOR) -> Future[Any]:
@@ -117,6 +136,26 @@ def test_pictures_and_open_files_are_prepared_in_this_process(
     for image in (open_image(png()), Image.open(io.BytesIO(png()))):
         assert prepare_image(image, PROCESSOR).result().hash == wanted
     assert [process.pid for process in processes.all] == [None, None]
+
+
+def test_what_libraries_write_to_stderr_is_dropped(
+    process: WorkerProcess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # In a process that drops nothing, libtiff says what is wrong.
+    with contextlib.suppress(ImageError):
+        load_image(damaged_tiff())
+    assert "table" in capfd.readouterr().err
+    descriptor, stderr = process.prepare(png(), targets_of_stderr)  # type: ignore[arg-type, misc]
+    assert descriptor == os.devnull
+    assert stderr != os.devnull
+
+
+def test_a_process_is_initialized() -> None:
+    process = WorkerProcess(initialize)
+    try:
+        assert process.prepare(png(), variable) == "1"  # type: ignore[arg-type]
+    finally:
+        process.close()
 
 
 def test_errors_are_those_of_loading(processes: WorkerProcesses) -> None:
@@ -181,6 +220,47 @@ def test_an_image_that_comes_before_a_death_is_seen_gets_a_new_process(
         os.kill(pid, signal.SIGKILL)
         assert second.result().hash == first.hash
     assert process.pid != pid
+
+
+@pytest.mark.parametrize("padding", [0, 4 << 20], ids=["waits", "writes"])
+def test_a_process_that_is_stopped_is_replaced(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, padding: int
+) -> None:
+    first = process.prepare(png(), PROCESSOR)
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    killed_after = worker_process.killed_after
+    limits = iter([0.3, 120.0])
+    monkeypatch.setattr(
+        worker_process, "killed_after", lambda _, kill: killed_after(next(limits), kill)
+    )
+    # What follows the picture isn't read, and more than the connection takes.
+    assert process.prepare(png() + bytes(padding), PROCESSOR).hash == first.hash
+    assert process.pid != pid
+    assert not is_running(pid)
+
+
+def test_a_stopped_process_can_be_ended(process: WorkerProcess) -> None:
+    process.start()
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    process.close()
+    assert not is_running(pid)
+
+
+def test_a_system_without_room_for_a_process_is_no_fault_of_the_image(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ForkServerProcess, "start", fail)
+        with pytest.raises(EngineUnavailableError, match="at the moment"):
+            process.prepare(png(), PROCESSOR)
+    assert process.prepare(png(), PROCESSOR).num_tiles == 4
 
 
 @pytest.mark.parametrize("part", [0.3, 0.99])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import psutil
 import pytest
 
 from tests.cli.own_tokenizer import own_tokenizer
+from tests.images.damaged import damaged_tiff
 
 from .conftest import Server, running
 
@@ -33,7 +37,8 @@ max-new-tokens: {LIMIT}
 num-threads: 1
 """
     )
-    arguments = ("--config-file", str(file), "--served-model-name", "special")
+    name = ("--served-model-name", "special")
+    arguments = ("--config-file", str(file), *name, "--log-format", "json")
     with running(folder / "log", *arguments) as started:
         yield started
 
@@ -84,3 +89,21 @@ def test_num_threads_limits_the_models_threads(configured_server: Server) -> Non
     ]
     assert len(workers) == 1
     assert len(os.sched_getaffinity(int(workers[0].name))) == 1
+
+
+def test_each_line_of_the_log_is_an_object(
+    configured_server: Server, client: openai.OpenAI
+) -> None:
+    url = f"data:image/tiff;base64,{base64.b64encode(damaged_tiff()).decode()}"
+    picture: Any = {"type": "image_url", "image_url": {"url": url}}
+    with contextlib.suppress(openai.BadRequestError):
+        client.chat.completions.create(
+            model="special", messages=[{"role": "user", "content": [picture]}]
+        )
+    lines = configured_server.log.read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert all({"timestamp", "level", "logger", "message"} <= set(e) for e in entries)
+    messages = "\n".join(each["message"] for each in entries)
+    # The first line of the worker, and one that the command prints.
+    assert "Worker process startup took" in messages
+    assert "Quantizing" in messages or "weights" in messages

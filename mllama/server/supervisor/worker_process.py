@@ -15,15 +15,16 @@ from typing import Any, Final
 
 from mllama.max_compat.server import Settings
 from mllama.max_compat.worker import (
-    ModelWorker,
     close_queues,
     new_worker_queues,
     prepare_worker_environment,
 )
+from mllama.server.observability.log_format import LogStyle
 from mllama.server.supervisor.hang_detector import HangDetector, Look
 from mllama.server.supervisor.process_activity import process_activity
 from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_link import WorkerLink
+from mllama.server.supervisor.worker_program import WorkerProgram
 from mllama.server.worker_prespawn import PrespawnedPopen
 
 _LOOK_SECONDS: Final = 0.25
@@ -46,6 +47,7 @@ class WorkerPlan:
         factory: Builds the pipeline in the worker.
         config: MAX's configuration of the pipeline.
         settings: Settings of the server.
+        log_style: How the worker's log looks.
         metric_client: Records MAX's metrics.
         endpoint: What the names of MAX's further endpoints begin with.
         memory_plan: MAX's plan of the worker's memory.
@@ -54,6 +56,7 @@ class WorkerPlan:
     factory: Callable[[], Any]
     config: Any
     settings: Settings
+    log_style: LogStyle
     metric_client: Any
     endpoint: str
     memory_plan: Any
@@ -89,7 +92,7 @@ class WorkerProcess:
         prepare_worker_environment(plan.config)
         board.clear()
         self._process = _Process(
-            target=ModelWorker(),
+            target=WorkerProgram(plan.log_style),
             args=(
                 board,
                 plan.factory,
