@@ -160,6 +160,13 @@ SERVE_OPTIONS: Final = (
         default_text="text, or json if MODULAR_STRUCTURED_LOGGING is set",
     ),
     Option(
+        name="no_page",
+        section=SERVER,
+        takers=("serve",),
+        kind="flag",
+        description="Serve no page for browsers at /.",
+    ),
+    Option(
         name="no_access_log",
         section=SERVER,
         takers=("serve",),

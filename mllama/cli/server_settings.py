@@ -128,6 +128,7 @@ def take_server_options(options: dict[str, Any], settings: Settings) -> ServerOp
         else TlsFiles(certificate=certificate, key=key, password=password),
         batches=_take_batch_options(options),
         attention=options.pop("attention"),
+        page=not options.pop("no_page"),
         overload=overload_options(settings, options.pop("max_time_to_first_token")),
         restarts=RestartOptions(
             keeps_standby=not options.pop("no_standby_worker"),

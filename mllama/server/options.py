@@ -55,6 +55,7 @@ class ServerOptions:
         overload: What the server does when there is more to do than it can.
         restarts: How workers that die are replaced.
         attention: Whether answers may come with attention maps.
+        page: Whether browsers get the page.
 
     Raises:
         MllamaError: If a value is wrong.
@@ -76,6 +77,7 @@ class ServerOptions:
     overload: OverloadOptions = field(default_factory=OverloadOptions)
     restarts: RestartOptions = field(default_factory=RestartOptions)
     attention: bool = False
+    page: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", checked_origins(self.origins))
@@ -99,6 +101,7 @@ class ServerOptions:
             admin_keys=KeyRing(self.admin_keys),
             origins=self.origins,
             hosts=AllowedHosts(self.allowed_hosts) if checks_hosts else None,
+            has_page=self.page,
         )
 
     @contextlib.contextmanager

@@ -25,6 +25,7 @@ from mllama.server.observability.request_record import (
 )
 from mllama.server.observability.tracing import RequestSpan
 from mllama.server.paths import path_below_root
+from mllama.server.web.requests import FILES_PATH
 
 logger = logging.getLogger("mllama")
 
@@ -34,7 +35,7 @@ ID_HEADERS: Final = ("x-request-id", "request-id")
 CLIENT_CLOSED_REQUEST: Final = 499
 """The status of requests whose clients went away, which nobody reads."""
 
-_QUIET: Final = (*PROBES, METRICS_PATH, "/version")
+_QUIET: Final = (*PROBES, METRICS_PATH, FILES_PATH, "/version")
 """Paths that are asked again and again, and are recorded only if they fail."""
 
 

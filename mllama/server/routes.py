@@ -43,6 +43,7 @@ from mllama.server.paths import path_below_root
 from mllama.server.request_middleware import RequestMiddleware
 from mllama.server.schema_route import add_schema_route
 from mllama.server.shutdown import Shutdown, ShutdownMiddleware
+from mllama.server.web.routes import add_page_routes
 
 MAX_ROUTES: Final = ("/version",)
 """Paths that MAX answers.  Its others are for models, or for purposes, that this server
@@ -103,6 +104,8 @@ def new_application(
     policy = options.policy()
     patches.keep_routes(app, (*MAX_ROUTES, *(ADMIN_PATHS if policy.admin_keys else ())))
     patches.drop_request_session(app)
+    if options.page:
+        add_page_routes(app)
     add_metrics_routes(app)
     app.add_middleware(RequestHeadMiddleware, form_of=error_form)
     app.add_middleware(

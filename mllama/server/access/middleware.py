@@ -24,6 +24,7 @@ from mllama.server.clients import note_key
 from mllama.server.errors import ErrorForm, ErrorReport
 from mllama.server.observability.request_record import Outcome, current_record
 from mllama.server.paths import path_below_root
+from mllama.server.web.requests import is_page_request
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods without a body."""
@@ -113,7 +114,7 @@ class AccessMiddleware:
                 return None
         else:
             keys, name = self._policy.keys, "a key"
-            if not keys or self._is_open(path, scope):
+            if not keys or self._is_open(path, scope, headers):
                 return None
         key = key_of(headers)
         if key is not None and keys.accepts(key):
@@ -128,9 +129,11 @@ class AccessMiddleware:
             code="invalid_api_key",
         )
 
-    def _is_open(self, path: str, scope: Scope) -> bool:
+    def _is_open(self, path: str, scope: Scope, headers: Headers) -> bool:
         """Returns True if a request needs no key."""
         if scope["method"] == "OPTIONS" or is_at(path, *PROBES):
+            return True
+        if self._policy.has_page and is_page_request(path, scope["method"], headers):
             return True
         address, _ = scope.get("client") or ("", 0)
         return is_at(path, METRICS) and is_loopback(address)

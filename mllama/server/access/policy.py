@@ -29,12 +29,14 @@ class AccessPolicy:
         origins: Origins of web pages that may use the server, beside its own; ``*`` is
             any.
         hosts: Names that the ``Host`` header may have; None is any.
+        has_page: Whether the server has the page, which needs no key.
     """
 
     keys: KeyRing = field(default_factory=lambda: KeyRing(()))
     admin_keys: KeyRing = field(default_factory=lambda: KeyRing(()))
     origins: Sequence[str] = ()
     hosts: AllowedHosts | None = None
+    has_page: bool = False
 
 
 def is_at(path: str, *places: str) -> bool:

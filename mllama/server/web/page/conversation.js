@@ -1,0 +1,61 @@
+/**
+ * A conversation: a tree of messages, of which one branch is shown.
+ *
+ * An edited question and a regenerated answer are siblings of what they replace. A
+ * message is `{id, parent, role, text, pictures, status, stats}`; `status` is one of
+ * `complete`, `streaming`, `stopped` and `interrupted`.
+ */
+
+/** Returns an empty conversation. */
+export function newConversation() {
+  const now = Date.now();
+  return { id: crypto.randomUUID?.() ?? randomId(), title: "", created: now, updated: now, messages: {}, leaf: null };
+}
+
+/** Returns an id; pages that aren't served over TLS have no `randomUUID`. */
+export function randomId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Adds a message below another (null begins a branch), and shows it. */
+export function append(conversation, parent, fields) {
+  const message = { id: randomId(), parent, text: "", pictures: [], status: "complete", stats: null, ...fields };
+  conversation.messages[message.id] = message;
+  conversation.leaf = message.id;
+  conversation.updated = Date.now();
+  if (!conversation.title && message.role === "user") conversation.title = titleOf(message);
+  return message;
+}
+
+function titleOf(message) {
+  const line = message.text.trim().split("\n")[0] || message.pictures[0]?.name || "Picture";
+  return line.length > 60 ? `${line.slice(0, 59)}…` : line;
+}
+
+/** Returns the messages of the shown branch, or of the one that ends in a message. */
+export function branch(conversation, leaf = conversation.leaf) {
+  const path = [];
+  for (let id = leaf; id !== null; id = conversation.messages[id].parent) {
+    path.push(conversation.messages[id]);
+  }
+  return path.reverse();
+}
+
+/** Returns the messages by their parents' ids, in the order in which they were added. */
+export function childrenByParent(conversation) {
+  const children = new Map();
+  for (const message of Object.values(conversation.messages)) {
+    if (!children.has(message.parent)) children.set(message.parent, []);
+    children.get(message.parent).push(message);
+  }
+  return children;
+}
+
+/** Shows the branch of a message, as far as its newest answers go. */
+export function select(conversation, id) {
+  const children = childrenByParent(conversation);
+  let leaf = id;
+  while (children.has(leaf)) leaf = children.get(leaf).at(-1).id;
+  conversation.leaf = leaf;
+}

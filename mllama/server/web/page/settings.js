@@ -1,0 +1,43 @@
+/** System prompt and sampling, which this browser keeps. */
+
+import { byId } from "./elements.js";
+import { load, save } from "./storage.js";
+
+const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
+
+const form = byId("settings").querySelector("form");
+
+/** Fills the drawer with what was kept, and keeps what is typed. */
+export function startSettings() {
+  let kept = {};
+  try {
+    kept = JSON.parse(load("localStorage", "settings") ?? "{}") ?? {};
+  } catch {
+    // Damaged settings are as none.
+  }
+  for (const name of ["system", ...NUMBERS]) form.elements[name].value = kept[name] ?? "";
+  form.addEventListener("input", keepSettings);
+  byId("open-settings").addEventListener("click", () => byId("settings").showModal());
+  byId("reset-settings").addEventListener("click", () => {
+    form.reset();
+    keepSettings();
+  });
+}
+
+function keepSettings() {
+  const values = Object.fromEntries(
+    ["system", ...NUMBERS].map((name) => [name, form.elements[name].value])
+  );
+  save("localStorage", "settings", JSON.stringify(values));
+}
+
+/** Returns the system prompt; empty if there is none. */
+export function systemPrompt() {
+  return form.elements.system.value.trim();
+}
+
+/** Returns the fields of a request that are set. */
+export function samplingFields() {
+  const set = NUMBERS.filter((name) => form.elements[name].value !== "" && form.elements[name].validity.valid);
+  return Object.fromEntries(set.map((name) => [name, form.elements[name].valueAsNumber]));
+}

@@ -1,0 +1,162 @@
+/** The shown branch of a conversation. */
+
+import { branch, childrenByParent } from "./conversation.js";
+import { byId, element } from "./elements.js";
+import { showMarkdown } from "./markdown.js";
+import { objectUrl } from "./pictures.js";
+
+const thread = byId("thread");
+
+/** Items of shown messages by their ids: a long thread isn't made again for each turn. */
+const items = new Map();
+
+let shown = null;
+
+/**
+ * Shows a conversation.
+ * @param {Object} conversation
+ * @param {{regenerate: Function, edit: Function, select: Function}} actions Called with a
+ *   message; `edit` with its new text too.
+ */
+export function showThread(conversation, actions) {
+  if (shown !== conversation) {
+    items.clear();
+    thread.replaceChildren();
+    shown = conversation;
+  }
+  const messages = branch(conversation);
+  const children = childrenByParent(conversation);
+  const ids = new Set(messages.map((message) => message.id));
+  for (const [id, item] of items) {
+    if (ids.has(id)) continue;
+    item.remove();
+    items.delete(id);
+  }
+  for (const message of messages) {
+    let item = items.get(message.id);
+    if (!item) {
+      item = newItem(message);
+      items.set(message.id, item);
+      thread.append(item);
+      updateMessage(message);
+    }
+    showTools(item, message, children.get(message.parent), actions);
+  }
+  byId("welcome").hidden = messages.length > 0;
+  byId("copy-request").hidden = messages.length === 0;
+}
+
+function newItem(message) {
+  const isUser = message.role === "user";
+  const item = element("li", { className: message.role, dataset: { id: message.id } },
+    element("h2", { className: "hidden" }, isUser ? "You" : "Answer"));
+  if (message.pictures.length) {
+    item.append(element("div", { className: "pictures" }, ...message.pictures.map(figureOf)));
+  }
+  item.append(element("div", { className: isUser ? "text" : "text markdown" }),
+    element("p", { className: "state" }), element("p", { className: "stats" }),
+    element("div", { className: "tools" }));
+  return item;
+}
+
+function figureOf(picture) {
+  const image = element("img", { alt: picture.name, title: picture.name, width: picture.width, height: picture.height });
+  const figure = element("figure", { dataset: { picture: picture.id } }, image);
+  objectUrl(picture.id).then((url) => {
+    if (url) image.src = url;
+    else figure.replaceChildren(element("p", {}, `${picture.name} is no longer in this browser`));
+  });
+  return figure;
+}
+
+/** Shows a message as it is now. */
+export function updateMessage(message) {
+  const item = items.get(message.id);
+  if (!item) return;
+  const text = item.querySelector(".text");
+  if (message.role === "user") text.textContent = message.text;
+  else showMarkdown(text, message.text);
+  item.setAttribute("aria-busy", String(message.status === "streaming"));
+  item.querySelector(".state").textContent =
+    { stopped: "Stopped.", interrupted: "The answer broke off here.", length: "The answer has reached its longest length." }[message.status] ?? "";
+  item.querySelector(".stats").textContent = message.stats ? statsText(message.stats) : "";
+}
+
+function statsText({ firstToken, perSecond, answerTokens, promptTokens, imageTokens, cachedTokens }) {
+  const count = (number) => number.toLocaleString("en");
+  const parts = [`${(firstToken / 1000).toFixed(2)} s to the first token`];
+  if (perSecond) parts.push(`${perSecond.toFixed(1)} tokens/s`);
+  if (answerTokens !== undefined) {
+    parts.push(`${count(answerTokens)} tokens`);
+    parts.push(`prompt ${count(promptTokens)}` +
+      (imageTokens ? `, ${count(imageTokens)} of pictures` : "") + `, ${count(cachedTokens)} cached`);
+  }
+  return parts.join(" · ");
+}
+
+function showTools(item, message, siblings, actions) {
+  const button = (label, click) => element("button", { type: "button", click }, label);
+  const tools = [];
+  if (siblings.length > 1) {
+    const place = siblings.indexOf(message);
+    const other = (step, label) => element("button", { type: "button", "aria-label": label,
+      disabled: !siblings[place + step], click: () => actions.select(siblings[place + step]) }, step < 0 ? "‹" : "›");
+    tools.push(other(-1, "Earlier version"), element("span", {}, `${place + 1} of ${siblings.length}`), other(1, "Later version"));
+  }
+  if (message.role === "user") tools.push(button("Edit", () => editMessage(item, message, actions)));
+  else {
+    tools.push(button("Regenerate", () => actions.regenerate(message)));
+    const copy = button("Copy", async () => {
+      await navigator.clipboard?.writeText(message.text);
+      copy.textContent = "Copied";
+      setTimeout(() => (copy.textContent = "Copy"), 2000);
+    });
+    tools.push(copy);
+  }
+  item.querySelector(".tools").replaceChildren(...tools);
+}
+
+function editMessage(item, message, actions) {
+  const text = item.querySelector(".text");
+  const field = element("textarea", { value: message.text, rows: 3, "aria-label": "Edit the question" });
+  const close = () => {
+    form.remove();
+    text.hidden = false;
+    item.querySelector(".tools").hidden = false;
+    item.querySelector(".tools button:last-child")?.focus();
+  };
+  const form = element("form", { className: "edit", submit: (event) => {
+    event.preventDefault();
+    close();
+    actions.edit(message, field.value.trim());
+  }, keydown: (event) => {
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      close();
+    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === field) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
+  } }, field, element("div", { className: "actions" },
+    element("button", { type: "button", click: close }, "Cancel"),
+    element("button", { type: "submit", className: "primary" }, "Send")));
+  text.hidden = true;
+  item.querySelector(".tools").hidden = true;
+  text.after(form);
+  field.focus();
+}
+
+/** Returns where a message's answer is shown, and the figures of the branch's pictures. */
+export function answerAndFigures(message) {
+  return {
+    answer: items.get(message.id)?.querySelector(".text"),
+    figures: [...thread.querySelectorAll("figure[data-picture]")],
+  };
+}
+
+/** Scrolls to the end, unless the user has scrolled up. */
+export function followEnd(always = false) {
+  const main = byId("main");
+  const isNear = main.scrollHeight - main.scrollTop - main.clientHeight < 160;
+  if (always || isNear) main.scrollTop = main.scrollHeight;
+}

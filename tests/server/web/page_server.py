@@ -1,0 +1,114 @@
+"""The server's application over the fake engine, on a port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from mllama.max_compat.server import ServingTokenGeneratorSettings, Settings
+from mllama.server.capabilities import ServerCapabilities
+from mllama.server.options import ServerOptions
+from mllama.server.routes import add_routes, new_application
+from tests.server.dialects.fake_engine import SPECIAL, VOCABULARY, FakeEngine
+from tests.server.dialects.in_process import FakeFetcher
+
+SECONDS = 20
+
+
+def new_app(engine: FakeEngine, **options: Any) -> FastAPI:
+    """Returns the application with its access rules and limits."""
+    unused: Any = None
+    app = new_application(
+        Settings(),
+        ServingTokenGeneratorSettings(
+            model_factory=unused, pipeline_config=unused, tokenizer=unused
+        ),
+        ServerOptions(host="127.0.0.1", port=8000, **options),
+    )
+    capabilities = ServerCapabilities(
+        model_name="served",
+        vocabulary=VOCABULARY,
+        special_tokens=frozenset(SPECIAL),
+        max_length=4096,
+        max_images=4,
+        created=1,
+    )
+    fetcher: Any = FakeFetcher()
+    add_routes(app, engine, capabilities, fetcher)
+    return app
+
+
+class StrippingProxy:
+    """Takes the root path off, as proxies do; uvicorn has put it before the path."""
+
+    def __init__(self, app: FastAPI, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix(self._root_path)
+        assert path.startswith(f"{self._root_path}/"), path
+        await self._app({**scope, "path": path}, receive, send)
+
+
+class PageServer:
+    """A server in a thread, which can be stopped hard and started again.
+
+    Attributes:
+        engine: What answers.
+        pause: Seconds before each token.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.engine = FakeEngine()
+        self.engine.wait = self._wait
+        self.pause = 0.0
+        self.options = options
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(self.pause)
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.port}{self.options.get('root_path', '')}/"
+
+    def start(self) -> None:
+        """Starts it, and returns when it listens."""
+        root_path = self.options.get("root_path", "")
+        app = new_app(self.engine, **self.options)
+        config = uvicorn.Config(
+            StrippingProxy(app, root_path) if root_path else app,
+            host="127.0.0.1",
+            port=self.port,
+            root_path=root_path,
+            log_level="warning",
+            lifespan="off",
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        end = time.monotonic() + SECONDS
+        while not self._server.started:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stops it as a crash does: connections break."""
+        assert self._server is not None
+        assert self._thread is not None
+        self._server.force_exit = True
+        self._server.should_exit = True
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive()

@@ -1,0 +1,49 @@
+"""Pictures that tests drop."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import FilePayload, Page
+
+
+def payload(name: str = "scene.png", size: tuple[int, int] = (320, 240)) -> FilePayload:
+    """Returns a file with a red square on blue."""
+    picture = Image.new("RGB", size, "#235")
+    width, height = size
+    picture.paste("#c33", (width // 4, height // 4, width // 2, height // 2))
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return {"name": name, "mimeType": "image/png", "buffer": content.getvalue()}
+
+
+def photo(side: int) -> FilePayload:
+    """Returns a square BMP of noise, which has three bytes for each pixel."""
+    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "BMP")
+    return {"name": "photo.bmp", "mimeType": "image/bmp", "buffer": content.getvalue()}
+
+
+def drop(page: Page, *files: FilePayload) -> None:
+    """Drops files on the page."""
+    given = [
+        {**file, "buffer": base64.b64encode(file["buffer"]).decode()} for file in files
+    ]
+    page.evaluate(
+        """files => {
+            const dropped = new DataTransfer();
+            for (const { name, mimeType, buffer } of files) {
+                const bytes = Uint8Array.from(atob(buffer), each => each.charCodeAt(0));
+                dropped.items.add(new File([bytes], name, { type: mimeType }));
+            }
+            for (const kind of ["dragenter", "dragover", "drop"]) {
+                document.body.dispatchEvent(new DragEvent(kind,
+                    { dataTransfer: dropped, bubbles: true, cancelable: true }));
+            }
+        }""",
+        given,
+    )

@@ -1,0 +1,232 @@
+"""Chatting on the page, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from .page_server import PageServer
+from .pictures import drop, payload
+
+ANSWER = "The square is **red**."
+
+
+def ask(page: Page, text: str) -> None:
+    page.get_by_label("Your question").fill(text)
+    page.keyboard.press("Enter")
+
+
+def answers(page: Page):  # type: ignore[no-untyped-def]
+    return page.locator(".assistant > .text")
+
+
+def complete(page: Page, count: int = 1) -> None:
+    """Waits until so many answers are shown, and none is being written."""
+    expect(answers(page)).to_have_count(count)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.locator(".assistant[aria-busy='true']")).to_have_count(0)
+
+
+def test_a_dropped_picture_is_asked_about(page: Page, server: PageServer) -> None:
+    server.engine.texts = [ANSWER]
+    server.engine.cached_tokens = 3
+    drop(page, payload())
+    expect(page.get_by_alt_text("scene.png")).to_be_visible()
+    ask(page, "Which color?")
+    complete(page)
+    expect(answers(page)).to_have_text("The square is red.")
+    expect(answers(page).locator("strong")).to_have_text("red")
+    expect(page.locator(".stats")).to_contain_text(
+        re.compile(r"s to the first token.* 23 tokens .*5 of pictures, 3 cached")
+    )
+    (request,) = server.engine.requests
+    assert len(request.images) == 1
+    assert server.engine.images == [payload()["buffer"]]
+
+
+def test_a_second_picture_and_turn_have_the_first(
+    page: Page, server: PageServer
+) -> None:
+    drop(page, payload("one.png"))
+    ask(page, "First?")
+    complete(page)
+    drop(page, payload("two.png", (100, 100)), payload("three.png", (50, 50)))
+    ask(page, "Second?")
+    complete(page, 2)
+    assert [len(request.images) for request in server.engine.requests] == [1, 3]
+
+
+def test_an_answer_is_shown_while_it_is_written_and_can_be_stopped(
+    page: Page, server: PageServer
+) -> None:
+    server.engine.texts = ["word " * 1000]
+    server.pause = 0.01
+    ask(page, "Go on")
+    expect(answers(page)).to_contain_text("word word")
+    page.get_by_role("button", name="Stop").click()
+    complete(page)
+    expect(page.locator(".state")).to_have_text("Stopped.")
+    text = answers(page).inner_text()
+    assert 0 < text.count("word") < 900
+    page.wait_for_function("true")
+    assert server.engine.running == 0
+
+
+def test_escape_stops(page: Page, server: PageServer) -> None:
+    server.engine.texts = ["word " * 1000]
+    server.pause = 0.01
+    ask(page, "Go on")
+    expect(answers(page)).to_contain_text("word")
+    page.keyboard.press("Escape")
+    complete(page)
+
+
+def test_regenerated_answers_and_edited_questions_are_branches(
+    page: Page, server: PageServer
+) -> None:
+    ask(page, "One?")
+    complete(page)
+    server.engine.texts = ["Other"]
+    page.get_by_role("button", name="Regenerate").click()
+    expect(answers(page)).to_have_text("Other")
+    complete(page)
+    page.get_by_role("button", name="Earlier version").click()
+    expect(answers(page)).to_have_text("Hello!")
+    server.engine.texts = ["Third"]
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Edit the question").fill("Two?")
+    page.keyboard.press("Enter")
+    expect(answers(page)).to_have_text("Third")
+    complete(page)
+    expect(page.locator(".user > .text")).to_have_text("Two?")
+    page.locator(".user").get_by_role("button", name="Earlier version").click()
+    expect(page.locator(".user > .text")).to_have_text("One?")
+
+
+def test_chats_and_pictures_survive_a_reload(page: Page, server: PageServer) -> None:
+    drop(page, payload())
+    ask(page, "Which color?")
+    complete(page)
+    page.reload()
+    expect(answers(page)).to_have_text("Hello!")
+    page.wait_for_function(
+        "document.querySelector('.user img')?.naturalWidth === 320"
+    )
+    ask(page, "And now?")
+    complete(page, 2)
+    assert [len(request.images) for request in server.engine.requests] == [1, 1]
+    page.get_by_role("button", name="New chat").click()
+    expect(answers(page)).to_have_count(0)
+    page.get_by_role("button", name="Which color?", exact=True).click()
+    expect(answers(page)).to_have_count(2)
+    page.get_by_role("button", name="Delete “Which color?”").click()
+    expect(page.locator("#chats li")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#welcome")).to_be_visible()
+
+
+def test_settings_are_sent(page: Page, server: PageServer) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("System prompt").fill("Be brief.")
+    page.get_by_label("Temperature").fill("0.5")
+    page.get_by_label("Longest answer in tokens").fill("3")
+    page.get_by_role("button", name="Done").click()
+    page.reload()
+    ask(page, "Hello?")
+    complete(page)
+    expect(answers(page)).to_have_text("Hel")
+    expect(page.locator(".state")).to_contain_text("longest length")
+    (request,) = server.engine.requests
+    assert request.sampling.temperature == 0.5
+    assert "Be brief." in str(request.prompt)
+
+
+def test_chats_are_exported_and_imported(page: Page, server: PageServer) -> None:
+    drop(page, payload())
+    ask(page, "Which color?")
+    complete(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    path = download.value.path()
+    assert json.loads(path.read_text())["version"] == 1
+    page.get_by_role("button", name="Delete “Which color?”").click()
+    expect(page.locator("#chats li")).to_have_count(0)
+    page.locator("#import-file").set_input_files(path)
+    page.get_by_role("button", name="Which color?", exact=True).click()
+    expect(answers(page)).to_have_text("Hello!")
+    page.wait_for_function(
+        "document.querySelector('.user img')?.naturalWidth === 320"
+    )
+    page.locator("#import-file").set_input_files(
+        {"name": "a.json", "mimeType": "application/json", "buffer": b'{"a": 1}'}
+    )
+    expect(page.get_by_role("alert")).to_contain_text("has no chats of this page")
+
+
+@pytest.mark.parametrize("language", ["curl", "Python"])
+def test_a_request_is_shown_as_code(
+    page: Page, server: PageServer, language: str
+) -> None:
+    drop(page, payload("it's $HOME.png"))
+    ask(page, "What's `this`, $USER?")
+    complete(page)
+    page.get_by_role("button", name="Copy as code").click()
+    page.get_by_label(language).check()
+    code = page.locator("#code-text").inner_text()
+    if language == "Python":
+        compile(code, "code", "exec")
+        assert '"url": picture("it\'s $HOME.png")' in code
+    else:
+        assert f"curl {server.url}v1/chat/completions" in code
+        assert "What's \\`this\\`, \\$USER?" in code
+        assert "$(base64 < './it'\\''s $HOME.png' | tr -d '\\n')" in code
+
+
+def test_two_hundred_turns_stay_fast(page: Page, server: PageServer) -> None:
+    messages = {}
+    parent = None
+    for turn in range(400):
+        role = "assistant" if turn % 2 else "user"
+        messages[str(turn)] = {
+            "parent": parent,
+            "role": role,
+            "text": f"{turn} " + "some **words** and `code`. " * 20,
+            "pictures": [],
+            "status": "complete",
+        }
+        parent = str(turn)
+    chat = {"title": "Long", "created": 1, "updated": 1, "leaf": parent}
+    file = {
+        "format": "mllama-chats",
+        "version": 1,
+        "conversations": [{**chat, "messages": messages}],
+    }
+    page.locator("#import-file").set_input_files(
+        {
+            "name": "long.json",
+            "mimeType": "application/json",
+            "buffer": json.dumps(file).encode(),
+        }
+    )
+    page.get_by_role("button", name="Long", exact=True).click()
+    expect(answers(page)).to_have_count(200)
+    server.engine.texts = ["word " * 200]
+    # The time of the page's own work for an answer of a thousand tokens.
+    client = page.context.new_cdp_session(page)
+    client.send("Performance.enable")
+
+    def seconds() -> float:
+        metrics = client.send("Performance.getMetrics")["metrics"]
+        return sum(
+            each["value"]
+            for each in metrics
+            if each["name"] in ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration")
+        )
+
+    before = seconds()
+    ask(page, "And?")
+    complete(page, 201)
+    assert seconds() - before < 2
