@@ -40,6 +40,7 @@ ROUTES = {
     "/invocations": {"POST"},
     "/metrics": {"GET", "HEAD"},
     "/openapi.json": {"GET"},
+    "/page/{name}": {"GET", "HEAD"},
     "/ping": {"GET", "HEAD"},
     "/tokenize": {"POST"},
     "/v1/chat/completions": {"POST"},

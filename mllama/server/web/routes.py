@@ -87,9 +87,7 @@ def page_files() -> Mapping[str, PageFile]:
         if suffix in _MEDIA_TYPES:
             content = entry.read_bytes()
             digest = hashlib.sha256(content).hexdigest()[:32]
-            files[entry.name] = PageFile(
-                content, _MEDIA_TYPES[suffix], f'"{digest}"'
-            )
+            files[entry.name] = PageFile(content, _MEDIA_TYPES[suffix], f'"{digest}"')
     return files
 
 

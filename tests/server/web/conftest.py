@@ -17,11 +17,13 @@ SECONDS = 15
 def browser() -> Iterator[Browser]:
     path = chromium()
     expect.set_options(timeout=SECONDS * 1000)
-    with sync_playwright() as playwright:
-        with playwright.chromium.launch(
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox"]
-        ) as started:
-            yield started
+        ) as started,
+    ):
+        yield started
 
 
 @pytest.fixture

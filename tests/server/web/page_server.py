@@ -93,7 +93,7 @@ class PageServer:
             host="127.0.0.1",
             port=self.port,
             root_path=root_path,
-            log_level="warning",
+            log_config=None,
             lifespan="off",
         )
         self._server = uvicorn.Server(config)

@@ -69,7 +69,14 @@ def test_the_keyboard_is_enough(page: Page) -> None:
                 "document.activeElement.ariaLabel ?? document.activeElement.textContent"
             )
         )
-    assert {"Regenerate", "Copy", "Edit", "Settings", "Copy as code", "Export"} <= reached
+    assert {
+        "Regenerate",
+        "Copy",
+        "Edit",
+        "Settings",
+        "Copy as code",
+        "Export",
+    } <= reached
     assert {"New chat", "Import", "Hello?"} <= reached
     page.get_by_role("button", name="Settings").focus()
     page.keyboard.press("Enter")

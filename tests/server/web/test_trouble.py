@@ -22,7 +22,9 @@ def test_a_server_that_restarts_in_mid_answer(page: Page, server: PageServer) ->
     expect(answers(page)).to_contain_text("word word")
     server.stop()
     expect(page.get_by_role("alert")).to_contain_text("connection to the server broke")
-    expect(page.locator(".state")).to_have_text("The answer broke off here.")
+    expect(page.locator(".assistant > .state")).to_have_text(
+        "The answer broke off here."
+    )
     expect(page.get_by_role("status")).to_contain_text("Waiting for the model")
     server.engine.texts, server.pause = ["Again"], 0
     server.start()

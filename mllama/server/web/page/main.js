@@ -45,7 +45,7 @@ function show() {
 function openChat(conversation) {
   current = conversation;
   show();
-  followEnd(true);
+  followEnd();
   byId("question").focus();
 }
 
@@ -86,14 +86,13 @@ async function answerTo(conversation, question) {
   showRunning(true);
   keep(conversation);
   show();
-  followEnd(true);
+  followEnd();
   const pictures = messages.flatMap((message) => message.pictures).length;
-  showStatus(pictures ? "Looking at the picture…" : "Reading the question…", true);
+  showStatus(["Reading the question…", "Looking at the picture…"][pictures] ?? "Looking at the pictures…", true);
   let lastKept = performance.now();
   const changed = oncePerFrame(() => {
     if (answer.status === "streaming" && answer.text) showStatus(null);
     updateMessage(answer);
-    if (conversation === current) followEnd();
     if (performance.now() - lastKept > 2000) {
       lastKept = performance.now();
       keep(conversation);

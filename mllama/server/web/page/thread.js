@@ -85,7 +85,7 @@ export function updateMessage(message) {
 function statsText({ firstToken, perSecond, answerTokens, promptTokens, imageTokens, cachedTokens }) {
   const count = (number) => number.toLocaleString("en");
   const parts = [`${(firstToken / 1000).toFixed(2)} s to the first token`];
-  if (perSecond) parts.push(`${perSecond.toFixed(1)} tokens/s`);
+  if (perSecond) parts.push(`${perSecond < 100 ? perSecond.toFixed(1) : count(Math.round(perSecond))} tokens/s`);
   if (answerTokens !== undefined) {
     parts.push(`${count(answerTokens)} tokens`);
     parts.push(`prompt ${count(promptTokens)}` +
@@ -95,6 +95,9 @@ function statsText({ firstToken, perSecond, answerTokens, promptTokens, imageTok
 }
 
 function showTools(item, message, siblings, actions) {
+  const versions = siblings.map((each) => each.id).join();
+  if (item.dataset.versions === versions) return;
+  item.dataset.versions = versions;
   const button = (label, click) => element("button", { type: "button", click }, label);
   const tools = [];
   if (siblings.length > 1) {
@@ -154,9 +157,25 @@ export function answerAndFigures(message) {
   };
 }
 
-/** Scrolls to the end, unless the user has scrolled up. */
-export function followEnd(always = false) {
-  const main = byId("main");
-  const isNear = main.scrollHeight - main.scrollTop - main.clientHeight < 160;
-  if (always || isNear) main.scrollTop = main.scrollHeight;
+const main = byId("main");
+
+let isFollowing = true;
+let lastTop = 0;
+
+main.addEventListener("scroll", () => {
+  const isAtEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 40;
+  if (isAtEnd) isFollowing = true;
+  else if (main.scrollTop < lastTop) isFollowing = false;
+  lastTop = main.scrollTop;
+});
+
+// The thread grows as answers are written and pictures are shown.
+new ResizeObserver(() => {
+  if (isFollowing) main.scrollTop = main.scrollHeight;
+}).observe(thread);
+
+/** Scrolls to the end, and stays there until the user scrolls up. */
+export function followEnd() {
+  isFollowing = true;
+  main.scrollTop = main.scrollHeight;
 }
