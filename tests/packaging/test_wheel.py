@@ -95,6 +95,8 @@ def test_the_installed_wheel_answers(
     report = run([mllama, "doctor"], tmp_path)
     assert __version__ in report
     assert "unknown (" not in report
+    page = "from mllama.server.web.routes import page_files; print(*page_files())"
+    assert {"index.html", "main.js"} <= set(run([python, "-c", page], tmp_path).split())
     answers = run([mllama, "demo"], tmp_path)
     assert str(environment) in answers
     for picture in PICTURES:

@@ -10,10 +10,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mllama.max_compat.server import ServingTokenGeneratorSettings, Settings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.options import ServerOptions
+from mllama.server.paths import RootPath
 from mllama.server.routes import add_routes, new_application
 from tests.server.dialects.fake_engine import SPECIAL, VOCABULARY, FakeEngine
 from tests.server.dialects.in_process import FakeFetcher
@@ -45,16 +47,17 @@ def new_app(engine: FakeEngine, **options: Any) -> FastAPI:
 
 
 class StrippingProxy:
-    """Takes the root path off, as proxies do; uvicorn has put it before the path."""
+    """Takes the root path off, as some proxies do."""
 
-    def __init__(self, app: FastAPI, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
         self._root_path = root_path
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"].removeprefix(self._root_path)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
         assert path.startswith(f"{self._root_path}/"), path
-        await self._app({**scope, "path": path}, receive, send)
+        stripped = path.removeprefix(self._root_path)
+        await self._app({**scope, "path": stripped}, receive, send)
 
 
 class PageServer:
@@ -63,9 +66,14 @@ class PageServer:
     Attributes:
         engine: What answers.
         pause: Seconds before each token.
+
+    Args:
+        strips_path: Whether a proxy takes the root path off.
+        options: Of ``ServerOptions``.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, strips_path: bool = False, **options: Any) -> None:
+        self._strips_path = strips_path
         self.engine = FakeEngine()
         self.engine.wait = self._wait
         self.pause = 0.0
@@ -87,12 +95,11 @@ class PageServer:
     def start(self) -> None:
         """Starts it, and returns when it listens."""
         root_path = self.options.get("root_path", "")
-        app = new_app(self.engine, **self.options)
+        app: ASGIApp = RootPath(new_app(self.engine, **self.options), root_path)
         config = uvicorn.Config(
-            StrippingProxy(app, root_path) if root_path else app,
+            StrippingProxy(app, root_path) if self._strips_path else app,
             host="127.0.0.1",
             port=self.port,
-            root_path=root_path,
             log_config=None,
             lifespan="off",
         )

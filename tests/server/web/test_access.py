@@ -105,8 +105,9 @@ def test_a_narrow_window_shows_everything(browser: Browser, server: PageServer) 
         assert violations == []
 
 
-def test_a_proxys_path_is_kept(browser: Browser) -> None:
-    server = PageServer(root_path="/llama")
+@pytest.mark.parametrize("strips_path", [False, True])
+def test_a_proxys_path_is_kept(browser: Browser, strips_path: bool) -> None:
+    server = PageServer(strips_path=strips_path, root_path="/llama")
     server.start()
     with browser.new_context() as context:
         page = context.new_page()
