@@ -46,7 +46,7 @@ function statistics(begun, first, last, usage) {
   const seconds = (last - first) / 1000;
   return {
     ...stats,
-    perSecond: usage.completion_tokens > 2 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : null,
+    perSecond: usage.completion_tokens >= 8 && seconds > 0 ? (usage.completion_tokens - 1) / seconds : null,
     answerTokens: usage.completion_tokens,
     promptTokens: usage.prompt_tokens,
     imageTokens: usage.prompt_tokens_details?.image_tokens ?? 0,
