@@ -13,6 +13,8 @@ def path_below_root(scope: Scope) -> str:
     """
     path: str = scope["path"]
     root = str(scope.get("root_path", "")).rstrip("/")
+    if root and path == root:
+        return "/"
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from mllama.server.paths import RootPath
 from mllama.server.web.routes import page_files
 from tests.server.dialects.fake_engine import FakeEngine
 from tests.server.web.page_server import new_app
@@ -84,6 +85,19 @@ def test_the_page_has_the_access_rules_of_the_others() -> None:
     assert client().get("/", headers=foreign).status_code == 403
     other = {**BROWSER, "Origin": "https://attacker.example"}
     assert client().get("/", headers=other).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/llama", "/llama/", "/"])
+def test_below_a_root_path_the_page_loads_without_a_slash_at_the_end(path: str) -> None:
+    app = RootPath(new_app(FakeEngine(), root_path="/llama"), "/llama")
+    server = TestClient(app, base_url="http://localhost")
+    answer = server.get(path, headers=BROWSER)
+    assert '<script type="module" src="/llama/page/main.js">' in answer.text
+    assert '"page/' not in answer.text
+    assert server.get("/llama/page/main.js").status_code == 200
+    assert server.get("/llama").text == "Ollama is running"
+    etag = {"If-None-Match": client().get("/", headers=BROWSER).headers["etag"]}
+    assert server.get(path, headers=BROWSER | etag).status_code == 200
 
 
 def test_a_server_without_the_page() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from types import MappingProxyType
 from typing import Final
@@ -17,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from mllama.server.paths import path_below_root
 from mllama.server.web.requests import FILES_PATH, wants_page
 
 _MEDIA_TYPES: Final = MappingProxyType(
@@ -64,12 +67,30 @@ class PageFile:
     Attributes:
         content: Its bytes.
         media_type: Its content type.
-        etag: The validator by which browsers ask whether it has changed.
     """
 
     content: bytes
     media_type: str
-    etag: str
+
+    @cached_property
+    def etag(self) -> str:
+        """The validator by which browsers ask whether it has changed."""
+        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+
+    def below(self, root_path: str) -> PageFile:
+        """Returns the page with URLs of its files that have a root path.
+
+        Without one they are relative, and lead to the right place below the path of any
+        proxy, but only from an address that ends with a slash.
+
+        Args:
+            root_path: The path under which a proxy has the server; may be empty.
+        """
+        if not root_path:
+            return self
+        start = f'"{html.escape(root_path)}{FILES_PATH}/'
+        content = self.content.decode().replace(f'"{FILES_PATH[1:]}/', start)
+        return replace(self, content=content.encode())
 
     def response(self, request: Request) -> Response:
         """Returns the file, or a 304 if the browser has it."""
@@ -85,9 +106,7 @@ def page_files() -> Mapping[str, PageFile]:
     for entry in resources.files("mllama.server.web").joinpath("page").iterdir():
         suffix = entry.name.rpartition(".")[2]
         if suffix in _MEDIA_TYPES:
-            content = entry.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()[:32]
-            files[entry.name] = PageFile(content, _MEDIA_TYPES[suffix], f'"{digest}"')
+            files[entry.name] = PageFile(entry.read_bytes(), _MEDIA_TYPES[suffix])
     return files
 
 
@@ -96,11 +115,14 @@ class _PageRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Returns whether the request is one for the page."""
-        if scope["type"] != "http" or not wants_page(
-            scope["method"], Headers(scope=scope)
-        ):
+        is_wanted = (
+            scope["type"] == "http"
+            and path_below_root(scope) == "/"
+            and wants_page(scope["method"], Headers(scope=scope))
+        )
+        if not is_wanted:
             return Match.NONE, {}
-        return super().matches(scope)
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
 
 
 def add_page_routes(app: FastAPI) -> None:
@@ -113,7 +135,7 @@ def add_page_routes(app: FastAPI) -> None:
     index = files["index.html"]
 
     async def page(request: Request) -> Response:
-        return index.response(request)
+        return index.below(request.scope.get("root_path", "")).response(request)
 
     async def file(request: Request) -> Response:
         found = files.get(request.path_params["name"])

@@ -1,22 +1,57 @@
-"""Debian's Chromium, for tests that show the page in a real browser."""
+"""Playwright and Debian's Chromium, for tests that show the page in a real browser.
+
+Without Playwright, a module that imports from this one is skipped.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
 REQUIRED = "MLLAMA_TESTS_NEED_CHROMIUM"
-"""The variable with which a missing Chromium is a failure; ``.ci/run`` sets it."""
+"""The variable with which a missing browser is a failure; ``.ci/run`` sets it."""
 
 
-def chromium() -> str:
-    """Returns the path of Chromium, or skips the test."""
+def missing(what: str) -> NoReturn:
+    """Skips the tests of the page, or fails if they have to run."""
+    reason = f"the page's tests need {what}"
+    if os.environ.get(REQUIRED):
+        pytest.fail(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+try:
+    from playwright.sync_api import (
+        Browser,
+        FilePayload,
+        Locator,
+        Page,
+        Playwright,
+        expect,
+        sync_playwright,
+    )
+except ImportError:
+    missing("Playwright (pip install -e '.[dev]')")
+
+__all__ = [
+    "Browser",
+    "FilePayload",
+    "Locator",
+    "Page",
+    "Playwright",
+    "expect",
+    "launch",
+    "sync_playwright",
+]
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Starts Chromium."""
     path = shutil.which("chromium")
     if path is None:
-        reason = "chromium is not installed (Debian: apt-get install chromium)"
-        if os.environ.get(REQUIRED):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+        missing("Chromium (Debian: apt-get install chromium)")
+    # Root can't use Chromium's sandbox.
+    return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -55,8 +55,8 @@ class StrippingProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        assert path.startswith(f"{self._root_path}/"), path
-        stripped = path.removeprefix(self._root_path)
+        assert path.startswith(self._root_path), path
+        stripped = path.removeprefix(self._root_path) or "/"
         await self._app({**scope, "path": stripped}, receive, send)
 
 

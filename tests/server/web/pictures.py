@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 
-import numpy as np
 from PIL import Image
-from playwright.sync_api import FilePayload, Page
+
+from .browser import FilePayload, Page
 
 
 def payload(name: str = "scene.png", size: tuple[int, int] = (320, 240)) -> FilePayload:
@@ -18,14 +18,6 @@ def payload(name: str = "scene.png", size: tuple[int, int] = (320, 240)) -> File
     content = io.BytesIO()
     picture.save(content, "PNG")
     return {"name": name, "mimeType": "image/png", "buffer": content.getvalue()}
-
-
-def photo(side: int) -> FilePayload:
-    """Returns a square BMP of noise, which has three bytes for each pixel."""
-    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(noise).save(content, "BMP")
-    return {"name": "photo.bmp", "mimeType": "image/bmp", "buffer": content.getvalue()}
 
 
 def drop(page: Page, *files: FilePayload) -> None:

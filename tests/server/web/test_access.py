@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
 
-from .conftest import watch
+from .browser import Page, expect, missing
 from .page_server import PageServer
 from .pictures import drop, payload
 from .test_chat import answers, ask, complete
+from .watched_page import OpenPage
 
 RICH = "# Title\n\nSome `code`, a [link](https://example.org).\n\n" + (
     "| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n\n```python\nprint(1)\n```\n"
 )
+
+
+try:
+    from axe_playwright_python.sync_playwright import Axe
+except ImportError:
+    missing("axe-playwright-python (pip install -e '.[dev]')")
 
 
 def findings(page: Page) -> list[Any]:
@@ -29,28 +35,26 @@ def findings(page: Page) -> list[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_has_no_serious_findings(
-    browser: Browser, server: PageServer, scheme: Any
+    open_page: OpenPage, page_server: PageServer, scheme: str
 ) -> None:
-    server.engine.texts = [RICH]
+    page_server.engine.texts = [RICH]
     # axe writes styles of its own into the page.
-    with browser.new_context(color_scheme=scheme, bypass_csp=True) as context:
-        page = context.new_page()
-        page.goto(server.url)
+    page = open_page(page_server.url, color_scheme=scheme, bypass_csp=True)
+    assert findings(page) == []
+    drop(page, payload())
+    ask(page, "What is it?")
+    complete(page)
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.get_by_text("2 of 2")).to_be_visible()
+    complete(page)
+    drop(page, {"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
+    expect(page.get_by_role("alert")).to_contain_text("a.txt")
+    assert findings(page) == []
+    for name in ("Settings", "Copy as code"):
+        page.get_by_role("button", name=name).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
         assert findings(page) == []
-        drop(page, payload())
-        ask(page, "What is it?")
-        complete(page)
-        page.get_by_role("button", name="Regenerate").click()
-        expect(page.get_by_text("2 of 2")).to_be_visible()
-        complete(page)
-        drop(page, {"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
-        expect(page.get_by_role("alert")).to_contain_text("a.txt")
-        assert findings(page) == []
-        for name in ("Settings", "Copy as code"):
-            page.get_by_role("button", name=name).click()
-            expect(page.get_by_role("dialog")).to_be_visible()
-            assert findings(page) == []
-            page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
@@ -85,36 +89,36 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     expect(page.get_by_role("button", name="Settings")).to_be_focused()
 
 
-def test_a_narrow_window_shows_everything(browser: Browser, server: PageServer) -> None:
-    server.engine.texts = [RICH + "`" + "long" * 60 + "`"]
-    with browser.new_context(viewport={"width": 320, "height": 600}) as context:
-        page = context.new_page()
-        violations = watch(page)
-        page.goto(server.url)
-        drop(page, payload("wide.png", (1600, 300)))
-        ask(page, "What is it? " + "x" * 100)
-        complete(page)
-        assert page.evaluate(
-            "document.documentElement.scrollWidth <= innerWidth"
-            " && document.querySelector('main').scrollWidth <= innerWidth"
-        )
-        expect(page.get_by_role("button", name="New chat")).to_be_hidden()
-        page.get_by_role("button", name="Chats").click()
-        page.get_by_role("button", name="New chat").click()
-        expect(answers(page)).to_have_count(0)
-        assert violations == []
+def test_a_narrow_window_shows_everything(
+    open_page: OpenPage, page_server: PageServer
+) -> None:
+    page_server.engine.texts = [RICH + "`" + "long" * 60 + "`"]
+    page = open_page(page_server.url, viewport={"width": 320, "height": 600})
+    drop(page, payload("wide.png", (1600, 300)))
+    ask(page, "What is it? " + "x" * 100)
+    complete(page)
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth"
+        " && document.querySelector('main').scrollWidth <= innerWidth"
+    )
+    expect(page.get_by_role("button", name="New chat")).to_be_hidden()
+    page.get_by_role("button", name="Chats").click()
+    page.get_by_role("button", name="New chat").click()
+    expect(answers(page)).to_have_count(0)
 
 
+@pytest.mark.parametrize("slash", ["/", ""])
 @pytest.mark.parametrize("strips_path", [False, True])
-def test_a_proxys_path_is_kept(browser: Browser, strips_path: bool) -> None:
-    server = PageServer(strips_path=strips_path, root_path="/llama")
-    server.start()
-    with browser.new_context() as context:
-        page = context.new_page()
-        violations = watch(page)
-        page.goto(server.url)
-        ask(page, "Hello?")
-        complete(page)
-        expect(page.get_by_role("heading", name="served")).to_be_visible()
-        assert violations == []
-    server.stop()
+def test_a_proxys_path_is_kept(
+    open_page: OpenPage,
+    start_server: Callable[..., PageServer],
+    strips_path: bool,
+    slash: str,
+) -> None:
+    server = start_server(strips_path=strips_path, root_path="/llama", api_keys=["key"])
+    page = open_page(server.url.rstrip("/") + slash)
+    page.get_by_role("textbox", name="API key").fill("key")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="served")).to_be_visible()
+    ask(page, "Hello?")
+    complete(page)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
-
+from .browser import Page, expect
 from .page_server import PageServer
 from .pictures import drop, payload
 from .test_chat import answers, ask, complete
@@ -13,9 +12,9 @@ GRID = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.9, 0.05, 0.0], [0.0] * 4, [0.0] * 4]
 
 
 def test_a_hovered_word_lights_up_where_it_looked(
-    page: Page, server: PageServer
+    page: Page, page_server: PageServer
 ) -> None:
-    server.engine.texts = ["A **red** square."]
+    page_server.engine.texts = ["A **red** square."]
     drop(page, payload())
     ask(page, "What is it?")
     complete(page)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Browser, Page, expect
-
-from .conftest import watch
+from .browser import Browser, Page, expect
 from .page_server import PageServer
 from .pictures import drop, payload
 from .test_chat import answers, ask, complete
+from .watched_page import watch
 
 HOSTILE = """<script>window.hit = 1</script>
 <img src=x onerror="window.hit = 1">
@@ -23,8 +22,8 @@ HOSTILE = """<script>window.hit = 1</script>
 """
 
 
-def test_hostile_answers_stay_text(page: Page, server: PageServer) -> None:
-    server.engine.texts = [HOSTILE]
+def test_hostile_answers_stay_text(page: Page, page_server: PageServer) -> None:
+    page_server.engine.texts = [HOSTILE]
     ask(page, "<img src=x onerror='window.hit = 1'>")
     complete(page)
     assert page.evaluate("window.hit") is None
@@ -48,12 +47,12 @@ def test_a_pictures_name_stays_text(page: Page) -> None:
 
 
 def test_a_violation_of_the_policy_is_noticed(
-    browser: Browser, server: PageServer
+    browser: Browser, page_server: PageServer
 ) -> None:
     with browser.new_context() as context:
         page = context.new_page()
         violations = watch(page)
-        page.goto(server.url)
+        page.goto(page_server.url)
         page.evaluate(
             """() => {
                 const script = document.createElement("script");
