@@ -30,6 +30,9 @@ from max.serve.router._image_resolution import (
 )
 from max.serve.router._image_resolution import make_media_ref, resolve_image_from_url
 
+# The scheduler's settings, which it checks in the worker.
+from max.serve.scheduler.config import TokenGenerationSchedulerConfig
+
 # What the worker reports about a request.
 from max.serve.scheduler_result import SchedulerResult
 
@@ -55,6 +58,7 @@ __all__ = [
     "SchedulerResult",
     "ServingTokenGeneratorSettings",
     "Settings",
+    "TokenGenerationSchedulerConfig",
     "configure_logging",
     "configure_metrics",
     "fastapi_app",

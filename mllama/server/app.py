@@ -45,6 +45,7 @@ from mllama.server.model_description import ModelDescription
 from mllama.server.observability.shared_stats import SharedStats
 from mllama.server.options import BoundSockets, ServerOptions
 from mllama.server.routes import add_routes, error_form, new_application
+from mllama.server.scheduler_limits import check_scheduler
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
 from mllama.server.shutdown import Shutdown
@@ -96,6 +97,7 @@ def serve(
         retrieved = PIPELINE_REGISTRY.retrieve_factory(
             config, task=PipelineTask.TEXT_GENERATION
         )
+        check_scheduler(config, retrieved.memory_plan)
     except MllamaError:
         raise
     except ValueError as error:

@@ -132,6 +132,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_its_name(
         (["serve"], "--max-new-tokens", "-2", "--max-new-tokens must be -1 or"),
         (["serve"], "--quantization-encoding", "gptq", "gptq"),
         (["serve"], "--max-length", "999999999", "999999999"),
+        (["serve"], "--max-batch-total-tokens", "100", "max_batch_total_tokens"),
     ],
 )
 def test_options_beyond_the_machine_or_the_model_are_refused(
