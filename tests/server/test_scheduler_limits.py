@@ -19,5 +19,5 @@ def test_limits_with_room_for_a_sequence(
 
 @pytest.mark.parametrize(("total", "longest"), [(500, 500), (511, 500), (512, 513)])
 def test_limits_that_a_sequence_exceeds(total: int, longest: int) -> None:
-    with pytest.raises(MllamaError, match="must be at least (512|640), the context"):
+    with pytest.raises(MllamaError, match=r"must be at least (512|640), the context"):
         check_total_tokens(total, longest, 128)
