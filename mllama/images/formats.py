@@ -95,6 +95,9 @@ def file_content(picture: Image.Image) -> bytes | None:
     file = getattr(picture, "fp", None)
     if file is None or isinstance(file, CompletedFile):
         return None if file is None else file.original
+    if isinstance(file, io.BytesIO):
+        # Without a copy, unlike what is read.
+        return file.getvalue()
     position = file.tell()
     file.seek(0)
     content: bytes = file.read()

@@ -14,9 +14,10 @@ from PIL import Image
 from mllama.errors import ImageDecodeError, ImageError, shortened
 from mllama.images import truncated
 from mllama.images.data_urls import data_url_content
+from mllama.images.decoded_size import decoded_size
 from mllama.images.fetch import fetch
 from mllama.images.formats import MAX_PIXELS, MAX_SIDE, open_picture
-from mllama.images.rgb import needs_conversion, sample_bits, to_rgb
+from mllama.images.rgb import sample_bits, to_rgb
 
 ImageSource = Image.Image | bytes | str | os.PathLike[str]
 """An image's picture, content, path or URL."""
@@ -45,13 +46,8 @@ class ImageFile:
 
     @property
     def decoded_bytes(self) -> int:
-        """Returns the memory that the pixels take while they are made RGB."""
-        width, height = self.picture.size
-        # Pillow has four bytes a pixel in most modes, and a copy of a picture that is
-        # converted; one with transparency is put on white besides.
-        if "A" in self.picture.getbands():
-            return width * height * 12
-        return width * height * (8 if needs_conversion(self.picture) else 4)
+        """Returns the memory that it takes to decode the pixels and make them RGB."""
+        return decoded_size(self.picture)
 
     def decode(self) -> Image.Image:
         """Returns the picture upright, opaque and in mode RGB, not resized.

@@ -6,6 +6,8 @@ Embedded color profiles are not applied.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -15,8 +17,8 @@ from PIL import ExifTags, Image
 from mllama.errors import ImageError
 from mllama.images.formats import EXIF_ORIENTATION
 
-_STRIP_PIXELS: Final = 1 << 20
-"""Pixels of a strip that is converted at once, which takes a few milliseconds."""
+STRIP_PIXELS: Final = 1 << 18
+"""Pixels of a strip that is converted at once, which takes about a millisecond."""
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,7 +52,7 @@ def to_rgb(
         ImageError: If the values have no meaning as brightness.
     """
     transpose = _UPRIGHT.get(orientation(image))
-    flattened = _flattened(_with_eight_bits(image, bits), bits)
+    flattened = _flattened(image, bits)
     if missing is not None:
         if flattened is image:
             flattened = image.copy()
@@ -58,12 +60,31 @@ def to_rgb(
     return flattened if transpose is None else flattened.transpose(transpose)
 
 
-def needs_conversion(image: Image.Image) -> bool:
-    """Returns True if a picture's RGB form is another picture than its own."""
-    if image.mode != "RGB" or image.has_transparency_data:
-        return True
-    # Without the data in the header, Pillow would decode the picture to look for them.
-    return "exif" in image.info and orientation(image) in _UPRIGHT
+def is_turned(image: Image.Image) -> bool:
+    """Returns True if a picture is stored sideways, upside down or mirrored.
+
+    The picture isn't decoded.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        # Pillow would decode the picture to look for them.
+        return b"eXIf" in _content(image)
+    return orientation(image) in _UPRIGHT
+
+
+def _content(image: Image.Image) -> bytes:
+    file = getattr(image, "fp", None)
+    return file.getvalue() if isinstance(file, io.BytesIO) else b""
+
+
+def strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """Yields the strips of a picture, and the first row of each.
+
+    What is done with a whole picture takes several times its memory.
+    """
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        yield image.crop((0, top, width, min(height, top + rows))), top
 
 
 def orientation(image: Image.Image) -> int:
@@ -99,22 +120,21 @@ def _flattened(image: Image.Image, bits: int) -> Image.Image:
     Strip by strip, because Pillow composites a whole picture without releasing Python's
     lock, and to hold fewer pictures of its size at once.
     """
-    is_keyed = image.has_transparency_data
-    if image.mode == "RGB" and not is_keyed:
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
+    to_eight_bits = _conversion_to_eight_bits(image, bits)
     # transformers imports the hub's client, which reads its environment then: this must
     # not happen before telemetry is disabled.
     from transformers.models.mllama.image_processing_pil_mllama import convert_to_rgb
 
     key = _scaled_key(image, bits)
-    width, height = image.size
     flattened = Image.new("RGB", image.size)
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        strip = image.crop((0, top, width, min(height, top + rows)))
+    for strip, top in strips(image):
         if key is not None:
             strip.info["transparency"] = key
-        if is_keyed:
+        if to_eight_bits is not None:
+            strip = to_eight_bits(strip)
+        if strip.has_transparency_data:
             strip = _with_alpha(strip)
         flattened.paste(convert_to_rgb(strip), (0, top))
     return flattened
@@ -128,42 +148,64 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def _with_eight_bits(image: Image.Image, bits: int) -> Image.Image:
-    """Returns a picture with 8 bits a sample; Pillow clips larger values at 255.
+def _conversion_to_eight_bits(
+    image: Image.Image, bits: int
+) -> Callable[[Image.Image], Image.Image] | None:
+    """Returns what gives strips of a picture 8 bits a sample; None if they have them.
+
+    Pillow clips larger values at 255.
 
     Raises:
         ImageError: As :func:`to_rgb`.
     """
     mode = image.mode
+    is_inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
-        values = np.asarray(image).astype(np.int32)
         # TIFF has 12 bits, too.
-        return _gray(image, values, full=(1 << bits) - 1 if 8 < bits < 16 else 65535)
+        full = (1 << bits) - 1 if 8 < bits < 16 else 65535
+        return lambda strip: _gray(
+            strip, np.asarray(strip).astype(np.int32), full, is_inverted
+        )
     if mode == "I":
         raise ImageError(
             "its values are 32-bit integers, whose range of brightness is unknown; "
             "convert them to 8 or 16 bits"
         )
     if mode == "F":
-        numbers = np.asarray(image)
-        low, high = float(numbers.min()), float(numbers.max())
+        low, high = _range(image)
         # Also false for values that are not numbers.
         if not (low >= 0 and high <= 1):
             raise ImageError(
                 f"its values are floating-point numbers from {low:g} to {high:g}, "
                 "but only 0 to 1 is a brightness; scale them, or convert them to 8 bits"
             )
-        return _gray(image, np.rint(numbers * 65535).astype(np.int32), full=65535)
-    return image
+        return lambda strip: _gray(
+            strip,
+            np.rint(np.asarray(strip) * 65535).astype(np.int32),
+            65535,
+            is_inverted,
+        )
+    return None
 
 
-def _gray(image: Image.Image, values: npt.NDArray[np.int32], full: int) -> Image.Image:
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Returns the least and the greatest value, NaN if there is one."""
+    ranges = [
+        (values.min(), values.max())
+        for values in (np.asarray(strip) for strip, _ in strips(image))
+    ]
+    return float(np.min(ranges)), float(np.max(ranges))
+
+
+def _gray(
+    strip: Image.Image, values: npt.NDArray[np.int32], full: int, is_inverted: bool
+) -> Image.Image:
     """Returns a gray picture of values up to ``full``, with alpha for a color key."""
     opaque = None
-    key = image.info.get("transparency")
+    key = strip.info.get("transparency")
     if isinstance(key, int):
         opaque = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
-    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+    if is_inverted:
         values = full - values
     # In integers: 16 bits become 8 exactly as by a division by 257.
     gray = Image.fromarray(

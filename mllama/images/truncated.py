@@ -6,24 +6,20 @@ picture.  Pillow's own switch for this is global and hides how much is missing.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mllama.images.formats import MAX_MISSING, CompletedFile, file_content
+from mllama.images.jpeg_segments import has_all_bands, is_progressive
+from mllama.images.rgb import strips
 
 _END_OF_JPEG: Final = b"\xff\xd9"
-_START_OF_SCAN: Final = 0xDA
-_PROGRESSIVE: Final = (0xC2, 0xC6, 0xCA, 0xCE)
-_WITHOUT_LENGTH: Final = (0x01, *range(0xD0, 0xD9))
-_LAST_COEFFICIENT: Final = 63
 _JPEG_BLOCK: Final = 16
-
-_STRIP_PIXELS: Final = 1 << 20
-"""Pixels that are compared at once."""
 
 Reopen = Callable[[bytes], Image.Image]
 
@@ -46,42 +42,56 @@ def load(
     """
     file = getattr(picture, "fp", None)
     try:
-        picture.load()
         if isinstance(file, CompletedFile):
-            return picture, _missing_pixels(picture, reopen(file.other))
+            digests = _row_digests(reopen(file.other))
+            picture.load()
+            return picture, _missing_rows(picture, digests)
+        picture.load()
+        return picture, None
     except OSError as error:
         content = file_content(picture)
         if content is None or "truncated" not in str(error):
             raise
-        # What was decoded isn't used, and others of its size follow.
-        unused: Any = picture
-        unused.im = None
-        found = _load_beginning(content, picture.format, reopen)
-        if found is None:
-            raise
-        return found
-    return picture, None
+        # Its traceback holds Pillow's decoder, which holds the picture.
+        failure = OSError(str(error))
+    # What was decoded isn't used, and others of its size follow.
+    unused: Any = picture
+    unused.im = None
+    found = _load_beginning(content, picture.format, reopen)
+    if found is None:
+        raise failure
+    return found
 
 
 def _load_beginning(
     content: bytes, kind: str | None, reopen: Reopen
 ) -> tuple[Image.Image, Image.Image | None] | None:
-    """Returns the picture in a file's beginning, unless it is too little."""
+    """Returns the picture in a file's beginning, unless it is too little.
+
+    At no time are there two decoded pictures.
+    """
     is_jpeg = kind in ("JPEG", "MPO")
-    completed = content + _END_OF_JPEG
-    if is_jpeg and _is_progressive(content):
-        return (_loaded(completed, reopen), None) if _has_all_bands(content) else None
+    if is_jpeg and is_progressive(content):
+        if not has_all_bands(content):
+            return None
+        return _loaded(content + _END_OF_JPEG, reopen), None
     # What is missing keeps what the picture was filled with before.
-    black, white = (_loaded(content, reopen, fill) for fill in (0, 255))
-    missing = _difference(black, white)
-    del white
-    if missing.mean() > MAX_MISSING:
+    zeros = _zeros(_loaded(content, reopen, fill=0))
+    picture = _loaded(content, reopen, fill=255)
+    missing = _still_filled(picture, zeros)
+    if np.count_nonzero(missing) > MAX_MISSING * missing.size:
         return None
     if is_jpeg:
         # With its end, libjpeg decodes the blocks that are there in part.
-        missing[: _first_row(missing) + _JPEG_BLOCK] = False
-        black = _loaded(completed, reopen)
-    return black, _mask(missing)
+        first = _first_row(missing)
+        missing[first : first + _JPEG_BLOCK] = 0
+        del picture
+        picture = _loaded(content + _END_OF_JPEG, reopen)
+    mask = Image.fromarray(missing)
+    if picture.mode != "RGB":
+        return picture, mask
+    picture.paste("white", (0, 0, *picture.size), mask)
+    return picture, None
 
 
 def _loaded(content: bytes, reopen: Reopen, fill: int | None = None) -> Image.Image:
@@ -107,81 +117,73 @@ def _loaded(content: bytes, reopen: Reopen, fill: int | None = None) -> Image.Im
     except OSError as error:
         if "truncated" not in str(error):
             raise
-        # Pillow goes on with what it has decoded.
+        # Pillow goes on with what it has decoded, and copies it if it is read-only.
         picture.tile = []
+        picture.readonly = 0
     finally:
         # A picture that held itself would stay until a collection.
         picture.__dict__.pop("load_prepare", None)
     return picture
 
 
-def _difference(left: Image.Image, right: Image.Image) -> Any:
-    """Returns where two pictures differ: bool ``[height, width]``.
+def _zeros(picture: Image.Image) -> list[npt.NDArray[np.uint8]]:
+    """Returns for each strip which samples are zero, in one bit each."""
+    return [np.packbits(np.asarray(strip) == 0) for strip, _ in strips(picture)]
 
-    A strip at a time: an array of a whole picture costs several times its memory.
+
+def _still_filled(
+    picture: Image.Image, zeros: list[npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.uint8]:
+    """Returns 255 for each pixel that isn't 0, but was in the same file filled with 0.
+
+    Returns:
+        ``[height, width]``.  Memory is taken only where something is missing.
     """
-    width, height = left.size
-    differs = np.empty((height, width), bool)
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        strip = (0, top, width, min(top + rows, height))
-        found = np.asarray(left.crop(strip)) != np.asarray(right.crop(strip))
-        if found.ndim == 3:
-            found = np.logical_or.reduce(
-                [found[..., each] for each in range(found.shape[2])]
+    width, height = picture.size
+    missing = np.zeros((height, width), np.uint8)
+    for (strip, top), bits in zip(strips(picture), zeros, strict=True):
+        values = np.asarray(strip)
+        was_zero = np.unpackbits(bits, count=values.size).view(bool)
+        differs = (values != 0) & was_zero.reshape(values.shape)
+        if differs.ndim == 3:
+            differs = np.logical_or.reduce(
+                [differs[..., each] for each in range(differs.shape[2])]
             )
-        differs[top : top + rows] = found
-    return differs
+        if differs.any():
+            missing[top : top + len(differs)] = differs * np.uint8(255)
+    return missing
 
 
-def _missing_pixels(picture: Image.Image, other: Image.Image) -> Image.Image:
-    """Returns a mask of the pixels in which a completed file's fillings differ."""
-    other.load()
-    missing = _difference(picture, other)
-    # Rows come one after another, and depend on those before.
-    missing[_first_row(missing) :] = True
-    if missing.mean() > MAX_MISSING:
-        raise OSError("image file is incomplete")
-    return _mask(missing)
+def _row_digests(picture: Image.Image) -> list[bytes]:
+    """Decodes a picture and returns a digest of each of its rows."""
+    picture.load()
+    return [
+        hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        for strip, _ in strips(picture)
+        for row in np.asarray(strip)
+    ]
 
 
-def _mask(missing: Any) -> Image.Image:
-    """Returns a picture that is 255 where something is missing."""
-    mask = missing.view(np.uint8)
-    mask *= 255
-    return Image.fromarray(mask)
+def _missing_rows(picture: Image.Image, other: list[bytes]) -> Image.Image | None:
+    """Returns a mask of the rows that differ from those of another filling.
 
+    Rows come one after another, and depend on those before.
 
-def _first_row(missing: Any) -> int:
-    rows = missing.any(axis=1)
-    return int(rows.argmax()) if rows.any() else len(rows)
-
-
-def _is_progressive(content: bytes) -> bool:
-    return any(marker in _PROGRESSIVE for marker, _ in _segments(content))
-
-
-def _has_all_bands(content: bytes) -> bool:
-    """Returns True if a progressive file has brightness in all spatial frequencies.
-
-    The scans that follow make it more precise.
+    Raises:
+        OSError: If more than ``MAX_MISSING`` of the picture is missing.
     """
-    for marker, segment in _segments(content):
-        if marker == _START_OF_SCAN and len(segment) >= 6:
-            components = segment[0]
-            if components == 1 and segment[4] == _LAST_COEFFICIENT:
-                return True
-    return False
+    width, height = picture.size
+    pairs = enumerate(zip(_row_digests(picture), other, strict=True))
+    first = next((row for row, (this, that) in pairs if this != that), height)
+    if first == height:
+        return None
+    if height - first > MAX_MISSING * height:
+        raise OSError("image file is incomplete")
+    mask = Image.new("L", picture.size)
+    mask.paste(255, (0, first, width, height))
+    return mask
 
 
-def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yields the markers of a JPEG file with their segments, without their lengths."""
-    at = 2
-    while (at := content.find(b"\xff", at)) >= 0 and at + 4 <= len(content):
-        marker = content[at + 1]
-        if marker in (0x00, 0xFF) or marker in _WITHOUT_LENGTH:
-            at += 1 if marker == 0xFF else 2
-            continue
-        (size,) = struct.unpack_from(">H", content, at + 2)
-        yield marker, content[at + 4 : at + 2 + size]
-        at += 2 + size
+def _first_row(missing: npt.NDArray[np.uint8]) -> int:
+    rows = np.flatnonzero(missing.any(axis=1))
+    return int(rows[0]) if rows.size else len(missing)

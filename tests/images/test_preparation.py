@@ -106,5 +106,5 @@ def test_strips_make_the_same_picture(
     if mode == "P":
         image.info["transparency"] = bytes(range(256))
     whole = load.load_image(image)
-    monkeypatch.setattr(rgb, "_STRIP_PIXELS", 120)
+    monkeypatch.setattr(rgb, "STRIP_PIXELS", 120)
     assert whole.tobytes() == load.load_image(image).tobytes()
