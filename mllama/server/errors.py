@@ -133,9 +133,12 @@ def log_failure(error: Exception) -> None:
         return
     if error_report(error, {}).status >= 500:
         # Where an engine's error was raised says nothing; the engine logs its cause.
-        is_engines = isinstance(error, EngineError)
+        # One with a status is planned.
+        is_known = isinstance(error, (EngineError, HTTPException))
         logger.error(
-            "a request failed: %s", error, exc_info=None if is_engines else error
+            "a request failed: %s",
+            getattr(error, "detail", error),
+            exc_info=None if is_known else error,
         )
 
 

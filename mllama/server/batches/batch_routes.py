@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from mllama.server.arrival.reading import read_body
 from mllama.server.batches.answers import Batch, BatchList
 from mllama.server.batches.body import BatchBody
+from mllama.server.batches.disk_errors import disk_errors
 from mllama.server.batches.owners import owner_of
-from mllama.server.batches.pages import page_of
+from mllama.server.batches.pages import WRONG_PAGE, list_parameters, page_of
 from mllama.server.batches.records import (
     KEPT_SECONDS,
     WINDOW_SECONDS,
@@ -29,6 +30,9 @@ _LISTED: Final = 20
 _MOST_LISTED: Final = 100
 _MISSING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"description": "The client has no batch of this id"}
+}
+_ENDED: Final[dict[int | str, dict[str, Any]]] = {
+    409: {"description": "The batch has ended, or is about to"}
 }
 
 
@@ -47,7 +51,13 @@ class BatchRoutes:
     def add_to(self, router: APIRouter) -> None:
         """Adds the routes."""
         add_body_route(router, "/v1/batches", self.create, [BatchBody], Batch)
-        router.add_api_route("/v1/batches", self.list_batches, response_model=BatchList)
+        router.add_api_route(
+            "/v1/batches",
+            self.list_batches,
+            response_model=BatchList,
+            responses=WRONG_PAGE,
+            openapi_extra=list_parameters(),
+        )
         path = "/v1/batches/{batch_id}"
         router.add_api_route(path, self.get, response_model=Batch, responses=_MISSING)
         router.add_api_route(
@@ -55,7 +65,7 @@ class BatchRoutes:
             self.cancel,
             methods=["POST"],
             response_model=Batch,
-            responses=_MISSING,
+            responses=_MISSING | _ENDED,
         )
 
     async def create(self, request: Request) -> Response:
@@ -84,7 +94,8 @@ class BatchRoutes:
             output_seconds=KEPT_SECONDS if expiry is None else expiry.seconds,
             expires_at=now() + WINDOW_SECONDS,
         )
-        self._stores.batches.add(batch)
+        with disk_errors("batch"):
+            self._stores.batches.add(batch)
         self._worker.wake()
         return JSONResponse(batch.visible())
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.batches.answers import DeletedFile, FileList, FileObject
 from mllama.server.batches.body import LEAST_KEPT_SECONDS
+from mllama.server.batches.disk_errors import disk_errors
 from mllama.server.batches.owners import owner_of
-from mllama.server.batches.pages import page_of
+from mllama.server.batches.pages import WRONG_PAGE, list_parameters, page_of
 from mllama.server.batches.ranged_file_response import RangedFileResponse
 from mllama.server.batches.records import KEPT_SECONDS, FileRecord, new_id, now
 from mllama.server.batches.stores import BatchStores
@@ -26,6 +26,12 @@ _SECONDS: Final = "expires_after[seconds]"
 _FIELDS: Final = ("purpose", _ANCHOR, _SECONDS)
 _MISSING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"description": "The client has no file of this id"}
+}
+_IN_USE: Final[dict[int | str, dict[str, Any]]] = {
+    409: {"description": "A batch that hasn't ended reads the file"}
+}
+_FULL: Final[dict[int | str, dict[str, Any]]] = {
+    507: {"description": "The disk is full or read-only"}
 }
 _JSON_LINES: Final = {"application/jsonl": {"schema": {"type": "string"}}}
 _CONTENT: Final[dict[int | str, dict[str, Any]]] = {
@@ -73,11 +79,17 @@ class FileRoutes:
             self.upload,
             methods=["POST"],
             response_class=JSONResponse,
-            responses={200: {"model": FileObject}},
+            responses={200: {"model": FileObject}, **_FULL},
             openapi_extra=_FORM,
             summary="Uploads a file",
         )
-        router.add_api_route("/v1/files", self.list_files, response_model=FileList)
+        router.add_api_route(
+            "/v1/files",
+            self.list_files,
+            response_model=FileList,
+            responses=WRONG_PAGE,
+            openapi_extra=list_parameters("purpose"),
+        )
         path = "/v1/files/{file_id}"
         router.add_api_route(
             path, self.get, response_model=FileObject, responses=_MISSING
@@ -87,7 +99,7 @@ class FileRoutes:
             self.delete,
             methods=["DELETE"],
             response_model=DeletedFile,
-            responses=_MISSING,
+            responses=_MISSING | _IN_USE,
         )
         router.add_api_route(
             f"{path}/content",
@@ -102,15 +114,12 @@ class FileRoutes:
         file_id = new_id("file-")
         target = self._files.content_path(file_id)
         try:
-            upload = await receive_upload(
-                request, target, self._files, self._stores.options.max_file_bytes
-            )
+            with disk_errors("file"):
+                upload = await receive_upload(
+                    request, target, self._files, self._stores.options.max_file_bytes
+                )
         except ClientDisconnect as error:
             raise ClientDisconnected from error
-        except OSError as error:
-            raise HTTPException(
-                507, f"The file can't be kept: {error.strerror or error}."
-            ) from error
         try:
             assert upload.filename is not None
             record = FileRecord(
@@ -122,7 +131,8 @@ class FileRoutes:
                 expires_at=now() + _kept_seconds(upload),
             )
             self._files.check_room()
-            self._files.add(record)
+            with disk_errors("file"):
+                self._files.add(record)
         except BaseException:
             target.unlink(missing_ok=True)
             self._files.free(upload.size)

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from starlette.requests import Request
 
 from mllama.server.bodies.rejection import RequestRejected
+
+WRONG_PAGE: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "A parameter of the query is wrong"}
+}
+"""The answer to a list that can't be, for the API's schema."""
+
+
+def list_parameters(*others: str) -> dict[str, Any]:
+    """Returns the parameters of a list's query, for the API's schema.
+
+    Args:
+        others: Names of those that not all lists have.
+    """
+    kinds: dict[str, Any] = {
+        "limit": {"type": "integer", "minimum": 1},
+        "after": {"type": "string"},
+        "order": {"enum": ["asc", "desc"]},
+        **{name: {"type": "string"} for name in others},
+    }
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "schema": schema}
+            for name, schema in kinds.items()
+        ]
+    }
 
 
 class Listed(Protocol):

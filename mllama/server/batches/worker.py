@@ -48,13 +48,11 @@ class BatchWorker:
         self._changed.set()
 
     def cancel(self, batch: BatchRecord) -> None:
-        """Cancels a batch that hasn't ended.  Its answers so far are kept.
-
-        Raises:
-            OSError: If its state can't be written.
-        """
+        """Cancels a batch that hasn't ended.  Its answers so far are kept."""
         batch.enter("cancelling")
-        self._stores.batches.save(batch)
+        # A disk that is full keeps no batch running.  Its end is written, too.
+        with contextlib.suppress(OSError):
+            self._stores.batches.save(batch)
         running = self._jobs.get(batch.id)
         if running is not None:
             running[0].cancel()

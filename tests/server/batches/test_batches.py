@@ -120,11 +120,12 @@ def test_a_cancelled_batch_keeps_its_answers(tmp_path: Path) -> None:
 
 def test_a_batch_that_takes_too_long_expires(tmp_path: Path) -> None:
     async def test() -> None:
-        async with batch_server(tmp_path, slow_engine()) as server:
+        async with batch_server(tmp_path, slow_engine(0.1)) as server:
             started = await server.start(requests(200))
             record = server.stores.batches.find(started.id)
             assert record is not None
-            record.expires_at = now() + 1
+            # All would take 5 s.
+            record.expires_at = now() + 3
             batch = await server.ended(started)
             assert batch.status == "expired"
             counts = batch.request_counts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import resource
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,49 @@ def test_parts_of_a_file(
                 assert response.headers["content-range"] == "bytes */10"
 
     run(test())
+
+
+@contextmanager
+def full_disk(largest: int) -> Iterator[None]:
+    """Has writes beyond a number of bytes of a file fail, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("largest", [0, 100, 1000])
+def test_a_full_disk_keeps_nothing_by_halves(
+    tmp_path: Path, largest: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            file = await server.upload(requests(1))
+            before = kept(tmp_path), server.stores.files.used_bytes
+            # The content, or the record of one that is short, doesn't fit.
+            for content in (b"x" * 20_000, *([b"{}"] if largest < 200 else [])):
+                with full_disk(largest), pytest.raises(openai.InternalServerError) as e:
+                    await server.upload(content)
+                assert e.value.status_code == 507
+                assert "can't be kept: File too large" in str(e.value)
+                assert (kept(tmp_path), server.stores.files.used_bytes) == before
+            if largest < 200:
+                with full_disk(largest), pytest.raises(openai.InternalServerError) as e:
+                    await server.client.batches.create(
+                        input_file_id=file.id,
+                        endpoint="/v1/chat/completions",
+                        completion_window="24h",
+                    )
+                assert e.value.status_code == 507
+                assert not (await server.client.batches.list()).data
+            # With room, all is well again.
+            batch = await server.ended(await server.start(requests(1)))
+            assert batch.status == "completed"
+
+    run(test())
+    assert not [each for each in caplog.records if each.exc_info]
 
 
 def test_files_survive_the_server(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +25,11 @@ from mllama.max_compat.server import ServingTokenGeneratorSettings, Settings
 from mllama.max_model.sampling_context import log_probability_counts
 from mllama.requests.engine_settings import EngineSettings
 from mllama.server.app import server_capabilities
+from mllama.server.batches.options import BatchOptions
+from mllama.server.batches.owners import EVERYBODY
+from mllama.server.batches.records import KEPT_SECONDS, BatchRecord, FileRecord, now
+from mllama.server.batches.service import BatchService
+from mllama.server.batches.stores import BatchStores
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.max_engine_client import MaxEngineClient
 from mllama.server.model_description import describe_model
@@ -33,6 +40,7 @@ from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
 from tests.server.stand_in_worker import StandInWorker
 
+from .batch_requests import BATCH_ID, FILE_ID
 from .exchange import Answer, Exchange
 
 NAME = "mllama-demo"
@@ -104,6 +112,32 @@ class _Problems(logging.Handler):
             self.lines.append(self.format(record))
 
 
+def _batch_stores(folder: Path) -> BatchStores:
+    """Returns stores with a file and a batch, which keeps it from being deleted."""
+    stores = BatchStores(BatchOptions(directory=folder, max_file_bytes=4096))
+    content = b'{"custom_id": "a"}\n'
+    stores.files.content_path(FILE_ID).write_bytes(content)
+    stores.files.add(
+        FileRecord(
+            id=FILE_ID,
+            owner=EVERYBODY,
+            bytes=len(content),
+            filename="a.jsonl",
+            purpose="batch",
+            expires_at=now() + KEPT_SECONDS,
+        )
+    )
+    stores.batches.add(
+        BatchRecord(
+            id=BATCH_ID,
+            owner=EVERYBODY,
+            endpoint="/v1/chat/completions",
+            input_file_id=FILE_ID,
+        )
+    )
+    return stores
+
+
 class Application:
     """The application, and what sends it requests."""
 
@@ -129,17 +163,24 @@ class Application:
         )
         tokens = tokenizer.delegate.encode(TEXT, add_special_tokens=False)
         self.worker = _AnsweringWorker(tokens, min(settings.end_tokens))
+        queue = new_queue(4, OverloadOptions())
         engine = QueuedEngineClient(
-            MaxEngineClient(self.worker, tokenizer, settings),
-            new_queue(4, OverloadOptions()),
+            MaxEngineClient(self.worker, tokenizer, settings), queue
         )
         capabilities = server_capabilities(
             settings, serving, config, tokenizer, describe_model(files, options.model)
         )
-        add_routes(self.app, engine, capabilities, ImageFetcher(serving))
+        fetcher = ImageFetcher(serving)
+        self._folder = tempfile.TemporaryDirectory()
+        self._batches = _batch_stores(Path(self._folder.name))
+        # Nothing runs batches, which would need the worker between two requests.
+        service = BatchService(self._batches, engine, queue, capabilities, fetcher)
+        add_routes(self.app, engine, capabilities, fetcher, batches=service)
 
     def close(self) -> None:
         """Ends what is still running."""
+        self._batches.close()
+        self._folder.cleanup()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 

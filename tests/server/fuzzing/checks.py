@@ -34,10 +34,12 @@ class DocumentChecks:
         self._document = document
         self._form_of = form_of
         self._validators: dict[str, Draft202012Validator] = {}
-        # Plain paths first: a name may be anything.
+        # Plain paths first, and longer ones before shorter: a name may be anything.
         self._paths = [
             (re.compile(re.sub(r"{\w+}", ".+", path)), path)
-            for path in sorted(document["paths"], key=lambda path: "{" in path)
+            for path in sorted(
+                document["paths"], key=lambda path: ("{" in path, -len(path))
+            )
         ]
 
     def problems(self, exchange: Exchange, answer: Answer) -> list[str]:

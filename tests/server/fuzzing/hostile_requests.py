@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from .anthropic_bodies import COUNT, MESSAGES
+from .batch_requests import BATCH, FILE_ID
 from .exchange import Exchange, Headers
 from .grammar import MODEL, MODELS, TOOLS, rarely, some
 from .hostile_values import KEYS, numbers, pictures, texts, values
@@ -43,6 +44,7 @@ BODIES: Mapping[str, SearchStrategy[Any]] = {
         },
     ),
     "/detokenize": some({"tokens": st.lists(numbers(), max_size=5)}, {}),
+    "/v1/batches": BATCH,
 }
 """Bodies by their path."""
 
@@ -68,6 +70,11 @@ GOOD: Mapping[str, Any] = {
     "/v1/moderations": {"input": "Hi"},
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [5, 6]},
+    "/v1/batches": {
+        "input_file_id": FILE_ID,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    },
 }
 """Bodies that are right, by their path."""
 

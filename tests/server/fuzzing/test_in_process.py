@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .application import HOST, Application
+from .batch_requests import batch_visits, uploads
 from .exchange import Exchange
 from .hostile_requests import GOOD, chats, good_question, visits
 
@@ -45,6 +46,19 @@ def test_visits_to_any_place_get_planned_answers(examine: Examine) -> None:
         examine(exchange)
 
     check()
+
+
+def test_requests_about_files_and_batches_get_planned_answers(examine: Examine) -> None:
+    statuses: collections.Counter[int] = collections.Counter()
+
+    @settings(repeatable, max_examples=150)
+    @given(st.one_of(uploads(HOST), batch_visits(HOST)))
+    def check(exchange: Exchange) -> None:
+        statuses[examine(exchange)] += 1
+
+    check()
+    assert statuses[200] > 10
+    assert statuses[400] > 20
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
