@@ -103,7 +103,6 @@ def test_each_line_of_the_log_is_an_object(
     lines = configured_server.log.read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     assert all({"timestamp", "level", "logger", "message"} <= set(e) for e in entries)
-    messages = "\n".join(each["message"] for each in entries)
-    # The first line of the worker, and one that the command prints.
-    assert "Worker process startup took" in messages
-    assert "Quantizing" in messages or "weights" in messages
+    # The first line of the worker, before it has this package's pipeline.
+    starts = [each["message"].startswith("Worker process startup") for each in entries]
+    assert any(starts)
