@@ -100,6 +100,7 @@ def batch(
             return
         from mllama.engine.engine import Engine
         from mllama.launch.options import EngineOptions
+        from mllama.server.model_names import served_name
 
         options = EngineOptions(model_path=model_or_demo(model_path), **settings)
         engine = Engine(options, quiet=quiet)
@@ -110,7 +111,7 @@ def batch(
                 writer,
                 counts,
                 reader,
-                model_name=served_model_name or _model_name(options.model),
+                model_name=served_name(served_model_name, options.model),
                 folder=Path(source).parent,
                 max_errors=None if max_errors == ANY_NUMBER else max_errors,
                 quiet=quiet,
@@ -243,13 +244,6 @@ class _Batch:
             "again to drop them",
             err=True,
         )
-
-
-def _model_name(model: str) -> str:
-    from mllama.demo_model import MODEL_NAME, MODEL_PATH
-    from mllama.server.model_names import default_name
-
-    return MODEL_NAME if model == str(MODEL_PATH) else default_name(model)
 
 
 def _question(settings: dict[str, Any]) -> Question:

@@ -149,11 +149,8 @@ def serve(**options: Any) -> None:
 
 
 def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
-    from mllama.cli.server_settings import (
-        take_server_options,
-        take_settings,
-        without_queue_bounds,
-    )
+    from mllama.cli.server_settings import take_server_options, take_settings
+    from mllama.server.settings import without_queue_bounds
 
     settings = take_settings(options)
     server_options = take_server_options(options, settings)

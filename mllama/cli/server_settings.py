@@ -22,6 +22,7 @@ from mllama.server.http_server import TlsFiles
 from mllama.server.observability.log_format import LogStyle
 from mllama.server.options import ServerOptions
 from mllama.server.scheduling.options import overload_options
+from mllama.server.settings import settings_of
 from mllama.server.supervisor.restart_options import RestartOptions
 
 _API_KEY = "MLLAMA_API_KEY"
@@ -40,9 +41,6 @@ _SERVER_SETTINGS = {
 
 _STRUCTURED_LOGGING = "MODULAR_STRUCTURED_LOGGING"
 """MAX's setting for logs in JSON."""
-
-_PHOTOS_BYTES = 256 * 2**20
-"""The default limit for a request's body, and for the files of its images together."""
 
 
 def take_settings(options: dict[str, Any]) -> Settings:
@@ -67,21 +65,7 @@ def take_settings(options: dict[str, Any]) -> Settings:
     if log_format is not None:
         # MAX's worker logs its first lines by itself.
         values[_STRUCTURED_LOGGING] = log_format == "json"
-    settings = Settings(**values)
-    # 32 photos of a phone are more than MAX's limits, unless somebody has set those.
-    for name in {"max_request_bytes", "max_media_bytes"} - settings.model_fields_set:
-        settings = settings.model_copy(update={name: _PHOTOS_BYTES})
-    return settings
-
-
-def without_queue_bounds(settings: Settings) -> Settings:
-    """Returns MAX Serve's settings without bounds of its queues.
-
-    The bound is this package's: MAX's queues behind it never fill.
-    """
-    return settings.model_copy(
-        update={"max_queue_size": None, "max_pending_requests": None}
-    )
+    return settings_of(values)
 
 
 def take_server_options(options: dict[str, Any], settings: Settings) -> ServerOptions:

@@ -35,6 +35,7 @@ from mllama.utils.progress import StartupProgress, stage
 if TYPE_CHECKING:
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
+    from mllama.launch.model_files import ModelFiles
     from mllama.requests.preparation import PreparedRequest
 
 _IDLE_SECONDS = 0.05
@@ -106,6 +107,11 @@ class Engine:
         self.check_alive()
         stats: ImageCacheStats = self._image_cache.stats()
         return stats
+
+    @property
+    def files(self) -> ModelFiles:
+        """Returns the model's files, quantized if they need to be."""
+        return self._files
 
     @property
     def continues_messages(self) -> bool:
@@ -284,9 +290,8 @@ class Engine:
         from mllama.runtime.pipeline import load_pipeline
 
         restore_child_environment()
-        config = PipelineConfig.from_args(
-            self._options.pipeline_args(self._files.ensure_quantized(self._quiet))
-        )
+        self._files = self._files.ensure_quantized(self._quiet)
+        config = PipelineConfig.from_args(self._options.pipeline_args(self._files))
         with ensure_default_mlir_context():
             plan_within_memory_limit()
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)

@@ -209,14 +209,9 @@ class _RunningServer:
 
     def run(self) -> None:
         """Runs until the server has shut down; see :func:`serve`."""
-        limit_allocator()
-        raise_open_file_limit()
+        prepare_server_process()
         start_worker_processes(self._options.log_style.apply_to_stderr)
         patches.replace_prefix_cache_reset(reset_prefix_cache)
-        # As in MAX: without these, signals would orphan the worker or cut streams off.
-        signal.signal(signal.SIGTERM, _exit_on_signal)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
         try:
             uvloop.run(self._run())
         except WorkerStartError as error:
@@ -299,6 +294,16 @@ class _RunningServer:
     def _give_up(self) -> None:
         self._has_given_up = True
         self._server.shut_down()
+
+
+def prepare_server_process() -> None:
+    """Sets limits and signals of a process that is about to serve HTTP."""
+    limit_allocator()
+    raise_open_file_limit()
+    # As in MAX: without these, signals would orphan the worker or cut streams off.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
 
 
 def _freeze_heap() -> None:

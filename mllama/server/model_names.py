@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from mllama.demo_model import MODEL_NAME, MODEL_PATH
 from mllama.server.bodies.rejection import RequestRejected
 
 PUBLISHED_NAMES: Final = tuple(
@@ -36,6 +37,18 @@ def default_name(model: str) -> str:
     """
     path = Path(model)
     return path.resolve().name or model if path.exists() else model
+
+
+def served_name(name: str | None, model: str) -> str:
+    """Returns the name of the served model.
+
+    Args:
+        name: What the user calls it, or None.
+        model: A folder, a file, or a repository's id.
+    """
+    if name:
+        return name
+    return MODEL_NAME if model == str(MODEL_PATH) else default_name(model)
 
 
 def is_name_of(name: str, served: str) -> bool:

@@ -88,7 +88,7 @@ def dialect(scope: Scope) -> str:
 
 def new_application(
     settings: Settings,
-    serving: ServingTokenGeneratorSettings,
+    serving: ServingTokenGeneratorSettings | None,
     options: ServerOptions,
     shutdown: Shutdown | None = None,
 ) -> FastAPI:
@@ -96,13 +96,15 @@ def new_application(
 
     Args:
         settings: Settings of the server.
-        serving: MAX's settings of the model.
+        serving: MAX's settings of the model; None if another process has the model,
+            where nothing can be reset from here.
         options: The server's options.
         shutdown: Counts its requests and refuses them in the end; None does neither.
     """
     app = fastapi_app(settings, serving)
     policy = options.policy()
-    patches.keep_routes(app, (*MAX_ROUTES, *(ADMIN_PATHS if policy.admin_keys else ())))
+    resets = policy.admin_keys and serving is not None
+    patches.keep_routes(app, (*MAX_ROUTES, *(ADMIN_PATHS if resets else ())))
     patches.drop_request_session(app)
     if options.page:
         add_page_routes(app)
