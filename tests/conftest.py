@@ -34,6 +34,7 @@ COMPILING_FILES = {
     "benchmarks/test_gpu_fault_search.py",
     "cli/test_demo.py",
     "cli/test_generate.py",
+    "cluster/test_served.py",
     "demo/test_accuracy.py",
     "engine/test_device_check.py",
     # The quantizer is a graph too.

@@ -11,7 +11,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="api_key",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="KEY",
         repeatable=True,
@@ -23,7 +23,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="api_key_file",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="path",
         metavar="FILE",
         description="File with such a key in each line.",
@@ -41,7 +41,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="cors_origin",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="ORIGIN",
         repeatable=True,
@@ -52,7 +52,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="allowed_host",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="NAME",
         repeatable=True,
@@ -62,7 +62,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="root_path",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="PATH",
         default="",
@@ -71,7 +71,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="ssl_certfile",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="path",
         metavar="FILE",
         description="Certificate with its chain, in PEM. The server then speaks HTTPS.",
@@ -79,7 +79,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="ssl_keyfile",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="path",
         metavar="FILE",
         description="The certificate's private key, if it is not in the same file.",
@@ -87,7 +87,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="ssl_keyfile_password",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="PASSWORD",
         description="The private key's password.",

@@ -93,7 +93,7 @@ SERVED_BATCH_OPTIONS: Final = (
     Option(
         name="batch_dir",
         section=BATCHES,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="path",
         metavar="DIR",
         description="Offer OpenAI's /v1/files and /v1/batches, and keep their files in "
@@ -103,7 +103,7 @@ SERVED_BATCH_OPTIONS: Final = (
     Option(
         name="batch_max_file_size",
         section=BATCHES,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="SIZE",
         description="Largest file that a client may upload.",
@@ -112,7 +112,7 @@ SERVED_BATCH_OPTIONS: Final = (
     Option(
         name="batch_max_lines",
         section=BATCHES,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="count",
         metavar="N",
         description="Lines that a batch may have.",
@@ -121,7 +121,7 @@ SERVED_BATCH_OPTIONS: Final = (
     Option(
         name="batch_max_files",
         section=BATCHES,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="count",
         metavar="N",
         description="Files that the server keeps, those of answers included.",
@@ -130,7 +130,7 @@ SERVED_BATCH_OPTIONS: Final = (
     Option(
         name="batch_max_disk",
         section=BATCHES,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="SIZE",
         description="Size of all files together.",

@@ -10,6 +10,7 @@ from typing import Final
 
 from mllama.cli.access_options import ACCESS_OPTIONS
 from mllama.cli.batch_options import BATCH_OPTIONS, SERVED_BATCH_OPTIONS
+from mllama.cli.cluster_options import CLUSTER_OPTIONS
 from mllama.cli.file_options import COMPILE_OPTIONS, QUANTIZE_OPTIONS
 from mllama.cli.question_options import (
     CHAT_OPTIONS,
@@ -35,6 +36,7 @@ ALL_OPTIONS: Final = (
     *SERVE_OPTIONS,
     *ACCESS_OPTIONS,
     *SERVED_BATCH_OPTIONS,
+    *CLUSTER_OPTIONS,
     *CHAT_OPTIONS,
     *BATCH_OPTIONS,
 )

@@ -28,6 +28,7 @@ COMMANDS = {
     "batch": "Answer a file of requests, or ask about many pictures.",
     "explain": "Show where in its images each word of an answer looked.",
     "serve": "Serve the APIs of OpenAI, Anthropic and Ollama with MAX Serve.",
+    "cluster": "Serve many replicas of the model on a Ray cluster.",
     "quantize": "Quantize a checkpoint to one GGUF file.",
     "compile": "Compile a model ahead of time.",
     "cache": "List or clear the cache.",

@@ -51,7 +51,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="served_model_name",
         section=SERVER,
-        takers=("serve", "batch"),
+        takers=("serve", "cluster serve", "batch"),
         kind="text",
         metavar="NAME",
         description="Name of the model in requests.",
@@ -60,7 +60,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="host",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         description="Interface to listen on.",
         default_text="127.0.0.1",
@@ -68,7 +68,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="port",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="integer",
         description="Port to listen on.",
         default_text="8000",
@@ -76,7 +76,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="uds",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="path",
         metavar="FILE",
         description="Unix socket to listen on, instead of --host and --port.",
@@ -84,7 +84,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="ollama",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="flag",
         description=f"Listen on port {OLLAMA_PORT}, where clients of Ollama expect it, "
         "unless --port names another.",
@@ -93,7 +93,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="max_queue_size",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="integer",
         metavar="N",
         description="Requests that may wait for the model. The server answers 429 to "
@@ -112,7 +112,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="metrics_port",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="integer",
         metavar="PORT",
         description="Further port, of --host, that has only /metrics and needs no key; "
@@ -153,7 +153,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="log_format",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         choices=("text", "json"),
         description="json makes each line of the log a JSON object.",
@@ -162,21 +162,21 @@ SERVE_OPTIONS: Final = (
     Option(
         name="no_page",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="flag",
         description="Serve no page for browsers at /.",
     ),
     Option(
         name="no_access_log",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="flag",
         description="Log no line for each request.",
     ),
     Option(
         name="max_time_to_first_token",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="number",
         metavar="SECONDS",
         description="Refuse a request with 429 before any work on it if its first "
@@ -186,7 +186,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="shutdown_timeout",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="integer",
         metavar="SECONDS",
         description="How long requests in progress may go on after SIGTERM or Ctrl-C. "
@@ -196,14 +196,14 @@ SERVE_OPTIONS: Final = (
     Option(
         name="log_prefix",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         description="Text before every line of the log.",
     ),
     Option(
         name="config_file",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="path",
         metavar="FILE",
         description="YAML file with further options. Those of the command line win.",

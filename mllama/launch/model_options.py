@@ -13,6 +13,7 @@ _ANY_RUN: Final[tuple[Taker, ...]] = (
     "batch",
     "explain",
     "serve",
+    "cluster serve",
     "LLM",
 )
 _ANY_GRAPHS: Final[tuple[Taker, ...]] = (
@@ -21,9 +22,13 @@ _ANY_GRAPHS: Final[tuple[Taker, ...]] = (
     "batch",
     "explain",
     "serve",
+    "cluster serve",
     "compile",
     "LLM",
 )
+_ANY_PROCESS: Final = tuple(taker for taker in _ANY_RUN if taker != "cluster serve")
+"""Those whose model runs on this machine."""
+
 _ANY_CHECKPOINT: Final[tuple[Taker, ...]] = (*_ANY_GRAPHS, "quantize")
 
 LORA_PATH: Final = Option(
@@ -96,7 +101,7 @@ MODEL_OPTIONS: Final = (
     Option(
         name="huggingface_weight_revision",
         section=MODEL,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="REVISION",
         description="Branch, tag or commit of the weights, if it is another one.",
@@ -209,7 +214,7 @@ MODEL_OPTIONS: Final = (
     Option(
         name="save_to_serialized_model_path",
         section=COMPUTE,
-        takers=_ANY_RUN,
+        takers=_ANY_PROCESS,
         kind="path",
         metavar="DIR",
         description="Directory to write the compiled model to.",

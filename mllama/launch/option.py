@@ -21,7 +21,15 @@ QUESTION: Final = "Question"
 ANSWER: Final = "Answer"
 
 Taker = Literal[
-    "generate", "chat", "batch", "explain", "serve", "compile", "quantize", "LLM"
+    "generate",
+    "chat",
+    "batch",
+    "explain",
+    "serve",
+    "cluster serve",
+    "compile",
+    "quantize",
+    "LLM",
 ]
 
 Kind = Literal[

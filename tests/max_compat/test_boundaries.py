@@ -31,6 +31,7 @@ PUBLIC_MODULES = {
 OWN_OBJECTS = {
     ("cli/demo.py", "client"),
     ("cli/serve.py", "by_name"),
+    ("cluster/engine_client.py", "affinity"),
     ("max_compat/kv_cache_ops.py", "stand_in"),
     ("max_model/graphs.py", "weight"),
     ("max_model/model.py", "config"),
