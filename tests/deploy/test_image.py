@@ -8,6 +8,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
 import tomllib
 from packaging.requirements import Requirement
 
@@ -24,10 +25,14 @@ def instructions(name: str) -> list[list[str]]:
     ]
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+@pytest.mark.parametrize("folder", [".", "kuberay"])
+def test_hadolint_has_nothing_to_say(folder: str) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(
-        [hadolint, DOCKERFILE], capture_output=True, text=True, timeout=60
+        [hadolint, DEPLOY / folder / "Dockerfile"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
