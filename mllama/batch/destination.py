@@ -10,6 +10,7 @@ from typing import Final, Literal
 from mllama.batch.inputs.parquet import import_parquet
 from mllama.batch.output import DEFAULT_SHARD_LINES, JsonLines, ShardFolder, locked
 from mllama.batch.parquet_output import parquet_identities, write_parquet
+from mllama.batch.retries import remove_errors
 from mllama.batch.run import ResultWriter
 from mllama.batch.seen_ids import SeenIds
 from mllama.errors import MllamaError
@@ -70,17 +71,23 @@ class Destination:
             import_parquet("--output-format parquet")
 
     @contextmanager
-    def opened(self, seen: SeenIds) -> Iterator[ResultWriter]:
+    def opened(
+        self, seen: SeenIds, *, retry_errors: bool = False
+    ) -> Iterator[ResultWriter]:
         """Yields what writes the answers, and closes it.
 
         Args:
             seen: Gets what earlier runs have answered.
+            retry_errors: Whether to remove the errors of earlier runs first, so that
+                their lines are asked again.
 
         Raises:
             MllamaError: If another run writes there, or it has other things than
                 answers.
         """
         with locked(self.path, is_folder=not self._is_file):
+            if retry_errors:
+                remove_errors(self.path)
             if self._is_file:
                 file = JsonLines(self.path)
                 try:

@@ -19,7 +19,8 @@ CompleteShard = Callable[[Path], None]
 
 DEFAULT_SHARD_LINES: Final = 100_000
 
-_SHARD = re.compile(r"part-(\d{5,})\.(jsonl|parquet)")
+_PREFIX: Final = "part-"
+_SHARD: Final = re.compile(_PREFIX + r"\d{5,}\.(jsonl|parquet)")
 _BLOCK: Final = 1 << 20
 
 
@@ -39,7 +40,7 @@ def locked(output: Path, *, is_folder: bool) -> Iterator[None]:
             f"another run writes {output}; wait for its end, or name another output"
         ) from None
     except OSError as error:
-        raise _unwritable(output, error) from error
+        raise unwritable(output, error) from error
     with lock:
         yield
 
@@ -64,7 +65,7 @@ class JsonLines:
             self._file: BinaryIO = path.open("a+b", buffering=0)
             self.repaired = _remove_torn_line(self._file)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
     def identities(self) -> Iterator[str]:
         """Yields what the answers in the file are known by.
@@ -92,14 +93,14 @@ class JsonLines:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
     def close(self) -> None:
         """Writes everything to the disk, and closes the file."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
         finally:
             self._file.close()
 
@@ -145,7 +146,7 @@ class ShardFolder:
         shards = self._shards()
         for number, forms in sorted(shards.items()):
             self._next = number + 1
-            path = self._folder / f"part-{number:05}.jsonl"
+            path = self._folder / f"{_PREFIX}{number:05}.jsonl"
             if "parquet" in forms:
                 if self._read_ids is None:
                     raise MllamaError(
@@ -167,9 +168,9 @@ class ShardFolder:
     def _shards(self) -> dict[int, set[str]]:
         """Returns the forms in which the folder has each shard."""
         found: dict[int, set[str]] = {}
-        for entry in os.scandir(self._folder):
-            if match := _SHARD.fullmatch(entry.name):
-                found.setdefault(int(match[1]), set()).add(match[2])
+        for path in shards_of(self._folder):
+            number = int(path.stem.removeprefix(_PREFIX))
+            found.setdefault(number, set()).add(path.suffix.removeprefix("."))
         return found
 
     def write(self, result: bytes, *, is_error: bool) -> None:
@@ -181,7 +182,7 @@ class ShardFolder:
         if self._current is not None and self._lines >= self._shard_lines:
             self._end_current()
         if self._current is None:
-            self._current = JsonLines(self._folder / f"part-{self._next:05}.jsonl")
+            self._current = JsonLines(self._folder / f"{_PREFIX}{self._next:05}.jsonl")
             self._lines = 0
             self._next += 1
         self._current.write(result, is_error=is_error)
@@ -208,6 +209,15 @@ class ShardFolder:
             self._current.close()
 
 
+def shards_of(folder: Path) -> list[Path]:
+    """Returns the files of answers in a folder, in their order."""
+    return sorted(
+        folder / entry.name
+        for entry in os.scandir(folder)
+        if _SHARD.fullmatch(entry.name)
+    )
+
+
 def _remove_torn_line(file: BinaryIO) -> int:
     """Cuts off what follows the last end of a line, and returns its bytes."""
     size = end = file.seek(0, os.SEEK_END)
@@ -224,5 +234,6 @@ def _remove_torn_line(file: BinaryIO) -> int:
     return size - end
 
 
-def _unwritable(path: Path, error: OSError) -> MllamaError:
+def unwritable(path: Path, error: OSError) -> MllamaError:
+    """Returns the error of an output that can't be written."""
     return MllamaError(f"{path} can't be written: {error.strerror or error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -82,6 +82,43 @@ def parquet_identities(path: Path) -> Iterator[str]:
         raise MllamaError(
             f"{path} has no answers of a batch; name another output"
         ) from error
+
+
+def remove_parquet_errors(path: Path) -> None:
+    """Removes the rows with errors from a Parquet file of answers.
+
+    Raises:
+        MllamaError: If it has none, can't be written, or pyarrow isn't installed.
+    """
+    parquet = import_parquet("a Parquet output")
+    import pyarrow
+    import pyarrow.compute as compute
+
+    try:
+        with parquet.ParquetFile(path) as source:
+            if not _has_errors(source.iter_batches(columns=["error"])):
+                return
+            with (
+                atomic_file(path) as part,
+                parquet.ParquetWriter(
+                    part, source.schema_arrow, compression="zstd"
+                ) as writer,
+            ):
+                for batch in source.iter_batches(batch_size=_ROWS):
+                    kept = batch.filter(compute.is_null(batch.column("error")))
+                    writer.write_batch(kept)
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise MllamaError(
+            f"{path} has no answers of a batch; name another output"
+        ) from error
+    except OSError as error:
+        raise MllamaError(
+            f"{path} can't be written: {error.strerror or error}"
+        ) from error
+
+
+def _has_errors(batches: Iterable[Any]) -> bool:
+    return any(batch.column("error").null_count < batch.num_rows for batch in batches)
 
 
 def _row(line: bytes) -> dict[str, Any]:

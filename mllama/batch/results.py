@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import from_json
 
 from mllama.batch.lines import BatchLine, LineError
 from mllama.errors import MllamaError
+
+_ERROR: Final = 400
+"""The first HTTP status that says that a request has failed."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class LineAnswer:
     @property
     def is_error(self) -> bool:
         """Returns True if it is no answer but an error."""
-        return self.status >= 400
+        return self.status >= _ERROR
 
     @property
     def error_message(self) -> str:
@@ -90,6 +93,22 @@ def answered_identity(text: bytes) -> str:
             raise TypeError
         return _identity(custom_id, result["error"]["line"] if custom_id is None else 0)
     except (ValueError, TypeError, KeyError):
+        raise MllamaError("not an answer of a batch") from None
+
+
+def is_error_line(text: bytes) -> bool:
+    """Returns True if the line of an answer has an error in its place.
+
+    Raises:
+        MllamaError: If it is no such line.
+    """
+    answered_identity(text)
+    try:
+        result = from_json(text)
+        return (
+            result["error"] is not None or result["response"]["status_code"] >= _ERROR
+        )
+    except (TypeError, KeyError):
         raise MllamaError("not an answer of a batch") from None
 
 

@@ -63,6 +63,14 @@ BATCH_OPTIONS: Final = (
         "earlier runs don't count.",
     ),
     Option(
+        name="retry_errors",
+        section=OUTPUT,
+        takers=("batch",),
+        kind="flag",
+        description="Ask lines again whose answer in OUT is an error. The errors are "
+        "removed from OUT first.",
+    ),
+    Option(
         name="output_format",
         section=OUTPUT,
         takers=("batch",),

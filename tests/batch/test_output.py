@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mllama.batch.destination import Destination
-from mllama.batch.lines import BatchLine
+from mllama.batch.lines import BatchLine, LineError
 from mllama.batch.output import JsonLines
-from mllama.batch.results import LineAnswer, answered
+from mllama.batch.results import LineAnswer, answered, failed
 from mllama.batch.seen_ids import SeenIds
 from mllama.errors import MllamaError
 
@@ -134,3 +135,82 @@ def test_a_disk_that_is_full_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(MllamaError, match="can't be written: No space left"):
         lines.write(result(1), is_error=False)
     lines._file.close()
+
+
+def mixed(output: Path, numbers: range, **options: Any) -> None:
+    """Writes answers, of which each third is an error of the server or of a line."""
+    with Destination(str(output), **options).opened(SeenIds()) as writer:
+        for number in numbers:
+            line = BatchLine(number=number, custom_id=f"request-{number}")
+            text = result(number)
+            if number % 6 == 3:
+                error = LineAnswer(500, b'{"error":{"message":"no"}}', "id")
+                text = answered(line, error)
+            elif number % 6 == 0:
+                text = failed(replace(line, custom_id=None), LineError("bad", "wrong"))
+            writer.write(text, is_error=not number % 3)
+
+
+def retried(output: Path, **options: Any) -> set[int]:
+    """Returns the numbers of the lines that a run with --retry-errors would ask."""
+    seen = SeenIds()
+    with Destination(str(output), **options).opened(seen, retry_errors=True) as writer:
+        asked = {
+            number
+            for number in range(1, 13)
+            if seen.add_line(
+                f"line {number}" if number % 6 == 0 else f"id request-{number}"
+            )
+            == "new"
+        }
+        for number in sorted(asked):
+            writer.write(result(number), is_error=False)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("out.jsonl", {}),
+        ("out", {"shard_lines": 5}),
+        ("out", {"shard_lines": 5, "output_format": "parquet"}),
+    ],
+    ids=["file", "shards", "parquet"],
+)
+def test_errors_are_asked_again_if_wanted(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    if "output_format" in options:
+        pytest.importorskip("pyarrow")
+    output = tmp_path / name
+    mixed(output, range(1, 13), **options)
+    assert write(output, range(0), **options).add_line("id request-3") == "answered"
+    assert retried(output, **options) == {3, 6, 9, 12}
+    seen = write(output, range(0), **options)
+    for number in range(1, 13):
+        assert seen.add_line(f"id request-{number}") == "answered"
+        assert seen.add_line(f"id request-{number}") == "repeated"
+    # The errors of lines without an id were removed, too.
+    assert seen.add_line("line 6") == "new"
+
+
+def test_an_output_without_errors_is_left_as_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, range(1, 4))
+    before = output.stat()
+    assert retried(output) == {*range(4, 13)}
+    assert output.stat().st_ino == before.st_ino
+
+
+def test_errors_are_not_looked_for_in_other_files(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_bytes(result(1) + b'{"error": {}, "mine": true}\n')
+    before = output.read_bytes()
+    with pytest.raises(MllamaError, match=r"line 2 of .* is not an answer of a batch"):
+        retried(output)
+    assert output.read_bytes() == before
+
+
+def test_a_first_run_may_retry_errors(tmp_path: Path) -> None:
+    assert retried(tmp_path / "new" / "out.jsonl") == {*range(1, 13)}
+    assert retried(tmp_path / "folder") == {*range(1, 13)}

@@ -19,9 +19,11 @@ from click.testing import CliRunner
 from mllama.batch.inputs.reader import InputReader
 from mllama.batch.lines import BatchLine, encode_body
 from mllama.batch.run import BatchCounts
-from mllama.cli.batch import _Batch, batch
+from mllama.cli.batch import batch
+from mllama.cli.batch_run import TerminalBatch
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import EngineError, MllamaError
+from mllama.server.batches.local_answers import LocalAnswers
 from tests.server.dialects.in_process import InProcessServer
 
 START_SECONDS = 600
@@ -264,37 +266,28 @@ def test_options_arrive_where_they_act(
 
 
 def test_a_model_that_fails_as_a_whole_is_no_error_of_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class DeadEngine:
-        max_batch_size = 1
-
-        def check_alive(self) -> None:
-            raise RuntimeError("the engine has failed") from MemoryError("no memory")
+    def check_alive() -> None:
+        raise RuntimeError("the engine has failed") from MemoryError("no memory")
 
     server = InProcessServer()
     server.engine.error = EngineError("the engine stopped")
-    monkeypatch.setattr(
-        "mllama.cli.batch._Batch._answering_parts",
-        lambda self, images: (server.engine, server.capabilities, images),
-    )
     written: list[bytes] = []
     writer: Any = SimpleNamespace(write=lambda line, is_error: written.append(line))
-    engine: Any = DeadEngine()
     reader: Any = SimpleNamespace(fraction=None)
     body = encode_body({"messages": [{"role": "user", "content": "Hi"}]})
-    run = _Batch(
-        engine,
+    run = TerminalBatch(
         [BatchLine(1, "one", "/v1/chat/completions", body)],
+        reader,
         writer,
         BatchCounts(),
-        reader,
-        model_name="served",
-        folder=tmp_path,
+        "out.jsonl",
         max_errors=5,
         quiet=True,
     )
-    assert asyncio.run(asyncio.wait_for(run.run("out.jsonl"), 30)) == 1
+    answers = LocalAnswers(server.engine, server.capabilities, tmp_path, check_alive)
+    assert asyncio.run(asyncio.wait_for(run.run(answers, slots=1), 30)) == 1
     assert written == []
     errors = capsys.readouterr().err
     assert "the model failed: no memory; run the same command again" in errors
