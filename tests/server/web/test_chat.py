@@ -59,6 +59,50 @@ def test_a_second_picture_and_turn_have_the_first(
     assert [len(request.images) for request in page_server.engine.requests] == [1, 3]
 
 
+MARKDOWN = """# Title
+
+A **bold _and italic_**, ~~struck~~ `a < b` and <https://example.org/>.
+
+1. one
+   - inner
+2. two
+
+| left | right |
+|------|------:|
+| 1    |     2 |
+
+> quoted
+
+```python
+if a < b:
+    print("x")
+```
+
+See [the page][1].
+
+[1]: https://example.org/page
+"""
+
+
+def test_markdown_is_shown(page: Page, page_server: PageServer) -> None:
+    page_server.engine.texts = [MARKDOWN]
+    ask(page, "Go on")
+    complete(page)
+    shown = answers(page)
+    expect(shown.get_by_role("heading")).to_have_text("Title")
+    expect(shown.locator("strong em")).to_have_text("and italic")
+    expect(shown.locator("p s")).to_have_text("struck")
+    expect(shown.locator("p code")).to_have_text("a < b")
+    expect(shown.locator("ol > li > ul > li")).to_have_text("inner")
+    expect(shown.locator("ol > li")).to_have_count(2)
+    expect(shown.locator("td").nth(1)).to_have_css("text-align", "right")
+    expect(shown.locator("blockquote")).to_have_text("quoted")
+    expect(shown.locator("pre")).to_have_text('if a < b:\n    print("x")')
+    expect(shown.locator("figcaption")).to_contain_text("python")
+    links = shown.locator("a").evaluate_all("all => all.map(each => each.href)")
+    assert links == ["https://example.org/", "https://example.org/page"]
+
+
 def test_an_answer_is_shown_while_it_is_written_and_can_be_stopped(
     page: Page, page_server: PageServer
 ) -> None:

@@ -1,153 +1,163 @@
-/** Markdown as elements: the blocks that models write. HTML in it stays text. */
+/** Markdown as elements: marked reads it, and HTML in it stays text. */
 
 import { element } from "./elements.js";
-import { inlineNodes } from "./inline_markdown.js";
+import { Lexer } from "./marked.js";
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
-const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
-const QUOTE = /^ {0,3}>\s?(.*)$/;
-const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
-const DELIMITER = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+/** Longer texts within a block are shown as they are: looking for marks takes long. */
+const LONGEST = 20_000;
 
-/** How deep quotes and lists may lie in each other. */
-const DEEPEST = 8;
+/** How deep quotes, lists and marks may lie in each other. */
+const DEEPEST = 12;
+
+class BoundedLexer extends Lexer {
+  inlineTokens(text, tokens = []) {
+    if (text.length <= LONGEST) return super.inlineTokens(text, tokens);
+    tokens.push({ type: "text", raw: text, text });
+    return tokens;
+  }
+}
 
 /**
  * Shows a text in an element, and touches only blocks that have changed since the last
  * call: an answer grows at its end.
  * @param {HTMLElement} target
  * @param {string} text
+ * @param {boolean} isWhole Whether the text is complete, so that all of it is read again.
  */
-export function showMarkdown(target, text) {
-  const blocks = splitBlocks(text.split("\n"));
-  const shown = (target.shownBlocks ??= []);
+export function showMarkdown(target, text, isWhole = true) {
+  const shown = target.shownMarkdown ?? { text: "", blocks: [], isWhole: false };
+  if (shown.text === text && (shown.isWhole || !isWhole)) return;
+  const blocks = isWhole || !text.startsWith(shown.text) ? blocksOf(text) : grownBlocks(shown, text);
   let same = 0;
-  while (same < shown.length && same < blocks.length && shown[same] === blocks[same].source) same++;
+  while (same < Math.min(shown.blocks.length, blocks.length) && isSame(shown.blocks[same], blocks[same])) same++;
   while (target.childNodes.length > same) target.lastChild.remove();
-  target.append(...blocks.slice(same).map((block) => blockNode(block, 0)));
-  target.shownBlocks = blocks.map((block) => block.source);
+  target.append(...blockNodes(blocks.slice(same), 0));
+  target.shownMarkdown = { text, blocks, isWhole };
 }
 
-/** Returns blocks: `{kind, lines, source}`. */
-function splitBlocks(lines) {
-  const blocks = [];
-  let index = 0;
-  while (index < lines.length) {
-    if (!lines[index].trim()) {
-      index++;
-      continue;
-    }
-    const [kind, count] = blockAt(lines, index);
-    const taken = lines.slice(index, index + count);
-    blocks.push({ kind, lines: taken, source: `${kind}\n${taken.join("\n")}` });
-    index += count;
-  }
-  return blocks;
+function isSame(one, other) {
+  return one.type === other.type && one.raw === other.raw;
 }
 
-/** Returns the kind of the block that begins at a line, and its number of lines. */
-function blockAt(lines, start) {
-  const count = (belongs) => {
-    let end = start + 1;
-    while (end < lines.length && belongs(lines[end], end)) end++;
-    return end - start;
-  };
-  const first = lines[start];
-  const fence = first.match(FENCE);
-  if (fence) {
-    let isOpen = true;
-    const closes = new RegExp(`^ {0,3}${fence[1][0]}{${fence[1].length},}\\s*$`);
-    return ["code", count((line) => {
-      const belongs = isOpen;
-      if (closes.test(line)) isOpen = false;
-      return belongs;
-    })];
+/** Returns the blocks of a text; what can't be read is one paragraph. */
+function blocksOf(text) {
+  let tokens;
+  try {
+    tokens = new BoundedLexer().lex(text);
+  } catch {
+    // Thousands of quotes in each other, for example.
+    tokens = [{ type: "paragraph", raw: text, tokens: [{ type: "text", raw: text, text }] }];
   }
-  if (HEADING.test(first)) return ["heading", 1];
-  if (RULE.test(first)) return ["rule", 1];
-  if (QUOTE.test(first)) return ["quote", count((line) => QUOTE.test(line))];
-  if (ITEM.test(first)) {
-    return ["list", count((line, at) => {
-      if (line.trim()) return ITEM.test(line) || /^\s{2,}/.test(line) || (lines[at - 1].trim() && !startsBlock(line));
-      return at + 1 < lines.length && (ITEM.test(lines[at + 1]) || /^\s{2,}\S/.test(lines[at + 1]));
-    })];
-  }
-  if (first.includes("|") && DELIMITER.test(lines[start + 1] ?? "") && lines[start + 1].includes("-")) {
-    return ["table", count((line) => line.includes("|"))];
-  }
-  return ["paragraph", count((line) => line.trim() && !startsBlock(line))];
+  let start = 0;
+  const blocks = tokens.map((token) => {
+    const block = { ...token, start };
+    start += token.raw.length;
+    return block;
+  });
+  return blocks.filter((block) => !["space", "def"].includes(block.type));
 }
 
-function startsBlock(line) {
-  return [FENCE, HEADING, RULE, QUOTE, ITEM].some((pattern) => pattern.test(line));
+/** Returns the blocks of a text whose beginning is shown: only the last block can grow. */
+function grownBlocks({ blocks }, text) {
+  const last = blocks.at(-1);
+  if (!last) return blocksOf(text);
+  const grown = blocksOf(text.slice(last.start));
+  return [...blocks.slice(0, -1), ...grown.map((block) => ({ ...block, start: block.start + last.start }))];
 }
 
-function blockNode({ kind, lines }, depth) {
-  switch (kind) {
+function blockNodes(tokens, depth) {
+  return tokens.filter((token) => !["space", "def"].includes(token.type)).map((token) => blockNode(token, depth));
+}
+
+function blockNode(token, depth) {
+  switch (depth < DEEPEST ? token.type : "text") {
     case "code":
-      return codeBlock(lines);
-    case "heading": {
-      const [, marks, text] = lines[0].match(HEADING);
+      return codeBlock(token);
+    case "heading":
       // The page has headings of its own above these.
-      return element(`h${Math.min(6, marks.length + 2)}`, {}, ...inlineNodes(text));
-    }
-    case "rule":
+      return element(`h${Math.min(6, token.depth + 2)}`, {}, ...inlineNodes(token.tokens, depth));
+    case "hr":
       return element("hr");
-    case "quote":
-      return element("blockquote", {}, ...nested(lines.map((line) => line.match(QUOTE)[1]), depth));
+    case "blockquote":
+      return element("blockquote", {}, ...blockNodes(token.tokens, depth + 1));
     case "list":
-      return list(lines, depth);
+      return list(token, depth + 1);
     case "table":
-      return table(lines);
+      return table(token, depth);
+    case "paragraph":
+      return element("p", {}, ...inlineNodes(token.tokens, depth));
     default:
-      return element("p", {}, ...inlineNodes(lines.join("\n")));
+      return element("p", {}, token.raw.trimEnd());
   }
 }
 
-function nested(lines, depth) {
-  if (depth >= DEEPEST) return [element("p", {}, lines.join("\n"))];
-  return splitBlocks(lines).map((block) => blockNode(block, depth + 1));
-}
-
-function codeBlock(lines) {
-  const [, mark, language] = lines[0].match(FENCE);
-  const isClosed = lines.length > 1 && lines.at(-1).trim().startsWith(mark);
-  const code = lines.slice(1, isClosed ? -1 : undefined).join("\n");
+function codeBlock({ text, lang }) {
   const copy = element("button", { type: "button", className: "copy", click: async () => {
-    await navigator.clipboard?.writeText(code);
+    await navigator.clipboard?.writeText(text);
     copy.textContent = "Copied";
     setTimeout(() => (copy.textContent = "Copy"), 2000);
   } }, "Copy");
   return element("figure", { className: "code" },
-    element("figcaption", {}, element("span", {}, language.trim() || "text"), copy),
-    element("pre", { tabIndex: 0 }, element("code", {}, code)));
+    element("figcaption", {}, element("span", {}, lang || "text"), copy),
+    element("pre", { tabIndex: 0 }, element("code", {}, text)));
 }
 
-function list(lines, depth) {
-  const indent = lines[0].match(ITEM)[1].length;
-  const isOrdered = /\d/.test(lines[0].match(ITEM)[2]);
-  const items = [];
-  for (const line of lines) {
-    const match = line.match(ITEM);
-    if (match && match[1].length <= indent + 1) items.push([match[3]]);
-    else items.at(-1).push(line.replace(/^\s{1,4}/, ""));
-  }
-  const made = element(isOrdered ? "ol" : "ul");
-  if (isOrdered) made.start = parseInt(lines[0].match(ITEM)[2], 10);
-  for (const item of items) {
-    const blocks = nested(item, depth);
-    const isTight = blocks[0]?.tagName === "P";
-    made.append(element("li", {}, ...(isTight ? [...blocks[0].childNodes, ...blocks.slice(1)] : blocks)));
-  }
+function list({ ordered, start, items }, depth) {
+  const made = element(ordered ? "ol" : "ul");
+  if (ordered) made.start = start;
+  // Text of a tight list is no paragraph.
+  const nodes = (token) => (token.type === "text" ? inlineNodes([token], depth)
+    : token.type === "checkbox" ? [token.checked ? "☑ " : "☐ "]
+    : blockNodes([token], depth));
+  made.append(...items.map((item) => element("li", {}, ...item.tokens.flatMap(nodes))));
   return made;
 }
 
-function table(lines) {
-  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
-  const row = (line, tag) => element("tr", {}, ...cells(line).map((cell) => element(tag, {}, ...inlineNodes(cell))));
+function table({ header, rows }, depth) {
+  const row = (cells, tag) => element("tr", {}, ...cells.map(({ align, tokens }) =>
+    element(tag, align ? { dataset: { align } } : {}, ...inlineNodes(tokens, depth))));
   return element("div", { className: "table", tabIndex: 0, role: "group", "aria-label": "Table" },
     element("table", {},
-      element("thead", {}, row(lines[0], "th")),
-      element("tbody", {}, ...lines.slice(2).map((line) => row(line, "td")))));
+      element("thead", {}, row(header, "th")),
+      element("tbody", {}, ...rows.map((cells) => row(cells, "td")))));
+}
+
+const ELEMENTS = { strong: "strong", em: "em", del: "s" };
+
+function inlineNodes(tokens, depth) {
+  return tokens.flatMap((token) => inlineNode(token, depth + 1));
+}
+
+function inlineNode(token, depth) {
+  switch (depth <= 2 * DEEPEST ? token.type : "html") {
+    case "strong":
+    case "em":
+    case "del":
+      return [element(ELEMENTS[token.type], {}, ...inlineNodes(token.tokens, depth))];
+    case "codespan":
+      return [element("code", {}, token.text)];
+    case "br":
+      return [element("br")];
+    case "link":
+      return [link(token.href, inlineNodes(token.tokens, depth)) ?? token.raw];
+    case "image":
+      // The page loads nothing from other hosts.
+      return [link(token.href, [token.text || token.href]) ?? token.raw];
+    case "html":
+      return [token.raw];
+    default:
+      return token.tokens ? inlineNodes(token.tokens, depth) : [token.text];
+  }
+}
+
+/** Returns a link; null if the target is none that is safe to follow. */
+function link(href, children) {
+  let url;
+  try {
+    url = new URL(href);
+  } catch {
+    return null;
+  }
+  if (!["http:", "https:", "mailto:"].includes(url.protocol)) return null;
+  return element("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, ...children);
 }
