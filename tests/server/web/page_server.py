@@ -40,6 +40,7 @@ def new_app(engine: FakeEngine, **options: Any) -> FastAPI:
         max_length=4096,
         max_images=4,
         created=1,
+        attention=options.get("attention", False),
     )
     fetcher: Any = FakeFetcher()
     add_routes(app, engine, capabilities, fetcher)

@@ -253,6 +253,7 @@ class Model(Answer):
     created: int
     owned_by: str
     max_model_len: int | None = None
+    attention: bool = False
 
 
 class ModelList(Answer):

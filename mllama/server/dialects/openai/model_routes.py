@@ -37,4 +37,5 @@ class ModelRoutes:
             "created": self._capabilities.created,
             "owned_by": "mllama",
             "max_model_len": self._capabilities.max_length,
+            "attention": self._capabilities.attention,
         }

@@ -2,8 +2,9 @@
  * A conversation: a tree of messages, of which one branch is shown.
  *
  * An edited question and a regenerated answer are siblings of what they replace. A
- * message is `{id, parent, role, text, pictures, status, stats}`; `status` is one of
- * `complete`, `streaming`, `stopped` and `interrupted`.
+ * message is `{id, parent, role, text, pictures, status, stats, maps}`; `status` is one of
+ * `complete`, `length`, `streaming`, `stopped` and `interrupted`, and `maps` is true if
+ * the browser keeps where the words looked, or says in a text why it doesn't.
  */
 
 /** Returns an empty conversation. */

@@ -1,4 +1,4 @@
-/** Conversations and their pictures, in this browser's IndexedDB. */
+/** Conversations, their pictures, and where words looked, in this browser's IndexedDB. */
 
 import { BASE } from "./server.js";
 
@@ -8,8 +8,9 @@ function open() {
   opened ??= new Promise((resolve, reject) => {
     const request = indexedDB.open(`mllama:${BASE.pathname}`, 1);
     request.onupgradeneeded = () => {
-      request.result.createObjectStore("conversations", { keyPath: "id" });
-      request.result.createObjectStore("pictures", { keyPath: "id" });
+      for (const store of ["conversations", "pictures", "attention"]) {
+        request.result.createObjectStore(store, { keyPath: "id" });
+      }
     };
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
@@ -54,11 +55,23 @@ export async function pictureBlob(id) {
   return found?.blob;
 }
 
-/** Removes a conversation with its pictures. */
+/** Keeps where the words of a message looked; its `id` is the message's. */
+export function storeAttention(attention) {
+  return run(["attention"], "readwrite", (each) => each.objectStore("attention").put(attention));
+}
+
+/** Returns where the words of a message looked; undefined if it is gone. */
+export function attentionOf(id) {
+  return run(["attention"], "readonly", (each) => each.objectStore("attention").get(id));
+}
+
+/** Removes a conversation with what belongs to it. */
 export function remove(conversation) {
-  return run(["conversations", "pictures"], "readwrite", (each) => {
+  return run(["conversations", "pictures", "attention"], "readwrite", (each) => {
     each.objectStore("conversations").delete(conversation.id);
     for (const message of Object.values(conversation.messages)) {
+      // Imported messages have the ids of others, and no maps.
+      if (message.maps === true) each.objectStore("attention").delete(message.id);
       for (const picture of message.pictures) each.objectStore("pictures").delete(picture.id);
     }
   });

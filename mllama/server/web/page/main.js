@@ -10,7 +10,7 @@ import * as history from "./history.js";
 import { askForKey, currentKey } from "./key.js";
 import { forget, keptPicture } from "./pictures.js";
 import { servedModel } from "./server.js";
-import { startSettings } from "./settings.js";
+import { offerMaps, startSettings, wantsMaps } from "./settings.js";
 import { showChats, startSidebar } from "./sidebar.js";
 import { showNotice, showStatus, untilReady } from "./status.js";
 import { followEnd, showThread, updateMessage } from "./thread.js";
@@ -88,17 +88,22 @@ async function answerTo(conversation, question) {
   show();
   followEnd();
   const pictures = messages.flatMap((message) => message.pictures).length;
+  const name = await modelName();
+  const maps = pictures > 0 && wantsMaps();
   showStatus(["Reading the question…", "Looking at the picture…"][pictures] ?? "Looking at the pictures…", true);
   let lastKept = performance.now();
   const changed = oncePerFrame(() => {
-    if (answer.status === "streaming" && answer.text) showStatus(null);
+    if (answer.text) {
+      if (answer.status === "streaming") showStatus(null);
+      else if (maps && answer.maps === undefined) showStatus("Finding where each word looked…", true);
+    }
     updateMessage(answer);
     if (performance.now() - lastKept > 2000) {
       lastKept = performance.now();
       keep(conversation);
     }
   });
-  const error = await streamAnswer(await modelName(), messages, answer, stopper.signal, changed);
+  const error = await streamAnswer({ model: name, maps }, messages, answer, stopper.signal, changed);
   running = null;
   showRunning(false);
   showStatus(error || stopper.signal.aborted ? null : "The answer is complete.");
@@ -124,7 +129,7 @@ async function recover(error, conversation, question, answer) {
     }
   }
   showNotice(describe(error), again);
-  if (error instanceof ConnectionError || error.status === 503) untilReady().catch(() => {});
+  if (error instanceof ConnectionError || error.status === 503) untilReady().then(connect).catch(() => {});
 }
 
 /** Returns a function that runs another at most once in a frame. */
@@ -150,6 +155,7 @@ async function connect() {
   model = await servedModel();
   byId("model").textContent = model.id;
   document.title = model.id;
+  offerMaps(model.attention === true);
 }
 
 /** Finds the model; asks for the key if the server wants one. */

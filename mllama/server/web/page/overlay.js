@@ -1,57 +1,76 @@
 /**
- * Where in the pictures the model looked for each word.
+ * Lights up the pictures where a word of an answer looked.
  *
- * A word is `{text, maps}`; `maps` has one for each picture of the conversation, or null:
- * `{grid, rectangle}`. `grid` has rows of shares of attention; `rectangle` is the part of
- * the picture that it covers, as `[left, top, right, bottom]` from 0 to 1.
+ * With a pointer by hovering or tapping a word; with the keyboard by the arrow keys in the
+ * answer, which also say in words where it is.
  */
 
 import { element } from "./elements.js";
+import { drawHeat, highestShare, placeOf, removeHeat } from "./heat_map.js";
+import { showLens } from "./lens.js";
 
-/** From nothing to the highest share: red, green, blue. */
-const COLORS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
-
-/** Width of what is drawn, in pixels. */
-const WIDTH = 640;
-
-function color(value) {
-  const place = value * (COLORS.length - 1);
-  const low = Math.min(Math.floor(place), COLORS.length - 2);
-  return COLORS[low].map((from, channel) => from + (place - low) * (COLORS[low + 1][channel] - from));
-}
+/** What answers with words that light up are called to those who can't see them. */
+const LABEL = "Answer. The left and right arrow keys show where each word looked.";
 
 /**
  * Makes the words of an answer light up the pictures.
  * @param {HTMLElement} answer Where the answer is shown.
- * @param {Object[]} words In the order of the answer.
+ * @param {Object[]} words In the order of the answer, as `wordsOf` returns them.
  * @param {HTMLElement[]} figures The pictures' figures, in the order of the maps.
+ * @param {(text: string) => void} say Tells screen readers something.
  */
-export function attachOverlay(answer, words, figures) {
-  let pinned = null;
-  const buttons = wrapWords(answer, words);
+export function attachOverlay(answer, words, figures, say) {
+  const spans = wrapWords(answer, words);
+  const found = spans.flatMap((span, index) => (span ? [index] : []));
+  if (!found.length) return;
+  let [shown, pinned] = [null, null];
+
   const show = (index) => {
-    buttons.forEach((button, each) => button?.setAttribute("aria-pressed", String(each === index)));
-    const maps = index === null ? [] : words[index].maps;
-    const highest = Math.max(0, ...maps.flatMap((map) => (map ? map.grid.flat() : [])));
-    figures.forEach((figure, each) => draw(figure, highest > 0 ? maps[each] ?? null : null, highest));
+    if (index === shown) return;
+    shown = index;
+    spans.forEach((span, each) => span?.classList.toggle("current", each === index));
+    lightUp(figures, index === null ? [] : words[index].maps, spans[index]);
   };
-  buttons.forEach((button, index) => {
-    if (!button) return;
-    button.addEventListener("pointerenter", () => show(index));
-    button.addEventListener("pointerleave", () => show(pinned));
-    button.addEventListener("focus", () => show(index));
-    button.addEventListener("blur", () => show(pinned));
-    button.addEventListener("click", () => {
-      pinned = pinned === index ? null : index;
-      show(pinned);
-    });
+  const pin = (index) => {
+    pinned = index;
+    show(index);
+    say(index === null ? "" : description(words[index], figures));
+  };
+  const indexOf = (target) => {
+    const index = spans.indexOf(target.closest?.(".word"));
+    return index < 0 ? null : index;
+  };
+
+  answer.addEventListener("pointerover", (event) => {
+    if (event.pointerType !== "touch") show(indexOf(event.target) ?? pinned);
   });
+  answer.addEventListener("pointerleave", () => show(pinned));
+  answer.addEventListener("click", (event) => {
+    const index = indexOf(event.target);
+    if (index !== null) pin(pinned === index ? null : index);
+  });
+  answer.addEventListener("blur", () => pin(null));
+  answer.addEventListener("keydown", (event) => {
+    const place = pinned === null ? -1 : found.indexOf(pinned);
+    const next = {
+      ArrowRight: Math.min(place + 1, found.length - 1),
+      ArrowLeft: Math.max(place - 1, 0),
+      Home: 0,
+      End: found.length - 1,
+    }[event.key];
+    if (event.target !== answer || (next === undefined && event.key !== "Escape")) return;
+    event.preventDefault();
+    pin(next === undefined ? null : found[next]);
+  });
+  answer.tabIndex = 0;
+  answer.setAttribute("role", "group");
+  answer.setAttribute("aria-label", LABEL);
 }
 
-/** Makes buttons of words, and returns them; null for one that isn't in the text. */
+/** Makes elements of words, and returns them; null for one that isn't in the text. */
 function wrapWords(answer, words) {
   const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT, (node) =>
-    node.parentElement.closest("button, figcaption, a") ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT
+    node.parentElement.closest("button, figcaption") ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT
   );
   const nodes = [];
   while (walker.nextNode()) nodes.push(walker.currentNode);
@@ -70,33 +89,28 @@ function wrapWords(answer, words) {
     if (!each) return null;
     const word = each.node.splitText(each.at);
     word.splitText(each.text.length);
-    const button = element("button", { type: "button", className: "word", "aria-pressed": "false" });
-    word.replaceWith(button);
-    button.append(word);
-    return button;
+    const span = element("span", { className: "word" });
+    word.replaceWith(span);
+    span.append(word);
+    return span;
   }).reverse();
 }
 
-/** Draws a map over a picture; null shows the picture as it is. */
-function draw(figure, map, highest) {
-  figure.classList.toggle("lit", map !== null);
-  figure.querySelector("canvas")?.remove();
-  if (map === null) return;
-  const picture = figure.querySelector("img");
-  const canvas = element("canvas", { width: WIDTH, "aria-hidden": "true" });
-  canvas.height = Math.max(1, Math.round((WIDTH * picture.naturalHeight) / (picture.naturalWidth || 1)));
-  const columns = map.grid[0].length;
-  const pixels = new ImageData(columns, map.grid.length);
-  map.grid.flat().forEach((share, cell) => {
-    const value = Math.min(1, share / highest);
-    pixels.data.set([...color(value), 200 * value ** 0.8], 4 * cell);
-  });
-  const small = element("canvas", { width: columns, height: map.grid.length });
-  small.getContext("2d").putImageData(pixels, 0, 0);
-  const [left, top, right, bottom] = map.rectangle;
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(small, left * canvas.width, top * canvas.height,
-    (right - left) * canvas.width, (bottom - top) * canvas.height);
-  figure.append(canvas);
+/** Draws the maps of a word over the pictures that it looked at; none shows all as they are. */
+function lightUp(figures, maps, word) {
+  figures.forEach(removeHeat);
+  const highest = maps.map(highestShare);
+  const most = Math.max(0, ...highest);
+  const lit = figures.filter((figure, each) => highest[each] > 0 && drawHeat(figure, maps[each], most));
+  showLens(lit.length ? figures[highest.indexOf(most)] : null, word);
+}
+
+/** Returns in words where a word looked. */
+function description({ text, maps }, figures) {
+  const highest = maps.map(highestShare);
+  const most = Math.max(0, ...highest);
+  if (most === 0) return `“${text}” looked at no picture.`;
+  const picture = highest.indexOf(most);
+  const name = figures[picture]?.querySelector("img")?.alt ?? "a picture";
+  return `“${text}” looked at the ${placeOf(maps[picture])} of ${name}.`;
 }

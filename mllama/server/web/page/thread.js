@@ -2,6 +2,7 @@
 
 import { branch, childrenByParent } from "./conversation.js";
 import { byId, element } from "./elements.js";
+import { lightUpWords } from "./lit_words.js";
 import { showMarkdown } from "./markdown.js";
 import { objectUrl } from "./pictures.js";
 
@@ -54,7 +55,7 @@ function newItem(message) {
     item.append(element("div", { className: "pictures" }, ...message.pictures.map(figureOf)));
   }
   item.append(element("div", { className: isUser ? "text" : "text markdown" }),
-    element("p", { className: "state" }), element("p", { className: "stats" }),
+    element("p", { className: "state" }), element("p", { className: "maps" }), element("p", { className: "stats" }),
     element("div", { className: "tools" }));
   return item;
 }
@@ -75,11 +76,25 @@ export function updateMessage(message) {
   if (!item) return;
   const text = item.querySelector(".text");
   if (message.role === "user") text.textContent = message.text;
-  else showMarkdown(text, message.text);
+  else showMarkdown(text, message.text, message.status !== "streaming");
   item.setAttribute("aria-busy", String(message.status === "streaming"));
   item.querySelector(".state").textContent =
     { stopped: "Stopped.", interrupted: "The answer broke off here.", length: "The answer has reached its longest length." }[message.status] ?? "";
+  item.querySelector(".maps").textContent = mapsText(message.maps);
+  if (message.maps === true) lightUpWords(message.id, text, figuresBefore(item));
   item.querySelector(".stats").textContent = message.stats ? statsText(message.stats) : "";
+}
+
+function mapsText(maps) {
+  if (maps === true) return "Point at a word, or tap it, to see where it looked.";
+  return maps ? `Where its words looked isn't known: ${maps}` : "";
+}
+
+/** Returns the figures of the pictures that an answer could look at, in their order. */
+function figuresBefore(item) {
+  return [...thread.querySelectorAll("figure[data-picture]")].filter(
+    (figure) => figure.compareDocumentPosition(item) & Node.DOCUMENT_POSITION_FOLLOWING
+  );
 }
 
 function statsText({ firstToken, perSecond, answerTokens, promptTokens, imageTokens, cachedTokens }) {
@@ -147,14 +162,6 @@ function editMessage(item, message, actions) {
   item.querySelector(".tools").hidden = true;
   text.after(form);
   field.focus();
-}
-
-/** Returns where a message's answer is shown, and the figures of the branch's pictures. */
-export function answerAndFigures(message) {
-  return {
-    answer: items.get(message.id)?.querySelector(".text"),
-    figures: [...thread.querySelectorAll("figure[data-picture]")],
-  };
 }
 
 const main = byId("main");

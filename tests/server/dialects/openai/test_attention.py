@@ -93,6 +93,11 @@ def test_a_whole_answer_has_the_maps(attending: Api) -> None:
     assert request.attention == AttentionOptions(layers="last", heads="all")
 
 
+def test_the_model_says_that_it_has_maps(attending: Api) -> None:
+    (model,) = attending.request("GET", "/v1/models").json()["data"]
+    assert model["attention"] is True
+
+
 def test_a_stream_has_the_maps_after_the_answer_and_before_the_usage(
     attending: Api,
 ) -> None:

@@ -30,6 +30,7 @@ def test_the_served_model_is_listed(api: Api) -> None:
     (model,) = answer["data"]
     assert model["id"] == "served"
     assert model["max_model_len"] == 4096
+    assert model["attention"] is False
 
 
 @pytest.mark.parametrize("name", ["served", META, META.replace("/", "%2F")])
