@@ -24,6 +24,7 @@ from mllama.errors import MllamaError
 from mllama.max_compat.cli import WithLazyPipelineOptions
 from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
 from mllama.utils.max_threads import limit_spinning
+from mllama.utils.open_files import check_open_files
 from mllama.utils.telemetry import are_traces_configured, disable_telemetry
 from mllama.utils.torch_blocker import block_torch
 
@@ -155,6 +156,7 @@ def _serve(options: dict[str, Any], max_new_tokens: int | None) -> None:
     settings = take_settings(options)
     server_options = take_server_options(options, settings)
     server_options.log_style.apply_to_stderr()
+    check_open_files()
     # A port that can't be used is refused before anything is downloaded or loaded.
     with server_options.bound() as sockets:
         _serve_on(

@@ -5,6 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from mllama.errors import MllamaError
+
+LEAST_FOR_A_SERVER = 128
+"""A server without connections has 56 open on two cores, and three more for each
+further process that decodes images."""
+
 _ENOUGH = 65536
 """More are of no use, and some programs close each number up to the limit."""
 
@@ -21,6 +27,22 @@ def raise_open_file_limit() -> None:
             # macOS has a lower limit than it says.
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def check_open_files() -> None:
+    """Checks that this process may open the files that a server needs.
+
+    Raises:
+        MllamaError: If the limit is too low and can't be raised.
+    """
+    if sys.platform == "win32":
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < LEAST_FOR_A_SERVER:
+        raise MllamaError(
+            f"the limit of open files is {hard}, and a server needs at least "
+            f"{LEAST_FOR_A_SERVER}: raise it (ulimit -n, LimitNOFILE)"
+        )
 
 
 def open_file_limit() -> int | None:
