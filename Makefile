@@ -56,6 +56,9 @@ fuzz: setup  ## Send 10,000 hostile requests to a server; ARGS="--requests N --s
 soak: setup  ## Mixed traffic with faults for 30 minutes; ARGS="--minutes N --seed N"
 	$(BIN)/python -m tests.server.soak $(ARGS)
 
+screenshots: setup  ## Take the pictures of the page in docs/page with Chromium
+	$(BIN)/python -m tests.server.web.screenshots
+
 reference: setup  ## Write docs/options.md and the docstrings of LLM from the tables
 	$(BIN)/python -m docs.reference
 
@@ -88,4 +91,4 @@ bench-growth: setup  ## Also how costs grow with images, context, batch and laye
 demo: $(VENV)/.run-ready  ## Serve the demo model and ask it about three pictures
 	$(BIN)/mllama demo
 
-.PHONY: help setup check test test-long test-sacrificial test-fast fuzz soak reference demo-graphs graphs gpu-probe-graphs dist check-gpu check-gpu-decode bench bench-growth demo
+.PHONY: help setup check test test-long test-sacrificial test-fast fuzz soak screenshots reference demo-graphs graphs gpu-probe-graphs dist check-gpu check-gpu-decode bench bench-growth demo

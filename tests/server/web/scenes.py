@@ -16,14 +16,19 @@ from .browser import FilePayload
 QUESTION = "What is in this picture?"
 
 
-def scenes_of_two_shapes(seed: int = 5) -> Iterator[tuple[Scene, str]]:
-    """Yields scenes of two shapes in four tiles, and the answer that describes them."""
+def scenes(shapes: int, seed: int) -> Iterator[tuple[Scene, str]]:
+    """Yields scenes of so many shapes in four tiles, and answers that describe them."""
     rng = np.random.default_rng(seed)
     while True:
         scene = random_scene(rng, layout=(2, 2))
         asked = ask(rng, scene, "describe")
-        if asked is not None and len(scene.shapes) == 2 == len(scene.items):
+        if asked is not None and len(scene.shapes) == shapes == len(scene.items):
             yield scene, asked.answer
+
+
+def scene_of(answer: str, shapes: int, seed: int) -> Scene:
+    """Returns the first scene that an answer describes."""
+    return next(scene for scene, text in scenes(shapes, seed) if text == answer)
 
 
 def picture_of(scene: Scene, name: str = "scene.png") -> FilePayload:

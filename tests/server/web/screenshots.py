@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,22 @@ from tests.server.conftest import Server, running
 
 from .browser import Browser, Page, expect, launch, sync_playwright
 from .pictures import drop
-from .scenes import QUESTION, picture_of, scenes_of_two_shapes
-from .test_chat import ask, complete
+from .scenes import QUESTION, picture_of, scene_of
+from .test_chat import answers, ask, complete
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "page"
 DESKTOP: dict[str, Any] = {
-    "viewport": {"width": 1120, "height": 700},
+    "viewport": {"width": 1120, "height": 760},
     "color_scheme": "light",
 }
 PHONE: dict[str, Any] = {
-    "viewport": {"width": 390, "height": 700},
+    "viewport": {"width": 390, "height": 780},
     "device_scale_factor": 2,
     "color_scheme": "dark",
     "has_touch": True,
     "is_mobile": True,
 }
-SECOND_QUESTION = "What color is the cross?"
+ANSWER = "A blue triangle, a white cross and a red star."
 
 
 def main() -> None:
@@ -43,24 +42,25 @@ def main() -> None:
         sync_playwright() as playwright,
         launch(playwright) as browser,
     ):
-        for name, options in (("desktop", DESKTOP), ("phone", PHONE)):
-            page = conversation(browser, server, options)
+        for name, options, word in (
+            ("desktop", DESKTOP, "star"),
+            ("phone", PHONE, "cross"),
+        ):
+            page = conversation(browser, server, options, word)
             page.screenshot(path=folder / f"{name}.png")
             page.context.close()
 
 
-def conversation(browser: Browser, server: Server, options: Any) -> Page:
-    """Returns a page with an answer whose last word is lit up."""
-    _, (scene, _) = islice(scenes_of_two_shapes(), 2)
+def conversation(browser: Browser, server: Server, options: Any, word: str) -> Page:
+    """Returns a page with an answer, a word of which is lit up."""
     page = browser.new_context(**options).new_page()
     page.goto(server.url)
     expect(page.get_by_role("heading", level=1)).to_have_text("mllama-demo")
-    drop(page, picture_of(scene))
+    drop(page, picture_of(scene_of(ANSWER, shapes=3, seed=11), "shapes.png"))
     ask(page, QUESTION)
     complete(page)
-    ask(page, SECOND_QUESTION)
-    complete(page, 2)
-    page.locator(".word", has_text="circle").click()
+    expect(answers(page)).to_have_text(ANSWER)
+    page.locator(".word", has_text=word).click()
     expect(page.locator("#thread figure.lit canvas")).to_be_visible()
     return page
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from tests.server.conftest import Server
 
 from .browser import expect
 from .heat import heat_maximum
 from .pictures import drop
-from .scenes import QUESTION, box_of, picture_of, scenes_of_two_shapes
+from .scenes import QUESTION, box_of, picture_of, scene_of
 from .test_chat import answers, ask, complete
 from .watched_page import OpenPage
+
+ANSWER = "A black cross above a yellow circle."
 
 
 def test_words_light_up_the_shapes_that_they_name(
     server: Server, open_page: OpenPage
 ) -> None:
-    # The second has shapes of different kinds and colors.
-    _, (scene, answer) = islice(scenes_of_two_shapes(), 2)
+    scene = scene_of(ANSWER, shapes=2, seed=5)
     page = open_page(server.url)
     expect(page.get_by_role("heading", level=1)).to_have_text("mllama-demo")
     page.get_by_role("button", name="Settings").click()
@@ -27,7 +26,7 @@ def test_words_light_up_the_shapes_that_they_name(
     drop(page, picture_of(scene))
     ask(page, QUESTION)
     complete(page)
-    expect(answers(page)).to_have_text(answer)
+    expect(answers(page)).to_have_text(ANSWER)
     expect(page.locator(".assistant > .stats")).to_contain_text("of pictures")
     for item in scene.items:
         for text in (item.color, item.kind):

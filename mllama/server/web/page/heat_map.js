@@ -3,7 +3,7 @@
 import { element } from "./elements.js";
 
 /** What lies over a place that a word didn't look at, and over the one it looked at most. */
-const [SHADE, GLOW] = [{ color: [8, 8, 14], alpha: 0.72 }, { color: [255, 150, 30], alpha: 0.3 }];
+const [SHADE, GLOW] = [{ color: [8, 8, 14], alpha: 0.64 }, { color: [255, 150, 30], alpha: 0.3 }];
 
 /** Width of what is drawn, in pixels. */
 const WIDTH = 640;
