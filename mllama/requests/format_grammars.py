@@ -16,7 +16,7 @@ from mllama.grammars.reader_process import GrammarReader, UnreadableGrammarError
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.token_grammars import LIMITS, GrammarError, TokenGrammars
 
-MAX_KEPT_CHARACTERS: Final = 16 << 20
+MAX_KEPT_CHARACTERS: Final = 4 << 20
 """Characters of the grammars and formats that are kept."""
 
 CHECKED_TOKENS: Final = 4

@@ -31,6 +31,9 @@ LIMITS: Final = {
 MAX_KEPT: Final = 32
 """Grammars that are kept for further answers."""
 
+MAX_KEPT_CHARACTERS: Final = 1 << 17
+"""Characters of all of them but the last, each of which costs 50 to 110 bytes."""
+
 
 class GrammarError(ValueError):
     """A grammar that is wrong or exceeds a limit, or an answer that isn't of it."""
@@ -140,8 +143,10 @@ class TokenGrammars:
                 raise GrammarError(_reason(kept))
             with self._lock:
                 self._kept[grammar] = kept
-                while len(self._kept) > MAX_KEPT:
-                    self._kept.popitem(last=False)
+                characters = sum(map(len, self._kept)) - len(grammar)
+                while len(self._kept) > MAX_KEPT or characters > MAX_KEPT_CHARACTERS:
+                    oldest, _ = self._kept.popitem(last=False)
+                    characters -= len(oldest)
         return AnswerMatcher(kept.deep_copy(), self._text_tokens, self._text_and_ends)
 
 

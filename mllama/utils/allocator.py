@@ -21,7 +21,7 @@ _LARGE: Final = 1 << 20
 """Blocks of so many bytes are given back as soon as they are freed.  By itself, glibc
 raises that number to the largest block that was freed, up to 32 MiB."""
 
-_GROWTH: Final = 16 << 20
+_GROWTH: Final = 4 << 20
 """Growth after which freed memory is looked for, in bytes."""
 
 

@@ -14,7 +14,11 @@ from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.token_bytes import TokenBytes
-from mllama.requests.token_grammars import MAX_KEPT, GrammarError
+from mllama.requests.token_grammars import (
+    MAX_KEPT,
+    MAX_KEPT_CHARACTERS,
+    GrammarError,
+)
 from tests.grammars.walking import allowed, demo_grammars, demo_tokenizer, end_token
 
 DIGITS = "start: /[0-9]{4}/"
@@ -168,6 +172,15 @@ def test_few_grammars_are_kept() -> None:
     for number in range(3 * MAX_KEPT):
         grammars.matcher(f'start: "{number}"')
     assert len(grammars._kept) == MAX_KEPT
+
+
+def test_large_grammars_make_room_for_each_other() -> None:
+    grammars = demo_grammars()
+    texts = "".join(f'| "{number:030}"' for number in range(1000))
+    for number in range(6):
+        grammars.matcher(f'start: "{number}" {texts}')
+    others = sum(map(len, list(grammars._kept)[:-1]))
+    assert 0 < others <= MAX_KEPT_CHARACTERS < others + 2 * len(texts)
 
 
 def made(output_format: OutputFormat) -> str:
