@@ -65,9 +65,18 @@ def start_server() -> Iterator[Callable[..., PageServer]]:
         yield start
 
 
+@pytest.fixture(scope="package")
+def shared_server() -> Iterator[PageServer]:
+    server = PageServer(attention=True)
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def page_server(start_server: Callable[..., PageServer]) -> PageServer:
-    return start_server()
+def page_server(shared_server: PageServer) -> PageServer:
+    """A server with all that the page can use."""
+    shared_server.reset()
+    return shared_server
 
 
 @pytest.fixture

@@ -85,6 +85,21 @@ class PageServer:
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
+    def reset(self) -> None:
+        """Forgets what was set and asked, when nothing runs any more."""
+        self.wait_until_idle()
+        vars(self.engine).update(vars(FakeEngine()), wait=self._wait)
+        self.pause = 0.0
+        if self._thread is None or not self._thread.is_alive():
+            self.start()
+
+    def wait_until_idle(self) -> None:
+        """Waits until no request runs."""
+        end = time.monotonic() + SECONDS
+        while self.engine.running:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
     async def _wait(self) -> None:
         await asyncio.sleep(self.pause)
 
@@ -114,8 +129,8 @@ class PageServer:
 
     def stop(self) -> None:
         """Stops it as a crash does: connections break."""
-        assert self._server is not None
-        assert self._thread is not None
+        if self._server is None or self._thread is None:
+            return
         self._server.force_exit = True
         self._server.should_exit = True
         self._thread.join(SECONDS)

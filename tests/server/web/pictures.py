@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -22,20 +23,41 @@ def payload(name: str = "scene.png", size: tuple[int, int] = (320, 240)) -> File
 
 def drop(page: Page, *files: FilePayload) -> None:
     """Drops files on the page."""
-    given = [
-        {**file, "buffer": base64.b64encode(file["buffer"]).decode()} for file in files
-    ]
-    page.evaluate(
-        """files => {
-            const dropped = new DataTransfer();
-            for (const { name, mimeType, buffer } of files) {
-                const bytes = Uint8Array.from(atob(buffer), each => each.charCodeAt(0));
-                dropped.items.add(new File([bytes], name, { type: mimeType }));
-            }
+    _transfer(
+        page,
+        files,
+        """(dropped) => {
             for (const kind of ["dragenter", "dragover", "drop"]) {
                 document.body.dispatchEvent(new DragEvent(kind,
                     { dataTransfer: dropped, bubbles: true, cancelable: true }));
             }
         }""",
+    )
+
+
+def paste(page: Page, *files: FilePayload) -> None:
+    """Pastes files into the page."""
+    _transfer(
+        page,
+        files,
+        """(pasted) => document.body.dispatchEvent(new ClipboardEvent("paste",
+            { clipboardData: pasted, bubbles: true, cancelable: true }))""",
+    )
+
+
+def _transfer(page: Page, files: Sequence[FilePayload], script: str) -> None:
+    """Gives files to a script, as its only argument, a DataTransfer."""
+    given = [
+        {**file, "buffer": base64.b64encode(file["buffer"]).decode()} for file in files
+    ]
+    page.evaluate(
+        """files => {
+            const given = new DataTransfer();
+            for (const { name, mimeType, buffer } of files) {
+                const bytes = Uint8Array.from(atob(buffer), each => each.charCodeAt(0));
+                given.items.add(new File([bytes], name, { type: mimeType }));
+            }
+            (SCRIPT)(given);
+        }""".replace("SCRIPT", script),
         given,
     )

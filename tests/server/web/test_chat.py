@@ -9,7 +9,8 @@ import pytest
 
 from .browser import Page, expect
 from .page_server import PageServer
-from .pictures import drop, payload
+from .pictures import drop, paste, payload
+from .watched_page import OpenPage
 
 ANSWER = "The square is **red**."
 
@@ -45,6 +46,29 @@ def test_a_dropped_picture_is_asked_about(page: Page, page_server: PageServer) -
     (request,) = page_server.engine.requests
     assert len(request.images) == 1
     assert page_server.engine.images == [payload()["buffer"]]
+
+
+def test_pictures_are_pasted_picked_and_photographed(
+    open_page: OpenPage, page_server: PageServer
+) -> None:
+    page = open_page(page_server.url, has_touch=True, is_mobile=True)
+    paste(page, payload("pasted.png"))
+    expect(page.get_by_alt_text("pasted.png")).to_be_visible()
+    with page.expect_file_chooser() as picked:
+        page.get_by_role("button", name="Add pictures").click()
+    assert picked.value.is_multiple()
+    picked.value.set_files([payload("one.png"), payload("two.png")])
+    expect(page.get_by_alt_text("two.png")).to_be_visible()
+    with page.expect_file_chooser() as photographed:
+        page.get_by_role("button", name="Photo").click()
+    assert photographed.value.element.get_attribute("capture") == "environment"
+    photographed.value.set_files([payload("photo.png")])
+    expect(page.locator("#attached img")).to_have_count(4)
+    page.get_by_role("button", name="Remove one.png").click()
+    ask(page, "What are these?")
+    complete(page)
+    (request,) = page_server.engine.requests
+    assert len(request.images) == 3
 
 
 def test_a_second_picture_and_turn_have_the_first(
@@ -115,8 +139,7 @@ def test_an_answer_is_shown_while_it_is_written_and_can_be_stopped(
     expect(page.locator(".assistant > .state")).to_have_text("Stopped.")
     text = answers(page).inner_text()
     assert 0 < text.count("word") < 900
-    page.wait_for_function("true")
-    assert page_server.engine.running == 0
+    page_server.wait_until_idle()
 
 
 def test_escape_stops(page: Page, page_server: PageServer) -> None:

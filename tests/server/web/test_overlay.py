@@ -48,12 +48,10 @@ def attention(images: int = 1, error: str | None = None) -> AnswerAttention:
     return AnswerAttention(0, tokens, words, AttentionMaps(0, found, [(3, 2)]))
 
 
-@pytest.fixture
-def page_server(start_server: Callable[..., PageServer]) -> PageServer:
-    server = start_server(attention=True)
-    server.engine.texts = [TEXT]
-    server.engine.attention = [attention()]
-    return server
+@pytest.fixture(autouse=True)
+def attending(page_server: PageServer) -> None:
+    page_server.engine.texts = [TEXT]
+    page_server.engine.attention = [attention()]
 
 
 def lit(page: Page) -> None:
