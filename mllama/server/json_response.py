@@ -25,6 +25,17 @@ _encode = json.JSONEncoder(
 ).encode
 
 
+class JsonText(str):
+    """A part of a response that is JSON already, which takes a tenth of its objects."""
+
+    __slots__ = ()
+
+
+def json_text(value: Any) -> JsonText:
+    """Returns a value as JSON."""
+    return JsonText(_encode(value))
+
+
 async def json_response(content: Any, status: int = 200) -> Response:
     """Returns a response with a value as JSON.
 
@@ -52,7 +63,9 @@ def _written(content: Any) -> Generator[None, None, bytes]:
 
 def _pieces(value: Any, level: int) -> Iterator[str]:
     """Yields a value's JSON piece by piece."""
-    if level > _DEEPEST or not isinstance(value, (dict, list, tuple)) or not value:
+    if isinstance(value, JsonText):
+        yield value
+    elif level > _DEEPEST or not isinstance(value, (dict, list, tuple)) or not value:
         yield _encode(value)
     elif isinstance(value, dict):
         before = "{"
@@ -61,7 +74,7 @@ def _pieces(value: Any, level: int) -> Iterator[str]:
             yield from _pieces(each, level + 1)
             before = ","
         yield "}"
-    elif isinstance(value[0], (dict, list, tuple)):
+    elif isinstance(value[0], (dict, list, tuple, JsonText)):
         before = "["
         for each in value:
             yield before

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama.server.json_response import json_response
+from mllama.server.json_response import json_response, json_text
 
 VALUES = st.recursive(
     st.none()
@@ -35,6 +35,13 @@ def test_any_value_is_the_same(value: Any) -> None:
 def test_long_lists_are_the_same() -> None:
     value = {"ids": list(range(10_000)), "texts": ["a"] * 4096, "none": [None] * 4097}
     assert json.loads(body_of(value)) == value
+
+
+def test_parts_may_be_json_already() -> None:
+    entry = {"token": "é", "bytes": [195, 169], "top": [{"logprob": -0.5}]}
+    value = {"content": [entry] * 3, "entry": entry}
+    made = {"content": [json_text(entry)] * 3, "entry": json_text(entry)}
+    assert json.loads(body_of(made)) == value
 
 
 def test_other_tasks_run_while_log_probabilities_are_written() -> None:

@@ -26,6 +26,7 @@ from mllama.server.dialects.openai.answer_head import (
     usage_object,
 )
 from mllama.server.dialects.openai.attention_answer import attention_object
+from mllama.server.json_response import JsonText, json_text
 from mllama.server.token_text import (
     TokenBytes,
     chat_entry,
@@ -63,7 +64,7 @@ class _Choice:
     """An answer as far as it is known."""
 
     text: list[str]
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[JsonText] = field(default_factory=list)
     calls: ToolCallCollector = field(default_factory=ToolCallCollector)
     reason: str = "stop"
     attention: dict[str, Any] | None = None
@@ -88,7 +89,7 @@ async def whole_chat(
             choice.text.append(event.text)
             # One by one, as all at once would hold the event loop.
             if form.logprobs:
-                choice.logprobs += _entries(event.logprobs, form)
+                choice.logprobs += map(json_text, _entries(event.logprobs, form))
         elif isinstance(event, ToolCallEvent):
             choices[event.choice].calls.add(event)
         elif isinstance(event, Finished):
@@ -180,7 +181,7 @@ def _entries(tokens: Iterable[TokenLogprob], form: ChatForm) -> list[dict[str, A
     return [chat_entry(token, form.token_bytes) for token in tokens]
 
 
-def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _logprobs(entries: list[dict[str, Any]] | list[JsonText]) -> dict[str, Any]:
     """Returns the log probabilities of a message, or of a piece of it."""
     return {"content": entries, "refusal": None}
 
