@@ -103,6 +103,10 @@ def test_a_narrow_window_shows_everything(
     )
     expect(page.get_by_role("button", name="New chat")).to_be_hidden()
     page.get_by_role("button", name="Chats").click()
+    expect(page.get_by_role("button", name="Close the list of chats")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Chats", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
     page.get_by_role("button", name="New chat").click()
     expect(answers(page)).to_have_count(0)
 

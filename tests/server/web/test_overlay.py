@@ -23,7 +23,7 @@ WORDS = ("A", "red", "square", "or", "absent", "square")
 PLACES = {"red": (1, 1), "square": (3, 2)}
 """The row and column where a word looks, of a grid of four by four."""
 
-TEXT = "A **red** square or\n\n- a `square`."
+TEXT = "A **red** square for fun, or\n\n- a `square`; absently."
 
 
 def attention(images: int = 1, error: str | None = None) -> AnswerAttention:
@@ -68,8 +68,8 @@ def word(page: Page, text: str) -> None:
 
 def test_a_hovered_word_lights_up_where_it_looked(page: Page) -> None:
     lit(page)
-    expect(answers(page)).to_contain_text("A red square or")
-    # A word that the answer doesn't have is left out.
+    expect(answers(page)).to_contain_text("A red square for fun, or")
+    # One that the answer has only as a part of another word is left out.
     assert answers(page).locator(".word").all_inner_texts() == [
         *("A", "red", "square", "or"),
         "square",

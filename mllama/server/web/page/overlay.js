@@ -67,6 +67,18 @@ export function attachOverlay(answer, words, figures, say) {
   answer.setAttribute("aria-label", LABEL);
 }
 
+/** Letters and digits of scripts that put spaces between words. */
+const IN_WORD = /[^\P{L}\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]|\p{N}/u;
+
+/** Returns where a word begins in a text that isn't part of a longer one; -1 if nowhere. */
+function indexOfWord(text, word, start) {
+  if (!word) return -1;
+  const isCut = (at) => IN_WORD.test(text[at - 1] ?? "") && IN_WORD.test(text[at] ?? "");
+  let at = text.indexOf(word, start);
+  while (at >= 0 && (isCut(at) || isCut(at + word.length))) at = text.indexOf(word, at + 1);
+  return at;
+}
+
 /** Makes elements of words, and returns them; null for one that isn't in the text. */
 function wrapWords(answer, words) {
   const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT, (node) =>
@@ -76,8 +88,8 @@ function wrapWords(answer, words) {
   while (walker.nextNode()) nodes.push(walker.currentNode);
   let [place, from] = [0, 0];
   const found = words.map(({ text }) => {
-    for (let node = place, start = from; text && node < nodes.length; node++, start = 0) {
-      const at = nodes[node].data.indexOf(text, start);
+    for (let node = place, start = from; node < nodes.length; node++, start = 0) {
+      const at = indexOfWord(nodes[node].data, text, start);
       if (at < 0) continue;
       [place, from] = [node, at + text.length];
       return { node: nodes[node], at, text };
