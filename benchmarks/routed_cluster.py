@@ -22,6 +22,9 @@ ROUTERS = {
 
 def run() -> None:
     """Runs the command line."""
+    from mllama.cluster.ray_import import import_ray
+
+    import_ray(one_machine=True)
     from mllama.cli.main import main
     from mllama.cluster import deployment, server
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mllama.cluster.ray_import import import_ray
-from mllama.errors import MllamaError
+from mllama.errors import MllamaError, shortened
 from mllama.utils.cpu import usable_cores
 
 logger = logging.getLogger("mllama")
@@ -133,7 +133,7 @@ def _check_address(address: str) -> None:
 
 
 def _reason(error: Exception, address: str | None) -> str:
-    text = " ".join(str(error).split())
+    text = shortened(" ".join(str(error).split()), 400)
     if "ersion mismatch" in text:
         return (
             f"the cluster at {address} has other versions than this node: {text}; "

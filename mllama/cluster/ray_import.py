@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import ModuleType
 from typing import Final
 
@@ -36,8 +37,11 @@ def import_ray(*, one_machine: bool = False) -> ModuleType:
     Raises:
         MllamaError: If it isn't installed.
     """
-    for name, value in (_ENVIRONMENT | (_ONE_MACHINE if one_machine else {})).items():
-        os.environ.setdefault(name, value)
+    if "ray" not in sys.modules:
+        # Ray reads them as it is imported: its processes would differ from this one.
+        variables = _ENVIRONMENT | (_ONE_MACHINE if one_machine else {})
+        for name, value in variables.items():
+            os.environ.setdefault(name, value)
     try:
         import ray
         import ray.serve
