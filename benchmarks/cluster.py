@@ -176,6 +176,9 @@ def routing(router: str) -> dict[str, Any]:
 
     with cluster("--replicas", str(REPLICAS), router=router) as running:
         url = f"{running.url}/v1/chat/completions"
+        # One that comes later takes some of the others' keys.
+        asyncio.run(until(running, REPLICAS, 300))
+        time.sleep(2)
 
         def ask(index: int) -> Callable[[httpx.AsyncClient], Awaitable[None]]:
             async def call(client: httpx.AsyncClient) -> None:
@@ -271,6 +274,7 @@ def kill() -> dict[str, Any]:
     """Returns what a replica's death under load does."""
 
     async def run(load: Load, running: Running) -> float:
+        await until(running, REPLICAS, 300)
         task = asyncio.create_task(load.run())
         await asyncio.sleep(8)
         running.replicas()[0].kill()

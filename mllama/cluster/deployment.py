@@ -25,6 +25,13 @@ _HEALTH_PERIOD_SECONDS: Final = 2
 _HEALTH_TIMEOUT_SECONDS: Final = 60
 """A replica whose process doesn't answer for so long is replaced."""
 
+_LIMIT_VARIABLE: Final = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+_MESSAGE_BYTES: Final = 2**31 - 1
+"""The largest request that a replica takes: as large as gRPC's can be.
+
+Ray's own limit, 4 MiB, is less than a photo of a phone.  The server bounds requests.
+"""
+
 _STARTS: Final = 2
 """Times that a replica is started before the deployment is given up."""
 
@@ -81,6 +88,7 @@ def replicas_deployment(
         ray_actor_options={
             "num_cpus": cluster.replica_cpus,
             "num_gpus": cluster.replica_gpus or 0,
+            "runtime_env": {"env_vars": {_LIMIT_VARIABLE: str(_MESSAGE_BYTES)}},
         },
         request_router_config=RequestRouterConfig(
             request_router_class=router,

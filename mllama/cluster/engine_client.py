@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from grpc import RpcError
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
@@ -82,6 +83,9 @@ class RayEngineClient:
         model: ServedModel,
         states: ReplicaStates,
     ) -> None:
+        # By gRPC: Ray's objects take more than a millisecond for each token, and images
+        # would pass through its object store, which may be full.
+        replicas = replicas.options(_by_reference=False)
         self._answers = replicas.options(method_name="answer", stream=True)
         self._tokenize = replicas.options(method_name="tokenize")
         self._count_tokens = replicas.options(method_name="count_tokens")
@@ -265,7 +269,7 @@ def _ray_error(error: Exception) -> Exception:
         # Replicas report errors as values: this is one that they don't know.
         logger.error("a replica failed on a request: %s", error)
         return EngineError("a replica failed on this request; the log has the reason")
-    if isinstance(error, (RayError, RayServeException)):
+    if isinstance(error, (RayError, RayServeException, RpcError)):
         logger.warning("a replica is lost: %s", " ".join(str(error).split())[:500])
         return ReplicaLostError("has died")
     return error

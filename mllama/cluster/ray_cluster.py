@@ -28,7 +28,7 @@ _LOOPBACK: Final = "127.0.0.1"
 _OBJECT_STORE_BYTES: Final = 200 * 2**20
 """Memory for what Ray passes on, if this machine's Ray is started here.
 
-The files of images pass through it, and are gone when a replica has read them.
+Requests don't pass through it.
 """
 
 _HEAD: Final = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\d{1,5})")

@@ -91,7 +91,11 @@ class LocalHandle:
         self._method = ""
 
     def options(
-        self, method_name: str = "", session_id: str = "", stream: bool = False
+        self,
+        method_name: str = "",
+        session_id: str = "",
+        stream: bool = False,
+        _by_reference: bool = False,
     ) -> LocalHandle:
         if session_id:
             self.keys.append(session_id)

@@ -50,8 +50,8 @@ def without_times(text: str) -> str:
             return {
                 name: plain(each)
                 for name, each in value.items()
-                if name not in ("id", "created", "created_at", "call_id", "item_id")
-                and not name.endswith("_duration")
+                if name not in ("id", "created", "call_id", "item_id")
+                and not name.endswith(("_duration", "_at"))
             }
         return [plain(each) for each in value] if isinstance(value, list) else value
 

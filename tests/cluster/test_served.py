@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import psutil
 import pytest
+from PIL import Image
 
 from mllama.demo_model import PICTURES
 
@@ -57,7 +59,8 @@ class Cluster:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health", timeout=10).status_code == 200:
+                # A replica that comes later takes some of the others' keys.
+                if self.metric("mllama_replicas") == REPLICAS:
                     return
             time.sleep(0.2)
         raise AssertionError(self.log.read_text())
@@ -177,6 +180,17 @@ def test_a_picture_that_is_none_is_named(cluster: Cluster, tmp_path: Path) -> No
     error = response.json()["error"]
     assert error["message"].startswith("image 1: ")
     assert error["param"] == "messages[0].content[0].image_url"
+
+
+def test_a_picture_may_be_larger_than_a_message_of_ray(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(7).integers(0, 256, (1400, 1400, 3), np.uint8)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(photo, compress_level=0)
+    assert photo.stat().st_size > 5 << 20
+    response = cluster.chat(photo, "What is it?")
+    assert response.status_code == 200, response.text
 
 
 def test_a_client_that_leaves_frees_its_place(cluster: Cluster) -> None:
