@@ -172,6 +172,13 @@ def test_clients_get_usage_logprobs_formats_and_streams(cluster: Cluster) -> Non
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
 
+def test_prompts_are_tokenized_by_a_replica(cluster: Cluster) -> None:
+    body = {"model": "", "prompt": "What is there?"}
+    response = httpx.post(f"{cluster.url}/tokenize", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    assert response.json()["count"] == len(response.json()["tokens"])
+
+
 def test_a_picture_that_is_none_is_named(cluster: Cluster, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(PICTURES[0].path.read_bytes()[:200])
