@@ -1,0 +1,65 @@
+"""The application for ``serve run`` takes options by their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mllama.cluster import build_app
+from mllama.errors import MllamaError
+
+
+def deployments(application: Any) -> dict[str, Any]:
+    """The deployments of an application by their names."""
+    front = application._bound_deployment
+    (replicas,) = [
+        each for each in front.init_args if hasattr(each, "_bound_deployment")
+    ]
+    return {each.name: each for each in (front, replicas._bound_deployment)}
+
+
+def test_text_of_a_command_line_becomes_numbers() -> None:
+    found = deployments(
+        build_app(
+            {
+                "replicas": "3",
+                "max_batch_size": "2",
+                "fronts": "2",
+                "served_model_name": "mine",
+                "devices": "cpu",
+            }
+        )
+    )
+    assert found["Front"].num_replicas == 2
+    assert found["Replica"].num_replicas == 3
+    assert found["Replica"].max_ongoing_requests == 4
+    (options,) = found["Replica"].init_args
+    assert options.model_name == "mine"
+    assert options.engine.max_batch_size == 2
+    router = found["Replica"]._deployment_config.request_router_config
+    assert router.request_router_class.endswith("ConsistentHashRouter")
+    assert router.request_router_kwargs == {"num_fallback_replicas": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"replica": 3}, "build_app has no argument 'replica'"),
+        ({"replicas": "many"}, "replicas: Input should be a valid integer"),
+        ({"replicas": 0}, "--replicas must be at least 1, not 0"),
+        ({"devices": "cpu", "replica_gpus": 1}, "contradict each other"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(MllamaError) as raised:
+        build_app(arguments)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_more_replicas_come_under_load() -> None:
+    found = deployments(build_app({"replicas": 1, "max_replicas": 3}))
+    scaling = found["Replica"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
+    assert scaling.target_ongoing_requests == 4
