@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from typing import NoReturn
 
 import pytest
@@ -45,7 +46,11 @@ __all__ = [
     "expect",
     "launch",
     "sync_playwright",
+    "wait_until",
 ]
+
+SECONDS = 30
+"""Time limit of whatever a test waits for; the test machine may be busy."""
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -55,3 +60,11 @@ def launch(playwright: Playwright) -> Browser:
         missing("Chromium (Debian: apt-get install chromium)")
     # Root can't use Chromium's sandbox.
     return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
+def wait_until(page: Page, script: str) -> None:
+    """Waits until an asynchronous script returns something true."""
+    end = time.monotonic() + SECONDS
+    while not page.evaluate(script):
+        assert time.monotonic() < end, script
+        page.wait_for_timeout(50)

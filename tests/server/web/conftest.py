@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from .browser import Browser, Page
     from .watched_page import OpenPage
 
-SECONDS = 30
-"""Time limit of whatever a test waits for; the test machine may be busy."""
-
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    from .browser import expect, launch, sync_playwright
+    from .browser import SECONDS, expect, launch, sync_playwright
 
     expect.set_options(timeout=SECONDS * 1000)
     with sync_playwright() as playwright, launch(playwright) as started:
@@ -34,6 +31,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[OpenPage]:
     """Opens pages; what they must not do fails the test that shows them."""
+    from .browser import SECONDS
     from .watched_page import watch
 
     with ExitStack() as stack:

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from .browser import Browser, Page, expect
-from .conftest import SECONDS
+from .browser import SECONDS, Browser, Page, expect
 from .page_server import PageServer
 from .pictures import drop, payload
 from .test_chat import answers, ask, complete

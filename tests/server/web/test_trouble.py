@@ -10,7 +10,7 @@ from PIL import Image
 
 from mllama.errors import EngineOverloadedError, PromptTooLongError
 
-from .browser import Page, expect
+from .browser import Page, expect, wait_until
 from .page_server import PageServer
 from .pictures import drop, payload
 from .test_chat import answers, ask, complete
@@ -92,3 +92,29 @@ def test_errors_are_said_in_plain_words(page: Page, page_server: PageServer) -> 
     page_server.engine.error = None
     page.get_by_role("button", name="Try again").click()
     complete(page)
+
+
+def test_a_page_that_is_reloaded_in_mid_answer_keeps_what_it_has(
+    page: Page, page_server: PageServer
+) -> None:
+    page_server.engine.texts = ["word " * 1000]
+    page_server.pause = 0.01
+    ask(page, "Go on")
+    # The page keeps an answer every two seconds.
+    wait_until(
+        page,
+        """async () => {
+            const history = await import(new URL("page/history.js", document.baseURI));
+            const [{ messages }] = await history.conversations();
+            return Object.values(messages).some(each => /word word/.test(each.text));
+        }""",
+    )
+    page.reload()
+    expect(answers(page)).to_contain_text("word word")
+    expect(page.locator(".assistant > .state")).to_have_text(
+        "The answer broke off here."
+    )
+    page_server.wait_until_idle()
+    page_server.engine.texts, page_server.pause = ["Again"], 0
+    page.get_by_role("button", name="Regenerate").click()
+    expect(answers(page)).to_have_text("Again")
