@@ -199,17 +199,20 @@ def picture_key(source: str | bytes) -> bytes:
 
 def _first_source(value: Any) -> str | None:
     """Returns the first ``image_url`` in a body, whatever API it is of."""
+    return next(sources(value), None)
+
+
+def sources(value: Any) -> Iterator[str]:
+    """Yields each ``image_url`` in a body, whatever API it is of."""
     if isinstance(value, dict):
         image = value.get("image_url")
         if isinstance(image, dict):
             image = image.get("url")
         if isinstance(image, str):
-            return image
+            yield image
+            return
         value = list(value.values())
     if isinstance(value, list):
         for each in value:
-            if isinstance(each, (dict, list)) and (
-                (source := _first_source(each)) is not None
-            ):
-                return source
-    return None
+            if isinstance(each, (dict, list)):
+                yield from sources(each)

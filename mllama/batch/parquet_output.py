@@ -41,11 +41,7 @@ def write_parquet(lines: Path) -> None:
         MllamaError: If it can't be written, or pyarrow isn't installed.
     """
     parquet = import_parquet("a Parquet output")
-    import pyarrow
-
-    schema = pyarrow.schema(
-        [(name, getattr(pyarrow, kind)()) for name, kind in _COLUMNS]
-    )
+    schema = _schema()
     target = lines.with_suffix(".parquet")
     try:
         with (
@@ -53,13 +49,26 @@ def write_parquet(lines: Path) -> None:
             atomic_file(target) as part,
             parquet.ParquetWriter(part, schema, compression="zstd") as writer,
         ):
-            while rows := [_row(line) for line in islice(source, _ROWS)]:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+            while rows := list(islice(source, _ROWS)):
+                writer.write_table(answers_table(rows))
         lines.unlink()
     except OSError as error:
         raise MllamaError(
             f"{target} can't be written: {error.strerror or error}"
         ) from error
+
+
+def answers_table(lines: Iterable[bytes]) -> Any:
+    """Returns lines of answers as a table of pyarrow, with a row for each."""
+    import pyarrow
+
+    return pyarrow.Table.from_pylist([_row(line) for line in lines], _schema())
+
+
+def _schema() -> Any:
+    import pyarrow
+
+    return pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _COLUMNS])
 
 
 def parquet_identities(path: Path) -> Iterator[str]:

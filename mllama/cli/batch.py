@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mllama.cli.batch_cluster import run_on_cluster, take_cluster_settings
 from mllama.cli.batch_question import QUESTION_SETTINGS, input_reader, question_of
 from mllama.cli.batch_run import TerminalBatch
 from mllama.cli.options import model_or_demo, options_of
@@ -35,6 +36,7 @@ def batch(
     output: str,
     max_errors: int,
     retry_errors: bool,
+    ray: bool,
     output_format: str | None,
     shard_lines: int | None,
     served_model_name: str | None,
@@ -52,6 +54,8 @@ def batch(
     IN has requests in OpenAI's batch format, or is a folder, a glob, Parquet files,
     WebDataset's tar files, or a URL of fsspec. What OUT has already is not asked again:
     to go on after an interruption, run the same command again.
+
+    With --ray the replicas of a cluster answer.
     """
     disable_telemetry()  # The hub's client reads the environment when imported.
     if not settings["trust_remote_code"]:
@@ -59,6 +63,12 @@ def batch(
     if max_errors < ANY_NUMBER:
         raise MllamaError(f"--max-errors must be -1 or more, not {max_errors}")
 
+    cluster = take_cluster_settings(settings, ray=ray)
+    if ray:
+        from mllama.cluster.ray_import import import_ray
+
+        # Before anything else takes time.
+        import_ray(one_machine=cluster["address"] is None)
     from mllama.batch.destination import Destination
     from mllama.batch.inputs.parquet import load_pyarrow
     from mllama.batch.run import BatchCounts, unanswered
@@ -93,7 +103,11 @@ def batch(
             quiet=quiet,
         )
         model_name = served_name(served_model_name, options.model)
-        code = _run_here(run, options, model_name, Path(source).parent)
+        folder = Path(source).parent
+        if ray:
+            code = run_on_cluster(run, options, model_name, folder, cluster)
+        else:
+            code = _run_here(run, options, model_name, folder)
         if code:
             # The last file stays open for the next run.
             sys.exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mllama.cli.option_sections import BATCHES, OUTPUT
+from mllama.cli.option_sections import BATCHES, CLUSTER, OUTPUT
 from mllama.launch.option import QUESTION, Option
 
 BATCH_OPTIONS: Final = (
@@ -61,6 +61,15 @@ BATCH_OPTIONS: Final = (
         description="Lines that may fail before the batch ends; -1 is any number.",
         details="Each has its error in the output, and isn't asked again. Errors of "
         "earlier runs don't count.",
+    ),
+    Option(
+        name="ray",
+        section=CLUSTER,
+        takers=("batch",),
+        kind="flag",
+        description="Have the replicas of a Ray cluster answer, which are started for "
+        "this batch.",
+        details="Needs pip install 'mllama[cluster]'.",
     ),
     Option(
         name="retry_errors",

@@ -1,4 +1,4 @@
-"""Options of ``mllama cluster serve``, but for those of the model and the server."""
+"""Options of a cluster, of ``mllama cluster serve`` and ``mllama batch --ray``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLUSTER_OPTIONS: Final = (
     Option(
         name="replicas",
         section=CLUSTER,
-        takers=("cluster serve",),
+        takers=("cluster serve", "batch"),
         kind="count",
         metavar="N",
         default=2,
@@ -32,7 +32,7 @@ CLUSTER_OPTIONS: Final = (
     Option(
         name="address",
         section=CLUSTER,
-        takers=("cluster serve",),
+        takers=("cluster serve", "batch"),
         kind="text",
         metavar="HOST:PORT",
         description="Ray's head node of a cluster to run the replicas on; auto is the "
@@ -43,7 +43,7 @@ CLUSTER_OPTIONS: Final = (
     Option(
         name="replica_cpus",
         section=CLUSTER,
-        takers=("cluster serve",),
+        takers=("cluster serve", "batch"),
         kind="number",
         metavar="N",
         default=1.0,
@@ -54,7 +54,7 @@ CLUSTER_OPTIONS: Final = (
     Option(
         name="replica_gpus",
         section=CLUSTER,
-        takers=("cluster serve",),
+        takers=("cluster serve", "batch"),
         kind="number",
         metavar="N",
         description="GPUs that each replica reserves and runs on.",
@@ -63,7 +63,7 @@ CLUSTER_OPTIONS: Final = (
     Option(
         name="ray_cpus",
         section=CLUSTER,
-        takers=("cluster serve",),
+        takers=("cluster serve", "batch"),
         kind="count",
         metavar="N",
         description="CPUs of this machine for Ray to reserve, if the cluster is "

@@ -90,7 +90,7 @@ def read_rows(
                 custom_id = (
                     f"{name}:{row}" if id_column is None else str(record[id_column])
                 )
-                yield _line(
+                yield record_line(
                     first_number + row,
                     custom_id,
                     question,
@@ -103,7 +103,7 @@ def read_rows(
         raise OSError(" ".join(str(error).split())) from error
 
 
-def _line(
+def record_line(
     number: int,
     custom_id: str,
     question: Question,
@@ -111,6 +111,16 @@ def _line(
     column: str | None,
     prompt: Any,
 ) -> BatchLine:
+    """Returns the question about a record as a line of a batch.
+
+    Args:
+        number: The line's number, from 1.
+        custom_id: Its name.
+        question: The question.
+        value: The cell with the record's pictures.
+        column: The name of its column; None if the record has no pictures.
+        prompt: The record's own question, or None.
+    """
     if prompt is not None and not isinstance(prompt, str):
         return wrong(number, custom_id, "invalid_type", "The question is no text.")
     try:

@@ -1,0 +1,267 @@
+"""``mllama batch --ray`` answers each line once, whatever is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from mllama.batch.lines import BatchLine, encode_body
+from mllama.cli.batch import batch
+from mllama.cluster.dataset_pool import ReplicaPool, with_files
+from mllama.cluster.options import ClusterOptions
+from mllama.errors import MllamaError
+
+pytest.importorskip("ray", reason="the extra cluster")
+
+SECONDS = 240
+LINES = 2000
+REPLICAS = ["--ray", "--replicas", "2", "--replica-cpus", "1", "--ray-cpus", "2"]
+
+
+def request(number: int, url: str = "") -> dict[str, Any]:
+    content: list[dict[str, Any]] = [{"type": "text", "text": f"question {number}"}]
+    if url:
+        content.insert(0, {"type": "image_url", "image_url": {"url": url}})
+    return {
+        "custom_id": f"request-{number}",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"messages": [{"role": "user", "content": content}]},
+    }
+
+
+def write_requests(folder: Path) -> Path:
+    source = folder / "in.jsonl"
+    (folder / "picture.jpg").write_bytes(b"content")
+    source.write_text(
+        "".join(
+            json.dumps(request(number, "file:picture.jpg" if number % 2 else "")) + "\n"
+            for number in range(LINES)
+        )
+    )
+    return source
+
+
+def ray_processes(folder: Path) -> list[psutil.Process]:
+    """Returns the processes of the cluster whose files are in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("RAY_TMPDIR") == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    # Its sockets have names of bounded length.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-") as name:
+        yield Path(name)
+        end = time.monotonic() + 60
+        while (left := ray_processes(Path(name))) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert left == []
+
+
+def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.cluster.batch_program",
+            "batch",
+            *map(str, arguments),
+            *REPLICAS,
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RAY_TMPDIR": str(folder)},
+    )
+
+
+def lines_of(output: Path) -> int:
+    return output.read_bytes().count(b"\n") if output.exists() else 0
+
+
+def wait_for_lines(process: subprocess.Popen[str], output: Path, count: int) -> None:
+    end = time.monotonic() + SECONDS
+    while lines_of(output) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.compiles
+def test_a_batch_that_is_killed_twice_answers_each_line_once(
+    tmp_path: Path, ray_folder: Path
+) -> None:
+    source, output = write_requests(tmp_path), tmp_path / "out.jsonl"
+    answered = 0
+    for _ in range(2):
+        process = start(ray_folder, source, output)
+        wait_for_lines(process, output, answered + 200)
+        process.kill()
+        process.communicate(timeout=SECONDS)
+        answered = lines_of(output)
+        assert answered < LINES
+    last = start(ray_folder, source, output)
+    _, errors = last.communicate(timeout=SECONDS)
+    assert last.returncode == 0, errors
+    results = [json.loads(line) for line in output.open()]
+    ids = [result["custom_id"] for result in results]
+    assert sorted(ids) == sorted(f"request-{number}" for number in range(LINES))
+    processes = set()
+    for result in results:
+        body = result["response"]["body"]
+        processes.add(body["pid"])
+        number = int(result["custom_id"].removeprefix("request-"))
+        # Files of this machine go with the line.
+        wanted = {"file:picture.jpg": 7} if number % 2 else {}
+        assert body["attached"] == wanted
+    # Two replicas of three runs.
+    assert len(processes) == 6
+    assert f"{answered:,} answered before" in errors
+
+
+@pytest.mark.compiles
+def test_replicas_that_die_answer_after_all(tmp_path: Path, ray_folder: Path) -> None:
+    command = [sys.executable, "-m", "tests.cluster.pool_program", str(tmp_path)]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=os.environ | {"RAY_TMPDIR": str(ray_folder)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["answered"] == list(range(400))
+    # One of two was killed, and another one took its place.
+    assert found["processes"] == 3
+    # An engine that fails as a whole is started anew.
+    assert (tmp_path / "failed").exists()
+    assert found["status"] == 200
+    assert found["problem"] == (
+        "a replica can't start: node 127.0.0.1: there is no model"
+    )
+
+
+def line(number: int, url: str = "") -> BatchLine:
+    return BatchLine(
+        number,
+        f"request-{number}",
+        "/v1/chat/completions",
+        encode_body(request(number, url)["body"]),
+        picture=url.encode() or None,
+    )
+
+
+class _Remote:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.answer = self
+
+    async def remote(self, line: BatchLine) -> str:
+        await asyncio.sleep(0)
+        return self.name
+
+
+def test_lines_go_where_their_picture_is_while_there_is_room() -> None:
+    async def run() -> list[Any]:
+        pool = ReplicaPool([(_Remote("a"), 2), (_Remote("b"), 2)], Path())
+        assert pool.slots == 4
+        places = [await pool(line(number, f"p{number % 5}")) for number in range(20)]
+        assert places[:5] == places[5:10] == places[10:15]
+        return list(
+            await asyncio.gather(*(pool(line(each, "p0")) for each in range(8)))
+        )
+
+    # Four are as many as a replica of two slots has in preparation.
+    assert sorted(asyncio.run(run())) == ["a"] * 4 + ["b"] * 4
+
+
+def test_a_full_object_store_is_one_line() -> None:
+    from ray.exceptions import OutOfDiskError
+
+    class Full(_Remote):
+        async def remote(self, line: BatchLine) -> str:
+            raise OutOfDiskError("Local disk is full\nThe object cannot be created")
+
+    with pytest.raises(MllamaError) as caught:
+        asyncio.run(ReplicaPool([(Full("a"), 1)], Path())(line(1)))
+    assert "Ray's object store is full" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_replicas_that_are_lost_end_the_batch() -> None:
+    from ray.exceptions import ActorDiedError
+
+    class Lost(_Remote):
+        async def remote(self, line: BatchLine) -> str:
+            raise ActorDiedError()
+
+    with pytest.raises(RuntimeError, match="a replica has failed"):
+        asyncio.run(ReplicaPool([(Lost("a"), 1)], Path())(line(1)))
+
+
+def test_files_that_can_not_be_read_are_left_to_the_replica(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(b"12")
+    found = with_files(line(1, "file:a%20b.png"), tmp_path)
+    assert found.attachments == {"file:a%20b.png": b"12"}
+    assert with_files(line(1, "file:none.png"), tmp_path).attachments == {}
+    assert with_files(line(1, "http://host/a.png"), tmp_path).attachments == {}
+
+
+def refused(*arguments: str | Path) -> str:
+    with pytest.raises(MllamaError) as caught:
+        CliRunner().invoke(batch, [*map(str, arguments)], catch_exceptions=False)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _keep_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests of this process need it afterwards.
+    monkeypatch.setattr("mllama.cli.batch.block_torch", lambda: None)
+
+
+def test_options_of_a_cluster_need_one(tmp_path: Path) -> None:
+    source = write_requests(tmp_path)
+    output = tmp_path / "out.jsonl"
+    for option in ("--replicas", "--replica-cpus", "--replica-gpus", "--ray-cpus"):
+        assert f"{option} needs --ray" in refused(source, output, option, "1")
+    assert "--address needs --ray" in refused(source, output, "--address", "auto")
+
+
+def test_what_a_cluster_lacks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = write_requests(tmp_path), tmp_path / "out.jsonl"
+    assert "there is no Ray cluster at 127.0.0.1:1 " in refused(
+        source, output, "--ray", "--address", "127.0.0.1:1", "--devices", "cpu"
+    )
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert refused(source, output, "--ray").endswith(
+        "is not installed: pip install 'mllama[cluster]'"
+    )
+
+
+def test_too_few_cpus_are_one_line() -> None:
+    from mllama.cluster.nodes import check_room
+
+    node = {"NodeManagerAddress": "127.0.0.1", "Resources": {"CPU": 2.0}}
+    with pytest.raises(MllamaError, match="3 replicas of 1 CPUs and 0 GPUs each don't"):
+        check_room([node], ClusterOptions(replicas=3, replica_gpus=0))
