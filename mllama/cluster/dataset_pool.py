@@ -55,6 +55,13 @@ class ReplicaPool:
         """Returns the lines that all of them answer at a time."""
         return sum(member.slots for member in self._members)
 
+    def end(self) -> None:
+        """Ends the replicas."""
+        import ray
+
+        for member in self._members:
+            ray.kill(member.actor)
+
     async def __call__(self, line: BatchLine) -> LineAnswer:
         """Returns the answer to a line, or the error in its place.
 
@@ -72,9 +79,9 @@ class ReplicaPool:
         except (ObjectStoreFullError, OutOfDiskError) as error:
             raise MllamaError(store_is_full(error)) from error
         except RayError as error:
-            raise RuntimeError("a replica has failed") from RuntimeError(
-                " ".join(str(error).split())[:300]
-            )
+            # Its last line says what happened, those before where.
+            cause = str(error).strip().rpartition("\n")[2]
+            raise RuntimeError("a replica has failed") from RuntimeError(cause)
         finally:
             member.ongoing -= 1
         return answer

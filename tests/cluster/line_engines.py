@@ -26,7 +26,9 @@ class EchoEngine:
             "object": "chat.completion",
             "choices": [
                 {
-                    "message": {"content": json.loads(line.body)["messages"]},
+                    "message": {
+                        "content": json.dumps(json.loads(line.body)["messages"])
+                    },
                     "finish_reason": "stop",
                 }
             ],

@@ -25,7 +25,8 @@ from mllama.errors import MllamaError
 
 pytest.importorskip("ray", reason="the extra cluster")
 
-SECONDS = 240
+SECONDS = 900
+"""A loaded machine takes minutes for what takes one."""
 LINES = 2000
 REPLICAS = ["--ray", "--replicas", "2", "--replica-cpus", "1", "--ray-cpus", "2"]
 
@@ -137,26 +138,78 @@ def test_a_batch_that_is_killed_twice_answers_each_line_once(
     assert f"{answered:,} answered before" in errors
 
 
-@pytest.mark.compiles
-def test_replicas_that_die_answer_after_all(tmp_path: Path, ray_folder: Path) -> None:
-    command = [sys.executable, "-m", "tests.cluster.pool_program", str(tmp_path)]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env=os.environ | {"RAY_TMPDIR": str(ray_folder)},
-    )
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the program about replicas and datasets has printed."""
+    folder = tmp_path_factory.mktemp("found")
+    command = [sys.executable, "-m", "tests.cluster.ray_program", str(folder)]
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-") as name:
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env=os.environ | {"RAY_TMPDIR": name},
+        )
     assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
+    result = json.loads(ended.stdout.splitlines()[-1])
+    result["output"] = (folder / "out.jsonl").read_text()
+    return result
+
+
+@pytest.mark.compiles
+def test_replicas_that_die_answer_after_all(found: Any) -> None:
     assert found["answered"] == list(range(400))
     # One of two was killed, and another one took its place.
     assert found["processes"] == 3
-    # An engine that fails as a whole is started anew.
-    assert (tmp_path / "failed").exists()
+
+
+@pytest.mark.compiles
+def test_an_engine_that_fails_as_a_whole_is_started_anew(found: Any) -> None:
     assert found["status"] == 200
     assert found["problem"] == (
         "a replica can't start: node 127.0.0.1: there is no model"
+    )
+
+
+@pytest.mark.compiles
+def test_a_dataset_gets_columns_with_answers(found: Any) -> None:
+    rows = {row["custom_id"]: row for row in found["rows"][:40]}
+    assert sorted(rows) == sorted(f"row {number}" for number in range(40))
+    for number in range(40):
+        row = rows[f"row {number}"]
+        assert row["name"] == f"row {number}"
+        if number % 4 == 2:
+            assert row["response"] is None
+            assert json.loads(row["error"])["code"] == "invalid_image"
+            continue
+        assert (row["status_code"], row["finish_reason"]) == (200, "stop")
+        body = json.loads(row["response"])
+        assert list(body["attached"].values()) == [number % 4 + 1]
+    # Arrays of pixels are pictures, and rows have no id if none is wanted.
+    pixels = found["rows"][40:]
+    assert len(pixels) == 5
+    for row in pixels:
+        assert row["status_code"] == 200
+        assert next(iter(json.loads(row["response"])["attached"].values())) > 50
+
+
+@pytest.mark.compiles
+def test_rows_whose_answers_are_there_are_not_asked_again(found: Any) -> None:
+    # Of 15 rows 3 have no picture, and of 40 rows 10.
+    assert found["counts"] == [[11, 4, 0], [19, 6, 15]]
+    ids = [json.loads(text)["custom_id"] for text in found["output"].splitlines()]
+    assert sorted(ids) == sorted(f"row {number}" for number in range(40))
+
+
+@pytest.mark.compiles
+def test_wrong_arguments_are_one_line(found: Any) -> None:
+    column, prompt, option, room = found["problems"]
+    assert column == "the dataset has no column 'picture'; it has image, name"
+    assert prompt == "a dataset needs either prompt or prompt_column"
+    assert "unexpected keyword argument 'weigh'" in option
+    assert room.startswith(
+        "2 replicas of 1 CPUs each, and one CPU that reads the rows,"
     )
 
 

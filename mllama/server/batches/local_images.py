@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,15 +25,20 @@ class LocalImages(ImageFetcher):
         super().__init__(Settings(media_url_ssrf_protection_enabled=False))
         self._folder = folder
         self._attached: dict[str, bytes] = {}
+        # Several lines may come with the same file.
+        self._uses: Counter[str] = Counter()
 
     def attach(self, contents: Mapping[str, bytes]) -> None:
         """Makes contents known by their URLs."""
         self._attached.update(contents)
+        self._uses.update(contents.keys())
 
     def detach(self, contents: Mapping[str, bytes]) -> None:
         """Forgets contents."""
         for url in contents:
-            del self._attached[url]
+            self._uses[url] -= 1
+            if not self._uses[url]:
+                del self._uses[url], self._attached[url]
 
     async def fetch(self, url: str, charge: Callable[[int], None]) -> bytes:
         """Returns the content of one image.

@@ -126,6 +126,10 @@ def test_pictures_come_from_files_and_from_the_line(tmp_path: Path) -> None:
         result, content = answer("/v1/chat/completions", asking_about(url), server)
         assert result.status == 200, content
     assert server.engine.images == [b"file", b"file", b"attached", b"inline"]
+    # Another line comes with the same file.
+    images.attach({"attached:1-0": b"attached"})
+    images.detach({"attached:1-0": b"attached"})
+    assert asyncio.run(images.fetch("attached:1-0", lambda size: None)) == b"attached"
     images.detach({"attached:1-0": b"attached"})
     for url in ("attached:1-0", "file:missing.png"):
         result, content = answer("/v1/chat/completions", asking_about(url), server)

@@ -1,0 +1,130 @@
+"""Kills replicas, asks about datasets, and prints what came of it.
+
+A program of its own: Ray is configured once in a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mllama.cluster.nodes
+from mllama.batch.lines import BatchLine, encode_body
+from mllama.cluster.dataset_pool import ReplicaPool, start_pool
+from mllama.cluster.options import ClusterOptions
+from mllama.cluster.ray_cluster import ray_cluster
+from mllama.errors import MllamaError
+from tests.cluster.line_engines import EchoEngine, FailingEngine, no_engine
+
+LINES = 400
+
+
+def line(number: int) -> BatchLine:
+    body = encode_body({"messages": number})
+    return BatchLine(number, f"request-{number}", "/v1/chat/completions", body)
+
+
+async def pool_of(ray: Any, start: Any, replicas: int) -> ReplicaPool:
+    options = ClusterOptions(replicas=replicas, replica_gpus=0)
+    return await start_pool(ray, options, start, Path())
+
+
+async def kill_one(ray: Any) -> dict[str, Any]:
+    """Kills a replica while both answer."""
+    pool = await pool_of(ray, EchoEngine, 2)
+    first = json.loads((await pool(line(0))).body)["pid"]
+    asking = [asyncio.ensure_future(pool(line(number))) for number in range(LINES)]
+    await asking[50]
+    os.kill(first, signal.SIGKILL)
+    answers = [json.loads(each.body) for each in await asyncio.gather(*asking)]
+    pool.end()
+    return {
+        "answered": [int(each["choices"][0]["message"]["content"]) for each in answers],
+        "processes": len({each["pid"] for each in answers}),
+    }
+
+
+async def fail(ray: Any, folder: Path) -> dict[str, Any]:
+    """Has an engine fail as a whole, and one that doesn't start."""
+    pool = await pool_of(ray, partial(FailingEngine, str(folder / "failed")), 1)
+    answer = await pool(line(1))
+    pool.end()
+    try:
+        await pool_of(ray, no_engine, 1)
+        problem = ""
+    except MllamaError as error:
+        problem = str(error)
+    return {"status": answer.status, "problem": problem}
+
+
+def ask_about_datasets(ray: Any, folder: Path) -> dict[str, Any]:
+    """Asks about a Parquet file and about arrays of pixels."""
+    import pyarrow
+    import pyarrow.parquet
+
+    from mllama.cluster import answer, answer_into
+
+    pictures = [b"a", b"bb", None, b"dddd"] * 10
+    table = pyarrow.table({"image": pictures, "name": [f"row {i}" for i in range(40)]})
+    pyarrow.parquet.write_table(table, folder / "in.parquet")
+    rows = ray.data.read_parquet(str(folder / "in.parquet"))
+    pixels = [{"image": np.full((2, 3, 3), i, np.uint8)} for i in range(5)]
+    answers = [
+        answer(rows, prompt="What?", id_column="name", fields={"max_tokens": 3}),
+        answer(ray.data.from_items(pixels), prompt="What?", replica_cpus=0.5),
+    ]
+    output = str(folder / "out.jsonl")
+    counts = [
+        answer_into(each, output, id_column="name", prompt="What?")
+        for each in (rows.limit(15), rows)
+    ]
+    problems = []
+    for wrong in (
+        {"image_column": "picture"},
+        {"prompt_column": "name"},
+        {"weigh": 1},
+        {"replicas": 2},
+    ):
+        try:
+            answer(rows, **{"prompt": "What?", "id_column": "name", **wrong})
+        except MllamaError as error:
+            problems.append(str(error))
+    return {
+        "rows": [
+            {key: value for key, value in row.items() if key != "image"}
+            for each in answers
+            for row in each.take_all()
+        ],
+        "counts": [[each.answered, each.failed, each.skipped] for each in counts],
+        "problems": problems,
+    }
+
+
+def check_room(ray: Any, cluster: Any, engine: Any) -> None:
+    mllama.cluster.nodes.check_room(ray.nodes(), cluster)
+
+
+def main(folder: Path) -> None:
+    # The nodes need no model.
+    mllama.cluster.nodes.check_nodes = check_room
+    with ray_cluster(None, cpus=2) as ray:
+        from mllama.cluster import dataset
+
+        dataset.ReplicaEngine = EchoEngine  # type: ignore[misc,assignment]
+        found = asyncio.run(kill_one(ray))
+        found |= asyncio.run(fail(ray, folder))
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        found |= ask_about_datasets(ray, folder)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
