@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mllama.cluster.deployment import DEPLOYMENT, replicas_deployment
 from mllama.cluster.options import ClusterOptions
@@ -108,6 +108,28 @@ def _taken(kind: Any, values: dict[str, Any]) -> Any:
         raise MllamaError(f"{name}: {reason}") from error
 
 
+class WithoutLifespan:
+    """An application whose own start and end are left out.
+
+    That of MAX Serve would start a worker.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, and says that start and end are done."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+
+
 class _Front:
     """A process that answers HTTP behind Ray Serve's proxies.
 
@@ -156,9 +178,9 @@ class _Front:
         await self._front.connect(replicas)
         await self._running.enter_async_context(self._front.running())
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Is called by Ray Serve for the application."""
-        return self._front.app
+        return WithoutLifespan(self._front.app)
 
     async def __del__(self) -> None:
         """Ends what goes on beside requests."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from mllama.cluster import build_app
+from mllama.cluster.serve_app import WithoutLifespan
 from mllama.errors import MllamaError
 
 
@@ -63,3 +65,25 @@ def test_more_replicas_come_under_load() -> None:
     scaling = found["Replica"]._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
     assert scaling.target_ongoing_requests == 4
+
+
+def test_the_start_and_the_end_of_max_serve_are_left_out() -> None:
+    passed: list[str] = []
+    sent: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["type"])
+
+    async def receive() -> Any:
+        return {}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def run() -> None:
+        for kind in ("lifespan", "http"):
+            await WithoutLifespan(app)({"type": kind}, receive, send)
+
+    asyncio.run(run())
+    assert passed == ["http"]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
