@@ -183,16 +183,20 @@ async def _content(
     if encoding not in _ENCODINGS:
         raise ImageError(f"{name} answers in the encoding {encoding[:40]!r}")
     content = bytearray()
-    async for piece in response.aiter_bytes():
-        content += piece
-        if len(content) > MAX_BYTES:
-            raise ImageError(
-                f"{name} is larger than {MAX_BYTES // 2**20} MiB; make the image "
-                "smaller"
-            )
-        if charge is not None:
-            charge(len(piece))
-    return bytes(content)
+    try:
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > MAX_BYTES:
+                raise ImageError(
+                    f"{name} is larger than {MAX_BYTES // 2**20} MiB; make the image "
+                    "smaller"
+                )
+            if charge is not None:
+                charge(len(piece))
+        return bytes(content)
+    finally:
+        # The traceback of an error, which lives for a while, holds it.
+        content.clear()
 
 
 def _reason(error: Exception, proxy: Proxy | None) -> str:

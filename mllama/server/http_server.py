@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -188,6 +189,11 @@ class HttpServer(Server):
                     connection.check_time(now)
         is_trimming = self._trimming is not None and not self._trimming.done()
         if counter % _TRIM_TICKS == 0 and not is_trimming and self._trimmer.is_due():
+            # Tracebacks and tasks hold each other, and what was in use then, until
+            # Python's next full collection.  In this thread, for uvloop's objects; what
+            # was there at the start, a million objects, is frozen.
+            if gc.get_freeze_count():
+                gc.collect()
             self._trimming = asyncio.ensure_future(
                 asyncio.to_thread(self._trimmer.trim)
             )

@@ -24,6 +24,9 @@ raises that number to the largest block that was freed, up to 32 MiB."""
 _GROWTH: Final = 4 << 20
 """Growth after which freed memory is looked for, in bytes."""
 
+_REPEATS: Final = 24
+"""How many times more it is looked for: most is freed after the growth."""
+
 
 def limit_allocator() -> None:
     """Has this process keep less of what it frees, from now on."""
@@ -39,14 +42,19 @@ class MemoryTrimmer:
 
     def __init__(self) -> None:
         self._least = resident_bytes()
+        self._repeats = -1
 
     def is_due(self) -> bool:
-        """Returns True if the process has grown since the last time."""
+        """Returns True if the process has grown since the last time, or of late."""
         if _glibc() is None:
             return False
         now = resident_bytes()
         self._least = min(self._least, now)
-        return now > self._least + _GROWTH
+        if now > self._least + _GROWTH:
+            self._repeats = _REPEATS
+            return True
+        self._repeats = max(-1, self._repeats - 1)
+        return self._repeats >= 0
 
     def trim(self) -> None:
         """Returns what can be returned.  Takes milliseconds, for a thread."""

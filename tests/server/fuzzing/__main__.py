@@ -1,6 +1,8 @@
 """``make fuzz``: thousands of hostile requests to a server with the demo model.
 
 Each finding is printed once by its kind, with a command that sends its request again.
+``--memory`` sends classes of requests instead, one after another, and prints what each
+has left in memory.
 """
 
 from __future__ import annotations
@@ -26,14 +28,19 @@ from tests.server.conftest import Server, running
 from .damaged_images import damaged
 from .exchange import Exchange
 from .hostile_requests import chats, good_question, picture_chats, visits
+from .memory_by_class import (
+    SETTLE_SECONDS,
+    MemoryByClass,
+    fill_caches,
+    grown,
+    pictures_served,
+    table_line,
+)
 from .running_server import RunningServer, reproducer_line
 
 PARALLEL: Final = 6
 BATCH: Final = 250
 """Requests between two looks at log and processes."""
-
-SETTLE_SECONDS: Final = 30
-"""When memory has to be back after requests."""
 
 WARM_UP_REQUESTS: Final = 500
 
@@ -47,14 +54,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.server.fuzzing")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=None, help="by default a new one")
+    parser.add_argument(
+        "--memory",
+        nargs="?",
+        const="",
+        metavar="CLASS",
+        help="measure memory after each class of requests, or those of that name",
+    )
     parser.add_argument("--send", metavar="REPRODUCER", help="send one request again")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="mllama-fuzz-") as folder,
-        running(Path(folder) / "log") as server,
+        running(
+            Path(folder) / "log",
+            "--attention",
+            "--batch-dir",
+            str(Path(folder) / "batches"),
+        ) as server,
     ):
         if options.send is not None:
             return _send(server, Exchange.parse(options.send))
+        if options.memory is not None:
+            return _measure(server, options.memory)
         number = options.seed
         if number is None:
             number = random.randrange(10**6)
@@ -67,6 +88,26 @@ def _send(server: Server, exchange: Exchange) -> int:
     answer = fuzzed.send(exchange)
     print(answer.status, answer.body[:2000].decode(errors="backslashreplace"))
     problems = fuzzed.problems_with(exchange) + fuzzed.lasting_problems()
+    print("\n".join(problems) or "nothing is wrong")
+    return min(len(problems), 100)
+
+
+def _measure(server: Server, only: str) -> int:
+    fuzzed = RunningServer(server.port, server.process.pid, server.log)
+    with pictures_served() as site:
+        measuring = MemoryByClass(fuzzed, server.process.pid, site)
+        print("private memory in MB, both caches full:")
+        for name, size in measuring.before.items():
+            print(f"  {name:16} {size / 1e6:8.1f}")
+        problems = []
+        for measured in measuring.run(only):
+            print(table_line(measured, measuring.before), flush=True)
+            problems += measured.problems
+            problems += [
+                f"{name} has grown by {size / 1e6:.0f} MB after {measured.name}"
+                for name, size in grown(measuring.before, measured.sizes).items()
+            ]
+    problems += fuzzed.lasting_problems()
     print("\n".join(problems) or "nothing is wrong")
     return min(len(problems), 100)
 
@@ -104,9 +145,10 @@ def _fuzz(server: Server, requests: int, number: int) -> int:
     findings = _Findings()
     everything = st.one_of(chats(host), picture_chats(host, damaged()), visits(host))
     began = time.monotonic()
-    # Caches fill, threads start.
+    # Threads start, libraries are loaded, caches fill.
     warm_up = min(WARM_UP_REQUESTS, requests // 4)
     _send_many(fuzzed, findings, everything, warm_up, number)
+    fill_caches(fuzzed)
     before = _settled_bytes(fuzzed)
     _send_many(fuzzed, findings, everything, requests - warm_up, number + 1)
     seconds = time.monotonic() - began - SETTLE_SECONDS

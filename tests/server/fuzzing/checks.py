@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from jsonschema import Draft202012Validator
 from starlette.types import Scope
 
+from mllama.server.arrival import connection_errors
 from mllama.server.errors import ErrorForm
 
 from .exchange import Answer, Exchange
@@ -18,7 +19,7 @@ from .exchange import Answer, Exchange
 ALWAYS_POSSIBLE = {400, 404, 405, 413, 431}
 """Statuses of requests that are no HTTP, or for no operation."""
 
-NO_HTTP = b'"invalid_http"'
+NO_HTTP = connection_errors.NO_HTTP.message.encode()
 """What is in the answer to what is no request, and so has no route."""
 
 
