@@ -150,6 +150,21 @@ def test_images_are_downloaded_within_limits(
     assert "larger" in refusal(f"{site}/image.png")
 
 
+def test_an_error_does_not_hold_what_was_downloaded(
+    site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_BYTES", 10)
+    with pytest.raises(ImageError) as caught:
+        fetch.fetch(f"{site}/image.png")
+    held = [
+        len(value)
+        for entry in caught.traceback
+        for value in entry.frame.f_locals.values()
+        if isinstance(value, bytearray)
+    ]
+    assert held == [0]
+
+
 def test_the_time_limit_is_for_the_whole_download(
     site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
