@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,9 @@ def map_directory(is_needed: bool) -> Iterator[Path | None]:
     if not is_needed:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="mllama-attention-") as name:
+    with tempfile.TemporaryDirectory(
+        prefix="mllama-attention-", ignore_cleanup_errors=True
+    ) as name:
         yield Path(name)
 
 
@@ -116,8 +120,7 @@ class AttentionClient:
         name = secrets.token_hex(16)
         (context,) = (await prepare(whole, name)).contexts
         set_task(context, task, str(prepared.contexts[choice].request_id))
-        path = self._directory / name
-        path.touch(mode=0o600)
+        path = self._new_file(name)
         streams = AnswerStreams(current_worker, [context])
         try:
             await streams.start()
@@ -135,6 +138,32 @@ class AttentionClient:
         finally:
             path.unlink(missing_ok=True)
             await streams.close()
+
+    def _new_file(self, name: str) -> Path:
+        """Returns an empty file for the worker's maps.
+
+        Services that remove old files from the temporary directory may have removed
+        this one's directory, and somebody else may have made one of its name.
+
+        Raises:
+            EngineError: If it can't be made.
+        """
+        path = self._directory / name
+        try:
+            with suppress(FileExistsError):
+                self._directory.mkdir(mode=0o700)
+            found = self._directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise EngineError(
+                    f"attention maps can't be written: {self._directory} is somebody "
+                    "else's; restart the server"
+                )
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise EngineError(
+                f"attention maps can't be written: {error.strerror or error}"
+            ) from error
+        return path
 
     def _event(
         self,

@@ -199,6 +199,42 @@ def test_an_answer_outlives_its_maps(run: Run, end: str) -> None:
     run(test)
 
 
+def test_maps_have_a_directory_though_the_temporary_one_was_tidied(
+    run: Run, tmp_path: Path
+) -> None:
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        tmp_path.rmdir()
+        async with aclosing(client.generate(ask(client), origin=ONE)) as events:
+            await until_answered(worker, client, events)
+            asked, event = await attention_of(worker, events, 2)
+            write(tmp_path, asked)
+            worker.answer(str(asked.request_id), [5], FULL)
+            attention = await event
+            assert isinstance(attention, AnswerAttention)
+            assert attention.maps is not None
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+    run(test)
+
+
+def test_maps_are_not_written_to_somebody_elses_directory(
+    run: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+
+    async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
+        tmp_path.rmdir()
+        tmp_path.symlink_to(other)
+        async with aclosing(client.generate(ask(client), origin=ONE)) as events:
+            await until_answered(worker, client, events)
+            attention = await anext(events)
+            assert isinstance(attention, AnswerAttention)
+            assert attention.error is not None
+            assert "somebody else's" in attention.error
+
+    run(test)
+
+
 def test_a_client_that_goes_away_leaves_nothing(run: Run) -> None:
     async def test(worker: StandInWorker, client: MaxEngineClient) -> None:
         async with aclosing(client.generate(ask(client), origin=ONE)) as events:

@@ -166,6 +166,9 @@ class ServerMetrics:
             "Images that weren't fetched, by the reason.",
             "reason",
         )
+        self.worker_restarts = counter(
+            "worker_restarts", "Model processes that were started in place of another."
+        )
         self.build = gauge("build_info", "1; the versions.", "version", "max_version")
         self.model = gauge("model_info", "1; the model's name.", "model_name")
 

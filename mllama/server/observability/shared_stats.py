@@ -8,9 +8,7 @@ computes.
 
 from __future__ import annotations
 
-import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, fields
@@ -32,6 +30,7 @@ from prometheus_client.utils import floatToGoString
 from mllama.image_cache.stats import ENCODE_SECONDS, ImageCacheStats
 from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
 from mllama.runtime.engine_stats import EngineStats
+from mllama.utils.shared_numbers import new_shared_file, shared_numbers
 
 _NAMES = [field.name for field in fields(ImageCacheStats)]
 _COUNTERS = ("hits", "misses", "evictions")
@@ -52,9 +51,8 @@ _SIZES: Final = (
     _ENCODE_COUNTS,
     1,  # the time of all encodings
     3,  # the verdict
-    2,  # the worker's process, and how many there have been
+    1,  # the worker's process
 )
-_SHARED_BYTES = 8 * sum(_SIZES)
 _image_cache_figures: Final = attrgetter(*_NAMES)
 
 
@@ -67,9 +65,7 @@ class SharedStats(Collector):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("r+b") as file:
-            shared = mmap.mmap(file.fileno(), _SHARED_BYTES)
-        numbers = np.frombuffer(shared, dtype=np.int64)
+        numbers = shared_numbers(path, sum(_SIZES))
         self._figures = numbers[: sum(_SIZES[:4])]
         parts = np.split(numbers, np.cumsum(_SIZES)[:-1])
         self._cache, self._kv, self._counts, self._time = parts[:4]
@@ -83,14 +79,12 @@ class SharedStats(Collector):
     @contextmanager
     def temporary(cls) -> Iterator[SharedStats]:
         """Creates the shared file, and removes it on exit."""
-        with tempfile.NamedTemporaryFile(prefix="mllama-stats-") as file:
-            file.write(bytes(_SHARED_BYTES))
-            file.flush()
-            yield cls(Path(file.name))
+        with new_shared_file(sum(_SIZES)) as path:
+            yield cls(path)
 
     def start_worker(self) -> None:
         """Says that this process is the worker, from now on."""
-        self._worker[:] = os.getpid(), self._worker[1] + 1
+        self._worker[0] = os.getpid()
 
     @property
     def worker_pid(self) -> int | None:
@@ -172,11 +166,6 @@ class SharedStats(Collector):
             "mllama_worker_up",
             "1 if the model's process runs, 0 if it doesn't.",
             value=_runs(self.worker_pid),
-        )
-        yield CounterMetricFamily(
-            "mllama_worker_restarts",
-            "Model processes that were started in place of another.",
-            value=max(int(self._worker[1]) - 1, 0),
         )
         yield from self._verdict_family()
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from mllama.errors import EngineUnavailableError
+from mllama.server.observability.metrics import METRICS
 from mllama.server.supervisor.backoff import Backoff
 from mllama.server.supervisor.restart_options import RestartOptions
 from mllama.server.supervisor.worker_board import WorkerBoard
@@ -52,9 +53,6 @@ class WorkerSupervisor:
         gave_up: Called when a worker isn't replaced any more.
         options: How workers are replaced.
         with_torch: Whether remote code, which may need torch, runs in a worker.
-
-    Attributes:
-        restarts: Workers that were started in place of one that had died.
     """
 
     def __init__(
@@ -81,7 +79,6 @@ class WorkerSupervisor:
         # When a worker is expected to take requests, by the monotonic clock.
         self._expected_at = 0.0
         self._loading_seconds = _LOADING_SECONDS
-        self.restarts = 0
 
     async def __aenter__(self) -> Self:
         """Starts the first worker.
@@ -91,11 +88,12 @@ class WorkerSupervisor:
         """
         try:
             worker = await self._start()
-            if self._link is None:
-                raise WorkerStartError(worker.description())
         except BaseException:
             await self._close_worker()
             raise
+        if self._link is None:
+            await self._close_worker()
+            raise WorkerStartError(worker.description())
         self._task = asyncio.ensure_future(self._keep_running())
         return self
 
@@ -165,7 +163,7 @@ class WorkerSupervisor:
             if delay is None:
                 return
             await asyncio.sleep(delay)
-            self.restarts += 1
+            METRICS.worker_restarts.inc()
             problem = ""
             try:
                 await self._start()
@@ -218,10 +216,18 @@ class WorkerSupervisor:
         requests = 0 if link is None else link.fail(self.unavailable())
         description = problem
         if worker is not None:
-            # At once, so that requests which end now send it nothing.
-            worker.close_queues()
+            try:
+                # At once, so that requests which end now send it nothing.
+                worker.close_queues()
+                await worker.close()
+            except Exception as error:
+                # Whatever is left of it, the next one must start.
+                logger.error(
+                    "the model worker's remains can't be removed: %s",
+                    error,
+                    exc_info=error,
+                )
             description = problem or worker.description()
-            await worker.close()
         self._note_ended()
         most = self._options.most_restarts
         gives_up = most is not None and self._backoff.failures > most

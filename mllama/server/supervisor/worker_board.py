@@ -6,8 +6,6 @@ and whether a worker computes, hangs or is stopped can be seen from outside.
 
 from __future__ import annotations
 
-import mmap
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
+from mllama.utils.shared_numbers import new_shared_file, shared_numbers
 
 _BEAT_SECONDS: Final = 0.25
 
@@ -97,7 +95,7 @@ class Announcement:
         return f"a step of {self.tokens} token(s){images}"
 
 
-_BYTES: Final = 8 * len(fields(Announcement))
+_COUNT: Final = len(fields(Announcement))
 
 
 class WorkerBoard:
@@ -109,18 +107,14 @@ class WorkerBoard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("r+b") as file:
-            shared = mmap.mmap(file.fileno(), _BYTES)
-        self._numbers = np.frombuffer(shared, dtype=np.int64)
+        self._numbers = shared_numbers(path, _COUNT)
 
     @classmethod
     @contextmanager
     def temporary(cls) -> Iterator[WorkerBoard]:
         """Creates the shared file, and removes it on exit."""
-        with tempfile.NamedTemporaryFile(prefix="mllama-worker-") as file:
-            file.write(bytes(_BYTES))
-            file.flush()
-            yield cls(Path(file.name))
+        with new_shared_file(_COUNT) as path:
+            yield cls(path)
 
     def __reduce__(self) -> tuple[type[WorkerBoard], tuple[Path]]:
         return type(self), (self.path,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from mllama.max_compat.server import Settings
@@ -29,8 +31,32 @@ from mllama.server.worker_prespawn import PrespawnedPopen
 
 _LOOK_SECONDS: Final = 0.25
 _LOADED_LOOK_SECONDS: Final = 0.05
-_REAP_SECONDS: Final = 1
-"""How long the system may take to report a process that has ended."""
+_REAP_SECONDS: Final = 15.0
+"""How long the system may take to free what a process held, a GPU's memory above all,
+before it reports its end."""
+
+_REAP_LOOK_SECONDS: Final = 0.01
+
+logger = logging.getLogger("mllama")
+
+
+async def reaped(process: BaseProcess, seconds: float) -> int | None:
+    """Waits for the exit code of a process that is ending, and returns it.
+
+    The event loop goes on meanwhile: to join the process would hold it until the system
+    has freed everything.
+
+    Args:
+        process: The process.
+        seconds: How long to wait.
+
+    Returns:
+        None if the system hasn't reported its end by then.
+    """
+    end = time.monotonic() + seconds
+    while (code := process.exitcode) is None and time.monotonic() < end:
+        await asyncio.sleep(_REAP_LOOK_SECONDS)
+    return code
 
 
 class _Process(SpawnProcess):
@@ -88,6 +114,7 @@ class WorkerProcess:
         self._ended = asyncio.Event()
         self._hang: str | None = None
         self._is_closed = False
+        self._exit_code: int | None = None
         self.loaded_at: float | None = None
         prepare_worker_environment(plan.config)
         board.clear()
@@ -147,11 +174,15 @@ class WorkerProcess:
             await asyncio.wait(
                 (connecting, ending), return_when=asyncio.FIRST_COMPLETED
             )
+            if self._ended.is_set():
+                return None
+            if (error := connecting.exception()) is not None:
+                self._kill(f"can't be reached ({error})")
+                await self._ended.wait()
+                return None
         finally:
             connecting.cancel()
             ending.cancel()
-        if self._ended.is_set():
-            return None
         self.loaded_at = time.monotonic()
         return WorkerLink(self._proxy)
 
@@ -190,10 +221,13 @@ class WorkerProcess:
             os.kill(self.pid, signal.SIGKILL)
 
     def description(self) -> str:
-        """Returns how the process has ended, as the end of a sentence."""
+        """Returns how the process has ended, as the end of a sentence.
+
+        :meth:`close` must have returned.
+        """
         if self._hang is not None:
             return f"{self._hang}, and was killed"
-        code = self._process.exitcode
+        code = self._exit_code
         if code is None or code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name
@@ -207,8 +241,6 @@ class WorkerProcess:
         Afterwards nobody tries to send it anything.
         """
         close_queues(self._queues, self._proxy)
-        # The process is gone, or will be in a moment.
-        self._process.join(_REAP_SECONDS)
 
     async def close(self) -> None:
         """Ends the worker if it runs, and frees all.  Further calls do nothing."""
@@ -220,6 +252,21 @@ class WorkerProcess:
             # It has nothing to save, and leaves other signals to the server.
             self._process.kill()
             await self._ended.wait()
-        await self._contexts.aclose()
-        self.close_queues()
-        self._process.close()
+        try:
+            await self._contexts.aclose()
+            self.close_queues()
+        finally:
+            await self._reap()
+
+    async def _reap(self) -> None:
+        self._exit_code = await reaped(self._process, _REAP_SECONDS)
+        if self._exit_code is not None:
+            self._process.close()
+            return
+        # Python reaps it when it starts another one.
+        logger.warning(
+            "the system still frees what the model worker %d held, %.0f s after its "
+            "end",
+            self.pid,
+            _REAP_SECONDS,
+        )

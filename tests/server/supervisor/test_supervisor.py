@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mllama.errors import EngineUnavailableError, MllamaError
+from mllama.server.observability.metrics import REGISTRY
 from mllama.server.supervisor import supervisor as module
 from mllama.server.supervisor.restart_options import RestartOptions
 from mllama.server.supervisor.supervisor import WorkerStartError, WorkerSupervisor
@@ -39,6 +40,7 @@ class FakeWorker:
         self.proxy = StandInWorker()
         self.dead = asyncio.Event()
         self.is_closed = False
+        self.close_error: Exception | None = None
         self.all.append(self)
 
     async def connect(self) -> WorkerLink | None:
@@ -52,6 +54,7 @@ class FakeWorker:
         await self.dead.wait()
 
     def description(self) -> str:
+        assert self.is_closed
         return "was killed by SIGSEGV"
 
     def close_queues(self) -> None:
@@ -59,6 +62,9 @@ class FakeWorker:
 
     async def close(self) -> None:
         self.is_closed = True
+        error, self.close_error = self.close_error, None
+        if error is not None:
+            raise error
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +79,22 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[FakeWorker]:
     return FakeWorker.all
 
 
+def worker_restarts() -> int:
+    return int(REGISTRY.get_sample_value("mllama_worker_restarts_total") or 0)
+
+
 class Events:
     """What the supervisor reports."""
 
     def __init__(self) -> None:
         self.ended = 0
         self.has_given_up = asyncio.Event()
+        self._restarts_before = worker_restarts()
+
+    @property
+    def restarts(self) -> int:
+        """Restarts that ``/metrics`` counts."""
+        return worker_restarts() - self._restarts_before
 
     def end(self) -> None:
         self.ended += 1
@@ -120,7 +136,7 @@ def test_a_worker_that_dies_is_replaced(
         assert supervisor.current() is not link
         with pytest.raises(EngineUnavailableError, match="process has died"):
             link.check_alive()
-        assert (events.ended, supervisor.restarts) == (1, 1)
+        assert (events.ended, events.restarts) == (1, 1)
         assert workers[0].is_closed
 
     with caplog.at_level(logging.INFO, "mllama"):
@@ -131,6 +147,22 @@ def test_a_worker_that_dies_is_replaced(
         "and 0 request(s) ended with an error; the next one starts now"
     )
     assert "takes requests again" in again
+
+
+def test_a_worker_whose_remains_stay_is_replaced_too(
+    workers: list[FakeWorker], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(supervisor: WorkerSupervisor, events: Events) -> None:
+        workers[0].close_error = ValueError("a process that is still running")
+        workers[0].dead.set()
+        await until(lambda: len(workers) == 2 and supervisor.is_ready)
+        assert events.ended == 1
+        # It goes on after that.
+        workers[1].dead.set()
+        await until(lambda: len(workers) == 3 and supervisor.is_ready)
+
+    supervised(test)
+    assert "remains can't be removed: a process that is still" in caplog.messages[0]
 
 
 def test_requests_are_refused_while_there_is_no_worker(
@@ -146,7 +178,7 @@ def test_requests_are_refused_while_there_is_no_worker(
         assert 1 <= caught.value.retry_after <= 10
         await until(lambda: supervisor.is_ready)
         assert len(workers) == 4
-        assert supervisor.restarts == 3
+        assert events.restarts == 3
 
     supervised(test)
 
@@ -158,7 +190,7 @@ def test_waits_grow_and_the_log_says_when_the_next_try_is(
 
     async def test(supervisor: WorkerSupervisor, events: Events) -> None:
         FakeWorker.all[0].dead.set()
-        await until(lambda: supervisor.restarts == 3 and supervisor.is_ready)
+        await until(lambda: events.restarts == 3 and supervisor.is_ready)
 
     supervised(test)
     lines = caplog.messages
@@ -191,7 +223,7 @@ def test_it_gives_up_after_as_many_restarts_as_the_user_says(
     async def test(supervisor: WorkerSupervisor, events: Events) -> None:
         workers[0].dead.set()
         await events.has_given_up.wait()
-        assert supervisor.restarts == most
+        assert events.restarts == most
         assert not supervisor.is_ready
 
     supervised(test, most_restarts=most)
