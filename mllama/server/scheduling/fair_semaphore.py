@@ -39,8 +39,10 @@ class Lease:
             weight: How much, if not all.
         """
         freed = self._weight if weight is None else min(weight, self._weight)
-        self._weight -= freed
-        self._semaphore._free(self._client, freed)
+        if freed:
+            # Otherwise it would count as a change, after which others come first.
+            self._weight -= freed
+            self._semaphore._free(self._client, freed)
 
     async def grow(self, weight: int = 1, number: int | None = None) -> None:
         """Waits for more, in the same order as those that have nothing yet.

@@ -136,6 +136,31 @@ def test_a_lease_is_given_back_once() -> None:
     run(main())
 
 
+def test_to_give_nothing_back_changes_no_order() -> None:
+    async def main() -> None:
+        budget = FairSemaphore(3)
+        one = await budget.acquire(1, "one")
+        await budget.acquire(1, "two")
+        last = await budget.acquire(1, "three")
+        order: list[str] = []
+
+        async def wait(client: str) -> None:
+            await budget.acquire(1, client)
+            order.append(client)
+
+        waiting = [asyncio.ensure_future(wait(client)) for client in ("one", "two")]
+        await turns()
+        # Both hold one, and "one" has waited for longer.
+        one.release(0)
+        last.release()
+        await turns()
+        assert order == ["one"]
+        for each in waiting:
+            each.cancel()
+
+    run(main())
+
+
 @pytest.mark.parametrize("weight", [-1, 11])
 def test_what_can_never_be_had_is_refused(weight: int) -> None:
     async def main() -> None:
