@@ -97,12 +97,12 @@ class AccessMiddleware:
                 "--cors-origin ORIGIN to allow them.",
                 code="origin_not_allowed",
             )
-        if scope["method"] in _READING or _is_json(headers):
+        if scope["method"] in _READING or _was_asked_for(scope["method"], headers):
             return None
-        # A page may send other types to a server without asking it first.
         return ErrorReport(
             415,
-            "A web page's request must have the content type application/json.",
+            "A web page's request must have the content type application/json, or a "
+            "key: `Authorization: Bearer KEY`, or the header `x-api-key`.",
             code="unsupported_media_type",
         )
 
@@ -139,6 +139,12 @@ class AccessMiddleware:
         return is_at(path, METRICS) and is_loopback(address)
 
 
-def _is_json(headers: Headers) -> bool:
+def _was_asked_for(method: str, headers: Headers) -> bool:
+    """Returns True if a browser asks the server before it sends such a request.
+
+    Browsers send forms and plain texts to any server at once.  They ask before other
+    methods, types and headers (CORS preflight).  They add an ``Authorization`` of
+    another scheme by themselves.
+    """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "application/json"
+    return method != "POST" or kind == "application/json" or key_of(headers) is not None

@@ -194,6 +194,27 @@ def test_an_allowed_page_is_answered_as_browsers_need(allowed: str) -> None:
         assert {"x-request-id", "request-id", "retry-after"} <= {*exposed.split(", ")}
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer none"},
+        {"x-api-key": "none"},
+        {"Authorization": "Bearer none", "Content-Type": "multipart/form-data"},
+    ],
+)
+def test_a_page_may_post_what_browsers_ask_for(headers: dict[str, str]) -> None:
+    client = client_of(origins=["https://page.example"])
+    origin = {"Origin": "https://page.example"}
+    response = client.post("/v1/models", headers={**origin, **headers})
+    assert response.json() == {"ok": True}
+    # No route has it.
+    assert client.delete("/v1/models", headers=origin).status_code == 405
+    # Browsers add this by themselves.
+    basic = {"Authorization": "Basic bm9uZTpub25l"}
+    refused = client.post("/v1/models", headers={**origin, **basic})
+    assert error_code(refused, 415) == "unsupported_media_type"
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
 def test_a_page_can_not_post_what_browsers_send_without_asking(kind: str) -> None:
     client = client_of(origins=["*"])
