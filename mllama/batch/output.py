@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -93,6 +93,10 @@ class JsonLines:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
+            # A part of a line is no answer.
+            with suppress(OSError):
+                size = os.fstat(self._file.fileno()).st_size
+                self._file.truncate(size - len(result) + len(rest))
             raise unwritable(self.path, error) from error
 
     def close(self) -> None:

@@ -221,6 +221,8 @@ class _RunningServer:
             raise SystemExit(1) from None
         finally:
             remove_endpoints(self._app.state.zmq_endpoint_base)
+            if self._batch_stores is not None:
+                self._batch_stores.close()
         if self._has_given_up:
             raise SystemExit(1)
 

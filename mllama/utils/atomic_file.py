@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from mllama.errors import MllamaError
 
 _unfinished: set[Path] = set()
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
@@ -54,12 +56,12 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def write_small_file(target: Path, content: bytes) -> None:
-    """Writes a file atomically; if several processes do, the last one wins.
+    """Writes a file atomically; if several processes or threads do, the last one wins.
 
     Raises:
         OSError: If it can't be written.
     """
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{target.name}.{os.getpid()}-{next(_numbers)}.part")
     try:
         part.write_bytes(content)
         part.replace(target)

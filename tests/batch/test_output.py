@@ -137,6 +137,35 @@ def test_a_disk_that_is_full_ends_the_run(tmp_path: Path) -> None:
     lines._file.close()
 
 
+def test_a_line_that_the_disk_has_no_room_for_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines, first = JsonLines(path), result(1)
+    lines.write(first, is_error=False)
+    file: Any = lines._file
+
+    class FullDisk:
+        """Takes ten bytes more."""
+
+        def __init__(self) -> None:
+            self.room = 10
+
+        def write(self, content: memoryview) -> int:
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            written: int = file.write(content[: self.room])
+            self.room -= written
+            return written
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(file, name)
+
+    lines._file = FullDisk()  # type: ignore[assignment]
+    with pytest.raises(MllamaError, match="No space left"):
+        lines.write(result(2), is_error=False)
+    lines.close()
+    assert path.read_bytes() == first
+
+
 def mixed(output: Path, numbers: range, **options: Any) -> None:
     """Writes answers, of which each third is an error of the server or of a line."""
     with Destination(str(output), **options).opened(SeenIds()) as writer:

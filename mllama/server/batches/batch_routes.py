@@ -95,7 +95,7 @@ class BatchRoutes:
             expires_at=now() + WINDOW_SECONDS,
         )
         with disk_errors("batch"):
-            self._stores.batches.add(batch)
+            self._stores.add_batch(batch)
         self._worker.wake()
         return JSONResponse(batch.visible())
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+from collections.abc import Callable
 from typing import Final
 
 from mllama.batch.lines import BatchLine, LineError
@@ -31,6 +34,10 @@ _MOST_FAILURES: Final = 3
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL_PAUSE: Final = 5.0
+"""Seconds until a full disk is tried again."""
 
 _EXPIRED: Final = LineError(
     "batch_expired",
@@ -74,17 +81,24 @@ class BatchJob:
         return self.batch.status == "cancelling"
 
     def fail(self, problems: list[BatchProblem]) -> None:
-        """Ends the batch without answers.
+        """Ends the batch, with the files that it has already.
 
         Raises:
             OSError: If its state can't be written.
         """
-        self.batch.errors = problems
-        self.batch.enter("failed")
+        batch, files = self.batch, self._stores.files
+        batch.errors = problems
+        if files.find(batch.output_file_id) is None:
+            batch.output_file_id = None
+        if files.find(batch.error_file_id) is None:
+            batch.error_file_id = None
+        batch.enter("failed")
         self._save()
 
     async def run(self) -> None:
         """Runs the batch until it has ended.
+
+        While the disk is full, it waits for the room that the batch's end takes.
 
         Raises:
             OSError: If the disk fails.
@@ -93,12 +107,12 @@ class BatchJob:
         if batch.status == "validating":
             problems = await asyncio.to_thread(check_input, batch, self._stores)
             if batch.status == "validating" and problems:
-                self.fail(problems)
+                await _when_there_is_room(lambda: self.fail(problems))
                 return
         if batch.status != "finalizing":
             if batch.status == "validating":
                 batch.enter("in_progress")
-                self._save()
+                await _when_there_is_room(self._save)
             try:
                 await self._answer()
             # The disk may be full as well.
@@ -111,45 +125,44 @@ class BatchJob:
                 batch.ends_as = "cancelled"
             name_result_files(batch, self._stores)
             batch.enter("finalizing")
-            self._save()
-        keep_result_files(batch, self._stores)
+            await _when_there_is_room(self._save)
+        await _when_there_is_room(lambda: keep_result_files(batch, self._stores))
         batch.enter(batch.ends_as)
-        self._save()
+        await _when_there_is_room(self._save)
 
     async def _answer(self) -> None:
         """Answers the lines that have no answer yet."""
-        seen, batch = SeenIds(), self.batch
-        results = await asyncio.to_thread(self._open_results, seen)
-        counts = BatchCounts()
-        try:
-            if self._is_cancelled:
-                return
-            with open_lines(batch, self._stores) as source:
-                lines = unanswered(source, seen, counts)
-                self._run = BatchRun(
-                    lines,
-                    self._ask,
-                    results,
-                    counts,
-                    concurrency=self._slots.slots,
-                    max_lines=1000,
-                    max_bytes=32 * 2**20,
-                )
-                try:
-                    await asyncio.wait_for(
-                        self._run.run(), max(0, batch.expires_at - now())
+        batch, counts = self.batch, BatchCounts()
+        with contextlib.closing(SeenIds()) as seen:
+            results = await asyncio.to_thread(self._open_results, seen)
+            try:
+                if self._is_cancelled:
+                    return
+                with open_lines(batch, self._stores) as source:
+                    lines = unanswered(source, seen, counts)
+                    self._run = BatchRun(
+                        lines,
+                        self._ask,
+                        results,
+                        counts,
+                        concurrency=self._slots.slots,
+                        max_lines=1000,
+                        max_bytes=32 * 2**20,
                     )
-                except (TimeoutError, asyncio.TimeoutError):
-                    batch.ends_as = "expired"
-                except asyncio.CancelledError:
-                    # Otherwise the server ends.
-                    if not self._is_cancelled:
-                        raise
-            if batch.ends_as == "expired":
-                await asyncio.to_thread(self._expire_rest, results)
-        finally:
-            results.close()
-            seen.close()
+                    try:
+                        await asyncio.wait_for(
+                            self._run.run(), max(0, batch.expires_at - now())
+                        )
+                    except (TimeoutError, asyncio.TimeoutError):
+                        batch.ends_as = "expired"
+                    except asyncio.CancelledError:
+                        # Otherwise the server ends.
+                        if not self._is_cancelled:
+                            raise
+                if batch.ends_as == "expired":
+                    await asyncio.to_thread(self._expire_rest, results)
+            finally:
+                results.close()
 
     def _open_results(self, seen: SeenIds) -> BatchResults:
         """Returns what writes the answers, after those of an earlier server."""
@@ -159,12 +172,13 @@ class BatchJob:
 
     def _expire_rest(self, results: BatchResults) -> None:
         """Writes an error for each line that has no answer."""
-        seen = SeenIds()
-        results.add_to(seen)
-        with open_lines(self.batch, self._stores) as lines:
+        with (
+            contextlib.closing(SeenIds()) as seen,
+            open_lines(self.batch, self._stores) as lines,
+        ):
+            results.add_to(seen)
             for line in unanswered(lines, seen, BatchCounts()):
                 results.write(failed(line, _EXPIRED), is_error=True)
-        seen.close()
 
     async def _ask(self, line: BatchLine) -> LineAnswer:
         pause, failures = _FIRST_PAUSE, 0
@@ -179,3 +193,23 @@ class BatchJob:
 
     def _save(self) -> None:
         self._stores.batches.save(self.batch)
+
+
+async def _when_there_is_room(write: Callable[[], None]) -> None:
+    """Writes to the disk, again and again while it is full.
+
+    Args:
+        write: Does it; that it has been tried before does no harm.
+
+    Raises:
+        OSError: If the disk fails in another way.
+    """
+    while True:
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+        else:
+            return
+        await asyncio.sleep(_FULL_PAUSE)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
 
 from mllama.batch.output import JsonLines
 from mllama.batch.seen_ids import SeenIds
+from mllama.errors import MllamaError
 from mllama.server.batches.records import BatchRecord, FileRecord, new_id, now
 from mllama.server.batches.stores import BatchStores
 from mllama.server.bodies.rejection import RequestRejected
@@ -51,12 +53,17 @@ class BatchResults:
 
         Raises:
             StorageFullError: If there is no room.
+            MllamaError: If the disk is full or fails.
         """
         try:
             self._stores.files.reserve(len(result))
         except RequestRejected as error:
             raise StorageFullError(str(error)) from None
-        self._files[is_error].write(result, is_error=is_error)
+        try:
+            self._files[is_error].write(result, is_error=is_error)
+        except MllamaError:
+            self._stores.files.free(len(result))
+            raise
         counts = self._batch.request_counts
         if is_error:
             counts.failed += 1
@@ -64,7 +71,9 @@ class BatchResults:
             counts.completed += 1
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self._saved = time.monotonic()
-            self._save()
+            # The counts are also those of the lines that have been written.
+            with contextlib.suppress(OSError):
+                self._save()
 
     def close(self) -> None:
         """Closes the files."""

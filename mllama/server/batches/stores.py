@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -41,6 +42,7 @@ class RecordStore(Generic[Kept]):
     def __init__(self, folder: Path, kind: type[Kept], name: str) -> None:
         self._folder = folder
         self._name = name
+        self._writing = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         found = []
         for path in folder.glob("*.json"):
@@ -92,13 +94,15 @@ class RecordStore(Generic[Kept]):
         self._records[record.id] = record
 
     def save(self, record: Kept) -> None:
-        """Writes an object that has changed.
+        """Writes an object that has changed.  Any thread may call it.
 
         Raises:
             OSError: If it can't be written.
         """
-        content = record.model_dump_json(indent=1).encode()
-        write_small_file(self._path(record.id), content)
+        # Otherwise an older state could be written after a newer one.
+        with self._writing:
+            content = record.model_dump_json(indent=1).encode()
+            write_small_file(self._path(record.id), content)
 
     def remove(self, record: Kept) -> None:
         """Forgets an object."""
@@ -252,16 +256,33 @@ class BatchStores:
         """Checks that there may be another batch.
 
         Raises:
-            RequestRejected: If too many haven't ended, or there are too many.
+            RequestRejected: If too many haven't ended.
         """
         waiting = sum(not each.is_over for each in self.batches)
-        if waiting >= MAX_OPEN_BATCHES or len(self.batches) >= self.options.max_files:
+        if waiting >= MAX_OPEN_BATCHES:
             raise RequestRejected(
-                f"The server has {waiting} batches that haven't ended, and "
-                f"{len(self.batches)} in all: try again later.",
+                f"The server has {waiting} batches that haven't ended: try again "
+                "later.",
                 code="rate_limit_exceeded",
                 status=429,
             )
+
+    def add_batch(self, batch: BatchRecord) -> None:
+        """Keeps a new batch, and forgets one that has ended if there are too many.
+
+        It is the oldest one of the owner who has most.
+
+        Raises:
+            OSError: If it can't be written.
+        """
+        self.batches.add(batch)
+        ended = [each for each in self.batches if each.is_over]
+        if len(self.batches) <= self.options.max_files or not ended:
+            return
+        counts = Counter(each.owner for each in ended)
+        oldest = min(ended, key=lambda each: (-counts[each.owner], each.number))
+        with contextlib.suppress(OSError):
+            self._forget(oldest)
 
     def uses(self, file_id: str) -> bool:
         """Returns True if a batch that hasn't ended reads a file."""
@@ -276,13 +297,17 @@ class BatchStores:
                 self.files.remove(file)
         for batch in self.batches:
             if batch.is_over and batch.created_at + KEPT_SECONDS <= now():
-                for of_errors in (False, True):
-                    path = self.results_path(batch, of_errors=of_errors)
-                    # Only one that failed by an error of the server still has them.
-                    if path.exists():
-                        self.files.free(path.stat().st_size)
-                        path.unlink()
-                self.batches.remove(batch)
+                self._forget(batch)
+
+    def _forget(self, batch: BatchRecord) -> None:
+        """Forgets a batch that has ended; the files of its answers stay."""
+        for of_errors in (False, True):
+            path = self.results_path(batch, of_errors=of_errors)
+            # Only one that failed by an error of the server still has them.
+            if path.exists():
+                self.files.free(path.stat().st_size)
+                path.unlink()
+        self.batches.remove(batch)
 
     def close(self) -> None:
         """Lets another server use the folder."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import openai
 import pytest
 
+from mllama.batch.output import JsonLines, unwritable
 from mllama.errors import EngineError, EngineUnavailableError, MllamaError
-from mllama.server.batches import job
+from mllama.server.batches import job, stores
 from mllama.server.batches.records import now
 from tests.server.batches.running import CHAT, batch_server, requests
 from tests.server.dialects.fake_engine import FakeEngine
@@ -331,6 +334,123 @@ def test_a_line_on_which_the_engine_fails_has_its_error(
             (error,) = await server.lines(batch.error_file_id)
             assert error["response"]["status_code"] == 500
             assert len(engine.requests) == 3
+
+    run(test())
+
+
+class Disk:
+    """A disk that fails when it is told to.
+
+    Attributes:
+        error: Number of the error; None works.
+        folder: Name of the only folder that fails, if there is one.
+        failures: Writes that have failed.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: int | None = None
+        self.folder: str | None = None
+        self.failures = 0
+        write, write_line = stores.write_small_file, JsonLines.write
+
+        def write_file(target: Path, content: bytes) -> None:
+            self._check(target)
+            write(target, content)
+
+        def write_answer(lines: JsonLines, result: bytes, *, is_error: bool) -> None:
+            try:
+                self._check(lines.path)
+            except OSError as error:
+                raise unwritable(lines.path, error) from error
+            write_line(lines, result, is_error=is_error)
+
+        monkeypatch.setattr(stores, "write_small_file", write_file)
+        monkeypatch.setattr(JsonLines, "write", write_answer)
+
+    def _check(self, path: Path) -> None:
+        if self.error is not None and self.folder in (None, path.parent.name):
+            self.failures += 1
+            raise OSError(self.error, os.strerror(self.error))
+
+
+def test_a_batch_keeps_its_answers_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_FULL_PAUSE", 0.01)
+    disk = Disk(monkeypatch)
+
+    async def test() -> None:
+        async with batch_server(tmp_path, slow_engine()) as server:
+            started = await server.start(requests(200))
+            while (
+                await server.client.batches.retrieve(started.id)
+            ).request_counts.completed < 5:
+                await asyncio.sleep(0.01)
+            disk.error = errno.ENOSPC
+            while disk.failures < 10:
+                await asyncio.sleep(0.01)
+            batch = await server.client.batches.retrieve(started.id)
+            assert (batch.status, batch.output_file_id) == ("finalizing", None)
+            disk.error = None
+            batch = await server.ended(started)
+            assert batch.status == "failed"
+            assert [each.code for each in batch.errors.data] == [
+                "storage_limit_exceeded"
+            ]
+            done = batch.request_counts.completed
+            assert 5 <= done < 200
+            assert len(await server.lines(batch.output_file_id)) == done
+            used = server.stores.files.used_bytes
+            assert used == sum(file.bytes for file in server.stores.files)
+
+    run(test())
+
+
+def test_a_batch_names_no_file_that_a_broken_disk_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            file = await server.upload(requests(3))
+            disk.error, disk.folder = errno.EIO, "files"
+            started = await server.client.batches.create(
+                input_file_id=file.id, endpoint=CHAT, completion_window="24h"
+            )
+            batch = await server.ended(started)
+            assert batch.status == "failed"
+            assert [each.code for each in batch.errors.data] == ["server_error"]
+            assert batch.output_file_id is None
+            kept = json.loads((tmp_path / f"batches/{batch.id}.json").read_text())
+            assert (kept["status"], kept["output_file_id"]) == ("failed", None)
+
+    run(test())
+
+
+def test_the_oldest_batch_that_has_ended_is_forgotten(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with batch_server(tmp_path, keys=("a", "b"), max_files=3) as server:
+
+            async def batch_of(client: Any) -> Any:
+                file = await client.files.create(
+                    file=("in.jsonl", requests(1)), purpose="batch"
+                )
+                batch = await client.batches.create(
+                    input_file_id=file.id, endpoint=CHAT, completion_window="24h"
+                )
+                while not (await client.batches.retrieve(batch.id)).output_file_id:
+                    await asyncio.sleep(0.01)
+                for each in (await client.files.list()).data:
+                    await client.files.delete(each.id)
+                return batch
+
+            first = await batch_of(server.client_of("b"))
+            mine = [await batch_of(server.client) for _ in range(4)]
+            # One of the client that has most, though another one's is older.
+            await server.client_of("b").batches.retrieve(first.id)
+            kept = (await server.client.batches.list()).data
+            assert [each.id for each in kept] == [mine[3].id, mine[2].id]
 
     run(test())
 
