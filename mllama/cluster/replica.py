@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mllama.cluster.messages import (
     AnswerMessage,
@@ -30,9 +30,6 @@ from mllama.requests.chat_prompt import ChatPrompt
 from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("ray.serve")
 
