@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import signal
@@ -26,6 +27,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from mllama.errors import EngineError, EngineUnavailableError, RequestError
 from mllama.grammars.convert import FormatKind, format_grammar
 from mllama.utils.child_processes import killed_after, restore_child_environment
+
+logger = logging.getLogger("mllama")
 
 CPU_SECONDS: Final = 3.0
 """What one grammar may take; 64 KiB of a schema take one or two."""
@@ -89,7 +92,9 @@ class GrammarReader:
         Raises:
             RequestError: If there is no grammar of it.
             UnreadableGrammarError: If the grammar can't be read.
-            EngineError: If the process can't be started, or doesn't answer.
+            EngineUnavailableError: If the system has no room for the process, or it
+                doesn't answer in time.
+            EngineError: If the process ends as it starts.
         """
         process = self._running()
         task = {"kind": kind, "source": source, "is_strict": is_strict, "path": path}
@@ -111,14 +116,20 @@ class GrammarReader:
         root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         restore_child_environment()
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import main; main()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        except OSError as error:
+            logger.warning("no process that reads grammars can be started: %s", error)
+            raise EngineUnavailableError(
+                "grammars can't be read at the moment; try again"
+            ) from error
         if self._reply(process, self._start, START_SECONDS) is None:
             raise EngineError(f"grammars can't be read: {_death(process)}")
         self._process = process

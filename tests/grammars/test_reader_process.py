@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from typing import Any
 
@@ -120,6 +121,20 @@ def test_a_process_that_is_stopped_is_replaced(
     assert process.returncode == -signal.SIGKILL
     monkeypatch.undo()
     assert read(reader, "regex", "b+")
+
+
+def test_a_system_without_room_for_a_process_may_have_some_later(
+    reader: GrammarReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*args: Any, **more: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    reader.close()
+    monkeypatch.setattr(subprocess, "Popen", no_room)
+    with pytest.raises(EngineUnavailableError, match="try again"):
+        read(reader, "regex", "a+")
+    monkeypatch.undo()
+    assert read(reader, "regex", "a+")
 
 
 def test_the_process_ends_with_its_reader() -> None:
