@@ -79,7 +79,8 @@ class WorkerProcess:
         context.set_forkserver_preload([_IMPORTS])
         try:
             self._start(context)
-        except OSError as error:
+        # The fork server itself may be killed meanwhile.
+        except (OSError, EOFError) as error:
             logger.warning("no process that decodes images can be started: %s", error)
             raise EngineUnavailableError(
                 "images can't be decoded at the moment; try again"

@@ -250,11 +250,16 @@ def test_a_stopped_process_can_be_ended(process: WorkerProcess) -> None:
     assert not is_running(pid)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), EOFError("unexpected EOF")],
+    ids=["no descriptors", "no fork server"],
+)
 def test_a_system_without_room_for_a_process_is_no_fault_of_the_image(
-    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(self: Any) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(ForkServerProcess, "start", fail)
