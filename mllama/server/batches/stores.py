@@ -124,7 +124,8 @@ class FileStore(RecordStore[FileRecord]):
     def __init__(self, folder: Path, options: BatchOptions) -> None:
         super().__init__(folder, FileRecord, "file")
         self._options = options
-        known = {f"{record.id}{_CONTENT}" for record in self}
+        # Those of records that can't be read now, too.
+        known = {f"{path.stem}{_CONTENT}" for path in folder.glob("*.json")}
         for path in folder.iterdir():
             # Uploads that the last server didn't finish.
             if path.suffix != ".json" and path.name not in known:

@@ -135,10 +135,12 @@ def test_files_survive_the_server(tmp_path: Path) -> None:
     async def second(file: Any) -> None:
         (tmp_path / "files" / "file-unfinished.content").write_bytes(b"x")
         (tmp_path / "files" / "file-broken.json").write_bytes(b"{")
+        (tmp_path / "files" / "file-broken.content").write_bytes(b"x")
         async with batch_server(tmp_path) as server:
             assert (await server.client.files.retrieve(file.id)) == file
             assert server.stores.files.used_bytes == 2
         assert "file-unfinished.content" not in kept(tmp_path)
+        assert "file-broken.content" in kept(tmp_path)
 
     run(second(run(first())))
 
