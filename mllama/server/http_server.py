@@ -22,7 +22,7 @@ from mllama.max_compat.server import Settings
 from mllama.server.access.unix_peers import UnixPeers
 from mllama.server.arrival.connections import (
     ConnectionLimits,
-    LimitedConnection,
+    close_slow,
     limited_connections,
 )
 from mllama.server.arrival.request_head import MAX_HEAD_BYTES
@@ -184,9 +184,7 @@ class HttpServer(Server):
         """Is called ten times a second; returns True to stop the server."""
         if counter % _TICKS == 0:
             now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, LimitedConnection):
-                    connection.check_time(now)
+            close_slow(self.server_state.connections, now)
         is_trimming = self._trimming is not None and not self._trimming.done()
         if counter % _TRIM_TICKS == 0 and not is_trimming and self._trimmer.is_due():
             # Tracebacks and tasks hold each other, and what was in use then, until

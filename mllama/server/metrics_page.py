@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 from prometheus_client.exposition import choose_encoder
@@ -19,6 +20,11 @@ from uvicorn import Config, Server
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import METRICS as METRICS_PATH
 from mllama.server.access.policy import AccessPolicy
+from mllama.server.arrival.connections import (
+    ConnectionLimits,
+    close_slow,
+    limited_connections,
+)
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.listening import address_text
 from mllama.server.observability.metrics import METRICS, REGISTRY
@@ -27,6 +33,12 @@ from mllama.server.observability.shared_stats import SharedStats
 from mllama.version import __version__
 
 logger = logging.getLogger("mllama")
+
+_CONNECTIONS: Final = 64
+"""Connections of scrapers at a time.  Nobody needs a key for them."""
+
+_TICKS: Final = 10
+"""Tenths of a second between two looks at how long connections take."""
 
 
 @contextmanager
@@ -72,6 +84,13 @@ class _MetricsServer(Server):
         for bound in sockets or ():
             logger.info("metrics are at %s/metrics", address_text(bound, "http"))
 
+    async def on_tick(self, counter: int) -> bool:
+        """Is called ten times a second; returns True to stop the server."""
+        if counter % _TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            close_slow(self.server_state.connections, now)
+        return await super().on_tick(counter)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals as they are."""
@@ -100,7 +119,15 @@ async def metrics_served(
     app.add_middleware(
         AccessMiddleware, policy=AccessPolicy(hosts=policy.hosts), form_of=form_of
     )
-    server = _MetricsServer(Config(app, log_config=None, lifespan="off"))
+    limits = ConnectionLimits(connections=_CONNECTIONS)
+    config = Config(
+        app,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        http=limited_connections(limits, form_of),
+    )
+    server = _MetricsServer(config)
     task = asyncio.create_task(server.serve(list(sockets)))
     try:
         yield

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -163,6 +164,14 @@ class LimitedConnection(H11Protocol):
         elif self.transport.is_closing():
             return
         elif not self._has_request:
+            if (
+                self.cycle is None
+                and self._head_since is None
+                and now - self._last_byte > self.timeout_keep_alive
+            ):
+                # uvicorn counts from the end of an answer only.
+                self.transport.close()
+                return
             if self._head_since is None and self.conn.their_state is h11.SEND_BODY:
                 # The request was answered before the end of its body.
                 self._head_since = now
@@ -222,6 +231,18 @@ class LimitedConnection(H11Protocol):
             each.transport.abort()
             self.connections.discard(each)
         return len(idle) >= excess
+
+
+def close_slow(connections: Iterable[object], now: float) -> None:
+    """Closes those of a server's connections whose clients are too slow.
+
+    Args:
+        connections: The connections.
+        now: The event loop's time.
+    """
+    for each in list(connections):
+        if isinstance(each, LimitedConnection):
+            each.check_time(now)
 
 
 def limited_connections(

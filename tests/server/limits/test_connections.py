@@ -181,6 +181,17 @@ def test_headers_must_arrive_in_time(pieces: list[bytes], pause: float) -> None:
     run(test)
 
 
+def test_a_connection_without_a_request_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MAX_SERVE_HTTP_KEEPALIVE_TIMEOUT_S", "1")
+
+    async def test(port: int, application: Application) -> None:
+        assert await answer_to(port) == b""
+
+    run(test)
+
+
 @pytest.mark.parametrize("before", [b"", GET])
 def test_headers_that_never_end_are_too_large(before: bytes) -> None:
     async def test(port: int, application: Application) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -57,6 +58,20 @@ def test_no_page_of_the_web_reads_it() -> None:
     async def ask(client: httpx.AsyncClient) -> None:
         for headers in ({"Host": "evil.com"}, {"Origin": "https://evil.com"}):
             assert (await client.get("/metrics", headers=headers)).status_code == 403
+
+    on_its_own_port(ask)
+
+
+def test_quiet_connections_keep_no_scraper_out() -> None:
+    async def ask(client: httpx.AsyncClient) -> None:
+        host, port = client.base_url.host, client.base_url.port
+        quiet = [await asyncio.open_connection(host, port) for _ in range(100)]
+        assert (await client.get("/metrics")).status_code == 200
+        # The first ones were closed for the later ones.
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(quiet[0][0].read(), 1) == b""
+        for _, writer in quiet:
+            writer.close()
 
     on_its_own_port(ask)
 
