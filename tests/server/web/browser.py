@@ -38,6 +38,7 @@ except ImportError:
     missing("Playwright (pip install -e '.[dev]')")
 
 __all__ = [
+    "COUNT",
     "Browser",
     "FilePayload",
     "Locator",
@@ -51,6 +52,19 @@ __all__ = [
 
 SECONDS = 30
 """Time limit of whatever a test waits for; the test machine may be busy."""
+
+COUNT = """async (store) => {
+    const { name } = (await indexedDB.databases())[0];
+    const opened = await new Promise((resolve) => {
+        const request = indexedDB.open(name);
+        request.onsuccess = () => resolve(request.result);
+    });
+    return new Promise((resolve) => {
+        const request = opened.transaction(store).objectStore(store).count();
+        request.onsuccess = () => resolve(request.result);
+    });
+}"""
+"""Returns how many chats, pictures or maps the browser keeps."""
 
 
 def launch(playwright: Playwright) -> Browser:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from .browser import Page, expect
+from .browser import COUNT, Page, expect, wait_until
 from .page_server import PageServer
 from .pictures import drop, paste, payload
 from .watched_page import OpenPage
@@ -191,8 +191,23 @@ def test_chats_and_pictures_survive_a_reload(
     expect(answers(page)).to_have_count(2)
     page.get_by_role("button", name="Delete “Which color?”").click()
     expect(page.locator("#chats li")).to_have_count(0)
-    page.reload()
-    expect(page.locator("#welcome")).to_be_visible()
+    for store in ("conversations", "pictures"):
+        wait_until(page, f"({COUNT})('{store}').then(count => count === 0)")
+
+
+def test_a_chat_that_is_deleted_in_mid_answer_stays_deleted(
+    page: Page, page_server: PageServer
+) -> None:
+    page_server.engine.texts = ["word " * 1000]
+    page_server.pause = 0.01
+    ask(page, "Go on")
+    expect(answers(page)).to_contain_text("word word")
+    page.get_by_role("button", name="Delete “Go on”").click()
+    page_server.wait_until_idle()
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("#chats li")).to_have_count(0)
+    wait_until(page, f"({COUNT})('conversations').then(count => count === 0)")
 
 
 def test_settings_are_sent(page: Page, page_server: PageServer) -> None:
@@ -235,7 +250,7 @@ def test_chats_are_exported_and_imported(page: Page, page_server: PageServer) ->
 def test_a_request_is_shown_as_code(
     page: Page, page_server: PageServer, language: str
 ) -> None:
-    drop(page, payload("it's $HOME.png"))
+    drop(page, payload("it's\n$HOME.png"))
     ask(page, "What's `this`, $USER?")
     complete(page)
     page.get_by_role("button", name="Copy as code").click()
@@ -243,11 +258,11 @@ def test_a_request_is_shown_as_code(
     code = page.locator("#code-text").inner_text()
     if language == "Python":
         compile(code, "code", "exec")
-        assert '"url": picture("it\'s $HOME.png")' in code
+        assert '"url": picture("it\'s?$HOME.png")' in code
     else:
         assert f"curl {page_server.url}v1/chat/completions" in code
         assert "What's \\`this\\`, \\$USER?" in code
-        assert "$(base64 < './it'\\''s $HOME.png' | tr -d '\\n')" in code
+        assert "$(base64 < './it'\\''s?$HOME.png' | tr -d '\\n')" in code
 
 
 def test_an_answer_after_two_hundred_turns_changes_nothing_before_it(

@@ -12,7 +12,7 @@ from mllama.requests.attention import AttentionMaps, ImageMaps
 from mllama.requests.attention_words import AttentionToken, AttentionWord
 from mllama.requests.events import AnswerAttention
 
-from .browser import Page, expect, wait_until
+from .browser import COUNT, Page, expect, wait_until
 from .heat import heat_maximum
 from .page_server import PageServer
 from .pictures import drop, payload
@@ -24,21 +24,6 @@ PLACES = {"red": (1, 1), "square": (3, 2)}
 """The row and column where a word looks, of a grid of four by four."""
 
 TEXT = "A **red** square for fun, or\n\n- a `square`; absently."
-
-
-COUNT = """async () => {
-    const { name } = (await indexedDB.databases())[0];
-    const opened = await new Promise((resolve) => {
-        const request = indexedDB.open(name);
-        request.onsuccess = () => resolve(request.result);
-    });
-    return new Promise((resolve) => {
-        const store = opened.transaction("attention").objectStore("attention");
-        const request = store.count();
-        request.onsuccess = () => resolve(request.result);
-    });
-}"""
-"""Returns the number of answers whose maps the browser keeps."""
 
 
 def attention(images: int = 1, error: str | None = None) -> AnswerAttention:
@@ -161,10 +146,10 @@ def test_words_light_up_after_a_reload_and_not_after_their_chat_is_deleted(
     page.reload()
     word(page, "red")
     expect(page.locator("#thread figure.lit")).to_have_count(1)
-    assert page.evaluate(COUNT) == 1
+    assert page.evaluate(COUNT, "attention") == 1
     page.get_by_role("button", name="Delete “What is it?”").click()
     expect(page.locator("#chats li")).to_have_count(0)
-    wait_until(page, f"({COUNT})().then(count => count === 0)")
+    wait_until(page, f"({COUNT})('attention').then(count => count === 0)")
 
 
 def test_maps_are_asked_for_with_pictures_and_if_the_user_wants_them(
@@ -183,6 +168,9 @@ def test_maps_are_asked_for_with_pictures_and_if_the_user_wants_them(
     complete(page, 3)
     asked = [each.attention is not None for each in page_server.engine.requests]
     assert asked == [False, True, False]
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Reset").click()
+    expect(page.get_by_label("Show where each word looked")).to_be_checked()
 
 
 def test_an_answer_outlives_its_maps(page: Page, page_server: PageServer) -> None:

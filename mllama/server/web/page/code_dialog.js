@@ -15,7 +15,8 @@ const MARK = "\u0001";
 export async function showCode(model, messages) {
   const names = [];
   const body = await chatBody(model, messages, async (picture) => {
-    names.push(picture.name);
+    // A line break in a name would end the text that the shell reads.
+    names.push(picture.name.replace(/\p{Cc}/gu, "?"));
     return `${MARK}${names.length - 1}${MARK}`;
   });
   const dialog = byId("code");

@@ -2,7 +2,7 @@
 
 import { byId, element } from "./elements.js";
 import { describe } from "./errors.js";
-import { objectUrl, readPicture } from "./pictures.js";
+import { forget, objectUrl, readPicture } from "./pictures.js";
 import { showNotice } from "./status.js";
 
 let attached = [];
@@ -106,6 +106,7 @@ async function showAttached() {
         element("img", { src: await objectUrl(picture.id), alt: picture.name, title: picture.name }),
         element("button", { type: "button", className: "icon", "aria-label": `Remove ${picture.name}`, click: () => {
           attached = attached.filter((each) => each !== picture);
+          forget([picture.id]);
           showAttached();
           byId("question").focus();
         } }, "✕"))

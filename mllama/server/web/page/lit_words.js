@@ -4,8 +4,8 @@ import { wordsOf } from "./attention.js";
 import { attachOverlay } from "./overlay.js";
 import { showStatus } from "./status.js";
 
-/** Answers that have not been in sight: `{id, figures}` by their elements. */
-const waiting = new Map();
+/** Answers that have not been in sight: `{id, figures}` by their elements, while these exist. */
+const waiting = new WeakMap();
 
 /** Answers that light up, or will as soon as they are seen. */
 const known = new WeakSet();

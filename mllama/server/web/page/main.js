@@ -23,6 +23,9 @@ let model = null;
 /** The answer that is being written: `{conversation, stop}`. */
 let running = null;
 
+/** Chats that were deleted: an answer that was being written is not kept any more. */
+const deleted = new WeakSet();
+
 const actions = {
   regenerate: (answer) => answerTo(current, current.messages[answer.parent]),
   edit: (question, text) => {
@@ -50,6 +53,7 @@ function openChat(conversation) {
 }
 
 async function removeChat(conversation) {
+  deleted.add(conversation);
   if (running?.conversation === conversation) running.stop();
   chats = chats.filter((each) => each !== conversation);
   if (current === conversation) current = newConversation();
@@ -60,6 +64,7 @@ async function removeChat(conversation) {
 }
 
 function keep(conversation) {
+  if (deleted.has(conversation)) return Promise.resolve();
   if (!chats.includes(conversation)) chats.unshift(conversation);
   return history.keep(conversation).catch(saySaveFailed);
 }
