@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, Final
+from urllib.parse import unquote, urlsplit
 
 from pydantic_core import from_json
 
@@ -216,3 +218,17 @@ def sources(value: Any) -> Iterator[str]:
         for each in value:
             if isinstance(each, (dict, list)):
                 yield from sources(each)
+
+
+def local_path(url: str, folder: Path) -> Path:
+    """Returns the path that a ``file:`` URL names.
+
+    Args:
+        url: The URL.
+        folder: Where relative ones begin.
+
+    Raises:
+        ValueError: If it is no URL.
+    """
+    # A name may have bytes that are no UTF-8.
+    return folder / unquote(urlsplit(url).path, errors="surrogateescape")

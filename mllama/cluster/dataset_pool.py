@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from pydantic_core import from_json
 
-from mllama.batch.lines import BatchLine, sources
+from mllama.batch.lines import BatchLine, local_path, sources
 from mllama.batch.results import LineAnswer
 from mllama.cluster.dataset_replica import BatchReplica, StartEngine
 from mllama.cluster.options import ClusterOptions
@@ -26,6 +26,8 @@ _CALLS: Final = 10_000
 
 _PLACES: Final = 100_000
 """Pictures whose replicas are remembered."""
+
+_FILE_URL: Final = re.compile(rb"file:", re.IGNORECASE)
 
 
 @dataclass
@@ -149,17 +151,18 @@ def with_files(line: BatchLine, folder: Path) -> BatchLine:
         line: The line.
         folder: Where relative URLs begin.
     """
-    if b"file:" not in line.body:
+    if _FILE_URL.search(line.body) is None:
         return line
     attachments = dict(line.attachments)
     for url in sources(from_json(line.body)):
         if url[:5].lower() == "file:":
             try:
-                path = folder / unquote(urlsplit(url).path)
-                if path.stat().st_size <= MAX_BYTES:
-                    attachments[url] = path.read_bytes()
+                with local_path(url, folder).open("rb") as file:
+                    content = file.read(MAX_BYTES + 1)
             except (OSError, ValueError):
                 continue
+            if len(content) <= MAX_BYTES:
+                attachments[url] = content
     return replace(line, attachments=attachments)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from mllama.batch.inputs.locations import find_files
 from mllama.batch.inputs.question import Question
 from mllama.batch.inputs.reader import InputReader
-from mllama.batch.lines import BatchLine
+from mllama.batch.lines import BatchLine, LineError, local_path
+from mllama.batch.results import failed
 from mllama.errors import MllamaError
 
 QUESTION = Question("What is it?", "Be brief.", {"max_tokens": 5})
@@ -71,6 +73,18 @@ def test_a_folder(tmp_path: Path) -> None:
         "max_tokens": 5,
     }
     assert sorted(line.number for line in lines.values()) == [1, 2, 3]
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / name).write_bytes(b"1")
+    (line,) = read(tmp_path)
+    assert line.custom_id == r"caf\xe9.png"
+    assert local_path(str(picture_of(line)), Path()).read_bytes() == b"1"
+    path = tar(tmp_path / "x.tar", {name: b"2"})
+    (line,) = read(path)
+    assert line.custom_id == r"x.tar:caf\xe9"
+    assert failed(line, LineError("code", "message"))
 
 
 def test_the_output_is_no_part_of_the_input(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ class InputFile:
     path: str
     filesystem: Any = None
 
+    def __post_init__(self) -> None:
+        # Bytes of a name that are no UTF-8 are lone surrogates, which no JSON can have.
+        name = self.name.encode("utf-8", "surrogateescape")
+        object.__setattr__(self, "name", name.decode("utf-8", "backslashreplace"))
+
     @property
     def suffix(self) -> str:
         """Returns the end of its name in lower case, such as ``.tar.gz``."""

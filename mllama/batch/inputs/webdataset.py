@@ -58,7 +58,10 @@ def read_samples(
     key: str | None = None
     members: dict[str, bytes | str] = {}
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
+        # A name that is no UTF-8 becomes one that JSON can have.
+        with tarfile.open(
+            fileobj=file, mode="r|*", errors="backslashreplace"
+        ) as archive:
             for member in archive:
                 # Otherwise the archive keeps all that it has seen.
                 archive.members = []  # type: ignore[attr-defined]

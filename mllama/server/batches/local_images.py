@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from mllama.batch.lines import local_path
 from mllama.errors import ImageError, shortened
 from mllama.images.fetch import MAX_BYTES
 from mllama.max_compat.server import Settings
@@ -59,7 +59,7 @@ class LocalImages(ImageFetcher):
         return content
 
     def _read(self, url: str) -> bytes:
-        path = self._folder / unquote(urlsplit(url).path)
+        path = local_path(url, self._folder)
         name = shortened(str(path))
         try:
             with path.open("rb") as file:
