@@ -78,7 +78,8 @@ def answer(
             objects with ``bytes`` of Hugging Face's data sets, or lists of these; None
             if there are none.
         prompt_column: The column with a question for each row, instead of ``prompt``.
-        id_column: The column with the ``custom_id`` of each row.
+        id_column: The column with the ``custom_id`` of each row.  Without it they are
+            made up, and several rows may have the same one.
         system: A system prompt.
         fields: Further fields of OpenAI's chat requests, such as ``max_tokens``.
         replicas: Number of replicas.
@@ -195,20 +196,20 @@ def answer_into(
         dataset: The rows.
         output: A file ``*.jsonl``, or a folder with shards, on this machine.
         id_column: The column with the ``custom_id`` of each row.
-        prompt: See :func:`answer`; the same goes for those that aren't described here.
-        image_column: See there.
-        prompt_column: See there.
-        system: See there.
-        fields: See there.
+        prompt: The question, as in :func:`answer`.
+        image_column: The column with the pictures, as there.
+        prompt_column: The column with a question for each row, instead of ``prompt``.
+        system: A system prompt.
+        fields: Further fields of OpenAI's chat requests.
         output_format: The format of the shards; None is JSONL.
         shard_lines: Answers in each shard; None is a default.
         retry_errors: Whether to ask rows again whose answer in the output is an error.
         max_errors: The most rows that may fail; None is any number.
-        replicas: See there.
-        replica_cpus: See there.
-        replica_gpus: See there.
-        model_name: See there.
-        **engine: See there.
+        replicas: Number of replicas.
+        replica_cpus: CPUs that each reserves.
+        replica_gpus: GPUs that each reserves and runs on, as in :func:`answer`.
+        model_name: The name of the model in the answers.
+        **engine: Options of ``EngineOptions``, such as ``model_path``.
 
     Returns:
         How many rows have been read, answered, and left out.

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from mllama.batch.inputs.parquet import record_line
-from mllama.batch.inputs.question import Question
+from mllama.batch.inputs.question import Question, wrong
 from mllama.batch.lines import BatchLine, LineError
 from mllama.errors import MllamaError, listed
 
@@ -50,15 +50,16 @@ class LineOfRow:
         if self._id_column is not None and identity is None:
             error = LineError("no_id", f"The column {self._id_column!r} is empty.")
             return BatchLine(number=number, custom_id=None, error=error)
+        # A row that has no id is known by its number.
+        custom_id = f"row {number}" if identity is None else str(identity)
         try:
             value = _as_file(value)
-        except (ValueError, TypeError) as error:
-            wrong = LineError("invalid_image", f"The pixels are no picture: {error}.")
-            return BatchLine(number=number, custom_id=str(identity), error=wrong)
+        except (ValueError, TypeError, OSError) as error:
+            message = f"The pixels are no picture: {error}."
+            return wrong(number, custom_id, "invalid_image", message)
         return record_line(
             number,
-            # A line that has none is known by its number.
-            f"row {number}" if identity is None else str(identity),
+            custom_id,
             self._question,
             value,
             self._image_column,
@@ -110,11 +111,14 @@ def _as_file(value: Any) -> Any:
     Raises:
         ValueError: If pixels have no form that a picture has.
         TypeError: If they have a type that no picture has.
+        OSError: If they have one that no PNG file has, such as floats.
     """
     import numpy as np
 
     if not isinstance(value, np.ndarray) or value.ndim < 2:
         return value
+    if not value.size:
+        raise ValueError("there are none")
     from PIL import Image
 
     file = BytesIO()

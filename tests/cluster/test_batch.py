@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
 
+from mllama.batch.inputs.question import Question
 from mllama.batch.lines import BatchLine, encode_body
 from mllama.cli.batch import batch
 from mllama.cluster.dataset_pool import ReplicaPool, with_files
+from mllama.cluster.dataset_rows import LineOfRow
 from mllama.cluster.options import ClusterOptions
 from mllama.errors import MllamaError
 
@@ -318,3 +321,28 @@ def test_too_few_cpus_are_one_line() -> None:
     node = {"NodeManagerAddress": "127.0.0.1", "Resources": {"CPU": 2.0}}
     with pytest.raises(MllamaError, match="3 replicas of 1 CPUs and 0 GPUs each don't"):
         check_room([node], ClusterOptions(replicas=3, replica_gpus=0))
+
+
+def test_a_file_that_is_too_large_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllama.cluster.dataset_pool.MAX_BYTES", 2)
+    (tmp_path / "fits.png").write_bytes(b"12")
+    assert with_files(line(1, "FILE:fits.png"), tmp_path).attachments == {
+        "FILE:fits.png": b"12"
+    }
+    # Its size is said to be none.
+    assert with_files(line(1, "file:///dev/zero"), tmp_path).attachments == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((2, 3), np.float32), ((0, 0, 3), np.uint8)]
+)
+def test_pixels_that_are_no_picture_are_an_error_of_their_row(
+    shape: tuple[int, ...], kind: Any
+) -> None:
+    line_of = LineOfRow(Question("What is it?"), "image", None, None)
+    found = line_of({"image": np.zeros(shape, kind)}, 7)
+    assert found.custom_id == "row 7"
+    assert found.error is not None
+    assert found.error.code == "invalid_image"
