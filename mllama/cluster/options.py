@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
 from mllama.errors import MllamaError
+from mllama.launch.devices import count_gpus
 from mllama.launch.options import EngineOptions
 
 DEFAULT_FALLBACKS: Final = 2
@@ -90,10 +92,10 @@ class ClusterOptions:
         Raises:
             MllamaError: If the two contradict each other.
         """
-        devices = engine.devices
-        gpus = self.replica_gpus
-        if devices is None:
-            number = int(gpus or 0)
+        gpus = self.replica_gpus or 0
+        devices = "".join((engine.devices or "").lower().split())
+        if not devices:
+            number = int(gpus)
             devices = (
                 "cpu"
                 if not gpus
@@ -101,13 +103,13 @@ class ClusterOptions:
                 if number < 2
                 else ",".join(f"gpu-{index}" for index in range(number))
             )
-        elif gpus is None:
-            gpus = 0 if devices == "cpu" else devices.count(",") + 1
-        elif (devices == "cpu") != (gpus == 0):
-            raise MllamaError(
-                f"--devices {devices} and --replica-gpus {gpus:g} contradict each other"
-            )
-        return (
-            replace(self, replica_gpus=gpus or 0),
-            replace(engine, devices=devices),
-        )
+        elif devices != "gpu:all" or not gpus:
+            used = 0 if devices == "cpu" else count_gpus(devices)
+            # A part of a GPU is one that is shared.
+            if self.replica_gpus is not None and math.ceil(gpus) != used:
+                raise MllamaError(
+                    f"--devices {engine.devices} and --replica-gpus {gpus:g} "
+                    "contradict each other"
+                )
+            gpus = used if self.replica_gpus is None else gpus
+        return replace(self, replica_gpus=gpus), replace(engine, devices=devices)

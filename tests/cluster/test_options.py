@@ -50,6 +50,10 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], says: str) -> 
         (1, None, 1, "gpu"),
         (0.5, None, 0.5, "gpu"),
         (2, None, 2, "gpu-0,gpu-1"),
+        (None, "CPU", 0, "cpu"),
+        (None, "gpu:0, 1", 2, "gpu:0,1"),
+        (0.5, "gpu", 0.5, "gpu"),
+        (2, "gpu:all", 2, "gpu:all"),
     ],
 )
 def test_reserved_gpus_are_those_that_are_used(
@@ -61,12 +65,19 @@ def test_reserved_gpus_are_those_that_are_used(
     assert (cluster.replica_gpus, engine.devices) == (reserved, used)
 
 
-@pytest.mark.parametrize(("gpus", "devices"), [(1, "cpu"), (0, "gpu")])
+@pytest.mark.parametrize(
+    ("gpus", "devices"), [(1, "cpu"), (0, "gpu"), (1, "gpu-0,gpu-1"), (2, "gpu")]
+)
 def test_devices_and_gpus_that_contradict_each_other_are_refused(
     gpus: float, devices: str
 ) -> None:
     with pytest.raises(MllamaError, match="contradict each other"):
         ClusterOptions(replica_gpus=gpus).for_engine(EngineOptions(devices=devices))
+
+
+def test_all_gpus_need_a_number_to_reserve() -> None:
+    with pytest.raises(MllamaError, match="how many GPUs"):
+        ClusterOptions().for_engine(EngineOptions(devices="gpu:all"))
 
 
 def test_a_replica_takes_twice_its_batch() -> None:
