@@ -125,8 +125,8 @@ SERVE_OPTIONS: Final = (
         takers=("serve",),
         kind="integer",
         metavar="N",
-        description="Model workers in a row that may die within a minute of their "
-        "start before the server ends with exit code 1.",
+        description="Restarts of the model worker in a row, with less than a minute "
+        "of service in between, before the server ends with exit code 1.",
         details="A worker that dies is replaced at once, and then after 1, 2, 4 ... 60 "
         "seconds.",
         default_text="no limit",

@@ -17,8 +17,8 @@ class Backoff:
     """Waits longer with each worker that dies soon after the one before.
 
     Attributes:
-        failures: Workers in a row that have died before they had served for
-            :data:`STEADY_SECONDS`.
+        failures: Workers that have died, the first one or the last one that had served
+            for :data:`STEADY_SECONDS` included, and all after it.
     """
 
     failures: int = 0

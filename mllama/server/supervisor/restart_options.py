@@ -13,8 +13,8 @@ class RestartOptions:
 
     Attributes:
         keeps_standby: Whether a process is started ahead for the next worker.
-        most_restarts: Workers in a row that may die soon after their start, before
-            there is no further one; None has no limit.
+        most_restarts: Restarts in a row, with less than a minute of service in
+            between, before there is no further one; None has no limit.
 
     Raises:
         MllamaError: If a value is wrong.
