@@ -30,6 +30,9 @@ _COLUMNS: Final = (
 )
 """Columns and their types; ``response`` and ``error`` are the JSON of the line."""
 
+COLUMNS: Final = tuple(name for name, _ in _COLUMNS)
+"""Columns of answers."""
+
 
 def write_parquet(lines: Path) -> None:
     """Writes a file of answers as Parquet next to it, and removes it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mllama.batch.destination import Destination
-from mllama.batch.parquet_output import answers_table
+from mllama.batch.parquet_output import COLUMNS, answers_table
 from mllama.batch.results import answered, failed
 from mllama.batch.run import BatchCounts, BatchRun, TooManyErrors, unanswered
 from mllama.batch.seen_ids import SeenIds
@@ -29,18 +29,6 @@ from mllama.launch.options import EngineOptions
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-
-COLUMNS: Final = (
-    "custom_id",
-    "status_code",
-    "text",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
-    "response",
-    "error",
-)
-"""Columns that answers add to a dataset."""
 
 _READING_CPUS: Final = 1
 """CPUs that must be left for the tasks which read the rows, or nothing goes on."""

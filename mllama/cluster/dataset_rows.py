@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from mllama.batch.inputs.parquet import record_line
+from mllama.batch.inputs.parquet import line_without_id, record_line
 from mllama.batch.inputs.question import Question, wrong
-from mllama.batch.lines import BatchLine, LineError
+from mllama.batch.lines import BatchLine
 from mllama.errors import MllamaError, listed
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ class LineOfRow:
         value = None if self._image_column is None else row[self._image_column]
         prompt = None if self._prompt_column is None else row[self._prompt_column]
         if self._id_column is not None and identity is None:
-            error = LineError("no_id", f"The column {self._id_column!r} is empty.")
-            return BatchLine(number=number, custom_id=None, error=error)
+            return line_without_id(number, self._id_column)
         # A row that has no id is known by its number.
         custom_id = f"row {number}" if identity is None else str(identity)
         try:

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from mllama.batch.inputs.parquet import load_pyarrow
 from mllama.cluster.messages import (
     AnswerMessage,
     Failure,
@@ -187,9 +188,7 @@ def prepare_process(options: EngineOptions) -> None:
     limit_spinning()
     if not options.trust_remote_code:
         block_torch()
-    with contextlib.suppress(ImportError):
-        # MAX that has run a graph, and pyarrow that is loaded afterwards, crash.
-        import pyarrow.parquet  # noqa: F401
+    load_pyarrow()
 
 
 def _own_names() -> tuple[str, str]:

@@ -225,6 +225,17 @@ def test_columns_of_parquet(tmp_path: Path) -> None:
     assert codes == {"10": None, "11": "no_prompt", "12": "invalid_image"}
 
 
+def test_a_row_without_an_id_is_an_error(tmp_path: Path) -> None:
+    path = parquet_file(
+        tmp_path / "x.parquet", {"image": [b"1"] * 3, "key": [None, "b", None]}
+    )
+    lines = read(path, id_column="key")
+    assert [line.custom_id for line in lines] == [None, "b", None]
+    assert [line.number for line in lines] == [1, 2, 3]
+    codes = [line.error and line.error.code for line in lines]
+    assert codes == ["no_id", None, "no_id"]
+
+
 def test_parquet_without_pictures(tmp_path: Path) -> None:
     path = parquet_file(tmp_path / "x.parquet", {"question": ["What?"]})
     (line,) = read(path, Question(None), image_column="", prompt_column="question")

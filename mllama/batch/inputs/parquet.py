@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, Final
 
 from mllama.batch.inputs.question import Picture, Question, wrong
-from mllama.batch.lines import BatchLine
+from mllama.batch.lines import BatchLine, LineError
 from mllama.errors import MllamaError, listed
 
 _ROWS: Final = 16
@@ -87,20 +87,33 @@ def read_rows(
         row = 0
         for batch in source.iter_batches(batch_size=_ROWS, columns=columns):
             for record in batch.to_pylist():
-                custom_id = (
-                    f"{name}:{row}" if id_column is None else str(record[id_column])
-                )
+                number = first_number + row
+                identity = f"{name}:{row}" if id_column is None else record[id_column]
+                row += 1
+                if identity is None:
+                    yield line_without_id(number, str(id_column))
+                    continue
                 yield record_line(
-                    first_number + row,
-                    custom_id,
+                    number,
+                    str(identity),
                     question,
                     None if image_column is None else record[image_column],
                     image_column,
                     record.get(prompt_column) if prompt_column else None,
                 )
-                row += 1
     except pyarrow.ArrowException as error:
         raise OSError(" ".join(str(error).split())) from error
+
+
+def line_without_id(number: int, column: str) -> BatchLine:
+    """Returns the line of a record whose column of ids is empty.
+
+    Args:
+        number: The line's number, from 1.
+        column: The name of the column.
+    """
+    error = LineError("no_id", f"The column {column!r} is empty.")
+    return BatchLine(number=number, custom_id=None, error=error)
 
 
 def record_line(
