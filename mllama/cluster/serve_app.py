@@ -164,7 +164,7 @@ class _Front:
         self._front = Front(
             without_queue_bounds(settings),
             ServerOptions(
-                # Ray Serve's proxies listen, and say which names of hosts are theirs.
+                # Ray Serve's proxies listen, which answer to any name.
                 host="0.0.0.0",
                 port=0,
                 api_keys=read_keys((), options.api_key_file, environment.get(_API_KEY)),
