@@ -53,15 +53,18 @@ EXIF_ORIENTATION: Final = "mllama_exif_orientation"
 _OTHERS: Final = (
     (rb"%PDF-", "is a PDF document: convert its pages to images"),
     (
-        rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg|<svg)",
+        rb"\s*(<\?xml[^>]*>\s*)?(<!--((?!-->).)*-->\s*)*(<!DOCTYPE svg|<svg)",
         "is an SVG drawing: convert it to PNG",
     ),
     (
-        rb"(?i)\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)",
+        rb"(?i)\s*(<!--((?!-->).)*-->\s*)*<(!doctype html|html|head|body)",
         "is a web page, not an image: give the URL of the image itself",
     ),
 )
-"""How other files begin, and what users hear of them."""
+"""How other files begin, and what users hear of them.
+
+A comment has one end only: with several, a file of comments would have more readings
+than can be tried, while nobody else gets Python's lock."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS: Final = (b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"sPLT", b"hIST")
@@ -198,16 +201,20 @@ def _without_texts(content: bytes) -> bytes:
     """
     if not content.startswith(_PNG):
         return content
-    view, at, kept = memoryview(content), len(_PNG), len(_PNG)
-    parts: list[bytes | memoryview] = []
+    view, at, kept = memoryview(content), len(_PNG), 0
+    # Not a list of parts: millions of empty chunks would take a gigabyte.
+    rest = bytearray()
     while at + 8 <= len(content):
         (size,) = struct.unpack_from(">I", content, at)
         end = at + 12 + size
         if content[at + 4 : at + 8] in _PNG_TEXTS:
-            parts.append(view[kept if parts else 0 : at])
+            rest += view[kept:at]
             kept = end
         at = end
-    return b"".join([*parts, view[kept:]]) if parts else content
+    if not kept:
+        return content
+    rest += view[kept:]
+    return bytes(rest)
 
 
 def _completed_webp(content: bytes, filling: int = 0) -> bytes:

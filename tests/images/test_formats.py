@@ -6,7 +6,11 @@ import contextlib
 import io
 import logging
 import re
+import struct
+import time
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +33,28 @@ def encoded(kind: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (32, 24), "red").save(file, kind)
     return file.getvalue()
+
+
+@pytest.mark.parametrize("comment", [b"<!---->", b"<!-- -->\n", b"<!--"])
+def test_a_file_of_comments_is_refused_at_once(comment: bytes) -> None:
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="is not an image"):
+        load_image(comment * 1000)
+    assert time.monotonic() - started < 1
+
+
+def test_a_png_of_empty_texts_takes_no_more_memory_than_its_file() -> None:
+    chunk = struct.pack(">I", 0) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    content = encoded("PNG")
+    # Behind the signature and the header.
+    padded = content[:33] + chunk * 200_000 + content[33:]
+    tracemalloc.start()
+    try:
+        assert formats._without_texts(padded) == content
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * len(padded)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
