@@ -36,6 +36,10 @@ def question_of(settings: dict[str, Any]) -> Question:
     from mllama.batch.inputs.question import Question
     from mllama.server.batches.questions import check_question
 
+    if settings["prompt"] is not None and settings["prompt_column"] is not None:
+        raise MllamaError(
+            "--prompt and --prompt-column can't be combined: either is the question"
+        )
     question = Question(settings["prompt"], settings["system"], _fields(settings))
     check_question(question)
     return question

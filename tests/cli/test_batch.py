@@ -178,6 +178,7 @@ def test_options_that_do_not_fit_are_refused(
         ([], "--prompt"),
         (["--prompt", "x", "--temperature", "3"], "`temperature` must be at most 2"),
         (["--prompt", "x", "--guided-json", "{"], "not JSON"),
+        (["--prompt", "x", "--prompt-column", "y"], "can't be combined"),
         (
             [
                 "--prompt",
@@ -201,6 +202,15 @@ def test_questions_that_can_not_be_asked_are_refused(
     else:
         assert message in refused(folder, "out.jsonl", *options)
     assert not Path("out.jsonl").exists()
+
+
+def test_a_column_with_questions_is_looked_for(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"image": [b"1"]}), source)
+    message = refused(source, tmp_path / "out.jsonl", "--prompt-column", "q")
+    assert "has no column 'q'" in message
 
 
 def test_nothing_is_loaded_if_everything_is_answered(tmp_path: Path) -> None:
@@ -238,7 +248,7 @@ def test_options_arrive_where_they_act(
     arguments = [str(PICTURES[0].parent), str(tmp_path / "out")]
     arguments += ["--prompt", "What?", "--system", "Be brief.", "--quiet"]
     arguments += ["--max-batch-size", "3", "--devices", "cpu", "--shard-lines", "5"]
-    arguments += ["--image-column", "jpg", "--prompt-column", "txt", "--id-column", "i"]
+    arguments += ["--image-column", "jpg", "--id-column", "i"]
     arguments += ["--max-new-tokens", "9", "--temperature", "0.5", "--stop", "a"]
     arguments += ["--logit-bias", "4=-1.5", "--logprobs", "2", "--n", "2"]
     arguments += ["--response-format", "json_object", "--stop-token-id", "7"]
@@ -247,7 +257,6 @@ def test_options_arrive_where_they_act(
     assert seen["options"].max_batch_size == 3
     assert seen["quiet"] is True
     assert seen["image_column"] == "jpg"
-    assert seen["prompt_column"] == "txt"
     assert seen["id_column"] == "i"
     assert seen["output"] == tmp_path / "out"
     question = seen["question"]
