@@ -21,9 +21,11 @@ from mllama.server.dialects.ollama.messages import OllamaMessage, OllamaTool
 from mllama.server.dialects.ollama.options import OllamaOptions
 
 _DURATION: Final = re.compile(
-    r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|[uµ]s|ms|s|m|h))+)"
+    r"[+-]?(?:0|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|[uµ]s|ms|s|m|h))+)"
 )
-"""A duration in Go's form, such as ``1h30m``."""
+"""A duration in Go's form, such as ``1h30m``.
+
+There is one reading of digits only, or many of them would hold the event loop."""
 
 _NOT_CUT: Final = Ignored("a prompt that is too long is refused, and never cut")
 _NO_PICTURES: Final = Refused("is not supported: the model can't draw")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -160,6 +161,10 @@ def test_keep_alive_is_a_duration(api: Api) -> None:
         answer_of(api.chat(keep_alive=value))
     for value in ("soon", "5 m", "m", True, [], "-"):
         assert "`keep_alive` must be a number" in error_of(api.chat(keep_alive=value))
+    started = time.monotonic()
+    for value in ("1" * 500_000, "1." * 200_000, "1h" * 200_000 + "x"):
+        assert "`keep_alive` must be a number" in error_of(api.chat(keep_alive=value))
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("top", [None, 0, 2])
