@@ -152,6 +152,15 @@ def test_no_step_of_the_largest_bodies_holds_the_loop(body: bytes) -> None:
     assert min(longest_step() for _ in range(3)) < 0.15
 
 
+def test_a_key_that_stands_twice_among_many_is_found_at_once() -> None:
+    keys = [*range(140_000), 139_999]
+    body = "{" + ",".join(f'"{key}":1' for key in keys) + "}"
+    started = time.monotonic()
+    with pytest.raises(RequestRejected, match="the key '139999' twice"):
+        parse_json(body.encode())
+    assert time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("number", [b"9" * 401, b"-" + b"1" * 100_000, b"7" * 900])
 def test_a_number_has_at_most_400_digits(number: bytes) -> None:
     text = b'"' + b"3" * 5000 + b'"'
