@@ -30,6 +30,10 @@ aren't quite those of the whole."""
 MAX_TOKENIZED_CHARACTERS: Final = 1 << 20
 """Texts of so many characters are tokenized for a client that only asks for tokens."""
 
+_FIELDS: Final = frozenset({"role", "content", "type", "text"})
+"""Keys of each message, which a prompt doesn't have.  It has others, such as the names
+of a tool's arguments, which a client chooses."""
+
 _THREADS: Final = 2
 """Prompts that are rendered and tokenized at a time.  More would wait for the GIL,
 and an event loop with them."""
@@ -107,7 +111,8 @@ def text_size(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(map(text_size, value.values()))
+        own = (key for key in value if key not in _FIELDS)
+        return sum(map(text_size, own)) + sum(map(text_size, value.values()))
     if isinstance(value, Sequence):
         return sum(map(text_size, value))
     return 1
@@ -120,7 +125,9 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
+        for key, each in value.items():
+            if key not in _FIELDS:
+                yield from _texts(key)
             yield from _texts(each)
     elif isinstance(value, Sequence):
         for each in value:

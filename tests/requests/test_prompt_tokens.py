@@ -50,6 +50,19 @@ def test_many_texts_are_refused_by_their_sum(tokenizer: Any) -> None:
         tokens_of(tokenizer, chat(*["shape " * 1000] * 20))
 
 
+def test_the_names_of_arguments_are_texts_too(tokenizer: Any) -> None:
+    parameters = {"type": "object", "properties": {"shape " * 700_000: {}}}
+    function = {"name": "find", "parameters": parameters}
+    prompt = ChatPrompt(
+        messages=[{"role": "user", "content": "a"}],
+        tools=[{"type": "function", "function": function}],
+    )
+    started = time.process_time()
+    with pytest.raises(PromptTooLongError, match="more than 8192 tokens"):
+        tokens_of(tokenizer, prompt)
+    assert time.process_time() - started < 0.5
+
+
 def test_a_text_that_fits_is_tokenized_however_long(tokenizer: Any) -> None:
     encoder = SimpleNamespace(
         has_more_tokens=lambda texts, most: sum(map(len, texts)) > 100 * most,
