@@ -30,9 +30,12 @@ def on_its_own_port(ask: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None
     async def main() -> None:
         sockets = bind("127.0.0.1", 0, "--metrics-port")
         port = sockets[0].getsockname()[1]
+        # The server begins to listen a moment later.
+        transport = httpx.AsyncHTTPTransport(retries=5)
+        base_url = f"http://127.0.0.1:{port}"
         async with (
             metrics_served(sockets, POLICY, error_form),
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            httpx.AsyncClient(base_url=base_url, transport=transport) as client,
         ):
             await ask(client)
         with pytest.raises(httpx.TransportError):
@@ -64,12 +67,13 @@ def test_no_page_of_the_web_reads_it() -> None:
 
 def test_quiet_connections_keep_no_scraper_out() -> None:
     async def ask(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/metrics")).status_code == 200
         host, port = client.base_url.host, client.base_url.port
         quiet = [await asyncio.open_connection(host, port) for _ in range(100)]
         assert (await client.get("/metrics")).status_code == 200
         # The first ones were closed for the later ones.
         with suppress(ConnectionError):
-            assert await asyncio.wait_for(quiet[0][0].read(), 1) == b""
+            assert await asyncio.wait_for(quiet[0][0].read(), 10) == b""
         for _, writer in quiet:
             writer.close()
 
