@@ -203,18 +203,19 @@ def _without_texts(content: bytes) -> bytes:
         return content
     view, at, kept = memoryview(content), len(_PNG), 0
     # Not a list of parts: millions of empty chunks would take a gigabyte.
-    rest = bytearray()
+    rest = io.BytesIO()
     while at + 8 <= len(content):
         (size,) = struct.unpack_from(">I", content, at)
         end = at + 12 + size
         if content[at + 4 : at + 8] in _PNG_TEXTS:
-            rest += view[kept:at]
+            rest.write(view[kept:at])
             kept = end
         at = end
     if not kept:
         return content
-    rest += view[kept:]
-    return bytes(rest)
+    rest.write(view[kept:])
+    # Without a copy.
+    return rest.getvalue()
 
 
 def _completed_webp(content: bytes, filling: int = 0) -> bytes:
