@@ -170,6 +170,49 @@ def test_questions_of_webdataset(tmp_path: Path) -> None:
     assert [line.error is None for line in lines] == [True, False, False]
 
 
+def test_ends_of_names_have_letters_of_any_case(tmp_path: Path) -> None:
+    path = tar(tmp_path / "x.tar", {"a.Jpg": b"1", "a.PNG": b"2", "a.TXT": b"What?"})
+    (line,) = read(path, Question(None), prompt_column="Txt", image_column="JPG")
+    assert (picture_of(line), prompt_of(line)) == (b"1", "What?")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("a.png", {"image_column": "jpg"}),
+        ("a.png", {"id_column": "key"}),
+        ("a.tar", {"id_column": "key"}),
+    ],
+)
+def test_columns_that_no_file_has_are_refused(
+    tmp_path: Path, name: str, option: dict[str, str]
+) -> None:
+    tar(tmp_path / "a.tar", MEMBERS)
+    (tmp_path / "a.png").write_bytes(b"1")
+    with pytest.raises(MllamaError, match=r"-column needs Parquet .*has none"):
+        read(tmp_path / name, **option)
+
+
+def test_files_behind_pictures_may_have_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder's files have the order of the file system.
+    monkeypatch.setattr(
+        "mllama.batch.inputs.reader.find_files",
+        lambda *source: iter(sorted(find_files(*source), key=lambda file: file.name)),
+    )
+    (tmp_path / "a.png").write_bytes(b"1")
+    parquet_file(tmp_path / "b.parquet", {"photo": [b"2"], "key": ["x"]})
+    lines = read(tmp_path, image_column="photo", id_column="key")
+    assert [line.custom_id for line in lines] == ["a.png", "x"]
+
+
+def test_an_empty_question_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    (line,) = read(tmp_path, Question(""))
+    assert prompt_of(line) == ""
+
+
 def test_a_damaged_file_is_one_error(tmp_path: Path) -> None:
     whole = tar(tmp_path / "b.tar", {f"{n}.png": b"x" * 2000 for n in range(9)})
     (tmp_path / "a.tar").write_bytes(whole.read_bytes()[:4000])

@@ -204,12 +204,14 @@ def test_questions_that_can_not_be_asked_are_refused(
     assert not Path("out.jsonl").exists()
 
 
-def test_a_column_with_questions_is_looked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--prompt-column", "--image-column", "--id-column"])
+def test_columns_are_looked_for(tmp_path: Path, option: str) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     source = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.table({"image": [b"1"]}), source)
-    message = refused(source, tmp_path / "out.jsonl", "--prompt-column", "q")
+    question = [] if option == "--prompt-column" else ["--prompt", "What?"]
+    message = refused(source, tmp_path / "out.jsonl", *question, option, "q")
     assert "has no column 'q'" in message
 
 
@@ -248,7 +250,6 @@ def test_options_arrive_where_they_act(
     arguments = [str(PICTURES[0].parent), str(tmp_path / "out")]
     arguments += ["--prompt", "What?", "--system", "Be brief.", "--quiet"]
     arguments += ["--max-batch-size", "3", "--devices", "cpu", "--shard-lines", "5"]
-    arguments += ["--image-column", "jpg", "--id-column", "i"]
     arguments += ["--max-new-tokens", "9", "--temperature", "0.5", "--stop", "a"]
     arguments += ["--logit-bias", "4=-1.5", "--logprobs", "2", "--n", "2"]
     arguments += ["--response-format", "json_object", "--stop-token-id", "7"]
@@ -256,8 +257,6 @@ def test_options_arrive_where_they_act(
         CliRunner().invoke(batch, arguments, catch_exceptions=False)
     assert seen["options"].max_batch_size == 3
     assert seen["quiet"] is True
-    assert seen["image_column"] == "jpg"
-    assert seen["id_column"] == "i"
     assert seen["output"] == tmp_path / "out"
     question = seen["question"]
     assert (question.prompt, question.system) == ("What?", "Be brief.")

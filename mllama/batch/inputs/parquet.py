@@ -74,7 +74,8 @@ def read_rows(
     parquet = import_parquet(name)
     import pyarrow
 
-    columns = [column for column in (image_column, prompt_column, id_column) if column]
+    named = (image_column, prompt_column, id_column)
+    columns = [column for column in named if column is not None]
     try:
         source = parquet.ParquetFile(file)
         missing = [each for each in columns if each not in source.schema_arrow.names]

@@ -41,7 +41,8 @@ class Question:
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": url}} for url in urls
         ]
-        content.append({"type": "text", "text": self.prompt or prompt})
+        text = prompt if self.prompt is None else self.prompt
+        content.append({"type": "text", "text": text})
         system = [{"role": "system", "content": self.system}] if self.system else []
         return {
             "messages": [*system, {"role": "user", "content": content}],

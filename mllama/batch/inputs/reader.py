@@ -57,7 +57,8 @@ class InputReader:
         output: Where the answers go, which is no part of the input.
 
     Raises:
-        MllamaError: If there is no such input, or a package or the question is missing.
+        MllamaError: If there is no such input, a package or the question is missing, or
+            no file has such a column.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class InputReader:
             )
         self.kind: Kind = first[1]
         self._check_question(first[1], first[0].name)
+        self._check_columns()
         if first[1] == "parquet":
             import_parquet(first[0].name)
         self._is_remote = first[0].filesystem is not None or first[0].path == STDIN
@@ -112,6 +114,27 @@ class InputReader:
             return
         if not asks or (kind == "picture" and self._question.prompt is None):
             raise MllamaError(f"{name} needs a question about it: --prompt")
+
+    def _check_columns(self) -> None:
+        """Raises an error if an option fits none of the files."""
+        options: tuple[tuple[str, str | None, tuple[Kind, ...], str], ...] = (
+            (
+                "--image-column",
+                self._image_column,
+                ("parquet", "tar"),
+                "Parquet or tar",
+            ),
+            ("--id-column", self._id_column, ("parquet",), "Parquet"),
+        )
+        for name, value, kinds, wanted in options:
+            if value is None or self.kind == "lines" or self.kind in kinds:
+                continue
+            # A folder may begin with pictures, and have columns all the same.
+            files = self._known(find_files(self._source, self._output))
+            if not any(kind in kinds for _, kind in files):
+                raise MllamaError(
+                    f"{name} needs {wanted} files, and {self._source} has none"
+                )
 
     def __iter__(self) -> Iterator[BatchLine]:
         """Yields the lines.  A file that can't be read is one line with an error."""

@@ -46,9 +46,9 @@ def read_samples(
         file: The tar file, compressed or not.
         name: What its samples are called by.
         question: The question.
-        image_end: How the name of a sample's picture ends, such as ``jpg``; None is any
-            that pictures have.
-        prompt_end: How the name of the file with its question ends.
+        image_end: How the name of a sample's picture ends, such as ``jpg``, in letters
+            of any case; None is any that pictures have.
+        prompt_end: How the name of the file with its question ends, likewise.
         first_number: The number of the first line.
 
     Raises:
@@ -74,7 +74,7 @@ def read_samples(
                         yield _line(number, f"{name}:{key}", question, members)
                         number += 1
                     key, members = f"{folder}{slash}{stem}", {}
-                role = _role(end.lower(), image_end, prompt_end)
+                role = _role(end, image_end, prompt_end)
                 if role is not None and role not in members:
                     members[role] = _content(archive, member, role)
         if key is not None:
@@ -84,11 +84,11 @@ def read_samples(
 
 
 def _role(end: str, image_end: str | None, prompt_end: str | None) -> str | None:
-    if prompt_end is not None and end == prompt_end:
+    end = end.lower()
+    if prompt_end is not None and end == prompt_end.lower():
         return "prompt"
-    if end == image_end or (image_end is None and end in PICTURE_ENDS):
-        return "image"
-    return None
+    ends = PICTURE_ENDS if image_end is None else (image_end.lower(),)
+    return "image" if end in ends else None
 
 
 def _content(
