@@ -192,7 +192,7 @@ def test_a_server_without_maps_says_how_to_get_them(
     page.get_by_role("button", name="Settings").click()
     box = page.get_by_label("Show where each word looked")
     expect(box).to_be_disabled()
-    expect(page.get_by_role("dialog")).to_contain_text("started without --attention")
+    expect(page.get_by_role("dialog")).to_contain_text("only mllama serve --attention")
     page.keyboard.press("Escape")
     drop(page, payload())
     ask(page, "What is it?")

@@ -41,7 +41,7 @@ export function offerMaps(isOffered) {
   form.elements.maps.disabled = !isOffered;
   byId("maps-hint").textContent = isOffered
     ? "Point at a word of an answer, or tap it, and the pictures light up. The model computes that after the answer."
-    : "This server can't: it was started without --attention.";
+    : "This server doesn't offer that: only mllama serve --attention does.";
 }
 
 /** Returns true if answers come with where their words looked. */
