@@ -246,6 +246,36 @@ def test_chats_are_exported_and_imported(page: Page, page_server: PageServer) ->
     expect(page.get_by_role("alert")).to_contain_text("has no chats of this page")
 
 
+def test_a_damaged_file_is_not_imported_in_part(
+    page: Page, page_server: PageServer
+) -> None:
+    drop(page, payload())
+    ask(page, "Which color?")
+    complete(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    file = json.loads(download.value.path().read_text())
+    damaged = json.loads(json.dumps(file["conversations"][0]))
+    for message in damaged["messages"].values():
+        for picture in message["pictures"]:
+            picture.update(id="damaged", name="b.png")
+    file["conversations"].append(damaged)
+    for number, content in enumerate(("image/png;base64,abcde", "text/html;base64,")):
+        file["pictures"]["damaged"] = f"data:{content}"
+        page.locator("#import-file").set_input_files(
+            {
+                "name": f"{number}.json",
+                "mimeType": "application/json",
+                "buffer": json.dumps(file).encode(),
+            }
+        )
+        expect(page.get_by_role("alert")).to_contain_text(
+            f"“{number}.json” is damaged: its picture “b.png” can't be read"
+        )
+    assert page.evaluate(COUNT, "conversations") == 1
+    assert page.evaluate(COUNT, "pictures") == 1
+
+
 @pytest.mark.parametrize("language", ["curl", "Python"])
 def test_a_request_is_shown_as_code(
     page: Page, page_server: PageServer, language: str

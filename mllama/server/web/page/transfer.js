@@ -28,7 +28,7 @@ function picturesOf(conversation) {
 /**
  * Adds the chats of a file to this browser's, beside those that it has.
  * @returns {Promise<number>} Their number.
- * @throws {UserError} If the file has no chats.
+ * @throws {UserError} If the file has no chats, or is damaged: nothing of it is kept then.
  */
 export async function importChats(file) {
   const refused = new UserError(`“${file.name}” has no chats of this page. Choose a file that Export has written.`);
@@ -41,21 +41,36 @@ export async function importChats(file) {
   if (data?.format !== FORMAT || !Array.isArray(data.conversations)) throw refused;
   const read = data.conversations.map(checkedConversation);
   if (read.includes(null)) throw refused;
-  for (const conversation of read) {
-    for (const message of Object.values(conversation.messages)) {
-      message.pictures = await Promise.all(message.pictures.map((each) => importedPicture(each, data.pictures?.[each.id])));
-    }
-    await keep(conversation);
+  const pictures = [];
+  for (const message of read.flatMap((each) => Object.values(each.messages))) {
+    message.pictures = message.pictures.map((picture) => {
+      const id = randomId();
+      // Export writes null for a picture that the browser had lost.
+      const url = data.pictures?.[picture.id] ?? null;
+      const blob = url === null ? null : decoded(url);
+      if (blob) pictures.push({ ...picture, id, blob });
+      else if (url !== null) {
+        throw new UserError(`“${file.name}” is damaged: its picture “${picture.name}” can't be read. Nothing was imported.`);
+      }
+      return { ...picture, id };
+    });
   }
+  await Promise.all(pictures.map(keptPicture));
+  for (const conversation of read) await keep(conversation);
   return read.length;
 }
 
-async function importedPicture(picture, url) {
-  const id = randomId();
-  const match = /^data:(image\/(?:jpeg|png|webp|gif));base64,([A-Za-z0-9+/=]*)$/.exec(url ?? "");
-  if (!match) return { ...picture, id };
-  const bytes = Uint8Array.from(atob(match[2]), (character) => character.charCodeAt(0));
-  return keptPicture({ ...picture, id, blob: new Blob([bytes], { type: match[1] }) });
+/** Returns a picture from a data URL; null if it has none. */
+function decoded(url) {
+  const match = /^data:(image\/(?:jpeg|png|webp|gif));base64,([A-Za-z0-9+/=]*)$/.exec(url);
+  if (!match) return null;
+  try {
+    const bytes = Uint8Array.from(atob(match[2]), (character) => character.charCodeAt(0));
+    return new Blob([bytes], { type: match[1] });
+  } catch {
+    // It isn't base64.
+    return null;
+  }
 }
 
 /** Returns a copy with only what a conversation has; null if it is none. */
