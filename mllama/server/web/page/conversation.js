@@ -7,6 +7,12 @@
  * the browser keeps where the words looked, or says in a text why it doesn't.
  */
 
+/** Messages that this page made.  Others are as the browser keeps them. */
+const own = new WeakSet();
+
+/** Ids of messages that this page took out. */
+const discarded = new Set();
+
 /** Returns an empty conversation. */
 export function newConversation() {
   const now = Date.now();
@@ -22,11 +28,54 @@ export function randomId() {
 /** Adds a message below another (null begins a branch), and shows it. */
 export function append(conversation, parent, fields) {
   const message = { id: randomId(), parent, text: "", pictures: [], status: "complete", stats: null, ...fields };
+  own.add(message);
   conversation.messages[message.id] = message;
   conversation.leaf = message.id;
   conversation.updated = Date.now();
   if (!conversation.title && message.role === "user") conversation.title = titleOf(message);
   return message;
+}
+
+/** Takes a message without answers out, and shows the branch of the one before it. */
+export function discard(conversation, message) {
+  discarded.add(message.id);
+  delete conversation.messages[message.id];
+  select(conversation, message.parent);
+}
+
+/**
+ * Brings a conversation up to date with what the browser keeps of it, where another tab
+ * may have gone on.  A message is as the tab that made it says.
+ * @returns {Object[]} The messages that changed.
+ */
+export function merge(conversation, stored) {
+  const ours = conversation.messages;
+  const theirs = stored.messages;
+  const needed = new Set(Object.values(theirs).map((message) => message.parent));
+  for (const message of Object.values(ours).filter((each) => own.has(each))) {
+    for (let id = message.id; id !== null && !needed.has(id); id = ours[id].parent) needed.add(id);
+  }
+  const merged = {};
+  const changed = [];
+  for (const message of Object.values(theirs)) {
+    if (discarded.has(message.id) && !needed.has(message.id)) continue;
+    const known = ours[message.id];
+    merged[message.id] = known ?? message;
+    if (!known || own.has(known)) continue;
+    // An answer that grows no more may be of a tab that was closed.
+    if (message.status === "streaming" && message.text === known.text) continue;
+    changed.push(Object.assign(known, message));
+  }
+  for (const message of Object.values(ours)) {
+    if (needed.has(message.id)) merged[message.id] ??= message;
+  }
+  const before = conversation.leaf;
+  while (conversation.leaf !== null && !merged[conversation.leaf]) conversation.leaf = ours[conversation.leaf].parent;
+  conversation.messages = merged;
+  conversation.updated = Math.max(conversation.updated, stored.updated);
+  const isBehind = branch(stored).some((message) => message.id === conversation.leaf);
+  if (isBehind && merged[stored.leaf]) conversation.leaf = stored.leaf;
+  return changed;
 }
 
 function titleOf(message) {

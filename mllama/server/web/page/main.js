@@ -3,7 +3,7 @@
 import { streamAnswer, wantsKey } from "./answering.js";
 import { showCode } from "./code_dialog.js";
 import { showRunning, startComposer } from "./composer.js";
-import { append, branch, newConversation, select } from "./conversation.js";
+import { append, branch, discard, merge, newConversation, select } from "./conversation.js";
 import { byId } from "./elements.js";
 import { ConnectionError, describe } from "./errors.js";
 import * as history from "./history.js";
@@ -53,14 +53,31 @@ function openChat(conversation) {
 }
 
 async function removeChat(conversation) {
+  drop(conversation);
+  await history.remove(conversation).catch(saySaveFailed);
+}
+
+/** Takes a chat that is removed out of the page. */
+function drop(conversation) {
   deleted.add(conversation);
   if (running?.conversation === conversation) running.stop();
   chats = chats.filter((each) => each !== conversation);
   if (current === conversation) current = newConversation();
-  const pictures = Object.values(conversation.messages).flatMap((message) => message.pictures);
   show();
-  await history.remove(conversation).catch(saySaveFailed);
+  const pictures = Object.values(conversation.messages).flatMap((message) => message.pictures);
   forget(pictures.map((picture) => picture.id));
+}
+
+/** Shows what another tab did to a chat. */
+async function takeOver(id) {
+  const stored = await history.conversationOf(id);
+  const ours = chats.find((each) => each.id === id);
+  if (ours && !stored) return drop(ours);
+  if (!stored) return;
+  const changed = ours ? merge(ours, stored) : [];
+  if (!ours) chats.unshift(stored);
+  show();
+  changed.forEach(updateMessage);
 }
 
 function keep(conversation) {
@@ -122,8 +139,7 @@ async function answerTo(conversation, question) {
 async function recover(error, conversation, question, answer) {
   if (!answer.text) {
     // A question without an answer stays; the empty answer doesn't.
-    delete conversation.messages[answer.id];
-    select(conversation, question.id);
+    discard(conversation, answer);
     await keep(conversation);
   }
   const again = { label: "Try again", run: () => answerTo(conversation, question) };
@@ -206,8 +222,8 @@ function startButtons() {
 }
 
 async function loadChats() {
-  const known = new Map(chats.map((each) => [each.id, each]));
   const kept = await history.conversations();
+  const known = new Map(chats.map((each) => [each.id, each]));
   chats = kept.map((each) => known.get(each.id) ?? each);
   for (const message of chats.flatMap((each) => Object.values(each.messages))) {
     if (message.status === "streaming" && !running) message.status = "interrupted";
@@ -219,6 +235,7 @@ startSettings();
 startSidebar();
 startComposer({ send, stop: () => running?.stop() });
 startButtons();
+history.onChange((id) => takeOver(id).catch(() => {}));
 show();
 loadChats()
   .then(() => {
