@@ -26,6 +26,7 @@ from mllama.batch.run import BatchCounts, BatchRun, unanswered
 from mllama.batch.seen_ids import SeenIds
 from mllama.engine.async_client import AsyncEngineClient
 from mllama.llm import LLM
+from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.line_answers import LineAnswers
 from mllama.server.batches.local_images import LocalImages
 from mllama.server.capabilities import ServerCapabilities
@@ -140,6 +141,7 @@ async def _batch(llm: LLM, requests: Path, output: Path) -> BatchCounts:
             description=ModelDescription(),
         ),
         images,
+        SharedMemory(),
     )
     counts, writer = BatchCounts(), JsonLines(output)
     reader = InputReader(str(requests), Question(None))

@@ -30,7 +30,7 @@ from mllama.server.batches.stores import BatchStores
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.observability.metrics import METRICS, REGISTRY
 from mllama.server.options import ServerOptions
-from mllama.server.routes import add_routes, new_application
+from mllama.server.routes import add_routes, new_application, shared_memory
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
 from mllama.server.shutdown import Shutdown
@@ -75,7 +75,10 @@ class Front:
         self._states = ReplicaStates(self._running)
         self._batches: BatchService | None = None
         self.shutdown = Shutdown(options.overload.shutdown_timeout)
-        self.app: FastAPI = new_application(settings, None, options, self.shutdown)
+        self._memory = shared_memory(options)
+        self.app: FastAPI = new_application(
+            settings, None, options, self.shutdown, self._memory
+        )
         self.app.add_middleware(AffinityMiddleware)
 
     def _running(self) -> int:
@@ -110,7 +113,9 @@ class Front:
         fetcher = ImageFetcher(self._settings)
         if self._options.batches is not None:
             stores = BatchStores(self._options.batches)
-            self._batches = BatchService(stores, engine, queue, capabilities, fetcher)
+            self._batches = BatchService(
+                stores, engine, queue, capabilities, fetcher, self._memory
+            )
         add_routes(self.app, engine, capabilities, fetcher, self._states, self._batches)
 
     async def _started(self) -> None:

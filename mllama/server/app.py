@@ -44,7 +44,7 @@ from mllama.server.metrics_page import metrics_served, worker_metrics
 from mllama.server.model_description import ModelDescription
 from mllama.server.observability.shared_stats import SharedStats
 from mllama.server.options import BoundSockets, ServerOptions
-from mllama.server.routes import add_routes, error_form, new_application
+from mllama.server.routes import add_routes, error_form, new_application, shared_memory
 from mllama.server.scheduler_limits import check_scheduler
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import new_queue
@@ -194,7 +194,10 @@ class _RunningServer:
         batches = options.batches
         self._batch_stores = None if batches is None else BatchStores(batches)
         self._shutdown = Shutdown(options.overload.shutdown_timeout)
-        self._app = new_application(settings, serving, options, self._shutdown)
+        self._memory = shared_memory(options)
+        self._app = new_application(
+            settings, serving, options, self._shutdown, self._memory
+        )
         self._server = HttpServer(
             uvicorn_config(
                 self._app,
@@ -288,7 +291,9 @@ class _RunningServer:
         service = (
             None
             if stores is None
-            else BatchService(stores, queued, queue, capabilities, fetcher)
+            else BatchService(
+                stores, queued, queue, capabilities, fetcher, self._memory
+            )
         )
         add_routes(self._app, queued, capabilities, fetcher, supervisor, service)
         return service

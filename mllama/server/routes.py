@@ -86,11 +86,21 @@ def dialect(scope: Scope) -> str:
     return "anthropic" if anthropic.is_anthropic_request(path, scope) else "openai"
 
 
+def shared_memory(options: ServerOptions) -> SharedMemory:
+    """Returns the memory of a server's requests.
+
+    Args:
+        options: The server's options.
+    """
+    return SharedMemory(max_waiting=options.overload.max_queue_size)
+
+
 def new_application(
     settings: Settings,
     serving: ServingTokenGeneratorSettings | None,
     options: ServerOptions,
     shutdown: Shutdown | None = None,
+    memory: SharedMemory | None = None,
 ) -> FastAPI:
     """Returns MAX's application with those of its routes that are kept.
 
@@ -100,6 +110,8 @@ def new_application(
             where nothing can be reset from here.
         options: The server's options.
         shutdown: Counts its requests and refuses them in the end; None does neither.
+        memory: The memory of its requests, if others share it, such as the lines of
+            batches; None is one of its own.
     """
     app = fastapi_app(settings, serving)
     policy = options.policy()
@@ -112,7 +124,7 @@ def new_application(
     app.add_middleware(RequestHeadMiddleware, form_of=error_form)
     app.add_middleware(
         SharedMemoryMiddleware,
-        memory=SharedMemory(max_waiting=options.overload.max_queue_size),
+        memory=shared_memory(options) if memory is None else memory,
         client_of=client_of,
     )
     if shutdown is not None:

@@ -27,6 +27,11 @@ REQUEST_TIMEOUT: Final = ErrorReport(
 BODY_TIMEOUT: Final = ErrorReport(
     408, "The body took too long to arrive.", code="request_timeout"
 )
+BODY_TOO_SLOW: Final = ErrorReport(
+    408,
+    "The body arrived too slowly while others waited to send theirs; try again later.",
+    code="request_timeout",
+)
 HEAD_TOO_LARGE: Final = ErrorReport(
     431, "The path and headers are too large.", code="headers_too_large"
 )

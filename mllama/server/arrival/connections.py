@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mllama.server.arrival.connection_errors import (
     BODY_TIMEOUT,
+    BODY_TOO_SLOW,
     HEAD_TOO_LARGE,
     NO_HTTP,
     REQUEST_TIMEOUT,
@@ -23,6 +24,7 @@ from mllama.server.arrival.connection_errors import (
     refusal,
     scope_of_head,
 )
+from mllama.server.arrival.shared_memory import known_memory
 from mllama.server.errors import ErrorReport
 from mllama.utils.open_files import open_file_limit
 
@@ -49,6 +51,9 @@ class ConnectionLimits:
         body_pause: Between two pieces of a body.
         body_grace: For a body of any size.
         body_rate: Bytes per second of the rest of a body, on average.
+        awaited_grace: For a body of any size, while others wait for the memory that it
+            holds.
+        awaited_rate: The rate then.
         write_seconds: For which a client may read nothing of an answer.
     """
 
@@ -57,6 +62,8 @@ class ConnectionLimits:
     body_pause: float = 30
     body_grace: float = 60
     body_rate: int = 16 << 10
+    awaited_grace: float = 20
+    awaited_rate: int = 512 << 10
     write_seconds: float = 60
 
     @classmethod
@@ -196,6 +203,19 @@ class LimitedConnection(H11Protocol):
         allowed = self.limits.body_grace + self._body_bytes / self.limits.body_rate
         if self._body_pause > self.limits.body_pause or self._body_seconds > allowed:
             self._close_with(BODY_TIMEOUT)
+            return
+        allowed = (
+            self.limits.awaited_grace + self._body_bytes / self.limits.awaited_rate
+        )
+        if self._body_seconds > allowed and self._is_awaited:
+            self._close_with(BODY_TOO_SLOW)
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Returns True if others wait for memory that is kept for the body."""
+        known: Any = self.scope
+        share = known_memory(known)
+        return share is not None and share.is_body_awaited
 
     def _close_with(self, report: ErrorReport) -> None:
         """Closes the connection, and says why if no answer has begun."""

@@ -34,6 +34,7 @@ class SharedMemory:
     """The memory of requests in progress.
 
     What there isn't enough of is waited for, by the client that holds least first.
+    One client's bodies have half of each kind at most.
 
     Args:
         bodies: Bytes of large bodies.
@@ -51,8 +52,8 @@ class SharedMemory:
         max_waiting: int = DEFAULT_QUEUE_SIZE,
     ) -> None:
         self.max_waiting = max_waiting
-        self.bodies = FairSemaphore(bodies)
-        self.texts = FairSemaphore(texts)
+        self.bodies = FairSemaphore(bodies, most_each=bodies // 2)
+        self.texts = FairSemaphore(texts, most_each=texts // 2)
         self.images = FairSemaphore(images)
 
 
@@ -70,6 +71,11 @@ class RequestMemory:
         self._body: Lease | None = None
         self._images: list[Lease] = []
 
+    @property
+    def is_body_awaited(self) -> bool:
+        """Returns True if others wait for the memory that the body holds."""
+        return self._body is not None and self._body.is_awaited
+
     async def take_body(self, size: int) -> None:
         """Waits for the memory of a body.
 
@@ -83,7 +89,7 @@ class RequestMemory:
             return
         memory = self._memory
         pool = memory.bodies if size > LARGEST_TEXT else memory.texts
-        must_wait = pool.waiting or pool.free < min(size, pool.capacity)
+        must_wait = pool.must_wait(min(size, pool.most_each), self._client)
         if must_wait and pool.waiting >= memory.max_waiting:
             raise EngineOverloadedError(
                 f"too many requests are waiting ({pool.waiting}); try again later"
@@ -109,8 +115,8 @@ class RequestMemory:
 
 
 async def _taken(pool: FairSemaphore, size: int, client: Hashable) -> Lease:
-    # What needs more than there is gets all of it.
-    return await pool.acquire(min(size, pool.capacity), client)
+    # What needs more than a client may have gets all of that.
+    return await pool.acquire(min(size, pool.most_each), client)
 
 
 class SharedMemoryMiddleware:
@@ -138,14 +144,40 @@ class SharedMemoryMiddleware:
             await self._app(scope, receive, send)
             return
         share = RequestMemory(self._memory, self._client_of(scope))
-        scope.setdefault("state", {})[_STATE] = share
+        give_memory(scope, share)
         try:
             await self._app(scope, receive, send)
         finally:
             share.release()
 
 
+def give_memory(scope: Scope, share: RequestMemory) -> None:
+    """Gives a request its share.  Whoever does so releases it at the end.
+
+    Args:
+        scope: The ASGI scope of the request.
+        share: The share.
+    """
+    scope.setdefault("state", {})[_STATE] = share
+
+
 def memory_of(request: Request) -> RequestMemory:
-    """Returns the share of a request; without the middleware, one of its own."""
-    share = request.scope.setdefault("state", {}).get(_STATE)
-    return share if isinstance(share, RequestMemory) else RequestMemory(SharedMemory())
+    """Returns the share of a request.
+
+    Raises:
+        RuntimeError: If it has none, so that nothing would bound what it takes.
+    """
+    share = known_memory(request.scope)
+    if share is None:
+        raise RuntimeError("the request has no share of the memory")
+    return share
+
+
+def known_memory(scope: Scope) -> RequestMemory | None:
+    """Returns the share of a request, or None if it has none yet.
+
+    Args:
+        scope: The ASGI scope of the request.
+    """
+    share = scope.get("state", {}).get(_STATE)
+    return share if isinstance(share, RequestMemory) else None

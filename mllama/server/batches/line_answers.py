@@ -12,9 +12,15 @@ from starlette.requests import Request
 
 from mllama.batch.lines import BatchLine
 from mllama.batch.results import LineAnswer
+from mllama.server.arrival.shared_memory import (
+    RequestMemory,
+    SharedMemory,
+    give_memory,
+)
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.body_routes import Handler
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.clients import NOBODY
 from mllama.server.compact_json import compact
 from mllama.server.dialects.openai.routes import answering_handlers, error_form
 from mllama.server.engine_client import EngineClient
@@ -32,6 +38,7 @@ class LineAnswers:
         engine: Answers requests.
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
+        memory: The memory of requests in progress.
     """
 
     def __init__(
@@ -39,7 +46,9 @@ class LineAnswers:
         engine: EngineClient,
         capabilities: ServerCapabilities,
         fetcher: ImageFetcher,
+        memory: SharedMemory,
     ) -> None:
+        self._memory = memory
         self._handlers: Mapping[str, Handler] = answering_handlers(
             engine, capabilities, fetcher
         )
@@ -53,6 +62,8 @@ class LineAnswers:
         """Returns the answer to a line, or the error in its place."""
         request_id = uuid.uuid4().hex
         form = error_form(line.url)
+        # The lines of all batches are those of one client.
+        share = RequestMemory(self._memory, NOBODY)
         try:
             handler = self._handlers.get(line.url)
             if handler is None:
@@ -62,7 +73,9 @@ class LineAnswers:
                     "url",
                     code="invalid_url",
                 )
-            response = await handler(_request(line, request_id))
+            request = _request(line, request_id)
+            give_memory(request.scope, share)
+            response = await handler(request)
             return LineAnswer(response.status_code, bytes(response.body), request_id)
         except Exception as error:
             log_failure(error)
@@ -71,6 +84,8 @@ class LineAnswers:
             )
             content = compact(form.content(report)).encode()
             return LineAnswer(report.status, content, request_id)
+        finally:
+            share.release()
 
 
 def _request(line: BatchLine, request_id: str) -> Request:

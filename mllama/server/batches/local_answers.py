@@ -9,6 +9,7 @@ from typing import Any
 from mllama.batch.lines import BatchLine
 from mllama.batch.results import LineAnswer
 from mllama.requests.engine_settings import EngineSettings
+from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.line_answers import LineAnswers
 from mllama.server.batches.local_images import LocalImages
 from mllama.server.capabilities import ServerCapabilities
@@ -34,7 +35,7 @@ class LocalAnswers:
         check_alive: Callable[[], None],
     ) -> None:
         self._images = LocalImages(folder)
-        self._answers = LineAnswers(client, capabilities, self._images)
+        self._answers = LineAnswers(client, capabilities, self._images, SharedMemory())
         self._check_alive = check_alive
 
     async def __call__(self, line: BatchLine) -> LineAnswer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.batch_routes import BatchRoutes
 from mllama.server.batches.body import BatchBody
 from mllama.server.batches.file_routes import FileRoutes
@@ -32,6 +33,7 @@ class BatchService:
         queue: The queue.
         capabilities: Features and limits of the server.
         fetcher: Gets images from URLs.
+        memory: The memory that lines share with the server's other requests.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class BatchService:
         queue: QueueState,
         capabilities: ServerCapabilities,
         fetcher: ImageFetcher,
+        memory: SharedMemory,
     ) -> None:
-        answers = LineAnswers(BatchEngineClient(engine), capabilities, fetcher)
+        answers = LineAnswers(BatchEngineClient(engine), capabilities, fetcher, memory)
         self.worker = BatchWorker(stores, answers, SpareSlots(queue))
         self.router = APIRouter(tags=["OpenAI"])
         FileRoutes(stores).add_to(self.router)

@@ -40,6 +40,11 @@ class _Account:
         """Returns what decides who is first; the account must have a place."""
         return self.held, max(self.changed, self.waiting[0].number)
 
+    @property
+    def next_weight(self) -> int:
+        """Returns what the first place waits for; the account must have one."""
+        return self.waiting[0].weight
+
 
 class FairQueue:
     """Clients that wait, with what each holds already.
@@ -91,10 +96,30 @@ class FairQueue:
             del self._waiting[ticket.client]
         self._forget_idle(ticket.client, account)
 
-    def first(self) -> Ticket | None:
-        """Returns the place that is served next, or None if nobody waits."""
-        account = min(self._waiting.values(), key=lambda each: each.rank, default=None)
+    def first(self, most_held: int | None = None) -> Ticket | None:
+        """Returns the place that is served next, or None if there is none.
+
+        Args:
+            most_held: The most that a client may hold.  Those that would have more are
+                passed over.
+        """
+        accounts = self._within(most_held)
+        account = min(accounts, key=lambda each: each.rank, default=None)
         return None if account is None else account.waiting[0]
+
+    def is_anybody_waiting(self, most_held: int | None = None) -> bool:
+        """Returns True if :meth:`first` has a place."""
+        return any(True for _ in self._within(most_held))
+
+    def is_waiting(self, client: Hashable) -> bool:
+        """Returns True if a client waits."""
+        return client in self._waiting
+
+    def _within(self, most_held: int | None) -> Iterator[_Account]:
+        """Yields who waits, but for those who would hold too much."""
+        for account in self._waiting.values():
+            if most_held is None or account.held + account.next_weight <= most_held:
+                yield account
 
     def held_by(self, client: Hashable) -> int:
         """Returns how much a client holds."""

@@ -32,6 +32,11 @@ class Lease:
         """Returns how much is held."""
         return self._weight
 
+    @property
+    def is_awaited(self) -> bool:
+        """Returns True if somebody waits for what is held here."""
+        return self._weight > 0 and self._semaphore._is_awaited_from(self._client)
+
     def release(self, weight: int | None = None) -> None:
         """Gives back what is held, or a part of it.  Nothing is given back twice.
 
@@ -84,12 +89,20 @@ class FairSemaphore:
     Args:
         capacity: How much there is.
         clock: See :class:`FairQueue`.
+        most_each: The most that one client may hold; None is all of it.
     """
 
-    def __init__(self, capacity: int, clock: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        clock: Iterator[int] | None = None,
+        *,
+        most_each: int | None = None,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"the capacity must be positive, not {capacity}")
         self._capacity = capacity
+        self._most_each = capacity if most_each is None else most_each
         self._held = 0
         self._queue = FairQueue(clock)
         self._futures: dict[Ticket, asyncio.Future[Lease]] = {}
@@ -98,6 +111,11 @@ class FairSemaphore:
     def capacity(self) -> int:
         """Returns how much there is, free or not."""
         return self._capacity
+
+    @property
+    def most_each(self) -> int:
+        """Returns how much one client may hold."""
+        return self._most_each
 
     @property
     def held(self) -> int:
@@ -113,6 +131,11 @@ class FairSemaphore:
     def free(self) -> int:
         """Returns how much is held by nobody."""
         return self._capacity - self._held
+
+    def must_wait(self, weight: int, client: Hashable) -> bool:
+        """Returns True if a client would have to wait for so much."""
+        most = min(self.free, self._most_each - self.held_by(client))
+        return weight > most or self._is_awaited_from(client)
 
     def held_by(self, client: Hashable) -> int:
         """Returns how much a client holds."""
@@ -131,12 +154,12 @@ class FairSemaphore:
             number: When it came, if it had a place in another queue; None is now.
 
         Raises:
-            ValueError: If it is more than the semaphore can ever have, which the
+            ValueError: If it is more than one client can ever have, which the
                 caller should refuse in its own words.
         """
-        if not 0 <= weight <= self._capacity:
+        if not 0 <= weight <= self._most_each:
             raise ValueError(
-                f"the weight must be from 0 to {self._capacity}, not {weight}"
+                f"the weight must be from 0 to {self._most_each}, not {weight}"
             )
         ticket = self._queue.join(client, weight, number)
         future = asyncio.get_running_loop().create_future()
@@ -150,7 +173,7 @@ class FairSemaphore:
 
     def _serve(self) -> None:
         """Serves those whose turn it is, as long as there is enough for them."""
-        while (ticket := self._queue.first()) is not None:
+        while (ticket := self._queue.first(self._most_each)) is not None:
             if self._held + ticket.weight > self._capacity:
                 return
             self._queue.leave(ticket)
@@ -160,6 +183,12 @@ class FairSemaphore:
             self._held += ticket.weight
             self._queue.change_held(ticket.client, ticket.weight)
             future.set_result(Lease(self, ticket.client, ticket.weight))
+
+    def _is_awaited_from(self, client: Hashable) -> bool:
+        """Returns True if somebody waits for what a client holds."""
+        # Whoever holds as much as one client may waits for its own alone.
+        is_short = self._queue.is_anybody_waiting(self._most_each)
+        return is_short or self._queue.is_waiting(client)
 
     def _give_up(self, ticket: Ticket, future: asyncio.Future[Lease]) -> None:
         if future.done() and not future.cancelled() and future.exception() is None:

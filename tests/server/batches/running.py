@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from mllama.server.access.keys import KeyRing
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import AccessPolicy
+from mllama.server.arrival.shared_memory import SharedMemoryMiddleware
 from mllama.server.batches.options import BatchOptions
 from mllama.server.batches.service import BatchService
 from mllama.server.batches.stores import BatchStores
@@ -104,10 +105,13 @@ async def batch_server(
     queue = new_queue(slots, OverloadOptions())
     queued = QueuedEngineClient(engine or parts.engine, queue)
     stores = BatchStores(BatchOptions(directory=folder, **limits))
-    service = BatchService(stores, queued, queue, parts.capabilities, parts.fetcher)
+    service = BatchService(
+        stores, queued, queue, parts.capabilities, parts.fetcher, parts.memory
+    )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(app, queued, parts.capabilities, parts.fetcher, batches=service)
     add_error_handlers(app, error_form)
+    app.add_middleware(SharedMemoryMiddleware, memory=parts.memory)
     app.add_middleware(
         AccessMiddleware, policy=AccessPolicy(keys=KeyRing(keys)), form_of=error_form
     )

@@ -13,6 +13,7 @@ import pytest
 from mllama.batch.lines import BatchLine, encode_body
 from mllama.batch.results import LineAnswer
 from mllama.errors import EngineError, ImageError
+from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.line_answers import LineAnswers
 from mllama.server.batches.local_images import LocalImages
 from tests.server.dialects.in_process import InProcessServer
@@ -24,7 +25,9 @@ def answer(
     url: str, body: Any, server: InProcessServer | None = None, **fields: Any
 ) -> tuple[LineAnswer, Any]:
     server = server or InProcessServer()
-    answers = LineAnswers(server.engine, server.capabilities, server.fetcher)
+    answers = LineAnswers(
+        server.engine, server.capabilities, server.fetcher, server.memory
+    )
     line = BatchLine(1, "one", url, encode_body(body), **fields)
     result = asyncio.run(asyncio.wait_for(answers(line), 30))
     return result, json.loads(result.body)
@@ -95,7 +98,9 @@ def test_an_engine_that_fails_is_a_server_error() -> None:
 def test_an_answer_that_is_given_up_is_cancelled() -> None:
     server = InProcessServer()
     server.engine.wait = lambda: asyncio.sleep(60)
-    answers = LineAnswers(server.engine, server.capabilities, server.fetcher)
+    answers = LineAnswers(
+        server.engine, server.capabilities, server.fetcher, server.memory
+    )
 
     async def give_up() -> None:
         task = asyncio.ensure_future(
@@ -109,6 +114,45 @@ def test_an_answer_that_is_given_up_is_cancelled() -> None:
 
     asyncio.run(asyncio.wait_for(give_up(), 30))
     assert server.engine.running == 0
+
+
+def test_pictures_of_all_lines_share_the_memory() -> None:
+    server = InProcessServer(memory=SharedMemory(images=10 << 20))
+    loading = most = 0
+
+    class Fetcher:
+        async def fetch(self, url: str, charge: object) -> bytes:
+            nonlocal loading, most
+            loading += 1
+            most = max(most, loading)
+            await asyncio.sleep(0.01)
+            loading -= 1
+            return b"image"
+
+    fetcher: Any = Fetcher()
+    answers = LineAnswers(server.engine, server.capabilities, fetcher, server.memory)
+    body = encode_body(asking_about("http://pictures/one.png"))
+
+    async def ask(number: int) -> LineAnswer:
+        line = BatchLine(number, str(number), "/v1/chat/completions", body)
+        return await asyncio.wait_for(answers(line), 30)
+
+    async def main() -> None:
+        results = await asyncio.gather(*(ask(number) for number in range(4)))
+        assert [each.status for each in results] == [200] * 4
+        assert most == 1
+        assert server.memory.images.held == 0
+        server.engine.wait = lambda: asyncio.sleep(60)
+        task = asyncio.ensure_future(ask(5))
+        while not server.engine.running:
+            await asyncio.sleep(0.01)
+        assert server.memory.images.held > 0
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert server.memory.images.held == 0
+
+    asyncio.run(main())
 
 
 def test_pictures_come_from_files_and_from_the_line(tmp_path: Path) -> None:

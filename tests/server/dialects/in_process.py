@@ -12,6 +12,7 @@ import httpx
 from fastapi import FastAPI
 
 from mllama.errors import ImageError
+from mllama.server.arrival.shared_memory import SharedMemory, SharedMemoryMiddleware
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.errors import add_error_handlers
 from mllama.server.metrics_page import add_metrics_routes
@@ -59,6 +60,7 @@ class InProcessServer:
     queue: RequestQueue = field(
         default_factory=lambda: RequestQueue(SLOTS, limit=1000, prepared_ahead=SLOTS)
     )
+    memory: SharedMemory = field(default_factory=SharedMemory)
     shutdown: Shutdown = field(default_factory=lambda: Shutdown(0.1))
     _app: FastAPI | None = field(default=None, init=False)
 
@@ -74,6 +76,7 @@ class InProcessServer:
         self.shutdown.drain_engine(engine)
         add_routes(app, engine, self.capabilities, self.fetcher)
         add_error_handlers(app, error_form)
+        app.add_middleware(SharedMemoryMiddleware, memory=self.memory)
         app.add_middleware(
             ShutdownMiddleware, shutdown=self.shutdown, form_of=error_form
         )

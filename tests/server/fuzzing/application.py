@@ -25,6 +25,7 @@ from mllama.max_compat.server import ServingTokenGeneratorSettings, Settings
 from mllama.max_model.sampling_context import log_probability_counts
 from mllama.requests.engine_settings import EngineSettings
 from mllama.server.app import server_capabilities
+from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.options import BatchOptions
 from mllama.server.batches.owners import EVERYBODY
 from mllama.server.batches.records import KEPT_SECONDS, BatchRecord, FileRecord, now
@@ -154,12 +155,14 @@ class Application:
         serving = Settings(
             MAX_SERVE_MAX_REQUEST_BYTES=2**20,
         )
+        memory = SharedMemory()
         self.app: FastAPI = new_application(
             serving,
             ServingTokenGeneratorSettings(
                 model_factory=unused, pipeline_config=config, tokenizer=tokenizer
             ),
             ServerOptions(host="127.0.0.1", port=8000),
+            memory=memory,
         )
         tokens = tokenizer.delegate.encode(TEXT, add_special_tokens=False)
         self.worker = _AnsweringWorker(tokens, min(settings.end_tokens))
@@ -174,7 +177,9 @@ class Application:
         self._folder = tempfile.TemporaryDirectory()
         self._batches = _batch_stores(Path(self._folder.name))
         # Nothing runs batches, which would need the worker between two requests.
-        service = BatchService(self._batches, engine, queue, capabilities, fetcher)
+        service = BatchService(
+            self._batches, engine, queue, capabilities, fetcher, memory
+        )
         add_routes(self.app, engine, capabilities, fetcher, batches=service)
 
     def close(self) -> None:

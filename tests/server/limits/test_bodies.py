@@ -224,32 +224,60 @@ def test_base64_of_lines_is_not_parsed_with_the_rest(lines: str) -> None:
 
 
 def test_large_bodies_wait_for_room_and_small_ones_do_not() -> None:
-    memory = SharedMemory(bodies=3 << 20, texts=1 << 20)
+    memory = SharedMemory(bodies=4 << 20, texts=2 << 20)
 
     async def run() -> None:
         first, second = RequestMemory(memory, "a"), RequestMemory(memory, "b")
+        third = RequestMemory(memory, "c")
         await first.take_body(2 << 20)
+        await third.take_body((1 << 20) + 1)
+        assert not first.is_body_awaited
         waiting = asyncio.ensure_future(second.take_body(2 << 20))
         await asyncio.sleep(0)
         assert not waiting.done()
+        assert first.is_body_awaited
+        assert not second.is_body_awaited
         # Neither those that are small nor those of texts wait for large ones.
         await RequestMemory(memory).take_body(64 << 10)
         await RequestMemory(memory).take_body(1 << 20)
-        first.shrink_body(1 << 20)
+        first.shrink_body((1 << 20) - 1)
         await asyncio.wait_for(waiting, 1)
-        # What can't have what it asks for gets all there is.
+        assert not first.is_body_awaited
+        # What can't have what it asks for gets all that a client may have.
         huge = asyncio.ensure_future(RequestMemory(memory).take_body(1 << 40))
         first.release()
-        second.release()
+        third.release()
         await asyncio.wait_for(huge, 1)
         assert memory.bodies.held == memory.bodies.capacity
 
     asyncio.run(run())
 
 
+def test_a_client_has_half_of_the_memory() -> None:
+    memory = SharedMemory(bodies=8 << 20)
+
+    async def run() -> None:
+        shares = [RequestMemory(memory, "a") for _ in range(3)]
+        for share in shares[:2]:
+            await share.take_body(2 << 20)
+        waiting = asyncio.ensure_future(shares[2].take_body(2 << 20))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        # It waits for its own bodies, and nobody for others'.
+        other = RequestMemory(memory, "b")
+        await asyncio.wait_for(other.take_body(4 << 20), 1)
+        assert shares[0].is_body_awaited
+        assert not other.is_body_awaited
+        shares[0].release()
+        await asyncio.wait_for(waiting, 1)
+        assert memory.bodies.held_by("a") == memory.bodies.held_by("b") == 4 << 20
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("most", [0, 1])
 def test_bodies_that_wait_are_bounded_too(most: int) -> None:
-    memory = SharedMemory(bodies=3 << 20, max_waiting=most)
+    memory = SharedMemory(bodies=6 << 20, max_waiting=most)
 
     async def run() -> None:
         first = RequestMemory(memory)
@@ -261,6 +289,8 @@ def test_bodies_that_wait_are_bounded_too(most: int) -> None:
         await asyncio.sleep(0)
         with pytest.raises(EngineOverloadedError, match="too many requests"):
             await RequestMemory(memory).take_body(2 << 20)
+        # Others don't wait for what that client has.
+        await RequestMemory(memory, "b").take_body(2 << 20)
         first.release()
         await asyncio.gather(*waiting)
 
@@ -268,9 +298,8 @@ def test_bodies_that_wait_are_bounded_too(most: int) -> None:
 
 
 def test_a_request_gives_its_memory_back_when_it_is_answered() -> None:
-    memory = SharedMemory()
     server = InProcessServer()
-    server.app().add_middleware(SharedMemoryMiddleware, memory=memory)
+    memory = server.memory
     seen: list[int] = []
 
     async def look() -> None:

@@ -9,18 +9,21 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 import uvloop
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from mllama.max_compat.server import ClientDisconnected, Settings
 from mllama.server.arrival.body import arrived_body
 from mllama.server.arrival.connections import ConnectionLimits
+from mllama.server.arrival.shared_memory import SharedMemory, SharedMemoryMiddleware
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.options import ServerOptions
 from mllama.server.routes import error_form
@@ -35,8 +38,14 @@ QUICK = ConnectionLimits(
     body_pause=1.5,
     body_grace=3,
     body_rate=1000,
+    awaited_grace=1,
+    awaited_rate=100_000,
     write_seconds=1,
 )
+
+
+def named_client(scope: Any) -> str:
+    return Headers(scope=scope).get("x-client", "")
 
 
 class Application:
@@ -51,6 +60,10 @@ class Application:
         self.ended: list[str] = []
         self.sent = 0
         self.app = FastAPI()
+        self.memory = SharedMemory(bodies=8 << 20)
+        self.app.add_middleware(
+            SharedMemoryMiddleware, memory=self.memory, client_of=named_client
+        )
         self.app.add_api_route("/health", self.health)
         self.app.add_api_route("/read", self.read, methods=["POST"])
         self.app.add_api_route("/api/read", self.read, methods=["POST"])
@@ -288,6 +301,38 @@ def test_errors_have_the_form_of_the_api() -> None:
                 assert content["request_id"] == "mine"
 
     run(test)
+
+
+def test_slow_bodies_make_room_for_others() -> None:
+    """As four bodies of 256 MiB and a photo, in the memory of a server."""
+    head = (
+        b"POST /read HTTP/1.1\r\nHost: x\r\nx-client: %d\r\nContent-Length: %d\r\n\r\n"
+    )
+    slow = [b"x" * 70_000, *[b"x" * 3_000] * 60]
+
+    async def test(port: int, application: Application) -> None:
+        bodies = [
+            asyncio.ensure_future(
+                answer_to(port, head % (client, 4_000_000), *slow, pause=0.2)
+            )
+            for client in (1, 2)
+        ]
+        while application.memory.bodies.held < 8_000_000:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2.5)
+        # While nobody waits, they have more time.
+        assert not any(body.done() for body in bodies)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head % (3, 2_000_000) + b"x" * 2_000_000)
+        answer = await asyncio.wait_for(reader.readuntil(b"2000000"), 12)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        for body in bodies:
+            error = refusal(await body, 408)["error"]
+            assert "while others waited" in error["message"]
+
+    # Of what else ends a slow body, there is enough.
+    run(test, replace(QUICK, body_pause=30, body_grace=30))
 
 
 def test_a_large_body_may_take_longer() -> None:
