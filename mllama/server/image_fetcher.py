@@ -19,6 +19,7 @@ from mllama.max_compat.server import (
     parse_allowed_hosts,
     resolve_image_from_url,
 )
+from mllama.server.host_lookups import HostLookups
 from mllama.server.observability.metrics import METRICS
 from mllama.utils.sizes import format_bytes
 
@@ -45,6 +46,7 @@ class ImageFetcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._lookups = HostLookups()
         self._networks, self._names = parse_allowed_hosts(
             settings.media_url_allowed_hosts
         )
@@ -109,9 +111,8 @@ class ImageFetcher:
         """Returns the address of a host that may be reached; see ``AddressGuard``."""
         if is_proxied and host_is_allowed(host, [], [], self._names):
             return None
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port)
+            found = await self._lookups.addresses(host, port)
         except (OSError, UnicodeError):
             METRICS.image_rejections.labels("dns_failure").inc()
             hint = (

@@ -18,6 +18,7 @@ from max.serve.config import Settings
 
 from mllama.errors import ImageError
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.observability.request_record import RequestRecord, recording
 from mllama.server.request_images import ImageReference, load_images
 
 CONTENT = bytes(range(256)) * 300
@@ -87,6 +88,45 @@ def test_images_come_from_everywhere_in_order(site: int, tmp_path: Path) -> None
         ALLOWED_IMAGE_ROOTS=[str(tmp_path)],
     )
     assert found == [CONTENT, CONTENT, CONTENT, b"abc"]
+
+
+def test_names_that_nobody_answers_hold_up_no_other_client(
+    site: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_answered, look_up = threading.Event(), socket.getaddrinfo
+
+    def silent(host: Any, *more: Any, **named: Any) -> Any:
+        if str(host).endswith(".hole"):
+            is_answered.wait(30)
+            raise socket.gaierror("no answer")
+        return look_up(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    fetcher = ImageFetcher(Settings(MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS=["localhost"]))
+
+    async def ask(client: str, url: str) -> bytes:
+        with recording(RequestRecord(client=client)):
+            return await fetcher.fetch(url, lambda size: None)
+
+    async def main() -> None:
+        slow = [
+            asyncio.ensure_future(ask("1.1.1.1", f"http://{number}.hole/a.png"))
+            for number in range(80)
+        ]
+        await asyncio.sleep(0.1)
+        image = ask("2.2.2.2", f"http://localhost:{site}/image.png")
+        assert await asyncio.wait_for(image, 20) == CONTENT
+        # A client that gives up frees its threads only when they end.
+        slow.pop().cancel()
+        is_answered.set()
+        for each in slow:
+            with pytest.raises(ImageError, match="is not found"):
+                await asyncio.wait_for(each, 20)
+
+    try:
+        asyncio.run(main())
+    finally:
+        is_answered.set()
 
 
 @pytest.mark.parametrize(
