@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Final
 
 from mllama.batch.lines import BatchLine
@@ -59,8 +61,13 @@ class ReadAhead:
             self._lines += 1
             self._bytes += line.size
             if self._waiting:
-                self._loop.call_soon_threadsafe(self._wake)
+                self._call_soon(self._wake)
         return True
+
+    def _call_soon(self, wake: Callable[[], None]) -> None:
+        # A thread that waits for its input may outlive the loop, and then wakes nobody.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(wake)
 
     def _has_room(self, line: BatchLine) -> bool:
         return self._lines == 0 or (
@@ -72,7 +79,7 @@ class ReadAhead:
         with self._room:
             self._is_over = True
             self._room.notify_all()
-            self._loop.call_soon_threadsafe(self._wake_all)
+            self._call_soon(self._wake_all)
 
     def clear(self) -> None:
         """Ends, and forgets what has not been taken."""

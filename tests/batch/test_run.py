@@ -15,6 +15,7 @@ import pytest
 
 from mllama.batch.destination import Destination
 from mllama.batch.lines import BatchLine, parse_line
+from mllama.batch.read_ahead import ReadAhead
 from mllama.batch.results import LineAnswer
 from mllama.batch.run import (
     AskLine,
@@ -291,3 +292,21 @@ def test_a_million_lines_take_no_more_memory(tmp_path: Path) -> None:
     whole = run(map(line, range(1, 1_000_001)), output, ask, seconds=900)
     assert (half.answered, whole.answered, whole.skipped) == (500_000,) * 3
     assert most - before < 32 * 2**20
+
+
+def test_a_reader_that_outlives_the_loop_ends_quietly() -> None:
+    loop = asyncio.new_event_loop()
+    window = ReadAhead(loop)
+    assert window.put(line(1))
+
+    async def wait() -> None:
+        await window.take()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(window.take(), 0.01)
+
+    loop.run_until_complete(wait())
+    loop.close()
+    # Somebody still seems to wait.
+    assert window.put(line(2))
+    window.end()
+    assert not window.put(line(3))
