@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import httpx
 
 from mllama.errors import ImageError, MllamaError, shortened
+from mllama.utils.event_loops import run_coroutine
 from mllama.utils.proxies import (
     Proxy,
     certificate_variable,
@@ -61,13 +61,7 @@ def fetch(url: str) -> bytes:
     Raises:
         ImageError: As :func:`fetch_async`.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(fetch_async(url))
-    # In a notebook, this thread has a loop that runs.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, fetch_async(url)).result()
+    return run_coroutine(fetch_async(url))
 
 
 async def fetch_async(
