@@ -49,6 +49,7 @@ class BatchLine:
         body: The JSON of the request.
         picture: What its first picture is known by; None if it has none.
         attachments: Contents of pictures that the body names, by their URLs.
+        unreadable: Why pictures that the body names can't be read, by their URLs.
         error: Why it can't be asked; None if it can.
     """
 
@@ -58,6 +59,7 @@ class BatchLine:
     body: bytes = b""
     picture: bytes | None = None
     attachments: Mapping[str, bytes] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     error: LineError | None = None
 
     @property

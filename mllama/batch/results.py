@@ -58,9 +58,17 @@ def answered(line: BatchLine, answer: LineAnswer) -> bytes:
     )
 
 
-def failed(line: BatchLine, error: LineError) -> bytes:
-    """Returns the line of a request that could not be asked."""
-    content = {"code": error.code, "message": error.message, "line": line.number}
+def failed(line: BatchLine, error: LineError, *, is_numbered: bool = True) -> bytes:
+    """Returns the line of a request that could not be asked.
+
+    Args:
+        line: The request.
+        error: Why.
+        is_numbered: Whether the user knows the line by its number.
+    """
+    content: dict[str, Any] = {"code": error.code, "message": error.message}
+    if is_numbered:
+        content["line"] = line.number
     if error.param is not None:
         content["param"] = error.param
     return b'%snull,"error":%s}\n' % (_start(line), _json(content))

@@ -81,6 +81,9 @@ def run_on_cluster(
 
         async def main() -> int:
             pool = await start_pool(ray, wanted, start, folder)
-            return await run.run(pool, pool.slots)
+            try:
+                return await run.run(pool, pool.slots)
+            finally:
+                pool.end()
 
         return asyncio.run(main())

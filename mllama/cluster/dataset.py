@@ -26,6 +26,7 @@ from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import START_ERROR, ReplicaStartError
 from mllama.errors import MllamaError
 from mllama.launch.options import EngineOptions
+from mllama.utils.event_loops import run_coroutine
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -66,8 +67,8 @@ def answer(
             objects with ``bytes`` of Hugging Face's data sets, or lists of these; None
             if there are none.
         prompt_column: The column with a question for each row, instead of ``prompt``.
-        id_column: The column with the ``custom_id`` of each row.  Without it they are
-            made up, and several rows may have the same one.
+        id_column: The column with the ``custom_id`` of each row; without it they are
+            null.
         system: A system prompt.
         fields: Further fields of OpenAI's chat requests, such as ``max_tokens``.
         replicas: Number of replicas.
@@ -151,7 +152,8 @@ class _AnswerBatches:
         self._number += 1
         line = await asyncio.to_thread(self._line_of, row, self._number)
         if line.error is not None:
-            return failed(line, line.error)
+            # Each replica counts its own rows, which says nothing to anybody.
+            return failed(line, line.error, is_numbered=False)
         return answered(line, await answered_or_ended(self._engine, line))
 
 
@@ -239,7 +241,7 @@ def answer_into(
                 pool.end()
 
         try:
-            asyncio.run(run())
+            run_coroutine(run())
         except TooManyErrors as error:
             raise MllamaError(
                 f"more than {max_errors} rows failed, the first one so: {error}; "

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
-from mllama.batch.lines import BatchLine, local_path, sources
+from mllama.batch.lines import BatchLine, sources
+from mllama.batch.local_files import read_picture
 from mllama.batch.results import LineAnswer
 from mllama.cluster.dataset_replica import BatchReplica, StartEngine
 from mllama.cluster.options import ClusterOptions
-from mllama.errors import MllamaError
-from mllama.images.fetch import MAX_BYTES
+from mllama.errors import ImageError, MllamaError
 
 _TRIES: Final = 3
 """Times that Ray asks a line again whose replica has died."""
@@ -122,30 +122,38 @@ async def start_pool(
         max_task_retries=_TRIES,
     )
     actors = [actor.remote(start) for _ in range(cluster.replicas)]
-    found: list[int | str] = await asyncio.gather(*(_prepared(each) for each in actors))
-    members: list[tuple[Any, int]] = []
-    for each, slots in zip(actors, found, strict=True):
-        if isinstance(slots, str):
-            raise MllamaError(f"a replica can't start: {slots}")
-        members.append((each, slots))
-    return ReplicaPool(members, folder)
+    try:
+        slots = await asyncio.gather(*(_prepared(each) for each in actors))
+    except BaseException:
+        # The others may start for minutes yet.
+        for each in actors:
+            ray.kill(each)
+        raise
+    return ReplicaPool(list(zip(actors, slots, strict=True)), folder)
 
 
-async def _prepared(actor: Any) -> int | str:
+async def _prepared(actor: Any) -> int:
+    """Returns how many lines a replica answers at a time, when it can.
+
+    Raises:
+        MllamaError: If it can't answer any.
+    """
     from ray.exceptions import RayError
 
     try:
         slots: int | str = await actor.prepare.remote()
     except RayError as error:
-        return " ".join(str(error).split())[-300:]
+        slots = " ".join(str(error).split())[-300:]
+    if isinstance(slots, str):
+        raise MllamaError(f"a replica can't start: {slots}")
     return slots
 
 
 def with_files(line: BatchLine, folder: Path) -> BatchLine:
     """Returns a line with the contents of its ``file:`` URLs.
 
-    The nodes of a cluster don't have this machine's files.  What can't be read is left
-    to the replica, whose answer says why.
+    The nodes of a cluster don't have this machine's files.  Where one can't be read
+    here, the line says why, and its answer will.
 
     Args:
         line: The line.
@@ -153,17 +161,14 @@ def with_files(line: BatchLine, folder: Path) -> BatchLine:
     """
     if _FILE_URL.search(line.body) is None:
         return line
-    attachments = dict(line.attachments)
+    attachments, unreadable = dict(line.attachments), dict(line.unreadable)
     for url in sources(from_json(line.body)):
         if url[:5].lower() == "file:":
             try:
-                with local_path(url, folder).open("rb") as file:
-                    content = file.read(MAX_BYTES + 1)
-            except (OSError, ValueError):
-                continue
-            if len(content) <= MAX_BYTES:
-                attachments[url] = content
-    return replace(line, attachments=attachments)
+                attachments[url] = read_picture(url, folder)
+            except ImageError as error:
+                unreadable[url] = str(error)
+    return replace(line, attachments=attachments, unreadable=unreadable)
 
 
 def store_is_full(error: BaseException) -> str:

@@ -42,15 +42,14 @@ class LineOfRow:
 
         Args:
             row: The row.
-            number: Its number, from 1.
+            number: A number of its own among those that this process asks about.
         """
         identity = None if self._id_column is None else row[self._id_column]
         value = None if self._image_column is None else row[self._image_column]
         prompt = None if self._prompt_column is None else row[self._prompt_column]
         if self._id_column is not None and identity is None:
             return line_without_id(number, self._id_column)
-        # A row that has no id is known by its number.
-        custom_id = f"row {number}" if identity is None else str(identity)
+        custom_id = None if identity is None else str(identity)
         try:
             value = _as_file(value)
         except (ValueError, TypeError, OSError) as error:

@@ -77,14 +77,20 @@ def ask_about_datasets(ray: Any, folder: Path) -> dict[str, Any]:
     pyarrow.parquet.write_table(table, folder / "in.parquet")
     rows = ray.data.read_parquet(str(folder / "in.parquet"))
     pixels = [{"image": np.full((2, 3, 3), i, np.uint8)} for i in range(5)]
+    pixels.append({"image": np.full((2, 3, 5), 9, np.uint8)})
     answers = [
         answer(rows, prompt="What?", id_column="name", fields={"max_tokens": 3}),
         answer(ray.data.from_items(pixels), prompt="What?", replica_cpus=0.5),
     ]
     output = str(folder / "out.jsonl")
+
+    async def cell(rows: Any) -> Any:
+        # In a notebook, an event loop runs.
+        return answer_into(rows, output, id_column="name", prompt="What?")
+
     counts = [
-        answer_into(each, output, id_column="name", prompt="What?")
-        for each in (rows.limit(15), rows)
+        asyncio.run(cell(rows.limit(15))),
+        answer_into(rows, output, id_column="name", prompt="What?"),
     ]
     problems = []
     for wrong in (

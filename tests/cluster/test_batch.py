@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from click.testing import CliRunner
 from mllama.batch.inputs.question import Question
 from mllama.batch.lines import BatchLine, encode_body
 from mllama.cli.batch import batch
-from mllama.cluster.dataset_pool import ReplicaPool, with_files
+from mllama.cluster.dataset_pool import ReplicaPool, start_pool, with_files
 from mllama.cluster.dataset_rows import LineOfRow
 from mllama.cluster.options import ClusterOptions
 from mllama.errors import MllamaError
+
+from .line_engines import no_engine
 
 pytest.importorskip("ray", reason="the extra cluster")
 
@@ -189,10 +192,15 @@ def test_a_dataset_gets_columns_with_answers(found: Any) -> None:
         assert (row["status_code"], row["finish_reason"]) == (200, "stop")
         body = json.loads(row["response"])
         assert list(body["attached"].values()) == [number % 4 + 1]
-    # Arrays of pixels are pictures, and rows have no id if none is wanted.
-    pixels = found["rows"][40:]
+    # Arrays of pixels are pictures, and rows have no id if none is wanted: each replica
+    # would begin with the same number.
+    *pixels, wrong = sorted(found["rows"][40:], key=lambda row: row["response"] is None)
     assert len(pixels) == 5
+    error = json.loads(wrong["error"])
+    assert error["code"] == "invalid_image"
+    assert "line" not in error
     for row in pixels:
+        assert row["custom_id"] is None
         assert row["status_code"] == 200
         assert next(iter(json.loads(row["response"])["attached"].values())) > 50
 
@@ -250,6 +258,45 @@ def test_lines_go_where_their_picture_is_while_there_is_room() -> None:
     assert sorted(asyncio.run(run())) == ["a"] * 4 + ["b"] * 4
 
 
+class _FakeRay:
+    """Starts actors whose ``prepare`` is given, and notes which are killed."""
+
+    def __init__(self, *prepared: Any) -> None:
+        self._prepared = list(prepared)
+        self.killed: list[Any] = []
+
+    def remote(self, actor: Any) -> Any:
+        return self
+
+    def options(self, **options: Any) -> Any:
+        return SimpleNamespace(remote=self._start)
+
+    def _start(self, start: Any) -> Any:
+        return SimpleNamespace(prepare=SimpleNamespace(remote=self._prepared.pop(0)))
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
+
+def test_replicas_that_start_end_when_another_can_not() -> None:
+    async def fail() -> str:
+        return "node 10.0.0.2: no memory"
+
+    async def load() -> int:
+        await asyncio.sleep(SECONDS)
+        return 4
+
+    fake = _FakeRay(load, fail, load)
+
+    async def run() -> None:
+        options = ClusterOptions(replicas=3)
+        await asyncio.wait_for(start_pool(fake, options, no_engine, Path()), 60)
+
+    with pytest.raises(MllamaError, match=r"can't start: node 10\.0\.0\.2"):
+        asyncio.run(run())
+    assert len(fake.killed) == 3
+
+
 def test_a_full_object_store_is_one_line() -> None:
     from ray.exceptions import OutOfDiskError
 
@@ -274,12 +321,19 @@ def test_replicas_that_are_lost_end_the_batch() -> None:
         asyncio.run(ReplicaPool([(Lost("a"), 1)], Path())(line(1)))
 
 
-def test_files_that_can_not_be_read_are_left_to_the_replica(tmp_path: Path) -> None:
+def test_files_that_can_not_be_read_here_are_not_looked_for_on_a_node(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a b.png").write_bytes(b"12")
     found = with_files(line(1, "file:a%20b.png"), tmp_path)
     assert found.attachments == {"file:a%20b.png": b"12"}
-    assert with_files(line(1, "file:none.png"), tmp_path).attachments == {}
-    assert with_files(line(1, "http://host/a.png"), tmp_path).attachments == {}
+    assert found.unreadable == {}
+    found = with_files(line(1, "file:none.png"), tmp_path)
+    assert found.attachments == {}
+    (message,) = found.unreadable.values()
+    assert message.endswith("none.png can't be read: No such file or directory")
+    found = with_files(line(1, "http://host/a.png"), tmp_path)
+    assert found.attachments == found.unreadable == {}
 
 
 def refused(*arguments: str | Path) -> str:
@@ -326,13 +380,15 @@ def test_too_few_cpus_are_one_line() -> None:
 def test_a_file_that_is_too_large_is_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllama.cluster.dataset_pool.MAX_BYTES", 2)
+    monkeypatch.setattr("mllama.batch.local_files.MAX_BYTES", 2)
     (tmp_path / "fits.png").write_bytes(b"12")
     assert with_files(line(1, "FILE:fits.png"), tmp_path).attachments == {
         "FILE:fits.png": b"12"
     }
     # Its size is said to be none.
-    assert with_files(line(1, "file:///dev/zero"), tmp_path).attachments == {}
+    found = with_files(line(1, "file:///dev/zero"), tmp_path)
+    assert found.attachments == {}
+    assert found.unreadable == {"file:///dev/zero": "/dev/zero has more than 0 MiB"}
 
 
 @pytest.mark.parametrize(
@@ -343,6 +399,6 @@ def test_pixels_that_are_no_picture_are_an_error_of_their_row(
 ) -> None:
     line_of = LineOfRow(Question("What is it?"), "image", None, None)
     found = line_of({"image": np.zeros(shape, kind)}, 7)
-    assert found.custom_id == "row 7"
+    assert found.custom_id is None
     assert found.error is not None
     assert found.error.code == "invalid_image"

@@ -119,7 +119,7 @@ def line_without_id(number: int, column: str) -> BatchLine:
 
 def record_line(
     number: int,
-    custom_id: str,
+    custom_id: str | None,
     question: Question,
     value: Any,
     column: str | None,
@@ -129,7 +129,7 @@ def record_line(
 
     Args:
         number: The line's number, from 1.
-        custom_id: Its name.
+        custom_id: Its name; None if it has none.
         question: The question.
         value: The cell with the record's pictures.
         column: The name of its column; None if the record has no pictures.

@@ -52,7 +52,7 @@ class Question:
     def line(
         self,
         number: int,
-        custom_id: str,
+        custom_id: str | None,
         pictures: Sequence[Picture],
         prompt: str | None = None,
     ) -> BatchLine:
@@ -60,7 +60,7 @@ class Question:
 
         Args:
             number: The line's number, from 1.
-            custom_id: Its name.
+            custom_id: Its name; None if it has none.
             pictures: The pictures.
             prompt: The question, if this one has none.
         """
@@ -85,6 +85,6 @@ class Question:
         )
 
 
-def wrong(number: int, custom_id: str, code: str, message: str) -> BatchLine:
+def wrong(number: int, custom_id: str | None, code: str, message: str) -> BatchLine:
     """Returns a line that can't be asked."""
     return BatchLine(number=number, custom_id=custom_id, error=LineError(code, message))

@@ -8,6 +8,7 @@ from typing import Any
 
 from mllama.batch.lines import BatchLine
 from mllama.batch.results import LineAnswer
+from mllama.errors import ImageError
 from mllama.requests.engine_settings import EngineSettings
 from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.line_answers import LineAnswers
@@ -45,11 +46,14 @@ class LocalAnswers:
             RuntimeError: If the engine has failed as a whole, so that no line is at
                 fault.
         """
-        self._images.attach(line.attachments)
+        pictures: dict[str, bytes | ImageError] = dict(line.attachments)
+        for url, why in line.unreadable.items():
+            pictures[url] = ImageError(why)
+        self._images.attach(pictures)
         try:
             answer = await self._answers(line)
         finally:
-            self._images.detach(line.attachments)
+            self._images.detach(pictures)
         if answer.status >= 500:
             self._check_alive()
         return answer

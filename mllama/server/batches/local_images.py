@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mllama.batch.lines import local_path
-from mllama.errors import ImageError, shortened
-from mllama.images.fetch import MAX_BYTES
+from mllama.batch.local_files import read_picture
+from mllama.errors import ImageError
 from mllama.max_compat.server import Settings
 from mllama.server.image_fetcher import ImageFetcher
 
@@ -24,16 +23,16 @@ class LocalImages(ImageFetcher):
     def __init__(self, folder: Path) -> None:
         super().__init__(Settings(media_url_ssrf_protection_enabled=False))
         self._folder = folder
-        self._attached: dict[str, bytes] = {}
+        self._attached: dict[str, bytes | ImageError] = {}
         # Several lines may come with the same file.
         self._uses: Counter[str] = Counter()
 
-    def attach(self, contents: Mapping[str, bytes]) -> None:
-        """Makes contents known by their URLs."""
+    def attach(self, contents: Mapping[str, bytes | ImageError]) -> None:
+        """Makes contents, or why there are none, known by their URLs."""
         self._attached.update(contents)
         self._uses.update(contents.keys())
 
-    def detach(self, contents: Mapping[str, bytes]) -> None:
+    def detach(self, contents: Mapping[str, bytes | ImageError]) -> None:
         """Forgets contents."""
         for url in contents:
             self._uses[url] -= 1
@@ -52,21 +51,11 @@ class LocalImages(ImageFetcher):
         """
         content = self._attached.get(url)
         if content is None and url[:5].lower() == "file:":
-            content = await asyncio.to_thread(self._read, url)
+            content = await asyncio.to_thread(read_picture, url, self._folder)
         if content is None:
             return await super().fetch(url, charge)
+        if isinstance(content, ImageError):
+            # Another one each time: its traceback grows.
+            raise ImageError(str(content))
         charge(len(content))
-        return content
-
-    def _read(self, url: str) -> bytes:
-        path = local_path(url, self._folder)
-        name = shortened(str(path))
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{name} can't be read: {reason}") from error
-        if len(content) > MAX_BYTES:
-            raise ImageError(f"{name} has more than {MAX_BYTES // 2**20} MiB")
         return content

@@ -15,6 +15,7 @@ from mllama.batch.results import LineAnswer
 from mllama.errors import EngineError, ImageError
 from mllama.server.arrival.shared_memory import SharedMemory
 from mllama.server.batches.line_answers import LineAnswers
+from mllama.server.batches.local_answers import LocalAnswers
 from mllama.server.batches.local_images import LocalImages
 from tests.server.dialects.in_process import InProcessServer
 
@@ -180,10 +181,37 @@ def test_pictures_come_from_files_and_from_the_line(tmp_path: Path) -> None:
         assert (result.status, content["error"]["code"]) == (400, "invalid_image")
 
 
+def test_a_picture_that_another_machine_could_not_read_is_not_looked_for_here(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"another")
+    server = InProcessServer()
+    answers = LocalAnswers(
+        server.engine,  # type: ignore[arg-type]
+        server.capabilities,
+        tmp_path,
+        lambda: None,
+    )
+    line = BatchLine(
+        1,
+        "one",
+        "/v1/chat/completions",
+        encode_body(asking_about("file:a.png")),
+        unreadable={"file:a.png": "a.png can't be read: No such file or directory"},
+    )
+    for _ in range(2):
+        error = json.loads(asyncio.run(answers(line)).body)["error"]
+        assert error["message"] == (
+            "image 1: a.png can't be read: No such file or directory"
+        )
+        assert error["code"] == "invalid_image"
+    assert server.engine.images == []
+
+
 def test_a_file_of_any_size_is_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllama.server.batches.local_images.MAX_BYTES", 10)
+    monkeypatch.setattr("mllama.batch.local_files.MAX_BYTES", 10)
     (tmp_path / "a.png").write_bytes(b"x" * 11)
     with pytest.raises(ImageError, match="has more than"):
         asyncio.run(LocalImages(tmp_path).fetch("file:a.png", lambda size: None))
