@@ -33,6 +33,19 @@ class ImageDecodeError(ImageError):
     """An image's pixels are damaged or incomplete."""
 
 
+class NumberedImageError(ImageError):
+    """An image of a request can't be used.
+
+    Args:
+        message: One line for the user.
+        number: Which one, from 1.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class RequestError(MllamaError):
     """A request for an answer has a value that is wrong or isn't supported.
 

@@ -20,20 +20,19 @@ from mllama.cluster.messages import (
     AnswerMessage,
     Failure,
     ImageContent,
-    NumberedImageError,
     RemoteRequest,
     ReplicaFigures,
     ServedModel,
 )
 from mllama.cluster.replica_states import ReplicaStates
-from mllama.errors import EngineError, EngineUnavailableError
+from mllama.errors import EngineError, EngineUnavailableError, NumberedImageError
 from mllama.images.load import ImageFile
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Accepted, Event
 from mllama.requests.request import GenerationRequest, load_images
 from mllama.server.engine_client import Turns
 from mllama.server.image_route import ReferencedImages
-from mllama.server.request_images import RequestImageError
+from mllama.server.request_images import image_error_in_body
 from mllama.server.request_origin import RequestOrigin
 
 logger = logging.getLogger("mllama")
@@ -215,19 +214,43 @@ class RayEngineClient:
         Raises:
             RequestError: If the chat template rejects the messages, or the images don't
                 match the prompt or can't fit.
-            ImageError: If an image can't be used.
+            NumberedImageError: If an image can't be used.
         """
         contents = [image.content for image in _contents(images)]
         number: int = await self._ask(self._count_tokens, prompt, contents)
         return number
 
     async def _ask(self, method: DeploymentHandle[Any], *arguments: Any) -> Any:
-        """Returns what a replica returns."""
+        """Returns what a replica returns.
+
+        Raises:
+            EngineUnavailableError: If there is no replica.
+            ReplicaLostError: If it has died.
+        """
         self._states.check()
+        response = method.remote(*arguments)
+        received: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def receive() -> None:
+            try:
+                received.put_nowait(await response)
+            except (asyncio.CancelledError, RequestCancelledError):
+                received.put_nowait(ReplicaLostError("was stopped"))
+            except Exception as error:
+                received.put_nowait(_ray_error(error))
+
+        task = asyncio.ensure_future(receive())
         try:
-            answer = await method.remote(*arguments)
-        except Exception as error:
-            raise _ray_error(error) from None
+            # As a stream does, which may have no replica either.
+            with self._states.waiting(received.put_nowait):
+                answer = await received.get()
+        finally:
+            if not task.done():
+                response.cancel()
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if isinstance(answer, Exception):
+            raise answer
         if isinstance(answer, Failure):
             raise answer.error()
         return answer
@@ -258,8 +281,7 @@ def _error(failure: Failure, request: GenerationRequest) -> Exception:
     if isinstance(error, NumberedImageError) and isinstance(
         request.images, ReferencedImages
     ):
-        path = request.images.references[error.number - 1].path
-        return RequestImageError(str(error), path)
+        return image_error_in_body(error, request.images.references)
     return error
 
 

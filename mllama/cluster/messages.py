@@ -18,6 +18,7 @@ from mllama.errors import (
     ImageDecodeError,
     ImageError,
     MllamaError,
+    NumberedImageError,
     PromptTooLongError,
     RequestError,
     TemporaryEngineError,
@@ -75,19 +76,6 @@ class RemoteRequest:
     request: GenerationRequest
     images: Sequence[bytes]
     request_id: str | None = None
-
-
-class NumberedImageError(ImageError):
-    """An image of a request can't be used.
-
-    Args:
-        message: One line for the user.
-        number: Which one, from 1.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 from mllama.cluster.messages import (
     AnswerMessage,
     Failure,
-    NumberedImageError,
     RemoteRequest,
     ReplicaFigures,
 )
-from mllama.errors import EngineError, EngineUnavailableError, ImageError
+from mllama.errors import (
+    EngineError,
+    EngineUnavailableError,
+    ImageError,
+    NumberedImageError,
+)
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.server.engine_client import EngineClient
 

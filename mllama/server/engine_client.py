@@ -94,6 +94,8 @@ class EngineClient(Protocol):
         Raises:
             RequestError: If the chat template rejects the messages, or the images don't
                 match the prompt or can't fit.
+            NumberedImageError: If an image can't be used, of an engine that decodes
+                images elsewhere.
         """
         ...
 

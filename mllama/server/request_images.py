@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mllama.errors import ImageError, shortened
+from mllama.errors import ImageError, NumberedImageError, shortened
 from mllama.images.data_urls import data_url_content, decode_base64, is_base64
 from mllama.images.load import url_scheme
 from mllama.server.bodies.rejection import RequestRejected
@@ -49,6 +49,18 @@ class RequestImageError(ImageError):
     def __init__(self, message: str, path: str) -> None:
         super().__init__(message)
         self.path = path
+
+
+def image_error_in_body(
+    error: NumberedImageError, references: Sequence[ImageReference]
+) -> RequestImageError:
+    """Returns the error of an image, with the place at which the body names it.
+
+    Args:
+        error: The error, of an engine that decodes images elsewhere.
+        references: The images in order.
+    """
+    return RequestImageError(str(error), references[error.number - 1].path)
 
 
 def check_image_count(count: int, most: int | None, path: str = "messages") -> None:

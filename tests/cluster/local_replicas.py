@@ -58,8 +58,14 @@ class LocalResponse:
         self.is_cancelled = False
 
     def __await__(self) -> Any:
+        return self._result().__await__()
+
+    async def _result(self) -> Any:
+        if self._replica is None:
+            # Ray waits for a replica.
+            await asyncio.Event().wait()
         assert self._replica is not None
-        return self._call(self._replica).__await__()
+        return pickle.loads(pickle.dumps(await self._call(self._replica)))
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         if self._replica is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import Callable
@@ -93,15 +94,40 @@ def test_answers_are_those_of_a_server(
     assert without_times(response.text) == without_times(alone.text)
 
 
-def test_prompts_are_tokenized_and_counted() -> None:
+def images_of_anthropic(*contents: bytes) -> dict[str, Any]:
+    """A message with pictures, after one without."""
+    parts = [
+        {
+            "type": "image",
+            "source": {
+                "type": "base64",
+                "media_type": "image/png",
+                "data": base64.b64encode(content).decode(),
+            },
+        }
+        for content in contents
+    ]
+    turns = [USER, {"role": "assistant", "content": "Yes?"}]
+    messages = [*turns, {"role": "user", "content": parts}]
+    return {"model": "served", "messages": messages}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/tokenize", {"model": "served", "prompt": "Hi"}, 200),
+        ("/v1/messages/count_tokens", {"model": "served", "messages": [USER]}, 200),
+        ("/v1/messages/count_tokens", images_of_anthropic(b"one", b"two"), 200),
+        ("/v1/messages/count_tokens", images_of_anthropic(b"one", b"broken"), 400),
+    ],
+)
+def test_prompts_are_tokenized_and_counted(
+    path: str, body: dict[str, Any], status: int
+) -> None:
     alone, cluster = InProcessServer(), LocalCluster([LocalReplica("a", FakeEngine())])
-    for path, body in (
-        ("/tokenize", {"model": "served", "prompt": "Hi"}),
-        ("/v1/messages/count_tokens", {"model": "served", "messages": [USER]}),
-    ):
-        response = cluster.server.post(path, body)
-        assert response.status_code == 200, response.text
-        assert response.json() == alone.post(path, body).json()
+    response = cluster.server.post(path, body)
+    assert response.status_code == status, response.text
+    assert response.json() == alone.post(path, body).json()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +212,17 @@ def test_without_a_replica_requests_are_refused_at_once() -> None:
     assert cluster.handle.responses == []
 
 
-def test_a_request_that_waits_is_refused_when_the_last_replica_has_gone() -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat()),
+        ("/tokenize", {"model": "served", "prompt": "Hi"}),
+        ("/v1/messages/count_tokens", {"model": "served", "messages": [USER]}),
+    ],
+)
+def test_a_request_that_waits_is_refused_when_the_last_replica_has_gone(
+    path: str, body: dict[str, Any]
+) -> None:
     cluster = LocalCluster([])
     cluster.states.update(1)
 
@@ -195,7 +231,7 @@ def test_a_request_that_waits_is_refused_when_the_last_replica_has_gone() -> Non
         async with httpx.AsyncClient(
             transport=transport, base_url="http://server"
         ) as client:
-            task = asyncio.create_task(client.post(CHAT, json=chat()))
+            task = asyncio.create_task(client.post(path, json=body))
             while not cluster.handle.responses:
                 await asyncio.sleep(0.001)
             cluster.states.update(0)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mllama.errors import RequestError
+from mllama.errors import NumberedImageError, RequestError
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
 from mllama.server.answering import AnswerWriters, answer
@@ -40,6 +40,7 @@ from mllama.server.dialects.anthropic.translation import (
 )
 from mllama.server.disconnect import unless_disconnected
 from mllama.server.image_route import ImageRoute
+from mllama.server.request_images import image_error_in_body
 from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.usage import UsageCounter
 
@@ -115,8 +116,12 @@ class MessageRoutes(ImageRoute):
         self, body: PromptBody, strings: BodyStrings, conversation: Conversation
     ) -> int:
         prompt = prompt_of(body, conversation, self._capabilities)
-        images = await self._load_images(image_references(body), strings)
-        return await self._engine.count_tokens(prompt, images)
+        references = image_references(body)
+        images = await self._load_images(references, strings)
+        try:
+            return await self._engine.count_tokens(prompt, images)
+        except NumberedImageError as error:
+            raise image_error_in_body(error, references) from error
 
 
 def _early_tools(body: MessageBody) -> frozenset[str] | None:
