@@ -64,6 +64,7 @@ def serve(**options: Any) -> None:
     # Before anything else takes time.
     import_ray(one_machine=options["address"] is None)
     from mllama.cli.server_settings import take_server_options, take_settings
+    from mllama.cluster.front_claim import checked_name
     from mllama.cluster.options import ClusterOptions
     from mllama.launch.options import EngineOptions
     from mllama.server.settings import without_queue_bounds
@@ -75,6 +76,7 @@ def serve(**options: Any) -> None:
     model_name = options.pop("served_model_name")
     options["model_path"] = model_or_demo(options["model_path"])
     address, cpus = options.pop("address"), options.pop("ray_cpus")
+    name = checked_name(options.pop("name"))
     wanted = ClusterOptions(
         **_taken(ClusterOptions, options),
         drain_seconds=server_options.overload.shutdown_timeout,
@@ -103,6 +105,7 @@ def serve(**options: Any) -> None:
         )
         run(
             without_queue_bounds(settings),
+            name=name,
             cluster=wanted,
             replica=ReplicaOptions(
                 engine=engine, model_name=served_name(model_name, engine.model)

@@ -41,6 +41,16 @@ CLUSTER_OPTIONS: Final = (
         "and ended with the command",
     ),
     Option(
+        name="name",
+        section=CLUSTER,
+        takers=("cluster serve",),
+        kind="text",
+        metavar="NAME",
+        default="mllama",
+        description="Name of Ray Serve's application in the cluster. Servers of one "
+        "cluster each need one of their own.",
+    ),
+    Option(
         name="replica_cpus",
         section=CLUSTER,
         takers=("cluster serve", "batch"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
+import ray
 import uvloop
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
 from mllama.cluster.deployment import DEPLOYMENT, replicas_deployment
 from mllama.cluster.front import Front
+from mllama.cluster.front_claim import claimed
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions
 from mllama.max_compat.server import Settings
@@ -24,13 +26,11 @@ from mllama.server.routes import error_form
 
 logger = logging.getLogger("mllama")
 
-APPLICATION: Final = "mllama"
-"""The name of Ray Serve's application."""
-
 
 def serve(
     settings: Settings,
     *,
+    name: str,
     cluster: ClusterOptions,
     replica: ReplicaOptions,
     options: ServerOptions,
@@ -42,13 +42,15 @@ def serve(
 
     Args:
         settings: Settings of the server.
+        name: The name of Ray Serve's application.
         cluster: The replicas.
         replica: What each replica is started with.
         options: The server's options.
         sockets: What it listens on.
 
     Raises:
-        MllamaError: If no replica can be started.
+        MllamaError: If the cluster has an application of that name already, or no
+            replica can be started.
         SystemExit: On SIGTERM before the server is up, and when it comes again.
         KeyboardInterrupt: The same for Ctrl-C.
     """
@@ -56,9 +58,7 @@ def serve(
         logger.warning(
             "whoever can reach %s may use this server: set --api-key", options.host
         )
-    front = Front(
-        settings, options, cluster, application=APPLICATION, deployment=DEPLOYMENT
-    )
+    front = Front(settings, options, cluster, application=name, deployment=DEPLOYMENT)
     server = HttpServer(
         uvicorn_config(
             front.app,
@@ -71,7 +71,7 @@ def serve(
         front.shutdown,
     )
     prepare_server_process()
-    with _deployed(cluster, replica) as replicas:
+    with _deployed(name, cluster, replica) as replicas:
         uvloop.run(_run(front, replicas, server, options, sockets))
 
 
@@ -92,11 +92,15 @@ async def _run(
 
 @contextmanager
 def _deployed(
-    cluster: ClusterOptions, replica: ReplicaOptions
+    name: str, cluster: ClusterOptions, replica: ReplicaOptions
 ) -> Iterator[DeploymentHandle[Any]]:
     """Yields the handle of the replicas, which are ended on exit.
 
-    If the cluster has them already, from another front, they are replaced one by one.
+    If the cluster has them already, of a front that was killed, they are replaced one
+    by one.
+
+    Raises:
+        MllamaError: If another front has them.
     """
     # What Ray Serve tells of each step is for its developers.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -106,18 +110,19 @@ def _deployed(
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    try:
-        (replicas,) = ray_serve.run_many(
-            [
-                ray_serve.RunTarget(
-                    replicas_deployment(cluster, replica),
-                    name=APPLICATION,
-                    route_prefix=None,
-                )
-            ],
-            # The front looks itself, and says in one line why none can be started.
-            wait_for_applications_running=False,
-        )
-        yield replicas
-    finally:
-        ray_serve.delete(APPLICATION)
+    with claimed(ray, name, DEPLOYMENT):
+        try:
+            (replicas,) = ray_serve.run_many(
+                [
+                    ray_serve.RunTarget(
+                        replicas_deployment(cluster, replica),
+                        name=name,
+                        route_prefix=None,
+                    )
+                ],
+                # The front looks itself, and says in one line why none can be started.
+                wait_for_applications_running=False,
+            )
+            yield replicas
+        finally:
+            ray_serve.delete(name)
