@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -19,11 +20,28 @@ from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions, prepare_process
 from mllama.errors import MllamaError
 from mllama.launch.options import EngineOptions
+from mllama.server.access.origins import checked_origins
 from mllama.server.model_names import served_name
+
+if TYPE_CHECKING:
+    from mllama.max_compat.server import Settings
+    from mllama.server.options import ServerOptions
+
+logger = logging.getLogger("ray.serve")
 
 _FRONT: Final = "Front"
 
 _API_KEY: Final = "MLLAMA_API_KEY"
+
+
+def _split(value: Any) -> Any:
+    """Returns the parts of a text between commas; another value as it is."""
+    if not isinstance(value, str):
+        return value
+    return [each for part in value.split(",") if (each := part.strip())]
+
+
+_Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +53,28 @@ class FrontOptions:
             the folder's name.
         api_key_file: File with a key in each line, on the nodes of the fronts.
             ``MLLAMA_API_KEY`` may have keys too.
+        allowed_hosts: Names by which the server may be called, beside those that
+            ``mllama serve`` answers to on loopback; without any, it answers to all.
+            In text, there are commas between them.
+        cors_origin: Origins of web pages that may use the server; in text, the same.
         max_queue_size: Requests that may wait in a front.
         fronts: Processes that answer HTTP.
         front_cpus: CPUs that each of them reserves.
+
+    Raises:
+        MllamaError: If an origin is none.
     """
 
     served_model_name: str | None = None
     api_key_file: str | None = None
+    allowed_hosts: _Texts = ()
+    cors_origin: _Texts = ()
     max_queue_size: int | None = None
     fronts: int = 1
     front_cpus: float = 1
+
+    def __post_init__(self) -> None:
+        checked_origins(self.cors_origin)
 
 
 def build_app(arguments: Mapping[str, Any]) -> Application:
@@ -130,6 +160,44 @@ class WithoutLifespan:
             await send({"type": f"lifespan.{step}.complete"})
 
 
+def server_options(
+    options: FrontOptions, settings: Settings, environment: Mapping[str, str]
+) -> ServerOptions:
+    """Returns the options of a server behind Ray Serve's proxies.
+
+    Args:
+        options: Options of the front.
+        settings: Settings of the server.
+        environment: Variables that the application was built with.
+
+    Raises:
+        MllamaError: If a value is wrong.
+    """
+    from mllama.server.access.keys import read_keys
+    from mllama.server.options import ServerOptions
+    from mllama.server.scheduling.options import overload_options
+
+    keys = read_keys((), options.api_key_file, environment.get(_API_KEY))
+    if not keys:
+        logger.warning(
+            "whoever can reach Ray Serve's proxies may use this server%s: set "
+            "%s or api_key_file",
+            # A page may have a name of its own lead there (DNS rebinding).
+            "" if options.allowed_hosts else ", and so may web pages in their browsers",
+            _API_KEY,
+        )
+    return ServerOptions(
+        # Ray Serve's proxies listen, which answer to any name.
+        host="0.0.0.0",
+        port=0,
+        api_keys=keys,
+        origins=options.cors_origin,
+        allowed_hosts=options.allowed_hosts,
+        checks_hosts=bool(options.allowed_hosts),
+        overload=overload_options(settings),
+    )
+
+
 class _Front:
     """A process that answers HTTP behind Ray Serve's proxies.
 
@@ -151,9 +219,6 @@ class _Front:
         os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "NOOP")
         os.environ.update(environment)
         from mllama.cluster.front import Front
-        from mllama.server.access.keys import read_keys
-        from mllama.server.options import ServerOptions
-        from mllama.server.scheduling.options import overload_options
         from mllama.server.settings import settings_of, without_queue_bounds
 
         settings = settings_of(
@@ -163,13 +228,7 @@ class _Front:
         )
         self._front = Front(
             without_queue_bounds(settings),
-            ServerOptions(
-                # Ray Serve's proxies listen, which answer to any name.
-                host="0.0.0.0",
-                port=0,
-                api_keys=read_keys((), options.api_key_file, environment.get(_API_KEY)),
-                overload=overload_options(settings),
-            ),
+            server_options(options, settings, environment),
             cluster,
             application=serve.get_replica_context().app_name,
             deployment=DEPLOYMENT,

@@ -44,7 +44,8 @@ class ServerOptions:
         api_keys: Keys of which a request needs one.
         admin_keys: Keys that open routes which change the server's state.
         origins: Origins of web pages that may use the server.
-        allowed_hosts: Further names that ``Host`` may have on loopback.
+        allowed_hosts: Further names that ``Host`` may have, where it is checked.
+        checks_hosts: Whether ``Host`` must be a known name; None is on loopback.
         root_path: The path under which a proxy has this server.
         tls: The server's certificate; None serves plain HTTP.
         metrics_port: Port that has only ``/metrics``, without a key; 0 is any that is
@@ -68,6 +69,7 @@ class ServerOptions:
     admin_keys: Sequence[str] = ()
     origins: Sequence[str] = ()
     allowed_hosts: Sequence[str] = ()
+    checks_hosts: bool | None = None
     root_path: str = ""
     tls: TlsFiles | None = None
     metrics_port: int | None = None
@@ -95,7 +97,9 @@ class ServerOptions:
 
     def policy(self) -> AccessPolicy:
         """Returns what decides whether a request is answered."""
-        checks_hosts = self.uds is None and self.is_local
+        checks_hosts = self.checks_hosts
+        if checks_hosts is None:
+            checks_hosts = self.uds is None and self.is_local
         return AccessPolicy(
             keys=KeyRing(self.api_keys),
             admin_keys=KeyRing(self.admin_keys),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
 
 from mllama.cluster import build_app
-from mllama.cluster.serve_app import WithoutLifespan
+from mllama.cluster.serve_app import FrontOptions, WithoutLifespan, server_options
 from mllama.errors import MllamaError
+from mllama.server.settings import settings_of
 
 
 def deployments(application: Any) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def test_text_of_a_command_line_becomes_numbers() -> None:
         ({"replicas": "many"}, "replicas: Input should be a valid integer"),
         ({"replicas": 0}, "--replicas must be at least 1, not 0"),
         ({"devices": "cpu", "replica_gpus": 1}, "contradict each other"),
+        ({"cors_origin": "example.org"}, "--cors-origin must be like https://"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], says: str) -> None:
@@ -58,6 +61,43 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], says: str) -> None
         build_app(arguments)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_only_names_that_are_given_are_answered() -> None:
+    front = deployments(
+        build_app({"allowed_hosts": "llama.example, llama", "cors_origin": ["*"]})
+    )["Front"]
+    (options,) = [each for each in front.init_args if isinstance(each, FrontOptions)]
+    policy = server_options(options, settings_of({}), {"MLLAMA_API_KEY": "a"}).policy()
+    assert policy.origins == ("*",)
+    assert policy.hosts is not None
+    accepted = ["llama.example:8000", "llama", "127.0.0.1:8000", "evil.example"]
+    assert [policy.hosts.accepts(name) for name in accepted] == [True] * 3 + [False]
+    open_to_all = server_options(FrontOptions(), settings_of({}), {})
+    assert open_to_all.policy().hosts is None
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "says"),
+    [
+        (FrontOptions(), {}, "use this server, and so may web pages in their browsers"),
+        (FrontOptions(allowed_hosts=("a",)), {}, "may use this server: set MLLAMA_API"),
+        (FrontOptions(), {"MLLAMA_API_KEY": "a"}, ""),
+    ],
+)
+def test_a_server_without_a_key_says_so(
+    options: FrontOptions,
+    environment: dict[str, str],
+    says: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Ray Serve's own configuration ends it here.
+    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
+    server_options(options, settings_of({}), environment)
+    assert says in caplog.text
+    assert bool(caplog.records) == bool(says)
 
 
 def test_more_replicas_come_under_load() -> None:
