@@ -12,6 +12,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 import mllama.cluster.nodes
 from mllama.batch.lines import BatchLine, encode_body
 from mllama.cluster.dataset_pool import ReplicaPool, start_pool
+from mllama.cluster.front_claim import claimed
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.ray_cluster import ray_cluster
 from mllama.errors import MllamaError
@@ -114,6 +116,20 @@ def ask_about_datasets(ray: Any, folder: Path) -> dict[str, Any]:
     }
 
 
+def claim_twice(ray: Any) -> str:
+    """Returns what a second front of the same name is told."""
+    from ray import serve
+
+    # Ray Serve itself isn't started here.
+    serve.status = lambda: SimpleNamespace(applications={})
+    with claimed(ray, "mllama", "Replica"), claimed(ray, "other", "Replica"):
+        try:
+            with claimed(ray, "mllama", "Replica"):
+                return ""
+        except MllamaError as error:
+            return str(error)
+
+
 def check_room(ray: Any, cluster: Any, engine: Any) -> None:
     mllama.cluster.nodes.check_room(ray.nodes(), cluster)
 
@@ -125,7 +141,8 @@ def main(folder: Path) -> None:
         from mllama.cluster import dataset
 
         dataset.ReplicaEngine = EchoEngine  # type: ignore[misc,assignment]
-        found = asyncio.run(kill_one(ray))
+        found = {"second_front": claim_twice(ray)}
+        found |= asyncio.run(kill_one(ray))
         found |= asyncio.run(fail(ray, folder))
         ray.data.DataContext.get_current().enable_progress_bars = False
         found |= ask_about_datasets(ray, folder)

@@ -214,6 +214,14 @@ def test_rows_whose_answers_are_there_are_not_asked_again(found: Any) -> None:
 
 
 @pytest.mark.compiles
+def test_ray_has_one_front_of_a_name(found: Any) -> None:
+    assert found["second_front"] == (
+        "the cluster has an application 'mllama' already, of a `mllama cluster serve` "
+        "that runs: end that one, or give this one another --name"
+    )
+
+
+@pytest.mark.compiles
 def test_wrong_arguments_are_one_line(found: Any) -> None:
     column, prompt, option, room = found["problems"]
     assert column == "the dataset has no column 'picture'; it has image, name"
