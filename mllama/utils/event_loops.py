@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -24,18 +26,23 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     except RuntimeError:
         return asyncio.run(coroutine)
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Result]]] = Future()
+    is_interrupted = threading.Event()
 
     async def run() -> Result:
         task = asyncio.ensure_future(coroutine)
         started.set_result((asyncio.get_running_loop(), task))
+        if is_interrupted.is_set():
+            task.cancel()
         return await task
 
     with ThreadPoolExecutor(1, thread_name_prefix="mllama-loop") as thread:
-        result = thread.submit(asyncio.run, run())
         try:
-            return result.result()
+            return thread.submit(asyncio.run, run()).result()
         except KeyboardInterrupt:
-            loop, task = started.result()
-            if not result.done():
-                loop.call_soon_threadsafe(task.cancel)
+            # It may come before the coroutine has begun, and after its end.
+            is_interrupted.set()
+            if started.done():
+                loop, task = started.result()
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(task.cancel)
             raise
