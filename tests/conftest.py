@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from mllama.batch.inputs.parquet import load_pyarrow
 from mllama.utils.child_processes import restore_child_environment
 
 load_pyarrow()
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background jobs ignore Ctrl-C, and so would the programs of tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMPILING_FOLDERS = {
     "clients",
