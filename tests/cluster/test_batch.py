@@ -140,8 +140,8 @@ def test_a_batch_that_is_killed_twice_answers_each_line_once(
         # Files of this machine go with the line.
         wanted = {"file:picture.jpg": 7} if number % 2 else {}
         assert body["attached"] == wanted
-    # Two replicas of three runs.
-    assert len(processes) == 6
+    # Two replicas of three runs; those that were killed may have heard of one only.
+    assert 4 <= len(processes) <= 6
     assert f"{answered:,} answered before" in errors
 
 
