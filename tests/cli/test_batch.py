@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +23,7 @@ from mllama.cli.batch_run import TerminalBatch
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import EngineError, MllamaError
 from mllama.server.batches.local_answers import LocalAnswers
+from tests.batch.output_lines import lines_of, wait_for_lines
 from tests.server.dialects.in_process import InProcessServer
 
 START_SECONDS = 600
@@ -65,18 +65,6 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def lines_of(output: Path) -> int:
-    return output.read_bytes().count(b"\n") if output.exists() else 0
-
-
-def wait_for_lines(process: subprocess.Popen[str], output: Path, count: int) -> None:
-    end = time.monotonic() + START_SECONDS
-    while lines_of(output) < count:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.mark.compiles
 def test_each_line_is_answered_once_by_runs_that_are_killed(tmp_path: Path) -> None:
     count = 120
@@ -84,7 +72,7 @@ def test_each_line_is_answered_once_by_runs_that_are_killed(tmp_path: Path) -> N
     lines = [request(each, max_tokens=40, ignore_eos=True) for each in range(1, count)]
     source.write_text("\n".join([*lines[:9], "{broken", *lines[9:]]))
     first = start(source, output)
-    wait_for_lines(first, output, 6)
+    wait_for_lines(first, output, 6, START_SECONDS)
     first.kill()
     first.communicate()
     assert lines_of(output) < count
@@ -92,7 +80,7 @@ def test_each_line_is_answered_once_by_runs_that_are_killed(tmp_path: Path) -> N
         file.write(b'{"id":"torn')
     second = start(source, output)
     try:
-        wait_for_lines(second, output, lines_of(output) + 6)
+        wait_for_lines(second, output, lines_of(output) + 6, START_SECONDS)
         other = start(source, output)
         _, errors = other.communicate(timeout=START_SECONDS)
         assert other.returncode == 2

@@ -27,6 +27,7 @@ from mllama.cluster.dataset_pool import ReplicaPool, start_pool, with_files
 from mllama.cluster.dataset_rows import LineOfRow
 from mllama.cluster.options import ClusterOptions
 from mllama.errors import MllamaError
+from tests.batch.output_lines import lines_of, wait_for_lines
 
 from .line_engines import EchoEngine, no_engine
 
@@ -101,18 +102,6 @@ def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def lines_of(output: Path) -> int:
-    return output.read_bytes().count(b"\n") if output.exists() else 0
-
-
-def wait_for_lines(process: subprocess.Popen[str], output: Path, count: int) -> None:
-    end = time.monotonic() + SECONDS
-    while lines_of(output) < count:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.compiles
 def test_a_batch_that_is_killed_twice_answers_each_line_once(
     tmp_path: Path, ray_folder: Path
@@ -121,7 +110,7 @@ def test_a_batch_that_is_killed_twice_answers_each_line_once(
     answered = 0
     for _ in range(2):
         process = start(ray_folder, source, output)
-        wait_for_lines(process, output, answered + 200)
+        wait_for_lines(process, output, answered + 200, SECONDS)
         process.kill()
         process.communicate(timeout=SECONDS)
         answered = lines_of(output)

@@ -74,6 +74,12 @@ class BatchServer:
             **fields,
         )
 
+    async def wait_for_answers(self, batch: Any, count: int) -> None:
+        while (
+            await self.client.batches.retrieve(batch.id)
+        ).request_counts.completed < count:
+            await asyncio.sleep(0.01)
+
     async def ended(self, batch: Any) -> Any:
         async def wait() -> Any:
             while True:

@@ -104,10 +104,7 @@ def test_a_cancelled_batch_keeps_its_answers(tmp_path: Path) -> None:
     async def test() -> None:
         async with batch_server(tmp_path, slow_engine()) as server:
             started = await server.start(requests(200))
-            while (
-                await server.client.batches.retrieve(started.id)
-            ).request_counts.completed < 5:
-                await asyncio.sleep(0.01)
+            await server.wait_for_answers(started, 5)
             cancelling = await server.client.batches.cancel(started.id)
             assert cancelling.status == "cancelling"
             batch = await server.ended(started)
@@ -147,10 +144,7 @@ def test_a_batch_goes_on_after_a_restart(tmp_path: Path) -> None:
     async def first() -> Any:
         async with batch_server(tmp_path, slow_engine()) as server:
             started = await server.start(requests(60))
-            while (
-                await server.client.batches.retrieve(started.id)
-            ).request_counts.completed < 10:
-                await asyncio.sleep(0.01)
+            await server.wait_for_answers(started, 10)
             return started
 
     async def second(started: Any) -> None:
@@ -382,10 +376,7 @@ def test_a_batch_keeps_its_answers_when_the_disk_is_full(
     async def test() -> None:
         async with batch_server(tmp_path, slow_engine()) as server:
             started = await server.start(requests(200))
-            while (
-                await server.client.batches.retrieve(started.id)
-            ).request_counts.completed < 5:
-                await asyncio.sleep(0.01)
+            await server.wait_for_answers(started, 5)
             disk.error = errno.ENOSPC
             while disk.failures < 10:
                 await asyncio.sleep(0.01)

@@ -20,6 +20,13 @@ def ask(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
+def begin_long_answer(page: Page, page_server: PageServer) -> None:
+    """Asks "Go on", whose answer takes ten seconds."""
+    page_server.engine.texts = ["word " * 1000]
+    page_server.pause = 0.01
+    ask(page, "Go on")
+
+
 def answers(page: Page):  # type: ignore[no-untyped-def]
     return page.locator(".assistant > .text")
 
@@ -130,9 +137,7 @@ def test_markdown_is_shown(page: Page, page_server: PageServer) -> None:
 def test_an_answer_is_shown_while_it_is_written_and_can_be_stopped(
     page: Page, page_server: PageServer
 ) -> None:
-    page_server.engine.texts = ["word " * 1000]
-    page_server.pause = 0.01
-    ask(page, "Go on")
+    begin_long_answer(page, page_server)
     expect(answers(page)).to_contain_text("word word")
     page.get_by_role("button", name="Stop").click()
     complete(page)
@@ -143,9 +148,7 @@ def test_an_answer_is_shown_while_it_is_written_and_can_be_stopped(
 
 
 def test_escape_stops(page: Page, page_server: PageServer) -> None:
-    page_server.engine.texts = ["word " * 1000]
-    page_server.pause = 0.01
-    ask(page, "Go on")
+    begin_long_answer(page, page_server)
     expect(answers(page)).to_contain_text("word")
     page.keyboard.press("Escape")
     complete(page)
@@ -198,9 +201,7 @@ def test_chats_and_pictures_survive_a_reload(
 def test_a_chat_that_is_deleted_in_mid_answer_stays_deleted(
     page: Page, page_server: PageServer
 ) -> None:
-    page_server.engine.texts = ["word " * 1000]
-    page_server.pause = 0.01
-    ask(page, "Go on")
+    begin_long_answer(page, page_server)
     expect(answers(page)).to_contain_text("word word")
     page.get_by_role("button", name="Delete “Go on”").click()
     page_server.wait_until_idle()

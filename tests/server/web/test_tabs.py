@@ -6,7 +6,7 @@ import pytest
 
 from .browser import COUNT, Page, expect, wait_until
 from .page_server import PageServer
-from .test_chat import answers, ask, complete
+from .test_chat import answers, ask, begin_long_answer, complete
 
 DEAF = """window.BroadcastChannel = class extends EventTarget {
     postMessage() {}
@@ -72,9 +72,7 @@ def test_a_tab_that_is_behind_keeps_the_turns_of_the_other(
 def test_a_chat_that_one_tab_deletes_is_gone_from_the_other(
     page: Page, page_server: PageServer, other: Page
 ) -> None:
-    page_server.engine.texts = ["word " * 1000]
-    page_server.pause = 0.01
-    ask(page, "Go on")
+    begin_long_answer(page, page_server)
     expect(answers(page).last).to_contain_text("word word")
     other.on("dialog", lambda dialog: dialog.accept())
     other.get_by_role("button", name="Delete “One?”").click()

@@ -13,16 +13,14 @@ from mllama.errors import EngineOverloadedError, PromptTooLongError
 from .browser import Page, expect, wait_until
 from .page_server import PageServer
 from .pictures import drop, payload
-from .test_chat import answers, ask, complete
+from .test_chat import answers, ask, begin_long_answer, complete
 from .watched_page import OpenPage
 
 
 def test_a_server_that_restarts_in_mid_answer(
     page: Page, page_server: PageServer
 ) -> None:
-    page_server.engine.texts = ["word " * 1000]
-    page_server.pause = 0.01
-    ask(page, "Go on")
+    begin_long_answer(page, page_server)
     expect(answers(page)).to_contain_text("word word")
     page_server.stop()
     expect(page.get_by_role("alert")).to_contain_text("connection to the server broke")
@@ -97,9 +95,7 @@ def test_errors_are_said_in_plain_words(page: Page, page_server: PageServer) -> 
 def test_a_page_that_is_reloaded_in_mid_answer_keeps_what_it_has(
     page: Page, page_server: PageServer
 ) -> None:
-    page_server.engine.texts = ["word " * 1000]
-    page_server.pause = 0.01
-    ask(page, "Go on")
+    begin_long_answer(page, page_server)
     # The page keeps an answer every two seconds.
     wait_until(
         page,
