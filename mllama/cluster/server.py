@@ -24,8 +24,6 @@ from mllama.server.metrics_page import metrics_served
 from mllama.server.options import BoundSockets, ServerOptions
 from mllama.server.routes import error_form
 
-logger = logging.getLogger("mllama")
-
 
 def serve(
     settings: Settings,
@@ -54,10 +52,7 @@ def serve(
         SystemExit: On SIGTERM before the server is up, and when it comes again.
         KeyboardInterrupt: The same for Ctrl-C.
     """
-    if not (options.is_local or options.api_keys):
-        logger.warning(
-            "whoever can reach %s may use this server: set --api-key", options.host
-        )
+    options.warn_if_open()
     front = Front(settings, options, cluster, application=name, deployment=DEPLOYMENT)
     server = HttpServer(
         uvicorn_config(

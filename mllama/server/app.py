@@ -104,10 +104,7 @@ def serve(
         raise MllamaError(str(error)) from error
     log_basic_config(config, memory_plan=retrieved.memory_plan)
     log_pipeline_info(config, memory_plan=retrieved.memory_plan)
-    if not (options.is_local or options.api_keys):
-        logger.warning(
-            "whoever can reach %s may use this server: set --api-key", options.host
-        )
+    options.warn_if_open()
     with (
         SharedStats.temporary() as stats,
         worker_metrics(stats),

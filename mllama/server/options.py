@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from mllama.server.listening import bind, bind_unix, close
 from mllama.server.observability.log_format import LogStyle
 from mllama.server.scheduling.options import OverloadOptions
 from mllama.server.supervisor.restart_options import RestartOptions
+
+logger = logging.getLogger("mllama")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,13 @@ class ServerOptions:
     def is_local(self) -> bool:
         """Returns True if only programs on this machine reach the server."""
         return self.uds is not None or is_loopback(self.host)
+
+    def warn_if_open(self) -> None:
+        """Logs a warning if other machines may use the server without a key."""
+        if not (self.is_local or self.api_keys):
+            logger.warning(
+                "whoever can reach %s may use this server: set --api-key", self.host
+            )
 
     def policy(self) -> AccessPolicy:
         """Returns what decides whether a request is answered."""

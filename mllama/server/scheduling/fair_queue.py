@@ -107,10 +107,6 @@ class FairQueue:
         account = min(accounts, key=lambda each: each.rank, default=None)
         return None if account is None else account.waiting[0]
 
-    def is_anybody_waiting(self, most_held: int | None = None) -> bool:
-        """Returns True if :meth:`first` has a place."""
-        return any(True for _ in self._within(most_held))
-
     def is_waiting(self, client: Hashable) -> bool:
         """Returns True if a client waits."""
         return client in self._waiting

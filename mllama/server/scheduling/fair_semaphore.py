@@ -187,7 +187,7 @@ class FairSemaphore:
     def _is_awaited_from(self, client: Hashable) -> bool:
         """Returns True if somebody waits for what a client holds."""
         # Whoever holds as much as one client may waits for its own alone.
-        is_short = self._queue.is_anybody_waiting(self._most_each)
+        is_short = self._queue.first(self._most_each) is not None
         return is_short or self._queue.is_waiting(client)
 
     def _give_up(self, ticket: Ticket, future: asyncio.Future[Lease]) -> None:
