@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from mllama.cli.config_file import use_config_file
+from mllama.cli.config_file import CONFIG_FILE_SETTINGS
 from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.sections import SectionedCommand
 from mllama.errors import MllamaError
@@ -37,12 +37,7 @@ def cluster() -> None:
 @cluster.command(cls=SectionedCommand)
 @options_of(
     "cluster serve",
-    config_file={
-        "type": click.Path(dir_okay=False),
-        "is_eager": True,
-        "expose_value": False,
-        "callback": use_config_file,
-    },
+    config_file=CONFIG_FILE_SETTINGS,
 )
 def serve(**options: Any) -> None:
     """Serve the APIs of mllama serve from many replicas of the model.

@@ -104,3 +104,12 @@ def use_config_file(
         elif isinstance(value, list) and not options[name].multiple:
             raise MllamaError(f"{path}: {name} takes one value, not a list")
     context.default_map = values
+
+
+CONFIG_FILE_SETTINGS: Final[dict[str, Any]] = {
+    "type": click.Path(dir_okay=False),
+    "is_eager": True,
+    "expose_value": False,
+    "callback": use_config_file,
+}
+"""What makes an option of click the one that names such a file."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mllama.cli.config_file import use_config_file
+from mllama.cli.config_file import CONFIG_FILE_SETTINGS
 from mllama.cli.options import model_or_demo, options_of
 from mllama.cli.refused_options import (
     OPTIONS_FOR_OTHER_MODELS,
@@ -119,12 +119,7 @@ def _prepare_environment() -> None:
 @click.command(cls=ServeCommand)
 @options_of(
     "serve",
-    config_file={
-        "type": click.Path(dir_okay=False),
-        "is_eager": True,
-        "expose_value": False,
-        "callback": use_config_file,
-    },
+    config_file=CONFIG_FILE_SETTINGS,
 )
 def serve(**options: Any) -> None:
     """Serve the APIs of OpenAI, Anthropic and Ollama with MAX Serve.
