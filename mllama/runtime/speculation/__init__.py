@@ -1,0 +1,1 @@
+"""Speculative decoding: several guessed tokens of an answer are checked in one step."""
