@@ -20,12 +20,10 @@ from uvicorn import Config, Server
 from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
 from mllama.server.access.unix_peers import UnixPeers
-from mllama.server.arrival.connections import (
-    ConnectionLimits,
-    close_slow,
-    limited_connections,
-)
+from mllama.server.arrival.connection_pool import ConnectionLimits, close_slow
+from mllama.server.arrival.connections import limited_connections
 from mllama.server.arrival.request_head import MAX_HEAD_BYTES
+from mllama.server.arrival.tls_connections import TlsConnection, tls_connections
 from mllama.server.errors import ErrorForm
 from mllama.server.listening import address_text
 from mllama.server.paths import RootPath
@@ -59,17 +57,26 @@ class TlsFiles:
     password: str | None = None
 
     def __post_init__(self) -> None:
+        self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """Returns a context of a server with this certificate.
+
+        Raises:
+            MllamaError: If the files can't be used.
+        """
         # Without a password, OpenSSL would ask for one in the terminal.
         password = self.password or ""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["http/1.1"])
         try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-                self.certificate, self.key, lambda: password
-            )
+            context.load_cert_chain(self.certificate, self.key, lambda: password)
         except (OSError, ValueError) as error:
             files = self.certificate + (f" and {self.key}" if self.key else "")
             raise MllamaError(
                 f"the certificate in {files} can't be used: {error}"
             ) from error
+        return context
 
 
 def uvicorn_config(
@@ -98,6 +105,9 @@ def uvicorn_config(
     def form_below_root(scope: Scope) -> ErrorForm:
         return form_of({**scope, "root_path": root_path})
 
+    connections = limited_connections(
+        limits or ConnectionLimits.of_this_process(), form_below_root
+    )
     return Config(
         app=below_root if uds is None else UnixPeers(below_root),
         # Who comes by a Unix socket has no address that uvicorn could trust.
@@ -105,9 +115,9 @@ def uvicorn_config(
         log_config=None,
         loop="uvloop",
         # httptools, which other packages may bring, has no limit of headers.
-        http=limited_connections(
-            limits or ConnectionLimits.of_this_process(), form_below_root
-        ),
+        http=connections
+        if tls is None
+        else tls_connections(connections, tls.context()),
         # Of a head that arrives in pieces.
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         # The server takes no web sockets.
@@ -117,9 +127,6 @@ def uvicorn_config(
         timeout_keep_alive=settings.http_keepalive_timeout_s,
         # MAX's would end the server with its worker.
         lifespan="off",
-        ssl_certfile=None if tls is None else tls.certificate,
-        ssl_keyfile=None if tls is None else tls.key,
-        ssl_keyfile_password=None if tls is None else tls.password,
     )
 
 
@@ -176,7 +183,8 @@ class HttpServer(Server):
         """Begins to accept connections."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        scheme = "https" if self.config.ssl else "http"
+        is_secure = issubclass(self.config.http_protocol_class, TlsConnection)
+        scheme = "https" if is_secure else "http"
         for bound in sockets or ():
             logger.info("listening on %s (Ctrl-C to stop)", address_text(bound, scheme))
 

@@ -20,11 +20,8 @@ from uvicorn import Config, Server
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import METRICS as METRICS_PATH
 from mllama.server.access.policy import AccessPolicy
-from mllama.server.arrival.connections import (
-    ConnectionLimits,
-    close_slow,
-    limited_connections,
-)
+from mllama.server.arrival.connection_pool import ConnectionLimits, close_slow
+from mllama.server.arrival.connections import limited_connections
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.listening import address_text
 from mllama.server.observability.metrics import METRICS, REGISTRY

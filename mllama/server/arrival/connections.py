@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import h11
@@ -24,66 +22,34 @@ from mllama.server.arrival.connection_errors import (
     refusal,
     scope_of_head,
 )
+from mllama.server.arrival.connection_pool import (
+    ConnectionLimits,
+    CountedConnection,
+    has_room,
+)
 from mllama.server.arrival.shared_memory import known_memory
 from mllama.server.errors import ErrorReport
-from mllama.utils.open_files import open_file_limit
 
 logger = logging.getLogger("mllama")
-
-_RESERVED_FILES: Final = 128
-"""Open files for the model, the images that are fetched, and logs."""
 
 _NOTED_HEAD_BYTES: Final = 8192
 """What is noted of a head, for the form of an error."""
 
-_EVICTED: Final = 0.02
-"""Part of the connections that is closed at once to make room for new ones."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectionLimits:
-    """Limits of connections; times are in seconds.
-
-    Attributes:
-        connections: Connections at a time.  Beyond, those without a request that have
-            been quiet for longest are closed.
-        head_seconds: From the first byte of a request to the end of its headers.
-        body_pause: Between two pieces of a body.
-        body_grace: For a body of any size.
-        body_rate: Bytes per second of the rest of a body, on average.
-        awaited_grace: For a body of any size, while others wait for the memory that it
-            holds.
-        awaited_rate: The rate then.
-        write_seconds: For which a client may read nothing of an answer.
-    """
-
-    connections: int = 4096
-    head_seconds: float = 30
-    body_pause: float = 30
-    body_grace: float = 60
-    body_rate: int = 16 << 10
-    awaited_grace: float = 20
-    awaited_rate: int = 512 << 10
-    write_seconds: float = 60
-
-    @classmethod
-    def of_this_process(cls) -> ConnectionLimits:
-        """Returns limits that leave this process some open files."""
-        files = open_file_limit()
-        if files is None:
-            return cls()
-        most = max(files - _RESERVED_FILES, files // 2)
-        return cls(connections=min(cls.connections, most))
-
-
-class LimitedConnection(H11Protocol):
+class LimitedConnection(CountedConnection, H11Protocol):
     """A connection whose client must send and read within limits of time.
 
     The server calls :meth:`check_time` now and then.
+
+    Attributes:
+        limits: The limits.
+        form_of: Returns the form of a request's errors.
+        handshake: What was counted in place of this connection until now.
     """
 
     limits: ConnectionLimits
     form_of: FormOf
+    handshake: object = None
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -96,17 +62,26 @@ class LimitedConnection(H11Protocol):
         self._body_pause = 0.0
         self._body_bytes = 0
         self._unread_since: float | None = None
+        self._closing_since: float | None = None
 
     @property
-    def _has_request(self) -> bool:
+    def has_request(self) -> bool:
+        """Returns True while a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def last_byte(self) -> float:
+        """Returns when the connection was made, or something last arrived."""
+        return self._last_byte
 
     def connection_made(  # type: ignore[override]
         self, transport: asyncio.Transport
     ) -> None:
         """Makes room for the connection if there are too many."""
+        self.connections.discard(self.handshake)
+        self.handshake = None
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections and not self._make_room():
+        if not has_room(self.connections, self, self.limits.connections):
             # Every other one has a request that is being answered.
             self._close_with(TOO_MANY_CONNECTIONS)
 
@@ -116,7 +91,7 @@ class LimitedConnection(H11Protocol):
         self._body_pause = 0.0
         self._body_bytes += len(data)
         super().data_received(data)
-        if self._has_request:
+        if self.has_request:
             self._head_since = None
         elif self._head_since is None:
             self._head_since = self._last_byte
@@ -127,7 +102,7 @@ class LimitedConnection(H11Protocol):
             # h11 drops a head that it can't read.
             self._head = self.conn.trailing_data[0][:_NOTED_HEAD_BYTES]
         super().handle_events()
-        if self._has_request:
+        if self.has_request:
             self._head = b""
 
     def send_400_response(self, msg: str) -> None:
@@ -137,7 +112,7 @@ class LimitedConnection(H11Protocol):
         is_too_large = (
             isinstance(error, h11.RemoteProtocolError)
             and error.error_status_hint == 431
-            and not self._has_request
+            and not self.has_request
         )
         self._close_with(HEAD_TOO_LARGE if is_too_large else NO_HTTP)
 
@@ -169,8 +144,12 @@ class LimitedConnection(H11Protocol):
             logger.info("closed a connection whose client doesn't read its answer")
             self.transport.abort()
         elif self.transport.is_closing():
-            return
-        elif not self._has_request:
+            # It ends when the client has read the rest, and said goodbye over TLS.
+            if self._closing_since is None:
+                self._closing_since = now
+            elif now - self._closing_since > self.limits.write_seconds:
+                self.transport.abort()
+        elif not self.has_request:
             if (
                 self.cycle is None
                 and self._head_since is None
@@ -210,6 +189,10 @@ class LimitedConnection(H11Protocol):
         if self._body_seconds > allowed and self._is_awaited:
             self._close_with(BODY_TOO_SLOW)
 
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        self.transport.abort()
+
     @property
     def _is_awaited(self) -> bool:
         """Returns True if others wait for memory that is kept for the body."""
@@ -221,8 +204,8 @@ class LimitedConnection(H11Protocol):
         """Closes the connection, and says why if no answer has begun."""
         # The type of uvicorn's scope is narrower than Starlette's.
         known: Any = self.scope
-        scope = known if self._has_request else scope_of_head(self._head)
-        if self._has_request:
+        scope = known if self.has_request else scope_of_head(self._head)
+        if self.has_request:
             # The application must not answer once more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -231,38 +214,6 @@ class LimitedConnection(H11Protocol):
                 for event in refusal(report, scope, self.form_of):
                     self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
-
-    def _make_room(self) -> bool:
-        """Closes connections that have no request, those first that are quiet longest.
-
-        Several at once, so that a flood of connections costs little for each.
-        """
-        idle = [
-            each
-            for each in self.connections
-            if isinstance(each, LimitedConnection)
-            and each is not self
-            and not each._has_request
-        ]
-        idle.sort(key=lambda each: each._last_byte)
-        excess = len(self.connections) - self.limits.connections
-        count = max(excess, int(self.limits.connections * _EVICTED))
-        for each in idle[:count]:
-            each.transport.abort()
-            self.connections.discard(each)
-        return len(idle) >= excess
-
-
-def close_slow(connections: Iterable[object], now: float) -> None:
-    """Closes those of a server's connections whose clients are too slow.
-
-    Args:
-        connections: The connections.
-        now: The event loop's time.
-    """
-    for each in list(connections):
-        if isinstance(each, LimitedConnection):
-            each.check_time(now)
 
 
 def limited_connections(

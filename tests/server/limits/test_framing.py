@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from .test_connections import Application, answer_to, run
+from .limited_server import Application, run
+from .test_connections import answer_to
 
 HEAD = b"POST /read HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 BODY = b'{"a": 1}'
