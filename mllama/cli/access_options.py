@@ -31,7 +31,7 @@ ACCESS_OPTIONS: Final = (
     Option(
         name="admin_key",
         section=ACCESS,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="text",
         metavar="KEY",
         repeatable=True,

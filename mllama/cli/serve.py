@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,8 @@ from mllama.cli.sections import SectionedCommand
 from mllama.demo_model import MODEL_NAME
 from mllama.errors import MllamaError
 from mllama.max_compat.cli import WithLazyPipelineOptions
+from mllama.server.environment import prepare_environment
 from mllama.server.worker_prespawn import end_prespawned_worker, prespawn_worker
-from mllama.utils.max_threads import limit_spinning
 from mllama.utils.open_files import check_open_files
 from mllama.utils.telemetry import are_traces_configured, disable_telemetry
 from mllama.utils.torch_blocker import block_torch
@@ -61,7 +60,7 @@ class ServeCommand(WithLazyPipelineOptions, SectionedCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the arguments, which loads most of MAX."""
         if not ctx.resilient_parsing and "--help" not in args:
-            _prepare_environment()
+            prepare_environment()
             with_torch = _may_be_given("--trust-remote-code", args)
             if not with_torch:
                 block_torch()
@@ -104,18 +103,6 @@ def _may_be_given(option: str, args: list[str]) -> bool:
     return any(arg.startswith((option, _CONFIG_FILE)) for arg in args)
 
 
-def _prepare_environment() -> None:
-    """Sets the variables that MAX reads, in this process and in the model's."""
-    disable_telemetry(server=True)
-    limit_spinning()
-    # Shows this package's own lines in the log.
-    os.environ.setdefault("MAX_SERVE_LOGS_ENABLE_COMPONENTS", "mllama")
-    os.environ.setdefault("MAX_SERVE_HOST", "127.0.0.1")
-    # /metrics has this package's metrics: MAX's would take time in each step, and in
-    # the worker nothing reads them.
-    os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "NOOP")
-
-
 @click.command(cls=ServeCommand)
 @options_of(
     "serve",
@@ -128,18 +115,14 @@ def serve(**options: Any) -> None:
     mllama serve
     mllama serve --model-path DIR --max-batch-size 8
     """
-    from mllama.requests.sampling_params import Sampling
+    from mllama.engine.serving import ServingOptions
     from mllama.utils.cpu_affinity import limited_to_cores
 
     refuse_options_for_other_models(click.get_current_context())
     refuse_options_without_effect(options)
     max_new_tokens = options.pop("max_new_tokens")
     # Values out of range are refused before the model is loaded.
-    if max_new_tokens < -1 or max_new_tokens == 0:
-        raise MllamaError(
-            f"--max-new-tokens must be -1 or at least 1, not {max_new_tokens}"
-        )
-    Sampling(top_k=options["top_k"])
+    ServingOptions(max_new_tokens=max_new_tokens, top_k=options["top_k"])
     with limited_to_cores(options.pop("num_threads")):
         _serve(options, None if max_new_tokens == -1 else max_new_tokens)
 

@@ -17,7 +17,7 @@ OLLAMA_PORT: Final = 11434
 def _for_requests(option: Option, default: int) -> Option:
     return replace(
         option,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         default=default,
         default_text=None,
         request_field=None,
@@ -103,7 +103,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="max_pending_requests",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="integer",
         metavar="N",
         description="MAX's other name of --max-queue-size.",
@@ -142,7 +142,7 @@ SERVE_OPTIONS: Final = (
     Option(
         name="attention",
         section=SERVER,
-        takers=("serve",),
+        takers=("serve", "cluster serve"),
         kind="flag",
         description="Offer attention maps: a chat's field attention asks where in the "
         "images each word of its answer looked. Only on a CPU.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +9,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from grpc import RpcError
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from mllama.cluster.affinity import affinity_key, current_affinity
@@ -24,8 +20,10 @@ from mllama.cluster.messages import (
     ReplicaFigures,
     ServedModel,
 )
+from mllama.cluster.replica_calls import ReplicaLostError, only, receiving
+from mllama.cluster.replica_metrics import ReplicaMetrics
 from mllama.cluster.replica_states import ReplicaStates
-from mllama.errors import EngineError, EngineUnavailableError, NumberedImageError
+from mllama.errors import EngineUnavailableError, NumberedImageError
 from mllama.images.load import ImageFile
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.requests.events import Accepted, Event
@@ -43,27 +41,6 @@ _TRIES: Final = 3
 _HASHING_THREADS: Final = 2
 """Threads that compute the keys of images; hashing releases Python's lock."""
 
-_RESTART_SECONDS: Final = 5
-"""When another try may find a replica in place of one that has died."""
-
-
-class ReplicaLostError(EngineUnavailableError):
-    """A replica has died before it had answered a request.
-
-    Args:
-        how: What happened to it.
-        node: The address of its node; empty if it has not said so.
-    """
-
-    def __init__(self, how: str, node: str = "") -> None:
-        place = f" on node {node}" if node else ""
-        super().__init__(
-            f"the replica{place} that had the request {how}; another one takes its "
-            f"place, so try again in {_RESTART_SECONDS} s",
-            _RESTART_SECONDS,
-        )
-        self.how = how
-
 
 class RayEngineClient:
     """An :class:`~mllama.server.engine_client.EngineClient` over Ray Serve's replicas.
@@ -74,6 +51,7 @@ class RayEngineClient:
         replicas: The handle of the deployment.
         model: What a replica has said about the model.
         states: Which replicas there are.
+        metrics: Keeps what they tell about themselves.
     """
 
     def __init__(
@@ -81,6 +59,7 @@ class RayEngineClient:
         replicas: DeploymentHandle[Any],
         model: ServedModel,
         states: ReplicaStates,
+        metrics: ReplicaMetrics,
     ) -> None:
         # By gRPC: Ray's objects take more than a millisecond for each token, and images
         # would pass through its object store, which may be full.
@@ -90,6 +69,7 @@ class RayEngineClient:
         self._count_tokens = replicas.options(method_name="count_tokens")
         self._token_bytes = model.token_bytes
         self._states = states
+        self._metrics = metrics
         self._threads = ThreadPoolExecutor(
             _HASHING_THREADS, thread_name_prefix="mllama-keys"
         )
@@ -126,7 +106,7 @@ class RayEngineClient:
                     async for message in messages:
                         for event in message:
                             if isinstance(event, ReplicaFigures):
-                                self._states.note(event)
+                                self._metrics.note(event)
                                 affinity.replica, node = event.replica, event.node
                             elif isinstance(event, Failure):
                                 raise _error(event, request)
@@ -157,36 +137,15 @@ class RayEngineClient:
             EngineError: If Ray can't pass the request on.
         """
         response = self._answers.options(session_id=key).remote(remote)
-        received: asyncio.Queue[AnswerMessage | Exception | None] = asyncio.Queue()
-
-        async def receive() -> None:
-            try:
-                async for message in response:
-                    received.put_nowait(message)
-            except (asyncio.CancelledError, RequestCancelledError):
-                # This request's own end, or that of a replica which has to stop.
-                received.put_nowait(ReplicaLostError("was stopped"))
-            except Exception as error:
-                received.put_nowait(_ray_error(error))
-            else:
-                received.put_nowait(None)
-
-        task = asyncio.ensure_future(receive())
-        # While there is no replica at all, Ray would wait for one without an end.
-        waiting = self._states.waiting(received.put_nowait)
-        try:
-            with waiting:
+        async with receiving(response, response) as received:
+            # While there is no replica at all, Ray would wait for one without an end.
+            with self._states.waiting(received.put_nowait):
                 message = await received.get()
             while message is not None:
                 if isinstance(message, Exception):
                     raise message
                 yield message
                 message = await received.get()
-        finally:
-            if not task.done():
-                response.cancel()
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def prepare_image(self, image: ImageFile | bytes) -> Future[Any]:
         """Starts to compute the key of an image, in another thread.
@@ -229,26 +188,10 @@ class RayEngineClient:
         """
         self._states.check()
         response = method.remote(*arguments)
-        received: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def receive() -> None:
-            try:
-                received.put_nowait(await response)
-            except (asyncio.CancelledError, RequestCancelledError):
-                received.put_nowait(ReplicaLostError("was stopped"))
-            except Exception as error:
-                received.put_nowait(_ray_error(error))
-
-        task = asyncio.ensure_future(receive())
-        try:
+        async with receiving(response, only(response)) as received:
             # As a stream does, which may have no replica either.
             with self._states.waiting(received.put_nowait):
                 answer = await received.get()
-        finally:
-            if not task.done():
-                response.cancel()
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, Failure):
@@ -282,16 +225,4 @@ def _error(failure: Failure, request: GenerationRequest) -> Exception:
         request.images, ReferencedImages
     ):
         return image_error_in_body(error, request.images.references)
-    return error
-
-
-def _ray_error(error: Exception) -> Exception:
-    """Returns an error of Ray's as one of this package's."""
-    if isinstance(error, RayTaskError):
-        # Replicas report errors as values: this is one that they don't know.
-        logger.error("a replica failed on a request: %s", error)
-        return EngineError("a replica failed on this request; the log has the reason")
-    if isinstance(error, (RayError, RayServeException, RpcError)):
-        logger.warning("a replica is lost: %s", " ".join(str(error).split())[:500])
-        return ReplicaLostError("has died")
     return error

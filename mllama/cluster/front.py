@@ -20,7 +20,9 @@ from mllama.cluster.affinity import AffinityMiddleware
 from mllama.cluster.engine_client import RayEngineClient
 from mllama.cluster.messages import ServedModel
 from mllama.cluster.options import ClusterOptions
+from mllama.cluster.prefix_cache_route import add_prefix_cache_route
 from mllama.cluster.replica import START_ERROR
+from mllama.cluster.replica_metrics import ReplicaMetrics
 from mllama.cluster.replica_states import ReplicaStates
 from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
@@ -29,6 +31,7 @@ from mllama.server.batches.service import BatchService
 from mllama.server.batches.stores import BatchStores
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.observability.metrics import METRICS, REGISTRY
+from mllama.server.observability.process_memory import ProcessMemory
 from mllama.server.options import ServerOptions
 from mllama.server.routes import add_routes, new_application, shared_memory
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
@@ -73,6 +76,8 @@ class Front:
         self._application = application
         self._deployment = deployment
         self._states = ReplicaStates(self._running)
+        self._metrics = ReplicaMetrics(lambda: self._states.number)
+        self._replicas: DeploymentHandle[Any] | None = None
         self._batches: BatchService | None = None
         self.shutdown = Shutdown(options.overload.shutdown_timeout)
         self._memory = shared_memory(options)
@@ -107,8 +112,11 @@ class Front:
             self._options.overload,
         )
         engine = QueuedEngineClient(
-            RayEngineClient(replicas, model, self._states), queue
+            RayEngineClient(replicas, model, self._states, self._metrics), queue
         )
+        self._replicas = replicas
+        if self._options.admin_keys:
+            add_prefix_cache_route(self.app, replicas)
         self.shutdown.drain_engine(engine)
         fetcher = ImageFetcher(self._settings)
         if self._options.batches is not None:
@@ -136,19 +144,27 @@ class Front:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Does what goes on beside requests, within an ``async with`` block."""
+        """Does what goes on beside requests, within an ``async with`` block.
+
+        :meth:`connect` must be done.
+        """
+        assert self._replicas is not None
         METRICS.build.labels(__version__, version("max")).set(1)
-        REGISTRY.register(self._states)
+        collectors = (self._metrics, ProcessMemory(lambda: self._metrics.memory))
+        for collector in collectors:
+            REGISTRY.register(collector)
         try:
             async with (
                 self._states.watched(),
+                self._metrics.watched(self._replicas),
                 self._batches.worker.running()
                 if self._batches
                 else contextlib.nullcontext(),
             ):
                 yield
         finally:
-            REGISTRY.unregister(self._states)
+            for collector in collectors:
+                REGISTRY.unregister(collector)
             remove_endpoints(self.app.state.zmq_endpoint_base)
 
 

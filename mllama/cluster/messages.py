@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mllama.errors import (
@@ -23,10 +23,12 @@ from mllama.errors import (
     RequestError,
     TemporaryEngineError,
 )
-from mllama.image_cache.stats import ImageCacheStats
+from mllama.image_cache.verdict import ImageVerdict
 from mllama.requests.events import Event
 from mllama.requests.request import GenerationRequest
+from mllama.runtime.engine_stats import EngineStats
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.observability.process_memory import MemorySizes
 
 _KINDS: Final = {
     kind.__name__: kind
@@ -129,17 +131,21 @@ _known: Final = frozenset(_KINDS.values())
 
 @dataclass(frozen=True)
 class ReplicaFigures:
-    """What a replica tells about itself as it begins and ends an answer.
+    """What a replica tells about itself, also as it begins and ends an answer.
 
     Attributes:
         replica: Ray Serve's id of it.
         node: The address of its node.
-        image_cache: Its image cache.
+        stats: Its engine's figures.
+        verdict: How it serves images on a GPU.
+        memory: The memory of its process.
     """
 
     replica: str
     node: str
-    image_cache: ImageCacheStats
+    stats: EngineStats = field(default_factory=EngineStats)
+    verdict: ImageVerdict = field(default_factory=ImageVerdict)
+    memory: MemorySizes = field(default_factory=MemorySizes)
 
 
 AnswerMessage = Sequence[Event | ReplicaFigures | Failure]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mllama.batch.inputs.parquet import load_pyarrow
@@ -24,10 +25,11 @@ from mllama.cluster.messages import (
     ServedModel,
 )
 from mllama.cluster.remote_answers import RemoteAnswers
+from mllama.engine.serving import ServingOptions
 from mllama.errors import MllamaError
-from mllama.image_cache.stats import ImageCacheStats
 from mllama.launch.options import EngineOptions
 from mllama.requests.chat_prompt import ChatPrompt
+from mllama.runtime.engine_stats import EngineStats
 from mllama.utils.max_threads import limit_spinning
 from mllama.utils.telemetry import disable_telemetry
 from mllama.utils.torch_blocker import block_torch
@@ -55,10 +57,12 @@ class ReplicaOptions:
     Attributes:
         engine: The engine's options.
         model_name: Name of the served model.
+        serving: What requests get that leave it open, and what they may ask for.
     """
 
     engine: EngineOptions
     model_name: str
+    serving: ServingOptions = field(default_factory=ServingOptions)
 
 
 class Replica:
@@ -78,12 +82,12 @@ class Replica:
         from mllama.engine.engine import Engine
 
         try:
-            self._engine = Engine(options.engine)
+            self._engine = Engine(options.engine, serving=options.serving)
         except MllamaError as error:
             raise ReplicaStartError(
                 f"{START_ERROR}node {self._node}: {' '.join(str(error).split())}"
             ) from None
-        self._image_cache = ImageCacheStats()
+        self._stats = EngineStats()
         self._own_answers: RemoteAnswers | None = None
 
     @property
@@ -117,6 +121,7 @@ class Replica:
             max_images=settings.image_limit,
             max_image_bytes=None,
             description=describe_model(engine.files, options.model),
+            attention=self._options.serving.attention,
         )
         of_token = TokenBytes(engine.tokenizer.delegate)
         return ServedModel(
@@ -148,11 +153,31 @@ class Replica:
         """
         return await self._answers.count_tokens(prompt, images)
 
+    async def figures(self) -> ReplicaFigures:
+        """Returns what the front shows of this replica."""
+        return self._figures()
+
+    async def reset_prefix_cache(self) -> None:
+        """Has the prefix cache emptied before the next step.
+
+        Raises:
+            RuntimeError: If the engine has failed.
+        """
+        self._engine.reset_prefix_cache()
+
     def _figures(self) -> ReplicaFigures:
+        from mllama.server.observability.process_memory import MemorySizes
+
         # An engine that has failed has none.
         with contextlib.suppress(RuntimeError):
-            self._image_cache = self._engine.image_cache_stats()
-        return ReplicaFigures(self._replica, self._node, self._image_cache)
+            self._stats = self._engine.stats()
+        return ReplicaFigures(
+            self._replica,
+            self._node,
+            self._stats,
+            self._engine.gpu_verdict,
+            MemorySizes.of(os.getpid()),
+        )
 
     def check_health(self) -> None:
         """Is called by Ray Serve, which replaces a replica for which it raises.

@@ -1,4 +1,4 @@
-"""Which replicas there are, and what they tell about themselves."""
+"""Which replicas there are."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
-
-from mllama.cluster.messages import ReplicaFigures
 from mllama.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
@@ -26,20 +22,11 @@ _PERIOD_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 5
 """When another try may find a replica: one starts within seconds."""
 
-_COUNTERS: Final = ("hits", "misses", "evictions")
-"""Those of a replica's figures that only grow, so that the last ones stay true."""
 
-_HELP: Final = {
-    "hits": "Requested images that were in the cache of the replica that answered.",
-    "misses": "Requested images that a replica encoded.",
-    "evictions": "Entries that replicas evicted to make room for others.",
-}
-
-
-class ReplicaStates(Collector):
+class ReplicaStates:
     """The replicas of a deployment, as Ray Serve's controller sees them.
 
-    It is the server's readiness, and a Prometheus collector.
+    It is the server's readiness.
 
     Args:
         ask: Returns the number of replicas that run; it may take a while.
@@ -50,7 +37,6 @@ class ReplicaStates(Collector):
 
     def __init__(self, ask: Callable[[], int]) -> None:
         self._ask = ask
-        self._figures: dict[str, ReplicaFigures] = {}
         self._waiting: set[Callable[[Exception], None]] = set()
         self.number = 0
 
@@ -89,10 +75,6 @@ class ReplicaStates(Collector):
         finally:
             self._waiting.discard(fail)
 
-    def note(self, figures: ReplicaFigures) -> None:
-        """Keeps what a replica tells about itself."""
-        self._figures[figures.replica] = figures
-
     def update(self, number: int) -> None:
         """Notes how many replicas run now."""
         if number != self.number:
@@ -125,18 +107,3 @@ class ReplicaStates(Collector):
                     "Ray Serve's controller can't be asked: %s",
                     " ".join(str(error).split())[:200],
                 )
-
-    def collect(self) -> Iterator[Any]:
-        """Yields the figures of all replicas together as Prometheus metrics."""
-        yield GaugeMetricFamily(
-            "mllama_replicas", "Replicas that take requests.", value=self.number
-        )
-        for name in _COUNTERS:
-            yield CounterMetricFamily(
-                f"mllama_image_cache_{name}",
-                _HELP[name],
-                value=sum(
-                    getattr(figures.image_cache, name)
-                    for figures in self._figures.values()
-                ),
-            )

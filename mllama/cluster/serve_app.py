@@ -18,9 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mllama.cluster.deployment import DEPLOYMENT, replicas_deployment
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions, prepare_process
+from mllama.engine.serving import ServingOptions
 from mllama.errors import MllamaError
 from mllama.launch.options import EngineOptions
 from mllama.server.access.origins import checked_origins
+from mllama.server.environment import prepare_environment
 from mllama.server.model_names import served_name
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ logger = logging.getLogger("ray.serve")
 _FRONT: Final = "Front"
 
 _API_KEY: Final = "MLLAMA_API_KEY"
+_ADMIN_KEY: Final = "MLLAMA_ADMIN_KEY"
 
 
 def _split(value: Any) -> Any:
@@ -93,6 +96,7 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
     # Booleans and lists of a command line are text too, which pydantic reads.
     cluster = _taken(ClusterOptions, values)
     engine = _taken(EngineOptions, values)
+    serving = _taken(ServingOptions, values)
     front = _taken(FrontOptions, values)
     if values:
         raise MllamaError(
@@ -103,6 +107,7 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
     replica = ReplicaOptions(
         engine=engine,
         model_name=served_name(front.served_model_name, engine.model),
+        serving=serving,
     )
     return serve.deployment(
         name=_FRONT,
@@ -117,7 +122,11 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
         replicas_deployment(cluster, replica),
         cluster,
         front,
-        {name: os.environ[name] for name in (_API_KEY,) if name in os.environ},
+        {
+            name: os.environ[name]
+            for name in (_API_KEY, _ADMIN_KEY)
+            if name in os.environ
+        },
     )
 
 
@@ -191,6 +200,7 @@ def server_options(
         host="0.0.0.0",
         port=0,
         api_keys=keys,
+        admin_keys=read_keys((), None, environment.get(_ADMIN_KEY)),
         origins=options.cors_origin,
         allowed_hosts=options.allowed_hosts,
         checks_hosts=bool(options.allowed_hosts),
@@ -216,7 +226,7 @@ class _Front:
         environment: Mapping[str, str],
     ) -> None:
         prepare_process(EngineOptions())
-        os.environ.setdefault("MAX_SERVE_METRIC_RECORDING_METHOD", "NOOP")
+        prepare_environment()
         os.environ.update(environment)
         from mllama.cluster.front import Front
         from mllama.server.settings import settings_of, without_queue_bounds

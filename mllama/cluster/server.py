@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
 import uvloop
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
 from mllama.cluster.deployment import DEPLOYMENT, replicas_deployment
 from mllama.cluster.front import Front
-from mllama.cluster.front_claim import claimed
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions
 from mllama.max_compat.server import Settings
@@ -36,7 +34,7 @@ def serve(
 ) -> None:
     """Runs the server until SIGTERM or Ctrl-C, and then until it is drained.
 
-    This process must be connected to a cluster.
+    This process must be connected to a cluster, and have claimed the application.
 
     Args:
         settings: Settings of the server.
@@ -47,8 +45,7 @@ def serve(
         sockets: What it listens on.
 
     Raises:
-        MllamaError: If the cluster has an application of that name already, or no
-            replica can be started.
+        MllamaError: If no replica can be started.
         SystemExit: On SIGTERM before the server is up, and when it comes again.
         KeyboardInterrupt: The same for Ctrl-C.
     """
@@ -93,31 +90,26 @@ def _deployed(
 
     If the cluster has them already, of a front that was killed, they are replaced one
     by one.
-
-    Raises:
-        MllamaError: If another front has them.
     """
-    # What Ray Serve tells of each step is for its developers.
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Requests come by this process, not by Ray Serve's own proxies.
     ray_serve.start(
         proxy_location="Disabled",
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
+    # What Ray Serve tells of each step is for its developers.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with claimed(ray, name, DEPLOYMENT):
-        try:
-            (replicas,) = ray_serve.run_many(
-                [
-                    ray_serve.RunTarget(
-                        replicas_deployment(cluster, replica),
-                        name=name,
-                        route_prefix=None,
-                    )
-                ],
-                # The front looks itself, and says in one line why none can be started.
-                wait_for_applications_running=False,
-            )
-            yield replicas
-        finally:
-            ray_serve.delete(name)
+    try:
+        (replicas,) = ray_serve.run_many(
+            [
+                ray_serve.RunTarget(
+                    replicas_deployment(cluster, replica),
+                    name=name,
+                    route_prefix=None,
+                )
+            ],
+            # The front looks itself, and says in one line why none can be started.
+            wait_for_applications_running=False,
+        )
+        yield replicas
+    finally:
+        ray_serve.delete(name)

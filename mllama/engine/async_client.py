@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mllama.engine.engine import Engine
 from mllama.engine.generation import Step, now, output_of
+from mllama.errors import MllamaError
+from mllama.requests.answer_attention import answer_attention
 from mllama.requests.answers import AnswerFailedError, Answers
 from mllama.requests.chat_prompt import ChatPrompt
-from mllama.requests.events import Accepted, Event
+from mllama.requests.events import Accepted, AnswerAttention, Event, Piece
+from mllama.requests.map_task import check_longest
 from mllama.requests.request import GenerationRequest
 from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_counts import count_tokens, prompt_tokens
@@ -21,6 +24,7 @@ from mllama.requests.token_counts import count_tokens, prompt_tokens
 if TYPE_CHECKING:
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
+    from mllama.requests.preparation import PreparedRequest
 
 
 class AsyncEngineClient:
@@ -62,6 +66,10 @@ class AsyncEngineClient:
         started = now()
         prepared = await asyncio.wrap_future(self._engine.prepare(request))
         ids = [context.request_id for context in prepared.contexts]
+        if request.attention is not None:
+            check_longest(prepared, self._engine.tokenizer.vision_config)
+            self._engine.check_attention(prepared)
+        tokens: list[list[int]] = [[] for _ in ids]
         answers = Answers(prepared, self._engine.tokenizer, started)
         steps = _Steps(self._deliveries)
         if turns is not None:
@@ -75,15 +83,33 @@ class AsyncEngineClient:
                     continue
                 output = output_of(step)
                 for event in answers.receive(step.choice, [output], step.at):
+                    if request.attention is not None and isinstance(event, Piece):
+                        tokens[event.choice] += event.token_ids
                     yield event
                 if answers.is_finished(step.choice) and not step.result.is_done:
                     self._engine.cancel([ids[step.choice]])
+            if request.attention is not None:
+                for choice, answer in enumerate(tokens):
+                    yield await asyncio.to_thread(
+                        self._attention, prepared, choice, answer
+                    )
         except AnswerFailedError as failed:
             cause = await asyncio.to_thread(failed.cause)
             raise failed if cause is None else cause from None
         finally:
             if not answers.are_finished:
                 self._engine.cancel(ids)
+
+    def _attention(
+        self, prepared: PreparedRequest, choice: int, answer: Sequence[int]
+    ) -> AnswerAttention:
+        """Returns where the words of an answer looked, or why that isn't known."""
+        try:
+            maps = self._engine.attention_maps(prepared, answer)
+        except MllamaError as error:
+            return AnswerAttention(choice, error=" ".join(str(error).split()))
+        delegate = self._engine.tokenizer.delegate
+        return answer_attention(prepared, choice, answer, maps, delegate)
 
     def prepare_image(self, image: ImageFile | bytes) -> Future[ImageTiles]:
         """Starts to decode an image and to split it into tiles, in another thread."""

@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING, Any
 from mllama.engine.attention.service import AttentionService
 from mllama.engine.generation import Generation, now
 from mllama.engine.running import RunningAnswers, StepQueue
+from mllama.engine.serving import ServingOptions
 from mllama.errors import MllamaError
 from mllama.image_cache.stats import ImageCacheStats
+from mllama.image_cache.verdict import ImageVerdict
 from mllama.launch.options import EngineOptions
 from mllama.max_compat import patches
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.request import GenerationRequest
+from mllama.runtime.engine_stats import EngineStats
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.cpu_affinity import start_max_threads
 from mllama.utils.progress import StartupProgress, stage
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from mllama.images.load import ImageFile
     from mllama.images.preprocess import ImageTiles
     from mllama.launch.model_files import ModelFiles
+    from mllama.requests.attention import AttentionMaps
     from mllama.requests.preparation import PreparedRequest
 
 _IDLE_SECONDS = 0.05
@@ -51,18 +55,29 @@ class Engine:
     Args:
         options: Options for running the model.
         quiet: Whether to hide the progress of loading.
+        serving: What it does for the requests of a server; None if it serves none.
 
     Raises:
         MllamaError: If the options or the checkpoint can't be served.
     """
 
-    def __init__(self, options: EngineOptions, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        quiet: bool = False,
+        serving: ServingOptions | None = None,
+    ) -> None:
         start_max_threads(options.num_threads)
         self._files = options.resolve(quiet=quiet)
         # MAX's compiler must be imported by the thread that lives longest.
         importlib.import_module("max.graph")
         self._options = options
         self._quiet = quiet
+        self._serving = serving
+        self._stats = EngineStats()
+        self._gpu_verdict = ImageVerdict()
+        self._resets_prefix_cache = threading.Event()
         self._running = RunningAnswers()
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -108,6 +123,30 @@ class Engine:
         stats: ImageCacheStats = self._image_cache.stats()
         return stats
 
+    def stats(self) -> EngineStats:
+        """Returns the latest figures of an engine that serves requests.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self.check_alive()
+        return self._stats
+
+    @property
+    def gpu_verdict(self) -> ImageVerdict:
+        """Returns the result of a GPU's self-check."""
+        return self._gpu_verdict
+
+    def reset_prefix_cache(self) -> None:
+        """Has the prefix cache emptied before the next step, without waiting for it.
+
+        Raises:
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self.check_alive()
+        self._resets_prefix_cache.set()
+        self._running.wake.set()
+
     @property
     def files(self) -> ModelFiles:
         """Returns the model's files, quantized if they need to be."""
@@ -133,6 +172,26 @@ class Engine:
         self.check_alive()
         tiles: Future[ImageTiles] = self._tokenizer.prepare_image(file)
         return tiles
+
+    def check_attention(self, prepared: PreparedRequest) -> None:
+        """Checks before an answer that its attention maps can be computed.
+
+        Raises:
+            RequestError: If they can't, or could be too large.
+            RuntimeError: If the engine is closed or has failed.
+        """
+        self._attention.check(prepared)
+
+    def attention_maps(
+        self, prepared: PreparedRequest, answer: Sequence[int]
+    ) -> AttentionMaps:
+        """Returns the maps of an answer's tokens, when the engine's thread has them.
+
+        Raises:
+            MllamaError: If they can't be computed.
+            RuntimeError: If the engine is closed or has failed.
+        """
+        return self._attention.maps(prepared, answer)
 
     def submit(
         self, request: GenerationRequest, files: Sequence[ImageFile] = ()
@@ -264,7 +323,7 @@ class Engine:
             return
         self._ready.set()
         try:
-            self._serve(scheduler)
+            self._serve(scheduler, pipeline.kv_manager)
         except BaseException as error:
             self._failure = error
         finally:
@@ -296,16 +355,31 @@ class Engine:
             plan_within_memory_limit()
             retrieved = PIPELINE_REGISTRY.retrieve_factory(config)
             self._tokenizer = retrieved.tokenizer
-            loaded = load_pipeline(retrieved.factory, self._options.max_ce_batch_size)
+            serving = self._serving
+            loaded = load_pipeline(
+                retrieved.factory,
+                self._options.max_ce_batch_size,
+                # In each step, which only a server's figures are worth.
+                publish=None if serving is None else self._publish,
+            )
+            if serving is not None and serving.attention:
+                loaded.attention.check_device()
+                loaded.attention.load()
         verdict = loaded.gpu_verdict
         if verdict is not None:
+            self._gpu_verdict = verdict
             self._tokenizer.image_limits.set_gpu_verdict(lambda: verdict)
         pipeline = loaded.pipeline
         self.max_batch_size = pipeline.max_batch_size
         self._image_cache = loaded.image_cache
         self._attention.mapper = loaded.attention
+        defaults = ServingOptions() if serving is None else serving
         self._settings = EngineSettings.of(
-            config, self._tokenizer, tool_parser=self._options.tool_form
+            config,
+            self._tokenizer,
+            top_k=defaults.top_k,
+            max_new_tokens=defaults.max_new_tokens,
+            tool_parser=self._options.tool_form,
         )
         delegate, ends = self._tokenizer.delegate, self._settings.end_tokens
         self._grammars = FormatGrammars(lambda: TokenGrammars(delegate, ends))
@@ -324,12 +398,19 @@ class Engine:
         patches.replace_scheduler_metrics(scheduler, _ignore)
         return scheduler, pipeline
 
-    def _serve(self, scheduler: Any) -> None:
+    def _publish(self, stats: EngineStats) -> None:
+        self._stats = stats
+
+    def _serve(self, scheduler: Any, kv_cache: Any) -> None:
         from mllama.max_compat.model import SchedulerProgress
 
         while not self._closing.is_set():
             self._running.wake.clear()
             self._attention.run_next()
+            if self._resets_prefix_cache.is_set():
+                self._resets_prefix_cache.clear()
+                # As MAX's worker does, between two steps.
+                kv_cache.reset_prefix_cache()
             if scheduler.run_iteration() is SchedulerProgress.NO_PROGRESS:
                 is_waiting = self._running or self._attention
                 self._running.wake.wait(_IDLE_SECONDS if is_waiting else None)

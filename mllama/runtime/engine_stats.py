@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from mllama.image_cache.stats import ENCODE_SECONDS, ImageCacheStats
-from mllama.max_compat.pipeline import pipeline_model
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,42 @@ class EngineStats:
     encode_counts: Sequence[int] = (0,) * (len(ENCODE_SECONDS) + 1)
     encode_nanoseconds: int = 0
 
+    def __add__(self, other: EngineStats) -> EngineStats:
+        """Returns the figures of two engines together."""
+        pairs = zip(self.encode_counts, other.encode_counts, strict=True)
+        return EngineStats(
+            ImageCacheStats(
+                **{
+                    name: getattr(self.image_cache, name)
+                    + getattr(other.image_cache, name)
+                    for name in _IMAGE_CACHE
+                }
+            ),
+            kv_blocks=self.kv_blocks + other.kv_blocks,
+            used_kv_blocks=self.used_kv_blocks + other.used_kv_blocks,
+            encode_counts=tuple(mine + its for mine, its in pairs),
+            encode_nanoseconds=self.encode_nanoseconds + other.encode_nanoseconds,
+        )
+
+    def counters(self) -> EngineStats:
+        """Returns the figures that only grow, and 0 for those of this moment.
+
+        They stay true of an engine that has ended.
+        """
+        return EngineStats(
+            ImageCacheStats(
+                **{name: getattr(self.image_cache, name) for name in COUNTERS}
+            ),
+            encode_counts=self.encode_counts,
+            encode_nanoseconds=self.encode_nanoseconds,
+        )
+
+
+_IMAGE_CACHE: Final = tuple(each.name for each in fields(ImageCacheStats))
+
+COUNTERS: Final = ("hits", "misses", "evictions")
+"""Figures of the image cache that only grow."""
+
 
 def engine_stats(pipeline: Any) -> EngineStats:
     """Returns the figures of a pipeline.
@@ -35,6 +70,9 @@ def engine_stats(pipeline: Any) -> EngineStats:
     Args:
         pipeline: MAX's pipeline of this package's model.
     """
+    # Who only reads figures, elsewhere, needs nothing of MAX.
+    from mllama.max_compat.pipeline import pipeline_model
+
     model = pipeline_model(pipeline)
     times = model.image_encoder.times
     blocks = pipeline.kv_manager.block_count()

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from max.pipelines.context.exceptions import InputError
 
 from mllama.errors import EngineError, RequestError
+from mllama.requests.answer_attention import answer_attention
 from mllama.requests.attention import NO_MAPS, AttentionMaps
-from mllama.requests.attention_words import tokens_and_words, with_clearest_maps
 from mllama.requests.events import AnswerAttention
 from mllama.requests.map_exchange import hold_images, read_maps, set_task
-from mllama.requests.map_task import check_longest, first_position, map_task
+from mllama.requests.map_task import check_longest, map_task
 from mllama.requests.preparation import PreparedRequest
 from mllama.requests.request import GenerationRequest
 from mllama.server.answer_streams import AnswerStreams
@@ -102,7 +102,9 @@ class AttentionClient:
         except (EngineError, RequestError, InputError) as error:
             return AnswerAttention(choice, error=" ".join(str(error).split()))
         # Words are found with regular expressions, and maps may be large.
-        return await asyncio.to_thread(self._event, prepared, choice, answer, maps)
+        return await asyncio.to_thread(
+            answer_attention, prepared, choice, answer, maps, self._tokenizer.delegate
+        )
 
     async def _maps(
         self,
@@ -164,19 +166,3 @@ class AttentionClient:
                 f"attention maps can't be written: {error.strerror or error}"
             ) from error
         return path
-
-    def _event(
-        self,
-        prepared: PreparedRequest,
-        choice: int,
-        answer: Sequence[int],
-        maps: AttentionMaps,
-    ) -> AnswerAttention:
-        first = first_position(prepared)
-        tokens, words = tokens_and_words(
-            [*prepared.token_ids, *answer][first:],
-            len(prepared.token_ids) - first,
-            self._tokenizer.delegate,
-        )
-        words = with_clearest_maps(words, maps.images)
-        return AnswerAttention(choice, tokens, words, maps)

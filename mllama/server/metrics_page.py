@@ -25,7 +25,7 @@ from mllama.server.arrival.connections import limited_connections
 from mllama.server.errors import ErrorForm, add_error_handlers
 from mllama.server.listening import address_text
 from mllama.server.observability.metrics import METRICS, REGISTRY
-from mllama.server.observability.process_memory import ProcessMemory
+from mllama.server.observability.process_memory import MemorySizes, ProcessMemory
 from mllama.server.observability.shared_stats import SharedStats
 from mllama.version import __version__
 
@@ -46,7 +46,7 @@ def worker_metrics(stats: SharedStats) -> Iterator[None]:
         stats: What the worker tells.
     """
     METRICS.build.labels(__version__, version("max")).set(1)
-    collectors = (stats, ProcessMemory(lambda: stats.worker_pid))
+    collectors = (stats, ProcessMemory(lambda: MemorySizes.of(stats.worker_pid)))
     for collector in collectors:
         REGISTRY.register(collector)
     try:

@@ -15,9 +15,12 @@ from mllama.cluster.affinity import AffinityMiddleware
 from mllama.cluster.engine_client import RayEngineClient
 from mllama.cluster.messages import ReplicaFigures, ServedModel
 from mllama.cluster.remote_answers import RemoteAnswers
+from mllama.cluster.replica_metrics import ReplicaMetrics
 from mllama.cluster.replica_states import ReplicaStates
-from mllama.image_cache.stats import ImageCacheStats
+from mllama.image_cache.verdict import ImageVerdict
+from mllama.runtime.engine_stats import EngineStats
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.observability.process_memory import MemorySizes
 
 from ..server.dialects.fake_engine import VOCABULARY, FakeEngine
 from ..server.dialects.in_process import InProcessServer
@@ -29,16 +32,36 @@ class LocalReplica:
 
     name: str
     engine: FakeEngine
-    figures: ImageCacheStats = field(default_factory=ImageCacheStats)
+    stats: EngineStats = field(default_factory=EngineStats)
+    verdict: ImageVerdict = field(default_factory=ImageVerdict)
     dies_after: int | None = None
     has_failed: bool = False
 
     def __post_init__(self) -> None:
         self.answers = RemoteAnswers(
-            self.engine,
-            lambda: ReplicaFigures(self.name, f"node-of-{self.name}", self.figures),
-            self.check_alive,
+            self.engine, self.replica_figures, self.check_alive
         )
+        self.answers.figures = self.figures  # type: ignore[attr-defined]
+        self.answers.reset_prefix_cache = self.reset  # type: ignore[attr-defined]
+        self.resets = 0
+
+    def replica_figures(self) -> ReplicaFigures:
+        return ReplicaFigures(
+            self.name,
+            f"node-of-{self.name}",
+            self.stats,
+            self.verdict,
+            MemorySizes(100, 50),
+        )
+
+    async def figures(self) -> ReplicaFigures:
+        if self.has_failed:
+            raise ActorDiedError()
+        return self.replica_figures()
+
+    async def reset(self) -> None:
+        self.check_alive()
+        self.resets += 1
 
     def check_alive(self) -> None:
         if self.has_failed:
@@ -87,6 +110,23 @@ class LocalResponse:
         self.is_cancelled = True
 
 
+class LocalResults:
+    """What a handle's ``broadcast`` returns."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        self._calls = calls
+
+    async def results_async(
+        self, *, timeout_s: float, return_exceptions: bool
+    ) -> list[Any]:
+        assert timeout_s > 0
+        if not self._calls:
+            raise RuntimeError("no replica is available")
+        return list(
+            await asyncio.gather(*self._calls, return_exceptions=return_exceptions)
+        )
+
+
 class LocalHandle:
     """A deployment's handle: the next replica gets each request."""
 
@@ -108,6 +148,9 @@ class LocalHandle:
         handle = LocalHandle()
         handle.__dict__ |= self.__dict__ | {"_method": method_name or self._method}
         return handle
+
+    def broadcast(self, method: str) -> LocalResults:
+        return LocalResults([getattr(each.answers, method)() for each in self.replicas])
 
     def remote(self, *arguments: Any) -> LocalResponse:
         sent = pickle.loads(pickle.dumps(arguments))
@@ -132,6 +175,7 @@ class LocalCluster:
         self.handle = LocalHandle(*self.replicas)
         self.states = ReplicaStates(lambda: len(self.handle.replicas))
         self.states.update(len(self.replicas))
+        self.metrics = ReplicaMetrics(lambda: self.states.number)
         engine = self.replicas[0].engine if self.replicas else FakeEngine()
         self.client = RayEngineClient(
             self.handle,  # type: ignore[arg-type]
@@ -141,6 +185,7 @@ class LocalCluster:
                 batch_size=4,
             ),
             self.states,
+            self.metrics,
         )
         self.server = InProcessServer(engine=self.client)  # type: ignore[arg-type]
         self.server.app().add_middleware(AffinityMiddleware)

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -22,7 +21,6 @@ from mllama.errors import (
     PromptTooLongError,
     RequestError,
 )
-from mllama.image_cache.stats import ImageCacheStats
 from mllama.requests.events import Accepted, Piece
 from mllama.requests.request import GenerationRequest
 
@@ -293,29 +291,6 @@ def test_an_answer_begins_once() -> None:
     assert [isinstance(event, Accepted) for event in asyncio.run(events())].count(
         True
     ) == 1
-
-
-def figures(states: ReplicaStates) -> dict[str, float]:
-    return {
-        sample.name: sample.value
-        for family in states.collect()
-        for sample in family.samples
-    }
-
-
-def test_the_figures_of_replicas_are_summed() -> None:
-    cluster = LocalCluster(
-        [LocalReplica("a", FakeEngine()), LocalReplica("b", FakeEngine())]
-    )
-    for replica, misses in zip(cluster.replicas, (3, 4), strict=True):
-        replica.figures = replace(ImageCacheStats(), hits=10, misses=misses)
-        cluster.server.post(CHAT, chat())
-    assert figures(cluster.states) == {
-        "mllama_replicas": 2,
-        "mllama_image_cache_hits_total": 20,
-        "mllama_image_cache_misses_total": 7,
-        "mllama_image_cache_evictions_total": 0,
-    }
 
 
 @pytest.mark.parametrize(

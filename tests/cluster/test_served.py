@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -30,6 +31,8 @@ START_SECONDS = 600
 
 SETTLE_SECONDS = 120
 REPLICAS = 2
+DEFAULT_TOKENS = 7
+ADMIN_KEY = "administrator"
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
 
 
@@ -41,6 +44,7 @@ class Cluster:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+        self.folder = folder
         self.log = folder / "log"
         command = [sys.executable, "-m", "mllama", "cluster", "serve"]
         command += ["--devices", "cpu", "--max-batch-size", "4", "--port", str(port)]
@@ -113,7 +117,11 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     # Ray's sockets must have short paths.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        started = Cluster(Path(folder))
+        started = Cluster(
+            Path(folder),
+            *("--attention", "--admin-key", ADMIN_KEY),
+            *("--max-new-tokens", str(DEFAULT_TOKENS)),
+        )
         try:
             started.wait()
             yield started
@@ -170,6 +178,88 @@ def test_clients_get_usage_logprobs_formats_and_streams(cluster: Cluster) -> Non
         model=model.id, messages=messages, max_tokens=8, stream=True
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+def test_a_length_is_given_to_requests_that_set_none(cluster: Cluster) -> None:
+    response = cluster.chat(None, "Tell a story.", max_tokens=None, ignore_eos=True)
+    assert response.json()["usage"]["completion_tokens"] == DEFAULT_TOKENS
+    assert response.json()["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_words_come_with_where_they_looked(cluster: Cluster, stream: bool) -> None:
+    picture = PICTURES[0]
+    response = cluster.chat(
+        picture.path, "What is there?", attention={"heads": [[1, 0]]}, stream=stream
+    )
+    assert response.status_code == 200, response.text
+    if stream:
+        chunks = [
+            json.loads(line.removeprefix("data: "))
+            for line in response.text.splitlines()
+            if line.startswith("data: {")
+        ]
+        (found,) = [
+            choice["attention"]
+            for chunk in chunks
+            for choice in chunk["choices"]
+            if choice.get("attention")
+        ]
+    else:
+        found = response.json()["choices"][0]["attention"]
+    assert [each["text"] for each in found["words"]]
+    assert len(found["images"]) == 1
+    refused = cluster.chat(picture.path, "What?", attention={"layers": [2]})
+    assert refused.status_code == 400
+    assert "layer 2 has no cross-attention" in refused.json()["error"]["message"]
+
+
+def test_prefix_caches_are_emptied_by_the_administrator(cluster: Cluster) -> None:
+    text = "Say something about " * 40
+
+    def cached() -> int:
+        usage = cluster.chat(None, text, max_tokens=1).json()["usage"]
+        details = usage["prompt_tokens_details"] or {}
+        return int(details.get("cached_tokens") or 0)
+
+    cached()
+    assert cached() > 0
+    path = f"{cluster.url}/reset_prefix_cache"
+    assert httpx.post(path, timeout=60).status_code == 401
+    key = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    assert httpx.post(path, headers=key, timeout=60).text == "Success"
+    assert cached() == 0
+
+
+def test_metrics_are_those_of_all_replicas(cluster: Cluster) -> None:
+    assert cluster.chat(PICTURES[0].path, "What is there?").status_code == 200
+    one = cluster.metric("mllama_kv_cache_blocks") / REPLICAS
+    assert one > 0
+    assert one == int(one)
+    assert cluster.metric("mllama_worker_up") == 1
+    cluster.until(lambda: cluster.metric("mllama_kv_cache_usage_perc") == 0)
+    assert cluster.metric("mllama_image_cache_used_bytes") > 0
+    encoded = cluster.metric("mllama_image_encode_seconds_count")
+    assert 0 < encoded <= cluster.metric("mllama_image_cache_misses_total")
+    memory = cluster.metric('mllama_process_resident_memory_bytes{process="worker"}')
+    # Of each replica, where that of the front is "server".
+    assert memory > REPLICAS * 100 * 2**20
+
+
+def test_a_second_front_is_refused_while_the_first_runs(cluster: Cluster) -> None:
+    environment = {
+        "RAY_TMPDIR": str(cluster.folder),
+        # As the first front has set them for its cluster.
+        "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    line = refused("--address", "auto", **environment)
+    assert line == (
+        "error: the cluster has an application 'mllama' already, of a `mllama cluster "
+        "serve` that runs: end that one, or give this one another --name"
+    )
+    assert cluster.metric("mllama_replicas") == REPLICAS
+    assert cluster.chat(None, "Hi", max_tokens=1).status_code == 200
 
 
 def test_prompts_are_tokenized_by_a_replica(cluster: Cluster) -> None:
@@ -281,13 +371,14 @@ def test_only_loopback_listens(cluster: Cluster) -> None:
             assert process.environ()["RAY_AUTH_MODE"] == "token"
 
 
-def refused(*options: str) -> str:
+def refused(*options: str, **environment: str) -> str:
     """Returns what the command says about options that it refuses."""
     done = subprocess.run(
         [sys.executable, "-m", "mllama", "cluster", "serve", "--port", "0", *options],
         capture_output=True,
         text=True,
         timeout=300,
+        env=os.environ | environment,
     )
     assert done.returncode == 2, done.stderr
     line = done.stderr.strip().splitlines()[-1]

@@ -59,13 +59,23 @@ class AttentionService:
             RequestError: If the maps that it asks for can't be computed.
             RuntimeError: If the engine is closed.
         """
-        options = prepared.request.attention
-        if options is None:
+        if prepared.request.attention is None:
             return None
+        self.check(prepared)
+        return partial(self._attention, prepared, files)
+
+    def check(self, prepared: PreparedRequest) -> None:
+        """Checks that the maps that a request asks for can be computed.
+
+        Raises:
+            RequestError: If they can't.
+            RuntimeError: If the engine is closed.
+        """
+        options = prepared.request.attention
         if (mapper := self.mapper) is None:
             raise RuntimeError("the model is closed")
-        mapper.check(options, len(prepared.token_ids))
-        return partial(self._attention, prepared, files)
+        if options is not None:
+            mapper.check(options, len(prepared.token_ids))
 
     def _attention(
         self,
@@ -76,21 +86,34 @@ class AttentionService:
     ) -> Attention:
         from mllama.engine.attention.attention import Attention
 
-        tokenizer = self._engine.tokenizer
+        maps = self.maps(prepared, answer)
+        delegate = self._engine.tokenizer.delegate
+        return Attention.of(maps, prepared, answer, text, files, delegate)
+
+    def maps(self, prepared: PreparedRequest, answer: Sequence[int]) -> AttentionMaps:
+        """Returns the maps of an answer, when the engine's thread has computed them.
+
+        Args:
+            prepared: The request.
+            answer: The answer's tokens.
+
+        Raises:
+            MllamaError: If they can't be computed.
+            RuntimeError: If the engine is closed.
+        """
         job = AttentionJob.of(
             prepared,
             answer,
-            tokenizer.vision_config,
+            self._engine.tokenizer.vision_config,
             lambda request: self._engine.prepare(request).result(),
         )
-        maps = NO_MAPS
-        if job is not None:
-            with self._lock:
-                if self._ended is not None:
-                    raise RuntimeError("the model is closed") from self._ended
-                result = self._jobs.submit(job)
-            maps = result.result()
-        return Attention.of(maps, prepared, answer, text, files, tokenizer.delegate)
+        if job is None:
+            return NO_MAPS
+        with self._lock:
+            if self._ended is not None:
+                raise RuntimeError("the model is closed") from self._ended
+            result = self._jobs.submit(job)
+        return result.result()
 
     def run_next(self) -> None:
         """Computes the next maps, if there are any; the engine's thread calls it."""

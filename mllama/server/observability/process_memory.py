@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -13,22 +14,50 @@ from prometheus_client.registry import Collector
 from mllama.images.preparation import worker_process_ids
 
 
+@dataclass(frozen=True)
+class MemorySizes:
+    """The memory of processes, in bytes.
+
+    Attributes:
+        resident: What is in memory, mapped files included.
+        private: What they share with no file and no other process.
+    """
+
+    resident: int = 0
+    private: int = 0
+
+    @classmethod
+    def of(cls, pid: int | None) -> MemorySizes:
+        """Returns the memory of a process; none of one that has ended."""
+        if pid is None:
+            return cls()
+        try:
+            info = psutil.Process(pid).memory_info()
+        except psutil.Error:
+            return cls()
+        # The kernel keeps these numbers; the exact one would have it walk all pages.
+        return cls(info.rss, info.rss - getattr(info, "shared", 0))
+
+    def __add__(self, other: MemorySizes) -> MemorySizes:
+        """Returns the memory of all processes of both."""
+        return MemorySizes(self.resident + other.resident, self.private + other.private)
+
+
 class ProcessMemory(Collector):
     """A Prometheus collector of the memory of the server's processes.
 
     Args:
-        worker_pid: Returns the id of the model's process, or None.
+        workers: Returns the memory of the processes that have the model.
     """
 
-    def __init__(self, worker_pid: Callable[[], int | None]) -> None:
-        self._worker_pid = worker_pid
+    def __init__(self, workers: Callable[[], MemorySizes]) -> None:
+        self._workers = workers
 
-    def _processes(self) -> Mapping[str, Sequence[int]]:
-        worker = self._worker_pid()
+    def _sizes(self) -> Mapping[str, MemorySizes]:
         return {
-            "server": [os.getpid()],
-            "worker": [] if worker is None else [worker],
-            "images": worker_process_ids(),
+            "server": MemorySizes.of(os.getpid()),
+            "worker": self._workers(),
+            "images": sum(map(MemorySizes.of, worker_process_ids()), MemorySizes()),
         }
 
     def collect(self) -> Iterator[Any]:
@@ -44,19 +73,8 @@ class ProcessMemory(Collector):
             "Memory that a process shares with no file and no other process.",
             labels=["process"],
         )
-        for name, ids in self._processes().items():
-            sizes = [size for pid in ids if (size := _memory(pid)) is not None]
-            resident.add_metric([name], sum(rss for rss, _ in sizes))
-            private.add_metric([name], sum(own for _, own in sizes))
+        for name, sizes in self._sizes().items():
+            resident.add_metric([name], sizes.resident)
+            private.add_metric([name], sizes.private)
         yield resident
         yield private
-
-
-def _memory(pid: int) -> tuple[int, int] | None:
-    """Returns a process's resident and private memory; None if it has ended."""
-    try:
-        info = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return None
-    # The kernel keeps these numbers; the exact one would have it walk all pages.
-    return info.rss, info.rss - getattr(info, "shared", 0)

@@ -17,32 +17,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import psutil
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from mllama.image_cache.stats import ENCODE_SECONDS, ImageCacheStats
 from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
 from mllama.runtime.engine_stats import EngineStats
+from mllama.server.observability.engine_metrics import (
+    engine_metrics,
+    gpu_images,
+    worker_up,
+)
 from mllama.utils.shared_numbers import new_shared_file, shared_numbers
 
 _NAMES = [field.name for field in fields(ImageCacheStats)]
-_COUNTERS = ("hits", "misses", "evictions")
-_HELP = {
-    "bytes": "Memory reserved for the keys and values of images.",
-    "used_bytes": "Memory that images occupy.",
-    "entries": "Runs of adjacent images in the cache.",
-    "pinned": "Entries that running requests need.",
-    "hits": "Requested images that were in the cache.",
-    "misses": "Requested images that were encoded.",
-    "evictions": "Entries evicted to make room for others.",
-}
 
 _ENCODE_COUNTS: Final = len(ENCODE_SECONDS) + 1
 _SIZES: Final = (
@@ -71,9 +59,7 @@ class SharedStats(Collector):
         self._cache, self._kv, self._counts, self._time = parts[:4]
         self._verdict, self._worker = parts[4:]
         # Of workers that have ended.
-        self._earlier = dict.fromkeys(_COUNTERS, 0)
-        self._earlier_counts = np.zeros(_ENCODE_COUNTS, np.int64)
-        self._earlier_nanoseconds = 0
+        self._earlier = EngineStats()
 
     @classmethod
     @contextmanager
@@ -118,11 +104,7 @@ class SharedStats(Collector):
 
         Counters go on from them.  The verdict stays until the next worker has one.
         """
-        stats = self.read()
-        for name in _COUNTERS:
-            self._earlier[name] += getattr(stats.image_cache, name)
-        self._earlier_counts += stats.encode_counts
-        self._earlier_nanoseconds += stats.encode_nanoseconds
+        self._earlier += self.read().counters()
         self.write(EngineStats())
         self._worker[0] = 0
 
@@ -137,62 +119,9 @@ class SharedStats(Collector):
 
     def collect(self) -> Iterator[Any]:
         """Yields the statistics as Prometheus metrics."""
-        stats = self.read()
-        for name in _NAMES:
-            family = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
-            yield family(
-                f"mllama_image_cache_{name}",
-                _HELP[name],
-                value=getattr(stats.image_cache, name) + self._earlier.get(name, 0),
-            )
-        yield _encode_times(
-            self._earlier_counts + stats.encode_counts,
-            self._earlier_nanoseconds + stats.encode_nanoseconds,
-        )
-        yield GaugeMetricFamily(
-            "mllama_kv_cache_blocks", "Blocks of the KV cache.", value=stats.kv_blocks
-        )
-        yield GaugeMetricFamily(
-            "mllama_kv_cache_used_blocks",
-            "Blocks of the KV cache that running requests use.",
-            value=stats.used_kv_blocks,
-        )
-        yield GaugeMetricFamily(
-            "mllama_kv_cache_usage_perc",
-            "The part of the KV cache that running requests use; 1 is all of it.",
-            value=stats.used_kv_blocks / stats.kv_blocks if stats.kv_blocks else 0,
-        )
-        yield GaugeMetricFamily(
-            "mllama_worker_up",
-            "1 if the model's process runs, 0 if it doesn't.",
-            value=_runs(self.worker_pid),
-        )
-        yield from self._verdict_family()
-
-    def _verdict_family(self) -> Iterator[Any]:
-        verdict = self.read_verdict()
-        if verdict.mode is not ImageMode.UNCHECKED:
-            served = GaugeMetricFamily(
-                "mllama_gpu_images",
-                "How images are served on the GPU; what its self-check found wrong.",
-                labels=["mode", "stage"],
-            )
-            served.add_metric(
-                [verdict.mode.name.lower(), verdict.stage.name.lower()], 1
-            )
-            yield served
-
-
-def _encode_times(
-    counts: npt.NDArray[np.int64], nanoseconds: int
-) -> HistogramMetricFamily:
-    bounds = [*map(floatToGoString, ENCODE_SECONDS), "+Inf"]
-    return HistogramMetricFamily(
-        "mllama_image_encode_seconds",
-        "Time of a run of the vision encoder, which encodes up to four images.",
-        buckets=list(zip(bounds, np.cumsum(counts).tolist(), strict=True)),
-        sum_value=nanoseconds / 1e9,
-    )
+        yield from engine_metrics(self.read() + self._earlier)
+        yield worker_up(_runs(self.worker_pid))
+        yield from gpu_images([self.read_verdict()])
 
 
 def _runs(pid: int | None) -> bool:

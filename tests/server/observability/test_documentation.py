@@ -10,7 +10,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
 from mllama.server.observability.metrics import LABEL_VALUES, ServerMetrics
-from mllama.server.observability.process_memory import ProcessMemory
+from mllama.server.observability.process_memory import MemorySizes, ProcessMemory
 from mllama.server.observability.shared_stats import SharedStats
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "monitoring.md"
@@ -39,7 +39,7 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
         families = [
             *registry.collect(),
             *stats.collect(),
-            *ProcessMemory(lambda: None).collect(),
+            *ProcessMemory(MemorySizes).collect(),
         ]
     return {
         family.name + "_total" * (family.type == "counter"): (
