@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from mllama.batch.lines import BatchLine, LineError
@@ -15,6 +16,10 @@ from mllama.batch.seen_ids import SeenIds
 
 AskLine = Callable[[BatchLine], Awaitable[LineAnswer]]
 """Has a line answered.  What it raises ends the batch."""
+
+
+DoWrite = Callable[[Callable[[], None]], Awaitable[None]]
+"""Has a write done."""
 
 
 class ResultWriter(Protocol):
@@ -90,6 +95,8 @@ class BatchRun:
         max_errors: The most lines that may fail; None is any number.
         max_lines: The most lines that are read ahead.
         max_bytes: The most bytes of them.
+        do_write: Has an answer written, elsewhere than on the event loop; None writes
+            there.
     """
 
     def __init__(
@@ -103,7 +110,9 @@ class BatchRun:
         max_errors: int | None = None,
         max_lines: int = MAX_LINES,
         max_bytes: int = MAX_BYTES,
+        do_write: DoWrite | None = None,
     ) -> None:
+        self._do_write = do_write
         self._lines = lines
         self._ask = ask
         self._writer = writer
@@ -183,14 +192,21 @@ class BatchRun:
             error = line.error
             if error is None:
                 answer = await self._ask(line)
-                self._writer.write(answered(line, answer), is_error=answer.is_error)
+                await self._write(answered(line, answer), is_error=answer.is_error)
                 self._count(answer)
             else:
-                self._writer.write(failed(line, error), is_error=True)
+                await self._write(failed(line, error), is_error=True)
                 self._count_error(error.message)
             if self._has_too_many_errors():
                 self.stop()
                 return
+
+    async def _write(self, result: bytes, *, is_error: bool) -> None:
+        write = partial(self._writer.write, result, is_error=is_error)
+        if self._do_write is None:
+            write()
+        else:
+            await self._do_write(write)
 
     def _count(self, answer: LineAnswer) -> None:
         if answer.is_error:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from mllama.server.arrival.reading import read_body
 from mllama.server.batches.answers import Batch, BatchList
 from mllama.server.batches.body import BatchBody
-from mllama.server.batches.disk_errors import disk_errors
+from mllama.server.batches.disk import disk_errors
 from mllama.server.batches.owners import owner_of
 from mllama.server.batches.pages import WRONG_PAGE, list_parameters, page_of
 from mllama.server.batches.records import (
@@ -71,8 +71,26 @@ class BatchRoutes:
     async def create(self, request: Request) -> Response:
         """Makes a batch."""
         body, owner = await read_body(request, BatchBody), owner_of(request)
+        expiry = body.output_expires_after
+        batch = BatchRecord(
+            id=new_id("batch_"),
+            owner=owner,
+            endpoint=body.endpoint,
+            input_file_id=body.input_file_id,
+            completion_window=body.completion_window,
+            metadata=body.metadata,
+            output_seconds=KEPT_SECONDS if expiry is None else expiry.seconds,
+            expires_at=now() + WINDOW_SECONDS,
+        )
+        with disk_errors("batch"):
+            await self._stores.disk.run(lambda: self._add(batch))
+        self._worker.wake()
+        return JSONResponse(batch.visible())
+
+    def _add(self, batch: BatchRecord) -> None:
+        """Keeps a new batch, if its input is there."""
         try:
-            file = self._stores.files.get(body.input_file_id, owner)
+            file = self._stores.files.get(batch.input_file_id, batch.owner)
         except RequestRejected as error:
             raise RequestRejected(str(error), "input_file_id") from None
         if file.purpose != "batch":
@@ -83,21 +101,7 @@ class BatchRoutes:
                 code="invalid_value",
             )
         self._stores.check_room()
-        expiry = body.output_expires_after
-        batch = BatchRecord(
-            id=new_id("batch_"),
-            owner=owner,
-            endpoint=body.endpoint,
-            input_file_id=file.id,
-            completion_window=body.completion_window,
-            metadata=body.metadata,
-            output_seconds=KEPT_SECONDS if expiry is None else expiry.seconds,
-            expires_at=now() + WINDOW_SECONDS,
-        )
-        with disk_errors("batch"):
-            self._stores.add_batch(batch)
-        self._worker.wake()
-        return JSONResponse(batch.visible())
+        self._stores.add_batch(batch)
 
     async def list_batches(self, request: Request) -> JSONResponse:
         """Lists the client's batches."""
@@ -120,5 +124,5 @@ class BatchRoutes:
                 status=409,
             )
         if batch.status != "cancelling":
-            self._worker.cancel(batch)
+            await self._worker.cancel(batch)
         return JSONResponse(batch.visible())

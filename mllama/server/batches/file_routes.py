@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.batches.answers import DeletedFile, FileList, FileObject
 from mllama.server.batches.body import LEAST_KEPT_SECONDS
-from mllama.server.batches.disk_errors import disk_errors
+from mllama.server.batches.disk import disk_errors
 from mllama.server.batches.owners import owner_of
 from mllama.server.batches.pages import WRONG_PAGE, list_parameters, page_of
 from mllama.server.batches.ranged_file_response import RangedFileResponse
@@ -71,6 +71,7 @@ class FileRoutes:
     def __init__(self, stores: BatchStores) -> None:
         self._stores = stores
         self._files = stores.files
+        self._disk = stores.disk
 
     def add_to(self, router: APIRouter) -> None:
         """Adds the routes."""
@@ -116,7 +117,11 @@ class FileRoutes:
         try:
             with disk_errors("file"):
                 upload = await receive_upload(
-                    request, target, self._files, self._stores.options.max_file_bytes
+                    request,
+                    target,
+                    self._files,
+                    self._disk,
+                    self._stores.options.max_file_bytes,
                 )
         except ClientDisconnect as error:
             raise ClientDisconnected from error
@@ -130,14 +135,23 @@ class FileRoutes:
                 purpose="batch",
                 expires_at=now() + _kept_seconds(upload),
             )
-            self._files.check_room()
-            with disk_errors("file"):
+
+            def keep() -> None:
+                self._files.check_room()
                 self._files.add(record)
+
+            with disk_errors("file"):
+                await self._disk.run(keep)
         except BaseException:
-            target.unlink(missing_ok=True)
-            self._files.free(upload.size)
+            await self._disk.run(lambda: self._drop(file_id, upload.size))
             raise
         return JSONResponse(record.visible())
+
+    def _drop(self, file_id: str, size: int) -> None:
+        """Removes a file unless it is kept."""
+        if self._files.find(file_id) is None:
+            self._files.free(size)
+            self._files.content_path(file_id).unlink(missing_ok=True)
 
     async def list_files(self, request: Request) -> JSONResponse:
         """Lists the client's files."""
@@ -163,7 +177,12 @@ class FileRoutes:
 
     async def delete(self, request: Request, file_id: str) -> JSONResponse:
         """Deletes a file."""
-        record = self._files.get(file_id, owner_of(request))
+        owner = owner_of(request)
+        await self._disk.run(lambda: self._remove(file_id, owner))
+        return JSONResponse({"id": file_id, "object": "file", "deleted": True})
+
+    def _remove(self, file_id: str, owner: str) -> None:
+        record = self._files.get(file_id, owner)
         if self._stores.uses(record.id):
             raise RequestRejected(
                 "A batch that hasn't ended reads this file: cancel it first.",
@@ -172,7 +191,6 @@ class FileRoutes:
                 status=409,
             )
         self._files.remove(record)
-        return JSONResponse({"id": record.id, "object": "file", "deleted": True})
 
 
 def _kept_seconds(upload: Upload) -> int:

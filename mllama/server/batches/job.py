@@ -107,12 +107,12 @@ class BatchJob:
         if batch.status == "validating":
             problems = await asyncio.to_thread(check_input, batch, self._stores)
             if batch.status == "validating" and problems:
-                await _when_there_is_room(lambda: self.fail(problems))
+                await self._when_there_is_room(lambda: self.fail(problems))
                 return
         if batch.status != "finalizing":
             if batch.status == "validating":
                 batch.enter("in_progress")
-                await _when_there_is_room(self._save)
+                await self._when_there_is_room(self._save)
             try:
                 await self._answer()
             # The disk may be full as well.
@@ -123,12 +123,12 @@ class BatchJob:
                 batch.errors, batch.ends_as = [problem], "failed"
             if self._is_cancelled:
                 batch.ends_as = "cancelled"
-            name_result_files(batch, self._stores)
+            await self._stores.disk.run(lambda: name_result_files(batch, self._stores))
             batch.enter("finalizing")
-            await _when_there_is_room(self._save)
-        await _when_there_is_room(lambda: keep_result_files(batch, self._stores))
+            await self._when_there_is_room(self._save)
+        await self._when_there_is_room(lambda: keep_result_files(batch, self._stores))
         batch.enter(batch.ends_as)
-        await _when_there_is_room(self._save)
+        await self._when_there_is_room(self._save)
 
     async def _answer(self) -> None:
         """Answers the lines that have no answer yet."""
@@ -138,7 +138,10 @@ class BatchJob:
             try:
                 if self._is_cancelled:
                     return
-                with open_lines(batch, self._stores) as source:
+                with contextlib.ExitStack() as opened:
+                    source = await asyncio.to_thread(
+                        opened.enter_context, open_lines(batch, self._stores)
+                    )
                     lines = unanswered(source, seen, counts)
                     self._run = BatchRun(
                         lines,
@@ -148,6 +151,7 @@ class BatchJob:
                         concurrency=self._slots.slots,
                         max_lines=1000,
                         max_bytes=32 * 2**20,
+                        do_write=self._stores.disk.run,
                     )
                     try:
                         await asyncio.wait_for(
@@ -162,7 +166,7 @@ class BatchJob:
                 if batch.ends_as == "expired":
                     await asyncio.to_thread(self._expire_rest, results)
             finally:
-                results.close()
+                await self._stores.disk.run(results.close)
 
     def _open_results(self, seen: SeenIds) -> BatchResults:
         """Returns what writes the answers, after those of an earlier server."""
@@ -194,22 +198,21 @@ class BatchJob:
     def _save(self) -> None:
         self._stores.batches.save(self.batch)
 
+    async def _when_there_is_room(self, write: Callable[[], None]) -> None:
+        """Writes to the disk, again and again while it is full.
 
-async def _when_there_is_room(write: Callable[[], None]) -> None:
-    """Writes to the disk, again and again while it is full.
+        Args:
+            write: Does it; that it has been tried before does no harm.
 
-    Args:
-        write: Does it; that it has been tried before does no harm.
-
-    Raises:
-        OSError: If the disk fails in another way.
-    """
-    while True:
-        try:
-            write()
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-        else:
-            return
-        await asyncio.sleep(_FULL_PAUSE)
+        Raises:
+            OSError: If the disk fails in another way.
+        """
+        while True:
+            try:
+                await self._stores.disk.run(write)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_FULL_PAUSE)

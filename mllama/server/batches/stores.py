@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from mllama.errors import MllamaError
+from mllama.server.batches.disk import DiskThread
 from mllama.server.batches.options import MAX_OPEN_BATCHES, BatchOptions
 from mllama.server.batches.records import (
     KEPT_SECONDS,
@@ -62,7 +63,8 @@ class RecordStore(Generic[Kept]):
 
     def of(self, owner: str) -> list[Kept]:
         """Returns those of an owner, the newest first."""
-        mine = [each for each in self._records.values() if each.owner == owner]
+        # The disk's thread may add one meanwhile.
+        mine = [each for each in list(self._records.values()) if each.owner == owner]
         return mine[::-1]
 
     def get(self, object_id: str, owner: str) -> Kept:
@@ -210,6 +212,7 @@ class BatchStores:
         options: Its limits.
         files: The files.
         batches: The batches.
+        disk: Does everything here that reads or writes files, while the server runs.
 
     Args:
         options: Where it is, and its limits.
@@ -220,6 +223,7 @@ class BatchStores:
 
     def __init__(self, options: BatchOptions) -> None:
         self.options = options
+        self.disk = DiskThread()
         folder = options.directory
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -311,5 +315,6 @@ class BatchStores:
         self.batches.remove(batch)
 
     def close(self) -> None:
-        """Lets another server use the folder."""
+        """Finishes what is being written, and lets another server use the folder."""
+        self.disk.close()
         self._lock.release()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from starlette.requests import Request
 
+from mllama.server.batches.disk import DiskThread
 from mllama.server.batches.stores import FileStore
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.utils.sizes import format_bytes
@@ -17,6 +20,9 @@ _MAX_FIELD_BYTES: Final = 1000
 _MAX_PARTS: Final = 20
 _MAX_HEADER_BYTES: Final = 4000
 _MAX_NAME_CHARACTERS: Final = 255
+
+_PIECE: Final = 256 << 10
+"""Bytes that are written at once."""
 
 
 @dataclass
@@ -35,7 +41,11 @@ class Upload:
 
 
 async def receive_upload(
-    request: Request, target: Path, files: FileStore, max_bytes: int
+    request: Request,
+    target: Path,
+    files: FileStore,
+    disk: DiskThread,
+    max_bytes: int,
 ) -> Upload:
     """Writes the file of a form to the disk, as it arrives.
 
@@ -43,6 +53,7 @@ async def receive_upload(
         request: The request.
         target: The file to write.  It is removed if something is wrong.
         files: Where its room on the disk is reserved.
+        disk: Writes it.
         max_bytes: The largest file.
 
     Raises:
@@ -74,46 +85,73 @@ async def receive_upload(
         files.reserve(size)
         upload.size += size
 
+    form = _Form(upload, reserve, parse_options_header)
+    file = _TargetFile(target)
     try:
-        with target.open("wb") as file:
-            form = _Form(upload, file, reserve, parse_options_header)
-            parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": form.begin,
-                    "on_header_field": form.header_field,
-                    "on_header_value": form.header_value,
-                    "on_header_end": form.header_end,
-                    "on_headers_finished": form.headers_finished,
-                    "on_part_data": form.data,
-                    "on_end": form.end,
-                },
-            )
-            async for chunk in request.stream():
-                parser.write(chunk)
-            parser.finalize()
-            if not form.is_complete:
-                raise RequestRejected("The form ends too soon.", code="invalid_value")
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": form.begin,
+                "on_header_field": form.header_field,
+                "on_header_value": form.header_value,
+                "on_header_end": form.header_end,
+                "on_headers_finished": form.headers_finished,
+                "on_part_data": form.data,
+                "on_end": form.end,
+            },
+        )
+        await disk.run(file.open)
+        async for chunk in request.stream():
+            parser.write(chunk)
+            if form.waiting_bytes >= _PIECE:
+                await disk.run(partial(file.write, form.take()))
+        parser.finalize()
+        if not form.is_complete:
+            raise RequestRejected("The form ends too soon.", code="invalid_value")
         if upload.filename is None:
             raise RequestRejected(
                 "`file` is required: a file of the form.",
                 "file",
                 code="missing_required_parameter",
             )
-    except FormParserError as error:
-        _drop(target, files, upload)
-        raise RequestRejected(
-            f"The body is no valid form: {error}.", code="invalid_value"
-        ) from error
-    except BaseException:
-        _drop(target, files, upload)
+        await disk.run(partial(file.write, form.take()))
+        await disk.run(file.close)
+    except BaseException as error:
+        files.free(upload.size)
+        await disk.run(file.drop)
+        if isinstance(error, FormParserError):
+            raise RequestRejected(
+                f"The body is no valid form: {error}.", code="invalid_value"
+            ) from error
         raise
     return upload
 
 
-def _drop(target: Path, files: FileStore, upload: Upload) -> None:
-    target.unlink(missing_ok=True)
-    files.free(upload.size)
+class _TargetFile:
+    """The file of an upload; everything here may wait for the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        self._file = self._path.open("wb")
+
+    def write(self, pieces: list[bytes]) -> None:
+        assert self._file is not None
+        self._file.writelines(pieces)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def drop(self) -> None:
+        """Closes the file, and removes it."""
+        # What it hasn't written yet finds no room either.
+        with suppress(OSError):
+            self.close()
+        with suppress(OSError):
+            self._path.unlink()
 
 
 class _Form:
@@ -122,12 +160,10 @@ class _Form:
     def __init__(
         self,
         upload: Upload,
-        file: BinaryIO,
         reserve: Callable[[int], None],
         parse_options: Callable[[bytes], tuple[bytes, dict[bytes, bytes]]],
     ) -> None:
         self._upload = upload
-        self._file = file
         self._reserve = reserve
         self._parse_options = parse_options
         self._parts = 0
@@ -136,7 +172,14 @@ class _Form:
         self._disposition = b""
         self._is_file = False
         self._field = ""
+        self._waiting: list[bytes] = []
+        self.waiting_bytes = 0
         self.is_complete = False
+
+    def take(self) -> list[bytes]:
+        """Returns the next pieces of the file."""
+        pieces, self._waiting, self.waiting_bytes = self._waiting, [], 0
+        return pieces
 
     def begin(self) -> None:
         self._parts += 1
@@ -180,7 +223,8 @@ class _Form:
     def data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._reserve(end - start)
-            self._file.write(data[start:end])
+            self._waiting.append(data[start:end])
+            self.waiting_bytes += end - start
             return
         value = self._upload.fields[self._field]
         value += data[start:end].decode("utf-8", "replace")

@@ -47,16 +47,16 @@ class BatchWorker:
         """Says that there is a new batch."""
         self._changed.set()
 
-    def cancel(self, batch: BatchRecord) -> None:
+    async def cancel(self, batch: BatchRecord) -> None:
         """Cancels a batch that hasn't ended.  Its answers so far are kept."""
         batch.enter("cancelling")
-        # A disk that is full keeps no batch running.  Its end is written, too.
-        with contextlib.suppress(OSError):
-            self._stores.batches.save(batch)
         running = self._jobs.get(batch.id)
         if running is not None:
             running[0].cancel()
         self.wake()
+        # A disk that is full keeps no batch running.  Its end is written, too.
+        with contextlib.suppress(OSError):
+            await self._stores.disk.run(lambda: self._stores.batches.save(batch))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -74,7 +74,7 @@ class BatchWorker:
         while True:
             self._changed.clear()
             with contextlib.suppress(OSError):
-                self._stores.remove_expired()
+                await self._stores.disk.run(self._stores.remove_expired)
             self._start_next()
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _SWEEP_SECONDS)
@@ -108,7 +108,7 @@ class BatchWorker:
                 message="The server failed on this batch; its log has the reason.",
             )
             with contextlib.suppress(OSError):
-                job.fail([problem])
+                await self._stores.disk.run(lambda: job.fail([problem]))
             # Otherwise it would be tried again and again while the disk is broken.
             job.batch.status = "failed"
         finally:
