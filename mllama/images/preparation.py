@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
+from mllama.errors import EngineOverloadedError
 from mllama.images.formats import file_content, ignore_warnings
 from mllama.images.load import ImageFile, open_image
 from mllama.images.worker_process import WorkerProcess
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 MAX_DECODED_BYTES: Final = 512 * 2**20
 """Memory for the pixels of images that are being decoded; one image may take more."""
+
+MAX_WAIT_SECONDS: Final = 300.0
+"""The longest that an image of a server waits for its turn to be decoded."""
+
+_RETRY_SECONDS: Final = 10
 
 _NICENESS: Final = 5
 """How much later these threads get a core than those that generate tokens."""
@@ -52,23 +59,38 @@ class MemoryLimit:
         self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int, until: float | None = None) -> Iterator[None]:
         """Waits for a number of bytes, and holds them while the context is active.
 
         Threads get memory in the order in which they ask for it.
+
+        Args:
+            size: The bytes.
+            until: When they are given up, by ``time.monotonic``; None is never.
+
+        Raises:
+            EngineOverloadedError: If they aren't free in time.
         """
         turn = object()
         with self._changed:
             self._waiting.append(turn)
-            self._changed.wait_for(
+            is_free = self._changed.wait_for(
                 lambda: (
                     self._waiting[0] is turn
                     and (self._used == 0 or self._used + size <= self._limit)
-                )
+                ),
+                None if until is None else max(0.0, until - time.monotonic()),
             )
-            self._waiting.popleft()
-            self._used += size
+            self._waiting.remove(turn)
+            if is_free:
+                self._used += size
             self._changed.notify_all()
+        if not is_free:
+            raise EngineOverloadedError(
+                "other requests' images have left no memory to decode this one's in "
+                "time; try again later",
+                _RETRY_SECONDS,
+            )
         try:
             yield
         finally:
@@ -152,12 +174,14 @@ def prepare_image(
         processor: The checkpoint's image processor.
 
     Returns:
-        The tiles.  The future raises ImageError if the image can't be used.
+        The tiles.  The future raises ImageError if the image can't be used, and in a
+        server EngineOverloadedError if others' leave it no memory in time.
     """
+    until = None if _processes is None else time.monotonic() + MAX_WAIT_SECONDS
 
     def prepare() -> ImageTiles:
         file = image if isinstance(image, ImageFile) else open_image(image)
-        with _decoded_pixels.reserve(file.decoded_bytes):
+        with _decoded_pixels.reserve(file.decoded_bytes, until):
             if isinstance(image, bytes) and _processes is not None:
                 with _processes.take() as process:
                     return process.prepare(image, processor)

@@ -19,6 +19,7 @@ from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.arrival.request_head import RequestHeadMiddleware
 from mllama.server.arrival.shared_memory import (
+    MAX_WAIT_SECONDS,
     SharedMemory,
     SharedMemoryMiddleware,
 )
@@ -92,7 +93,11 @@ def shared_memory(options: ServerOptions) -> SharedMemory:
     Args:
         options: The server's options.
     """
-    return SharedMemory(max_waiting=options.overload.max_queue_size)
+    limit = options.overload.max_time_to_first_token
+    return SharedMemory(
+        max_waiting=options.overload.max_queue_size,
+        max_wait=MAX_WAIT_SECONDS if limit is None else min(limit, MAX_WAIT_SECONDS),
+    )
 
 
 def new_application(

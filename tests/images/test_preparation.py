@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mllama.config import MllamaVisionConfig
-from mllama.errors import ImageDecodeError, ImageError
+from mllama.errors import EngineOverloadedError, ImageDecodeError, ImageError
 from mllama.images import load, rgb
 from mllama.images.load import open_image
 from mllama.images.preparation import MemoryLimit, decode_image, prepare_image
@@ -85,6 +85,39 @@ def test_memory_is_limited_and_given_in_order() -> None:
     assert order == sorted(order)
     assert most == 50, "more than the limit is given alone"
     assert used == 0
+
+
+def test_a_wait_for_memory_ends_and_leaves_nothing() -> None:
+    limit = MemoryLimit(10)
+    done = threading.Event()
+
+    def wait() -> None:
+        with limit.reserve(3, time.monotonic() + 60):
+            done.set()
+
+    with limit.reserve(8):
+        with (
+            pytest.raises(EngineOverloadedError, match="no memory") as caught,
+            limit.reserve(5, time.monotonic() + 0.05),
+        ):
+            pass
+        assert caught.value.retry_after >= 1
+        # Nobody waits for the one that has given up.
+        with limit.reserve(2, time.monotonic() + 60):
+            pass
+        thread = threading.Thread(target=wait)
+        thread.start()
+    assert done.wait(60)
+    thread.join()
+    # What has waited too long for its turn isn't begun.
+    with (
+        limit.reserve(8),
+        pytest.raises(EngineOverloadedError),
+        limit.reserve(5, time.monotonic() - 1),
+    ):
+        pass
+    with limit.reserve(10):
+        pass
 
 
 def test_memory_is_freed_after_an_error() -> None:

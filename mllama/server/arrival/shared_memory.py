@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable
 from typing import Final
 
@@ -27,6 +28,12 @@ SMALL_BODY: Final = 64 << 10
 LARGEST_TEXT: Final = 1 << 20
 """The largest body that waits for others of its kind only."""
 
+MAX_WAIT_SECONDS: Final = 300.0
+"""The longest that a request waits for memory: half of what clients wait for an
+answer by default, so that they hear why."""
+
+_RETRY_SECONDS: Final = 10
+
 _STATE: Final = "request_memory"
 
 
@@ -41,6 +48,7 @@ class SharedMemory:
         texts: Bytes of other bodies.
         images: Bytes of images.
         max_waiting: How many bodies may wait, of large ones and of others.
+        max_wait: Seconds that a request waits; None waits for ever.
     """
 
     def __init__(
@@ -50,8 +58,10 @@ class SharedMemory:
         texts: int = MAX_TEXTS_BYTES,
         images: int = MAX_IMAGES_BYTES,
         max_waiting: int = DEFAULT_QUEUE_SIZE,
+        max_wait: float | None = MAX_WAIT_SECONDS,
     ) -> None:
         self.max_waiting = max_waiting
+        self.max_wait = max_wait
         self.bodies = FairSemaphore(bodies, most_each=bodies // 2)
         self.texts = FairSemaphore(texts, most_each=texts // 2)
         self.images = FairSemaphore(images)
@@ -83,7 +93,7 @@ class RequestMemory:
             size: Its size in bytes; a body whose size isn't known takes the largest.
 
         Raises:
-            EngineOverloadedError: If too many wait.
+            EngineOverloadedError: If too many wait, or there isn't enough in time.
         """
         if size <= SMALL_BODY or self._body is not None:
             return
@@ -94,7 +104,7 @@ class RequestMemory:
             raise EngineOverloadedError(
                 f"too many requests are waiting ({pool.waiting}); try again later"
             )
-        self._body = await _taken(pool, size, self._client)
+        self._body = await self._taken(pool, size)
 
     def shrink_body(self, size: int) -> None:
         """Gives the memory of a body back but for a number of bytes."""
@@ -102,8 +112,12 @@ class RequestMemory:
             self._body.release(self._body.weight - size)
 
     async def take_images(self, size: int) -> Lease:
-        """Waits for the memory of images, in bytes, and returns it."""
-        lease = await _taken(self._memory.images, size, self._client)
+        """Waits for the memory of images, in bytes, and returns it.
+
+        Raises:
+            EngineOverloadedError: If there isn't enough in time.
+        """
+        lease = await self._taken(self._memory.images, size)
         self._images.append(lease)
         return lease
 
@@ -113,10 +127,19 @@ class RequestMemory:
         for lease in self._images:
             lease.release()
 
-
-async def _taken(pool: FairSemaphore, size: int, client: Hashable) -> Lease:
-    # What needs more than a client may have gets all of that.
-    return await pool.acquire(min(size, pool.most_each), client)
+    async def _taken(self, pool: FairSemaphore, size: int) -> Lease:
+        seconds = self._memory.max_wait
+        try:
+            # What needs more than a client may have gets all of that.
+            return await pool.acquire(
+                min(size, pool.most_each), self._client, seconds=seconds
+            )
+        except asyncio.TimeoutError:
+            raise EngineOverloadedError(
+                f"other requests have left no memory for this one for {seconds:g} s; "
+                "try again later",
+                _RETRY_SECONDS,
+            ) from None
 
 
 class SharedMemoryMiddleware:

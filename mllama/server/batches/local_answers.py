@@ -36,7 +36,9 @@ class LocalAnswers:
         check_alive: Callable[[], None],
     ) -> None:
         self._images = LocalImages(folder)
-        self._answers = LineAnswers(client, capabilities, self._images, SharedMemory())
+        self._answers = LineAnswers(
+            client, capabilities, self._images, SharedMemory(max_wait=None)
+        )
         self._check_alive = check_alive
 
     async def __call__(self, line: BatchLine) -> LineAnswer:

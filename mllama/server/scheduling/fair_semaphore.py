@@ -142,7 +142,12 @@ class FairSemaphore:
         return self._queue.held_by(client)
 
     async def acquire(
-        self, weight: int = 1, client: Hashable = ANYBODY, number: int | None = None
+        self,
+        weight: int = 1,
+        client: Hashable = ANYBODY,
+        number: int | None = None,
+        *,
+        seconds: float | None = None,
     ) -> Lease:
         """Waits until there is enough, and returns it.
 
@@ -152,24 +157,33 @@ class FairSemaphore:
             weight: How much.
             client: Who asks.
             number: When it came, if it had a place in another queue; None is now.
+            seconds: The longest that it waits; None waits for ever.
 
         Raises:
             ValueError: If it is more than one client can ever have, which the
                 caller should refuse in its own words.
+            asyncio.TimeoutError: If there isn't enough in time.
         """
         if not 0 <= weight <= self._most_each:
             raise ValueError(
                 f"the weight must be from 0 to {self._most_each}, not {weight}"
             )
         ticket = self._queue.join(client, weight, number)
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Lease] = loop.create_future()
         self._futures[ticket] = future
         self._serve()
+        alarm = None
+        if seconds is not None and not future.done():
+            alarm = loop.call_later(seconds, _end_wait, future)
         try:
             return await future
         except BaseException:
             self._give_up(ticket, future)
             raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
 
     def _serve(self) -> None:
         """Serves those whose turn it is, as long as there is enough for them."""
@@ -203,3 +217,8 @@ class FairSemaphore:
         self._held -= weight
         self._queue.change_held(client, -weight)
         self._serve()
+
+
+def _end_wait(future: asyncio.Future[Lease]) -> None:
+    if not future.done():
+        future.set_exception(asyncio.TimeoutError())
