@@ -46,20 +46,32 @@ def seconds_to_first_token(llm: LLM, question: str, image: Image.Image) -> float
     return answer.time_to_first_token_seconds
 
 
-def tokens_per_second(llm: LLM, streams: int, asked: int, image: Image.Image) -> float:
-    """Returns the throughput of users who ask in sequence about a cached image."""
+def tokens_per_second(
+    llm: LLM, images: Sequence[Image.Image], asked: int, **sampling: Any
+) -> float:
+    """Returns the throughput of users who ask in sequence about cached images.
+
+    Args:
+        llm: The model.
+        images: Each user's image.
+        asked: Questions of each user.
+        sampling: More settings of the answers.
+    """
 
     def user(number: int) -> int:
         return sum(
             llm.generate(
-                f"Tell me {number} and {question} things.", [image], max_new_tokens=64
+                f"Tell me {number} and {question} things.",
+                [images[number]],
+                max_new_tokens=64,
+                **sampling,
             ).completion_tokens
             for question in range(asked)
         )
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(streams) as pool:
-        tokens = sum(pool.map(user, range(streams)))
+    with ThreadPoolExecutor(len(images)) as pool:
+        tokens = sum(pool.map(user, range(len(images))))
     return tokens / (time.perf_counter() - started)
 
 
@@ -75,7 +87,7 @@ def measure(
         image = picture(generator, side)
         waits.append([seconds_to_first_token(llm, q, image) for q in QUESTIONS])
         for users, measured in rates.items():
-            measured.append(tokens_per_second(llm, users, asked, image))
+            measured.append(tokens_per_second(llm, [image] * users, asked))
     first, second = (statistics.median(wait) for wait in zip(*waits, strict=True))
     return {
         "first_question_seconds": first,

@@ -4,7 +4,9 @@
     python -m benchmarks.compare --quick --only a,c   # two rounds of two workloads
     python -m benchmarks.compare --growth             # also how costs scale
     python -m benchmarks.compare --full-shape         # also a model of 11B's full size
-    python -m benchmarks.compare --write-docs RUN     # writes a run into the documents
+    python -m benchmarks.compare --isa avx2           # as on a CPU with AVX2 alone
+    python -m benchmarks.compare --prepare            # installs and compiles, no more
+    python -m benchmarks.compare --write-docs RUN...  # writes runs into the documents
 
 The first run installs the engines and compiles.  Results are kept in `.bench/runs`.
 """
@@ -33,9 +35,10 @@ from benchmarks.compare.ceilings import (
 )
 from benchmarks.compare.documents import write_document, write_run
 from benchmarks.compare.environments import FOLDER
-from benchmarks.compare.figures import EIGHT_BIT, OURS
+from benchmarks.compare.figures import OURS
 from benchmarks.compare.first_run import measure_first_run
 from benchmarks.compare.growth import measure_growth
+from benchmarks.compare.isa import ISAS, NATIVE, form_of
 from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.prompts import Prompts
@@ -43,13 +46,17 @@ from benchmarks.compare.report import summary
 from benchmarks.compare.request_parts import measure_operations
 from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
+from benchmarks.compare.variants import VARIANTS, Variant, thread_variants
 from benchmarks.compare.workloads import (
     IMAGE_TOKENS,
     OUR_TOKENS,
+    TEXT_TOKENS,
     WORKLOADS,
+    engines_of,
     mistralrs_decode,
     play,
 )
+from mllama.kernels.dispatch import chosen_kernels, kernels_summary
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 FIRST_RUN_ROUNDS = 3
@@ -62,11 +69,15 @@ def main() -> None:
     if options.write_docs:
         write_document(options.write_docs, letters)
         return
+    isa = ISAS[options.isa]
+    # Every process that is started from here inherits them.
+    os.environ |= isa.variables
     now = datetime.now(timezone.utc)
+    form = form_of(kernels_summary(chosen_kernels()))
     results = Results(
         date=now.isoformat(timespec="seconds"),
         command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
-        machine=machine() | {"threads": options.threads},
+        machine=machine() | {"threads": options.threads, "form": form},
     )
     files = model_files()
     with tempfile.TemporaryDirectory() as pictures:
@@ -75,10 +86,14 @@ def main() -> None:
             Prompts(files.checkpoint, Path(pictures)),
             results,
             options.threads,
-            options.also,
+            VARIANTS | thread_variants(options.threads) | options.also,
             _ceilings(options.threads),
+            isa,
         )
         try:
+            if options.prepare:
+                session.prepare(engines_of(session, letters))
+                return
             _measure(session, options, letters)
         finally:
             session.close()
@@ -86,7 +101,7 @@ def main() -> None:
             measure_operations(session)
     folder = FOLDER / "runs" / now.strftime("%Y-%m-%d-%H%M%S")
     write_run(results, letters, folder)
-    print(summary(results, letters))
+    print(summary([results], letters))
     print(f"kept in {folder}", file=sys.stderr)
     if options.full_shape:
         command = [sys.executable, "-m", "benchmarks.full_shape"]
@@ -133,14 +148,12 @@ def model_properties(files: ModelFiles, results: Results) -> dict[str, float]:
     text, vision = config["text_config"], config["vision_config"]
     tensors, theirs = tensors_of(files.gguf), tensors_of(files.text_gguf)
     read, read_by_llama_cpp = read_per_token(tensors), read_per_token(theirs)
-    head = next(t.parameters for t in tensors if t.name == "output.weight")
     patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
     return {
         "parameters_per_token": read.parameters,
         "bytes_per_token": read.nbytes,
-        "layer_parameters": read.parameters - head,
         "llama_cpp_parameters_per_token": read_by_llama_cpp.parameters,
-        "llama_cpp_layer_parameters": read_by_llama_cpp.parameters - head,
+        "llama_cpp_bytes_per_token": read_by_llama_cpp.nbytes,
         "vocabulary": text["vocab_size"],
         "rows_per_tile": patches,
         "cross_layers": len(CROSS_LAYERS),
@@ -148,6 +161,7 @@ def model_properties(files: ModelFiles, results: Results) -> dict[str, float]:
         "kv_heads": text["num_key_value_heads"],
         "head_dim": text["hidden_size"] // text["num_attention_heads"],
         "prompt_tokens": IMAGE_TOKENS,
+        "text_tokens": TEXT_TOKENS,
         "decode_steps": OUR_TOKENS - 1,
         "pool_item_bytes": results.engines.get(OURS, {}).get("pool_item_bytes", 4),
     }
@@ -185,13 +199,28 @@ def _options() -> argparse.Namespace:
         "--also",
         type=_variant,
         action=_Collect,
-        default={EIGHT_BIT: {"VISION_ENCODING": "int8"}},
-        metavar="NAME:VARIABLE=VALUE",
-        help="also measure this project with an environment variable, in a separate "
-        "column, as is done for its int8 vision path",
+        default={},
+        metavar="NAME:OPTION=VALUE",
+        help="also measure this project with another option of mllama.LLM, as a "
+        "separate engine",
     )
     parser.add_argument(
-        "--write-docs", type=Path, metavar="RUN", help="folder of the run"
+        "--isa",
+        choices=ISAS,
+        default=NATIVE.name,
+        help="instructions that engines are limited to",
+    )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="install and compile what the workloads need, and measure nothing",
+    )
+    parser.add_argument(
+        "--write-docs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folders of runs, whose columns stand side by side",
     )
     return parser.parse_args()
 
@@ -206,12 +235,12 @@ class _Collect(argparse.Action):
         setattr(namespace, self.dest, getattr(namespace, self.dest) | values)
 
 
-def _variant(text: str) -> dict[str, dict[str, str]]:
+def _variant(text: str) -> dict[str, Variant]:
     name, colon, setting = text.partition(":")
-    variable, equals, value = setting.partition("=")
-    if not (name and colon and variable and equals):
-        raise argparse.ArgumentTypeError("must be NAME:VARIABLE=VALUE")
-    return {name: {variable: value}}
+    option, equals, value = setting.partition("=")
+    if not (name and colon and option and equals):
+        raise argparse.ArgumentTypeError("must be NAME:OPTION=VALUE")
+    return {name: Variant("abcdef", {option: value})}
 
 
 def _letters(text: str) -> str:

@@ -1,8 +1,9 @@
 /* What this machine can do at most: `ceilings THREADS MIB`.
 
-   Prints read bandwidth in GB/s, float32 multiply-adds in GFLOP/s and int8 products in
-   Gop/s, each the best of some repetitions, with two operations a multiply-add.  Data
-   is hidden from the optimizer, or it would compute less than is counted. */
+   Prints read bandwidth in GB/s with all threads and with one, float32 multiply-adds in
+   GFLOP/s and int8 products in Gop/s, each the best of some repetitions, with two
+   operations a multiply-add.  Data is hidden from the optimizer, or it would compute
+   less than is counted. */
 #include <immintrin.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@ enum { CHAINS = 12, REPEATS = 3, MOST_THREADS = 256 };
 #define HIDE(value) __asm__ volatile("" : "+x"(value))
 
 static float *memory;
-static long floats_each;
+static long floats, floats_each;
 static volatile float float_sink;
 static volatile int int_sink;
 
@@ -89,31 +90,38 @@ static double fastest(void *(*work)(void *), long threads) {
   return best;
 }
 
-/* Bytes that are read from now on, 0 if there is no memory for them. */
-static double prepare(long threads, long mib) {
-  floats_each = (mib << 18) / threads / 32 * 32;
-  memory = malloc((size_t)threads * (size_t)floats_each * sizeof *memory);
-  if (!memory) return 0;
-  for (long i = 0; i < threads * floats_each; i++) memory[i] = (float)i;
+/* Whether there is memory to read, which is allocated once. */
+static int prepare(long mib) {
+  if (memory) return 1;
+  floats = mib << 18;
+  memory = malloc((size_t)floats * sizeof *memory);
+  for (long i = 0; memory && i < floats; i++) memory[i] = (float)i;
+  return memory != 0;
+}
+
+/* Bytes that so many threads read together. */
+static double divide(long threads) {
+  floats_each = floats / threads / 32 * 32;
   return (double)threads * (double)floats_each * sizeof *memory;
 }
 
 /* For the benchmark, through ctypes: GB/s of reading some memory once, 0 if there is
    none. */
 double read_once(long threads, long mib) {
-  static double bytes;
-  if (!memory) bytes = prepare(threads, mib);
-  return bytes ? bytes / once(read_memory, threads) / 1e9 : 0;
+  if (threads < 1 || threads > MOST_THREADS || !prepare(mib)) return 0;
+  double bytes = divide(threads);
+  return bytes / once(read_memory, threads) / 1e9;
 }
 
 int main(int count, char **arguments) {
   if (count != 3) return 2;
   long threads = atol(arguments[1]), mib = atol(arguments[2]);
   if (threads < 1 || threads > MOST_THREADS || mib < 1) return 2;
-  double bytes = prepare(threads, mib);
-  if (!bytes) return 1;
-  double work = (double)threads * LOOPS * CHAINS;
-  printf("%.3f %.3f %.3f\n", bytes / fastest(read_memory, threads) / 1e9,
+  if (!prepare(mib)) return 1;
+  double alone = divide(1), fastest_alone = fastest(read_memory, 1);
+  double bytes = divide(threads), work = (double)threads * LOOPS * CHAINS;
+  printf("%.3f %.3f %.3f %.3f\n", bytes / fastest(read_memory, threads) / 1e9,
+         alone / fastest_alone / 1e9,
          work * 8 * 2 / fastest(multiply_floats, threads) / 1e9,
          work * 32 * 2 / fastest(multiply_bytes, threads) / 1e9);
   return 0;

@@ -11,8 +11,8 @@ import psutil
 from benchmarks.compare.environments import FOLDER
 from mllama.cli.environment_report import cpu_name
 
-METRICS = ("read_bandwidth", "float32_peak", "int8_peak")
-"""GB/s, GFLOP/s and Gop/s, with all threads."""
+METRICS = ("read_bandwidth", "read_bandwidth_1_thread", "float32_peak", "int8_peak")
+"""GB/s, GFLOP/s and Gop/s, with all threads unless the name says otherwise."""
 
 _SOURCES = Path(__file__).parent
 _MIB = 1024

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.compare.environments import EnvironmentFailure, prepare
@@ -27,7 +28,7 @@ def write_run(results: Results, letters: str, folder: Path) -> None:
     """Writes the JSON, Markdown and plots of a run to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
-    (folder / "results.md").write_text(summary(results, letters), encoding="utf-8")
+    (folder / "results.md").write_text(summary([results], letters), encoding="utf-8")
     draw(results, folder)
 
 
@@ -60,19 +61,20 @@ def with_measured(document: str, measured: str) -> str:
     return f"{before}{BEGIN}\n\n{measured.strip()}\n\n{END}{after}"
 
 
-def write_document(run: Path, letters: str) -> None:
-    """Writes a run's tables and plots into `docs/performance.md`.
+def write_document(runs: Sequence[Path], letters: str) -> None:
+    """Writes runs' tables and the first one's plots into `docs/performance.md`.
 
     Args:
-        run: A folder that :func:`write_run` wrote.
+        runs: Folders that :func:`write_run` wrote.
         letters: The letters of the workloads.
     """
-    measured = summary(Results.read(run / "results.json"), letters)
+    results = [Results.read(run / "results.json") for run in runs]
+    measured = summary(results, letters)
     folder = DOCUMENT.with_suffix("")
     for name, title in PLOTS.items():
-        if (run / name).is_file():
+        if (runs[0] / name).is_file():
             folder.mkdir(exist_ok=True)
-            shutil.copyfile(run / name, folder / name)
+            shutil.copyfile(runs[0] / name, folder / name)
             measured += f"\n![{title}]({folder.name}/{name})\n"
     document = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(with_measured(document, measured), encoding="utf-8")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from benchmarks.compare.byte_counts import attention_bytes
 from benchmarks.compare.results import Results
+from benchmarks.compare.variants import EIGHT_BIT, threads_name
 
-OURS, EIGHT_BIT, DEMO = "mllama", "8bit", "demo"
-"""The engines: this project, also with its int8 vision path, and its demo model."""
+OURS, DEMO = "mllama", "demo"
+"""The engines of this project that every run has, with its model and the demo model."""
 
 
 def figures(results: Results) -> dict[str, float]:
@@ -27,6 +28,9 @@ def figures(results: Results) -> dict[str, float]:
                 found[f"{metric}_over_{engine}"] = ratio(
                     median(metric, engine), median(metric, OURS)
                 )
+    found["vision_4_tiles_8bit_over_float32"] = ratio(
+        median("vision_4_tiles", OURS), median("vision_4_tiles", EIGHT_BIT)
+    )
     found["vision_4_tiles_8bit_over_transformers"] = ratio(
         median("vision_4_tiles", "transformers"), median("vision_4_tiles", EIGHT_BIT)
     )
@@ -39,18 +43,13 @@ def figures(results: Results) -> dict[str, float]:
     decode = median("decode_image", OURS)
     theirs = median("decode_text", "llama_cpp")
     if model and decode:
-        read = model["bytes_per_token"] + self_attention_bytes(model)
-        read += image_bytes(model, 4)
-        readable, step = (
+        read = model["bytes_per_token"] + self_attention_bytes(model, "prompt_tokens")
+        found["decode_image_share_of_bandwidth"] = _share_of_bandwidth(
+            read + image_bytes(model, 4),
             median("readable_in_a_step", OURS),
             median("step_4_tiles", OURS),
+            decode,
         )
-        if readable and step:
-            # The bandwidth is measured between runs of the graph, which take only part
-            # of the time of a token.
-            found["decode_image_share_of_bandwidth"] = (
-                read / 1e9 / readable * step / decode
-            )
         found["decode_image_parameters_per_second"] = (
             model["parameters_per_token"] / decode
         )
@@ -58,15 +57,17 @@ def figures(results: Results) -> dict[str, float]:
             found["decode_image_parameters_over_llama_cpp"] = (
                 model["parameters_per_token"] / decode
             ) / (model["llama_cpp_parameters_per_token"] / theirs)
-    prompt, theirs = (
-        median("first_token_text", OURS),
-        median("first_token_text", "llama_cpp"),
-    )
-    if model and prompt and theirs:
-        # Both compute the head for one token only, so it doesn't count.
-        found["prompt_parameters_over_llama_cpp"] = (
-            model["layer_parameters"] / prompt
-        ) / (model["llama_cpp_layer_parameters"] / theirs)
+    if model:
+        # Without a picture nothing of a cross-attention layer is needed.
+        read = model["llama_cpp_bytes_per_token"]
+        read += self_attention_bytes(model, "text_tokens")
+        for engine, name in ((OURS, "all_threads"), (threads_name(1), "1_thread")):
+            found[f"decode_text_share_of_bandwidth_{name}"] = _share_of_bandwidth(
+                read,
+                median("readable_in_a_text_step", engine),
+                median("step_text", engine),
+                median("decode_text", engine),
+            )
     bandwidth = median("bandwidth_after_operations", "machine") or median(
         "read_bandwidth", "machine"
     )
@@ -90,6 +91,22 @@ def figures(results: Results) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _share_of_bandwidth(
+    read: float, readable: float | None, step: float | None, token: float | None
+) -> float | None:
+    """Returns the share of the plain read loop's bandwidth that decoding reaches.
+
+    Args:
+        read: Bytes that a token must read.
+        readable: GB that the loop reads in a run of the graph.
+        step: Seconds of a run of the graph, next to which the loop was timed.
+        token: Seconds of a token, of which the graph takes only part.
+    """
+    if readable is None or step is None or not token:
+        return None
+    return read / 1e9 / readable * step / token
+
+
 def _attending_to_images(results: Results) -> float:
     """Returns the seconds that all decode steps spend in cross-attention ops."""
     return sum(
@@ -110,10 +127,15 @@ def image_bytes(model: dict[str, float], tiles: int) -> int:
     )
 
 
-def self_attention_bytes(model: dict[str, float]) -> int:
-    """Returns the bytes of the prompt's float32 K/V that a decode step reads."""
+def self_attention_bytes(model: dict[str, float], tokens: str) -> int:
+    """Returns the bytes of a prompt's float32 K/V that a decode step reads.
+
+    Args:
+        model: The model's properties.
+        tokens: Name of the one that is the prompt's length.
+    """
     return attention_bytes(
-        int(model["prompt_tokens"]),
+        int(model[tokens]),
         int(model["self_layers"]),
         int(model["kv_heads"]),
         int(model["head_dim"]),

@@ -102,7 +102,7 @@ def _grow_layers(session: Session, rounds: int) -> None:
             write_random_gguf(gguf, depth)
         prompts = Prompts(folder, Path(session.prompts.folder))
         try:
-            engine = session.start_mllama(f"mllama-{times}-times", str(gguf))
+            engine = session.start_mllama(f"mllama-{times}-times", gguf)
         except EngineFailure as error:
             session.results.fail("growth of layers", OURS, str(error))
             return

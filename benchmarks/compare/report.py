@@ -1,68 +1,18 @@
-"""Formats the results of a run as Markdown tables that also read in a terminal."""
+"""Formats the results of runs as Markdown tables that also read in a terminal.
+
+Each run has a column, so that machines with different instructions stand side by side.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from benchmarks.compare.figures import figures
+from benchmarks.compare.figures import DEMO, OURS, figures
+from benchmarks.compare.metrics import METRICS, Metric
 from benchmarks.compare.results import Results
-from benchmarks.compare.targets import verdicts
+from benchmarks.compare.targets import TARGETS, Target, Verdict, verdict
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A row of the table: the workload's letter, its title, unit and scale."""
-
-    letter: str
-    title: str
-    unit: str = "s"
-    factor: float = 1.0
-    digits: int = 2
-
-
-METRICS = {
-    "vision_4_tiles": Metric("a", "pixels to cross-attention K/V, 4 valid tiles"),
-    "vision_1_tile": Metric("a", "pixels to cross-attention K/V, 1 valid tile"),
-    "first_token_image": Metric("b", "first token, 4 tiles, 176 tokens of text"),
-    "first_token_image_1_tile": Metric("b", "first token, 1 tile, 176 tokens of text"),
-    "decode_image": Metric("c", "a token after a 4-tile image", "ms", 1e3, 1),
-    "decode_image_1_tile": Metric("c", "a token after a 1-tile image", "ms", 1e3, 1),
-    "step_4_tiles": Metric("c", "its text graph alone, 4 tiles", "ms", 1e3, 1),
-    "step_1_tile": Metric("c", "its text graph alone, 1 tile", "ms", 1e3, 1),
-    "readable_in_a_step": Metric("c", "what can be read in its time", "GB", digits=3),
-    "first_token_text": Metric("d", "first token, text of 512"),
-    "decode_text": Metric("d", "a token after text of 512", "ms", 1e3, 1),
-    "follow_up": Metric("e", "first token, another question on that image", digits=3),
-    "streams_1": Metric("f", "1 stream", "tokens/s", digits=1),
-    "streams_4": Metric("f", "4 streams", "tokens/s", digits=1),
-    "streams_8": Metric("f", "8 streams", "tokens/s", digits=1),
-    "demo_token": Metric("g", "demo model, a token", "ms", 1e3, 2),
-    "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
-    "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
-    "install": Metric("h", "installing the wheel in an empty environment", digits=1),
-    "first_generate": Metric("h", "first `mllama generate` about a picture", digits=1),
-    "first_generate_load": Metric("h", "of it loading MAX and the model"),
-    "first_generate_answer": Metric("h", "of it the answer"),
-    "later_generate": Metric("h", "the same again"),
-    "later_generate_load": Metric("h", "of it loading MAX and the model"),
-    "later_generate_answer": Metric("h", "of it the answer"),
-    "import_max": Metric("h", "importing MAX's pipelines"),
-    "first_demo": Metric("h", "first `mllama demo`, nine answers", digits=1),
-    "compile": Metric("h", "compiling and saving the benchmarked model", digits=0),
-    "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
-    "bandwidth_between_steps": Metric(
-        "", "the same between c's steps", "GB/s", digits=1
-    ),
-    "bandwidth_after_operations": Metric(
-        "", "the same just after its operations were timed", "GB/s", digits=1
-    ),
-    "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
-    "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),
-}
-"""All metrics in the order of the table."""
-
-_FIRST_ENGINES = ("mllama", "demo", "transformers", "llama_cpp", "mistralrs")
+_LAST_ENGINES = ("transformers", "llama_cpp", "ik_llama_cpp", "mistralrs")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -78,80 +28,98 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
-def measured_table(results: Results) -> str:
+def measured_table(runs: Sequence[Results]) -> str:
     """Returns the table of medians, each with its range and number of samples."""
-    named = [m for m in METRICS if m in results.samples or m in results.failures]
+    rows: list[list[str]] = []
+    for name, metric in METRICS.items():
+        titles = [metric.letter, metric.title, metric.unit]
+        for engine in _engines(runs, name) if metric.letter else []:
+            rows.append([*titles, engine, *(_cell(run, name, engine) for run in runs)])
+            titles = ["", "", ""]
+    return table(["", "workload", "unit", "engine", *_names(runs)], rows)
+
+
+def _engines(runs: Sequence[Results], metric: str) -> list[str]:
+    """Returns the engines that have samples of a metric or failed, ours first."""
     seen = {
         engine
-        for metric in named
-        for engine in [
-            *results.samples.get(metric, {}),
-            *results.failures.get(metric, {}),
-        ]
-    } - {"machine"}
-    engines = [name for name in _FIRST_ENGINES if name in seen]
-    engines += sorted(seen - set(engines))
+        for run in runs
+        for engine in (*run.samples.get(metric, {}), *run.failures.get(metric, {}))
+    }
 
-    def cell(name: str, engine: str) -> str:
-        values = results.samples.get(name, {}).get(engine)
+    def place(engine: str) -> tuple[int, str]:
+        if engine in _LAST_ENGINES:
+            return 2 + _LAST_ENGINES.index(engine), engine
+        return int(engine not in (OURS, DEMO)), engine
+
+    return sorted(seen, key=place)
+
+
+def _cell(run: Results, name: str, engine: str) -> str:
+    values = run.samples.get(name, {}).get(engine)
+    if not values:
+        failed = run.failures.get(name, {}).get(engine)
+        return f"failed: {failed[:60]}" if failed else ""
+    metric, median = METRICS[name], run.median(name, engine)
+    assert median is not None
+    low, middle, high = (_number(metric, v) for v in (min(values), median, max(values)))
+    return f"{middle} ({low}-{high}, {len(values)})"
+
+
+def _number(metric: Metric, value: float) -> str:
+    return f"{metric.factor * value:.{metric.digits}f}"
+
+
+def _names(runs: Sequence[Results]) -> list[str]:
+    return [run.form or "measured" for run in runs]
+
+
+def ceilings_table(runs: Sequence[Results]) -> str:
+    """Returns the table of the machine's ceilings: the median, and all values in the
+    order of measuring."""
+
+    def cell(run: Results, name: str, metric: Metric) -> str:
+        values = run.samples.get(name, {}).get("machine")
         if not values:
-            failed = results.failures.get(name, {}).get(engine)
-            return f"failed: {failed[:60]}" if failed else ""
-        metric, median = METRICS[name], results.median(name, engine)
+            return ""
+        median = run.median(name, "machine")
         assert median is not None
-        low, middle, high = (
-            f"{metric.factor * v:.{metric.digits}f}"
-            for v in (min(values), median, max(values))
-        )
-        return f"{middle} ({low}-{high}, {len(values)})"
+        every = ", ".join(_number(metric, value) for value in values)
+        return f"{_number(metric, median)} ({every})"
 
     rows = [
-        [
-            METRICS[name].letter,
-            METRICS[name].title,
-            METRICS[name].unit,
-            *(cell(name, engine) for engine in engines),
-        ]
-        for name in named
-        if METRICS[name].letter
+        [f"{metric.title}, {metric.unit}", *(cell(run, name, metric) for run in runs)]
+        for name, metric in METRICS.items()
+        if not metric.letter and any(run.samples.get(name) for run in runs)
     ]
-    return table(["", "workload", "unit", *engines], rows)
+    return table(["ceiling", *_names(runs)], rows)
 
 
-def ceilings_table(results: Results) -> str:
-    """Returns the table of the machine's ceilings in the order of measuring."""
-    rows = []
-    for name, metric in METRICS.items():
-        values = results.samples.get(name, {}).get("machine", [])
-        median = results.median(name, "machine")
-        if metric.letter or median is None:
-            continue
-        rows.append(
-            [
-                f"{metric.title}, {metric.unit}",
-                f"{median:.{metric.digits}f}",
-                ", ".join(f"{value:.{metric.digits}f}" for value in values),
-            ]
-        )
-    return table(["ceiling", "median", "in the order of measuring"], rows)
-
-
-def targets_table(results: Results, letters: str) -> str:
+def targets_table(runs: Sequence[Results], letters: str) -> str:
     """Returns the table of targets and measured values, with PASS or the shortfall."""
+    measured = [(figures(run), run.form) for run in runs]
     rows = []
-    for verdict in verdicts(figures(results), letters):
-        target, value = verdict.target, verdict.value
-        limit = "at most" if target.is_most else "at least"
-        rows.append(
-            [
-                target.letter,
-                target.workload,
-                f"{limit} {target.formatted(target.limit)} {target.of}",
-                "-" if value is None else target.formatted(value),
-                verdict.text,
-            ]
-        )
-    return table(["", "workload", "target", "measured", ""], rows)
+    for target in TARGETS:
+        if target.letter not in letters:
+            continue
+        found = [verdict(target, values, form) for values, form in measured]
+        if any(found):
+            titles = [target.letter, target.workload, _limit(target)]
+            rows.append([*titles, *map(_verdict_cell, found)])
+    return table(["", "workload", "target", *_names(runs)], rows)
+
+
+def _limit(target: Target) -> str:
+    limit = "at most" if target.is_most else "at least"
+    return f"{limit} {target.formatted(target.limit)} {target.of}"
+
+
+def _verdict_cell(found: Verdict | None) -> str:
+    if found is None:
+        return ""
+    if found.value is None:
+        return found.text
+    return f"{found.target.formatted(found.value)}, {found.text}"
 
 
 _VERSIONS = frozenset(
@@ -162,40 +130,49 @@ _VERSIONS = frozenset(
         "transformers",
         "torch",
         "llama-cpp-python",
+        "ik-llama-cpp-python",
         "mistralrs",
     )
 )
 """Facts about the engines that a summary names; several engines may share one."""
 
 
-def summary(results: Results, letters: str) -> str:
-    """Returns a whole run in Markdown."""
-    machine = results.machine
+def summary(runs: Sequence[Results], letters: str) -> str:
+    """Returns whole runs in Markdown, side by side."""
+    parts = [
+        "\n".join(f"- {_run_line(run)}" for run in runs),
+        "Medians, with range and number of samples in brackets:",
+        measured_table(runs),
+        ceilings_table(runs),
+        targets_table(runs, letters),
+    ]
+    failures = dict.fromkeys(
+        f"- {METRICS[metric].title if metric in METRICS else metric}, "
+        f"{engine}: {reason}"
+        for run in runs
+        for metric, by_engine in run.failures.items()
+        for engine, reason in by_engine.items()
+    )
+    if failures:
+        parts.append("What failed:\n\n" + "\n".join(failures))
+    return "\n\n".join(parts) + "\n"
+
+
+def _run_line(run: Results) -> str:
+    """Returns when, where and of which versions a run was."""
+    machine = run.machine
     versions = ", ".join(
         dict.fromkeys(
             str(value) if key == "kernels" else f"{key} {value}"
-            for about in results.engines.values()
+            for about in run.engines.values()
             for key, value in about.items()
             if key in _VERSIONS
         )
     )
-    engines = f" {versions}." if versions else ""
-    parts = [
-        f"{results.date[:16].replace('T', ' ')} UTC, `{results.command}`: "
+    return (
+        f"{run.date[:16].replace('T', ' ')} UTC, `{run.command}`: "
         f"{machine.get('cores')} cores of {machine.get('cpu')}, "
         f"{machine.get('memory_gib')} GiB, load {machine.get('load_average')} at the "
-        f"start, {machine.get('threads')} threads for every engine.{engines}",
-        "Medians, with range and number of samples in brackets:",
-        measured_table(results),
-        ceilings_table(results),
-        targets_table(results, letters),
-    ]
-    failures = [
-        f"- {METRICS[metric].title if metric in METRICS else metric}, "
-        f"{engine}: {reason}"
-        for metric, by_engine in results.failures.items()
-        for engine, reason in by_engine.items()
-    ]
-    if failures:
-        parts.append("What failed:\n\n" + "\n".join(failures))
-    return "\n\n".join(parts) + "\n"
+        f"start, {machine.get('threads')} threads for every engine"
+        + (f"; {versions}." if versions else ".")
+    )

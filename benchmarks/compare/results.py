@@ -21,7 +21,8 @@ class Results:
     Attributes:
         date: Start of the run in UTC, as ISO 8601.
         command: The command line.
-        machine: Processor, cores, memory, and load at the start.
+        machine: Processor, cores, memory, load at the start, threads, and the form of
+            the custom ops.
         engines: Versions and threads of each engine.
         model: Tokens, layers, bytes and parameters read of the benchmarked model.
         samples: All measurements, in seconds unless the metric has another unit.
@@ -41,6 +42,11 @@ class Results:
     operations: dict[str, dict[str, float]] = field(default_factory=dict)
     growth: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def form(self) -> str:
+        """Returns the form of the custom ops, such as AVX2."""
+        return str(self.machine.get("form", ""))
 
     def add(self, metric: str, engine: str, value: float) -> None:
         """Adds a measurement."""

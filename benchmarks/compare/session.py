@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.compiled_graphs import graphs_for
 from benchmarks.compare.environments import EnvironmentFailure, prepare
+from benchmarks.compare.figures import DEMO, OURS
+from benchmarks.compare.isa import NATIVE, Isa
 from benchmarks.compare.model import DEMO_LENGTH, MAX_LENGTH, ModelFiles
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
+from benchmarks.compare.variants import Variant
+
+ON_TEXT_LAYERS = ("llama_cpp", "ik_llama_cpp")
+"""Engines that read the file of the text layers and are asked in token ids."""
+
+ON_CHECKPOINT = ("transformers", "mistralrs")
+"""Engines that read the checkpoint."""
 
 WARM_TOKENS = 128
 """Length of the prompt that an engine answers before it is measured."""
@@ -28,8 +39,9 @@ class Session:
         prompts: Source of the questions.
         results: Receives the measurements.
         threads: Number of threads of each engine.
-        variants: Environment variables of additional engines of this project, by name.
+        variants: Additional engines of this project, by name.
         ceilings: Measures the machine's peak performance, or None.
+        isa: The instructions that engines are limited to.
     """
 
     def __init__(
@@ -38,14 +50,23 @@ class Session:
         prompts: Prompts,
         results: Results,
         threads: int,
-        variants: dict[str, dict[str, str]] | None = None,
+        variants: Mapping[str, Variant] | None = None,
         ceilings: Callable[[], dict[str, float]] | None = None,
+        isa: Isa = NATIVE,
     ) -> None:
         self.files, self.prompts, self.results = files, prompts, results
         self.threads, self.variants = threads, variants or {}
-        self._ceilings = ceilings
+        self._ceilings, self.isa = ceilings, isa
         self._running: dict[str, EngineProcess] = {}
         self._broken: dict[str, str] = {}
+
+    def prepare(self, engines: Iterable[str]) -> None:
+        """Installs and compiles what engines need, and says what fails."""
+        for name in engines:
+            try:
+                self.start(name).close()
+            except (EngineFailure, EnvironmentFailure) as error:
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
 
     def measure_machine(self, metrics: Mapping[str, str]) -> None:
         """Records the machine's current peak performance.
@@ -72,7 +93,8 @@ class Session:
 
         Args:
             engine: Name of the engine.
-            metrics: Maps fields of the answer to the metrics that they are samples of.
+            metrics: Maps metrics to the fields of the answer that are samples of them;
+                the field of an empty name is the whole answer.
             do: Name of the function.
             checked: Values that fields of the answer must have, or samples don't count.
             arguments: Arguments of the function.
@@ -85,7 +107,7 @@ class Session:
             for metric in metrics
             if engine not in self.results.failures.get(metric, {})
         ]
-        if not wanted:
+        if metrics and not wanted:
             return None
         try:
             answer = self.engine(engine).ask(do, **arguments)
@@ -124,6 +146,15 @@ class Session:
             raise EngineFailure(str(error)) from error
         return self._running[name]
 
+    def ours(self, letters: str) -> list[str]:
+        """Returns the engines of this project that take part in any of some
+        workloads."""
+        return [OURS] + [
+            name
+            for name, each in self.variants.items()
+            if set(letters) & set(each.workloads)
+        ]
+
     def start(
         self, name: str, variables: dict[str, str] | None = None
     ) -> EngineProcess:
@@ -133,47 +164,55 @@ class Session:
             EngineFailure: If the engine doesn't start.
             EnvironmentFailure: If its environment can't be created.
         """
-        arguments = [str(self.threads)]
-        if name in ("transformers", "mistralrs"):
-            model = self.files.checkpoint
-        elif name == "llama_cpp":
-            model = self.files.text_gguf
-        else:
-            is_demo = name == "demo"
-            return self.start_mllama(
-                name,
-                "demo" if is_demo else str(self.files.gguf),
-                DEMO_LENGTH if is_demo else MAX_LENGTH,
-                self.variants.get(name, {}) | (variables or {}),
-            )
+        if name == DEMO:
+            return self.start_mllama(name, None, DEMO_LENGTH)
+        if name not in (*ON_TEXT_LAYERS, *ON_CHECKPOINT):
+            return self.start_mllama(name, self.files.gguf, variables=variables)
+        is_on_text = name in ON_TEXT_LAYERS
+        model = self.files.text_gguf if is_on_text else self.files.checkpoint
+        arguments = [str(model), str(self.threads)]
+        if is_on_text:
+            arguments.append(",".join(self.isa.absent))
         return EngineProcess(
-            name, prepare(name), f"run_{name}", [str(model), *arguments], self.threads
+            name, prepare(name, self.isa), f"run_{name}", arguments, self.threads
         )
 
     def start_mllama(
         self,
         name: str,
-        model: str,
+        model: Path | None,
         max_length: int = MAX_LENGTH,
         variables: dict[str, str] | None = None,
     ) -> EngineProcess:
-        """Starts a process of this project with any model outside of the session.
+        """Starts a process of this project outside of the session.
+
+        Args:
+            name: Name of the engine; a variant's options are those of the variant.
+            model: A GGUF file, or None for the demo model.
+            max_length: Length of the context.
+            variables: Additional environment variables.
 
         Raises:
             EngineFailure: If the engine doesn't start.
         """
+        variant = self.variants.get(name, Variant(""))
+        options = {"max_length": max_length, **variant.options}
+        if model is not None and not self.isa.is_native:
+            graphs = graphs_for(model, options, self.isa)
+            options["serialized_model_path"] = str(graphs)
+        threads = variant.threads or self.threads
         return EngineProcess(
             name,
             Path(sys.executable),
             "run_mllama",
-            [model, str(self.threads), str(max_length)],
-            self.threads,
+            [str(model or "demo"), str(threads), json.dumps(options)],
+            threads,
             variables,
         )
 
     def _warm(self, name: str) -> None:
         """Asks an engine once without measuring, so that its weights are in memory."""
-        if name == "llama_cpp":
+        if name in ON_TEXT_LAYERS:
             self._running[name].ask("ask_tokens", tokens=WARM_TOKENS, new_tokens=2)
             return
         question = self.prompts.question(WARM_TOKENS)

@@ -17,6 +17,8 @@ class Target:
         limit: The minimum, or the maximum if ``is_most``.
         unit: "x", "%" (of a share), "s", or "ms" (of seconds).
         of: The reference of a multiple or a share.
+        is_most: Whether the limit is a maximum.
+        form: The form of the custom ops that the target is for; default: all.
     """
 
     letter: str
@@ -26,6 +28,7 @@ class Target:
     unit: str
     of: str
     is_most: bool = False
+    form: str | None = None
 
     def formatted(self, value: float) -> str:
         """Returns a value of this figure with its unit."""
@@ -71,6 +74,8 @@ TARGETS = (
            "vision_4_tiles_over_transformers", 1.5, "x", "transformers"),
     Target("a", "vision encoder, 4 valid tiles, 8-bit path",
            "vision_4_tiles_8bit_over_transformers", 2.5, "x", "transformers"),
+    Target("a", "vision encoder, 4 valid tiles, 8-bit path",
+           "vision_4_tiles_8bit_over_float32", 1.25, "x", "float32-exact", form="AVX2"),
     Target("a", "vision encoder, 1 valid tile, float32-exact",
            "vision_1_tile_over_transformers", 2.5, "x", "transformers"),
     Target("b", "first token of an image question, float32-exact",
@@ -87,8 +92,17 @@ TARGETS = (
     Target("c", "cross-attention decode",
            "cross_attention_share_of_bandwidth", 0.6, "%", "read bandwidth"),
     Target("d", "prompt of 512",
-           "prompt_parameters_over_llama_cpp", 1.2, "x",
-           "llama.cpp's parameters per second"),
+           "first_token_text_over_llama_cpp", 1.2, "x", "llama.cpp"),
+    Target("d", "prompt of 512",
+           "first_token_text_over_ik_llama_cpp", 1, "x", "ik_llama.cpp"),
+    Target("d", "decode after a text of 512",
+           "decode_text_over_ik_llama_cpp", 1, "x", "ik_llama.cpp", form="AVX2"),
+    Target("d", "decode after a text of 512, all threads",
+           "decode_text_share_of_bandwidth_all_threads", 0.8, "%",
+           "bytes over read bandwidth"),
+    Target("d", "decode after a text of 512, 1 thread",
+           "decode_text_share_of_bandwidth_1_thread", 0.8, "%",
+           "bytes over 1 thread's read bandwidth"),
     Target("e", "follow-up on the same image",
            "follow_up_over_transformers", 20, "x", "transformers' first token"),
     Target("f", "8 streams", "streams_8_over_1", 2.5, "x", "tokens per second of one"),
@@ -105,10 +119,9 @@ TARGETS = (
 """All targets."""
 
 
-def verdicts(figures: Mapping[str, float], letters: str) -> list[Verdict]:
-    """Returns the verdicts on the targets of the given workloads."""
-    return [
-        Verdict(target, figures.get(target.figure))
-        for target in TARGETS
-        if target.letter in letters
-    ]
+def verdict(target: Target, figures: Mapping[str, float], form: str) -> Verdict | None:
+    """Returns the verdict of a run with custom ops of a form on a target, or None if
+    the target is for another form."""
+    if target.form not in (None, form):
+        return None
+    return Verdict(target, figures.get(target.figure))

@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmarks.compare.ceilings import CompilerFailure, compiled
 from benchmarks.compare.figures import DEMO, OURS
-from benchmarks.compare.session import Session
+from benchmarks.compare.session import ON_TEXT_LAYERS, Session
 
 WORKLOADS = {
     "a": "vision encoder, 4 valid tiles and 1",
@@ -29,12 +29,18 @@ OUR_TOKENS, THEIR_TOKENS, DEMO_TOKENS = 49, 17, 129
 SLOW_ROUNDS = 3
 """Rounds of an engine that needs a minute for the first token."""
 
+IMAGE_READS = {
+    "readable_in_a_step": "readable",
+    "bandwidth_between_steps": "bandwidth",
+}
+TEXT_READS = {
+    "readable_in_a_text_step": "readable",
+    "bandwidth_between_text_steps": "bandwidth",
+}
+"""What is measured between decode steps with a picture and without."""
+
 STREAMS = (1, 4, 8)
 QUESTIONS_A_STREAM = 2
-
-
-def _ours(session: Session) -> list[str]:
-    return [OURS, *session.variants]
 
 
 def _question(session: Session, engine: str, tokens: int, images: int) -> str:
@@ -56,9 +62,8 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
     """Asks every engine one question about a new picture of a number of tiles."""
     suffix = "" if tiles == 4 else "_1_tile"
     name = "4_tiles" if tiles == 4 else "1_tile"
-    decodes = "c" in letters
     first = {f"vision_{name}": "vision", f"first_token_image{suffix}": "first"}
-    later = {f"decode_image{suffix}": "per_token"} if decodes else {}
+    later = {f"decode_image{suffix}": "per_token"}
 
     def ask(engine: str, metrics: dict[str, str], tokens: int, picture: str) -> None:
         session.measure(
@@ -73,15 +78,18 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
 
     def ours(engine: str) -> None:
         picture = session.prompts.picture(tiles)
-        steps = {f"step_{name}": "decode_graph"} if decodes else {}
-        ask(engine, first | later | steps, OUR_TOKENS if decodes else 1, picture)
-        if decodes and tiles == 4 and engine == OURS:
-            _between_reads(session, picture)
-        if "e" in letters and tiles == 4:
+        if "c" in letters and engine in session.ours("c"):
+            steps = {f"step_{name}": "decode_graph"}
+            ask(engine, first | later | steps, OUR_TOKENS, picture)
+            if tiles == 4 and engine == OURS:
+                _decode_between_reads(session, engine, IMAGE_READS, [picture])
+        else:
+            ask(engine, first, 1, picture)
+        if "e" in letters and tiles == 4 and engine in session.ours("e"):
             ask(engine, {"follow_up": "first"}, 1, picture)
 
     def transformers() -> None:
-        answers = decodes and tiles == 4
+        answers = "c" in letters and tiles == 4
         metrics = first | later if answers else first
         tokens = THEIR_TOKENS if answers else 1
         ask("transformers", metrics, tokens, session.prompts.picture(tiles))
@@ -90,15 +98,20 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
         picture = session.prompts.picture(tiles)
         ask("mistralrs", {"first_token_image": "first"}, 1, picture)
 
-    calls: list[Callable[[], None]] = [partial(ours, e) for e in _ours(session)]
+    asked = "".join(set(letters) & set("abce" if tiles == 4 else "ac"))
+    calls: list[Callable[[], None]] = [
+        partial(ours, engine) for engine in session.ours(asked)
+    ]
     calls.append(transformers)
     if "b" in letters and tiles == 4 and number < SLOW_ROUNDS:
         calls.append(mistralrs)
     _rotated(calls, number)
 
 
-def _between_reads(session: Session, picture: str) -> None:
-    """Measures the read bandwidth between decode steps.
+def _decode_between_reads(
+    session: Session, engine: str, metrics: dict[str, str], images: list[str]
+) -> None:
+    """Measures the read bandwidth between decode steps, with the engine's threads.
 
     Other work on the machine can halve the bandwidth for seconds or minutes, so it is
     measured next to the steps that it is compared with.
@@ -107,17 +120,16 @@ def _between_reads(session: Session, picture: str) -> None:
         library = compiled("ceilings", "-shared", "-fPIC", suffix=".so")
     except CompilerFailure:
         return
-    answer = session.measure(
-        OURS,
-        {"readable_in_a_step": "readable"},
+    tokens = IMAGE_TOKENS if images else TEXT_TOKENS
+    session.measure(
+        engine,
+        metrics,
         "ask_between_reads",
         library=str(library),
-        prompt=_question(session, OURS, IMAGE_TOKENS, 1),
-        images=[picture],
+        prompt=_question(session, engine, tokens, len(images)),
+        images=images,
         new_tokens=OUR_TOKENS,
     )
-    if answer is not None:
-        session.results.add("bandwidth_between_steps", "machine", answer["bandwidth"])
 
 
 def mistralrs_decode(session: Session) -> None:
@@ -136,10 +148,10 @@ def text(session: Session, letters: str, number: int) -> None:
     """Runs workload d, and llama.cpp's part of workload c."""
     metrics = {"first_token_text": "first", "decode_text": "per_token"}
 
-    def asked(engine: str, tokens: int) -> None:
+    def asked(engine: str, tokens: int, more: dict[str, str] | None = None) -> None:
         session.measure(
             engine,
-            metrics,
+            metrics | (more or {}),
             "ask",
             checked={"prompt_tokens": TEXT_TOKENS},
             prompt=_question(session, engine, TEXT_TOKENS, 0),
@@ -147,41 +159,44 @@ def text(session: Session, letters: str, number: int) -> None:
             new_tokens=tokens,
         )
 
-    def llama_cpp() -> None:
+    def ours(engine: str) -> None:
+        asked(engine, OUR_TOKENS, {"step_text": "decode_graph"})
+        _decode_between_reads(session, engine, TEXT_READS, [])
+
+    def on_text_layers(engine: str) -> None:
         session.measure(
-            "llama_cpp",
-            metrics,
-            "ask_tokens",
-            tokens=TEXT_TOKENS,
-            new_tokens=OUR_TOKENS,
+            engine, metrics, "ask_tokens", tokens=TEXT_TOKENS, new_tokens=OUR_TOKENS
         )
 
-    calls: list[Callable[[], None]] = [llama_cpp]
+    calls: list[Callable[[], None]] = []
     if "d" in letters:
-        calls += [partial(asked, engine, OUR_TOKENS) for engine in _ours(session)]
+        calls += [partial(on_text_layers, engine) for engine in ON_TEXT_LAYERS]
+        calls += [partial(ours, engine) for engine in session.ours("d")]
         calls += [
             partial(asked, engine, THEIR_TOKENS)
             for engine in ("transformers", "mistralrs")
         ]
+    else:
+        calls.append(partial(on_text_layers, "llama_cpp"))
     _rotated(calls, number)
 
 
 def streams(session: Session, letters: str, number: int) -> None:
     """Runs workload f: concurrent users with sequential questions about one image."""
     picture = session.prompts.picture(1)
-    # The image is encoded before the measurement.
-    session.measure(OURS, {"streams_warm": "first"}, "ask",
-                    prompt="Hello", images=[picture], new_tokens=1)  # fmt: skip
-    session.results.samples.pop("streams_warm", None)
-    for count in STREAMS:
+    for engine in session.ours("f"):
+        # The image is encoded before the measurement.
         session.measure(
-            OURS,
-            {f"streams_{count}": ""},
-            "streams",
-            number=count,
-            asked=QUESTIONS_A_STREAM,
-            image=picture,
+            engine, {}, "ask", prompt="Hello", images=[picture], new_tokens=1
         )
+        for count in STREAMS:
+            session.measure(
+                engine,
+                {f"streams_{count}": ""},
+                "streams",
+                images=[picture] * count,
+                asked=QUESTIONS_A_STREAM,
+            )
 
 
 def demo(session: Session, letters: str, number: int) -> None:
@@ -202,6 +217,25 @@ def demo(session: Session, letters: str, number: int) -> None:
             answer["per_token"] - answer["decode_graphs"] / later,
         )
         session.results.add("sampling", DEMO, answer["sampling"] / DEMO_TOKENS)
+
+
+def engines_of(session: Session, letters: str) -> list[str]:
+    """Returns the engines that workloads ask, each once."""
+    others = {
+        "a": ["transformers"],
+        "b": ["transformers", "mistralrs"],
+        "c": ["transformers", "mistralrs", "llama_cpp"],
+        "d": ["transformers", "mistralrs", *ON_TEXT_LAYERS],
+        "e": ["transformers"],
+    }
+    needed = [DEMO] if "g" in letters else []
+    if set(letters) - set("gh"):
+        needed += session.ours(letters)
+    return list(
+        dict.fromkeys(
+            needed + [e for letter in letters for e in others.get(letter, [])]
+        )
+    )
 
 
 def play(session: Session, letters: str, number: int) -> None:

@@ -15,11 +15,13 @@ from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.report import METRICS, summary
 from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
+from benchmarks.compare.variants import VARIANTS, thread_variants
 from benchmarks.compare.workloads import (
     IMAGE_TOKENS,
     SLOW_ROUNDS,
     TEXT_TOKENS,
     WORKLOADS,
+    engines_of,
     mistralrs_decode,
     play,
 )
@@ -51,7 +53,7 @@ class Engine:
     def ask(self, do: str, **arguments: Any) -> Any:
         self.asked.append((self.name, do, arguments))
         if do == "streams":
-            return 10.0 * arguments["number"]
+            return 10.0 * len(arguments["images"])
         if self.name == "mistralrs" and arguments.get("images"):
             raise EngineFailure("it panicked")
         tokens = IMAGE_TOKENS if arguments.get("images") else TEXT_TOKENS
@@ -82,7 +84,7 @@ def session(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> Session:
     files = ModelFiles(*map(Path, "abc"))
     results = Results(date="2026-11-25T00:00:00", command="x", machine={})
     prompts: Any = Prompts()
-    variants = {"8bit": {"A": "B"}}
+    variants = VARIANTS | thread_variants(2)
     made = Session(
         files, prompts, results, 2, variants, lambda: {"read_bandwidth": 3.0}
     )
@@ -101,14 +103,22 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
         play(session, ALL, number)
     samples = session.results.samples
     of_engines = {m for m, metric in METRICS.items() if metric.letter not in ("", "h")}
-    assert of_engines | {"bandwidth_between_steps"} == set(samples)
-    assert samples["bandwidth_between_steps"]["machine"] == [35.0] * 5
+    assert of_engines == set(samples)
+    assert samples["bandwidth_between_steps"] == {"mllama": [35.0] * 5}
+    assert set(samples["bandwidth_between_text_steps"]) == {"mllama", "1 thread"}
     assert len(samples["vision_4_tiles"]["transformers"]) == 5
     assert samples["around_the_model"]["demo"] == [0.25] * 5
     assert samples["streams_8"]["mllama"] == [80.0] * 5
-    assert set(samples["decode_text"]) >= {"mllama", "llama_cpp", "mistralrs", "8bit"}
+    assert set(samples["decode_text"]) == {
+        "mllama",
+        "1 thread",
+        "transformers",
+        "llama_cpp",
+        "ik_llama_cpp",
+        "mistralrs",
+    }
     assert "panicked" in session.results.failures["first_token_image"]["mistralrs"]
-    assert "failed: it panicked" in summary(session.results, ALL)
+    assert "failed: it panicked" in summary([session.results], ALL)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +126,18 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
     [
         ("a", {"mllama", "8bit", "transformers"}),
         ("b", {"mllama", "8bit", "transformers", "mistralrs"}),
-        ("c", {"mllama", "8bit", "transformers", "llama_cpp"}),
-        ("d", {"mllama", "8bit", "transformers", "llama_cpp", "mistralrs"}),
+        ("c", {"mllama", "transformers", "llama_cpp", "mistralrs"}),
+        (
+            "d",
+            {
+                "mllama",
+                "1 thread",
+                "transformers",
+                "llama_cpp",
+                "ik_llama_cpp",
+                "mistralrs",
+            },
+        ),
         ("e", {"mllama", "8bit", "transformers"}),
         ("f", {"mllama"}),
         ("g", {"demo"}),
@@ -127,7 +147,10 @@ def test_a_workload_asks_only_the_engines_that_it_needs(
     session: Session, asked: Asked, letters: str, engines: set[str]
 ) -> None:
     play(session, letters, 0)
+    if letters == "c":
+        mistralrs_decode(session)
     assert {name for name, _, _ in asked} == engines
+    assert set(engines_of(session, letters)) == engines
 
 
 def test_without_a_compiler_no_bandwidth_is_measured(
@@ -155,6 +178,13 @@ def test_the_follow_up_question_is_about_the_same_picture(
     ours = [arguments for name, _, arguments in asked if name == "mllama"]
     assert [each["images"] for each in ours] == [["4.png"], ["4.png"]]
     assert session.results.samples["follow_up"] == {"mllama": [2.0], "8bit": [2.0]}
+
+
+def test_fewer_threads_are_powers_of_two() -> None:
+    assert thread_variants(1) == {}
+    assert list(thread_variants(2)) == ["1 thread"]
+    assert list(thread_variants(8)) == ["1 thread", "2 threads", "4 threads"]
+    assert [each.threads for each in thread_variants(6).values()] == [1, 2, 4]
 
 
 def test_answers_to_prompts_of_another_length_are_not_counted(

@@ -83,11 +83,11 @@ class Clock:
 
     def about(self) -> dict[str, Any]:
         """Returns the properties of the loaded model that byte counts need."""
-        from mllama.kernels.dispatch import kernels_summary
+        from mllama.kernels.dispatch import chosen_kernels, kernels_summary
 
         pool = self._pipeline._pipeline_model.image_cache.storage.params
         return {
-            "kernels": kernels_summary(),
+            "kernels": kernels_summary(chosen_kernels()),
             "pool_item_bytes": pool.dtype.size_in_bytes,
         }
 
@@ -128,14 +128,13 @@ class TimedGraph:
 
 
 def watch(clock: Clock) -> None:
-    """Has the engine that is made next timed, and answers of full length.
+    """Has the engine that is made next timed.
 
     It loads nothing of MAX, as what the engine does before that is measured with it.
     """
     from mllama.engine.engine import Engine
 
-    load, prepare = Engine._load, Engine._context
-    sampling = Engine.sampling_params
+    load, prepare = Engine._load, Engine.prepare
 
     def timed_load(self: Engine) -> tuple[Any, Any]:
         from mllama.runtime import host_sampler
@@ -153,20 +152,11 @@ def watch(clock: Clock) -> None:
         clock.attach(pipeline)
         return scheduler, pipeline
 
-    def timed_context(self: Engine, request: Any) -> Any:
+    def timed_prepare(self: Engine, request: Any) -> Any:
         started = time.perf_counter()
-        context = prepare(self, request)
-        clock.note(PREPARING, started)
-        return context
+        prepared = prepare(self, request)
+        prepared.add_done_callback(lambda _: clock.note(PREPARING, started))
+        return prepared
 
-    def endless(self: Engine, settings: Any) -> Any:
-        parameters = sampling(self, settings)
-        parameters.ignore_eos = True
-        return parameters
-
-    for name, function in (
-        ("_load", timed_load),
-        ("_context", timed_context),
-        ("sampling_params", endless),
-    ):
+    for name, function in (("_load", timed_load), ("prepare", timed_prepare)):
         setattr(Engine, name, function)

@@ -1,12 +1,13 @@
-"""This project: `run_mllama.py MODEL N MAX_LENGTH`; MODEL may be `demo`.
+"""This project: `run_mllama.py MODEL N OPTIONS`; MODEL may be `demo`.
 
-N is the number of threads.  Requests go through `mllama.LLM`, as a user's do.
-The environment variable VISION_ENCODING sets its option of that name.
+N is the number of threads, and OPTIONS are options of `mllama.LLM` as a JSON object.
+Requests go through it, as a user's do.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 import time
@@ -29,17 +30,16 @@ def load() -> dict[str, Any]:
     """Loads the model and returns the functions that requests name."""
     from mllama import LLM
 
-    model, threads, max_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    model, threads, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     clock = Clock()
     watch(clock)
     llm = LLM(
         None if model == "demo" else model,
         num_threads=threads,
         max_batch_size=BATCH,
-        max_length=max_length,
-        vision_encoding=os.environ.get("VISION_ENCODING"),
         image_cache_size="1GiB",
         quiet=True,
+        **options,
     )
 
     def ask(prompt: str, images: list[str], new_tokens: int) -> dict[str, Any]:
@@ -47,7 +47,9 @@ def load() -> dict[str, Any]:
 
         pictures = [Image.open(path).convert("RGB") for path in images]
         clock.reset()
-        output = llm.generate(prompt, pictures, max_new_tokens=new_tokens)
+        output = llm.generate(
+            prompt, pictures, max_new_tokens=new_tokens, ignore_eos=True
+        )
         if output.completion_tokens != new_tokens:
             raise RuntimeError(f"{output.completion_tokens} tokens, not {new_tokens}")
         rate = output.tokens_per_second
@@ -85,20 +87,25 @@ def load() -> dict[str, Any]:
             list(
                 pool.map(
                     lambda prompt: llm.generate(
-                        prompt, pictures, max_new_tokens=new_tokens
+                        prompt,
+                        pictures,
+                        max_new_tokens=new_tokens,
+                        ignore_eos=True,
                     ),
                     prompts,
                 )
             )
         return {"step": clock.step_of(len(prompts))}
 
-    def streams(number: int, asked: int, image: str) -> float:
-        """Returns the tokens per second of users who ask one question after another."""
+    def streams(images: list[str], asked: int) -> float:
+        """Returns the tokens per second of users who ask one question after another,
+        each about an image."""
         from PIL import Image
 
         from benchmarks.serving import tokens_per_second
 
-        return tokens_per_second(llm, number, asked, Image.open(image).convert("RGB"))
+        pictures = [Image.open(image).convert("RGB") for image in images]
+        return tokens_per_second(llm, pictures, asked, ignore_eos=True)
 
     def operations(path: str, **question: Any) -> dict[str, Any]:
         """Asks a question and writes the times of MAX's operations so far at three

@@ -1,0 +1,66 @@
+"""The metrics of a run, in the order of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: the workload's letter, its title, unit and scale."""
+
+    letter: str
+    title: str
+    unit: str = "s"
+    factor: float = 1.0
+    digits: int = 2
+
+
+METRICS = {
+    "vision_4_tiles": Metric("a", "pixels to cross-attention K/V, 4 valid tiles"),
+    "vision_1_tile": Metric("a", "pixels to cross-attention K/V, 1 valid tile"),
+    "first_token_image": Metric("b", "first token, 4 tiles, 176 tokens of text"),
+    "first_token_image_1_tile": Metric("b", "first token, 1 tile, 176 tokens of text"),
+    "decode_image": Metric("c", "a token after a 4-tile image", "ms", 1e3, 1),
+    "decode_image_1_tile": Metric("c", "a token after a 1-tile image", "ms", 1e3, 1),
+    "step_4_tiles": Metric("c", "its text graph alone, 4 tiles", "ms", 1e3, 1),
+    "step_1_tile": Metric("c", "its text graph alone, 1 tile", "ms", 1e3, 1),
+    "readable_in_a_step": Metric("c", "what can be read in its time", "GB", digits=3),
+    "bandwidth_between_steps": Metric(
+        "c", "read bandwidth between its steps", "GB/s", digits=1
+    ),
+    "first_token_text": Metric("d", "first token, text of 512"),
+    "decode_text": Metric("d", "a token after text of 512", "ms", 1e3, 1),
+    "step_text": Metric("d", "its text graph alone", "ms", 1e3, 1),
+    "readable_in_a_text_step": Metric(
+        "d", "what can be read in its time", "GB", digits=3
+    ),
+    "bandwidth_between_text_steps": Metric(
+        "d", "read bandwidth between its steps", "GB/s", digits=1
+    ),
+    "follow_up": Metric("e", "first token, another question on that image", digits=3),
+    "streams_1": Metric("f", "1 stream", "tokens/s", digits=1),
+    "streams_4": Metric("f", "4 streams", "tokens/s", digits=1),
+    "streams_8": Metric("f", "8 streams", "tokens/s", digits=1),
+    "demo_token": Metric("g", "demo model, a token", "ms", 1e3, 2),
+    "around_the_model": Metric("g", "of it not in the text graph", "ms", 1e3, 2),
+    "sampling": Metric("g", "of that choosing tokens", "ms", 1e3, 2),
+    "install": Metric("h", "installing the wheel in an empty environment", digits=1),
+    "first_generate": Metric("h", "first `mllama generate` about a picture", digits=1),
+    "first_generate_load": Metric("h", "of it loading MAX and the model"),
+    "first_generate_answer": Metric("h", "of it the answer"),
+    "later_generate": Metric("h", "the same again"),
+    "later_generate_load": Metric("h", "of it loading MAX and the model"),
+    "later_generate_answer": Metric("h", "of it the answer"),
+    "import_max": Metric("h", "importing MAX's pipelines"),
+    "first_demo": Metric("h", "first `mllama demo`, nine answers", digits=1),
+    "compile": Metric("h", "compiling and saving the benchmarked model", digits=0),
+    "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
+    "read_bandwidth_1_thread": Metric("", "the same of 1 thread", "GB/s", digits=1),
+    "bandwidth_after_operations": Metric(
+        "", "read bandwidth just after c's operations were timed", "GB/s", digits=1
+    ),
+    "float32_peak": Metric("", "float32 multiply-adds", "GFLOP/s", digits=0),
+    "int8_peak": Metric("", "int8 multiply-adds", "Gop/s", digits=0),
+}
+"""All metrics in the order of the table."""

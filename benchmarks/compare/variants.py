@@ -1,0 +1,48 @@
+"""This project with other options than its defaults: a column for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EIGHT_BIT = "8bit"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An engine of this project.
+
+    Attributes:
+        workloads: Letters of the workloads that it takes part in.
+        options: Options of `mllama.LLM`.
+        threads: Number of threads, or None for the run's.
+    """
+
+    workloads: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+
+VARIANTS = {
+    EIGHT_BIT: Variant("abe", {"vision_encoding": "int8"}),
+}
+"""The variants of every run, by name; `--also` adds others."""
+
+
+def thread_counts(threads: int) -> list[int]:
+    """Returns the powers of two below a number of threads."""
+    return [1 << power for power in range(threads.bit_length()) if 1 << power < threads]
+
+
+def threads_name(count: int) -> str:
+    """Returns the name of the variant with a number of threads."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def thread_variants(threads: int) -> dict[str, Variant]:
+    """Returns variants with fewer threads, which show how decoding scales."""
+    return {
+        threads_name(count): Variant("d", threads=count)
+        for count in thread_counts(threads)
+    }
