@@ -82,7 +82,7 @@ check-gpu: setup  ## Compile for GPUs that need not be there; takes many minutes
 check-gpu-decode: setup  ## The same for what decodes, at the demo model's size; minutes
 	$(BIN)/python -m benchmarks.decode_targets
 
-bench: setup  ## Measure against the alternatives, which it installs; 12 to 40 minutes
+bench: setup  ## Measure against the alternatives, which it installs; 15 to 45 minutes
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 bench-growth: setup  ## Also how costs grow with images, context, batch and layers

@@ -1,6 +1,6 @@
 """Benchmarks this project, its alternatives and the machine: `make bench`.
 
-    python -m benchmarks.compare                      # everything, 12 to 40 minutes
+    python -m benchmarks.compare                      # everything, 15 to 45 minutes
     python -m benchmarks.compare --quick --only a,c   # two rounds of two workloads
     python -m benchmarks.compare --growth             # also how costs scale
     python -m benchmarks.compare --full-shape         # also a model of 11B's full size
