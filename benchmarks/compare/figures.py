@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from benchmarks.compare.byte_counts import attention_bytes
 from benchmarks.compare.results import Results
-from benchmarks.compare.variants import EIGHT_BIT, threads_name
+from benchmarks.compare.variants import DEMO, EIGHT_BIT, threads_name
 
-OURS, DEMO = "mllama", "demo"
-"""The engines of this project that every run has, with its model and the demo model."""
+OURS = "mllama"
+"""The engine of this project without options."""
 
 
 def figures(results: Results) -> dict[str, float]:

@@ -24,9 +24,6 @@ SEED = 0
 MAX_LENGTH = 4_608
 """Context length: the longest prompt of the growth curves and its answer."""
 
-DEMO_LENGTH = 2_048
-"""Context length of the demo model."""
-
 
 @dataclass(frozen=True)
 class ModelFiles:

@@ -10,9 +10,9 @@ from typing import Any
 
 from benchmarks.compare.compiled_graphs import graphs_for
 from benchmarks.compare.environments import EnvironmentFailure, prepare
-from benchmarks.compare.figures import DEMO, OURS
+from benchmarks.compare.figures import OURS
 from benchmarks.compare.isa import NATIVE, Isa
-from benchmarks.compare.model import DEMO_LENGTH, MAX_LENGTH, ModelFiles
+from benchmarks.compare.model import MAX_LENGTH, ModelFiles
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
@@ -147,12 +147,20 @@ class Session:
         return self._running[name]
 
     def ours(self, letters: str) -> list[str]:
-        """Returns the engines of this project that take part in any of some
+        """Returns the engines of the benchmarked model that take part in any of some
         workloads."""
-        return [OURS] + [
+        return [OURS, *self._variants(letters, is_demo=False)]
+
+    def demos(self, letters: str) -> list[str]:
+        """Returns the engines of the demo model that take part in any of some
+        workloads."""
+        return self._variants(letters, is_demo=True)
+
+    def _variants(self, letters: str, *, is_demo: bool) -> list[str]:
+        return [
             name
             for name, each in self.variants.items()
-            if set(letters) & set(each.workloads)
+            if set(letters) & set(each.workloads) and each.is_demo == is_demo
         ]
 
     def start(
@@ -164,10 +172,8 @@ class Session:
             EngineFailure: If the engine doesn't start.
             EnvironmentFailure: If its environment can't be created.
         """
-        if name == DEMO:
-            return self.start_mllama(name, None, DEMO_LENGTH)
         if name not in (*ON_TEXT_LAYERS, *ON_CHECKPOINT):
-            return self.start_mllama(name, self.files.gguf, variables=variables)
+            return self.start_mllama(name, self.files.gguf, variables)
         is_on_text = name in ON_TEXT_LAYERS
         model = self.files.text_gguf if is_on_text else self.files.checkpoint
         arguments = [str(model), str(self.threads)]
@@ -178,34 +184,30 @@ class Session:
         )
 
     def start_mllama(
-        self,
-        name: str,
-        model: Path | None,
-        max_length: int = MAX_LENGTH,
-        variables: dict[str, str] | None = None,
+        self, name: str, model: Path, variables: dict[str, str] | None = None
     ) -> EngineProcess:
         """Starts a process of this project outside of the session.
 
         Args:
-            name: Name of the engine; a variant's options are those of the variant.
-            model: A GGUF file, or None for the demo model.
-            max_length: Length of the context.
+            name: Name of the engine; a variant has the options of the variant.
+            model: A GGUF file, which the demo model replaces if the variant says so.
             variables: Additional environment variables.
 
         Raises:
             EngineFailure: If the engine doesn't start.
         """
         variant = self.variants.get(name, Variant(""))
-        options = {"max_length": max_length, **variant.options}
-        if model is not None and not self.isa.is_native:
+        options = {"max_length": MAX_LENGTH, **variant.options}
+        if not (variant.is_demo or self.isa.is_native):
             graphs = graphs_for(model, options, self.isa)
             options["serialized_model_path"] = str(graphs)
         threads = variant.threads or self.threads
+        served = "demo" if variant.is_demo else str(model)
         return EngineProcess(
             name,
             Path(sys.executable),
             "run_mllama",
-            [str(model or "demo"), str(threads), json.dumps(options)],
+            [served, str(threads), json.dumps(options)],
             threads,
             variables,
         )

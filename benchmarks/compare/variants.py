@@ -1,4 +1,4 @@
-"""This project with other options than its defaults: a column for each."""
+"""This project with other options or another model: an engine for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-EIGHT_BIT = "8bit"
+DEMO, EIGHT_BIT = "demo", "8bit"
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,17 @@ class Variant:
         workloads: Letters of the workloads that it takes part in.
         options: Options of `mllama.LLM`.
         threads: Number of threads, or None for the run's.
+        is_demo: Whether it serves the demo model, and not that of the benchmark.
     """
 
     workloads: str
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    is_demo: bool = False
 
 
 VARIANTS = {
+    DEMO: Variant("g", {"max_length": 2048}, is_demo=True),
     EIGHT_BIT: Variant("abe", {"vision_encoding": "int8"}),
 }
 """The variants of every run, by name; `--also` adds others."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.compare.ceilings import CompilerFailure, compiled
-from benchmarks.compare.figures import DEMO, OURS
+from benchmarks.compare.figures import OURS
 from benchmarks.compare.session import ON_TEXT_LAYERS, Session
 
 WORKLOADS = {
@@ -201,22 +201,20 @@ def streams(session: Session, letters: str, number: int) -> None:
 
 def demo(session: Session, letters: str, number: int) -> None:
     """Runs workload g: the demo model's time per token outside the text graph."""
-    answer = session.measure(
-        DEMO,
-        {"demo_token": "per_token"},
-        "ask",
-        prompt="Describe everything that you see.",
-        images=[session.prompts.picture(1)],
-        new_tokens=DEMO_TOKENS,
-    )
-    if answer:
-        later = DEMO_TOKENS - 1
-        session.results.add(
-            "around_the_model",
-            DEMO,
-            answer["per_token"] - answer["decode_graphs"] / later,
+    for engine in session.demos("g"):
+        answer = session.measure(
+            engine,
+            {"demo_token": "per_token"},
+            "ask",
+            prompt="Describe everything that you see.",
+            images=[session.prompts.picture(1)],
+            new_tokens=DEMO_TOKENS,
         )
-        session.results.add("sampling", DEMO, answer["sampling"] / DEMO_TOKENS)
+        if answer:
+            around = answer["per_token"] - answer["decode_graphs"] / (DEMO_TOKENS - 1)
+            session.results.add("around_the_model", engine, around)
+            sampling = answer["sampling"] / DEMO_TOKENS
+            session.results.add("sampling", engine, sampling)
 
 
 def engines_of(session: Session, letters: str) -> list[str]:
@@ -228,7 +226,7 @@ def engines_of(session: Session, letters: str) -> list[str]:
         "d": ["transformers", "mistralrs", *ON_TEXT_LAYERS],
         "e": ["transformers"],
     }
-    needed = [DEMO] if "g" in letters else []
+    needed = session.demos(letters)
     if set(letters) - set("gh"):
         needed += session.ours(letters)
     return list(
