@@ -38,7 +38,7 @@ from benchmarks.compare.environments import FOLDER
 from benchmarks.compare.figures import OURS
 from benchmarks.compare.first_run import measure_first_run
 from benchmarks.compare.growth import measure_growth
-from benchmarks.compare.isa import ISAS, NATIVE, form_of
+from benchmarks.compare.isa import ISAS, NATIVE, Isa, form_of
 from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.prompts import Prompts
@@ -63,15 +63,39 @@ FIRST_RUN_ROUNDS = 3
 
 
 def main() -> None:
-    """Runs the benchmarks, or writes the results of a run into the documents."""
+    """Runs the benchmarks, or writes the results of runs into the documents."""
     options = _options()
     letters = options.only
     if options.write_docs:
         write_document(options.write_docs, letters)
         return
-    isa = ISAS[options.isa]
-    # Every process that is started from here inherits them.
-    os.environ |= isa.variables
+    files = model_files()
+    before = dict(os.environ)
+    runs = []
+    for isa in options.isa:
+        # Every process that is started from here inherits them.
+        os.environ |= isa.variables
+        runs += _run(isa, files, options, letters)
+        os.environ.clear()
+        os.environ.update(before)
+    if runs:
+        print(summary(runs, letters))
+    if options.full_shape:
+        command = [sys.executable, "-m", "benchmarks.full_shape"]
+        subprocess.run(command, check=True)
+
+
+def _run(
+    isa: Isa, files: ModelFiles, options: argparse.Namespace, letters: str
+) -> list[Results]:
+    """Runs the workloads with an instruction set and writes what came out.
+
+    Returns:
+        The results, unless all was only prepared.
+    """
+    if not isa.is_native:
+        # It installs and runs the package as it is.
+        letters = letters.replace("h", "")
     now = datetime.now(timezone.utc)
     form = form_of(kernels_summary(chosen_kernels()))
     results = Results(
@@ -79,7 +103,6 @@ def main() -> None:
         command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
         machine=machine() | {"threads": options.threads, "form": form},
     )
-    files = model_files()
     with tempfile.TemporaryDirectory() as pictures:
         session = Session(
             files,
@@ -93,7 +116,7 @@ def main() -> None:
         try:
             if options.prepare:
                 session.prepare(engines_of(session, letters))
-                return
+                return []
             _measure(session, options, letters)
         finally:
             session.close()
@@ -101,13 +124,8 @@ def main() -> None:
             measure_operations(session)
     folder = FOLDER / "runs" / now.strftime("%Y-%m-%d-%H%M%S")
     write_run(results, letters, folder)
-    print(summary([results], letters))
-    print(f"kept in {folder}", file=sys.stderr)
-    if options.full_shape:
-        command = [sys.executable, "-m", "benchmarks.full_shape"]
-        report = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        (folder / "full-shape.json").write_text(report.stdout)
-        print(report.stdout)
+    print(f"{form} is kept in {folder}", file=sys.stderr, flush=True)
+    return [results]
 
 
 def _measure(session: Session, options: argparse.Namespace, letters: str) -> None:
@@ -206,9 +224,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--isa",
-        choices=ISAS,
-        default=NATIVE.name,
-        help="instructions that engines are limited to",
+        type=_isas,
+        default=[NATIVE],
+        metavar="avx2,native",
+        help="instructions that engines are limited to, one run after the other: "
+        + ", ".join(ISAS),
     )
     parser.add_argument(
         "--prepare",
@@ -241,6 +261,13 @@ def _variant(text: str) -> dict[str, Variant]:
     if not (name and colon and option and equals):
         raise argparse.ArgumentTypeError("must be NAME:OPTION=VALUE")
     return {name: Variant("abcdef", {option: value})}
+
+
+def _isas(text: str) -> list[Isa]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in ISAS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not of {', '.join(ISAS)}")
+    return [ISAS[name] for name in names]
 
 
 def _letters(text: str) -> str:
