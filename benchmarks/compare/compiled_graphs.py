@@ -21,10 +21,11 @@ GRAPH_OPTIONS = ("vision_encoding", "image_cache_encoding")
 
 
 def graphs_for(model: Path, options: Mapping[str, Any], isa: Isa) -> Path:
-    """Returns the directory of a model's graphs, after compiling them if needed.
+    """Returns the directory of a model's graphs in q4_k, after compiling them if
+    needed.
 
     Args:
-        model: A GGUF file in q4_k.
+        model: The folder of the model's configuration.
         options: Options of `mllama.LLM`.
         isa: What to compile for; not what this machine has.
 

@@ -191,6 +191,7 @@ class Session:
         Args:
             name: Name of the engine; a variant has the options of the variant.
             model: A GGUF file, which the demo model replaces if the variant says so.
+                Its folder has the configuration, unless it is the benchmark's model.
             variables: Additional environment variables.
 
         Raises:
@@ -199,7 +200,9 @@ class Session:
         variant = self.variants.get(name, Variant(""))
         options = {"max_length": MAX_LENGTH, **variant.options}
         if not (variant.is_demo or self.isa.is_native):
-            graphs = graphs_for(model, options, self.isa)
+            is_ours = model == self.files.gguf
+            folder = self.files.checkpoint if is_ours else model.parent
+            graphs = graphs_for(folder, options, self.isa)
             options["serialized_model_path"] = str(graphs)
         threads = variant.threads or self.threads
         served = "demo" if variant.is_demo else str(model)

@@ -38,12 +38,12 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 
 def test_graphs_are_compiled_once_for_what_they_depend_on(compiler: Compiler) -> None:
-    model = Path("model.gguf")
+    model = Path("model")
     first = graphs_for(model, {"max_length": 64}, AVX2)
     assert first.is_dir()
     assert graphs_for(model, {"max_length": 128}, AVX2) == first
     int8 = graphs_for(model, {"vision_encoding": "int8"}, AVX2)
-    other = graphs_for(Path("other.gguf"), {}, AVX2)
+    other = graphs_for(Path("other"), {}, AVX2)
     assert len({first, int8, other}) == len(compiler.commands) == 3
     command = " ".join(compiler.commands[1])
     assert "--target cpu:x86-64-v3" in command
@@ -54,14 +54,14 @@ def test_graphs_are_compiled_once_for_what_they_depend_on(compiler: Compiler) ->
 def test_a_failed_compilation_is_reported_and_repeated(compiler: Compiler) -> None:
     compiler.errors = "mllama: compiling\nError: no such option\n"
     with pytest.raises(EngineFailure, match="avx2: Error: no such option"):
-        graphs_for(Path("model.gguf"), {}, AVX2)
+        graphs_for(Path("model"), {}, AVX2)
     compiler.errors = ""
-    assert graphs_for(Path("model.gguf"), {}, AVX2).is_dir()
+    assert graphs_for(Path("model"), {}, AVX2).is_dir()
 
 
 def test_changed_sources_need_other_graphs(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = graphs_for(Path("model.gguf"), {}, AVX2)
+    before = graphs_for(Path("model"), {}, AVX2)
     monkeypatch.setattr(compiled_graphs, "versions", lambda: {"sources": "other"})
-    assert graphs_for(Path("model.gguf"), {}, AVX2) != before
+    assert graphs_for(Path("model"), {}, AVX2) != before
