@@ -96,6 +96,10 @@ def ceilings_table(runs: Sequence[Results]) -> str:
     return table(["ceiling", *_names(runs)], rows)
 
 
+def _has_ceilings(run: Results) -> bool:
+    return any("machine" in by_engine for by_engine in run.samples.values())
+
+
 def targets_table(runs: Sequence[Results], letters: str) -> str:
     """Returns the table of targets and measured values, with PASS or the shortfall."""
     measured = [(figures(run), run.form) for run in runs]
@@ -144,7 +148,7 @@ def summary(runs: Sequence[Results], letters: str) -> str:
         "\n".join(f"- {_run_line(run)}" for run in runs),
         "Medians, with range and number of samples in brackets:",
         measured_table(runs),
-        ceilings_table(runs),
+        *([ceilings_table(runs)] if any(map(_has_ceilings, runs)) else []),
         targets_table(runs, letters),
     ]
     failures = dict.fromkeys(
