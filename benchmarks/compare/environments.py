@@ -103,11 +103,12 @@ ENVIRONMENTS = {
             ("llama-cpp-python==0.3.36",),
             "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF",
         ),
-        # Flash attention to KV caches in other formats takes minutes to compile.
+        # Flash attention to KV caches in other formats takes minutes to compile.  One
+        # of the libraries has to find the other.
         Environment(
             "ik_llama_cpp",
             ("ik-llama-cpp-python==0.1.5",),
-            "-DGGML_IQK_FA_ALL_QUANTS=OFF",
+            "-DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_INSTALL_RPATH=$ORIGIN",
             missing={
                 f"{_IK_LLAMA_CPP}/common/cmake/build-info-gen-cpp.cmake": _BUILD_INFO
             },
