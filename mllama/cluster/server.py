@@ -16,7 +16,7 @@ from mllama.cluster.front import Front
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions
 from mllama.max_compat.server import Settings
-from mllama.server.app import prepare_server_process
+from mllama.server.app import freeze_heap, prepare_server_process
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.metrics_page import metrics_served
 from mllama.server.options import BoundSockets, ServerOptions
@@ -75,6 +75,7 @@ async def _run(
     sockets: BoundSockets,
 ) -> None:
     await front.connect(replicas)
+    freeze_heap()
     async with (
         front.running(),
         metrics_served(sockets.metrics, options.policy(), error_form),

@@ -232,7 +232,7 @@ class _RunningServer:
             async with self._supervisor(metric_client) as supervisor:
                 METRICS.pipeline_load(self._serving.pipeline_config.models.model_name)
                 service = self._add_routes(supervisor)
-                _freeze_heap()
+                freeze_heap()
                 async with (
                     metrics_served(
                         self._sockets.metrics, self._options.policy(), error_form
@@ -310,7 +310,7 @@ def prepare_server_process() -> None:
     unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
 
 
-def _freeze_heap() -> None:
+def freeze_heap() -> None:
     """Keeps what exists after the startup out of garbage collections.
 
     A full collection would visit hundreds of thousands of objects of imported modules
