@@ -14,34 +14,26 @@ from __future__ import annotations
 import argparse
 import base64
 import collections
-import contextlib
 import io
 import json
 import multiprocessing
-import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import numpy as np
 from PIL import Image
 
+from benchmarks.servers import running_server
 from mllama.demo_model import MODEL_PATH, PICTURES
 
 HEALTH_SECONDS: Final = 0.02
 """Between two questions for the server's health."""
-
-START_SECONDS: Final = 600
-"""When a server must have started, graphs compiled."""
 
 
 def _user(*content: Mapping[str, Any] | str) -> list[Any]:
@@ -140,34 +132,6 @@ LOADS: Final[Mapping[str, tuple[int, Callable[[], list[bytes]]]]] = {
 """How many clients send what, each its next request when it has its answer."""
 
 
-@contextlib.contextmanager
-def server(log: Path) -> Iterator[str]:
-    """Runs a server and yields its address."""
-    program = [sys.executable, "-m", "benchmarks.probed_server", "serve"]
-    model = ["--model-path", str(MODEL_PATH), "--max-batch-size", "8"]
-    command = [*program, *model, "--devices", "cpu", "--port", "0"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
-    try:
-        yield _address(process, log)
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if found := re.search(r"http://[\w.]+:\d+", log.read_text(errors="replace")):
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{found[0]}/health").status_code == 200:
-                    return found[0]
-        time.sleep(0.2)
-    raise RuntimeError(f"the server does not start:\n{log.read_text(errors='replace')}")
-
-
 def send_load(name: str, address: str, stop: Event, result: Connection) -> None:
     """Sends a load's requests until the end, and tells the statuses of the answers."""
     clients, make = LOADS[name]
@@ -249,12 +213,12 @@ def main() -> None:
     parser.add_argument("--only", help="names of loads, with commas")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(LOADS)
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        server(Path(directory, "log")) as address,
-    ):
+    command = ["serve", "--model-path", str(MODEL_PATH), "--devices", "cpu"]
+    command += ["--max-batch-size", "8"]
+    with running_server(*command, module="benchmarks.probed_server") as server:
         for name in names:
-            print(json.dumps(measure(name, address, options.seconds)), flush=True)
+            figures = measure(name, server.url, options.seconds)
+            print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """``mllama cluster serve`` with another of Ray Serve's routers.
 
-    python -m benchmarks.routed_cluster round_robin cluster serve --replicas 3
+    python -m benchmarks.cluster.routed round_robin cluster serve --replicas 3
 
 The first argument names the router: ``round_robin``, ``power_of_two`` (Ray Serve's
 default, by the requests in progress), or ``consistent_hash``.

@@ -1,0 +1,1 @@
+"""Measures a cluster of this machine."""
