@@ -26,18 +26,16 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from mllama.errors import EngineError, EngineUnavailableError, RequestError
 from mllama.grammars.convert import FormatKind, format_grammar
-from mllama.utils.child_processes import killed_after, restore_child_environment
+from mllama.utils.child_processes import restore_child_environment
+from mllama.utils.stuck_processes import StuckLimits, killed_if_stuck
 
 logger = logging.getLogger("mllama")
 
 CPU_SECONDS: Final = 3.0
 """What one grammar may take; 64 KiB of a schema take one or two."""
 
-WALL_SECONDS: Final = 60.0
-"""What one grammar may take on a busy machine; a process that is stopped takes more."""
-
-START_SECONDS: Final = 60.0
-"""What the start of the process may take."""
+STUCK: Final = StuckLimits(total=600.0)
+"""When the process doesn't go on with a grammar, or with its start."""
 
 _MEMORY_BYTES: Final = 4 << 30
 """Address space of the process: a grammar takes some hundred megabytes at most."""
@@ -98,7 +96,7 @@ class GrammarReader:
         """
         process = self._running()
         task = {"kind": kind, "source": source, "is_strict": is_strict, "path": path}
-        reply = self._reply(process, task, WALL_SECONDS)
+        reply = self._reply(process, task)
         if reply is None:
             self._process = None
             raise UnreadableGrammarError(_death(process))
@@ -130,27 +128,28 @@ class GrammarReader:
             raise EngineUnavailableError(
                 "grammars can't be read at the moment; try again"
             ) from error
-        if self._reply(process, self._start, START_SECONDS) is None:
+        if self._reply(process, self._start) is None:
             raise EngineError(f"grammars can't be read: {_death(process)}")
         self._process = process
         return process
 
     def _reply(
-        self, process: subprocess.Popen[str], message: Any, seconds: float
+        self, process: subprocess.Popen[str], message: Any
     ) -> dict[str, Any] | None:
         """Returns a process's reply to a message; None if it has ended.
 
         Raises:
-            EngineUnavailableError: If there is none in time; the process is killed.
+            EngineUnavailableError: If it doesn't go on; the process is killed.
         """
-        with killed_after(seconds, process.kill) as is_late:
+        with killed_if_stuck(
+            lambda: process.pid, lambda _: process.kill(), STUCK
+        ) as was_killed:
             reply = _exchange(process, message)
-        if is_late.is_set():
+        if was_killed.is_set():
             self._process = None
             _death(process)
             raise EngineUnavailableError(
-                f"the process that reads grammars took more than {seconds:g} s and was "
-                "killed; try again"
+                "the process that reads grammars didn't go on and was killed; try again"
             )
         return reply
 

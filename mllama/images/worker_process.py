@@ -20,11 +20,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING, Any, Final
 
-from mllama.errors import EngineUnavailableError, ImageDecodeError
+from mllama.errors import EngineUnavailableError, ImageDecodeError, ImageError
 from mllama.images.formats import ignore_warnings
 from mllama.images.load import open_image
 from mllama.utils.allocator import limit_allocator
-from mllama.utils.child_processes import killed_after, restore_child_environment
+from mllama.utils.child_processes import restore_child_environment
+from mllama.utils.fork_server import join_process, start_process
+from mllama.utils.stuck_processes import StuckLimits, killed_if_stuck
 
 if TYPE_CHECKING:
     # It loads transformers, which the caller may not need.
@@ -35,8 +37,11 @@ logger = logging.getLogger("mllama")
 NICENESS: Final = 10
 """How much later the process gets a core than those that generate tokens."""
 
-MAX_SECONDS: Final = 120.0
-"""What one image may take on a busy machine; a process that is stopped takes more."""
+CPU_SECONDS: Final = 120.0
+"""Processor time that one image may take, however long that is on a busy machine."""
+
+STUCK: Final = StuckLimits()
+"""When a process doesn't go on with its image."""
 
 _IMPORTS: Final = "mllama.images.fork_server_imports"
 
@@ -50,10 +55,16 @@ class WorkerProcess:
     Args:
         initialize: Is called in the process before anything else; it must be possible
             to pickle it.
+        cpu_seconds: Processor time that one image may take.
     """
 
-    def __init__(self, initialize: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        initialize: Callable[[], None] | None = None,
+        cpu_seconds: float = CPU_SECONDS,
+    ) -> None:
         self._initialize = initialize
+        self._cpu_seconds = cpu_seconds
         self._process: ForkServerProcess | None = None
         self._connection: Connection[Any, Any] | None = None
 
@@ -90,14 +101,17 @@ class WorkerProcess:
 
     def _start(self, context: ForkServerContext) -> None:
         own, connection = context.Pipe()
-        process = context.Process(
-            target=_run,
-            args=(connection, self._initialize),
-            name="mllama-images",
-            daemon=True,
-        )
+
+        def make() -> ForkServerProcess:
+            return context.Process(
+                target=_run,
+                args=(connection, self._initialize, self._cpu_seconds),
+                name="mllama-images",
+                daemon=True,
+            )
+
         try:
-            process.start()
+            process = start_process(make)
         except BaseException:
             own.close()
             raise
@@ -112,7 +126,7 @@ class WorkerProcess:
         if self._process is not None:
             # One that is stopped would keep other signals for later.
             self._process.kill()
-            self._process.join()
+            join_process(self._process)
         self._process = self._connection = None
 
     def prepare(self, content: bytes, processor: ImageProcessor) -> ImageTiles:
@@ -123,8 +137,8 @@ class WorkerProcess:
             processor: The checkpoint's image processor.
 
         Raises:
-            ImageError: If the image can't be used, or a new process died of it.  The
-                next image gets another process.
+            ImageError: If the image can't be used, takes too much processor time, or a
+                new process died of it.  The next image gets another process.
             EngineUnavailableError: If no process can be started.
         """
         former = self.pid
@@ -142,11 +156,12 @@ class WorkerProcess:
     def _exchange(
         self, content: bytes, processor: ImageProcessor
     ) -> ImageTiles | Exception:
-        """Returns the process's answer, or raises ImageDecodeError if it died."""
+        """Returns the process's answer, or raises the image's error if it died."""
         connection = self.start()
-        assert self._process is not None
+        process = self._process
+        assert process is not None
         try:
-            with killed_after(MAX_SECONDS, self._process.kill):
+            with killed_if_stuck(lambda: process.pid, lambda _: process.kill(), STUCK):
                 connection.send(processor)
                 # These travel as they are: pickling would copy them and hold Python's
                 # lock.
@@ -161,13 +176,19 @@ class WorkerProcess:
         prepared: ImageTiles | Exception = pickle.loads(result, buffers=buffers)
         return prepared
 
-    def _died(self) -> ImageDecodeError:
+    def _died(self) -> ImageError:
         """Ends what is left of the process, and returns the image's error."""
         assert self._process is not None
         self._process.join(1)
         code = self._process.exitcode
         logger.warning("a process that decodes images died (exit code %s)", code)
         self.close()
+        if code == -signal.SIGPROF:
+            # Another process would take as long.
+            return ImageError(
+                "the image can't be decoded: it takes more than "
+                f"{self._cpu_seconds:g} s of a processor"
+            )
         return ImageDecodeError(
             "the image can't be decoded: the process that decoded it died "
             f"(exit code {code})"
@@ -175,7 +196,9 @@ class WorkerProcess:
 
 
 def _run(
-    connection: Connection[Any, Any], initialize: Callable[[], None] | None
+    connection: Connection[Any, Any],
+    initialize: Callable[[], None] | None,
+    cpu_seconds: float,
 ) -> None:
     """Makes tiles until the other end of the connection is closed."""
     _silence_libraries()
@@ -190,7 +213,14 @@ def _run(
     with contextlib.suppress(EOFError, OSError):
         while True:
             processor = connection.recv()
-            _answer(connection, _prepare(connection.recv_bytes(), processor))
+            content = connection.recv_bytes()
+            # The system ends the process when its time is over.
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+            result = _prepare(content, processor)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            del content
+            _answer(connection, result)
+            del result
 
 
 def _silence_libraries() -> None:

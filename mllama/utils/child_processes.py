@@ -6,9 +6,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 _PR_SET_PDEATHSIG = 1
 """The ``prctl`` option for the signal that Linux sends when the parent dies."""
@@ -38,32 +35,3 @@ def end_with_parent(death_signal: signal.Signals) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
-
-
-@contextmanager
-def killed_after(seconds: float, kill: Callable[[], None]) -> Iterator[threading.Event]:
-    """Kills a process unless the context ends in time.
-
-    Whatever waits for the process then ends too: one that is stopped would never
-    answer, nor read what is sent to it.
-
-    Args:
-        seconds: The time limit.
-        kill: Kills the process; is called in another thread.
-
-    Yields:
-        An event that is set if the process was killed.
-    """
-    is_late = threading.Event()
-
-    def end() -> None:
-        is_late.set()
-        kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield is_late
-    finally:
-        timer.cancel()

@@ -28,6 +28,8 @@ from mllama.images.load import load_image, open_image
 from mllama.images.preparation import MemoryLimit, WorkerProcesses, prepare_image
 from mllama.images.preprocess import ImageProcessor
 from mllama.images.worker_process import NICENESS, WorkerProcess
+from mllama.utils.fork_server import fork_server_pid
+from mllama.utils.stuck_processes import StuckLimits
 from tests.images.damaged import damaged_tiff
 
 PROCESSOR = ImageProcessor(
@@ -76,6 +78,24 @@ def targets_of_stderr(image: Image.Image) -> Any:
         str(descriptors.joinpath(str(each)).readlink())
         for each in (2, sys.stderr.fileno())
     ]
+
+
+def compute(image: Image.Image) -> Any:
+    while True:
+        pass
+
+
+def hold_and_compute(image: Image.Image) -> Any:
+    begin = time.monotonic()
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    time.sleep(0.6)
+    return begin, time.monotonic()
+
+
+def wait_for_ever(image: Image.Image) -> Any:
+    time.sleep(3600)
 
 
 def initialize() -> None:
@@ -230,15 +250,109 @@ def test_a_process_that_is_stopped_is_replaced(
     pid = process.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    killed_after = worker_process.killed_after
-    limits = iter([0.3, 120.0])
-    monkeypatch.setattr(
-        worker_process, "killed_after", lambda _, kill: killed_after(next(limits), kill)
-    )
+    monkeypatch.setattr(worker_process, "STUCK", StuckLimits(stopped=0.3, look=0.05))
     # What follows the picture isn't read, and more than the connection takes.
     assert process.prepare(png() + bytes(padding), PROCESSOR).hash == first.hash
     assert process.pid != pid
     assert not is_running(pid)
+
+
+def test_an_image_that_takes_too_much_of_a_processor_is_refused_once() -> None:
+    process = WorkerProcess(cpu_seconds=0.3)
+    try:
+        first = process.prepare(png(), PROCESSOR)
+        pid = process.pid
+        before = time.monotonic()
+        with pytest.raises(
+            ImageError, match=r"more than 0\.3 s of a processor"
+        ) as error:
+            process.prepare(png(), compute)  # type: ignore[arg-type]
+        # Another process isn't tried.
+        assert not isinstance(error.value, ImageDecodeError)
+        assert process.pid is None
+        assert time.monotonic() - before < 30
+        assert process.prepare(png(), PROCESSOR).hash == first.hash
+        assert process.pid != pid
+    finally:
+        process.close()
+
+
+def test_an_image_may_take_longer_on_a_busy_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the processor's time counts, of each image for itself."""
+    monkeypatch.setattr(worker_process, "STUCK", StuckLimits(look=0.05))
+    process = WorkerProcess(cpu_seconds=0.5)
+    try:
+        for _ in range(4):
+            begin, end = process.prepare(png(), hold_and_compute)  # type: ignore[arg-type, misc]
+            assert end - begin > 0.5
+    finally:
+        process.close()
+
+
+def test_a_process_that_waits_for_ever_is_ended(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "STUCK", StuckLimits(idle=1, look=0.05))
+    with pytest.raises(ImageDecodeError, match="died"):
+        process.prepare(png(), wait_for_ever)  # type: ignore[arg-type]
+
+
+def test_a_stopped_fork_server_is_replaced(
+    process: WorkerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = process.prepare(png(), PROCESSOR)
+    stopped = fork_server_pid()
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    process.close()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            others = [WorkerProcess() for _ in range(3)]
+            for each in (process, *others):
+                again = thread.submit(each.prepare, png(), PROCESSOR).result(60)
+                assert again.hash == first.hash
+                each.close()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGCONT)
+    assert fork_server_pid() != stopped
+    assert caplog.text.count("was stuck and was killed") == 1
+
+
+def test_a_program_ends_with_a_stopped_fork_server(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "from mllama.images.worker_process import WorkerProcess\n"
+        "from mllama.utils.fork_server import fork_server_pid\n"
+        "from mllama.utils.process_activity import process_activity\n"
+        "if __name__ == '__main__':\n"
+        "    WorkerProcess().start()\n"
+        "    os.kill(fork_server_pid(), signal.SIGSTOP)\n"
+        "    while not process_activity(fork_server_pid()).is_stopped:\n"
+        "        time.sleep(0.01)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, timeout=60)
+    assert ended.returncode == 0
+
+
+def test_processes_that_start_together_share_the_next_fork_server() -> None:
+    used = [WorkerProcess() for _ in range(4)]
+    used[0].prepare(png(), PROCESSOR)
+    stopped = fork_server_pid()
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    with ThreadPoolExecutor(4) as threads:
+        hashes = {
+            tiles.hash
+            for tiles in threads.map(lambda each: each.prepare(png(), PROCESSOR), used)
+        }
+    assert len(hashes) == 1
+    for each in used:
+        each.close()
 
 
 def test_a_stopped_process_can_be_ended(process: WorkerProcess) -> None:

@@ -21,8 +21,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from mllama.server.supervisor.process_activity import ProcessActivity
 from mllama.server.supervisor.worker_board import Announcement, WorkKind
+from mllama.utils.process_activity import ProcessActivity
 
 STILL_SECONDS: Final = 3.0
 """How long a process must do nothing, without a round of its scheduler."""

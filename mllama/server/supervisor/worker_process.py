@@ -23,11 +23,11 @@ from mllama.max_compat.worker import (
 )
 from mllama.server.observability.log_format import LogStyle
 from mllama.server.supervisor.hang_detector import HangDetector, Look
-from mllama.server.supervisor.process_activity import process_activity
 from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_link import WorkerLink
 from mllama.server.supervisor.worker_program import WorkerProgram
 from mllama.server.worker_prespawn import PrespawnedPopen
+from mllama.utils.process_activity import process_activity
 
 _LOOK_SECONDS: Final = 0.25
 _LOADED_LOOK_SECONDS: Final = 0.05

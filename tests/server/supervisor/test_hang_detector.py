@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from mllama.server.supervisor.hang_detector import HangDetector, Look
-from mllama.server.supervisor.process_activity import ProcessActivity
 from mllama.server.supervisor.worker_board import Announcement, WorkKind
+from mllama.utils.process_activity import ProcessActivity
 
 STEP = Announcement(rounds=7, work=WorkKind.STEP, tokens=40, images=1)
 IDLE = Announcement(rounds=7)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mllama.server.supervisor.process_activity import (
+from mllama.utils.process_activity import (
     ProcessActivity,
     process_activity,
 )
