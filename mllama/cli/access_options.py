@@ -57,7 +57,8 @@ ACCESS_OPTIONS: Final = (
         metavar="NAME",
         repeatable=True,
         description="Further name by which a server that listens on loopback may be "
-        "called, beside loopback names, *.internal, *.local and this machine's name.",
+        "called, beside loopback names, *.internal, *.local and this machine's name. "
+        "A server elsewhere answers to every name.",
     ),
     Option(
         name="root_path",

@@ -49,7 +49,7 @@ def serve(
         SystemExit: On SIGTERM before the server is up, and when it comes again.
         KeyboardInterrupt: The same for Ctrl-C.
     """
-    options.warn_if_open()
+    options.log_warnings()
     front = Front(settings, options, cluster, application=name, deployment=DEPLOYMENT)
     server = HttpServer(
         uvicorn_config(

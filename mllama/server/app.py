@@ -104,7 +104,7 @@ def serve(
         raise MllamaError(str(error)) from error
     log_basic_config(config, memory_plan=retrieved.memory_plan)
     log_pipeline_info(config, memory_plan=retrieved.memory_plan)
-    options.warn_if_open()
+    options.log_warnings()
     with (
         SharedStats.temporary() as stats,
         worker_metrics(stats),

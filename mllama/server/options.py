@@ -98,23 +98,33 @@ class ServerOptions:
         """Returns True if only programs on this machine reach the server."""
         return self.uds is not None or is_loopback(self.host)
 
-    def warn_if_open(self) -> None:
-        """Logs a warning if other machines may use the server without a key."""
+    def log_warnings(self) -> None:
+        """Logs a warning if other machines may use the server without a key, and one
+        if an option does nothing."""
+        if self.allowed_hosts and not self._are_hosts_checked:
+            where = "a Unix socket" if self.uds is not None else self.host
+            logger.warning(
+                "--allowed-host is ignored: a server on %s answers to every name",
+                where,
+            )
         if not (self.is_local or self.api_keys):
             logger.warning(
                 "whoever can reach %s may use this server: set --api-key", self.host
             )
 
+    @property
+    def _are_hosts_checked(self) -> bool:
+        if self.checks_hosts is None:
+            return self.uds is None and self.is_local
+        return self.checks_hosts
+
     def policy(self) -> AccessPolicy:
         """Returns what decides whether a request is answered."""
-        checks_hosts = self.checks_hosts
-        if checks_hosts is None:
-            checks_hosts = self.uds is None and self.is_local
         return AccessPolicy(
             keys=KeyRing(self.api_keys),
             admin_keys=KeyRing(self.admin_keys),
             origins=self.origins,
-            hosts=AllowedHosts(self.allowed_hosts) if checks_hosts else None,
+            hosts=AllowedHosts(self.allowed_hosts) if self._are_hosts_checked else None,
             has_page=self.page,
         )
 

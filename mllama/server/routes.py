@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Final
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
 from mllama.max_compat import patches
@@ -15,6 +14,7 @@ from mllama.max_compat.server import (
     Settings,
     fastapi_app,
 )
+from mllama.server.access.cors import CorsMiddleware
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import ADMIN_PATHS
 from mllama.server.arrival.request_head import RequestHeadMiddleware
@@ -137,13 +137,7 @@ def new_application(
     app.add_middleware(AccessMiddleware, policy=policy, form_of=error_form)
     if policy.origins:
         # Around the others, so that a page can read why its request was refused.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=policy.origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Request-ID", "Retry-After"],
-        )
+        app.add_middleware(CorsMiddleware, origins=policy.origins, form_of=error_form)
     app.add_middleware(
         RequestMiddleware,
         form_of=error_form,

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mllama.server.access.cors import origin_refusal
 from mllama.server.access.hosts import is_loopback
 from mllama.server.access.keys import key_digest, key_of
 from mllama.server.access.origins import ANY, is_same_origin
@@ -91,12 +92,7 @@ class AccessMiddleware:
             and origin.lower() not in allowed
             and not is_same_origin(origin, headers.get("host"))
         ):
-            return ErrorReport(
-                403,
-                f"Web pages of {origin[:200]!r} may not use this server; start it with "
-                "--cors-origin ORIGIN to allow them.",
-                code="origin_not_allowed",
-            )
+            return origin_refusal(origin)
         if scope["method"] in _READING or _was_asked_for(scope["method"], headers):
             return None
         return ErrorReport(

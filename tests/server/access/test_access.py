@@ -195,6 +195,67 @@ def test_an_allowed_page_is_answered_as_browsers_need(allowed: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "status", "code", "message"),
+    [
+        ({"Origin": "https://evil.com"}, 403, "origin_not_allowed", "evil.com"),
+        ({"Access-Control-Request-Method": "BREW"}, 400, "invalid_value", "'BREW'"),
+        (
+            {"Access-Control-Request-Private-Network": "true"},
+            400,
+            "invalid_value",
+            "another network",
+        ),
+    ],
+)
+def test_a_browsers_question_is_refused_in_the_form_of_the_api(
+    asked: dict[str, str], status: int, code: str, message: str
+) -> None:
+    client = client_of(origins=["https://page.example"])
+    headers = {
+        "Origin": "https://page.example",
+        "Access-Control-Request-Method": "POST",
+        "X-Request-Id": "mine",
+        **asked,
+    }
+    refused = client.options("/v1/chat/completions", headers=headers)
+    assert error_code(refused, status) == code
+    assert refused.headers["content-type"] == "application/json"
+    assert int(refused.headers["content-length"]) == len(refused.content)
+    assert message in refused.json()["error"]["message"]
+    ollamas = client.options("/api/chat", headers=headers)
+    assert message in ollamas.json()["error"]
+    anthropics = client.options("/v1/messages", headers=headers).json()
+    assert (anthropics["type"], anthropics["request_id"]) == ("error", "mine")
+    if "Origin" in asked:
+        assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"host": "0.0.0.0"}, "0.0.0.0"),
+        ({"host": "127.0.0.1", "uds": "/tmp/socket"}, "a Unix socket"),
+        ({"host": "127.0.0.1"}, None),
+        ({"host": "0.0.0.0", "checks_hosts": True}, None),
+    ],
+)
+def test_an_allowed_host_that_does_nothing_is_said(
+    options: dict[str, Any], where: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ServerOptions(port=0, api_keys=["a"], **options).log_warnings()
+    assert not caplog.records
+    given = ServerOptions(port=0, api_keys=["a"], allowed_hosts=["x"], **options)
+    given.log_warnings()
+    lines = [record.getMessage() for record in caplog.records]
+    if where is None:
+        assert not lines
+    else:
+        assert lines == [
+            f"--allowed-host is ignored: a server on {where} answers to every name"
+        ]
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Authorization": "Bearer none"},
