@@ -76,16 +76,24 @@ def probe(server: Server) -> dict[str, float]:
 
 def test_photos_that_arrive_do_not_hold_the_event_loop(probed: Server) -> None:
     ask(probed, photo(0, (64, 64)))  # loads what later images find loaded
-    contents = [*(photo(seed) for seed in range(3)), photo(3, (3000, 2000), "RGBA")]
-    probe(probed)
-    threads = [
-        threading.Thread(target=ask, args=(probed, content)) for content in contents
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert probe(probed)["busy"] < LONGEST_BUSY
+    # On a busy machine much arrives while the loop has no core, and is read at once.
+    # What holds the loop by itself does so in each round.
+    rounds = []
+    for seed in range(0, 12, 4):
+        contents = [photo(seed + each) for each in range(3)]
+        contents.append(photo(seed + 3, (3000, 2000), "RGBA"))
+        probe(probed)
+        threads = [
+            threading.Thread(target=ask, args=(probed, content)) for content in contents
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        rounds.append(probe(probed)["busy"])
+        if rounds[-1] < LONGEST_BUSY:
+            break
+    assert min(rounds) < LONGEST_BUSY, rounds
 
 
 def test_a_garbage_collection_does_not_hold_the_event_loop(probed: Server) -> None:
