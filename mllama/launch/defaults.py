@@ -13,6 +13,12 @@ Each concurrent request reserves KV-cache memory; a CPU gains little beyond eigh
 DEFAULT_CE_BATCH_SIZE: Final = 32
 """Requests whose prompts are prefilled in one step."""
 
+SPECULATE_CHOICES: Final = ("off", "lookup")
+"""What guesses the next tokens of answers."""
+
+DEFAULT_SPECULATE: Final = {"cpu": "off", "gpu": "off"}
+"""What guesses them if nobody says so, by device type."""
+
 DEFAULT_QUEUE_SIZE: Final = 512
 """Requests that may wait in a server: as many as Ollama lets wait."""
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
+from mllama.launch.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_CE_BATCH_SIZE,
+    DEFAULT_SPECULATE,
+    SPECULATE_CHOICES,
+)
 from mllama.launch.option import COMPUTE, IMAGES, MODEL, Option, Taker
 
 _ANY_RUN: Final[tuple[Taker, ...]] = (
@@ -255,6 +260,18 @@ MODEL_OPTIONS: Final = (
         "small graph that needs nothing from the host.",
         details="Only on a GPU. Other batches use MAX's sampler.",
         default_text="",
+    ),
+    Option(
+        name="speculate",
+        section=COMPUTE,
+        takers=_ANY_RUN,
+        kind="text",
+        choices=SPECULATE_CHOICES,
+        description="Guess the next tokens of answers and check several in one step: "
+        "lookup finds them in the prompt and the answer so far.",
+        details="Answers are the same token for token. Only on a CPU, and only as far "
+        "as it pays.",
+        default_text=DEFAULT_SPECULATE["cpu"],
     ),
     Option(
         name="image_cache_size",

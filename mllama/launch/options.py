@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError, quoted
 from mllama.hub.options import HubOptions
-from mllama.launch.defaults import DEFAULT_BATCH_SIZE, DEFAULT_CE_BATCH_SIZE
+from mllama.launch.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_CE_BATCH_SIZE,
+    DEFAULT_SPECULATE,
+    SPECULATE_CHOICES,
+)
 from mllama.launch.devices import find_devices
 from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import resolve_model_files
@@ -44,7 +49,8 @@ class EngineOptions:
 
     :data:`mllama.launch.model_options.MODEL_OPTIONS` describes each attribute under its
     name.  A ``model_path`` of None is the demo model, and a ``max_batch_size`` of None
-    takes the device's :data:`~mllama.launch.defaults.DEFAULT_BATCH_SIZE`.
+    takes the device's :data:`~mllama.launch.defaults.DEFAULT_BATCH_SIZE`, as does a
+    ``speculate`` of None.
     """
 
     model_path: str | Path | None = None
@@ -70,6 +76,7 @@ class EngineOptions:
     enable_overlap_scheduler: bool = False
     device_graph_capture: bool = False
     greedy_on_gpu: bool = False
+    speculate: str | None = None
 
     @property
     def tool_form(self) -> ToolForm:
@@ -111,6 +118,11 @@ class EngineOptions:
                 f"tool_parser must be one of {', '.join(TOOL_PARSERS)}, not "
                 f"{quoted(self.tool_parser)}"
             )
+        if self.speculate not in (None, *SPECULATE_CHOICES):
+            raise MllamaError(
+                f"speculate must be one of {', '.join(SPECULATE_CHOICES)}, not "
+                f"{quoted(self.speculate)}"
+            )
         ModelSettings(  # Checks the two before anything is downloaded.
             image_cache_size=self.image_cache_size,
             max_images_per_request=self.max_images_per_request,
@@ -120,6 +132,11 @@ class EngineOptions:
         devices = find_devices(self.devices)
         if devices[0].device_type == "cpu":
             self._refuse_options_for_gpus()
+        elif self.speculate not in (None, "off"):
+            raise MllamaError(
+                f"--speculate {self.speculate} is for CPUs, and the model would run on "
+                "a GPU; leave it out, or use --devices cpu"
+            )
         files = resolve_model_files(
             self.model,
             weight_path=self.weight_path,
@@ -186,6 +203,7 @@ class EngineOptions:
             image_cache_size=self.image_cache_size,
             max_images_per_request=self.max_images_per_request,
             greedy_on_gpu=self.greedy_on_gpu,
+            speculate=self.speculate or DEFAULT_SPECULATE[devices[0].device_type],
         )
         return PipelineArgs.from_flat_kwargs(
             model_path=str(files.model),

@@ -78,6 +78,9 @@ class LLM(Answering):
         greedy_on_gpu: Unverified on any GPU: choose the tokens of greedy batches with a
             small graph that needs nothing from the host. Only on a GPU. Other batches
             use MAX's sampler.
+        speculate: Guess the next tokens of answers and check several in one step:
+            lookup finds them in the prompt and the answer so far. Answers are the same
+            token for token. Only on a CPU, and only as far as it pays. Default: off.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
             device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
@@ -118,6 +121,7 @@ class LLM(Answering):
         enable_overlap_scheduler: bool = False,
         device_graph_capture: bool = False,
         greedy_on_gpu: bool = False,
+        speculate: str | None = None,
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
@@ -146,6 +150,7 @@ class LLM(Answering):
             enable_overlap_scheduler=enable_overlap_scheduler,
             device_graph_capture=device_graph_capture,
             greedy_on_gpu=greedy_on_gpu,
+            speculate=speculate,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,
             huggingface_model_revision=huggingface_model_revision,

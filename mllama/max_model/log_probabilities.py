@@ -90,19 +90,26 @@ def prompt_logits(
 
 
 def logit_indices(
-    offsets: npt.NDArray[np.integer], prompts: Sequence[PromptLogits]
+    offsets: npt.NDArray[np.integer],
+    prompts: Sequence[PromptLogits],
+    guesses: Sequence[int] = (),
 ) -> Tokens:
     """Returns the positions in a step of the tokens whose logits are wanted.
 
     Args:
         offsets: Where each request begins in the step, and the end.
         prompts: Tokens of prompts.
+        guesses: How many of each request's tokens are guesses; none if it is empty.
 
     Returns:
-        ``[logits]``, the last token of each request, then those of prompts.
+        ``[logits]``, of each request the last token that is no guess and its guesses,
+        then the tokens of prompts.
     """
-    last = offsets[1:].astype(np.int64) - 1
-    return np.concatenate([last, *(p.indices for p in prompts)]) if prompts else last
+    indices = offsets[1:].astype(np.int64) - 1
+    if any(guesses):
+        answers = zip(indices.tolist(), guesses, strict=True)
+        indices = np.concatenate([np.arange(i - n, i + 1) for i, n in answers])
+    return np.concatenate([indices, *(p.indices for p in prompts)])
 
 
 class PromptLogProbabilities:
@@ -163,9 +170,9 @@ def step_log_probabilities(
     ``echo``, except for its first token and image placeholders.
 
     Args:
-        batch: The requests, before they get their tokens.
-        logits: The logits of each request's last token ``[requests, vocabulary]``.
-        next_tokens: The chosen tokens ``[requests]``.
+        batch: The requests, before they get their tokens; once for each token.
+        logits: The logits that the tokens were chosen from ``[tokens, vocabulary]``.
+        next_tokens: The chosen tokens ``[tokens]``.
         prompts: Those of the prompts.
 
     Returns:

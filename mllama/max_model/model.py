@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from max.driver import Buffer, Device
 from max.engine import InferenceSession, Model
 from max.graph.weights import WeightData, Weights, WeightsAdapter
@@ -54,6 +55,7 @@ from mllama.max_model.memory_planner import (
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.model_inputs import MllamaInputs
 from mllama.max_model.query_graph import TEXT_QUERIES, query_graph_spec
+from mllama.max_model.sampling_context import guess_count
 from mllama.max_model.settings import ModelSettings
 from mllama.max_model.weight_adapters import (
     merge_adapter,
@@ -223,10 +225,12 @@ class MllamaModel(
             [0, *(context.tokens.active_length for context in batch)], dtype=np.uint32
         )
         prompts = prompt_logits(batch, offsets, self._vocabulary)
+        guesses = [guess_count(context) for context in batch]
+        logits = logit_indices(offsets, prompts, guesses)
         return MllamaInputs(
             tokens=uploads.copy(tokens, device),
             input_row_offsets=uploads.copy(offsets, device),
-            logit_indices=uploads.copy(logit_indices(offsets, prompts), device),
+            logit_indices=uploads.copy(logits, device),
             reads=self.image_cache.storage.read_inputs(reads),
             pending=pending,
             batch=batch,
@@ -241,11 +245,11 @@ class MllamaModel(
         self.image_encoder.store(model_inputs.pending)
         (logits,) = self._text_decoder.execute(*model_inputs.buffers)
         if model_inputs.prompt_logits:
-            requests = len(model_inputs.batch)
+            answers = model_inputs.answer_logits
             self._prompt_log_probabilities.record(
-                model_inputs.prompt_logits, on_host(logits[requests:, :])
+                model_inputs.prompt_logits, on_host(logits[answers:, :])
             )
-            logits = logits[:requests, :]
+            logits = logits[:answers, :]
         return ModelOutputs(logits=logits, next_token_logits=logits)
 
     def compute_log_probabilities(
@@ -261,11 +265,27 @@ class MllamaModel(
         del session, batch_top_n, batch_echo
         assert isinstance(model_inputs, MllamaInputs)
         assert model_outputs.next_token_logits is not None
-        return step_log_probabilities(
+        return self.log_probabilities(
             model_inputs.batch,
             on_host(model_outputs.next_token_logits),
             on_host(next_tokens),
-            self._prompt_log_probabilities,
+        )
+
+    def log_probabilities(
+        self,
+        contexts: Sequence[Any],
+        logits: npt.NDArray[np.float32],
+        tokens: npt.NDArray[np.integer],
+    ) -> list[LogProbabilities | None]:
+        """Returns the log probabilities that requests get with new tokens.
+
+        Args:
+            contexts: The request of each token, before it gets it.
+            logits: The logits that each was chosen from ``[tokens, vocabulary]``.
+            tokens: The tokens ``[tokens]``.
+        """
+        return step_log_probabilities(
+            contexts, logits, tokens, self._prompt_log_probabilities
         )
 
     def release(self, request_id: Any) -> None:

@@ -16,6 +16,7 @@ from max.pipelines.lib import ModelInputs
 from mllama.image_cache.encoder_runner import PendingImage
 from mllama.max_compat.model import KVCacheInputsPerDevice
 from mllama.max_model.log_probabilities import PromptLogits
+from mllama.max_model.sampling_context import guess_count
 from mllama.nn.layers.image_cache_inputs import ImageReadInputs
 
 _LENGTH_IN_METADATA = 3
@@ -30,7 +31,7 @@ class MllamaInputs(ModelInputs):
         tokens: int64 ``[tokens]``, the new tokens of all requests.
         input_row_offsets: uint32 ``[requests + 1]``, where requests begin in them.
         logit_indices: int64 ``[logits]``, the tokens whose logits are wanted: the last
-            of each request, then those of ``prompt_logits``.
+            of each request with its guesses, then those of ``prompt_logits``.
         reads: Segments of the image cache that the tokens attend to, for each device.
         pending: Images that the image cache lacks.
         batch: The requests.
@@ -58,6 +59,11 @@ class MllamaInputs(ModelInputs):
             *tree.leaves(self.kv_cache_inputs),
             *self.constants,
         ]
+
+    @property
+    def answer_logits(self) -> int:
+        """Returns the number of logits that aren't those of ``prompt_logits``."""
+        return sum(1 + guess_count(context) for context in self.batch)
 
     def advance(self, tokens: Sequence[int]) -> None:
         """Turns the inputs into those of the same requests' next step, in place.

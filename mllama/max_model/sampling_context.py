@@ -37,6 +37,10 @@ GRAMMAR = "grammar"
 """Key of ``extra_model_args``: uint8 ``[bytes]``, the grammar of the answer, in
 UTF-8; absent if the answer may be any."""
 
+GUESSES = "guesses"
+"""Key of ``extra_model_args``: int64 ``[1]``, the last active tokens that are guesses;
+absent if none are."""
+
 MAX_PROMPT_LOG_PROBABILITIES: Final = 1 << 18
 """Log probabilities that one request gets for its prompt, at most: 2 for each token of
 the longest context, or 20 for each of 13,000.  The server decodes them at once, between
@@ -168,3 +172,10 @@ def pending_prompt_count(context: Any) -> int | None:
 def prompt_length_of(context: Any) -> int:
     """Returns the number of tokens of a request's own prompt."""
     return int(context.extra_model_args[PROMPT_LENGTH][0])
+
+
+def guess_count(context: Any) -> int:
+    """Returns how many of a request's active tokens, the last ones, are guesses."""
+    # Those that MAX makes up to capture device graphs have no such arguments.
+    count = getattr(context, "extra_model_args", {}).get(GUESSES)
+    return 0 if count is None else int(count[0])

@@ -40,6 +40,7 @@ class ModelSettings:
         compiled: Directories of compiled graphs; None uses MAX's own cache.
         greedy_on_gpu: Whether a GPU chooses the tokens of greedy batches with a graph
             of this package instead of MAX's sampler.
+        speculate: What guesses the next tokens of answers: off or lookup.
 
     Raises:
         MllamaError: If a value can't be used.
@@ -52,6 +53,7 @@ class ModelSettings:
     lora_path: Path | None = None
     compiled: CompiledSettings | None = None
     greedy_on_gpu: bool = False
+    speculate: str = "off"
 
     def __post_init__(self) -> None:
         if self.image_cache_size is not None:
@@ -77,6 +79,7 @@ class ModelSettings:
             "lora_path": None if self.lora_path is None else str(self.lora_path),
             "compiled": None if self.compiled is None else self.compiled.to_dict(),
             "greedy_on_gpu": self.greedy_on_gpu,
+            "speculate": self.speculate,
         }
         return {_KEY: packed}
 

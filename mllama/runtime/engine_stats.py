@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from mllama.image_cache.stats import ENCODE_SECONDS, ImageCacheStats
+from mllama.runtime.speculation.guess_counts import GuessCounts
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class EngineStats:
         used_kv_blocks: Those of them that running requests use.
         encode_counts: See :class:`~mllama.image_cache.stats.EncodeTimes`.
         encode_nanoseconds: The time of all runs of the vision graph together.
+        guesses: What was guessed since the start.
     """
 
     image_cache: ImageCacheStats = field(default_factory=ImageCacheStats)
@@ -26,6 +28,7 @@ class EngineStats:
     used_kv_blocks: int = 0
     encode_counts: Sequence[int] = (0,) * (len(ENCODE_SECONDS) + 1)
     encode_nanoseconds: int = 0
+    guesses: GuessCounts = field(default_factory=GuessCounts)
 
     def __add__(self, other: EngineStats) -> EngineStats:
         """Returns the figures of two engines together."""
@@ -42,6 +45,7 @@ class EngineStats:
             used_kv_blocks=self.used_kv_blocks + other.used_kv_blocks,
             encode_counts=tuple(mine + its for mine, its in pairs),
             encode_nanoseconds=self.encode_nanoseconds + other.encode_nanoseconds,
+            guesses=self.guesses + other.guesses,
         )
 
     def counters(self) -> EngineStats:
@@ -55,6 +59,7 @@ class EngineStats:
             ),
             encode_counts=self.encode_counts,
             encode_nanoseconds=self.encode_nanoseconds,
+            guesses=self.guesses,
         )
 
 
@@ -64,11 +69,12 @@ COUNTERS: Final = ("hits", "misses", "evictions")
 """Figures of the image cache that only grow."""
 
 
-def engine_stats(pipeline: Any) -> EngineStats:
+def engine_stats(pipeline: Any, guesses: GuessCounts) -> EngineStats:
     """Returns the figures of a pipeline.
 
     Args:
         pipeline: MAX's pipeline of this package's model.
+        guesses: What was guessed since the start.
     """
     # Who only reads figures, elsewhere, needs nothing of MAX.
     from mllama.max_compat.pipeline import pipeline_model
@@ -82,4 +88,5 @@ def engine_stats(pipeline: Any) -> EngineStats:
         used_kv_blocks=blocks.used,
         encode_counts=tuple(times.counts),
         encode_nanoseconds=times.nanoseconds,
+        guesses=guesses,
     )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from max.pipelines.modeling.types import TextGenerationInputs
 
 from mllama.runtime import host_sampler
+from mllama.runtime.speculation.proposer import Guesses
 from mllama.sampling.state import SamplingState
 
 Progress = list[tuple[Any, int, int]]
@@ -48,6 +49,9 @@ class Step:
         outputs: The model's outputs, once it has run.
         tokens: The chosen tokens ``[requests]``, once they are known, if
             ``continuations`` is given.
+        guesses: Those of each request that the step checks; None if it checks none.
+        goes_on: Whether the next step may be made of this one's inputs.
+        follows: Whether the thread was given it as soon as the one before had ended.
     """
 
     progress: Progress
@@ -57,6 +61,9 @@ class Step:
     is_requested: bool = False
     outputs: Future[Any] = field(default_factory=Future)
     tokens: npt.NDArray[np.int64] | None = None
+    guesses: list[Guesses] | None = None
+    goes_on: bool = True
+    follows: bool = False
 
     def choose(self, outputs: Any) -> npt.NDArray[np.int64]:
         """Returns the requests' new tokens ``[requests]``.
@@ -86,7 +93,7 @@ class Step:
         Returns:
             None if MAX has to decide what comes next.
         """
-        if self.continuations is None:
+        if self.continuations is None or not self.goes_on:
             return None
         progress = advanced(self.progress)
         if not (self.is_decode and fits_pages(progress, page_size)):
@@ -104,12 +111,18 @@ class Step:
                 return None
             following.append(replace(request, sampling=sampling))
         self.prepared[0].advance(tokens)
-        return Step(progress, self.prepared, following, self.vocab_size)
+        return Step(progress, self.prepared, following, self.vocab_size, follows=True)
+
+    @property
+    def num_tokens(self) -> int:
+        """Returns the number of tokens that the step computes."""
+        count: int = self.prepared[0].tokens.num_elements
+        return count
 
     @property
     def is_decode(self) -> bool:
         """Returns True if the step computes one token of each request."""
-        return self.prepared[0].tokens.num_elements == len(self.progress)
+        return self.num_tokens == len(self.progress)
 
 
 def progress_of(batches: Sequence[Sequence[Any]]) -> Progress:

@@ -17,6 +17,7 @@ from max.pipelines.modeling.types import TextGenerationInputs
 
 from mllama.max_compat.model import update_context_and_prepare_responses
 from mllama.max_compat.pipeline import pipeline_model
+from mllama.max_model.host_buffers import on_host
 from mllama.runtime.forced_tokens import append_forced_tokens
 from mllama.runtime.next_step import (
     Continuation,
@@ -25,6 +26,15 @@ from mllama.runtime.next_step import (
     continuations_of,
     fits_pages,
     progress_of,
+)
+from mllama.runtime.speculation.guessing_context import guessing_context
+from mllama.runtime.speculation.proposer import Guesses
+from mllama.runtime.speculation.speculation import Speculation
+from mllama.runtime.speculation.step_clock import StepClock
+from mllama.runtime.speculation.verification import (
+    record_tokens,
+    verified_log_probabilities,
+    verified_tokens,
 )
 
 
@@ -43,14 +53,26 @@ class OverlappedExecution:
 
     The thread is at most one step ahead of what was requested.
 
+    A step may check guesses: it computes more tokens than its requests have, and they
+    get as many as were right, and one more.
+
     Args:
         pipeline: MAX's ``TextGenerationPipeline`` of an ``MllamaModel`` on a CPU.
         launch: Runs the model on a prepared batch.
+        speculation: Guesses tokens; None guesses none.
     """
 
-    def __init__(self, pipeline: Any, launch: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        launch: Callable[..., Any],
+        speculation: Speculation | None = None,
+    ) -> None:
+        self._model = pipeline_model(pipeline)
+        self._speculation = speculation
+        self._clock = StepClock(speculation.times) if speculation else None
         self._kv_manager = pipeline.kv_manager
-        self._page_size = pipeline_model(pipeline).kv_params.page_size
+        self._page_size = self._model.kv_params.page_size
         self._sampling = pipeline.pipeline_config.sampling
         self._vocab_size = pipeline.vocab_size
         self._inputs: TextGenerationInputs[Any] | None = None
@@ -77,9 +99,7 @@ class OverlappedExecution:
         self._inputs = inputs
         self._requested = self._find_ahead(inputs.batches)
         try:
-            outputs = self._record_tokens(inputs)
-            if outputs is None:
-                outputs = self._execute(inputs)
+            outputs = self._compute(inputs)
             append_forced_tokens(inputs.flat_batch, outputs)
             self._start_next(inputs, outputs)
         except BaseException:
@@ -96,6 +116,8 @@ class OverlappedExecution:
         Replaces the pipeline's ``release``.
         """
         self._has_released = True
+        if self._speculation is not None:
+            self._speculation.release(request_id)
         self._release(request_id)
 
     def shutdown(self) -> None:
@@ -121,13 +143,18 @@ class OverlappedExecution:
         Replaces the pipeline's ``prepare_batch``.
         """
         if self._requested is None:
-            self._discard()
-            self._has_released = False
+            self._drop_ahead()
             progress = progress_of(batches)
             prepared = self._prepare_batch(batches)
             is_same = [name for name, _, _ in progress] == self._last_requests
             continuations = self._continuations() if is_same else None
-            self._requested = Step(progress, prepared, continuations, self._vocab_size)
+            self._requested = Step(
+                progress,
+                prepared,
+                continuations,
+                self._vocab_size,
+                goes_on=self._goes_on,
+            )
         return self._requested.prepared
 
     def launch(self, *_: Any, **__: Any) -> Any:
@@ -135,13 +162,68 @@ class OverlappedExecution:
 
         Replaces the pipeline's forward pass.
         """
-        step = self._requested
-        assert step is not None
+        assert self._requested is not None
+        return self._outputs_of(self._requested)
+
+    def _outputs_of(self, step: Step) -> Any:
+        """Returns the model's outputs of a step that is requested."""
         if step is self._ahead:
             return self._collect(step)
         step.is_requested = True
         self._steps.put(step)
         return step.outputs.result()
+
+    def _compute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
+        """Returns MAX's outputs of a batch."""
+        if self._requested is None:
+            self._requested = self._guessing_step(inputs)
+        if self._requested is not None and self._requested.guesses is not None:
+            return self._verify(self._requested, inputs)
+        outputs = self._record_tokens(inputs)
+        return self._execute(inputs) if outputs is None else outputs
+
+    def _guessing_step(self, inputs: TextGenerationInputs[Any]) -> Step | None:
+        """Returns a step of a batch that checks guesses, or None if there are none."""
+        if self._speculation is None:
+            return None
+        self._drop_ahead()
+        guesses = self._speculation.guesses(inputs.flat_batch)
+        return None if guesses is None else self._step_with(guesses, inputs)
+
+    def _step_with(
+        self, guesses: list[Guesses], inputs: TextGenerationInputs[Any]
+    ) -> Step:
+        """Returns a step of a batch that checks guesses."""
+        progress = progress_of(inputs.batches)
+        following = iter(guesses)
+        batches = [
+            [guessing_context(context, next(following)) for context in batch]
+            for batch in inputs.batches
+        ]
+        return Step(progress, self._prepare_batch(batches), None, guesses=guesses)
+
+    def _verify(self, step: Step, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
+        """Returns MAX's outputs of a step that checks guesses."""
+        assert step.guesses is not None
+        assert self._speculation is not None
+        contexts = inputs.flat_batch
+        logits = on_host(self._outputs_of(step).logits)[:, : self._vocab_size]
+        tokens = verified_tokens(logits, contexts, step.guesses)
+        log_probabilities = None
+        if inputs.enable_log_probs:
+            log_probabilities = verified_log_probabilities(
+                self._model, logits, contexts, tokens, step.guesses
+            )
+        self._speculation.observe(contexts, step.guesses, tokens)
+        outputs = record_tokens(contexts, tokens, log_probabilities)
+        for context in contexts:
+            self._kv_manager.step(context)
+        return outputs
+
+    @property
+    def _goes_on(self) -> bool:
+        """Returns True if no guess is expected for the step after the next."""
+        return self._speculation is None or not self._speculation.is_promising
 
     def _record_tokens(
         self, inputs: TextGenerationInputs[Any]
@@ -190,6 +272,8 @@ class OverlappedExecution:
         while following is not None:
             step, following = following, None
             inputs, _, batch = step.prepared
+            if self._clock is not None:
+                self._clock.start(step)
             try:
                 outputs = self._launch(inputs, batch, step=0)
                 with self._lock:
@@ -209,34 +293,63 @@ class OverlappedExecution:
     ) -> None:
         """Starts the step that is expected to be requested next."""
         before = self._last_requests
-        self._last_requests = [context.request_id for context in inputs.flat_batch]
+        contexts = inputs.flat_batch
+        self._last_requests = [context.request_id for context in contexts]
         if (
             self._requested is None
-            or self._ahead is not None
             or self._last_requests != before
             or not all_continue(inputs, outputs)
         ):
             return
-        progress = progress_of(inputs.batches)
-        prepared = self._requested.prepared
+        if self._ahead is not None:
+            if self._speculation is not None:
+                self._speculation.look_on(contexts)
+                self._ahead.goes_on = self._goes_on
+            return
         try:
-            if self._requested.is_decode and fits_pages(progress, self._page_size):
-                prepared[0].advance([c.tokens.active[0] for c in inputs.flat_batch])
-            else:
-                for context in inputs.flat_batch:
-                    self._kv_manager.alloc(context)
-                prepared = self._prepare_batch(inputs.batches)
-            continuations = self._continuations()
+            self._start(self._expected(inputs, self._requested))
         except Exception:
             # It is raised again in the scheduler's own request, and handled there.
             return
-        self._start(Step(progress, prepared, continuations, self._vocab_size))
+
+    def _expected(self, inputs: TextGenerationInputs[Any], last: Step) -> Step:
+        """Returns the step of a batch after one that has been recorded."""
+        contexts = inputs.flat_batch
+        progress = progress_of(inputs.batches)
+        has_pages = fits_pages(progress, self._page_size)
+        if not has_pages:
+            for context in contexts:
+                self._kv_manager.alloc(context)
+        speculation = self._speculation
+        guesses = speculation.guesses(contexts) if speculation else None
+        if guesses is not None:
+            step = self._step_with(guesses, inputs)
+            step.follows = True
+            return step
+        prepared = last.prepared
+        if last.is_decode and has_pages:
+            prepared[0].advance([context.tokens.active[0] for context in contexts])
+        else:
+            prepared = self._prepare_batch(inputs.batches)
+        return Step(
+            progress,
+            prepared,
+            self._continuations(),
+            self._vocab_size,
+            goes_on=self._goes_on,
+            follows=True,
+        )
 
     def _start(self, step: Step | None) -> None:
         """Hands the thread a step that was not requested."""
         self._ahead = step
         if step is not None:
             self._steps.put(step)
+
+    def _drop_ahead(self) -> None:
+        """Makes room for a step that was not expected."""
+        self._discard()
+        self._has_released = False
 
     def _discard(self) -> None:
         """Waits for the step that runs ahead, and drops its outputs."""

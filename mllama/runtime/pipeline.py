@@ -42,6 +42,9 @@ from mllama.runtime.grammar_gate import GrammarGate
 from mllama.runtime.greedy_sampler import GreedySampler
 from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
 from mllama.runtime.overlap import OverlappedExecution
+from mllama.runtime.speculation.guess_counts import GuessCounts
+from mllama.runtime.speculation.loading import load_speculation
+from mllama.runtime.speculation.speculation import Speculation
 from mllama.runtime.verdict_record import record_verdict
 from mllama.utils.max_threads import with_timer_slack
 from mllama.utils.progress import stage
@@ -61,6 +64,7 @@ class LoadedPipeline:
         image_cache: The image cache.
         admission: Decides which requests enter a batch.
         overlap: Runs steps ahead of the scheduler; None on a GPU.
+        speculation: Guesses the next tokens of answers; None if nothing does.
         self_check: Checks a GPU; it has run there.
         gpu_verdict: Its result; None on a CPU.
         grammar_gate: Holds requests back until their grammars are read.
@@ -71,6 +75,7 @@ class LoadedPipeline:
     image_cache: ImageCacheManager
     admission: Admission
     overlap: OverlappedExecution | None
+    speculation: Speculation | None
     self_check: GpuSelfCheck
     gpu_verdict: ImageVerdict | None
     grammar_gate: GrammarGate
@@ -122,6 +127,7 @@ def load_pipeline(
         _use_greedy_sampler(pipeline)
     execute, release = pipeline.execute, pipeline.release
     overlap = None
+    speculation = None
     if is_overlapped(pipeline):
         if model.pipeline_config.runtime.device_graph_capture:
             _capture_device_graphs(pipeline)
@@ -131,7 +137,8 @@ def load_pipeline(
         # slack.
         launch = with_timer_slack(forward_pass(pipeline))
         if overlaps and on_host:
-            overlap = OverlappedExecution(pipeline, launch)
+            speculation = load_speculation(pipeline)
+            overlap = OverlappedExecution(pipeline, launch, speculation)
             launch, execute, release = overlap.launch, overlap.execute, overlap.release
             patches.replace_batch_preparation(pipeline, overlap.prepare_batch)
             patches.replace_cache_shutdown(pipeline, overlap.shutdown)
@@ -170,7 +177,12 @@ def load_pipeline(
     if announce is not None:
         execute = announce(execute, lambda: admission.new_images)
     if publish is not None:
-        execute, release = _publishing_stats(execute, release, pipeline, publish)
+
+        def publish_stats() -> None:
+            counts = speculation.counts if speculation else GuessCounts()
+            publish(engine_stats(pipeline, counts))
+
+        execute, release = _publishing_stats(execute, release, publish_stats)
     patches.replace_execute(pipeline, execute)
     patches.replace_release(pipeline, release)
     return LoadedPipeline(
@@ -178,6 +190,7 @@ def load_pipeline(
         image_cache,
         admission,
         overlap,
+        speculation,
         self_check,
         gpu_verdict,
         grammar_gate,
@@ -211,8 +224,7 @@ def _capture_device_graphs(pipeline: Any) -> None:
 def _publishing_stats(
     execute: Callable[[Any], Any],
     release: Callable[[Any], None],
-    pipeline: Any,
-    publish: Callable[[EngineStats], None],
+    publish: Callable[[], None],
 ) -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
     """Returns both functions, followed by a call of ``publish``."""
 
@@ -220,11 +232,11 @@ def _publishing_stats(
         try:
             return execute(inputs)
         finally:
-            publish(engine_stats(pipeline))
+            publish()
 
     def publishing_release(request_id: Any) -> None:
         release(request_id)
-        publish(engine_stats(pipeline))
+        publish()
 
-    publish(engine_stats(pipeline))
+    publish()
     return publishing_execute, publishing_release

@@ -92,6 +92,7 @@ def test_generate_has_these_options() -> None:
         "--enable-overlap-scheduler",
         "--device-graph-capture",
         "--greedy-on-gpu",
+        "--speculate",
         "--num-threads",
         "--trust-remote-code",
         "--serialized-model-path",

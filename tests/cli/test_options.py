@@ -25,6 +25,7 @@ from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
+from mllama.launch.defaults import DEFAULT_SPECULATE
 from mllama.launch.options import ARCHITECTURES, EngineOptions
 from mllama.max_model.settings import ModelSettings
 from mllama.server.listening import bind
@@ -137,6 +138,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--enable-overlap-scheduler"], "enable_overlap_scheduler", True, False),
         (["--device-graph-capture"], "device_graph_capture", True, False),
         (["--greedy-on-gpu"], "greedy_on_gpu", True, False),
+        (["--speculate", "lookup"], "speculate", "lookup", None),
         (["--max-new-tokens", "7"], "max_new_tokens", 7, -1),
         (["--top-k", "5"], "top_k", 5, None),
         (["--n", "3"], "n", 3, 1),
@@ -245,6 +247,30 @@ def test_options_for_gpus_are_refused_on_a_cpu(served: Started, name: str) -> No
     options: dict[str, Any] = {name: True}
     with pytest.raises(MllamaError, match=message):
         EngineOptions(devices="cpu", **options).resolve()
+
+
+def test_guesses_are_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def setting(**options: Any) -> str:
+        args = EngineOptions(**options).pipeline_args(files)
+        return ModelSettings.from_max(args).speculate
+
+    files = EngineOptions(devices="cpu", speculate="lookup").resolve()
+    assert setting(devices="cpu", speculate="lookup") == "lookup"
+    assert setting(devices="cpu", speculate="off") == "off"
+    assert setting(devices="cpu") == DEFAULT_SPECULATE["cpu"]
+    monkeypatch.setattr(
+        "mllama.launch.options.find_devices", lambda _: [DeviceSpec.accelerator()]
+    )
+    assert setting() == setting(speculate="off") == "off"
+    message = "--speculate lookup is for CPUs, and the model would run on a GPU"
+    with pytest.raises(MllamaError, match=message):
+        EngineOptions(speculate="lookup").resolve()
+
+
+def test_what_guesses_is_named() -> None:
+    message = "speculate must be one of off, lookup.*, not 'sideways'"
+    with pytest.raises(MllamaError, match=message):
+        EngineOptions(devices="cpu", speculate="sideways").resolve()
 
 
 @pytest.mark.parametrize(

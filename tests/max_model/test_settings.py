@@ -36,6 +36,7 @@ def through_max(settings: ModelSettings) -> ModelSettings:
                 manifest=MANIFEST, cache=Path("/cache"), saved=Path("/saved")
             ),
             greedy_on_gpu=True,
+            speculate="lookup",
         ),
         ModelSettings(image_cache_size=1 << 30),
     ],

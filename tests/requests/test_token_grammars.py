@@ -52,6 +52,30 @@ def test_only_ends_follow_what_is_complete() -> None:
     assert len(demo_tokenizer().decode(tokens)) == 4
 
 
+def test_tokens_that_may_follow_are_counted() -> None:
+    matcher = demo_grammars().matcher('start: "a" "b" "c" | "a" "d"')
+    a, b, c, d = map(token, "abcd")
+
+    def count(answer: list[int], tokens: list[int]) -> int:
+        found = matcher.allowed_count(
+            np.array(answer, np.int64), np.array(tokens, np.int64)
+        )
+        # Nothing has been added to the answer.
+        assert allowed(matcher, [a, d]) == [end_token()]
+        return found
+
+    assert count([], [a, b, c]) == 3
+    assert count([], [a, d, c]) == 2
+    assert count([a], [c, b]) == 0
+    assert count([a, b], [c, c]) == 1
+    assert count([a], []) == 0
+    # Ends, images and what isn't of the grammar end the count.
+    assert count([a], [b, c, end_token()]) == 2
+    assert count([a], [10**6]) == 0
+    # The answer isn't one of the grammar's.
+    assert matcher.allowed_count(np.array([c]), np.array([a])) == 0
+
+
 def test_a_token_is_forced_where_a_grammar_leaves_one() -> None:
     matcher = demo_grammars().matcher('start: "Hello there: " ("yes" | "no")')
     answer: list[int] = []

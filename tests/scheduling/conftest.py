@@ -1,7 +1,7 @@
-"""Two schedulers: one with a large image cache for reference answers, one with a small.
+"""Schedulers: one with a large image cache for reference answers, others with a small.
 
-The reference scheduler runs each step when the scheduler asks for it; the one under
-test overlaps steps.
+The reference scheduler runs each step when the scheduler asks for it; those under test
+overlap steps, and one of them guesses tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ def roomy() -> Scheduled:
 def tight(roomy: Scheduled) -> Scheduled:
     """The scheduler under test, whose cache has room for three images of one page."""
     page = roomy.image_cache.storage.params.bytes_per_block
-    return Scheduled(max_batch_size=BATCH, image_cache_size=4 * page)
+    return Scheduled(max_batch_size=BATCH, image_cache_size=4 * page, speculate="off")
+
+
+@pytest.fixture(scope="session")
+def guessing(roomy: Scheduled) -> Scheduled:
+    """A scheduler whose steps check guesses, with the cache of ``tight``."""
+    page = roomy.image_cache.storage.params.bytes_per_block
+    return Scheduled(
+        max_batch_size=BATCH, image_cache_size=4 * page, speculate="lookup"
+    )
 
 
 @pytest.fixture(scope="session")

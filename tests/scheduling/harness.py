@@ -108,6 +108,7 @@ class Scheduled:
         self.pipeline = loaded.pipeline
         self.image_cache = loaded.image_cache
         self.overlap = loaded.overlap
+        self.speculation = loaded.speculation
         self.admission = loaded.admission
         self.self_check = loaded.self_check
         self._arrivals: queue.Queue[Any] = queue.Queue()

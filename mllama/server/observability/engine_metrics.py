@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import astuple, fields
 from itertools import accumulate
 from typing import Any, Final
 
@@ -28,6 +28,13 @@ _HELP: Final = {
     "evictions": "Entries evicted to make room for others.",
 }
 
+_GUESSES: Final = {
+    "num_drafts": "Times that guesses for an answer were checked.",
+    "num_draft_tokens": "Guessed tokens that were checked.",
+    "num_accepted_tokens": "Guessed tokens that were right.",
+}
+"""Metrics of the fields of ``GuessCounts``, in their order."""
+
 
 def engine_metrics(stats: EngineStats) -> Iterator[Any]:
     """Yields the figures of an engine, or of several together.
@@ -44,6 +51,10 @@ def engine_metrics(stats: EngineStats) -> Iterator[Any]:
             value=getattr(stats.image_cache, name),
         )
     yield _encode_times(stats.encode_counts, stats.encode_nanoseconds)
+    for (name, text), count in zip(
+        _GUESSES.items(), astuple(stats.guesses), strict=True
+    ):
+        yield CounterMetricFamily(f"mllama_spec_decode_{name}", text, value=count)
     yield GaugeMetricFamily(
         "mllama_kv_cache_blocks", "Blocks of the KV cache.", value=stats.kv_blocks
     )

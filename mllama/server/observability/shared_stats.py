@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from mllama.image_cache.stats import ENCODE_SECONDS, ImageCacheStats
 from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
 from mllama.runtime.engine_stats import EngineStats
+from mllama.runtime.speculation.guess_counts import GuessCounts
 from mllama.server.observability.engine_metrics import (
     engine_metrics,
     gpu_images,
@@ -38,6 +39,7 @@ _SIZES: Final = (
     2,  # blocks of the KV cache
     _ENCODE_COUNTS,
     1,  # the time of all encodings
+    3,  # guesses
     3,  # the verdict
     1,  # the worker's process
 )
@@ -54,10 +56,10 @@ class SharedStats(Collector):
     def __init__(self, path: Path) -> None:
         self.path = path
         numbers = shared_numbers(path, sum(_SIZES))
-        self._figures = numbers[: sum(_SIZES[:4])]
+        self._figures = numbers[: sum(_SIZES[:5])]
         parts = np.split(numbers, np.cumsum(_SIZES)[:-1])
-        self._cache, self._kv, self._counts, self._time = parts[:4]
-        self._verdict, self._worker = parts[4:]
+        self._cache, self._kv, self._counts, self._time, self._guesses = parts[:5]
+        self._verdict, self._worker = parts[5:]
         # Of workers that have ended.
         self._earlier = EngineStats()
 
@@ -86,6 +88,7 @@ class SharedStats(Collector):
             stats.used_kv_blocks,
             *stats.encode_counts,
             stats.encode_nanoseconds,
+            *astuple(stats.guesses),
         )
 
     def read(self) -> EngineStats:
@@ -97,6 +100,7 @@ class SharedStats(Collector):
             used_kv_blocks,
             tuple(self._counts.tolist()),
             int(self._time[0]),
+            GuessCounts(*self._guesses.tolist()),
         )
 
     def worker_ended(self) -> None:

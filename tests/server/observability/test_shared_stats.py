@@ -10,6 +10,7 @@ from typing import Any
 from mllama.image_cache.stats import ENCODE_SECONDS, EncodeTimes, ImageCacheStats
 from mllama.image_cache.verdict import CheckStage, ImageMode, ImageVerdict
 from mllama.runtime.engine_stats import EngineStats
+from mllama.runtime.speculation.guess_counts import GuessCounts
 from mllama.server.observability.shared_stats import SharedStats
 
 
@@ -31,6 +32,7 @@ def test_statistics_and_verdict_cross_the_processes() -> None:
         used_kv_blocks=5,
         encode_counts=tuple(times.counts),
         encode_nanoseconds=times.nanoseconds,
+        guesses=GuessCounts(3, 12, 7),
     )
     with SharedStats.temporary() as server:
         worker = SharedStats(server.path)
@@ -48,6 +50,9 @@ def test_statistics_and_verdict_cross_the_processes() -> None:
     assert values["mllama_kv_cache_usage_perc"] == ({}, 0.25)
     assert values["mllama_image_encode_seconds_count"] == ({}, 4)
     assert values["mllama_image_encode_seconds_sum"] == ({}, 1000.451)
+    assert values["mllama_spec_decode_num_drafts_total"] == ({}, 3)
+    assert values["mllama_spec_decode_num_draft_tokens_total"] == ({}, 12)
+    assert values["mllama_spec_decode_num_accepted_tokens_total"] == ({}, 7)
     labels = {"mode": "refused", "stage": "zero_page"}
     assert values["mllama_gpu_images"] == (labels, 1)
 
@@ -77,7 +82,9 @@ def test_a_worker_that_ends_is_down() -> None:
 
 def test_counters_go_on_and_gauges_begin_anew_after_a_worker_has_ended() -> None:
     counts = (0,) * len(ENCODE_SECONDS) + (2,)
-    stats = EngineStats(ImageCacheStats(8, 7, 6, 5, 4, 3, 2), 20, 5, counts, 10**9)
+    stats = EngineStats(
+        ImageCacheStats(8, 7, 6, 5, 4, 3, 2), 20, 5, counts, 10**9, GuessCounts(1, 4, 2)
+    )
     with SharedStats.temporary() as server:
         server.write_verdict(ImageVerdict(ImageMode.DIRECT))
         for _ in range(2):
@@ -90,6 +97,7 @@ def test_counters_go_on_and_gauges_begin_anew_after_a_worker_has_ended() -> None
         assert values["mllama_image_cache_used_bytes"] == ({}, 0)
         assert values["mllama_kv_cache_used_blocks"] == ({}, 0)
         assert values["mllama_image_encode_seconds_count"] == ({}, 2 * 2)
+        assert values["mllama_spec_decode_num_draft_tokens_total"] == ({}, 2 * 4)
         assert values["mllama_worker_up"] == ({}, 0)
         assert server.worker_pid is None
         # The device is the same.

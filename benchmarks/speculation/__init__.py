@@ -1,0 +1,1 @@
+"""Measures guessing (``--speculate``); ``python -m benchmarks.speculation --help``."""

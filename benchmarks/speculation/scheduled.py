@@ -1,0 +1,91 @@
+"""One model whose scheduler answers with guesses and without, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.scheduling.harness import Request, Scheduled
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        messages: The conversation.
+        new_tokens: Tokens of the answer, at most.
+        sampling: Settings of ``Scheduled.submit``.
+    """
+
+    messages: Sequence[Any]
+    new_tokens: int
+    sampling: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The answers to some questions.
+
+    Attributes:
+        answers: Their tokens.
+        seconds: From the first token of any answer to the last.
+        steps: Decode steps.
+    """
+
+    answers: list[list[int]]
+    seconds: float
+    steps: int
+
+    @property
+    def rate(self) -> float:
+        """Returns the tokens per second, first tokens excluded."""
+        return sum(len(answer) - 1 for answer in self.answers) / self.seconds
+
+
+def scheduled(model: Path | None, streams: int, **options: Any) -> Scheduled:
+    """Loads a model that guesses.
+
+    Args:
+        model: The model; None is the demo model.
+        streams: Requests that are answered at once.
+        options: Further options of the engine.
+    """
+    return Scheduled(
+        model_path=model, max_batch_size=streams, speculate="lookup", **options
+    )
+
+
+@contextmanager
+def without_guesses(model: Scheduled) -> Iterator[None]:
+    """Answers as with ``--speculate off``, within a ``with`` block."""
+    overlap: Any = model.overlap
+    kept = overlap._speculation, overlap._clock
+    overlap._speculation = overlap._clock = None
+    try:
+        yield
+    finally:
+        overlap._speculation, overlap._clock = kept
+
+
+def answered(model: Scheduled, questions: Sequence[Question]) -> Run:
+    """Has questions answered that are asked at once, as many at a time as fit."""
+    requests: list[Request] = [
+        model.submit(each.messages, each.new_tokens, **each.sampling)
+        for each in questions
+    ]
+    while not any(request.token_ids for request in requests):
+        model.step()
+    started, steps = time.perf_counter(), 0
+    while any(request.status is None for request in requests):
+        model.step()
+        steps += 1
+    seconds = time.perf_counter() - started
+    failed = [each for each in requests if each.status in ("failed", "cancelled")]
+    if failed:
+        raise SystemExit(f"{len(failed)} requests failed")
+    return Run([request.token_ids for request in requests], seconds, steps)

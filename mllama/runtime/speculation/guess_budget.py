@@ -1,0 +1,156 @@
+"""How many tokens to guess: as many as pay, by their success and the steps' times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from mllama.runtime.speculation.step_times import StepTimes
+
+MAX_GUESSES: Final = 8
+"""Guessed tokens of a request in a step."""
+
+MAX_STEP_TOKENS: Final = 64
+"""Tokens of a step with guesses: beyond, more of them take more time in proportion."""
+
+_LEARNING: Final = 0.1
+"""Weight of one guess in a request's rate of accepted ones."""
+
+_FIRST_RATES: Final = (0.6, 0.15, 0.25, 0.3, 0.5, 0.6, 0.65, 0.75, 0.95)
+"""Rates of accepted guesses before any was checked, by their kind: those of prompt
+lookup in edits and repetitions, and in texts that have nothing of their prompts."""
+
+_MARGIN: Final = 1.05
+"""Tokens per second that guessing must gain by the estimate, which may be wrong."""
+
+_FIRST_PROBE: Final = 16
+_LAST_PROBE: Final = 512
+"""Steps without a guess after which one is checked again, each time twice as many."""
+
+
+class _Pace:
+    """What is known of a request.
+
+    Attributes:
+        rates: The share of accepted guesses by kind, recent ones above all.
+        steps: Steps since a guess was checked.
+        probe: Steps after which one is checked again.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self.rates = list(rates)
+        self.steps = 0
+        self.probe = _FIRST_PROBE
+
+
+class GuessBudget:
+    """Divides the guesses of a step among its requests.
+
+    A step's rate is its expected tokens over its expected time.  Guesses are added as
+    long as the rate grows, those that are likeliest to be accepted first; none are
+    checked unless the rate is then above that without any.
+
+    Guesses have a kind, from 0 to ``MAX_GUESSES``, such as the number of tokens that
+    match, if the proposer knows that some are likelier to be right than others.
+
+    Args:
+        times: Estimates what a step takes.
+        probes: Whether requests that check nothing try again from time to time.
+            Without, whoever owns this has to observe guesses that no step checks.
+    """
+
+    def __init__(self, times: StepTimes, *, probes: bool) -> None:
+        self._times = times
+        self._probes = probes
+        self._paces: dict[Any, _Pace] = {}
+        self._first_rates = list(_FIRST_RATES)
+
+    def limits(
+        self,
+        requests: Sequence[Any],
+        kinds: Sequence[int],
+        most: Sequence[int],
+        tokens: int,
+    ) -> list[int]:
+        """Returns how many guesses of each request to check.
+
+        Args:
+            requests: Their ids.
+            kinds: The kinds of their guesses.
+            most: How many guesses each has, or has room for.
+            tokens: The tokens that the step computes without guesses.
+        """
+        limits = [0] * len(requests)
+        expected = float(len(requests))
+        without = expected / self._times.seconds(tokens, False)
+        more = self._times.seconds(1, False) - self._times.seconds(0, False)
+        rates = [
+            self._pace(request).rates[kind]
+            for request, kind in zip(requests, kinds, strict=True)
+        ]
+        # A guess that is worth less than its own time never pays.
+        gains = [
+            (-rate, index)
+            for index, rate in enumerate(rates)
+            if most[index] and rate > more * without
+        ]
+        gains.sort()
+        best, chosen = without, limits
+        while gains and tokens < MAX_STEP_TOKENS:
+            gain, index = heappop(gains)
+            tokens += 1
+            expected -= gain
+            limits = limits.copy()
+            limits[index] += 1
+            rate = expected / self._times.seconds(tokens, True)
+            # The constant time of guessing may need several guesses to pay.
+            if rate > max(best, without * _MARGIN):
+                best, chosen = rate, limits
+            elif best > without:
+                break
+            if limits[index] < min(most[index], MAX_GUESSES):
+                heappush(gains, (gain * rates[index], index))
+        if self._probes:
+            self._add_probes(requests, most, chosen)
+        return chosen
+
+    def observe(self, request: Any, kind: int, accepted: int, guessed: int) -> None:
+        """Learns from guesses of a request.
+
+        Args:
+            request: Its id.
+            kind: Their kind.
+            accepted: The first guesses that were right.
+            guessed: All of them; those after a wrong one say nothing.
+        """
+        pace = self._pace(request)
+        outcomes = [1.0] * accepted + [0.0] * (accepted < guessed)
+        for outcome in outcomes:
+            for rates, weight in (
+                (pace.rates, _LEARNING),
+                (self._first_rates, _LEARNING / 8),
+            ):
+                rates[kind] += weight * (outcome - rates[kind])
+        pace.steps = 0
+        pace.probe = _FIRST_PROBE if accepted else min(2 * pace.probe, _LAST_PROBE)
+
+    def release(self, request: Any) -> None:
+        """Forgets a request; it may be called twice."""
+        self._paces.pop(request, None)
+
+    def _pace(self, request: Any) -> _Pace:
+        pace = self._paces.get(request)
+        if pace is None:
+            pace = self._paces[request] = _Pace(self._first_rates)
+        return pace
+
+    def _add_probes(
+        self, requests: Sequence[Any], most: Sequence[int], limits: list[int]
+    ) -> None:
+        """Lets requests that have long checked nothing check one guess."""
+        for index, request in enumerate(requests):
+            pace = self._pace(request)
+            pace.steps += 1
+            if not limits[index] and most[index] and pace.steps >= pace.probe:
+                limits[index] = 1
