@@ -14,6 +14,11 @@ from PIL import Image
 
 from mllama.max_compat.pipeline import pipeline_model
 from mllama.max_model.sampling_context import LogProbabilityCounts
+from mllama.requests.answers import Answers
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.events import Finished, Piece
+from mllama.requests.request import GenerationRequest
+from mllama.requests.sampling_params import Sampling
 from mllama.runtime.speculation.guess_counts import GuessCounts
 from mllama.runtime.speculation.prompt_lookup import PromptLookup
 from mllama.runtime.speculation.speculation import Speculation
@@ -375,6 +380,46 @@ def test_an_answer_ends_at_an_end_token_among_right_guesses(
         guessing.run()
         assert request.token_ids == reference.token_ids
         assert request.status == "end_of_sequence"
+
+
+def test_a_stop_string_among_right_guesses_ends_the_same_answer(
+    guessing: Scheduled, roomy: Scheduled
+) -> None:
+    """The scheduler doesn't know stop strings: who reads its reports finds them."""
+
+    def ended(scheduled: Scheduled, stop: str | None, known: list[int]) -> Any:
+        request = GenerationRequest(
+            prompt=ChatPrompt(messages=ask("Hello")),
+            sampling=Sampling(
+                max_new_tokens=60, temperature=1.5, seed=3, logprobs=1, stop=stop
+            ),
+        )
+        prepared = scheduled.prepare(request)
+        scheduled.forget()
+        submitted = scheduled.submit_context(prepared.contexts[0])
+        if known:
+            guess_right(scheduled, [submitted], [known])
+        scheduled.run()
+        answers = Answers(prepared, scheduled.tokenizer, 0.0)
+        events: list[Any] = []
+        for output in submitted.outputs:
+            events += answers.receive(0, [output], 1.0)
+            if isinstance(events[-1], Finished):
+                break
+        pieces = [event for event in events if isinstance(event, Piece)]
+        text = "".join(piece.text for piece in pieces)
+        tokens = [token for piece in pieces for token in piece.token_ids]
+        end = events[-1]
+        return text, tokens, end.reason, end.completion_tokens, submitted.token_ids
+
+    text, _, _, _, tokens = ended(roomy, None, [])
+    assert len(text) > 20
+    for start in (5, 9, 14):
+        stop = text[start : start + 4]
+        reference = ended(roomy, stop, [])
+        assert reference[0] == text[: text.index(stop)]
+        assert reference[2] == "stop"
+        assert ended(guessing, stop, tokens) == reference
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6, 7])
