@@ -117,7 +117,7 @@ def private_attributes(tree: ast.Module) -> Iterator[str]:
             isinstance(node, ast.Attribute)
             and node.attr.startswith("_")
             and not node.attr.startswith("__")
-            and root(node) not in ("self", "cls", "os", "util")
+            and root(node) not in ("self", "cls", "forkserver", "os", "util")
             and node.attr not in own
         ):
             yield f"{ast.unparse(node)} (line {node.lineno})"
