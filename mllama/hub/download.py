@@ -21,6 +21,7 @@ from mllama.hub.model_download import (
     check_is_not_hub_adapter,
     no_config_error,
 )
+from mllama.hub.model_kind import VISION_MODEL, ModelKind
 from mllama.hub.options import DownloadedModel, HubOptions
 from mllama.hub.repository import Repository
 from mllama.weights.lora.surroundings import check_is_not_adapter
@@ -45,6 +46,7 @@ def download_model(
     check_files: Callable[[Path], None] = lambda directory: None,
     gguf: bool = True,
     quiet: bool = True,
+    kind: ModelKind = VISION_MODEL,
 ) -> DownloadedModel:
     """Downloads the files of a model that are on the hub and not yet in its cache.
 
@@ -62,6 +64,7 @@ def download_model(
             downloaded; raises an error to refuse them.
         gguf: Whether the model's own weights may be a GGUF file.
         quiet: Whether to hide the progress.
+        kind: The kind of the model.
 
     Raises:
         MllamaError: If a file can't be downloaded, or the model can't be served.
@@ -74,7 +77,7 @@ def download_model(
     if not is_repository(model) and not remote:
         _refuse_unused_options(model, options)
         return DownloadedModel(model, tuple(weight_path))
-    download = ModelDownload(model, options, gguf, quiet)
+    download = ModelDownload(model, options, gguf, quiet, kind)
     if is_repository(model):
         return download.repository(list(map(str, weight_path)), check, check_files)
     if options.revision is not None:

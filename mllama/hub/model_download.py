@@ -16,6 +16,7 @@ from mllama.hub.file_selection import (
     check_weight_name,
     choose_weights,
 )
+from mllama.hub.model_kind import VISION_MODEL, ModelKind
 from mllama.hub.options import DownloadedModel, HubOptions
 from mllama.hub.remote_headers import check_headers
 from mllama.hub.repository import Repository
@@ -47,11 +48,11 @@ class _WeightSelection:
     repository: Repository | None = None
     whole: bool = False
 
-    def download(self, config: Path | None) -> list[Path]:
+    def download(self, config: Path | None, kind: ModelKind) -> list[Path]:
         """Checks the files' headers, downloads the files and returns their paths."""
         if self.repository is None:
             return [Path(name) for name in self.names]
-        check_headers(self.repository, self.names, config if self.whole else None)
+        check_headers(self.repository, self.names, config if self.whole else None, kind)
         return self.repository.download(self.names)
 
 
@@ -63,11 +64,18 @@ class ModelDownload:
         options: Options for the hub.
         gguf: Whether the model's own weights may be a GGUF file.
         quiet: Whether to hide the progress.
+        kind: The kind of the model.
     """
 
     def __init__(
-        self, model: str, options: HubOptions, gguf: bool, quiet: bool
+        self,
+        model: str,
+        options: HubOptions,
+        gguf: bool,
+        quiet: bool,
+        kind: ModelKind = VISION_MODEL,
     ) -> None:
+        self._kind = kind
         self._model = model
         self._options = options
         self._gguf = gguf
@@ -79,7 +87,9 @@ class ModelDownload:
         weights = [self._select(path, None) for path in weight_path]
         return DownloadedModel(
             self._model,
-            tuple(file for each in weights for file in each.download(config)),
+            tuple(
+                file for each in weights for file in each.download(config, self._kind)
+            ),
         )
 
     def repository(
@@ -103,7 +113,7 @@ class ModelDownload:
             small += code_files(own.names)
         if CONFIG in small:
             own.download([CONFIG], small=True)
-            check(MllamaConfig.from_path(own.directory))
+            check(self._kind.read_config(own.directory))
         elif not weight_path:
             check_is_not_hub_adapter(own)
         weights = [self._select(path, own) for path in weight_path]
@@ -122,7 +132,7 @@ class ModelDownload:
             own.download(small, small=True)
             check_files(own.directory)
         config = own.directory / CONFIG if CONFIG in small else None
-        files = [file for each in weights for file in each.download(config)]
+        files = [file for each in weights for file in each.download(config, self._kind)]
         notes: tuple[str, ...] = ()
         if ADAPTER_CONFIG in own.names and not has_adapter(own.directory):
             notes = (unused_hub_adapter_note(own.name),)

@@ -16,10 +16,10 @@ from typing import Final
 
 from mllama.errors import CheckpointError, HubError
 from mllama.hub.file_selection import GGUF, SAFETENSORS
+from mllama.hub.model_kind import VISION_MODEL, ModelKind
 from mllama.hub.repository import Repository
 from mllama.weights.checkpoint import INDEX_FILE, open_checkpoint
 from mllama.weights.gguf.file import MAGIC, SCALARS, STRING
-from mllama.weights.gguf.writing import ARCHITECTURE
 from mllama.weights.safetensors_header import MAX_HEADER_BYTES
 
 _FIRST_BYTES: Final = 1 << 18
@@ -27,7 +27,10 @@ _FIRST_BYTES: Final = 1 << 18
 
 
 def check_headers(
-    repository: Repository, names: Sequence[str], config: Path | None
+    repository: Repository,
+    names: Sequence[str],
+    config: Path | None,
+    kind: ModelKind = VISION_MODEL,
 ) -> None:
     """Checks the headers of those files that are not in the cache yet.
 
@@ -35,6 +38,7 @@ def check_headers(
         repository: The files' repository.
         names: The weight files.
         config: The model's configuration, if the files are all of its weights.
+        kind: The kind of the model.
 
     Raises:
         HubError: If the headers can't be read, or belong to another model.
@@ -43,18 +47,22 @@ def check_headers(
     missing = [name for name in names if not repository.has(name)]
     for name in missing:
         if name.endswith(GGUF):
-            _check_architecture(repository, name)
+            _check_architecture(repository, name, kind.architecture)
     if config is not None and missing and names[0].endswith(SAFETENSORS):
         with (
             # If the headers don't fit on the disk, the files are checked later.
             contextlib.suppress(OSError),
             tempfile.TemporaryDirectory(prefix="mllama-") as directory,
         ):
-            _check_tensors(repository, names, config, Path(directory))
+            _check_tensors(repository, names, config, Path(directory), kind)
 
 
 def _check_tensors(
-    repository: Repository, names: Sequence[str], config: Path, directory: Path
+    repository: Repository,
+    names: Sequence[str],
+    config: Path,
+    directory: Path,
+    kind: ModelKind,
 ) -> None:
     """Opens a checkpoint of sparse files: real headers, and holes for the data."""
     (directory / config.name).symlink_to(config)
@@ -72,7 +80,7 @@ def _check_tensors(
             file.write(_header(repository, name))
             file.truncate(size)
     try:
-        open_checkpoint(directory)
+        open_checkpoint(directory, read_config=kind.read_config)
     except CheckpointError as error:
         message = str(error).replace(f"{directory}/", f"{repository.name}/")
         message = message.replace(str(directory), repository.name)
@@ -87,15 +95,15 @@ def _header(repository: Repository, name: str) -> bytes:
     return start
 
 
-def _check_architecture(repository: Repository, name: str) -> None:
+def _check_architecture(repository: Repository, name: str, expected: str) -> None:
     start = repository.read_start(name, _FIRST_BYTES)
     if not start.startswith(MAGIC):
         raise HubError(f"{name} of {repository.name} is not a GGUF file")
     architecture = gguf_architecture(start)
-    if architecture not in (None, ARCHITECTURE):
+    if architecture not in (None, expected):
         raise HubError(
             f"{name} of {repository.name} is a model of the architecture "
-            f"{architecture!r}, not {ARCHITECTURE!r}"
+            f"{architecture!r}, not {expected!r}"
         )
 
 

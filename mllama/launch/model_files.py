@@ -15,6 +15,7 @@ from mllama.compilation.manifest import Manifest
 from mllama.compilation.settings import CompiledSettings
 from mllama.config import MllamaConfig
 from mllama.launch.quantized_cache import quantized_file
+from mllama.max_model.draft.settings import DraftSettings
 from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes
 from mllama.weights.checkpoint import Checkpoint
@@ -39,6 +40,8 @@ class ModelFiles:
             none, or if it is merged already.
         unquantized: Checkpoint that has to be quantized before MAX can load it.
         compiled: Directories of the compiled graphs.
+        draft: Files of the draft model, whose ``model`` may be a GGUF file; None if
+            there is none.
         notes: Lines about files that are left out.
     """
 
@@ -50,6 +53,7 @@ class ModelFiles:
     lora_path: Path | None = None
     unquantized: Checkpoint | None = None
     compiled: CompiledSettings | None = None
+    draft: ModelFiles | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -70,11 +74,22 @@ class ModelFiles:
             int8_vision=self.encoding.int8_vision,
             lora_path=self.lora_path.resolve() if self.lora_path else None,
             compiled=self.compiled,
+            draft=self.draft.draft_settings if self.draft else None,
+        )
+
+    @property
+    def draft_settings(self) -> DraftSettings:
+        """Returns the settings of these files if they are a draft model's."""
+        return DraftSettings(
+            directory=self.model if self.model.is_dir() else None,
+            weight_path=self.weight_path,
+            encoding=self.encoding.name,
         )
 
     def lines(self) -> list[str]:
-        """Returns what the user is told: the summary, then the notes."""
-        return [self.summary(), *self.notes]
+        """Returns what the user is told: the summaries, then the notes."""
+        draft = [f"draft model: {self.draft.summary()}"] if self.draft else []
+        return [self.summary(), *draft, *self.notes]
 
     def summary(self) -> str:
         """Returns a line that names the encoding and its memory."""
@@ -131,10 +146,11 @@ class ModelFiles:
         Raises:
             CheckpointError: If the result can't be written.
         """
+        draft = self.draft.ensure_quantized(quiet) if self.draft else None
         if self.unquantized is None:
-            return self
+            return replace(self, draft=draft)
         file = quantized_file(self.unquantized, self.encoding.name, quiet)
-        return replace(self, weight_path=(file,), unquantized=None)
+        return replace(self, weight_path=(file,), unquantized=None, draft=draft)
 
 
 def _device_name(device: DeviceSpec) -> str:

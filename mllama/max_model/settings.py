@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mllama.compilation.settings import CompiledSettings
 from mllama.errors import MllamaError
+from mllama.max_model.draft.settings import DraftSettings
 from mllama.utils.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class ModelSettings:
         compiled: Directories of compiled graphs; None uses MAX's own cache.
         greedy_on_gpu: Whether a GPU chooses the tokens of greedy batches with a graph
             of this package instead of MAX's sampler.
-        speculate: What guesses the next tokens of answers: off or lookup.
+        speculate: What guesses the next tokens of answers: off, lookup or draft.
+        draft: The files of the draft model; None without one.
 
     Raises:
         MllamaError: If a value can't be used.
@@ -54,6 +56,7 @@ class ModelSettings:
     compiled: CompiledSettings | None = None
     greedy_on_gpu: bool = False
     speculate: str = "off"
+    draft: DraftSettings | None = None
 
     def __post_init__(self) -> None:
         if self.image_cache_size is not None:
@@ -80,6 +83,7 @@ class ModelSettings:
             "compiled": None if self.compiled is None else self.compiled.to_dict(),
             "greedy_on_gpu": self.greedy_on_gpu,
             "speculate": self.speculate,
+            "draft": None if self.draft is None else self.draft.to_dict(),
         }
         return {_KEY: packed}
 
@@ -91,4 +95,6 @@ class ModelSettings:
             packed["lora_path"] = Path(packed["lora_path"])
         if packed.get("compiled") is not None:
             packed["compiled"] = CompiledSettings.from_dict(packed["compiled"])
+        if packed.get("draft") is not None:
+            packed["draft"] = DraftSettings.from_dict(packed["draft"])
         return cls(**packed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mllama.max_model.checkpoint_files import local_directory
 from mllama.nn.layers.linear import Encodings
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.checkpoint import check_tensors, open_gguf, read_tensors
+from mllama.weights.gguf.file import GgufFile
 from mllama.weights.lora.adapter import open_adapter
 from mllama.weights.names import canonical_name, expected_tensors
 
@@ -93,9 +94,9 @@ def served_state_dict(
     }
     for name, tensor in checkpoint.quantized.items():
         if only_shapes:
-            served[name] = _as_weights(np.zeros(tensor.shape, np.float32), name, dtype)
+            served[name] = as_weights(np.zeros(tensor.shape, np.float32), name, dtype)
         else:
-            served[name] = _as_weights(tensor.floats(), name, dtype)
+            served[name] = as_weights(tensor.floats(), name, dtype)
     return served
 
 
@@ -108,13 +109,23 @@ def formats(state_dict: Mapping[str, WeightData]) -> Encodings:
     }
 
 
-def gguf_state_dict(path: Path, config: MllamaConfig) -> dict[str, WeightData]:
+def gguf_state_dict(
+    path: Path,
+    config: MllamaConfig,
+    *,
+    open_file: Callable[[Path], GgufFile] = open_gguf,
+) -> dict[str, WeightData]:
     """Returns the tensors of a GGUF file, GGUF blocks as they are in the file.
+
+    Args:
+        path: The file.
+        config: The model's configuration.
+        open_file: Opens the file; that of a text-only Llama is another one.
 
     Raises:
         CheckpointError: If the file is damaged or of another model.
     """
-    file = open_gguf(path)
+    file = open_file(path)
     check_tensors(file, config)
     return {
         name: WeightData(
@@ -164,7 +175,7 @@ def merge_adapter(
                 f"{list(shapes[name])}; they belong to different models"
             )
         values = change.apply(name, _as_numpy(data))
-        merged[name] = _as_weights(values, name, dtype)
+        merged[name] = as_weights(values, name, dtype)
     logger.info(adapter.summary())
     return merged
 
@@ -182,7 +193,8 @@ def _as_numpy(data: WeightData) -> npt.NDArray[Any]:
     return np.asarray(buffer.to_numpy())
 
 
-def _as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> WeightData:
+def as_weights(values: npt.NDArray[np.float32], name: str, dtype: DType) -> WeightData:
+    """Returns values as weights of float32 or bfloat16."""
     if dtype == DType.float32:
         return WeightData(values, name, dtype, Shape(values.shape))
     if dtype != DType.bfloat16:
@@ -252,11 +264,24 @@ def text_decoder_weights(
     dtype: DType,
 ) -> dict[str, WeightData]:
     """Returns the weights of :class:`~mllama.nn.text_decoder.MllamaTextDecoder`."""
-    if config.text_config.tie_word_embeddings:
-        embedding = state_dict["language_model.embed_tokens.weight"]
-        rows = embedding.to_buffer()[: config.text_config.vocab_size, :]
-        head = WeightData(
-            rows, "lm_head.weight", embedding.dtype, type(embedding.shape)(rows.shape)
-        )
-        state_dict = {**state_dict, "lm_head.weight": head}
+    state_dict = with_head(state_dict, config)
     return _select(state_dict, {name: name for name in names}, dtype)
+
+
+def with_head(
+    state_dict: Mapping[str, WeightData], config: MllamaConfig
+) -> Mapping[str, WeightData]:
+    """Returns tensors with the language-model head, which may be the embedding."""
+    name = "language_model.embed_tokens.weight"
+    if not config.text_config.tie_word_embeddings or name not in state_dict:
+        return state_dict
+    embedding = state_dict[name]
+    rows = embedding.to_buffer()[: config.text_config.vocab_size, :]
+    head = WeightData(
+        rows,
+        "lm_head.weight",
+        embedding.dtype,
+        type(embedding.shape)(rows.shape),
+        quantization_encoding=embedding.quantization_encoding,
+    )
+    return {**state_dict, "lm_head.weight": head}

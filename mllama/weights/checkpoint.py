@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mllama.config import MllamaConfig
 from mllama.errors import CheckpointError
-from mllama.weights.names import canonical_name, expected_tensors
+from mllama.weights.llama_config import LlamaConfig
+from mllama.weights.names import (
+    canonical_llama_name,
+    canonical_name,
+    expected_tensors,
+)
 from mllama.weights.quantized.layouts import (
     check_unused,
     companion_names,
@@ -93,24 +98,34 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
+def open_checkpoint(
+    path: Path,
+    files: Sequence[Path] = (),
+    *,
+    read_config: Callable[[Path], MllamaConfig] = MllamaConfig.from_path,
+) -> Checkpoint:
     """Reads the config of a checkpoint and the headers of its weight files.
 
     Args:
         path: A directory with ``config.json`` and ``model.safetensors``, or an index
             and its shards, or a single ``*.safetensors`` file of another name.
         files: Weight files to read instead of those in the directory.
+        read_config: Reads the directory's config; that of
+            :class:`~mllama.weights.llama_config.LlamaConfig` for a text-only Llama.
 
     Raises:
         ConfigError: If the config can't be used.
         CheckpointError: If a file or tensor is missing or damaged, or a tensor has
             another data type or shape than the model needs.
     """
-    config = MllamaConfig.from_path(path)
+    config = read_config(path)
     check_quantization(path)
     expected = expected_tensors(config)
     files = list(files) or _weight_files(path)
-    stored, unused = _read_headers(files, expected)
+    is_llama = isinstance(config, LlamaConfig)
+    stored, unused = _read_headers(
+        files, expected, canonical_llama_name if is_llama else canonical_name
+    )
     tensors: dict[str, TensorInfo] = {}
     for name in [name for name in stored if name in expected]:
         tensors[name] = _tensor(path, config, stored, name, expected[name])
@@ -128,7 +143,9 @@ def open_checkpoint(path: Path, files: Sequence[Path] = ()) -> Checkpoint:
 
 
 def _read_headers(
-    files: Iterable[Path], expected: Container[str]
+    files: Iterable[Path],
+    expected: Container[str],
+    canonical: Callable[[str], str | None],
 ) -> tuple[dict[str, StoredTensor], list[str]]:
     """Reads the headers of files.
 
@@ -142,7 +159,7 @@ def _read_headers(
     unused: list[str] = []
     for file in files:
         for source_name, entry in read_header(file).items():
-            name = canonical_name(source_name)
+            name = canonical(source_name)
             if name is None:
                 unused.append(source_name)
                 continue

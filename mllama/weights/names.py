@@ -9,6 +9,7 @@ checkpoints use an older spelling, and adapters and training frameworks add pref
 from __future__ import annotations
 
 from mllama.config import MllamaConfig, MllamaTextConfig, MllamaVisionConfig
+from mllama.weights.llama_config import LlamaConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -23,6 +24,9 @@ _OLD_SPELLINGS = (
 
 _ROOTS = ("language_model.", "lm_head.", "vision_model.", "multi_modal_projector.")
 
+_LLAMA_ROOTS = ("embed_tokens.", "layers.", "norm.")
+"""Modules of a text-only Llama that are those of the language model here."""
+
 
 def canonical_name(name: str) -> str | None:
     """Returns a tensor's canonical name, or None if it isn't one of this model."""
@@ -34,21 +38,37 @@ def canonical_name(name: str) -> str | None:
     return name if name.startswith(_ROOTS) else None
 
 
+def canonical_llama_name(name: str) -> str | None:
+    """Returns the canonical name of a tensor of a text-only Llama, or None."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    if name.startswith(_LLAMA_ROOTS):
+        return f"language_model.{name}"
+    return name if name.startswith("lm_head.") else None
+
+
 def expected_tensors(config: MllamaConfig) -> Shapes:
     """Returns the shape of every tensor that the model needs, by canonical name.
 
-    With tied embeddings the language-model head has no separate tensor.
+    With tied embeddings the language-model head has no separate tensor.  A text-only
+    Llama has the text side alone.
     """
-    text, vision = config.text_config, config.vision_config
-    shapes = {
-        **_vision_model(vision),
-        "multi_modal_projector.weight": (text.hidden_size, vision.vision_output_dim),
-        "multi_modal_projector.bias": (text.hidden_size,),
-        **_language_model(text),
-    }
+    text = config.text_config
+    shapes = _language_model(text)
+    if not isinstance(config, LlamaConfig):
+        shapes = {**_vision_side(config), **shapes}
     if not text.tie_word_embeddings:
         shapes["lm_head.weight"] = (text.vocab_size, text.hidden_size)
     return shapes
+
+
+def _vision_side(config: MllamaConfig) -> Shapes:
+    width, vision = config.text_config.hidden_size, config.vision_config
+    return {
+        **_vision_model(vision),
+        "multi_modal_projector.weight": (width, vision.vision_output_dim),
+        "multi_modal_projector.bias": (width,),
+    }
 
 
 def _language_model(config: MllamaTextConfig) -> Shapes:

@@ -37,8 +37,10 @@ def quantization_plan(
         return {}
     text = config.text_config
     usual = GGMLQuantizationType[encoding.upper()]
-    # MAX's kernel that looks up embeddings in q4_0 writes beyond its memory.
-    plan = {EMBEDDING: _SENSITIVE if encoding == "q4_0" else usual}
+    # MAX's kernel that looks up embeddings in q4_0 writes beyond its memory.  A tied
+    # embedding is the language-model head, too.
+    is_sensitive = encoding == "q4_0" or text.tie_word_embeddings
+    plan = {EMBEDDING: _SENSITIVE if is_sensitive else usual}
     for index in range(text.num_hidden_layers):
         crosses = index in text.cross_attention_layers
         attention = "cross_attn" if crosses else "self_attn"

@@ -11,6 +11,7 @@ import pytest
 
 from mllama.compilation.settings import CompiledSettings
 from mllama.errors import MllamaError
+from mllama.max_model.draft.settings import DraftSettings
 from mllama.max_model.settings import DEFAULT_MAX_IMAGES, ModelSettings
 from tests.compilation.test_manifest import MANIFEST
 
@@ -36,7 +37,10 @@ def through_max(settings: ModelSettings) -> ModelSettings:
                 manifest=MANIFEST, cache=Path("/cache"), saved=Path("/saved")
             ),
             greedy_on_gpu=True,
-            speculate="lookup",
+            speculate="draft",
+            draft=DraftSettings(
+                directory=None, weight_path=(Path("/d.gguf"),), encoding="q4_k"
+            ),
         ),
         ModelSettings(image_cache_size=1 << 30),
     ],

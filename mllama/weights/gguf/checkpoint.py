@@ -22,7 +22,7 @@ from mllama.kernels.ops.gguf_quantize import FORMATS, quantize
 from mllama.utils.bfloat16 import as_floats
 from mllama.weights.gguf.file import FLOAT_DTYPES, OLD_LAYOUT, GgufFile
 from mllama.weights.gguf.names import stored_tensors
-from mllama.weights.gguf.writing import ARCHITECTURE
+from mllama.weights.gguf.writing import ARCHITECTURE, LLAMA_ARCHITECTURE
 from mllama.weights.names import expected_tensors
 from mllama.weights.quantization_plan import EMBEDDING
 
@@ -64,6 +64,22 @@ def open_gguf(path: Path) -> GgufFile:
     for prefix, side in (("v.", "text"), ("blk.", "vision")):
         if not any(name.startswith(prefix) for name in file.tensors):
             raise CheckpointError(f"{path} has only the {side} side, {OLD_LAYOUT}")
+    return file
+
+
+def open_llama_gguf(path: Path) -> GgufFile:
+    """Opens a GGUF file of a text-only Llama.
+
+    Raises:
+        CheckpointError: If it is damaged or of another model.
+    """
+    file = GgufFile(path)
+    architecture = file.metadata.get("general.architecture")
+    if architecture != LLAMA_ARCHITECTURE:
+        raise CheckpointError(
+            f"{path} is a model of the architecture {quoted(architecture)}; use a "
+            f"text-only Llama, {LLAMA_ARCHITECTURE!r}, such as Llama 3.2 1B"
+        )
     return file
 
 

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mllama.config import MllamaConfig
+from mllama.config import MllamaConfig, MllamaTextConfig, MllamaVisionConfig
+from mllama.weights.llama_config import LlamaConfig
 
 Array = npt.NDArray[np.generic]
 
@@ -122,14 +123,21 @@ _VISION_LAYER = {
 
 
 def stored_tensors(config: MllamaConfig) -> dict[str, StoredTensor]:
-    """Returns every tensor in the file, by canonical name."""
-    text, vision = config.text_config, config.vision_config
+    """Returns every tensor in the file, by canonical name.
+
+    llama.cpp's files of a text-only Llama have the same names and layouts.
+    """
+    found = _text_tensors(config.text_config)
+    if not isinstance(config, LlamaConfig):
+        found |= _vision_tensors(config.vision_config)
+    return found
+
+
+def _text_tensors(text: MllamaTextConfig) -> dict[str, StoredTensor]:
     queries, keys = text.num_attention_heads, text.num_key_value_heads
     found = {
         "language_model.embed_tokens.weight": StoredTensor("token_embd.weight"),
         "language_model.norm.weight": StoredTensor("output_norm.weight"),
-        "multi_modal_projector.weight": StoredTensor("mm.0.weight"),
-        "multi_modal_projector.bias": StoredTensor("mm.0.bias"),
     }
     if not text.tie_word_embeddings:
         found["lm_head.weight"] = StoredTensor("output.weight")
@@ -145,6 +153,14 @@ def stored_tensors(config: MllamaConfig) -> dict[str, StoredTensor]:
             found[f"language_model.layers.{index}.{ours}"] = StoredTensor(
                 f"blk.{index}.{theirs}", heads=heads.get(ours, 0)
             )
+    return found
+
+
+def _vision_tensors(vision: MllamaVisionConfig) -> dict[str, StoredTensor]:
+    found = {
+        "multi_modal_projector.weight": StoredTensor("mm.0.weight"),
+        "multi_modal_projector.bias": StoredTensor("mm.0.bias"),
+    }
     for ours, theirs in _VISION.items():
         found[f"vision_model.{ours}"] = StoredTensor(theirs)
     for ours, theirs in _VISION_GATES.items():

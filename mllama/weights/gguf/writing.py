@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFWriter, TokenType
 
-from mllama.config import MllamaConfig
+from mllama.config import MllamaConfig, MllamaTextConfig
 from mllama.errors import CheckpointError
 from mllama.kernels.ops.gguf_quantize import FORMATS, compile_quantizer
 from mllama.utils.atomic_file import atomic_file
@@ -28,8 +28,12 @@ from mllama.weights.gguf.tensor_encoding import (
     encode_in_parts,
     planned_tensors,
 )
+from mllama.weights.llama_config import LlamaConfig
 
 ARCHITECTURE: Final = "mllama"
+LLAMA_ARCHITECTURE: Final = "llama"
+"""The architectures of files, of which the second is ggml's text-only Llama."""
+
 SOURCE_PREFIX: Final = "mllama.source."
 """Prefix of the small files' keys; the file's name follows."""
 
@@ -143,8 +147,13 @@ def _write_header(
     part: Path, small_files: Path, config: MllamaConfig, plan: Sequence[PlannedTensor]
 ) -> int:
     """Writes what precedes the tensors' data, and returns their alignment in bytes."""
-    writer = GGUFWriter(None, ARCHITECTURE)
-    _add_metadata(writer, small_files, config)
+    is_llama = isinstance(config, LlamaConfig)
+    architecture = LLAMA_ARCHITECTURE if is_llama else ARCHITECTURE
+    writer = GGUFWriter(None, architecture)
+    _add_text_metadata(writer, architecture, config.text_config)
+    if not is_llama:
+        _add_vision_metadata(writer, config)
+    _add_small_files(writer, small_files)
     for tensor in plan:
         writer.add_tensor_info(
             tensor.stored.name,
@@ -153,7 +162,8 @@ def _write_header(
             tensor.nbytes,
             raw_dtype=tensor.kind,
         )
-    writer.add_tensor_info(POSITION_GATE, (1,), np.dtype(np.float32), 4)
+    if _has_position_gate(plan):
+        writer.add_tensor_info(POSITION_GATE, (1,), np.dtype(np.float32), 4)
     writer.write_header_to_file(part)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -190,13 +200,19 @@ def _append_tensors(
             if tensor.name == _POSITION_GATE_SOURCE:
                 position_gate = 1 - values
         align()
-        file.write(position_gate.data.cast("B"))
-        align()
+        if _has_position_gate(plan):
+            file.write(position_gate.data.cast("B"))
+            align()
 
 
-def _add_metadata(writer: GGUFWriter, source: Path, config: MllamaConfig) -> None:
-    text, vision = config.text_config, config.vision_config
-    numbers = {
+def _has_position_gate(plan: Sequence[PlannedTensor]) -> bool:
+    return any(tensor.name == _POSITION_GATE_SOURCE for tensor in plan)
+
+
+def _add_text_metadata(
+    writer: GGUFWriter, architecture: str, text: MllamaTextConfig
+) -> None:
+    for key, number in {
         "vocab_size": text.vocab_size,
         "block_count": text.num_hidden_layers,
         "context_length": text.max_position_embeddings,
@@ -205,6 +221,18 @@ def _add_metadata(writer: GGUFWriter, source: Path, config: MllamaConfig) -> Non
         "attention.head_count": text.num_attention_heads,
         "attention.head_count_kv": text.num_key_value_heads,
         "rope.dimension_count": text.head_dim,
+    }.items():
+        writer.add_uint32(f"{architecture}.{key}", number)
+    for key, value in (
+        ("attention.layer_norm_rms_epsilon", text.rms_norm_eps),
+        ("rope.freq_base", text.rope_theta),
+    ):
+        writer.add_float32(f"{architecture}.{key}", value)
+
+
+def _add_vision_metadata(writer: GGUFWriter, config: MllamaConfig) -> None:
+    text, vision = config.text_config, config.vision_config
+    for key, number in {
         "vision.block_count": vision.num_hidden_layers,
         "vision.global.block_count": vision.num_global_layers,
         "vision.embedding_length": vision.hidden_size,
@@ -214,20 +242,17 @@ def _add_metadata(writer: GGUFWriter, source: Path, config: MllamaConfig) -> Non
         "vision.patch_size": vision.patch_size,
         "vision.max_num_tiles": vision.max_num_tiles,
         "vision.num_channels": vision.num_channels,
-    }
-    for key, number in numbers.items():
+    }.items():
         writer.add_uint32(f"mllama.{key}", number)
-    for key, value in (
-        ("attention.layer_norm_rms_epsilon", text.rms_norm_eps),
-        ("rope.freq_base", text.rope_theta),
-        ("vision.attention.layer_norm_epsilon", vision.norm_eps),
-    ):
-        writer.add_float32(f"mllama.{key}", value)
+    writer.add_float32("mllama.vision.attention.layer_norm_epsilon", vision.norm_eps)
     for key, values in (
         ("attention.cross_attention_layers", text.cross_attention_layers),
         ("vision.intermediate_layers_indices", vision.intermediate_layers_indices),
     ):
         writer.add_array(f"mllama.{key}", list(values))
+
+
+def _add_small_files(writer: GGUFWriter, source: Path) -> None:
     for name in SMALL_FILES:
         if (source / name).is_file():
             content = (source / name).read_text(encoding="utf-8")

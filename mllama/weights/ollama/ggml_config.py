@@ -55,7 +55,7 @@ def derived_config(
     """
     keys = GgmlKeys(file)
     rows = vocabulary_rows(file)
-    text = {
+    text: dict[str, Any] = {
         "model_type": "mllama_text_model",
         "vocab_size": rows,
         "hidden_size": keys.integer("mllama.embedding_length"),
@@ -76,7 +76,8 @@ def derived_config(
         "pad_token_id": pad_token_id,
         "torch_dtype": _DTYPE,
     }
-    text["rope_scaling"] = _rope_scaling(file, keys, text)
+    head_dim = text["hidden_size"] // text["num_attention_heads"]
+    text["rope_scaling"] = rope_scaling(file, "mllama", head_dim, text["rope_theta"])
     config = {
         "architectures": [ARCHITECTURE],
         "model_type": MODEL_TYPE,
@@ -135,26 +136,36 @@ def _rows(file: GgufFile, name: str) -> int:
     return tensor.shape[0]
 
 
-def _rope_scaling(
-    file: GgufFile, keys: GgmlKeys, text: dict[str, Any]
+def rope_scaling(
+    file: GgufFile, architecture: str, head_dim: int, theta: float
 ) -> dict[str, Any] | None:
     """Returns the RoPE scaling that the file's factors express, or None.
 
     Ollama's converter wrote the tensor only for the rope type llama3, and its engine
     didn't scale if there was none.
+
+    Args:
+        file: The file.
+        architecture: The prefix of its keys.
+        head_dim: Width of an attention head.
+        theta: Base of the rotary embedding.
+
+    Raises:
+        CheckpointError: If it is scaled in another way.
     """
-    kind = keys.string("mllama.rope.scaling.type", "none")
+    keys = GgmlKeys(file)
+    kind = keys.string(f"{architecture}.rope.scaling.type", "none")
     if kind != "none":
         raise CheckpointError(
-            f"{file.path}: mllama.rope.scaling.type is {quoted(kind)}; the factors of "
-            f"llama3 in {ROPE_FACTORS} are the only scaling that this model has"
+            f"{file.path}: {architecture}.rope.scaling.type is {quoted(kind)}; the "
+            f"factors of llama3 in {ROPE_FACTORS} are the only scaling that this model "
+            "has"
         )
-    head_dim = text["hidden_size"] // text["num_attention_heads"]
-    rotated = keys.integer("mllama.rope.dimension_count", head_dim)
+    rotated = keys.integer(f"{architecture}.rope.dimension_count", head_dim)
     if rotated != head_dim or head_dim % 2:
         raise CheckpointError(
-            f"{file.path}: mllama.rope.dimension_count is {rotated}, but attention "
-            f"heads are {head_dim} wide"
+            f"{file.path}: {architecture}.rope.dimension_count is {rotated}, but "
+            f"attention heads are {head_dim} wide"
         )
     tensor = file.tensors.get(ROPE_FACTORS)
     if tensor is None:
@@ -165,7 +176,7 @@ def _rope_scaling(
             f"not {list(tensor.shape)} of {tensor.kind.name.lower()}"
         )
     try:
-        scaling = infer_scaling(file.raw(ROPE_FACTORS), text["rope_theta"])
+        scaling = infer_scaling(file.raw(ROPE_FACTORS), theta)
     except ValueError as error:
         raise CheckpointError(
             f"{file.path}: {ROPE_FACTORS} can't be used: {error}"

@@ -57,10 +57,10 @@ class GgmlKeys:
         """Returns an integer from ``least`` to ``most``."""
         return self._get(key, Annotated[Integer, Field(ge=least, le=most)], default)
 
-    def number(self, key: str) -> float:
+    def number(self, key: str, default: float | None = None) -> float:
         """Returns a finite number above 0, with the fewest digits that give the same
         float32, as a JSON file would have it."""
-        return shortest_float32(self._get(key, _Float32))
+        return shortest_float32(self._get(key, _Float32, default))
 
     def flag(self, key: str, default: bool) -> bool:
         """Returns True or False."""
