@@ -45,6 +45,7 @@ COMPILING_FILES = {
     # The quantizer is a graph too.
     "hub/test_content_key.py",
     "launch/test_lora_files.py",
+    "max_model/draft/test_model.py",
     "runtime/test_gpu_self_check.py",
     "weights/gguf/test_interrupted_writing.py",
     "weights/gguf/test_writing.py",

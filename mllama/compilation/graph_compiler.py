@@ -40,6 +40,7 @@ STAGES = {
     "mllama_image_encoder": "compiling the vision graph",
     "mllama_text_decoder": "compiling the text graph",
     "mllama_text_queries": "compiling the graph for attention maps",
+    "mllama_draft_decoder": "compiling the draft model's graph",
     TopKSampler.GRAPH_NAME: "compiling the sampler",
     "mllama_greedy_sampler": "compiling the greedy sampler",
 }

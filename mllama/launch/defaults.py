@@ -13,7 +13,7 @@ Each concurrent request reserves KV-cache memory; a CPU gains little beyond eigh
 DEFAULT_CE_BATCH_SIZE: Final = 32
 """Requests whose prompts are prefilled in one step."""
 
-SPECULATE_CHOICES: Final = ("off", "lookup")
+SPECULATE_CHOICES: Final = ("off", "lookup", "draft")
 """What guesses the next tokens of answers."""
 
 DEFAULT_SPECULATE: Final = {"cpu": "off", "gpu": "off"}

@@ -74,6 +74,19 @@ MODEL_OPTIONS: Final = (
     ),
     LORA_PATH,
     Option(
+        name="draft_model_path",
+        section=MODEL,
+        takers=_ANY_RUN,
+        kind="path",
+        metavar="PATH",
+        description="Model that guesses tokens with --speculate draft: a text-only "
+        "Llama with the model's own tokenizer, such as Llama 3.2 1B. It never sees a "
+        "picture.",
+        details="A directory, a GGUF file, ollama:NAME, OWNER/NAME of the Hugging Face "
+        "hub, or OWNER/NAME/FILE for one of several files there.",
+        default_text="no draft model",
+    ),
+    Option(
         name="chat_template",
         section=MODEL,
         takers=_ANY_RUN,
@@ -268,7 +281,8 @@ MODEL_OPTIONS: Final = (
         kind="text",
         choices=SPECULATE_CHOICES,
         description="Guess the next tokens of answers and check several in one step: "
-        "lookup finds them in the prompt and the answer so far.",
+        "lookup finds them in the prompt and the answer so far, draft has a small "
+        "model say them.",
         details="Answers are the same token for token. Only on a CPU, and only as far "
         "as it pays.",
         default_text=DEFAULT_SPECULATE["cpu"],

@@ -21,8 +21,9 @@ from mllama.launch.defaults import (
     SPECULATE_CHOICES,
 )
 from mllama.launch.devices import find_devices
+from mllama.launch.draft_files import resolve_draft_files
 from mllama.launch.model_files import ModelFiles
-from mllama.launch.resolve import resolve_model_files
+from mllama.launch.resolve import check_memory, resolve_model_files
 from mllama.max_model.chat_template_files import check_chat_template
 from mllama.max_model.settings import ModelSettings
 from mllama.requests.tool_calls.parser import ToolForm
@@ -56,6 +57,7 @@ class EngineOptions:
     model_path: str | Path | None = None
     weight_path: Sequence[str | Path] = ()
     lora_path: str | Path | None = None
+    draft_model_path: str | Path | None = None
     chat_template: str | Path | None = None
     tool_parser: str = "auto"
     huggingface_model_revision: str | None = None
@@ -123,6 +125,7 @@ class EngineOptions:
                 f"speculate must be one of {', '.join(SPECULATE_CHOICES)}, not "
                 f"{quoted(self.speculate)}"
             )
+        self._check_draft()
         ModelSettings(  # Checks the two before anything is downloaded.
             image_cache_size=self.image_cache_size,
             max_images_per_request=self.max_images_per_request,
@@ -153,12 +156,35 @@ class EngineOptions:
             ),
             quiet=quiet,
         )
+        if self.draft_model_path is not None:
+            draft = resolve_draft_files(
+                str(self.draft_model_path),
+                files,
+                device_type=devices[0].device_type,
+                force_download=self.force_download,
+                quiet=quiet,
+            )
+            files = replace(files, draft=draft)
+            check_memory(files)
         return files.with_compiled_graphs(
             devices,
             start_from=self.serialized_model_path,
             save_to=self.save_to_serialized_model_path,
             compile_in_background=compile_in_background,
         )
+
+    def _check_draft(self) -> None:
+        """Refuses a draft model that isn't asked to guess, and guesses without one."""
+        if self.speculate == "draft" and self.draft_model_path is None:
+            raise MllamaError(
+                "--speculate draft needs --draft-model-path: a text-only Llama with "
+                "the model's own tokenizer, such as Llama 3.2 1B"
+            )
+        if self.draft_model_path is not None and self.speculate != "draft":
+            raise MllamaError(
+                "--draft-model-path is for --speculate draft, and nothing else loads "
+                "it; give both or neither"
+            )
 
     def _refuse_options_for_gpus(self) -> None:
         for option, is_given in (

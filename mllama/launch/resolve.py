@@ -133,7 +133,7 @@ def resolve_model_files(
         encoding=with_vision_encoding(files.encoding, vision_encoding, config),
         notes=notes,
     )
-    _check_memory(files)
+    check_memory(files)
     return files
 
 
@@ -231,8 +231,11 @@ def _check_length(config: MllamaConfig, max_length: int | None) -> None:
         )
 
 
-def _check_memory(files: ModelFiles) -> None:
+def check_memory(files: ModelFiles) -> None:
     """Refuses weights that don't fit: Linux would kill the process without a message.
+
+    Args:
+        files: The files, those of the draft model included.
 
     Raises:
         MllamaError: If the weights are larger than the memory of the CPU, or of the
@@ -241,15 +244,18 @@ def _check_memory(files: ModelFiles) -> None:
     if files.encoding.device_type != "cpu":
         return
     memory = host_memory_limit()
-    if memory is not None and files.weights_bytes > memory:
-        if files.encoding.name in GGUF_ENCODINGS:
+    needed = files.weights_bytes + (files.draft.weights_bytes if files.draft else 0)
+    if memory is not None and needed > memory:
+        if files.draft is not None:
+            way_out = "leave --draft-model-path out"
+        elif files.encoding.name in GGUF_ENCODINGS:
             way_out = "a machine or container with more memory is needed"
         elif files.weight_path[0].suffix == ".gguf":
             way_out = "make a smaller file from the original with `mllama quantize`"
         else:
             way_out = "use --quantization-encoding q4_k"
         raise MllamaError(
-            f"the weights take {format_bytes(files.weights_bytes)} in "
+            f"the weights take {format_bytes(needed)} in "
             f"{files.encoding.name}, but this process may use {format_bytes(memory)} "
             f"of memory; {way_out}"
         )

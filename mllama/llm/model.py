@@ -79,8 +79,14 @@ class LLM(Answering):
             small graph that needs nothing from the host. Only on a GPU. Other batches
             use MAX's sampler.
         speculate: Guess the next tokens of answers and check several in one step:
-            lookup finds them in the prompt and the answer so far. Answers are the same
-            token for token. Only on a CPU, and only as far as it pays. Default: off.
+            lookup finds them in the prompt and the answer so far, draft has a small
+            model say them. Answers are the same token for token. Only on a CPU, and
+            only as far as it pays. Default: off.
+        draft_model_path: Model that guesses tokens with --speculate draft: a text-only
+            Llama with the model's own tokenizer, such as Llama 3.2 1B. It never sees a
+            picture. A directory, a GGUF file, ollama:NAME, OWNER/NAME of the Hugging
+            Face hub, or OWNER/NAME/FILE for one of several files there. Default: no
+            draft model.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
             device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
@@ -122,6 +128,7 @@ class LLM(Answering):
         device_graph_capture: bool = False,
         greedy_on_gpu: bool = False,
         speculate: str | None = None,
+        draft_model_path: str | Path | None = None,
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
@@ -151,6 +158,7 @@ class LLM(Answering):
             device_graph_capture=device_graph_capture,
             greedy_on_gpu=greedy_on_gpu,
             speculate=speculate,
+            draft_model_path=draft_model_path,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,
             huggingface_model_revision=huggingface_model_revision,

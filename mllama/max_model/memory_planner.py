@@ -13,6 +13,8 @@ from mllama.kernels.ops.attention import PAGE_SIZE
 from mllama.max_compat import patches
 from mllama.max_compat.host_memory import host_memory_limit
 from mllama.max_compat.model import PagedMemoryPlanner
+from mllama.max_model.draft.memory import draft_bytes, draft_cache_pages
+from mllama.max_model.draft.settings import DraftSettings
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
 from mllama.utils.sizes import format_bytes, parse_size
@@ -91,6 +93,19 @@ def image_cache_pages(config: MllamaArchConfig, pipeline_config: PipelineConfig)
             f"{format_bytes((fewest + scratch) * page_bytes)}"
         )
     return pages
+
+
+def draft_pages(
+    draft: DraftSettings, config: MllamaArchConfig, pipeline_config: PipelineConfig
+) -> int:
+    """Returns the number of pages of the draft model's KV cache."""
+    devices = load_devices(pipeline_config.model.device_specs)
+    return draft_cache_pages(
+        draft,
+        batch_size=pipeline_config.runtime.max_batch_size or 1,
+        max_length=config.max_seq_len,
+        memory=_within_limit(devices[:1], "total_memory"),
+    )
 
 
 def scratch_pages(config: MllamaArchConfig) -> int:
@@ -172,8 +187,12 @@ class MllamaMemoryPlanner(PagedMemoryPlanner):
     def estimate_activation_memory(
         self, pipeline_config: Any, huggingface_config: Any
     ) -> int:
-        """Returns the bytes of the image cache."""
+        """Returns the bytes of the image cache, and of the draft model."""
         del huggingface_config
         config: MllamaArchConfig = self._config
         pages = image_cache_pages(config, pipeline_config) + scratch_pages(config)
-        return pages * config.image_cache_params.bytes_per_block
+        draft = ModelSettings.from_max(pipeline_config.model).draft
+        draft_size = 0
+        if draft is not None:
+            draft_size = draft_bytes(draft, draft_pages(draft, config, pipeline_config))
+        return pages * config.image_cache_params.bytes_per_block + draft_size

@@ -43,7 +43,7 @@ from mllama.runtime.greedy_sampler import GreedySampler
 from mllama.runtime.host_sampler import HostSamplingProcessor, without_sampler_graphs
 from mllama.runtime.overlap import OverlappedExecution
 from mllama.runtime.speculation.guess_counts import GuessCounts
-from mllama.runtime.speculation.loading import load_speculation
+from mllama.runtime.speculation.loading import load_draft_model, load_speculation
 from mllama.runtime.speculation.speculation import Speculation
 from mllama.runtime.verdict_record import record_verdict
 from mllama.utils.max_threads import with_timer_slack
@@ -112,6 +112,7 @@ def load_pipeline(
     with lazy_sampler(), patches.replaced_sampler_loading(without_sampler_graphs):
         pipeline = factory()
     model = pipeline_model(pipeline)
+    draft = load_draft_model(pipeline)
     model.compiler.finish()
     image_cache: ImageCacheManager = model.image_cache
     on_host = is_on_host(pipeline)
@@ -137,7 +138,7 @@ def load_pipeline(
         # slack.
         launch = with_timer_slack(forward_pass(pipeline))
         if overlaps and on_host:
-            speculation = load_speculation(pipeline)
+            speculation = load_speculation(pipeline, draft)
             overlap = OverlappedExecution(pipeline, launch, speculation)
             launch, execute, release = overlap.launch, overlap.execute, overlap.release
             patches.replace_batch_preparation(pipeline, overlap.prepare_batch)

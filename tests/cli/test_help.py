@@ -93,6 +93,7 @@ def test_generate_has_these_options() -> None:
         "--device-graph-capture",
         "--greedy-on-gpu",
         "--speculate",
+        "--draft-model-path",
         "--num-threads",
         "--trust-remote-code",
         "--serialized-model-path",

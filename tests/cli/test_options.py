@@ -27,11 +27,13 @@ from mllama.hub.options import HubOptions
 from mllama.kernels import dispatch
 from mllama.launch.defaults import DEFAULT_SPECULATE
 from mllama.launch.options import ARCHITECTURES, EngineOptions
+from mllama.max_model.draft.settings import DraftSettings
 from mllama.max_model.settings import ModelSettings
 from mllama.server.listening import bind
 from mllama.server.options import ServerOptions
 from mllama.server.supervisor.restart_options import RestartOptions
 from tests.cli.own_tokenizer import own_tokenizer
+from tests.reference.llama import write_llama
 
 Started = Callable[..., Any]
 
@@ -139,6 +141,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--device-graph-capture"], "device_graph_capture", True, False),
         (["--greedy-on-gpu"], "greedy_on_gpu", True, False),
         (["--speculate", "lookup"], "speculate", "lookup", None),
+        (["--draft-model-path", "d"], "draft_model_path", "d", None),
         (["--max-new-tokens", "7"], "max_new_tokens", 7, -1),
         (["--top-k", "5"], "top_k", 5, None),
         (["--n", "3"], "n", 3, 1),
@@ -265,6 +268,46 @@ def test_guesses_are_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     message = "--speculate lookup is for CPUs, and the model would run on a GPU"
     with pytest.raises(MllamaError, match=message):
         EngineOptions(speculate="lookup").resolve()
+
+
+def test_a_draft_model_and_its_guesses_come_together() -> None:
+    with pytest.raises(MllamaError, match="--speculate draft needs --draft-model-path"):
+        EngineOptions(devices="cpu", speculate="draft").resolve()
+    for speculate in (None, "off", "lookup"):
+        with pytest.raises(MllamaError, match="--draft-model-path is for --speculate"):
+            EngineOptions(
+                devices="cpu", speculate=speculate, draft_model_path="d"
+            ).resolve()
+
+
+def test_a_draft_model_reaches_max(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "draft", seed=1)
+    options = EngineOptions(
+        devices="cpu", speculate="draft", draft_model_path=folder, max_length=2048
+    )
+    files = options.resolve()
+    draft = ModelSettings.from_max(options.pipeline_args(files)).draft
+    assert draft == DraftSettings(
+        directory=folder,
+        weight_path=(folder / "model.safetensors",),
+        encoding="float32",
+    )
+    assert "draft model: weights in float32 (as in the checkpoint): " in (
+        "\n".join(files.lines())
+    )
+
+
+def test_a_draft_model_counts_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_llama(tmp_path / "draft", seed=1)
+    options = EngineOptions(devices="cpu", speculate="draft", draft_model_path=folder)
+    files = options.resolve()
+    assert files.draft is not None
+    memory = files.weights_bytes + files.draft.weights_bytes // 2
+    monkeypatch.setattr("mllama.launch.resolve.host_memory_limit", lambda: memory)
+    with pytest.raises(MllamaError, match="leave --draft-model-path out"):
+        options.resolve()
 
 
 def test_what_guesses_is_named() -> None:

@@ -1,0 +1,173 @@
+"""Draft guesses: what is computed when, for whom, and what is left out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mllama.max_model.draft.cache import DraftCacheManager
+from mllama.max_model.draft.model import DraftRow
+from mllama.runtime.speculation.draft_proposer import DraftProposer
+
+VOCABULARY = 100
+PAGE = 10
+
+
+class CountingModel:
+    """A draft model that says the sum of all tokens so far and 1, modulo 100.
+
+    It keeps what its rows stored in pages, as a KV cache does, and so finds rows that
+    read what nobody wrote.
+    """
+
+    def __init__(self, pages: int = 20, max_length: int = 1000) -> None:
+        self.cache = DraftCacheManager(pages, PAGE)
+        self.vocabulary = VOCABULARY
+        self.max_length = max_length
+        self.steps: list[list[int]] = []
+        self._memory = np.full(pages * PAGE, -1)
+
+    def next_tokens(self, rows: list[DraftRow]) -> np.ndarray:
+        """Stores the rows' tokens and returns what follows each."""
+        self.steps.append([len(row.tokens) for row in rows])
+        said = []
+        for row in rows:
+            length = row.cached + len(row.tokens)
+            places = [row.pages[i // PAGE] * PAGE + i % PAGE for i in range(length)]
+            self._memory[places[row.cached :]] = row.tokens
+            assert (self._memory[places] >= 0).all()
+            said.append((int(self._memory[places].sum()) + 1) % VOCABULARY)
+        return np.array(said)
+
+
+def request(name: str, *tokens: int, ends: set[int] = frozenset()) -> Any:
+    return SimpleNamespace(
+        request_id=name,
+        tokens=SimpleNamespace(all=np.array(tokens, np.int64)),
+        eos_tracker=SimpleNamespace(eos_token_ids=set(ends)),
+    )
+
+
+def said_after(*tokens: int, count: int) -> list[int]:
+    """Returns what the model says next."""
+    so_far = list(tokens)
+    for _ in range(count):
+        so_far.append((sum(so_far) + 1) % VOCABULARY)
+    return so_far[len(tokens) :]
+
+
+def proposed(proposer: DraftProposer, requests: list[Any], *limits: int) -> list[Any]:
+    return [each.tolist() for each in proposer.propose(requests, limits)]
+
+
+def test_a_batch_is_guessed_for_together() -> None:
+    model = CountingModel()
+    found = proposed(
+        DraftProposer(model),
+        [request("a", 1, 2, 3), request("b", 4), request("c", 5, 6)],
+        3,
+        0,
+        1,
+    )
+    assert found == [said_after(1, 2, 3, count=3), [], said_after(5, 6, count=1)]
+    # Both prompts, then each further guess of the one that wants more.
+    assert model.steps == [[2, 3], [1], [1]]
+
+
+def test_only_new_tokens_are_computed() -> None:
+    model = CountingModel()
+    proposer = DraftProposer(model)
+    (guesses,) = proposed(proposer, [request("a", 1, 2, 3)], 3)
+    model.steps.clear()
+    # All three were right, and another token follows: the last guess is new too.
+    truth = (1, 2, 3, *guesses, 50)
+    (after,) = proposed(proposer, [request("a", *truth)], 2)
+    assert after == said_after(*truth, count=2)
+    assert model.steps == [[2], [1]]
+
+
+def test_wrong_guesses_leave_no_trace() -> None:
+    model = CountingModel()
+    proposer = DraftProposer(model)
+    (guesses,) = proposed(proposer, [request("a", 1, 2, 3)], 4)
+    model.steps.clear()
+    truth = (1, 2, 3, guesses[0], guesses[1] ^ 1)
+    assert proposed(proposer, [request("a", *truth)], 2) == [
+        said_after(*truth, count=2)
+    ]
+    assert model.steps == [[1], [1]]
+
+
+def test_the_same_tokens_give_the_same_guesses() -> None:
+    proposer = DraftProposer(CountingModel())
+    once = proposed(proposer, [request("a", 1, 2)], 3)
+    assert proposed(proposer, [request("a", 1, 2)], 3) == once
+
+
+def test_images_are_left_out() -> None:
+    proposer = DraftProposer(CountingModel())
+    tokens = (1, VOCABULARY, VOCABULARY + 3, 2)
+    assert proposed(proposer, [request("a", *tokens)], 2) == [said_after(1, 2, count=2)]
+    assert proposed(proposer, [request("b", VOCABULARY)], 2) == [[]]
+
+
+def test_nothing_is_guessed_after_an_end_token() -> None:
+    (first, second, *_) = said_after(1, 2, count=3)
+    found = proposed(
+        DraftProposer(CountingModel()), [request("a", 1, 2, ends={second})], 5
+    )
+    assert found == [[first, second]]
+
+
+def test_a_long_prompt_takes_several_calls() -> None:
+    model = CountingModel()
+    proposer = DraftProposer(model, prefill_tokens=8)
+    long, short = range(20), (1, 2)
+    batch = [request("long", *long), request("short", *short)]
+    first = said_after(*short, count=1)
+    assert proposed(proposer, batch, 2, 1) == [[], first]
+    assert model.steps == [[2, 6]]
+    assert proposed(proposer, batch, 2, 1) == [[], first]
+    assert proposed(proposer, batch, 2, 1) == [said_after(*long, count=2), first]
+    assert model.steps[1:] == [[1, 7], [1, 7], [1]]
+
+
+def test_a_request_without_room_is_not_guessed_for() -> None:
+    model = CountingModel(pages=2)
+    proposer = DraftProposer(model)
+    batch = [request("a", *range(30)), request("b", 1)]
+    assert proposed(proposer, batch, 2, 2) == [[], said_after(1, count=2)]
+
+
+def test_a_request_whose_pages_were_taken_is_computed_again() -> None:
+    model = CountingModel(pages=2)
+    proposer = DraftProposer(model)
+    first, second = request("a", *range(15)), request("b", *range(3, 18))
+    expected = [said_after(*range(15), count=2)]
+    assert proposed(proposer, [first], 2) == expected
+    assert proposed(proposer, [second], 2) == [said_after(*range(3, 18), count=2)]
+    model.steps.clear()
+    assert proposed(proposer, [first], 2) == expected
+    assert model.steps == [[15], [1]]
+
+
+def test_a_released_request_frees_its_pages() -> None:
+    model = CountingModel(pages=2)
+    proposer = DraftProposer(model)
+    proposed(proposer, [request("a", *range(15))], 2)
+    proposer.release("a")
+    proposer.release("a")
+    assert model.cache.num_free == 2
+
+
+def test_guesses_end_where_the_models_context_does() -> None:
+    proposer = DraftProposer(CountingModel(max_length=4))
+    assert proposed(proposer, [request("a", 1, 2, 3)], 5) == [
+        said_after(1, 2, 3, count=2)
+    ]
+    assert proposed(proposer, [request("a", 1, 2, 3, 4)], 5) == [
+        said_after(1, 2, 3, 4, count=1)
+    ]
+    assert proposed(proposer, [request("a", 1, 2, 3, 4, 5)], 5) == [[]]
