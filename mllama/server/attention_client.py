@@ -23,6 +23,7 @@ from mllama.requests.map_task import check_longest, map_task
 from mllama.requests.preparation import PreparedRequest
 from mllama.requests.request import GenerationRequest
 from mllama.server.answer_streams import AnswerStreams
+from mllama.server.disk_thread import DiskThread
 from mllama.server.supervisor.worker_link import WorkerLink
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class AttentionClient:
 
     def __init__(self, directory: Path, tokenizer: Any) -> None:
         self._directory = directory
+        self._disk = DiskThread()
         self._tokenizer = tokenizer
 
     def check(self, options: AttentionOptions) -> None:
@@ -122,27 +124,30 @@ class AttentionClient:
         name = secrets.token_hex(16)
         (context,) = (await prepare(whole, name)).contexts
         set_task(context, task, str(prepared.contexts[choice].request_id))
-        path = self._new_file(name)
-        streams = AnswerStreams(current_worker, [context])
+        path = self._directory / name
         try:
-            await streams.start()
-            async for _, outputs in streams.reports():
-                if outputs[-1].final_status.value == "cancelled":
-                    raise EngineError(
-                        "the model failed on the attention maps; the log says why"
-                    )
-            streams.check_worker()
-            return await asyncio.to_thread(read_maps, path)
-        except InputError:
-            # MAX reports a worker that has died this way too.
-            streams.check_worker()
-            raise
+            await self._disk.run(lambda: self._make_file(path))
+            streams = AnswerStreams(current_worker, [context])
+            try:
+                await streams.start()
+                async for _, outputs in streams.reports():
+                    if outputs[-1].final_status.value == "cancelled":
+                        raise EngineError(
+                            "the model failed on the attention maps; the log says why"
+                        )
+                streams.check_worker()
+                return await asyncio.to_thread(read_maps, path)
+            except InputError:
+                # MAX reports a worker that has died this way too.
+                streams.check_worker()
+                raise
+            finally:
+                await streams.close()
         finally:
-            path.unlink(missing_ok=True)
-            await streams.close()
+            await self._disk.run(lambda: _remove(path))
 
-    def _new_file(self, name: str) -> Path:
-        """Returns an empty file for the worker's maps.
+    def _make_file(self, path: Path) -> None:
+        """Makes an empty file for the worker's maps.
 
         Services that remove old files from the temporary directory may have removed
         this one's directory, and somebody else may have made one of its name.
@@ -150,7 +155,6 @@ class AttentionClient:
         Raises:
             EngineError: If it can't be made.
         """
-        path = self._directory / name
         try:
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
@@ -165,4 +169,9 @@ class AttentionClient:
             raise EngineError(
                 f"attention maps can't be written: {error.strerror or error}"
             ) from error
-        return path
+
+
+def _remove(path: Path) -> None:
+    # Its directory may be somebody else's.
+    with suppress(OSError):
+        path.unlink()

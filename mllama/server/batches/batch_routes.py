@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from mllama.server.arrival.reading import read_body
 from mllama.server.batches.answers import Batch, BatchList
 from mllama.server.batches.body import BatchBody
-from mllama.server.batches.disk import disk_errors
+from mllama.server.batches.disk_errors import disk_errors
 from mllama.server.batches.owners import owner_of
 from mllama.server.batches.pages import WRONG_PAGE, list_parameters, page_of
 from mllama.server.batches.records import (

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.batches.answers import DeletedFile, FileList, FileObject
 from mllama.server.batches.body import LEAST_KEPT_SECONDS
-from mllama.server.batches.disk import disk_errors
+from mllama.server.batches.disk_errors import disk_errors
 from mllama.server.batches.owners import owner_of
 from mllama.server.batches.pages import WRONG_PAGE, list_parameters, page_of
 from mllama.server.batches.ranged_file_response import RangedFileResponse

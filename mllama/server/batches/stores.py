@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from mllama.errors import MllamaError
-from mllama.server.batches.disk import DiskThread
 from mllama.server.batches.options import MAX_OPEN_BATCHES, BatchOptions
 from mllama.server.batches.records import (
     KEPT_SECONDS,
@@ -23,6 +22,7 @@ from mllama.server.batches.records import (
     now,
 )
 from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.disk_thread import DiskThread
 from mllama.utils.atomic_file import write_small_file
 from mllama.utils.sizes import format_bytes
 

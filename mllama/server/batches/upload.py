@@ -11,9 +11,9 @@ from typing import BinaryIO, Final
 
 from starlette.requests import Request
 
-from mllama.server.batches.disk import DiskThread
 from mllama.server.batches.stores import FileStore
 from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.disk_thread import DiskThread
 from mllama.utils.sizes import format_bytes
 
 _MAX_FIELD_BYTES: Final = 1000

@@ -15,7 +15,7 @@ import pytest
 
 from mllama.batch.output import JsonLines
 from mllama.server.batches import records, stores, upload
-from mllama.server.batches.disk import DiskThread
+from mllama.server.disk_thread import DiskThread
 
 from .running import BatchServer, batch_server, requests
 from .test_batches import slow_engine
