@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from mllama.batch.lines import BatchLine, sources
 from mllama.batch.local_files import read_picture
 from mllama.batch.results import LineAnswer
-from mllama.cluster.dataset_replica import BatchReplica, StartEngine
+from mllama.cluster.dataset_replica import BatchReplica, StartEngine, node_address
 from mllama.cluster.options import ClusterOptions
 from mllama.errors import ImageError, MllamaError
 
@@ -172,9 +172,10 @@ def with_files(line: BatchLine, folder: Path) -> BatchLine:
 
 
 def store_is_full(error: BaseException) -> str:
-    """Returns what is said about an object store that is full."""
+    """Returns what is said about an object store that is full: this machine's."""
     return (
-        "Ray's object store is full, and can't spill to the disk either "
+        f"Ray's object store on node {node_address()} is full, and can't spill to the "
+        "disk either "
         f"({' '.join(str(error).split())[:150]}): free space below Ray's temporary "
         "folder, or start the nodes with a larger --object-store-memory"
     )
