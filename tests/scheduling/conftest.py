@@ -6,13 +6,14 @@ overlap steps, and one of them guesses tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from .harness import Scheduled
+from .harness import WHOLE, Scheduled
 
 BATCH = 8
 PICTURES = 12
@@ -32,12 +33,23 @@ def tight(roomy: Scheduled) -> Scheduled:
 
 
 @pytest.fixture(scope="session")
-def guessing(roomy: Scheduled) -> Scheduled:
+def speculating(roomy: Scheduled) -> Scheduled:
     """A scheduler whose steps check guesses, with the cache of ``tight``."""
     page = roomy.image_cache.storage.params.bytes_per_block
     return Scheduled(
         max_batch_size=BATCH, image_cache_size=4 * page, speculate="lookup"
     )
+
+
+@pytest.fixture
+def guessing(speculating: Scheduled) -> Iterator[Scheduled]:
+    """The same, whatever other tests have made it guess."""
+    speculation = speculating.speculation
+    assert speculation is not None
+    kept = speculation._proposer, speculation.budget
+    yield speculating
+    speculation._proposer, speculation.budget = kept
+    speculating.chunk_size(WHOLE)
 
 
 @pytest.fixture(scope="session")

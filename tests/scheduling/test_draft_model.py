@@ -14,9 +14,10 @@ from tests.max_model.draft.loading import load, model_files
 from tests.reference.llama import write_demo_text_path, write_llama
 
 from .conftest import ask
+from .guessed_requests import LONG, Pictures, answers_of, submit_all
 from .harness import Scheduled
 from .proposers import always_guess
-from .test_speculation import LONG, Pictures, answers_of, expected, submit_all
+from .test_speculation import expected
 
 __all__ = ["expected"]
 
