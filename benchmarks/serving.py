@@ -28,6 +28,7 @@ from demo.evaluate import GPU_OPTIONS
 from mllama import LLM
 
 STREAMS = "1,4,8"
+ANSWER_TOKENS = 64
 QUESTIONS = ("What is in the picture?", "Which colors are there?")
 
 
@@ -63,7 +64,7 @@ def tokens_per_second(
             llm.generate(
                 f"Tell me {number} and {question} things.",
                 [images[number]],
-                max_new_tokens=64,
+                max_new_tokens=ANSWER_TOKENS,
                 **sampling,
             ).completion_tokens
             for question in range(asked)

@@ -35,7 +35,6 @@ from benchmarks.compare.ceilings import (
 )
 from benchmarks.compare.documents import write_document, write_run
 from benchmarks.compare.environments import FOLDER
-from benchmarks.compare.figures import OURS
 from benchmarks.compare.first_run import measure_first_run
 from benchmarks.compare.growth import measure_growth
 from benchmarks.compare.isa import ISAS, NATIVE, Isa, form_of
@@ -46,7 +45,7 @@ from benchmarks.compare.report import summary
 from benchmarks.compare.request_parts import measure_operations
 from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
-from benchmarks.compare.variants import VARIANTS, Variant, thread_variants
+from benchmarks.compare.variants import OURS, VARIANTS, Variant, thread_variants
 from benchmarks.compare.workloads import (
     IMAGE_TOKENS,
     OUR_TOKENS,
@@ -56,6 +55,7 @@ from benchmarks.compare.workloads import (
     mistralrs_decode,
     play,
 )
+from mllama.errors import MllamaError
 from mllama.kernels.dispatch import chosen_kernels, kernels_summary
 
 ROUNDS, QUICK_ROUNDS = 5, 2
@@ -97,7 +97,10 @@ def _run(
         # It installs and runs the package as it is.
         letters = letters.replace("h", "")
     now = datetime.now(timezone.utc)
-    form = form_of(kernels_summary(chosen_kernels()))
+    try:
+        form = form_of(kernels_summary(chosen_kernels()))
+    except MllamaError as error:
+        sys.exit(f"error: {error}")
     results = Results(
         date=now.isoformat(timespec="seconds"),
         command=shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),

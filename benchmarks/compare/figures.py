@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from benchmarks.compare.byte_counts import attention_bytes
+from benchmarks.compare.metrics import LOOKUPS
 from benchmarks.compare.results import Results
-from benchmarks.compare.variants import DEMO, EIGHT_BIT, threads_name
-
-OURS = "mllama"
-"""The engine of this project without options."""
+from benchmarks.compare.spans import seconds_attending_to_images
+from benchmarks.compare.variants import (
+    DEMO,
+    EIGHT_BIT,
+    OURS,
+    SPECULATION,
+    threads_name,
+)
 
 
 def figures(results: Results) -> dict[str, float]:
@@ -71,7 +76,7 @@ def figures(results: Results) -> dict[str, float]:
     bandwidth = median("bandwidth_after_operations", "machine") or median(
         "read_bandwidth", "machine"
     )
-    attending = _attending_to_images(results)
+    attending = seconds_attending_to_images(results.operations.get("decode", {}))
     if model and bandwidth and attending:
         found["cross_attention_share_of_bandwidth"] = (
             image_bytes(model, 4) * model["decode_steps"] / bandwidth / 1e9 / attending
@@ -82,6 +87,11 @@ def figures(results: Results) -> dict[str, float]:
     found["streams_4_over_1"] = ratio(
         median("streams_4", OURS), median("streams_1", OURS)
     )
+    found["forced_80_over_none"] = ratio(
+        median("forced_80", SPECULATION), median("forced_none", SPECULATION)
+    )
+    gains = [median(metric, SPECULATION) for metric in LOOKUPS]
+    found["lookup_worst"] = min((gain for gain in gains if gain), default=None)
     found["around_the_model"] = median("around_the_model", DEMO)
     found["first_generate"] = median("first_generate", OURS)
     found["first_demo"] = median("first_demo", OURS)
@@ -105,15 +115,6 @@ def _share_of_bandwidth(
     if readable is None or step is None or not token:
         return None
     return read / 1e9 / readable * step / token
-
-
-def _attending_to_images(results: Results) -> float:
-    """Returns the seconds that all decode steps spend in cross-attention ops."""
-    return sum(
-        seconds
-        for name, seconds in results.operations.get("decode", {}).items()
-        if any(word in name for word in ("image_attention", "cross_attention"))
-    )
 
 
 def image_bytes(model: dict[str, float], tiles: int) -> int:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.compare.environments import FOLDER
-from benchmarks.compare.figures import OURS
 from benchmarks.compare.results import Results
+from benchmarks.compare.variants import OURS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.compare.environments import FOLDER
-from benchmarks.compare.figures import OURS
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.session import Session
+from benchmarks.compare.variants import OURS
 from benchmarks.random_model import Depth, write_random_gguf, write_small_files
 
 TOKENS, ANSWER = 176, 17

@@ -16,6 +16,20 @@ class Metric:
     digits: int = 2
 
 
+FORCED = {"none": None, "0": 0.0, "50": 0.5, "80": 0.8, "100": 1.0}
+"""Acceptance rates that workload i forces, by name; "none" guesses nothing."""
+
+LOOKUPS = {
+    f"lookup_{name}_{streams}": (kind, streams)
+    for name, kind in (
+        ("random", "random tokens"),
+        ("few", "16 tokens at random"),
+        ("greedy", "greedy"),
+    )
+    for streams in (1, 8)
+}
+"""Answers with prompt lookup and without: their kind, and how many at once."""
+
 METRICS = {
     "vision_4_tiles": Metric("a", "pixels to cross-attention K/V, 4 valid tiles"),
     "vision_1_tile": Metric("a", "pixels to cross-attention K/V, 1 valid tile"),
@@ -55,6 +69,18 @@ METRICS = {
     "import_max": Metric("h", "importing MAX's pipelines"),
     "first_demo": Metric("h", "first `mllama demo`, nine answers", digits=1),
     "compile": Metric("h", "compiling and saving the benchmarked model", digits=0),
+    "forced_none": Metric("i", "no guesses", "tokens/s", digits=1),
+    **{
+        f"forced_{name}": Metric(
+            "i", f"4 guesses a step, {name} % of them right", "tokens/s", digits=1
+        )
+        for name in FORCED
+        if name != "none"
+    },
+    **{
+        metric: Metric("i", f"lookup over no guesses, {kind}, {streams} at once", "x")
+        for metric, (kind, streams) in LOOKUPS.items()
+    },
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
     "read_bandwidth_1_thread": Metric("", "the same of 1 thread", "GB/s", digits=1),
     "bandwidth_after_operations": Metric(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.compare.figures import OURS, figures
+from benchmarks.compare.figures import figures
 from benchmarks.compare.metrics import METRICS, Metric
 from benchmarks.compare.results import Results
 from benchmarks.compare.targets import TARGETS, Target, Verdict, verdict
-from benchmarks.compare.variants import DEMO
+from benchmarks.compare.variants import DEMO, OURS
 
 _LAST_ENGINES = ("transformers", "llama_cpp", "ik_llama_cpp", "mistralrs")
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from benchmarks.compare.ceilings import CompilerFailure, compiled
 from benchmarks.compare.environments import EnvironmentFailure
-from benchmarks.compare.figures import OURS
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.results import Results
 from benchmarks.compare.session import Session
+from benchmarks.compare.spans import profiling_variables, read_shares, read_spans
+from benchmarks.compare.variants import OURS
 from benchmarks.compare.workloads import IMAGE_TOKENS, OUR_TOKENS
 
 ATTENTION = "vision attention"
@@ -43,21 +44,6 @@ def kind_of(operation: str) -> str:
     return OTHER_VISION
 
 
-def read_spans(text: str) -> dict[str, float]:
-    """Returns the exclusive seconds of each span in the output of ``spans.c``."""
-    return _read(text, 0)
-
-
-def read_shares(text: str) -> dict[str, float]:
-    """Returns each operation's share of the seconds in which any operation ran."""
-    return {name: share for name, share in _read(text, 1).items() if share}
-
-
-def _read(text: str, column: int) -> dict[str, float]:
-    lines = (line.split("\t", 3) for line in text.splitlines())
-    return {fields[-1]: float(fields[column]) for fields in lines}
-
-
 def _since(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     differences = {name: value - before.get(name, 0.0) for name, value in now.items()}
     return {name: value for name, value in differences.items() if value > 1e-6}
@@ -68,10 +54,7 @@ def measure_operations(session: Session) -> None:
     results = session.results
     try:
         shim = compiled("spans", "-shared", "-fPIC", suffix=".so")
-        process = session.start(
-            OURS,
-            {"MODULAR_ENABLE_PROFILING": "on", "MODULAR_PROFILER_SHIM": str(shim)},
-        )
+        process = session.start(OURS, profiling_variables(shim))
     except (CompilerFailure, EngineFailure, EnvironmentFailure) as error:
         results.fail("operations", OURS, str(error))
         return

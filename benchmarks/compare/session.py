@@ -10,19 +10,21 @@ from typing import Any
 
 from benchmarks.compare.compiled_graphs import graphs_for
 from benchmarks.compare.environments import EnvironmentFailure, prepare
-from benchmarks.compare.figures import OURS
 from benchmarks.compare.isa import NATIVE, Isa
 from benchmarks.compare.model import MAX_LENGTH, ModelFiles
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
-from benchmarks.compare.variants import Variant
+from benchmarks.compare.variants import SPECULATION, Variant
 
 ON_TEXT_LAYERS = ("llama_cpp", "ik_llama_cpp")
 """Engines that read the file of the text layers and are asked in token ids."""
 
 ON_CHECKPOINT = ("transformers", "mistralrs")
 """Engines that read the checkpoint."""
+
+CHOOSE_THEMSELVES = ("mistralrs",)
+"""Engines that use whatever the machine has, also if a run is limited to less."""
 
 WARM_TOKENS = 128
 """Length of the prompt that an engine answers before it is measured."""
@@ -39,7 +41,7 @@ class Session:
         prompts: Source of the questions.
         results: Receives the measurements.
         threads: Number of threads of each engine.
-        variants: Additional engines of this project, by name.
+        variants: The engines of this project, by name.
         ceilings: Measures the machine's peak performance, or None.
         isa: The instructions that engines are limited to.
     """
@@ -50,12 +52,12 @@ class Session:
         prompts: Prompts,
         results: Results,
         threads: int,
-        variants: Mapping[str, Variant] | None = None,
+        variants: Mapping[str, Variant],
         ceilings: Callable[[], dict[str, float]] | None = None,
         isa: Isa = NATIVE,
     ) -> None:
         self.files, self.prompts, self.results = files, prompts, results
-        self.threads, self.variants = threads, variants or {}
+        self.threads, self.variants = threads, variants
         self._ceilings, self.isa = ceilings, isa
         self._running: dict[str, EngineProcess] = {}
         self._broken: dict[str, str] = {}
@@ -146,10 +148,19 @@ class Session:
             raise EngineFailure(str(error)) from error
         return self._running[name]
 
+    @property
+    def on_checkpoint(self) -> tuple[str, ...]:
+        """The engines that read the checkpoint and heed the instruction set."""
+        return tuple(
+            name
+            for name in ON_CHECKPOINT
+            if self.isa.is_native or name not in CHOOSE_THEMSELVES
+        )
+
     def ours(self, letters: str) -> list[str]:
-        """Returns the engines of the benchmarked model that take part in any of some
+        """Returns the engines of the benchmark's model that take part in any of some
         workloads."""
-        return [OURS, *self._variants(letters, is_demo=False)]
+        return self._variants(letters, is_demo=False)
 
     def demos(self, letters: str) -> list[str]:
         """Returns the engines of the demo model that take part in any of some
@@ -209,7 +220,7 @@ class Session:
         return EngineProcess(
             name,
             Path(sys.executable),
-            "run_mllama",
+            variant.script,
             [served, str(threads), json.dumps(options)],
             threads,
             variables,
@@ -217,6 +228,8 @@ class Session:
 
     def _warm(self, name: str) -> None:
         """Asks an engine once without measuring, so that its weights are in memory."""
+        if name == SPECULATION:
+            return  # It does so by itself.
         if name in ON_TEXT_LAYERS:
             self._running[name].ask("ask_tokens", tokens=WARM_TOKENS, new_tokens=2)
             return

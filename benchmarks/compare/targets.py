@@ -115,6 +115,10 @@ TARGETS = (
            is_most=True),
     Target("h", "first `mllama demo`",
            "first_demo", 15, "s", "to the last answer", is_most=True),
+    Target("i", "4 guesses a step, 80 % of them right",
+           "forced_80_over_none", 2, "x", "no guesses"),
+    Target("i", "prompt lookup where it gains least",
+           "lookup_worst", 0.97, "x", "no guesses"),
 )  # fmt: skip
 """All targets."""
 

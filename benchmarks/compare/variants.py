@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+OURS = "mllama"
+"""The engine of this project without options."""
+
 DEMO, EIGHT_BIT = "demo", "8bit"
+SPECULATION = "speculation"
 
 
 @dataclass(frozen=True)
@@ -18,17 +22,21 @@ class Variant:
         options: Options of `mllama.LLM`.
         threads: Number of threads, or None for the run's.
         is_demo: Whether it serves the demo model, and not that of the benchmark.
+        script: The file in `engines` that runs it, without `.py`.
     """
 
     workloads: str
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     is_demo: bool = False
+    script: str = "run_mllama"
 
 
 VARIANTS = {
-    DEMO: Variant("g", {"max_length": 2048}, is_demo=True),
+    OURS: Variant("abcdef"),
     EIGHT_BIT: Variant("abe", {"vision_encoding": "int8"}),
+    SPECULATION: Variant("i", {"max_length": 1024}, script="run_speculation"),
+    DEMO: Variant("g", {"max_length": 2048}, is_demo=True),
 }
 """The variants of every run, by name; `--also` adds others."""
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.compare.ceilings import CompilerFailure, compiled
-from benchmarks.compare.figures import OURS
+from benchmarks.compare.guesses import guesses
 from benchmarks.compare.session import ON_TEXT_LAYERS, Session
+from benchmarks.compare.variants import OURS
 
 WORKLOADS = {
     "a": "vision encoder, 4 valid tiles and 1",
@@ -18,6 +19,7 @@ WORKLOADS = {
     "f": "1, 4 and 8 streams",
     "g": "the demo model: everything around the model",
     "h": "from nothing to the first answer",
+    "i": "guessed tokens, forced acceptance rates and prompt lookup",
 }
 
 IMAGE_TOKENS, TEXT_TOKENS = 176, 512
@@ -103,7 +105,8 @@ def _image_round(session: Session, letters: str, number: int, tiles: int) -> Non
         partial(ours, engine) for engine in session.ours(asked)
     ]
     calls.append(transformers)
-    if "b" in letters and tiles == 4 and number < SLOW_ROUNDS:
+    is_asked = "b" in letters and "mistralrs" in session.on_checkpoint
+    if is_asked and tiles == 4 and number < SLOW_ROUNDS:
         calls.append(mistralrs)
     _rotated(calls, number)
 
@@ -134,6 +137,8 @@ def _decode_between_reads(
 
 def mistralrs_decode(session: Session) -> None:
     """Runs workload c of mistral.rs once, last: 0.9.5 exits at the second token."""
+    if "mistralrs" not in session.on_checkpoint:
+        return
     session.measure(
         "mistralrs",
         {"decode_image": "per_token"},
@@ -173,8 +178,7 @@ def text(session: Session, letters: str, number: int) -> None:
         calls += [partial(on_text_layers, engine) for engine in ON_TEXT_LAYERS]
         calls += [partial(ours, engine) for engine in session.ours("d")]
         calls += [
-            partial(asked, engine, THEIR_TOKENS)
-            for engine in ("transformers", "mistralrs")
+            partial(asked, engine, THEIR_TOKENS) for engine in session.on_checkpoint
         ]
     else:
         calls.append(partial(on_text_layers, "llama_cpp"))
@@ -219,19 +223,18 @@ def demo(session: Session, letters: str, number: int) -> None:
 
 def engines_of(session: Session, letters: str) -> list[str]:
     """Returns the engines that workloads ask, each once."""
+    both = session.on_checkpoint
     others = {
-        "a": ["transformers"],
-        "b": ["transformers", "mistralrs"],
-        "c": ["transformers", "mistralrs", "llama_cpp"],
-        "d": ["transformers", "mistralrs", *ON_TEXT_LAYERS],
-        "e": ["transformers"],
+        "a": ("transformers",),
+        "b": both,
+        "c": (*both, "llama_cpp"),
+        "d": (*both, *ON_TEXT_LAYERS),
+        "e": ("transformers",),
     }
-    needed = session.demos(letters)
-    if set(letters) - set("gh"):
-        needed += session.ours(letters)
+    needed = session.ours(letters) + session.demos(letters)
     return list(
         dict.fromkeys(
-            needed + [e for letter in letters for e in others.get(letter, [])]
+            needed + [e for letter in letters for e in others.get(letter, ())]
         )
     )
 
@@ -247,6 +250,8 @@ def play(session: Session, letters: str, number: int) -> None:
         streams(session, letters, number)
     if "g" in chosen:
         demo(session, letters, number)
+    if "i" in chosen:
+        guesses(session, number)
 
 
 def _rotated(calls: Sequence[Callable[[], None]], number: int) -> None:

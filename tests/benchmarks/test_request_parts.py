@@ -18,11 +18,10 @@ from benchmarks.compare.request_parts import (
     MATMULS,
     OTHER_VISION,
     kind_of,
-    read_shares,
-    read_spans,
     request_parts,
 )
 from benchmarks.compare.results import Results
+from benchmarks.compare.spans import read_shares, read_spans
 
 
 @pytest.mark.parametrize(

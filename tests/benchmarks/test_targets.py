@@ -97,6 +97,10 @@ def measured() -> Results:
         ("bandwidth_after_operations", "machine", 8.0),
         ("streams_1", "mllama", 10.0),
         ("streams_8", "mllama", 30.0),
+        ("forced_none", "speculation", 20.0),
+        ("forced_80", "speculation", 44.0),
+        ("lookup_greedy_1", "speculation", 2.0),
+        ("lookup_random_8", "speculation", 0.99),
         ("around_the_model", "demo", 0.004),
         ("first_generate", "mllama", 9.0),
         ("later_generate", "mllama", 3.0),
@@ -136,6 +140,8 @@ def measured() -> Results:
         # Three steps, 1280 bytes each, in 4 us.
         ("cross_attention_share_of_bandwidth", 3 * 1280 / 8e9 / 4e-6),
         ("streams_8_over_1", 3.0),
+        ("forced_80_over_none", 2.2),
+        ("lookup_worst", 0.99),
         ("around_the_model", 0.004),
     ],
 )

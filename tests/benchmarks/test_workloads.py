@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.compare import workloads
 from benchmarks.compare.ceilings import CompilerFailure
+from benchmarks.compare.isa import ISAS
 from benchmarks.compare.model import ModelFiles
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.report import METRICS, summary
@@ -54,6 +55,8 @@ class Engine:
         self.asked.append((self.name, do, arguments))
         if do == "streams":
             return 10.0 * len(arguments["images"])
+        if do in ("forced", "lookup"):
+            return 1.0 + (arguments.get("rate") or 0.0)
         if self.name == "mistralrs" and arguments.get("images"):
             raise EngineFailure("it panicked")
         tokens = IMAGE_TOKENS if arguments.get("images") else TEXT_TOKENS
@@ -141,6 +144,7 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
         ("e", {"mllama", "8bit", "transformers"}),
         ("f", {"mllama"}),
         ("g", {"demo"}),
+        ("i", {"speculation"}),
     ],
 )
 def test_a_workload_asks_only_the_engines_that_it_needs(
@@ -151,6 +155,17 @@ def test_a_workload_asks_only_the_engines_that_it_needs(
         mistralrs_decode(session)
     assert {name for name, _, _ in asked} == engines
     assert set(engines_of(session, letters)) == engines
+
+
+def test_an_engine_that_chooses_instructions_itself_is_left_out_of_limited_runs(
+    session: Session, asked: Asked
+) -> None:
+    session.isa = ISAS["avx2"]
+    play(session, "bd", 0)
+    mistralrs_decode(session)
+    names = {name for name, _, _ in asked}
+    assert "mistralrs" not in names
+    assert set(engines_of(session, "bd")) == names
 
 
 def test_without_a_compiler_no_bandwidth_is_measured(
@@ -195,6 +210,14 @@ def test_answers_to_prompts_of_another_length_are_not_counted(
     assert "mllama" not in session.results.samples["first_token_text"]
     reason = session.results.failures["first_token_text"]["mllama"]
     assert reason == "prompt_tokens is 512, not 511"
+
+
+def test_acceptance_rates_are_forced(session: Session) -> None:
+    play(session, "i", 0)
+    samples = session.results.samples
+    assert samples["forced_none"] == samples["forced_0"] == {"speculation": [1.0]}
+    assert samples["forced_80"] == {"speculation": [1.8]}
+    assert len([metric for metric in samples if metric.startswith("lookup_")]) == 6
 
 
 def test_mistralrs_gets_rendered_prompts(session: Session, asked: Asked) -> None:

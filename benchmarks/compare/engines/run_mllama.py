@@ -130,7 +130,14 @@ def load() -> dict[str, Any]:
             **clock.about(),
         }
 
-    functions = (ask, ask_between_reads, batch, streams, operations, about)
+    functions = (
+        ask,
+        ask_between_reads,
+        batch,
+        streams,
+        operations,
+        about,
+    )
     return {each.__name__: each for each in functions}
 
 

@@ -1,0 +1,76 @@
+"""This project's scheduler with guesses: `run_speculation.py MODEL N OPTIONS`.
+
+N is the number of threads, and OPTIONS are options of `mllama.LLM` as a JSON object.
+Answers with guesses and without come from one process, in turn, so that nothing else
+differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from benchmarks.compare.engines.protocol import answer_requests
+
+STREAMS = 8
+FORCED_TOKENS, LOOKUP_TOKENS = 97, 49
+"""Lengths of answers."""
+
+
+def load() -> dict[str, Any]:
+    """Loads the model and returns the functions that requests name."""
+    model, threads, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+
+    from mllama.utils.cpu_affinity import start_max_threads
+
+    start_max_threads(threads)
+
+    from benchmarks.speculation import rates, worst_case
+    from benchmarks.speculation.scheduled import answered, scheduled, without_guesses
+    from tests.scheduling.proposers import always_guess
+
+    served = scheduled(Path(model), STREAMS, image_cache_size=1 << 27, **options)
+    speculation: Any = served.speculation
+    vocabulary = len(served.tokenizer.delegate)
+    known = rates.questions(1, FORCED_TOKENS)
+
+    def forced(rate: float | None, seed: int) -> float:
+        """Returns the tokens per second of one stream, of whose guesses, four a step, a
+        share is right; None guesses nothing."""
+        if rate is None:
+            with without_guesses(served):
+                return answered(served, known).rate
+        kept = speculation._proposer, speculation.budget
+        oracle = rates.Known(1 - rate, vocabulary, seed=seed)
+        always_guess(served, oracle, rates.GUESSES)
+        try:
+            return answered(served, known).rate
+        finally:
+            speculation._proposer, speculation.budget = kept
+
+    def lookup(kind: str, streams: int, number: int) -> float:
+        """Returns the tokens per second with prompt lookup over those without."""
+        asked = worst_case.workloads(False, streams, LOOKUP_TOKENS)[kind]
+        found = {}
+        for guesses in (True, False) if number % 2 else (False, True):
+            with nullcontext() if guesses else without_guesses(served):
+                found[guesses] = answered(served, asked).rate
+        return found[True] / found[False]
+
+    def about() -> dict[str, Any]:
+        import mllama
+
+        return {"mllama": mllama.__version__, "threads": threads}
+
+    for rate in (None, 1.0):  # warms up
+        forced(rate, 0)
+    return {each.__name__: each for each in (forced, lookup, about)}
+
+
+if __name__ == "__main__":
+    answer_requests(load)
