@@ -25,9 +25,16 @@ from hypothesis.strategies import SearchStrategy
 
 from tests.server.conftest import Server, running
 
+from .batch_requests import batch_visits, uploads
 from .damaged_images import damaged
 from .exchange import Exchange
-from .hostile_requests import chats, good_question, picture_chats, visits
+from .hostile_requests import (
+    bulky_chats,
+    chats,
+    good_question,
+    picture_chats,
+    visits,
+)
 from .memory_by_class import (
     SETTLE_SECONDS,
     MemoryByClass,
@@ -143,7 +150,10 @@ def _fuzz(server: Server, requests: int, number: int) -> int:
     fuzzed = RunningServer(server.port, server.process.pid, server.log)
     host = fuzzed.host
     findings = _Findings()
-    everything = st.one_of(chats(host), picture_chats(host, damaged()), visits(host))
+    everything = st.one_of(
+        *(chats(host), picture_chats(host, damaged()), visits(host)) * 3,
+        *(bulky_chats(host), uploads(host), batch_visits(host)),
+    )
     began = time.monotonic()
     # Threads start, libraries are loaded, caches fill.
     warm_up = min(WARM_UP_REQUESTS, requests // 4)

@@ -52,10 +52,24 @@ _DISPOSITIONS = st.sampled_from(
         "form-data",
         "",
         "a" * 5000,
+        "form-data; " + "a=b; " * 500,
+        'form-data; name="' + '\\"' * 1500 + '"',
     )
 )
 _CONTENTS = st.sampled_from(
-    (b"{}", b"", b"batch", b"created_at", b"3600", b"\xff\x00", b"--b", b"x" * 5000)
+    (
+        *(b"-" * 60_000, b"\r" * 60_000, b"\r\n--" * 20_000, b"1" * 300_000),
+        *(
+            b"{}",
+            b"",
+            b"batch",
+            b"created_at",
+            b"3600",
+            b"\xff\x00",
+            b"--b",
+            b"x" * 5000,
+        ),
+    )
 )
 _PATHS = st.sampled_from(
     (

@@ -8,17 +8,22 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from .hostile_values import SCHEMAS, numbers, texts, values
+from .bulky_values import bulky_tools
+from .hostile_values import numbers, schemas, texts, values
 
 MODEL = "mllama-demo"
 
 MODELS = st.sampled_from(
     (MODEL, MODEL, MODEL, "", "llama3.2-vision", "nobody", "\ud800", "a/b:c")
 )
-SCHEMA_VALUES = st.one_of(st.sampled_from(SCHEMAS), values())
+SCHEMA_VALUES = schemas()
 NAMES = st.one_of(st.sampled_from(("look", "get_weather")), texts())
 ARGUMENTS = st.sampled_from(
-    ("{}", '{"at": 1}', "[]", "1", "", "null", "{", '{"a": "\ud800"}', "{" * 300)
+    (
+        *("{}", '{"at": 1}', "[]", "1", "", "null", "{", '{"a": "\ud800"}', "{" * 300),
+        *("[" * 199 + "]" * 199, '{"a":' * 300 + "1" + "}" * 300, "1" * 5000),
+        *('{"a": 1, "a": 2}', '{"' + "k" * 5000 + '": 1}', "{}" + " " * 5000),
+    )
 )
 RATES = st.one_of(
     st.sampled_from((1, 0.5, 0.9)), st.sampled_from((0, 1e-30, 2, "0.3")), numbers()
@@ -91,7 +96,7 @@ _TOOL = st.one_of(
     ),
     some({"type": st.just("function"), "name": NAMES}, {"parameters": SCHEMA_VALUES}),
 )
-TOOLS = st.lists(_TOOL, max_size=3)
+TOOLS = st.one_of(*(st.lists(_TOOL, max_size=3),) * 4, bulky_tools())
 TOOL_CHOICES = st.one_of(
     st.sampled_from(("auto", "none", "required", {"type": "any"}, {"type": "auto"})),
     NAMES.map(lambda name: {"type": "function", "function": {"name": name}}),

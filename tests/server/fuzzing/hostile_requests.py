@@ -13,6 +13,13 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from .anthropic_bodies import COUNT, MESSAGES
 from .batch_requests import BATCH, FILE_ID
+from .bulky_values import (
+    bulky,
+    bulky_schemas,
+    bulky_tools,
+    runs,
+    with_double_keys,
+)
 from .exchange import Exchange, Headers
 from .grammar import MODEL, MODELS, TOOLS, rarely, some
 from .hostile_values import KEYS, numbers, pictures, texts, values
@@ -127,7 +134,7 @@ def _mutated(draw: DrawFn, value: Any) -> Any:
     if not places:
         return draw(values())
     owner, key = draw(st.sampled_from(places))
-    match draw(st.integers(0, 4)):
+    match draw(st.integers(0, 5)):
         case 0:
             owner[key] = draw(values())
         case 1:
@@ -135,6 +142,8 @@ def _mutated(draw: DrawFn, value: Any) -> Any:
         case 2:
             owner[key] = [owner[key]]
         case 3:
+            owner[key] = draw(bulky())
+        case 4:
             if isinstance(owner, list):
                 owner.append(owner[key])
             else:
@@ -164,8 +173,18 @@ def _encoded(draw: DrawFn, body: Any) -> bytes:
         7: lambda: encoded.replace(b"1", b"9" * draw(st.sampled_from((5, 400, 5000)))),
         8: lambda: json.dumps(body).encode("utf-16"),
         9: lambda: b"",
+        10: lambda: draw(with_double_keys(encoded)),
+        11: lambda: draw(with_double_keys(encoded)),
+        # Between two values of the body.
+        12: lambda: encoded.replace(
+            b", ", b"," + draw(st.sampled_from((b" ", b"\n"))) * 60_000, 1
+        ),
+        13: lambda: encoded.replace(b", ", b", <!---->", 1),
     }
-    return damage[draw(st.sampled_from(range(10)))]() if draw(rarely(12)) else encoded
+    count = len(damage)
+    return (
+        damage[draw(st.sampled_from(range(count)))]() if draw(rarely(10)) else encoded
+    )
 
 
 @st.composite
@@ -196,6 +215,64 @@ def chats(draw: DrawFn, host: str) -> Exchange:
         draw(_encoded(body)),
         leaves,
     )
+
+
+_TEXT_PLACES: Mapping[str, tuple[str, ...]] = {
+    "/v1/chat/completions": ("messages", "0", "content"),
+    "/invocations": ("messages", "0", "content"),
+    "/v1/completions": ("prompt",),
+    "/v1/responses": ("input",),
+    "/v1/messages": ("messages", "0", "content"),
+    "/v1/messages/count_tokens": ("messages", "0", "content"),
+    "/api/chat": ("messages", "0", "content"),
+    "/api/generate": ("prompt",),
+    "/v1/moderations": ("input",),
+    "/tokenize": ("prompt",),
+}
+"""Where bodies have a text."""
+
+_WITH_TOOLS = (
+    *("/v1/chat/completions", "/v1/responses", "/v1/messages"),
+    *("/v1/messages/count_tokens", "/api/chat"),
+)
+_FORMATS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "/v1/chat/completions": lambda schema: {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": schema},
+        }
+    },
+    "/v1/responses": lambda schema: {
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": schema}}
+    },
+    "/api/chat": lambda schema: {"format": schema},
+    "/api/generate": lambda schema: {"format": schema},
+}
+
+
+@st.composite
+def bulky_chats(draw: DrawFn, host: str) -> Exchange:
+    """A request that is right but for one thing that is long, deep or many."""
+    name = draw(st.sampled_from(sorted(GOOD)))
+    body = copy.deepcopy(GOOD[name])
+    what = draw(st.sampled_from(("text", "value", "tools", "schema", "keys", "keys")))
+    if what == "text" and name in _TEXT_PLACES:
+        *way, last = _TEXT_PLACES[name]
+        inner = body
+        for step in way:
+            inner = inner[int(step) if step.isdigit() else step]
+        inner[last] = draw(runs())
+    elif what == "tools" and name in _WITH_TOOLS:
+        body["tools"] = draw(bulky_tools())
+    elif what == "schema" and name in _FORMATS:
+        body |= _FORMATS[name](draw(bulky_schemas()))
+    elif what != "keys":
+        body[draw(st.sampled_from(sorted(body)))] = draw(bulky())
+    encoded = json.dumps(body).encode()
+    if what == "keys":
+        encoded = draw(with_double_keys(encoded))
+    headers = (("host", host), ("content-type", "application/json"))
+    return Exchange("POST", name, headers, encoded)
 
 
 @st.composite

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from PIL import Image
 
+from .bulky_values import bulky_schemas, runs
+
 NUMBERS: tuple[Any, ...] = (
     *(0, 1, -1, 2, 3, 7, 100, 256, 257, 768, 769, 770),
     *(2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63)),
@@ -104,11 +106,15 @@ def pictures() -> tuple[bytes, ...]:
 
 
 def texts() -> SearchStrategy[str]:
-    return st.one_of(
-        st.sampled_from(TEXTS),
-        # Hypothesis's text has no surrogates by itself.
-        st.text(st.characters(exclude_categories=()), max_size=8),
-    )
+    short = st.sampled_from(TEXTS)
+    # Hypothesis's text has no surrogates by itself.
+    any_text = st.text(st.characters(exclude_categories=()), max_size=8)
+    return st.one_of(*(short, any_text) * 4, runs())
+
+
+def schemas() -> SearchStrategy[Any]:
+    known = st.sampled_from(SCHEMAS)
+    return st.one_of(known, values(), known, values(), bulky_schemas())
 
 
 def numbers() -> SearchStrategy[Any]:

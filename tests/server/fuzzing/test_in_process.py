@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from .application import HOST, Application
 from .batch_requests import batch_visits, uploads
 from .exchange import Exchange
-from .hostile_requests import GOOD, chats, good_question, visits
+from .hostile_requests import GOOD, bulky_chats, chats, good_question, visits
 
 Examine = Callable[[Exchange], int]
 
@@ -37,6 +37,19 @@ def test_hostile_chats_get_planned_answers(examine: Examine) -> None:
     # Requests that are all refused at once would show little.
     assert statuses[200] > 80
     assert statuses[400] > 80
+
+
+def test_long_many_and_deep_values_get_planned_answers(examine: Examine) -> None:
+    statuses: collections.Counter[int] = collections.Counter()
+
+    @settings(repeatable, max_examples=150)
+    @given(bulky_chats(HOST))
+    def check(exchange: Exchange) -> None:
+        statuses[examine(exchange)] += 1
+
+    check()
+    assert statuses[200] > 5
+    assert statuses[400] > 50
 
 
 def test_visits_to_any_place_get_planned_answers(examine: Examine) -> None:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from tests.server.conftest import Server
 
+from .batch_requests import batch_visits, uploads
 from .damaged_images import damaged
 from .exchange import Exchange
-from .hostile_requests import chats, picture_chats, visits
+from .hostile_requests import bulky_chats, chats, picture_chats, visits
 from .running_server import RunningServer, reproducer_line
 from .test_in_process import repeatable
 
@@ -23,7 +24,10 @@ def test_hostile_requests_leave_a_server_as_it_was(server: Server) -> None:
 
     @settings(repeatable, max_examples=150)
     @given(
-        st.one_of(chats(host), picture_chats(host, damaged()), visits(host)),
+        st.one_of(
+            *(chats(host), picture_chats(host, damaged()), visits(host)) * 3,
+            *(bulky_chats(host), uploads(host), batch_visits(host)),
+        ),
     )
     def check(exchange: Exchange) -> None:
         problems = running.problems_with(exchange)
