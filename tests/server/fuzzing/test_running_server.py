@@ -22,7 +22,7 @@ def test_hostile_requests_leave_a_server_as_it_was(server: Server) -> None:
     running = RunningServer(server.port, server.process.pid, server.log)
     host = running.host
 
-    @settings(repeatable, max_examples=150)
+    @settings(repeatable, max_examples=100)
     @given(
         st.one_of(
             *(chats(host), picture_chats(host, damaged()), visits(host)) * 3,
