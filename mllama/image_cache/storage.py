@@ -19,9 +19,11 @@ from mllama.max_compat.model import (
     page_stride_of,
 )
 from mllama.nn.layers.image_cache_inputs import (
+    AttendingMask,
+    AttendingTokens,
     ImageReadInputs,
     ImageWriteInputs,
-    image_mask_dtype,
+    selects_tokens,
 )
 
 
@@ -177,27 +179,26 @@ class ImageCacheStorage:
         Returns:
             The inputs for each device.
         """
+        attending = self._attending(reads)
+        if selects_tokens(is_host=self.devices[0].is_host):
+            reads = [read for read in reads if read.entry is not None]
         # Tokens that see no image read one token of zeros: the kernel needs a key.
         image_tokens = [read.image_tokens if read.entry else 1 for read in reads]
-        lengths = np.array([read.length for read in reads], dtype=np.uint32)
-        longest, max_cached = int(lengths.max()), max(image_tokens)
+        lengths = [read.length for read in reads]
+        longest, max_cached = max(lengths, default=1), max(image_tokens, default=1)
         columns = 0
         if longest == 1 and self._decode_image_tokens is not None:
             max_cached = max(max_cached, self._decode_image_tokens)
             columns = self.blocks.pages_for([max_cached])
-        dtype = image_mask_dtype(is_host=self.devices[0].is_host).to_numpy()
-        image_mask = np.repeat(
-            np.array([read.entry is not None for read in reads], dtype), lengths
-        )
         return [
             ImageReadInputs(
                 pages=pages,
                 segment_offsets=segment_offsets,
                 image_offsets=image_offsets,
                 max_segment_length=_host(longest, np.uint32),
-                image_mask=mask,
+                attending=attending_of_device,
             )
-            for pages, segment_offsets, image_offsets, mask in zip(
+            for pages, segment_offsets, image_offsets, attending_of_device in zip(
                 self._page_inputs(
                     [
                         read.entry.pages if read.entry else (ZERO_PAGE,)
@@ -210,10 +211,24 @@ class ImageCacheStorage:
                 ),
                 self._upload(_offsets(lengths)),
                 self._upload(_offsets(image_tokens)),
-                self._upload(image_mask[:, None]),
+                attending,
                 strict=True,
             )
         ]
+
+    def _attending(
+        self, reads: Sequence[ReadSegment]
+    ) -> list[AttendingTokens[Buffer] | AttendingMask[Buffer]]:
+        """Returns the tokens of segments that see an image, for each device."""
+        sees_image = np.repeat(
+            [read.entry is not None for read in reads],
+            [read.length for read in reads],
+        )
+        if selects_tokens(is_host=self.devices[0].is_host):
+            indices = np.flatnonzero(sees_image).astype(np.int64)
+            return [AttendingTokens(buffer) for buffer in self._upload(indices)]
+        factors = sees_image[:, None].astype(np.float32)
+        return [AttendingMask(buffer) for buffer in self._upload(factors)]
 
     def _page_inputs(
         self,
@@ -224,7 +239,8 @@ class ImageCacheStorage:
         max_cached: int,
         min_columns: int = 0,
     ) -> list[KVCacheInputsPerDevice[Buffer, Buffer]]:
-        columns = padded_lut_cols(max(min_columns, *(len(pages) for pages in tables)))
+        columns = max([1, min_columns, *(len(pages) for pages in tables)])
+        columns = padded_lut_cols(columns)
         table = np.full((len(tables), columns), ZERO_PAGE, dtype=np.uint32)
         for row, pages in zip(table, tables, strict=True):
             row[: len(pages)] = pages
@@ -255,6 +271,6 @@ def _host(value: int, dtype: type[np.integer[Any]]) -> Buffer:
     return Buffer.from_numpy(np.array([value], dtype=dtype))
 
 
-def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
     """Returns the running sum of lengths, which starts at zero, uint32."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32)

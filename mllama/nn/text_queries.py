@@ -21,7 +21,10 @@ from mllama.nn.layers.graph_module import GraphModule
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 from mllama.nn.layers.linear import Encodings
 from mllama.nn.layers.tensor_parallel import broadcast, signal_types
-from mllama.nn.text.cross_attention import MllamaCrossAttentionDecoderLayer
+from mllama.nn.text.cross_attention import (
+    MllamaCrossAttentionDecoderLayer,
+    computed_tokens,
+)
 from mllama.nn.text_decoder import MllamaTextModel
 
 
@@ -46,9 +49,13 @@ class QueryReturningLayer(MllamaCrossAttentionDecoderLayer):
         """
         queries = [
             shard.cross_attn.q_norm(
-                shard.cross_attn.project_query(shard.input_layernorm(states))
+                shard.cross_attn.project_query(
+                    shard.input_layernorm(computed_tokens(states, read))
+                )
             )
-            for shard, states in zip(self.shards, hidden_states, strict=True)
+            for shard, states, read in zip(
+                self.shards, hidden_states, reads, strict=True
+            )
         ]
         return [*super().__call__(layer_idx, hidden_states, reads, signals), *queries]
 
@@ -112,9 +119,9 @@ class MllamaTextQueries(GraphModule):
                 :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
 
         Returns:
-            For each device, float32 ``[cross-attention layers, tokens, heads of the
-            device, head dim]``: the queries after q_norm.  Those of tokens that attend
-            to no image are meaningless.
+            For each device, float32 ``[cross-attention layers, attending tokens, heads
+            of the device, head dim]``: the queries after q_norm of the tokens that
+            attend to an image.
         """
         queries: list[list[TensorValue]] = []
         self.language_model(

@@ -12,8 +12,10 @@ from max.dtype import DType
 from max.graph import DeviceRef
 from max.nn.kv_cache import MHAKVCacheParams
 
+from mllama.image_cache import storage
 from mllama.image_cache.block_manager import Entry, RunKey, RunTokens
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
+from mllama.nn.layers.image_cache_inputs import AttendingMask, AttendingTokens
 
 
 def storage_of(
@@ -80,20 +82,65 @@ def test_an_image_is_written_after_the_earlier_images_of_its_run() -> None:
     assert table[0, :2].tolist() == list(entry.pages)
 
 
-def test_tokens_without_an_image_read_the_zero_page_and_are_masked() -> None:
+def test_segments_without_an_image_are_left_out_on_a_cpu() -> None:
+    images = storage_of(num_pages=9)
+    entry = reserved(images, (1,), (130,))
+    (read,) = images.read_inputs(
+        [
+            ReadSegment(3, None, 0),
+            ReadSegment(2, entry, 130),
+            ReadSegment(4, None, 0),
+            ReadSegment(1, entry, 65),
+        ]
+    )
+    assert isinstance(read.attending, AttendingTokens)
+    assert read.attending.indices.to_numpy().tolist() == [3, 4, 9]
+    assert read.segment_offsets.to_numpy().tolist() == [0, 2, 3]
+    assert read.image_offsets.to_numpy().tolist() == [0, 130, 195]
+    assert read.max_segment_length.to_numpy().tolist() == [2]
+    table = read.pages.lookup_table.to_numpy()
+    assert table[:, :2].tolist() == [list(entry.pages)] * 2
+    assert read.pages.cache_lengths.to_numpy().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_batch_without_images_has_no_segments_on_a_cpu(num_devices: int) -> None:
+    images = storage_of(num_pages=9, num_devices=num_devices)
+    reads = images.read_inputs([ReadSegment(3, None, 0), ReadSegment(1, None, 0)])
+    assert len(reads) == num_devices
+    for read in reads:
+        assert isinstance(read.attending, AttendingTokens)
+        assert read.attending.indices.shape == (0,)
+        assert read.attending.indices.dtype is DType.int64
+        assert read.segment_offsets.to_numpy().tolist() == [0]
+        assert read.image_offsets.to_numpy().tolist() == [0]
+        assert read.pages.lookup_table.shape[0] == 0
+        assert read.pages.cache_lengths.shape == (0,)
+
+
+def test_tokens_without_an_image_read_the_zero_page_and_are_masked_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(storage, "selects_tokens", lambda **_: False)
     images = storage_of(num_pages=9)
     entry = reserved(images, (1,), (130,))
     (read,) = images.read_inputs([ReadSegment(3, None, 0), ReadSegment(2, entry, 130)])
     assert read.segment_offsets.to_numpy().tolist() == [0, 3, 5]
     assert read.image_offsets.to_numpy().tolist() == [0, 1, 131]
     assert read.max_segment_length.to_numpy().tolist() == [3]
-    assert read.image_mask.to_numpy()[:, 0].tolist() == [False] * 3 + [True] * 2
+    assert isinstance(read.attending, AttendingMask)
+    factors = read.attending.factors.to_numpy()
+    assert factors[:, 0].tolist() == [0] * 3 + [1] * 2
+    assert factors.dtype == np.float32
     assert not read.pages.lookup_table.to_numpy()[0].any()
     assert np.issubdtype(read.segment_offsets.to_numpy().dtype, np.uint32)
 
 
-def test_inputs_of_a_captured_decode_step_depend_on_its_requests_number_alone() -> None:
+def test_inputs_of_a_captured_decode_step_depend_on_its_requests_number_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A replayed device graph reads nothing anew that the host has."""
+    monkeypatch.setattr(storage, "selects_tokens", lambda **_: False)
     images = storage_of(num_pages=9, decode_image_tokens=1000)
     small = reserved(images, (1,), (130,))
     images.blocks.reserve("other", {(2,): (700,)})

@@ -18,7 +18,7 @@ from max.driver import DeviceSpec
 from mllama.errors import ConfigError
 from mllama.image_cache import storage
 from mllama.nn.layers import image_cache_inputs
-from mllama.nn.layers.image_cache_inputs import image_mask_dtype
+from mllama.nn.layers.image_cache_inputs import selects_tokens
 from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.gguf.writing import write_gguf
 from tests.parity.pipeline import Pipeline
@@ -36,7 +36,7 @@ def pipeline() -> Iterator[Pipeline]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (image_cache_inputs, storage):
             patch.setattr(
-                module, "image_mask_dtype", lambda **_: image_mask_dtype(is_host=False)
+                module, "selects_tokens", lambda **_: selects_tokens(is_host=False)
             )
         yield Pipeline(
             checkpoint(), max_batch_size=4, device_specs=[DeviceSpec.cpu()] * 2

@@ -37,19 +37,37 @@ class ImageWriteInputs(Generic[_Tensor, _Buffer]):
 
 
 @tree_dataclass(frozen=True)
+class AttendingTokens(Generic[_Tensor]):
+    """The text tokens that attend to an image; cross-attention computes only these."""
+
+    indices: _Tensor
+    """int64 ``[attending tokens]``, ascending; there may be none."""
+
+
+@tree_dataclass(frozen=True)
+class AttendingMask(Generic[_Tensor]):
+    """Which text tokens attend to an image; cross-attention computes all of them."""
+
+    factors: _Tensor
+    """float32 ``[text tokens, 1]``: 0 for tokens that precede every image, else 1."""
+
+
+@tree_dataclass(frozen=True)
 class ImageReadInputs(Generic[_Tensor, _Buffer]):
     """The images that each text token attends to, in segments.
 
     A segment is a range of consecutive tokens of one request that attend to the same
-    images.  A segment without images attends to a page of zeros, because the kernels
-    need at least one key, and ``image_mask`` discards the result.
+    images.  With :class:`AttendingTokens`, segments are of these alone.  With
+    :class:`AttendingMask`, a segment without images attends to a page of zeros, because
+    the kernels need at least one key, and the mask discards the result.
     """
 
     pages: KVCacheInputsPerDevice[_Tensor, _Buffer]
     """The image cache, and a row of the page table for each segment."""
 
     segment_offsets: _Tensor
-    """uint32 ``[segments + 1]``: the start of each segment in the text tokens."""
+    """uint32 ``[segments + 1]``: the start of each segment in the tokens that are
+    computed."""
 
     image_offsets: _Tensor
     """uint32 ``[segments + 1]``: running sum of the segments' image tokens."""
@@ -57,9 +75,8 @@ class ImageReadInputs(Generic[_Tensor, _Buffer]):
     max_segment_length: _Tensor
     """uint32 ``[1]`` on the host: text tokens of the longest segment."""
 
-    image_mask: _Tensor
-    """``[text tokens, 1]`` of :func:`image_mask_dtype`: false for tokens that precede
-    every image."""
+    attending: AttendingTokens[_Tensor] | AttendingMask[_Tensor]
+    """The tokens that attend to an image, as :func:`selects_tokens` says."""
 
 
 ImageWriteValues = ImageWriteInputs[TensorValue, BufferValue]
@@ -139,13 +156,14 @@ def image_write_types(
     ]
 
 
-def image_mask_dtype(*, is_host: bool) -> DType:
-    """Returns the dtype of the image mask: a boolean, or on a GPU a factor of 1 or 0.
+def selects_tokens(*, is_host: bool) -> bool:
+    """Returns True if cross-attention computes only the tokens that attend to an image.
 
-    On a GPU, MAX 26.7's ``where`` turned the tokens of this graph that it should have
-    kept into zeros (``docs/gpu.md``).
+    On a GPU it computes all tokens and masks them: a captured step has inputs of fixed
+    shapes.  The mask is a factor, because MAX 26.7's ``where`` turned the tokens that
+    it should have kept into zeros there (``docs/gpu.md``).
     """
-    return DType.bool if is_host else DType.float32
+    return is_host
 
 
 def image_read_types(
@@ -158,9 +176,15 @@ def image_read_types(
             segment_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
             image_offsets=TensorType(DType.uint32, ["segment_offsets"], device),
             max_segment_length=TensorType(DType.uint32, [1], DeviceRef.CPU()),
-            image_mask=TensorType(
-                image_mask_dtype(is_host=device.is_cpu()), ["total_seq_len", 1], device
-            ),
+            attending=_attending_types(device),
         )
         for device in params.devices
     ]
+
+
+def _attending_types(
+    device: DeviceRef,
+) -> AttendingTokens[TensorType] | AttendingMask[TensorType]:
+    if selects_tokens(is_host=device.is_cpu()):
+        return AttendingTokens(TensorType(DType.int64, ["attending_tokens"], device))
+    return AttendingMask(TensorType(DType.float32, ["total_seq_len", 1], device))

@@ -24,7 +24,12 @@ from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
 from mllama.kernels.ops.attention import image_attention, store_image_kv, supports
-from mllama.nn.layers.image_cache_inputs import ImageReadValues, ImageWriteValues
+from mllama.nn.layers.image_cache_inputs import (
+    AttendingMask,
+    AttendingTokens,
+    ImageReadValues,
+    ImageWriteValues,
+)
 from mllama.nn.layers.linear import Encodings, feed_forward, projection
 from mllama.nn.layers.tensor_parallel import Sharded, all_reduce, feed_forward_sum
 
@@ -138,7 +143,8 @@ class MllamaTextCrossAttention(Module):
     def __call__(
         self, layer_idx: TensorValue, hidden_states: TensorValue, read: ImageReadValues
     ) -> TensorValue:
-        """Maps ``[text tokens, hidden]`` to the device's partial sum of the same shape.
+        """Maps ``[computed tokens, hidden]`` to the device's partial sum of the same
+        shape.
 
         Outputs of tokens that attend to no image are finite but meaningless.
         """
@@ -151,8 +157,8 @@ class MllamaTextCrossAttention(Module):
         )
 
     def project_query(self, hidden_states: TensorValue) -> TensorValue:
-        """Maps ``[text tokens, hidden]`` to queries before q_norm, ``[text tokens,
-        heads, head dim]``."""
+        """Maps ``[computed tokens, hidden]`` to queries before q_norm, ``[computed
+        tokens, heads, head dim]``."""
         return ops.reshape(
             self.q_proj(hidden_states),
             [hidden_states.shape[0], self.num_heads, self.head_dim],
@@ -161,7 +167,7 @@ class MllamaTextCrossAttention(Module):
     def attend(
         self, layer_idx: TensorValue, query: TensorValue, read: ImageReadValues
     ) -> TensorValue:
-        """Applies q_norm and attention to ``[text tokens, heads, head dim]``."""
+        """Applies q_norm and attention to ``[computed tokens, heads, head dim]``."""
         image_cache = read.pages.kv_blocks
         if supports(self.head_dim, query.dtype, image_cache.dtype, query.device):
             return image_attention(
@@ -192,7 +198,7 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
 
     The layer leaves tokens that precede every image exactly as they were, as Meta's
     original code does.  transformers lets such tokens attend uniformly to the image,
-    and masks only the MLP.
+    and masks only the MLP.  On a CPU such tokens aren't computed, and cost nothing.
     """
 
     def __init__(
@@ -244,11 +250,15 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
             signals: The buffers of
                 :func:`~mllama.nn.layers.tensor_parallel.signal_types`.
         """
+        computed = [
+            computed_tokens(states, read)
+            for states, read in zip(hidden_states, reads, strict=True)
+        ]
         attn_outputs = all_reduce(
             [
                 shard.cross_attn(layer_idx, shard.input_layernorm(states), read)
                 for shard, states, read in zip(
-                    self.shards, hidden_states, reads, strict=True
+                    self.shards, computed, reads, strict=True
                 )
             ],
             signals,
@@ -256,7 +266,7 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
         after_attention = [
             states + _apply_mask(read, ops.tanh(shard.cross_attn_attn_gate) * attention)
             for shard, states, attention, read in zip(
-                self.shards, hidden_states, attn_outputs, reads, strict=True
+                self.shards, computed, attn_outputs, reads, strict=True
             )
         ]
         mlp_outputs = feed_forward_sum(self.shards, after_attention, signals)
@@ -266,22 +276,34 @@ class MllamaCrossAttentionDecoderLayer(Sharded):
                 self.shards, after_attention, mlp_outputs, reads, strict=True
             )
         ]
-        # Selects instead of multiplying: zero times a non-finite value is not zero.
         return [
-            ops.where(read.image_mask, states, unchanged)
-            if read.image_mask.dtype is DType.bool
-            else states
-            for states, unchanged, read in zip(
-                after_mlp, hidden_states, reads, strict=True
+            _put_back(states, updated, read)
+            for states, updated, read in zip(
+                hidden_states, after_mlp, reads, strict=True
             )
         ]
 
 
-def _apply_mask(read: ImageReadValues, update: TensorValue) -> TensorValue:
-    """Zeroes the update of tokens without an image if the mask is a factor.
+def computed_tokens(hidden_states: TensorValue, read: ImageReadValues) -> TensorValue:
+    """Returns the states of the tokens that cross-attention computes, ``[computed
+    tokens, hidden]``: those that attend to an image, or all."""
+    if isinstance(read.attending, AttendingTokens):
+        return ops.gather(hidden_states, read.attending.indices, axis=0)
+    return hidden_states
 
-    A boolean mask is applied at the end of the layer.
-    """
-    if read.image_mask.dtype is DType.bool:
-        return update
-    return update * read.image_mask.cast(update.dtype)
+
+def _put_back(
+    hidden_states: TensorValue, updated: TensorValue, read: ImageReadValues
+) -> TensorValue:
+    """Returns the states of all text tokens, of which the computed ones are updated."""
+    if isinstance(read.attending, AttendingTokens):
+        indices = ops.unsqueeze(read.attending.indices, 1)
+        return ops.scatter_nd(hidden_states, updated, indices)
+    return updated
+
+
+def _apply_mask(read: ImageReadValues, update: TensorValue) -> TensorValue:
+    """Zeroes the update of tokens without an image if they are computed."""
+    if isinstance(read.attending, AttendingMask):
+        return update * read.attending.factors.cast(update.dtype)
+    return update

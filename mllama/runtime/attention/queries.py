@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,7 @@ class QueryRunner:
 
         Returns:
             float32 ``[cross-attention layers, tokens from the first, heads, head
-            dim]``, the queries after q_norm.  Those of tokens that attend to no image
-            are meaningless.
+            dim]``, the queries after q_norm; zeros for tokens that attend to no image.
         """
         cache = _OwnCache(self._params, self._model.devices, len(tokens))
         queries = []
@@ -60,18 +60,37 @@ class QueryRunner:
             pending: list[PendingImage] = []
             reads = self._model.image_cache.plan_range(context, start, end, pending)
             self._model.image_encoder.store(pending)
+            inputs = self._model.image_cache.storage.read_inputs(reads)
             outputs = self._graph.execute(
                 Buffer.from_numpy(np.ascontiguousarray(tokens[start:end])),
                 Buffer.from_numpy(np.array([0, end - start], np.uint32)),
-                *tree.leaves(self._model.image_cache.storage.read_inputs(reads)),
+                *tree.leaves(inputs),
                 *tree.leaves(cache.inputs(start, end)),
                 *self._model.text_constants,
             )
-            # A CPU may stand in for several devices, each with some of the heads.
             if end > first:
-                wanted = [o.to_numpy()[:, max(0, first - start) :] for o in outputs]
-                queries.append(np.concatenate(wanted, axis=2))
+                attending = inputs[0].attending.indices.to_numpy()
+                of_chunk = _of_all_tokens(outputs, attending, end - start)
+                queries.append(of_chunk[:, max(0, first - start) :])
         return np.concatenate(queries, axis=1)
+
+
+def _of_all_tokens(
+    outputs: Sequence[Buffer], attending: npt.NDArray[np.int64], tokens: int
+) -> npt.NDArray[np.float32]:
+    """Returns the queries of all tokens of a run, zeros where the graph has none.
+
+    Args:
+        outputs: The graph's; a CPU may stand in for several devices, each with some of
+            the heads.
+        attending: The tokens that the outputs are of.
+        tokens: The run's tokens.
+    """
+    heads = np.concatenate([output.to_numpy() for output in outputs], axis=2)
+    layers, _, *shape = heads.shape
+    queries = np.zeros((layers, tokens, *shape), np.float32)
+    queries[:, attending] = heads
+    return queries
 
 
 def cache_bytes(params: Any, length: int) -> int:
