@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import sys
 from typing import Any, Final
 
@@ -84,6 +85,14 @@ class LimitedConnection(CountedConnection, H11Protocol):
         if not has_room(self.connections, self, self.limits.connections):
             # Every other one has a request that is being answered.
             self._close_with(TOO_MANY_CONNECTIONS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Lets a request whose client has left wait for no memory."""
+        super().connection_lost(exc)
+        known: Any = self.scope
+        share = known_memory(known) if known is not None else None
+        if share is not None:
+            share.leave()
 
     def data_received(self, data: bytes) -> None:
         """Notes that something arrived."""
@@ -175,7 +184,12 @@ class LimitedConnection(CountedConnection, H11Protocol):
             self._body_seconds = self._body_pause = 0.0
             self._body_bytes = 0
         # What the server doesn't want to read yet isn't the client's fault.
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+        if self.flow.read_paused:
+            # Who reads nothing isn't told by the loop that the client has left.
+            if _has_left(self.transport):
+                self.transport.abort()
+            return
+        if self.cycle.waiting_for_100_continue:
             return
         self._body_seconds += elapsed
         self._body_pause += elapsed
@@ -214,6 +228,16 @@ class LimitedConnection(CountedConnection, H11Protocol):
                 for event in refusal(report, scope, self.form_of):
                     self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+def _has_left(transport: asyncio.BaseTransport) -> bool:
+    """Returns True if a connection's other end is closed, whatever it has sent."""
+    poll = select.poll()
+    # Linux alone tells of it while something is unread.
+    poll.register(
+        transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0)
+    )
+    return bool(poll.poll(0))
 
 
 def limited_connections(

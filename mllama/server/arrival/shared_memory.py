@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mllama.errors import EngineOverloadedError
 from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
+from mllama.max_compat.server import ClientDisconnected
 from mllama.server.scheduling.fair_semaphore import ANYBODY, FairSemaphore, Lease
 
 MAX_BODIES_BYTES: Final = 1 << 30
@@ -80,6 +81,8 @@ class RequestMemory:
         self._client = client
         self._body: Lease | None = None
         self._images: list[Lease] = []
+        self._waiting: asyncio.Task[Lease] | None = None
+        self._has_left = False
 
     @property
     def is_body_awaited(self) -> bool:
@@ -94,6 +97,7 @@ class RequestMemory:
 
         Raises:
             EngineOverloadedError: If too many wait, or there isn't enough in time.
+            ClientDisconnected: If the client leaves meanwhile.
         """
         if size <= SMALL_BODY or self._body is not None:
             return
@@ -116,10 +120,17 @@ class RequestMemory:
 
         Raises:
             EngineOverloadedError: If there isn't enough in time.
+            ClientDisconnected: If the client leaves meanwhile.
         """
         lease = await self._taken(self._memory.images, size)
         self._images.append(lease)
         return lease
+
+    def leave(self) -> None:
+        """Gives up the place of a request that waits, since its client has left."""
+        self._has_left = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     def release(self) -> None:
         """Gives everything back."""
@@ -129,17 +140,29 @@ class RequestMemory:
 
     async def _taken(self, pool: FairSemaphore, size: int) -> Lease:
         seconds = self._memory.max_wait
+        # What needs more than a client may have gets all of that.
+        size = min(size, pool.most_each)
+        if not pool.must_wait(size, self._client):
+            return await pool.acquire(size, self._client)
+        if self._has_left:
+            raise ClientDisconnected
+        self._waiting = asyncio.ensure_future(
+            pool.acquire(size, self._client, seconds=seconds)
+        )
         try:
-            # What needs more than a client may have gets all of that.
-            return await pool.acquire(
-                min(size, pool.most_each), self._client, seconds=seconds
-            )
+            return await self._waiting
         except asyncio.TimeoutError:
             raise EngineOverloadedError(
                 f"other requests have left no memory for this one for {seconds:g} s; "
                 "try again later",
                 _RETRY_SECONDS,
             ) from None
+        except asyncio.CancelledError:
+            if self._has_left:
+                raise ClientDisconnected from None
+            raise
+        finally:
+            self._waiting = None
 
 
 class SharedMemoryMiddleware:

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import struct
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -304,6 +305,35 @@ def test_a_client_that_closes_its_sending_side_has_left() -> None:
             await asyncio.sleep(0.01)
         assert application.ended == ["stream"]
         writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("sent", [66_000, 600_000])
+def test_a_client_that_leaves_while_it_waits_for_memory_frees_its_place(
+    sent: int, resets: bool
+) -> None:
+    # A body waits from 64 KB on, and little more of it is read meanwhile.
+    async def test(port: int, application: Application) -> None:
+        bodies = application.memory.bodies
+        leases = [await bodies.acquire(4 << 20, each) for each in ("one", "another")]
+        head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(client, head + b"x" * sent)
+        await until(lambda: bodies.waiting == 1)
+        await asyncio.sleep(0.2)
+        if resets:
+            linger = struct.pack("ii", 1, 0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        client.close()
+        await until(lambda: bodies.waiting == 0)
+        await until(lambda: application.ended == ["disconnected"])
+        await until(lambda: not application.connections)
+        for lease in leases:
+            lease.release()
+        assert bodies.held == 0
 
     run(test)
 
