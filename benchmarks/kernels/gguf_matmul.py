@@ -1,4 +1,4 @@
-"""Times the GGUF matmul: the custom op with either SIMD width, and MAX's.
+"""Times the GGUF matmul: the custom op in each form, and MAX's.
 
 ``python -m benchmarks.kernels.gguf_matmul`` times them in turn, for the matrices of a
 text layer at their published widths.  Bytes count the GGUF blocks once; no matrix is
@@ -8,7 +8,6 @@ used twice in a row, so that none is still in a cache.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,14 +19,8 @@ from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 from max.graph.quantization import QuantizationEncoding
 
-from mllama.kernels.dispatch import (
-    AVX2,
-    AVX512,
-    MAX,
-    VARIABLE,
-    mojo_package,
-    simd_width,
-)
+from benchmarks.kernels.timing import INT8_KERNELS, use_kernels
+from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.gguf_matmul import MOJO_PACKAGE, gguf_matmul
 from mllama.nn.layers.linear import gguf_weight
 
@@ -65,9 +58,8 @@ def compile_model(
         session: Compiles the graph.
         encoding: GGUF encoding of the matrices.
         weights: The matrices, by name.
-        kernels: AVX512, AVX2 or MAX.
+        kernels: A value of the environment variable.
     """
-    os.environ[VARIABLE] = "auto" if kernels == AVX512 else kernels
     cpu = DeviceRef.CPU()
 
     def forward(*inputs: TensorValue) -> tuple[TensorValue, ...]:
@@ -82,15 +74,16 @@ def compile_model(
                 )
         return tuple(results)
 
-    graph = Graph(
-        f"gguf_matmul_{kernels}_{encoding.name}",
-        forward,
-        input_types=[
-            TensorType(DType.float32, (f"tokens_{index}", width), cpu)
-            for index, (width, _) in enumerate(SHAPES)
-        ],
-        custom_extensions=[mojo_package(MOJO_PACKAGE)] if kernels != MAX else [],
-    )
+    with use_kernels(kernels):
+        graph = Graph(
+            f"gguf_matmul_{kernels}_{encoding.name}",
+            forward,
+            input_types=[
+                TensorType(DType.float32, (f"tokens_{index}", width), cpu)
+                for index, (width, _) in enumerate(SHAPES)
+            ],
+            custom_extensions=[mojo_package(MOJO_PACKAGE)] if kernels != MAX else [],
+        )
     return session.load(graph, weights_registry=weights)
 
 
@@ -139,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     options = parser.parse_args(arguments)
-    contenders = [AVX512, AVX2, MAX] if simd_width() == 16 else [AVX2, MAX]
+    # The form that this CPU gets by itself comes first.
+    contenders = list(reversed(INT8_KERNELS.values()))
     session = InferenceSession(devices=[CPU()])
     for encoding in ENCODINGS:
         if options.encoding not in (None, encoding.name.lower()):

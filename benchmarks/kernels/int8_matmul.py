@@ -14,7 +14,7 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, TensorType, TensorValue, ops
 
-from benchmarks.kernels.timing import KERNELS, time_calls, use_kernels
+from benchmarks.kernels.timing import INT8_KERNELS, time_calls, use_kernels
 from mllama.kernels.dispatch import MAX, mojo_package
 from mllama.kernels.ops.int8_matmul import (
     MOJO_PACKAGE,
@@ -66,7 +66,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     session = InferenceSession(devices=[CPU()])
     models = {
-        name: compile_model(session, kernels) for name, kernels in KERNELS.items()
+        name: compile_model(session, kernels) for name, kernels in INT8_KERNELS.items()
     }
     rng = np.random.default_rng(0)
     print(f"{'':31}{'min ms':>8}{'median':>8}{'Gop/s':>8}{'ratio':>7}")
@@ -77,7 +77,7 @@ def main() -> None:
         assert levels.shape == tiled_shape(columns, width)
         float32, int8 = (x, weights), (x, levels, scales)
         calls = {
-            name: lambda m=model, i=float32 if KERNELS[name] == MAX else int8: (
+            name: lambda m=model, i=float32 if INT8_KERNELS[name] == MAX else int8: (
                 m.execute(*i)
             )
             for name, model in models.items()

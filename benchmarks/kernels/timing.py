@@ -8,12 +8,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from mllama.kernels.dispatch import AVX2, AVX512, MAX, VARIABLE, chosen_kernels
-
-KERNELS: Final = {"MAX's": MAX, "custom, AVX2": AVX2} | (
-    {"custom, AVX-512": "auto"} if chosen_kernels() == AVX512 else {}
+from mllama.kernels.dispatch import (
+    AVX2,
+    AVX512,
+    AVXVNNI,
+    AVXVNNI_FEATURE,
+    MAX,
+    VARIABLE,
+    chosen_kernels,
 )
-"""Kernels that this CPU supports, with their values of the environment variable."""
+from mllama.utils.cpu import cpu_features
+
+_BASE: Final = {"MAX's": MAX, "custom, AVX2": AVX2}
+_AVX512: Final = {"custom, AVX-512": "auto"} if chosen_kernels() == AVX512 else {}
+_AVXVNNI: Final = (
+    {"custom, AVX-VNNI": AVXVNNI} if AVXVNNI_FEATURE in cpu_features() else {}
+)
+
+KERNELS: Final = _BASE | _AVX512
+"""Kernels that this CPU supports, with their values of the environment variable; the
+last are those that it gets by itself."""
+
+INT8_KERNELS: Final = _BASE | _AVXVNNI | _AVX512
+"""The same for products of int8, which have a form between AVX2 and AVX-512."""
 
 
 @contextmanager

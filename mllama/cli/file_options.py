@@ -15,9 +15,9 @@ COMPILE_OPTIONS: Final = (
         kind="text",
         metavar="TARGET",
         description="Compile for this kind of device, which this machine need not "
-        "have: cpu:x86-64-v3 (any CPU with AVX2), cpu:cascadelake (AVX-512 and VNNI), "
-        "or in bfloat16 cuda:sm_90, hip:gfx942, ... --devices says how many GPUs share "
-        "the model.",
+        "have: cpu:x86-64-v3 (any CPU with AVX2), cpu:alderlake (AVX-VNNI), "
+        "cpu:cascadelake (AVX-512 and VNNI), or in bfloat16 cuda:sm_90, hip:gfx942, "
+        "... --devices says how many GPUs share the model.",
         default_text="this machine",
     ),
     Option(

@@ -41,13 +41,26 @@ _AVX512_VNNI = (
 )
 """What LLVM's ``cascadelake`` has in addition, among those that code is made for."""
 
+_AVX_VNNI = (
+    "adx",
+    "aes",
+    "avx_vnni",
+    "gfni",
+    "sha_ni",
+    "vaes",
+    "vpclmulqdq",
+)
+"""What LLVM's ``alderlake`` has in addition, among those that code is made for."""
+
 CPU_TARGETS: Final = {
     "x86-64-v3": ("x86_64", *_X86_64_V3),
+    "alderlake": ("x86_64", *sorted((*_X86_64_V3, *_AVX_VNNI))),
     "cascadelake": ("x86_64", *sorted((*_X86_64_V3, *_AVX512_VNNI))),
 }
 """The CPUs that can be compiled for on any machine: the features of each in the form of
 :func:`cpu_features`, by LLVM's name.  Graphs run on every CPU with these features:
-``x86-64-v3`` on those with AVX2, ``cascadelake`` on those with AVX-512 and VNNI."""
+``x86-64-v3`` on those with AVX2, ``alderlake`` on those with AVX-VNNI, ``cascadelake``
+on those with AVX-512 and VNNI."""
 
 
 def gpu_host() -> tuple[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from mllama.compilation.host import gpu_host, versions
 from mllama.config import MllamaConfig
 from mllama.config.validation import one_line
 from mllama.errors import CompiledModelError
-from mllama.kernels.dispatch import AVX2, AVX512, MAX, chosen_kernels
+from mllama.kernels.dispatch import AVX2, AVX512, AVXVNNI, MAX, chosen_kernels
 from mllama.utils.cpu import cpu_features
 
 MANIFEST = "manifest.json"
@@ -24,8 +24,16 @@ MANIFEST = "manifest.json"
 _IRRELEVANT_TEXT_FIELDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Fields of the text configuration that no graph depends on."""
 
-RUNNABLE_KERNELS = {AVX512: (AVX512, AVX2), AVX2: (AVX2,), MAX: (MAX,)}
-"""The kernels whose graphs run here, fastest first, by those that this CPU has."""
+RUNNABLE_KERNELS = {
+    AVX512: (AVX512, AVXVNNI, AVX2),
+    AVXVNNI: (AVXVNNI, AVX2),
+    AVX2: (AVX2,),
+    MAX: (MAX,),
+}
+"""The kernels whose graphs run here, fastest first, by those that this CPU has.
+
+A CPU with AVX-512 may lack AVX-VNNI; the manifest's CPU features tell.
+"""
 
 _LABELS = {
     "config": "config hash",
@@ -50,7 +58,7 @@ class Manifest:
         encoding: The encoding of the weights.
         formats: Hash of the formats of the tensors that are stored as GGUF blocks.
         devices: ``cpu``, or the API and architecture of each GPU (``cuda:sm_90``).
-        kernels: ``avx512``, ``avx2`` or ``max``, see
+        kernels: ``avx512``, ``avxvnni``, ``avx2`` or ``max``, see
             :func:`~mllama.kernels.dispatch.chosen_kernels`.
         cpu: Features of the CPU that the graphs run on, or of the GPUs' host, see
             :func:`cpu_features`.  They also run on a CPU that has more.

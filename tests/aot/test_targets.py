@@ -27,6 +27,7 @@ from mllama.weights.encodings import Encoding
     ("name", "target"),
     [
         ("cpu", "cpu:x86-64-v3"),
+        ("cpu:alderlake", "cpu:alderlake"),
         ("cpu:cascadelake", "cpu:cascadelake"),
         ("cuda", "cuda:sm_80"),
         ("cuda:sm_90", "cuda:sm_90"),
@@ -49,7 +50,7 @@ def test_a_target_has_an_api_and_an_architecture(name: str, target: str) -> None
         ("cuda:gfx942", "'gfx942' is not a cuda target"),
         ("cuda:sm_75", "'sm_75' is not a cuda target; use one of sm_80, "),
         ("hip:sm_90", "'sm_90' is not a hip target"),
-        ("cpu:znver9", "'znver9' is not a cpu target; use one of x86-64-v3, casc"),
+        ("cpu:znver9", "'znver9' is not a cpu target; use one of x86-64-v3, alde"),
     ],
 )
 def test_an_unknown_target_is_refused_with_the_known_ones(

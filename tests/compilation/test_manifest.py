@@ -72,6 +72,12 @@ def test_graphs_for_gpus_run_on_hosts_with_at_least_their_cpu_features() -> None
     ("saved", "chosen", "runs"),
     [
         ("avx2", "avx512", True),
+        ("avx2", "avxvnni", True),
+        ("avxvnni", "avxvnni", True),
+        ("avxvnni", "avx512", True),
+        ("avxvnni", "avx2", False),
+        ("avxvnni", "max", False),
+        ("avx512", "avxvnni", False),
         ("avx512", "avx2", False),
         ("avx2", "avx2", True),
         ("avx2", "max", False),

@@ -12,9 +12,10 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, TensorType, ops
 
-from mllama.kernels.dispatch import mojo_package, simd_width
+from mllama.kernels.dispatch import has_vnni, mojo_package, simd_width
 from mllama.kernels.ops.gguf_matmul import MOJO_PACKAGE
 from mllama.max_compat.compiler import ensure_default_mlir_context
+from tests.kernels.simd_widths import use_kernels
 
 Array = np.ndarray
 Run = Callable[..., list[Array]]
@@ -24,12 +25,10 @@ QKV_FORMATS = (Kind.Q4_K, Kind.Q6_K, Kind.Q4_0)
 """Formats of the three matrices of a fused QKV."""
 GATE_UP_FORMATS = (Kind.Q4_K, Kind.Q6_K)
 """Formats of the two matrices of a fused gate-up."""
-SIMD_WIDTHS = (8, 16) if simd_width() == 16 else (8,)
-"""The SIMD widths that this CPU supports."""
 CPU_DEVICE = DeviceRef.CPU()
 
 
-def compile_ops(width: int) -> Run:
+def compile_ops(kernels: str) -> Run:
     """Compiles a graph of all ops and returns a function that runs it.
 
     The function takes the activations of each op, the GGUF blocks of each matrix and
@@ -37,7 +36,7 @@ def compile_ops(width: int) -> Run:
     products of FORMATS, the fused QKV, the fused gate-up.
 
     Args:
-        width: The SIMD width.
+        kernels: A value of the environment variable.
     """
     kinds = [*FORMATS, *QKV_FORMATS, *GATE_UP_FORMATS]
     inputs = [
@@ -64,8 +63,11 @@ def compile_ops(width: int) -> Run:
         def call(name: str, index: int, given: list, columns: object, **encodings):
             kind = TensorType(DType.float32, (x[index].shape[0], columns), CPU_DEVICE)
             named = {key: kind.name.lower() for key, kind in encodings.items()}
-            named["simd_width"] = width
-            return ops.custom(name, CPU_DEVICE, [x[index], *given], [kind], named)[0]
+            with use_kernels(kernels):
+                form = {"simd_width": simd_width(), "has_vnni": has_vnni()}
+            return ops.custom(
+                name, CPU_DEVICE, [x[index], *given], [kind], named | form
+            )[0]
 
         results = [
             call("mllama_gguf_matmul", i, [blocks[i]], blocks[i].shape[0], encoding=k)

@@ -10,6 +10,7 @@ from mllama.kernels import dispatch
 
 AVX2 = ("x86_64", "avx", "avx2", "f16c", "fma")
 AVX512 = (*AVX2, "avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512_vnni")
+AVXVNNI = (*AVX2, "avx_vnni")
 ARM = ("aarch64", "asimd", "bf16")
 
 
@@ -21,6 +22,14 @@ ARM = ("aarch64", "asimd", "bf16")
         (AVX2, "", "avx2"),
         (AVX2, "max", "max"),
         (AVX2[:2], None, "max"),
+        (AVXVNNI, None, "avxvnni"),
+        (AVXVNNI, "avxvnni", "avxvnni"),
+        (AVXVNNI, "avx2", "avx2"),
+        (AVXVNNI, "max", "max"),
+        ((*AVX2[:2], "avx_vnni"), None, "max"),
+        ((*AVX512, "avx_vnni"), None, "avx512"),
+        ((*AVX512, "avx_vnni"), "avxvnni", "avxvnni"),
+        ((*AVX512[:-1], "avx_vnni"), None, "avxvnni"),
         (AVX512, None, "avx512"),
         (AVX512, "avx2", "avx2"),
         (AVX512, "max", "max"),
@@ -44,14 +53,29 @@ def test_cpu_and_environment_choose_the_kernels(
     assert dispatch.chosen_kernels() == kernels
     assert dispatch.uses_custom_ops(DeviceRef.CPU()) == (kernels != "max")
     assert dispatch.simd_width() == (16 if kernels == "avx512" else 8)
+    assert dispatch.has_vnni() == (kernels in ("avx512", "avxvnni"))
     assert not dispatch.uses_custom_ops(DeviceRef.GPU(0))
     summary = dispatch.kernels_summary(dispatch.chosen_kernels())
-    prefixes = {"avx512": "custom kernels (AVX-512)", "avx2": "custom kernels (AVX2)"}
-    assert summary.startswith(prefixes.get(kernels, "MAX's"))
+    summaries = {
+        "avx512": "custom kernels (AVX-512)",
+        "avxvnni": "custom kernels (AVX-VNNI)",
+        "avx2": "custom kernels (AVX2)",
+    }
+    assert summary.startswith(summaries.get(kernels, "MAX's"))
     assert ("lacks" in summary) == ("avx2" not in features)
 
 
 def test_an_unknown_choice_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(dispatch.VARIABLE, "fast")
-    with pytest.raises(MllamaError, match="MLLAMA_KERNELS must be auto, avx2 or max"):
+    with pytest.raises(MllamaError, match="must be auto, avxvnni, avx2 or max, not"):
+        dispatch.chosen_kernels()
+
+
+@pytest.mark.parametrize("features", [AVX2, AVX512, ARM])
+def test_vnni_is_refused_where_the_cpu_lacks_it(
+    monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: features)
+    monkeypatch.setenv(dispatch.VARIABLE, "avxvnni")
+    with pytest.raises(MllamaError, match="this CPU lacks avx_vnni; use auto"):
         dispatch.chosen_kernels()

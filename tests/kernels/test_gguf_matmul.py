@@ -28,20 +28,20 @@ from tests.kernels.gguf_matmul_graph import (
     FORMATS,
     GATE_UP_FORMATS,
     QKV_FORMATS,
-    SIMD_WIDTHS,
     Run,
     compile_ops,
     fused_gate_up,
     fused_qkv,
     matmul,
 )
+from tests.kernels.simd_widths import INT8_KERNELS
 
 Array = np.ndarray
 
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
 
 
-@pytest.fixture(scope="module", params=SIMD_WIDTHS, ids=lambda width: f"simd_{width}")
+@pytest.fixture(scope="module", params=INT8_KERNELS)
 def run(request: pytest.FixtureRequest) -> Run:
     return compile_ops(request.param)
 

@@ -9,7 +9,7 @@ from max.dtype import DType
 from max.graph import TensorType, TensorValue, Weight, ops
 from max.graph.quantization import QuantizationEncoding
 
-from mllama.kernels.dispatch import simd_width
+from mllama.kernels.dispatch import has_vnni, simd_width
 
 MOJO_PACKAGE: Final = "gguf_matmul"
 """Mojo package of these ops, for graphs that use them."""
@@ -112,6 +112,7 @@ def _call(
     parameters: dict[str, bool | int | str | DType] = {
         **encodings,
         "simd_width": simd_width(),
+        "has_vnni": has_vnni(),
     }
     return ops.custom(name, x.device, values, [result], parameters)[0].tensor
 

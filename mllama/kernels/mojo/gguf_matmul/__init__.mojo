@@ -3,7 +3,7 @@
 GGUF blocks are read in place, in ggml's layout. Activations are quantized to int8
 first, as in ggml, with one scale for every 256 values. The tests compare with a NumPy
 form, `tests/kernels/gguf_matmul.py`. `simd_width` is the number of columns of a vector:
-8 with AVX2, 16 with AVX-512.
+8 with AVX2 and AVX-VNNI, 16 with AVX-512. `has_vnni` is true for the last two.
 
 Reading order:
 
@@ -25,7 +25,7 @@ from max.runtime.asyncrt import parallelism_level
 
 from .gemv import uses_gemv, gemv_group
 from .formats import GemvFormat
-from .simd import SUPER_BLOCK, BytePointer, FloatPointer
+from .simd import SUPER_BLOCK, BytePointer, FloatPointer, Simd
 from .matmul import Activations, Matrix, multiply_group, quantize_activations
 from .q4_0 import Q4_0
 from .q4_k import Q4_K
@@ -42,7 +42,7 @@ struct GGUFMatmul:
 
     @staticmethod
     def execute[
-        target: StaticString, encoding: StaticString, simd_width: Int
+        target: StaticString, encoding: StaticString, simd_width: Int, has_vnni: Bool
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -56,7 +56,7 @@ struct GGUFMatmul:
 
         def work(first: Int, last: Int, token_block: Int) {imm}:
             for group in range(first, last):
-                _multiply[encoding, simd_width, gated=False](
+                _multiply[encoding, Simd(simd_width, has_vnni), gated=False](
                     activations, matrix, group, token_block
                 )
 
@@ -75,6 +75,7 @@ struct FusedQKV:
         second_encoding: StaticString,
         third_encoding: StaticString,
         simd_width: Int,
+        has_vnni: Bool,
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -97,15 +98,15 @@ struct FusedQKV:
         def work(first_group: Int, last_group: Int, token_block: Int) {imm}:
             for group in range(first_group, last_group):
                 if group < second_group:
-                    _multiply[first_encoding, simd_width, gated=False](
+                    _multiply[first_encoding, Simd(simd_width, has_vnni), gated=False](
                         activations, first, group, token_block
                     )
                 elif group < third_group:
-                    _multiply[second_encoding, simd_width, gated=False](
+                    _multiply[second_encoding, Simd(simd_width, has_vnni), gated=False](
                         activations, second, group - second_group, token_block
                     )
                 else:
-                    _multiply[third_encoding, simd_width, gated=False](
+                    _multiply[third_encoding, Simd(simd_width, has_vnni), gated=False](
                         activations, third, group - third_group, token_block
                     )
 
@@ -123,6 +124,7 @@ struct FusedGateUp:
         gate_encoding: StaticString,
         up_encoding: StaticString,
         simd_width: Int,
+        has_vnni: Bool,
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -140,11 +142,11 @@ struct FusedGateUp:
         def work(first: Int, last: Int, token_block: Int) {imm}:
             # One matrix after the other, so that each is read sequentially.
             for group in range(first, last):
-                _multiply[gate_encoding, simd_width, gated=False](
+                _multiply[gate_encoding, Simd(simd_width, has_vnni), gated=False](
                     activations, gate, group, token_block
                 )
             for group in range(first, last):
-                _multiply[up_encoding, simd_width, gated=True](
+                _multiply[up_encoding, Simd(simd_width, has_vnni), gated=True](
                     activations, up, group, token_block
                 )
 
@@ -226,26 +228,20 @@ def _share_groups[
 
 
 def _multiply[
-    encoding: StaticString, simd_width: Int, gated: Bool
+    encoding: StaticString, simd: Simd, gated: Bool
 ](activations: Activations, matrix: Matrix, group: Int, token_block: Int):
     comptime if encoding == "q4_0":
-        multiply_group[Q4_0, simd_width, gated](activations, matrix, group, token_block)
+        multiply_group[Q4_0, simd, gated](activations, matrix, group, token_block)
     elif encoding == "q4_k":
-        _multiply_k_quants[Q4_K, simd_width, gated](
-            activations, matrix, group, token_block
-        )
+        _multiply_k_quants[Q4_K, simd, gated](activations, matrix, group, token_block)
     else:
-        _multiply_k_quants[Q6_K, simd_width, gated](
-            activations, matrix, group, token_block
-        )
+        _multiply_k_quants[Q6_K, simd, gated](activations, matrix, group, token_block)
 
 
 def _multiply_k_quants[
-    Format: GemvFormat, simd_width: Int, gated: Bool
+    Format: GemvFormat, simd: Simd, gated: Bool
 ](activations: Activations, matrix: Matrix, group: Int, token_block: Int):
     if uses_gemv(activations):
-        gemv_group[Format, simd_width, gated](activations, matrix, group)
+        gemv_group[Format, simd.width, gated](activations, matrix, group)
     else:
-        multiply_group[Format, simd_width, gated](
-            activations, matrix, group, token_block
-        )
+        multiply_group[Format, simd, gated](activations, matrix, group, token_block)

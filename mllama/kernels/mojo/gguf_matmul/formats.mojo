@@ -1,6 +1,6 @@
 """The interface of a GGUF format."""
 
-from .simd import UNROLL, BytePointer, FloatPointer, FloatVector
+from .simd import UNROLL, BytePointer, FloatPointer, FloatVector, Simd
 
 comptime TILE_BYTES = 8192
 """Bytes of a tile: 256 unpacked weights of sixteen columns."""
@@ -11,7 +11,7 @@ comptime TILE_SCALES = 4096
 trait BlockFormat:
     """A format of GGUF blocks.
 
-    `tokens` is the number of tokens and `simd_width` the number of columns of a vector.
+    `tokens` is the number of tokens, `simd` the form of the vectors.
     """
 
     comptime SUPER_BLOCK_BYTES: Int
@@ -19,7 +19,7 @@ trait BlockFormat:
 
     @staticmethod
     def multiply_packed[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](
         column: BytePointer,
         stride: Int,
@@ -41,7 +41,7 @@ trait BlockFormat:
 
     @staticmethod
     def unpack[
-        simd_width: Int
+        simd: Simd
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
         """Unpacks a super-block of each column into a tile.
 
@@ -56,7 +56,7 @@ trait BlockFormat:
 
     @staticmethod
     def multiply_tile[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
         """Adds the products of a tile's columns with some tokens.
 

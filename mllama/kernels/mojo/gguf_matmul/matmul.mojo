@@ -8,7 +8,15 @@ from std.memory.alloc import unsafe_alloc
 from .quantize import REORDERED_BYTES, reorder_records, quantize_record
 from .prefetch import PREFETCH_TO_L1, prefetch_far
 from .formats import TILE_BYTES, BlockFormat
-from .simd import COLUMNS, RECORD_BYTES, SUPER_BLOCK, UNROLL, BytePointer, FloatPointer
+from .simd import (
+    COLUMNS,
+    RECORD_BYTES,
+    SUPER_BLOCK,
+    UNROLL,
+    BytePointer,
+    FloatPointer,
+    Simd,
+)
 
 comptime _TOKENS_PER_BLOCK = 256
 """Tokens for which a tile is unpacked: 256 values of each, and their totals, fit the L2
@@ -108,13 +116,13 @@ struct Matrix(Copyable, ImplicitlyCopyable, Movable):
 
 @no_inline
 def multiply_group[
-    Format: BlockFormat, simd_width: Int, gated: Bool = False
+    Format: BlockFormat, simd: Simd, gated: Bool = False
 ](activations: Activations, matrix: Matrix, group: Int, token_block: Int):
     """Multiplies a block of tokens with sixteen columns.
 
     Parameters:
         Format: The GGUF format of the matrix.
-        simd_width: Columns of a vector.
+        simd: The form of the vectors.
         gated: Whether `silu(result) * product` replaces the result, else the product.
 
     Args:
@@ -135,8 +143,8 @@ def multiply_group[
     var is_last = first_column + 2 * COLUMNS > matrix.columns
     var first_token = token_block * _TOKENS_PER_BLOCK
     var tokens = min(_TOKENS_PER_BLOCK, activations.tokens - first_token)
-    for i in range(0, tokens * COLUMNS, simd_width):
-        totals.unsafe_store(i, SIMD[DType.float32, simd_width](0))
+    for i in range(0, tokens * COLUMNS, simd.width):
+        totals.unsafe_store(i, SIMD[DType.float32, simd.width](0))
     for super_block in range(activations.super_blocks):
         var blocks = column.unsafe_offset(super_block * Format.SUPER_BLOCK_BYTES)
         var upcoming = blocks
@@ -156,30 +164,28 @@ def multiply_group[
         if num_columns == COLUMNS and activations.tokens == 1:
             # A single token waits for memory, which answers sooner the fewer columns
             # are read side by side; the sums are the same.
-            _multiply_packed[Format, 8, 1, 1](
+            _multiply_packed[Format, Simd(8, False), 1, 1](
                 blocks, matrix.stride, upcoming, records, totals, tokens
             )
             continue
-        if num_columns == COLUMNS and activations.tokens <= _max_packed_tokens(
-            simd_width
-        ):
-            _multiply_packed[Format, simd_width, 2, _max_packed_tokens(simd_width)](
+        if num_columns == COLUMNS and activations.tokens <= _max_packed_tokens(simd):
+            _multiply_packed[Format, simd, 2, _max_packed_tokens(simd)](
                 blocks, matrix.stride, upcoming, records, totals, tokens
             )
             continue
         if num_columns == COLUMNS:
-            _unpack[Format, simd_width](blocks, matrix.stride, tile)
+            _unpack[Format, simd](blocks, matrix.stride, tile)
             for i in range(COLUMNS):
                 prefetch_far[Format.SUPER_BLOCK_BYTES](
                     upcoming.unsafe_offset(i * matrix.stride)
                 )
         else:
-            _unpack_partial_group[Format, simd_width](
+            _unpack_partial_group[Format, simd](
                 blocks, matrix.stride, tile, num_columns
             )
-        _multiply_unpacked[Format, simd_width](tile, records, totals, tokens)
+        _multiply_unpacked[Format, simd](tile, records, totals, tokens)
     for token in range(tokens):
-        store_products[simd_width, gated](
+        store_products[simd.width, gated](
             matrix,
             first_token + token,
             first_column,
@@ -220,16 +226,16 @@ def store_products[
 
 @always_inline
 def _unpack[
-    Format: BlockFormat, simd_width: Int
+    Format: BlockFormat, simd: Simd
 ](blocks: BytePointer, stride: Int, tile: BytePointer):
-    comptime for part in range(COLUMNS // simd_width):
-        var column = blocks.unsafe_offset(part * simd_width * stride)
-        Format.unpack[simd_width](column, stride, tile, part)
+    comptime for part in range(COLUMNS // simd.width):
+        var column = blocks.unsafe_offset(part * simd.width * stride)
+        Format.unpack[simd](column, stride, tile, part)
 
 
 @no_inline
 def _unpack_partial_group[
-    Format: BlockFormat, simd_width: Int
+    Format: BlockFormat, simd: Simd
 ](blocks: BytePointer, stride: Int, tile: BytePointer, num_columns: Int):
     """Unpacks a super-block of fewer than sixteen columns; the last one fills the
     others."""
@@ -244,18 +250,18 @@ def _unpack_partial_group[
             copies.unsafe_store(
                 i * Format.SUPER_BLOCK_BYTES + byte, source.unsafe_load(byte)
             )
-    _unpack[Format, simd_width](copies, Format.SUPER_BLOCK_BYTES, tile)
+    _unpack[Format, simd](copies, Format.SUPER_BLOCK_BYTES, tile)
 
 
-def _max_packed_tokens(simd_width: Int) -> Int:
+def _max_packed_tokens(simd: Simd) -> Int:
     """Returns the most tokens that are multiplied with weights while these are unpacked
     in registers."""
-    return 2 if simd_width == 8 else 8
+    return 2 if simd.width == 8 else 8
 
 
 @always_inline
 def _multiply_packed[
-    Format: BlockFormat, simd_width: Int, least_tokens: Int, most_tokens: Int
+    Format: BlockFormat, simd: Simd, least_tokens: Int, most_tokens: Int
 ](
     blocks: BytePointer,
     stride: Int,
@@ -264,26 +270,26 @@ def _multiply_packed[
     totals: FloatPointer,
     tokens: Int,
 ):
-    comptime for part in range(COLUMNS // simd_width):
-        var column = blocks.unsafe_offset(part * simd_width * stride)
-        var next = upcoming.unsafe_offset(part * simd_width * stride)
-        var sums = totals.unsafe_offset(part * simd_width)
+    comptime for part in range(COLUMNS // simd.width):
+        var column = blocks.unsafe_offset(part * simd.width * stride)
+        var next = upcoming.unsafe_offset(part * simd.width * stride)
+        var sums = totals.unsafe_offset(part * simd.width)
         comptime for count in range(least_tokens, most_tokens + 1):
             if tokens == count:
-                Format.multiply_packed[count, simd_width](
+                Format.multiply_packed[count, simd](
                     column, stride, next, records, sums
                 )
 
 
 @always_inline
 def _multiply_unpacked[
-    Format: BlockFormat, simd_width: Int
+    Format: BlockFormat, simd: Simd
 ](tile: BytePointer, records: BytePointer, totals: FloatPointer, tokens: Int):
     var token = 0
     comptime for height in range(_MAX_TILE_TOKENS, 0, -1):
-        comptime if _is_tile_height(height, simd_width):
+        comptime if _is_tile_height(height, simd):
             while token + height <= tokens:
-                Format.multiply_tile[height, simd_width](
+                Format.multiply_tile[height, simd](
                     tile,
                     records.unsafe_offset(token * RECORD_BYTES),
                     totals.unsafe_offset(token * COLUMNS),
@@ -291,12 +297,12 @@ def _multiply_unpacked[
                 token += height
 
 
-def _is_tile_height(tokens: Int, simd_width: Int) -> Bool:
+def _is_tile_height(tokens: Int, simd: Simd) -> Bool:
     """Returns True if that many tokens are multiplied at once: their sums must fit the
-    registers."""
-    return tokens <= 4 or (
-        simd_width == 16 and (tokens == 6 or tokens == 8 or tokens == 12)
-    )
+    registers, with AVX2 in int16 and in int32."""
+    if simd.width == 16:
+        return tokens <= 4 or tokens == 6 or tokens == 8 or tokens == 12
+    return tokens <= (4 if simd.has_vnni else 3) or (simd.has_vnni and tokens == 6)
 
 
 @always_inline

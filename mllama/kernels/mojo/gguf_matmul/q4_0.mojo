@@ -14,6 +14,7 @@ from .simd import (
     FloatPointer,
     FloatVector,
     Products,
+    Simd,
     add_scaled,
     load_float,
     broadcast_4_bytes,
@@ -42,7 +43,7 @@ struct Q4_0(BlockFormat):
     @staticmethod
     @no_inline
     def multiply_packed[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](
         column: BytePointer,
         stride: Int,
@@ -50,6 +51,7 @@ struct Q4_0(BlockFormat):
         records: BytePointer,
         totals: FloatPointer,
     ):
+        comptime simd_width = simd.width
         var sums = Array[FloatVector[simd_width], tokens](
             fill=FloatVector[simd_width](0)
         )
@@ -60,20 +62,20 @@ struct Q4_0(BlockFormat):
             var start = column.unsafe_offset(block * _BLOCK_BYTES)
             var packed = load_transposed[simd_width](start.unsafe_offset(2), stride)
             var scales = load_float16[simd_width](start, stride)
-            var products = Array[Products[simd_width], tokens](
-                fill=Products[simd_width](0)
+            var products = Array[Products[simd], tokens](
+                fill=Products[simd](0)
             )
             comptime for i in range(4):
                 comptime for token in range(tokens):
                     var values = records.unsafe_offset(
                         token * RECORD_BYTES + block * 32 + i * 4
                     )
-                    products[token] = add_dot_products[simd_width](
+                    products[token] = add_dot_products[simd](
                         products[token],
                         packed[i] & 15,
                         broadcast_4_bytes[simd_width](values),
                     )
-                    products[token] = add_dot_products[simd_width](
+                    products[token] = add_dot_products[simd](
                         products[token],
                         packed[i] >> 4,
                         broadcast_4_bytes[simd_width](values.unsafe_offset(16)),
@@ -81,7 +83,7 @@ struct Q4_0(BlockFormat):
             comptime for token in range(tokens):
                 var record = records.unsafe_offset(token * RECORD_BYTES)
                 sums[token] = fma(
-                    _centered_sums[simd_width](products[token], record, block),
+                    _centered_sums[simd](products[token], record, block),
                     scales,
                     sums[token],
                 )
@@ -94,8 +96,9 @@ struct Q4_0(BlockFormat):
     @staticmethod
     @no_inline
     def unpack[
-        simd_width: Int
+        simd: Simd
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+        comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         for block in range(8):
             var start = column.unsafe_offset(block * _BLOCK_BYTES)
@@ -116,16 +119,18 @@ struct Q4_0(BlockFormat):
     @staticmethod
     @no_inline
     def multiply_tile[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
+        comptime simd_width = simd.width
         comptime parts = COLUMNS // simd_width
         var sums = Array[FloatVector[simd_width], tokens * parts](
             fill=FloatVector[simd_width](0)
         )
         for block in range(8):
-            var products = tile_dot_products[tokens, 8, simd_width](
+            var products = tile_dot_products[tokens, 8, simd](
                 tile.unsafe_offset(block * 8 * TILE_VECTOR),
                 records.unsafe_offset(block * 32),
+                Array[Products[simd], tokens](fill=Products[simd](0)),
             )
             var factors = tile.unsafe_offset(TILE_SCALES + block * TILE_VECTOR)
             comptime for part in range(parts):
@@ -136,7 +141,7 @@ struct Q4_0(BlockFormat):
                     comptime index = token * parts + part
                     var record = records.unsafe_offset(token * RECORD_BYTES)
                     sums[index] = fma(
-                        _centered_sums[simd_width](products[index], record, block),
+                        _centered_sums[simd](products[index], record, block),
                         scale,
                         sums[index],
                     )
@@ -151,11 +156,9 @@ struct Q4_0(BlockFormat):
 
 @always_inline
 def _centered_sums[
-    simd_width: Int
-](products: Products[simd_width], record: BytePointer, block: Int) -> FloatVector[
-    simd_width
-]:
+    simd: Simd
+](products: Products[simd], record: BytePointer, block: Int) -> FloatVector[simd.width]:
     """Returns the sums of products of values with a block's levels less 8."""
     var eight = load_float(record.unsafe_offset(EIGHTFOLD_SUMS + block * 4))
-    var sums = scale_dot_products[simd_width](products, Products[simd_width](1))
-    return sums.cast[DType.float32]() - FloatVector[simd_width](eight)
+    var sums = scale_dot_products[simd](products, Products[simd](1))
+    return sums.cast[DType.float32]() - FloatVector[simd.width](eight)

@@ -35,9 +35,11 @@ from .simd import (
     Levels,
     Pairs,
     Products,
+    Simd,
     Sums,
     add_scaled,
     load_float,
+    load_products,
     broadcast_4_bytes,
     float16_bits_to_float32,
     store_vector,
@@ -62,23 +64,24 @@ high halves to minima."""
 
 
 @fieldwise_init
-struct _Header[simd_width: Int](Copyable, Movable):
+struct _Header[simd: Simd](Copyable, Movable):
     """Scales and minima of a super-block of each column."""
 
-    var scales: Array[Products[Self.simd_width], 8]
+    var scales: Array[Products[Self.simd], 8]
     """Scales of each sub-block."""
-    var minima: Array[Pairs[Self.simd_width], 4]
+    var minima: Array[Pairs[Self.simd.width], 4]
     """Minima of two sub-blocks each."""
-    var super_scale: FloatVector[Self.simd_width]
+    var super_scale: FloatVector[Self.simd.width]
     """Super-scale of the scales (ggml's `d`)."""
-    var super_min: FloatVector[Self.simd_width]
+    var super_min: FloatVector[Self.simd.width]
     """Super-scale of the minima (ggml's `dmin`)."""
 
 
 @always_inline
 def _load_header[
-    simd_width: Int
-](column: BytePointer, stride: Int) -> _Header[simd_width]:
+    simd: Simd
+](column: BytePointer, stride: Int) -> _Header[simd]:
+    comptime simd_width = simd.width
     var words = load_transposed[simd_width](column, stride)
     var low = bitcast[DType.uint32, simd_width](words[1])
     var mid = bitcast[DType.uint32, simd_width](words[2])
@@ -96,18 +99,18 @@ def _load_header[
         bitcast[DType.uint8, 4 * simd_width](mid & six),
         bitcast[DType.uint8, 4 * simd_width](((high >> 4) & four) | ((mid >> 2) & two)),
     ]
-    var scales = Array[Products[simd_width], 8](uninitialized=True)
+    var scales = Array[Products[simd], 8](uninitialized=True)
     var minima = Array[Pairs[simd_width], 4](uninitialized=True)
     comptime for i in range(4):
         comptime for quarter in range(2):
-            scales[quarter * 4 + i] = select_scales[simd_width, i, False](
+            scales[quarter * 4 + i] = select_scales[simd, i, False](
                 scale_bytes[quarter]
             )
         minima[i] = select_pairs[simd_width, i % 2 * 2, i % 2 * 2 + 1, False](
             low_bytes[i // 2]
         )
     var super_scales = bitcast[DType.uint32, simd_width](words[0])
-    return _Header[simd_width](
+    return _Header[simd](
         scales^,
         minima^,
         float16_bits_to_float32[simd_width](super_scales & 0xFFFF),
@@ -181,7 +184,7 @@ struct Q4_K(GemvFormat):
     @staticmethod
     @no_inline
     def multiply_packed[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](
         column: BytePointer,
         stride: Int,
@@ -189,14 +192,15 @@ struct Q4_K(GemvFormat):
         records: BytePointer,
         totals: FloatPointer,
     ):
-        var header = _load_header[simd_width](column, stride)
+        comptime simd_width = simd.width
+        var header = _load_header[simd](column, stride)
         var sums = Array[Sums[simd_width], tokens](fill=Sums[simd_width](0))
         for pair in range(4):
-            var lower = Array[Products[simd_width], tokens](
-                fill=Products[simd_width](0)
+            var lower = Array[Products[simd], tokens](
+                fill=Products[simd](0)
             )
-            var upper = Array[Products[simd_width], tokens](
-                fill=Products[simd_width](0)
+            var upper = Array[Products[simd], tokens](
+                fill=Products[simd](0)
             )
             comptime for part in range(2):
                 var step = pair * 2 + part
@@ -212,21 +216,21 @@ struct Q4_K(GemvFormat):
                         var values = records.unsafe_offset(
                             token * RECORD_BYTES + offset
                         )
-                        lower[token] = add_dot_products[simd_width](
+                        lower[token] = add_dot_products[simd](
                             lower[token],
                             packed[i] & 15,
                             broadcast_4_bytes[simd_width](values),
                         )
-                        upper[token] = add_dot_products[simd_width](
+                        upper[token] = add_dot_products[simd](
                             upper[token],
                             packed[i] >> 4,
                             broadcast_4_bytes[simd_width](values.unsafe_offset(32)),
                         )
             comptime for token in range(tokens):
-                sums[token] += scale_dot_products[simd_width](
+                sums[token] += scale_dot_products[simd](
                     lower[token], header.scales[2 * pair]
                 )
-                sums[token] += scale_dot_products[simd_width](
+                sums[token] += scale_dot_products[simd](
                     upper[token], header.scales[2 * pair + 1]
                 )
         comptime for token in range(tokens):
@@ -247,10 +251,11 @@ struct Q4_K(GemvFormat):
     @staticmethod
     @no_inline
     def unpack[
-        simd_width: Int
+        simd: Simd
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+        comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
-        var header = _load_header[simd_width](column, stride)
+        var header = _load_header[simd](column, stride)
         comptime for i in range(8):
             store_vector(
                 tile_part.unsafe_offset(TILE_SCALES + i * TILE_VECTOR), header.scales[i]
@@ -280,23 +285,25 @@ struct Q4_K(GemvFormat):
     @staticmethod
     @no_inline
     def multiply_tile[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
+        comptime simd_width = simd.width
         comptime parts = COLUMNS // simd_width
         var sums = Array[Sums[simd_width], tokens * parts](fill=Sums[simd_width](0))
         for sub in range(8):
-            var products = tile_dot_products[tokens, 8, simd_width](
+            var products = tile_dot_products[tokens, 8, simd](
                 tile.unsafe_offset(sub * 8 * TILE_VECTOR),
                 records.unsafe_offset(sub * 32),
+                Array[Products[simd], tokens](fill=Products[simd](0)),
             )
             var factors = tile.unsafe_offset(TILE_SCALES + sub * TILE_VECTOR)
             comptime for part in range(parts):
-                var scale = load_vector[Products[simd_width].dtype, 16](
+                var scale = load_products[simd](
                     factors.unsafe_offset(part * 4 * simd_width)
                 )
                 comptime for token in range(tokens):
                     comptime index = token * parts + part
-                    sums[index] += scale_dot_products[simd_width](
+                    sums[index] += scale_dot_products[simd](
                         products[index], scale
                     )
         comptime for part in range(parts):

@@ -7,7 +7,7 @@ float16 super-scale.
 from std.memory import bitcast
 from std.utils.index import IndexList
 
-from .quantize import SCALE, SUMS_OF_16
+from .quantize import OFFSETS_OF_16, SCALE, SUMS_OF_16
 from .prefetch import prefetch_columns
 from .formats import TILE_SCALES, GemvFormat
 from .super_blocks import (
@@ -30,9 +30,11 @@ from .simd import (
     Levels,
     Pairs,
     Products,
+    Simd,
     Sums,
     add_scaled,
     load_float,
+    load_products,
     broadcast_4_bytes,
     load_float16,
     store_vector,
@@ -61,8 +63,9 @@ comptime _SUPER_SCALE_OFFSET = 208
 struct Q6_K(GemvFormat):
     """A weight is its level less 32, times its scale.
 
-    Four products of a level (to 63) and a value (to 127) fit int16, in which AVX2 sums
-    a quarter of a sub-block: half of a sub-block is summed before its scale is applied.
+    Eight products of a level less 32 and a value (to 127) fit int16, in which AVX2 sums
+    half of a sub-block. It begins with what the 32 take off and adds products of levels
+    (to 63): sums between overflow, but the last one has lost nothing.
     """
 
     comptime SUPER_BLOCK_BYTES = 210
@@ -116,7 +119,7 @@ struct Q6_K(GemvFormat):
     @staticmethod
     @no_inline
     def multiply_packed[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](
         column: BytePointer,
         stride: Int,
@@ -124,20 +127,23 @@ struct Q6_K(GemvFormat):
         records: BytePointer,
         super_block_sums: FloatPointer,
     ):
-        comptime run = _quads_per_sum(simd_width)
+        comptime simd_width = simd.width
         var scales = load_transposed[simd_width](
             column.unsafe_offset(_SCALES_OFFSET), stride
         )
         var sums = Array[Sums[simd_width], tokens](fill=Sums[simd_width](0))
-        comptime for i in range(4):
-            comptime for j in range(2):
-                var both = select_pairs[simd_width, 2 * j, 2 * j + 1, True](scales[i])
-                comptime for token in range(tokens):
-                    sums[token] -= _offsets[simd_width](
-                        records.unsafe_offset(token * RECORD_BYTES), 2 * i + j, both
+        comptime if simd.has_vnni:
+            comptime for i in range(4):
+                comptime for j in range(2):
+                    var both = select_pairs[simd_width, 2 * j, 2 * j + 1, True](
+                        scales[i]
                     )
-        comptime for token in range(tokens):
-            sums[token] <<= 5
+                    comptime for token in range(tokens):
+                        sums[token] -= _offsets[simd_width](
+                            records.unsafe_offset(token * RECORD_BYTES), 2 * i + j, both
+                        )
+            comptime for token in range(tokens):
+                sums[token] <<= 5
         for half in range(2):
             comptime for part in range(2):
                 prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 4](
@@ -146,26 +152,25 @@ struct Q6_K(GemvFormat):
                 var levels = _levels[simd_width](column, half * 2 + part, stride)
                 comptime for quarter in range(4):
                     comptime sub = part + quarter * 2
-                    var scale = select_scales[simd_width, sub % 4, True](
+                    var scale = select_scales[simd, sub % 4, True](
                         scales[half * 2 + sub // 4]
                     )
                     comptime for token in range(tokens):
                         var values = records.unsafe_offset(
                             token * RECORD_BYTES + half * 128 + sub * 16
                         )
-                        comptime for first in range(0, 4, run):
-                            var products = Products[simd_width](0)
-                            comptime for i in range(first, first + run):
-                                products = add_dot_products[simd_width](
-                                    products,
-                                    levels[quarter * 4 + i],
-                                    broadcast_4_bytes[simd_width](
-                                        values.unsafe_offset(i * 4)
-                                    ),
-                                )
-                            sums[token] += scale_dot_products[simd_width](
-                                products, scale
+                        var products = _start[simd](
+                            records.unsafe_offset(token * RECORD_BYTES), half * 8 + sub
+                        )
+                        comptime for i in range(4):
+                            products = add_dot_products[simd](
+                                products,
+                                levels[quarter * 4 + i],
+                                broadcast_4_bytes[simd_width](
+                                    values.unsafe_offset(i * 4)
+                                ),
                             )
+                        sums[token] += scale_dot_products[simd](products, scale)
         var super_scale = load_float16[simd_width](
             column.unsafe_offset(_SUPER_SCALE_OFFSET), stride
         )
@@ -179,8 +184,9 @@ struct Q6_K(GemvFormat):
     @staticmethod
     @no_inline
     def unpack[
-        simd_width: Int
+        simd: Simd
     ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+        comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         var scales = load_transposed[simd_width](
             column.unsafe_offset(_SCALES_OFFSET), stride
@@ -189,7 +195,7 @@ struct Q6_K(GemvFormat):
             comptime for j in range(4):
                 store_vector(
                     tile_part.unsafe_offset(TILE_SCALES + (i * 4 + j) * TILE_VECTOR),
-                    select_scales[simd_width, j, True](scales[i]),
+                    select_scales[simd, j, True](scales[i]),
                 )
             comptime for j in range(2):
                 store_vector(
@@ -215,40 +221,46 @@ struct Q6_K(GemvFormat):
     @staticmethod
     @no_inline
     def multiply_tile[
-        tokens: Int, simd_width: Int
+        tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, super_block_sums: FloatPointer):
+        comptime simd_width = simd.width
         comptime parts = COLUMNS // simd_width
-        comptime run = _quads_per_sum(simd_width)
         var sums = Array[Sums[simd_width], tokens * parts](fill=Sums[simd_width](0))
-        comptime for part in range(parts):
-            comptime for pair in range(8):
-                var scales = load_vector[DType.int16, 2 * simd_width](
-                    tile.unsafe_offset(
-                        _TILE_SCALE_PAIRS + pair * TILE_VECTOR + part * 4 * simd_width
-                    )
-                )
-                comptime for token in range(tokens):
-                    sums[token * parts + part] -= _offsets[simd_width](
-                        records.unsafe_offset(token * RECORD_BYTES), pair, scales
-                    )
-        comptime for index in range(tokens * parts):
-            sums[index] <<= 5
-        for sub in range(16):
-            var factors = tile.unsafe_offset(TILE_SCALES + sub * TILE_VECTOR)
-            comptime for first in range(0, 4, run):
-                var products = tile_dot_products[tokens, run, simd_width](
-                    tile.unsafe_offset((sub * 4 + first) * TILE_VECTOR),
-                    records.unsafe_offset(sub * 16 + first * 4),
-                )
-                comptime for part in range(parts):
-                    var scale = load_vector[Products[simd_width].dtype, 16](
-                        factors.unsafe_offset(part * 4 * simd_width)
+        comptime if simd.has_vnni:
+            comptime for part in range(parts):
+                comptime for pair in range(8):
+                    var scales = load_vector[DType.int16, 2 * simd_width](
+                        tile.unsafe_offset(
+                            _TILE_SCALE_PAIRS
+                            + pair * TILE_VECTOR
+                            + part * 4 * simd_width
+                        )
                     )
                     comptime for token in range(tokens):
-                        comptime index = token * parts + part
-                        sums[index] += scale_dot_products[simd_width](
-                            products[index], scale
+                        sums[token * parts + part] -= _offsets[simd_width](
+                            records.unsafe_offset(token * RECORD_BYTES), pair, scales
                         )
+            comptime for index in range(tokens * parts):
+                sums[index] <<= 5
+        for sub in range(16):
+            var factors = tile.unsafe_offset(TILE_SCALES + sub * TILE_VECTOR)
+            var starts = Array[Products[simd], tokens](uninitialized=True)
+            comptime for token in range(tokens):
+                starts[token] = _start[simd](
+                    records.unsafe_offset(token * RECORD_BYTES), sub
+                )
+            var products = tile_dot_products[tokens, 4, simd](
+                tile.unsafe_offset(sub * 4 * TILE_VECTOR),
+                records.unsafe_offset(sub * 16),
+                starts,
+            )
+            comptime for part in range(parts):
+                var scale = load_products[simd](
+                    factors.unsafe_offset(part * 4 * simd_width)
+                )
+                comptime for token in range(tokens):
+                    comptime index = token * parts + part
+                    sums[index] += scale_dot_products[simd](products[index], scale)
         comptime for part in range(parts):
             var super_scale = load_vector[DType.float32, simd_width](
                 tile.unsafe_offset(_TILE_SUPER_SCALE + part * 4 * simd_width)
@@ -262,9 +274,19 @@ struct Q6_K(GemvFormat):
                 )
 
 
-def _quads_per_sum(simd_width: Int) -> Int:
-    """Returns how many quads of levels are summed before their scale is applied."""
-    return 2 if simd_width == 8 else 4
+@always_inline
+def _start[simd: Simd](record: BytePointer, sub: Int) -> Products[simd]:
+    """Returns what a sub-block's products with a token are added to.
+
+    Without VNNI this takes off the zero point.
+    """
+    comptime if simd.has_vnni:
+        return Products[simd](0)
+    else:
+        var offsets = record.unsafe_offset(OFFSETS_OF_16 + sub * 4)
+        return rebind[Products[simd]](
+            bitcast[DType.int16, 2 * simd.width](broadcast_4_bytes[simd.width](offsets))
+        )
 
 
 @always_inline

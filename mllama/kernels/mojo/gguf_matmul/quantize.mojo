@@ -18,6 +18,9 @@ comptime SCALE = 304
 """Offset in a record of the scale, float32."""
 comptime EIGHTFOLD_SUMS = 320
 """Offset in a record of eight times the sums of thirty-two values, float32."""
+comptime OFFSETS_OF_16 = 352
+"""Offset in a record of what a zero point of 32 adds to the products of sixteen values,
+negated: two int16, for the first two and the last two of every four values."""
 
 comptime REORDERED_BYTES = UNROLL * SUPER_BLOCK + 64
 """Bytes of four records as `reorder_records` lays them out."""
@@ -54,12 +57,14 @@ def quantize_record(values: Pointer[Float32, MutUntrackedOrigin], record: BytePo
     var sums_of_16 = record.unsafe_offset(SUMS_OF_16).unsafe_bitcast[Int16]()
     var sums_of_32 = record.unsafe_offset(SUMS_OF_32).unsafe_bitcast[Int16]()
     var eightfold_sums = record.unsafe_offset(EIGHTFOLD_SUMS).unsafe_bitcast[Float32]()
+    var offsets_of_16 = record.unsafe_offset(OFFSETS_OF_16).unsafe_bitcast[Int16]()
     if inverse == 0:
         for i in range(0, SUPER_BLOCK, 32):
             quantized.unsafe_store(i, SIMD[DType.int8, 32](0))
         sums_of_16.unsafe_store(0, SIMD[DType.int16, 16](0))
         sums_of_32.unsafe_store(0, SIMD[DType.int16, 8](0))
         eightfold_sums.unsafe_store(0, SIMD[DType.float32, 8](0))
+        offsets_of_16.unsafe_store(0, SIMD[DType.int16, 32](0))
         return
     for i in range(SUPER_BLOCK // 32):
         var pair = Int16(0)
@@ -68,8 +73,13 @@ def quantize_record(values: Pointer[Float32, MutUntrackedOrigin], record: BytePo
             var vector = values.unsafe_load[width=16, alignment=4](offset)
             var levels = round(vector * inverse).cast[DType.int32]().cast[DType.int16]()
             quantized.unsafe_store(offset, levels.cast[DType.int8]())
-            var sum = levels.reduce_add()
+            var every_second = levels.deinterleave()
+            var pairs = (every_second[0] + every_second[1]).deinterleave()
+            var first, last = pairs[0].reduce_add(), pairs[1].reduce_add()
+            var sum = first + last
             sums_of_16.unsafe_store(i * 2 + half, sum)
+            offsets_of_16.unsafe_store(i * 4 + half * 2, first * -32)
+            offsets_of_16.unsafe_store(i * 4 + half * 2 + 1, last * -32)
             pair += sum
         sums_of_32.unsafe_store(i, pair)
         eightfold_sums.unsafe_store(i, 8 * Float32(pair))

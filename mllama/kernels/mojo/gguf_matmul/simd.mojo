@@ -2,7 +2,8 @@
 loads and shuffles.
 
 All columns take `16 // simd_width` vectors: `simd_width` is 8 with the instructions of
-AVX2 and 16 with those of AVX-512, whose VNNI adds four products of int8 in int32.
+AVX2 and 16 with those of AVX-512. VNNI, of either width, adds four products of int8 in
+int32.
 """
 
 from std.math import fma
@@ -10,6 +11,18 @@ from std.memory import bitcast
 from std.sys import size_of
 from std.sys.intrinsics import llvm_intrinsic
 from std.utils.index import IndexList
+
+
+@fieldwise_init
+struct Simd(Copyable, Equatable, ImplicitlyCopyable, Movable):
+    """The form of the vectors, which the CPU's instructions decide."""
+
+    var width: Int
+    """Columns of a vector: 8, or 16 with AVX-512."""
+    var has_vnni: Bool
+    """Whether an instruction (`vpdpbusd`) adds four products of bytes in int32; AVX-512
+    is used only with it."""
+
 
 comptime BytePointer = Pointer[UInt8, MutUntrackedOrigin]
 comptime FloatPointer = Pointer[Float32, MutUntrackedOrigin]
@@ -19,11 +32,11 @@ comptime Values[simd_width: Int] = SIMD[DType.int8, 4 * simd_width]
 """Four successive values of a token, repeated for each column."""
 comptime Pairs[simd_width: Int] = SIMD[DType.int16, 2 * simd_width]
 """Two values of each column."""
-comptime Products[simd_width: Int] = SIMD[
-    DType.int16 if simd_width == 8 else DType.int32, 16
+comptime Products[simd: Simd] = SIMD[
+    DType.int32 if simd.has_vnni else DType.int16,
+    simd.width if simd.has_vnni else 2 * simd.width,
 ]
-"""Sums of products: two int16 of each of eight columns, or one int32 of each of
-sixteen."""
+"""Sums of products: one int32 of each column with VNNI, or two int16."""
 comptime Sums[simd_width: Int] = SIMD[DType.int32, simd_width]
 comptime FloatVector[simd_width: Int] = SIMD[DType.float32, simd_width]
 """One value of each column."""
@@ -33,7 +46,7 @@ comptime SUPER_BLOCK = 256
 comptime COLUMNS = 16
 comptime TILE_VECTOR = 4 * COLUMNS
 """Bytes of a tile for four weights, or one value, of all columns."""
-comptime RECORD_BYTES = 352
+comptime RECORD_BYTES = 416
 """Bytes of a record of 256 values of a token, see `quantize.mojo`."""
 comptime UNROLL = 4
 """Super-blocks of a column that are multiplied together; their sums fill one vector."""
@@ -41,34 +54,37 @@ comptime UNROLL = 4
 
 @always_inline
 def add_dot_products[
-    simd_width: Int
+    simd: Simd
 ](
-    products: Products[simd_width],
-    levels: Levels[simd_width],
-    values: Values[simd_width],
-) -> Products[simd_width]:
-    """Adds four products of each column; with AVX2 the sums of two must fit int16."""
-    comptime if simd_width == 8:
+    products: Products[simd], levels: Levels[simd.width], values: Values[simd.width]
+) -> Products[simd]:
+    """Adds four products of each column; without VNNI the sums of two must fit int16.
+    """
+    comptime if not simd.has_vnni:
         return products + llvm_intrinsic[
-            "llvm.x86.avx2.pmadd.ub.sw", Products[simd_width], has_side_effect=False
+            "llvm.x86.avx2.pmadd.ub.sw", Products[simd], has_side_effect=False
         ](levels, values)
+    elif simd.width == 8:
+        return llvm_intrinsic[
+            "llvm.x86.avx512.vpdpbusd.256", Products[simd], has_side_effect=False
+        ](products, levels, values)
     else:
         return llvm_intrinsic[
-            "llvm.x86.avx512.vpdpbusd.512", Products[simd_width], has_side_effect=False
+            "llvm.x86.avx512.vpdpbusd.512", Products[simd], has_side_effect=False
         ](products, levels, values)
 
 
 @always_inline
 def scale_dot_products[
-    simd_width: Int
-](products: Products[simd_width], scales: Products[simd_width]) -> Sums[simd_width]:
+    simd: Simd
+](products: Products[simd], scales: Products[simd]) -> Sums[simd.width]:
     """Multiplies the sums of products of each column with its scale."""
-    comptime if simd_width == 8:
-        return dot_int16_pairs[simd_width](
-            rebind[Pairs[simd_width]](products), rebind[Pairs[simd_width]](scales)
-        )
+    comptime if simd.has_vnni:
+        return rebind[Sums[simd.width]](products * scales)
     else:
-        return rebind[Sums[simd_width]](products * scales)
+        return dot_int16_pairs[simd.width](
+            rebind[Pairs[simd.width]](products), rebind[Pairs[simd.width]](scales)
+        )
 
 
 @always_inline
@@ -88,21 +104,21 @@ def dot_int16_pairs[
 
 @always_inline
 def select_scales[
-    simd_width: Int, byte: Int, signed: Bool
-](bytes: Levels[simd_width]) -> Products[simd_width]:
+    simd: Simd, byte: Int, signed: Bool
+](bytes: Levels[simd.width]) -> Products[simd]:
     """Returns one of the four bytes of each column, widened to the type of its
     products."""
-    comptime if simd_width == 8:
-        return rebind[Products[simd_width]](
-            select_pairs[simd_width, byte, byte, signed](bytes)
-        )
-    else:
-        comptime shift = SIMD[DType.int32, 16](24 - 8 * byte)
-        var high = bitcast[DType.int32, 16](bytes) << shift
+    comptime if simd.has_vnni:
+        comptime shift = Sums[simd.width](24 - 8 * byte)
+        var high = bitcast[DType.int32, simd.width](bytes) << shift
         comptime if signed:
-            return rebind[Products[simd_width]](high >> 24)
+            return rebind[Products[simd]](high >> 24)
         else:
-            return rebind[Products[simd_width]]((high >> 24) & 255)
+            return rebind[Products[simd]]((high >> 24) & 255)
+    else:
+        return rebind[Products[simd]](
+            select_pairs[simd.width, byte, byte, signed](bytes)
+        )
 
 
 @always_inline
@@ -164,39 +180,49 @@ def load_vector[dtype: DType, size: Int](address: BytePointer) -> SIMD[dtype, si
 
 
 @always_inline
+def load_products[simd: Simd](address: BytePointer) -> Products[simd]:
+    """Loads a vector of the type of products from a tile."""
+    comptime if simd.has_vnni:
+        return rebind[Products[simd]](load_vector[DType.int32, simd.width](address))
+    else:
+        return rebind[Products[simd]](load_vector[DType.int16, 2 * simd.width](address))
+
+
+@always_inline
 def tile_dot_products[
-    tokens: Int, quads: Int, simd_width: Int
-](levels: BytePointer, records: BytePointer) -> Array[
-    Products[simd_width], tokens * (COLUMNS // simd_width)
-]:
+    tokens: Int, quads: Int, simd: Simd
+](
+    levels: BytePointer, records: BytePointer, starts: Array[Products[simd], tokens]
+) -> Array[Products[simd], tokens * (COLUMNS // simd.width)]:
     """Returns the sums of products of some levels of a tile with values of each token.
 
     Parameters:
         tokens: Number of tokens.
         quads: How many times four weights of each column.
-        simd_width: Columns of a vector.
+        simd: The form of the vectors.
 
     Args:
         levels: The first levels.
         records: The first token's first value; tokens are a record apart.
+        starts: What the products of each token are added to.
     """
-    comptime parts = COLUMNS // simd_width
-    var products = Array[Products[simd_width], tokens * parts](
-        fill=Products[simd_width](0)
-    )
+    comptime parts = COLUMNS // simd.width
+    var products = Array[Products[simd], tokens * parts](uninitialized=True)
+    comptime for index in range(tokens * parts):
+        products[index] = starts[index // parts]
     comptime for i in range(quads):
-        var weights = Array[Levels[simd_width], parts](uninitialized=True)
+        var weights = Array[Levels[simd.width], parts](uninitialized=True)
         comptime for part in range(parts):
-            weights[part] = levels.unsafe_load[width=4 * simd_width](
-                i * TILE_VECTOR + part * 4 * simd_width
+            weights[part] = levels.unsafe_load[width=4 * simd.width](
+                i * TILE_VECTOR + part * 4 * simd.width
             )
         comptime for token in range(tokens):
-            var values = broadcast_4_bytes[simd_width](
+            var values = broadcast_4_bytes[simd.width](
                 records.unsafe_offset(token * RECORD_BYTES + i * 4)
             )
             comptime for part in range(parts):
                 comptime index = token * parts + part
-                products[index] = add_dot_products[simd_width](
+                products[index] = add_dot_products[simd](
                     products[index], weights[part], values
                 )
     return products^
