@@ -172,7 +172,7 @@ MODEL_OPTIONS: Final = (
         kind="text",
         metavar="ENCODING",
         description="int8 runs the vision encoder and projector in int8 (W8A8), which "
-        "CPUs with AVX-512 VNNI compute faster.",
+        "is faster, most of all on CPUs with VNNI.",
         details="One scale per output channel for weights and one per token for "
         "activations. With AVX512-BF16 the vision encoder's attention runs in bfloat16 "
         "as well. Only on a CPU.",

@@ -54,7 +54,7 @@ class LLM(Answering):
             Default: bfloat16 on a GPU; on a CPU the GGUF file's own format, q4_k for a
             bfloat16 or float16 checkpoint, float32 for a float32 checkpoint.
         vision_encoding: int8 runs the vision encoder and projector in int8 (W8A8),
-            which CPUs with AVX-512 VNNI compute faster. One scale per output channel
+            which is faster, most of all on CPUs with VNNI. One scale per output channel
             for weights and one per token for activations. With AVX512-BF16 the vision
             encoder's attention runs in bfloat16 as well. Only on a CPU. Default:
             floats.

@@ -24,7 +24,33 @@ def quantize_rows(values: Array) -> Array:
     )
 
 
-def int8_matmul(x: Array, weights: Array, addend: Array | None = None) -> Array:
-    """Computes ``x @ weights.T + addend`` in float64, both factors quantized."""
-    result: Array = quantize_rows(x) @ quantize_rows(weights).T
+def bound_rows(values: Array) -> Array:
+    """Rounds quantized rows again, so that products of four can be added in int16.
+
+    A row is scaled down if the magnitudes of four of its levels add up to more than
+    128: of two successive ones, and those four places later.
+    """
+    scale = np.abs(values).max(axis=1, keepdims=True) / 127
+    scale = np.where(scale > 0, scale, 1)
+    levels = np.rint(values / scale).astype(np.float32)
+    pairs = np.abs(levels).reshape(len(levels), -1, 2, 2, 2).sum(axis=(2, 4))
+    sums = pairs.max(axis=(1, 2)).astype(np.float32)[:, None]
+    factors = np.where(sums > 128, np.float32(126) / sums, np.float32(1))
+    bounded: Array = np.rint(levels * factors).astype(np.float64) / factors * scale
+    return bounded
+
+
+def int8_matmul(
+    x: Array, weights: Array, addend: Array | None = None, *, is_bounded: bool = False
+) -> Array:
+    """Computes ``x @ weights.T + addend`` in float64, both factors quantized.
+
+    Args:
+        x: ``[tokens, width]``.
+        weights: ``[columns, width]``.
+        addend: ``[columns]`` or ``[tokens, columns]``.
+        is_bounded: Whether weights are bounded as by :func:`bound_rows`.
+    """
+    levels = quantize_rows(weights)
+    result: Array = quantize_rows(x) @ (bound_rows(levels) if is_bounded else levels).T
     return result if addend is None else result + addend

@@ -18,7 +18,7 @@ from mllama.kernels.dispatch import mojo_package
 from mllama.kernels.ops import int8_matmul
 from mllama.kernels.ops.int8_matmul import MOJO_PACKAGE, quantize_int8, supports
 from tests.kernels import int8_matmul as numpy_form
-from tests.kernels.simd_widths import KERNELS, use_kernels
+from tests.kernels.simd_widths import INT8_KERNELS, use_kernels
 
 Array = np.ndarray
 HOST = DeviceRef.CPU()
@@ -28,12 +28,12 @@ needs_custom_ops = pytest.mark.skipif(
 )
 
 VARIANTS = [
-    (kernels, has_addend) for kernels in KERNELS for has_addend in (False, True)
+    (kernels, has_addend) for kernels in INT8_KERNELS for has_addend in (False, True)
 ]
 
 
 class Int8Matmul:
-    """A graph with the op for every SIMD width, with and without an addend.
+    """A graph with the op in every form, with and without an addend.
 
     Each call runs one of them; the others get no tokens.
     """
@@ -113,13 +113,21 @@ def matrices(
     return x.astype("f4"), weights.astype("f4"), bias.astype("f4")
 
 
+def expected_products(
+    kernels: str, x: Array, weights: Array, addend: Array | None = None
+) -> Array:
+    """Computes the products of a form in NumPy."""
+    is_bounded = kernels == dispatch.AVX2
+    return numpy_form.int8_matmul(x, weights, addend, is_bounded=is_bounded)
+
+
 def check(actual: Array, expected: Array, x: Array) -> None:
     """Checks equality except for rounding of sums and of values between two levels."""
     scale = np.abs(x).max() * 0.5
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 @pytest.mark.parametrize("addend_kind", ["none", "bias", "residual"])
 @pytest.mark.parametrize("tokens", [0, 1, 3, 4, 11, 12, 13, 95, 96, 97, 230])
 def test_products_match_numpy_for_any_number_of_tokens(
@@ -131,10 +139,10 @@ def test_products_match_numpy_for_any_number_of_tokens(
     actual = matmul(kernels, x, weights, addend_value)
     assert actual.shape == (tokens, 80)
     if tokens:
-        check(actual, numpy_form.int8_matmul(x, weights, addend_value), x)
+        check(actual, expected_products(kernels, x, weights, addend_value), x)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -146,27 +154,58 @@ def test_products_match_numpy_for_random_shapes(
     matmul: Int8Matmul, kernels: str, seed: int, tokens: int, width: int, columns: int
 ) -> None:
     x, weights, bias = matrices(seed, tokens, 16 * width, 16 * columns)
-    check(
-        matmul(kernels, x, weights, bias), numpy_form.int8_matmul(x, weights, bias), x
-    )
+    expected = expected_products(kernels, x, weights, bias)
+    check(matmul(kernels, x, weights, bias), expected, x)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 def test_the_largest_values_do_not_saturate(matmul: Int8Matmul, kernels: str) -> None:
     x = np.full((13, 7680), -2.0, np.float32)
     weights = np.full((48, 7680), -0.5, np.float32)
     x[:, ::2] = 2
     weights[:, ::2] = 0.5
-    np.testing.assert_allclose(matmul(kernels, x, weights), 7680, rtol=1e-6)
+    expected = expected_products(kernels, x, weights)
+    np.testing.assert_allclose(expected, 7680, rtol=0.02)
+    np.testing.assert_allclose(matmul(kernels, x, weights), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_values_of_one_sign_do_not_saturate(
+    matmul: Int8Matmul, kernels: str, sign: int
+) -> None:
+    """As unsigned bytes, such values are the largest; weights are of any size."""
+    rng = np.random.default_rng(9)
+    x = np.full((13, 1024), sign * 2.0, np.float32)
+    weights = rng.uniform(0, 1, (48, 1024)) ** rng.uniform(0, 3, (48, 1))
+    weights[::3] *= rng.choice([-1, 1], (16, 1024))
+    weights = weights.astype(np.float32)
+    expected = expected_products(kernels, x, weights)
+    check(matmul(kernels, x, weights), expected, x)
+
+
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
+def test_products_are_close_to_those_of_floats(
+    matmul: Int8Matmul, kernels: str
+) -> None:
+    """AVX2's form, which bounds weights, is about half as exact as the others."""
+    rng = np.random.default_rng(10)
+    x, weights = rng.normal(0, 1, (64, 1280)), rng.normal(0, 1, (64, 1280))
+    x, weights = x.astype(np.float32), weights.astype(np.float32)
+    exact = x.astype(np.float64) @ weights.T
+    error = matmul(kernels, x, weights) - exact
+    relative = np.sqrt(np.square(error).mean() / np.square(exact).mean())
+    most = 0.022 if kernels == dispatch.AVX2 else 0.012
+    assert most / 2 < relative < most
+
+
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_stay_within_their_token(
     matmul: Int8Matmul, kernels: str, value: float
 ) -> None:
     x, weights, _ = matrices(1, 30, 64, 32)
-    expected = numpy_form.int8_matmul(x, weights)
+    expected = expected_products(kernels, x, weights)
     x[5, 17] = value
     actual = matmul(kernels, x, weights)
     assert np.isnan(actual[5]).all()
@@ -174,7 +213,7 @@ def test_nan_and_infinity_stay_within_their_token(
     check(actual[others], expected[others], x[others])
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 def test_zeros_and_tiny_values_give_the_bias(matmul: Int8Matmul, kernels: str) -> None:
     x, weights, bias = matrices(2, 3, 32, 16)
     x[0], x[1], weights[4] = 0, 1e-38, 0
@@ -183,7 +222,7 @@ def test_zeros_and_tiny_values_give_the_bias(matmul: Int8Matmul, kernels: str) -
     assert actual[2, 4] == bias[4]
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 @pytest.mark.parametrize(
     ("shape", "levels", "scales", "message"),
     [
@@ -207,7 +246,7 @@ def test_inconsistent_shapes_raise(
         )
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", INT8_KERNELS)
 @pytest.mark.parametrize("shape", [(2, 32), (4, 32), (0, 32), (3, 16), (1, 16)])
 def test_an_addend_of_another_shape_raises(
     matmul: Int8Matmul, kernels: str, shape: tuple[int, int]

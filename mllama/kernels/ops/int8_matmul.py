@@ -9,7 +9,7 @@ import numpy.typing as npt
 from max.dtype import DType
 from max.graph import DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.dispatch import simd_width, uses_custom_ops
+from mllama.kernels.dispatch import has_vnni, simd_width, uses_custom_ops
 
 MOJO_PACKAGE: Final = "int8_matmul"
 """Mojo package of this op, for graphs that use it."""
@@ -74,6 +74,8 @@ def int8_matmul(
 
     Returns:
         float32 ``[tokens, columns]``.  A token that contains NaN or infinity is NaN.
+        Without VNNI, columns whose weights are too large to add four products in int16
+        are rounded again, with a larger scale.
     """
     added = scales if addend is None else addend
     return ops.custom(
@@ -81,5 +83,9 @@ def int8_matmul(
         x.device,
         [x, weights, scales, ops.reshape(added, [-1, added.shape[-1]])],
         [TensorType(DType.float32, [x.shape[0], scales.shape[0]], x.device)],
-        {"simd_width": simd_width(), "has_addend": addend is not None},
+        {
+            "simd_width": simd_width(),
+            "has_vnni": has_vnni(),
+            "has_addend": addend is not None,
+        },
     )[0].tensor

@@ -5,7 +5,8 @@ scale per output column. The tests compare with a NumPy form,
 `tests/kernels/int8_matmul.py`.
 
 Reading order: `quantize` quantizes a token, `matmul` shares tokens among the cores and
-multiplies tiles, `simd` has the dot products of int8.
+multiplies tiles, `simd` has the dot products of int8, and `bounds` prepares weights for
+CPUs without VNNI.
 """
 
 import extensibility
@@ -13,7 +14,7 @@ import extensibility
 from extensibility import InputTensor, OutputTensor
 from max.gpu.host import DeviceContext
 
-from .simd import COLUMNS, BytePointer, FloatPointer
+from .simd import COLUMNS, BytePointer, FloatPointer, Simd
 from .matmul import Matrix, Output, int8_matmul
 
 
@@ -27,7 +28,7 @@ struct Int8Matmul:
 
     @staticmethod
     def execute[
-        target: StaticString, simd_width: Int, has_addend: Bool
+        target: StaticString, simd_width: Int, has_vnni: Bool, has_addend: Bool
     ](
         result: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
@@ -56,7 +57,7 @@ struct Int8Matmul:
             or not (is_broadcast or addend.dim_size(0) == tokens)
         ):
             raise Error("the shapes of result and addend differ")
-        int8_matmul[simd_width, has_addend](
+        int8_matmul[Simd(simd_width, has_vnni), has_addend](
             rebind[FloatPointer](x.unsafe_ptr()),
             tokens,
             Matrix(

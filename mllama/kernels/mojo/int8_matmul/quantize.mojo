@@ -18,8 +18,7 @@ def quantize_token[
     Args:
         values: The values.
         width: Number of values, a multiple of 16.
-        quantized: Output. With AVX-512, 128 is added to each value, see
-            `add_dot_products`.
+        quantized: Output; 128 is added to each value, which makes it unsigned.
 
     Returns:
         The scale, NaN if a value is NaN or infinity.
@@ -40,11 +39,11 @@ def quantize_token[
     else:
         inverse = 127 / extreme
     comptime Levels = SIMD[DType.int8, simd_width]
-    comptime shift = Levels(-128 if simd_width == 16 else 0)
+    comptime offset = Levels(-128)
     for i in range(0, width, simd_width):
         var levels = Levels(0)
         if inverse != 0:
             var vector = values.unsafe_load[width=simd_width, alignment=4](i)
             levels = round(vector * inverse).cast[DType.int32]().cast[DType.int8]()
-        quantized.unsafe_store(i, levels ^ shift)
+        quantized.unsafe_store(i, levels ^ offset)
     return scale

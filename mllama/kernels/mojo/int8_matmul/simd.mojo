@@ -1,4 +1,7 @@
-"""Dot products of int8: four successive values of a token with those of many columns.
+"""Dot products of int8: successive values of a token with those of many columns.
+
+Every form multiplies unsigned bytes with signed ones, so 128 has been added to a
+token's values.
 """
 
 from std.memory import bitcast
@@ -13,10 +16,29 @@ comptime COLUMNS = 16
 comptime QUAD = 4 * COLUMNS
 """Bytes of a tile for four successive weights of all columns."""
 
-comptime _Wide = SIMD[DType.int32, 16]
-comptime _Narrow = SIMD[DType.int8, 32]
+comptime _Bytes[width: Int] = SIMD[DType.uint8, 4 * width]
 comptime _Pairs = SIMD[DType.int16, 16]
-comptime _Sums = SIMD[DType.int32, 8]
+
+
+@fieldwise_init
+struct Simd(Copyable, Equatable, ImplicitlyCopyable, Movable):
+    """The form of the vectors, which the CPU's instructions decide."""
+
+    var width: Int
+    """Columns of a vector: 8, or 16 with AVX-512."""
+    var has_vnni: Bool
+    """Whether an instruction (`vpdpbusd`) adds four products of bytes in int32; AVX-512
+    is used only with it."""
+
+    def quads(self) -> Int:
+        """Returns how many times four successive weights of a column are multiplied at
+        once."""
+        return 1 if self.has_vnni else 2
+
+
+comptime Weights[simd: Simd] = SIMD[DType.int8, 4 * simd.width]
+"""Four successive weights of each column of a vector."""
+comptime Sums[simd: Simd] = SIMD[DType.int32, simd.width]
 
 
 @always_inline
@@ -27,37 +49,37 @@ def load_4_bytes(address: BytePointer) -> Int32:
 
 @always_inline
 def add_dot_products[
-    simd_width: Int
+    simd: Simd
 ](
-    sums: SIMD[DType.int32, simd_width],
-    four: Int32,
-    columns: SIMD[DType.int8, 4 * simd_width],
-) -> SIMD[DType.int32, simd_width]:
-    """Adds the products of four values of a token with those of each column.
+    sums: Sums[simd],
+    values: Array[Int32, simd.quads()],
+    columns: Array[Weights[simd], simd.quads()],
+) -> Sums[simd]:
+    """Adds the products of a token's values with those of each column.
 
-    With AVX-512, 128 has been added to the token's values, which are read as unsigned.
+    Without VNNI four products are added in int16, so the weights must be as those of
+    `bound_weights`.
     """
-    comptime if simd_width == 16:
-        return rebind[SIMD[DType.int32, simd_width]](
-            llvm_intrinsic[
-                "llvm.x86.avx512.vpdpbusd.512", _Wide, has_side_effect=False
-            ](
-                rebind[_Wide](sums),
-                bitcast[DType.uint8, 64](_Wide(four)),
-                rebind[SIMD[DType.int8, 64]](columns),
-            )
-        )
+    comptime if simd.width == 16:
+        return llvm_intrinsic[
+            "llvm.x86.avx512.vpdpbusd.512", Sums[simd], has_side_effect=False
+        ](sums, _spread[simd.width](values[0]), columns[0])
+    elif simd.has_vnni:
+        return llvm_intrinsic[
+            "llvm.x86.avx512.vpdpbusd.256", Sums[simd], has_side_effect=False
+        ](sums, _spread[simd.width](values[0]), columns[0])
     else:
-        # AVX2 multiplies only unsigned bytes with signed ones, so signs move to the
-        # columns; the sum of two products of 127 fits int16.
-        var values = bitcast[DType.int8, 32](_Sums(four))
-        var signed = llvm_intrinsic[
-            "llvm.x86.avx2.psign.b", _Narrow, has_side_effect=False
-        ](rebind[_Narrow](columns), values)
-        var pairs = llvm_intrinsic[
-            "llvm.x86.avx2.pmadd.ub.sw", _Pairs, has_side_effect=False
-        ](abs(values), signed)
-        var products = llvm_intrinsic[
-            "llvm.x86.avx2.pmadd.wd", _Sums, has_side_effect=False
+        var pairs = _Pairs(0)
+        comptime for quad in range(simd.quads()):
+            pairs += llvm_intrinsic[
+                "llvm.x86.avx2.pmadd.ub.sw", _Pairs, has_side_effect=False
+            ](_spread[simd.width](values[quad]), columns[quad])
+        return sums + llvm_intrinsic[
+            "llvm.x86.avx2.pmadd.wd", Sums[simd], has_side_effect=False
         ](pairs, _Pairs(1))
-        return sums + rebind[SIMD[DType.int32, simd_width]](products)
+
+
+@always_inline
+def _spread[width: Int](four: Int32) -> _Bytes[width]:
+    """Repeats four values for each column."""
+    return bitcast[DType.uint8, 4 * width](SIMD[DType.int32, width](four))
