@@ -67,6 +67,18 @@ ISAS = {
                 "MKL_ENABLE_INSTRUCTIONS": "AVX2",
             },
         ),
+        Isa(
+            "avxvnni",
+            "alderlake",
+            "cpu:alderlake",
+            ("AVX512",),
+            {
+                "MLLAMA_KERNELS": "avxvnni",
+                "ATEN_CPU_CAPABILITY": "avx2",
+                "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI",
+                "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+            },
+        ),
     )
 }
 """All levels, by name."""
