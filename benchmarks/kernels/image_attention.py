@@ -1,9 +1,10 @@
 """Times attention to a cached image: the custom op and MAX's.
 
 ``python -m benchmarks.kernels.image_attention`` times them in turn, at the published
-heads (32 of 128 dimensions, 8 KV heads).  Each round reads another of several layers,
+heads (32 of 128 dimensions, 8 KV heads), for each data type of the image cache.  Each round reads another of several layers,
 as a model does, so that the CPU's caches don't hold what it reads.  Bytes count keys
-and values once; MAX's time lacks the norm of the queries.
+and values once; MAX's time lacks the norm of the queries.  ``--keys`` and ``--batch``
+choose some of the shapes.
 """
 
 from __future__ import annotations
@@ -26,14 +27,25 @@ from max.nn.kv_cache import MHAKVCacheParams
 from benchmarks.kernels.timing import KERNELS, time_calls, use_kernels
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels.dispatch import MAX, mojo_package
-from mllama.kernels.ops.attention import MOJO_PACKAGE, PAGE_SIZE, image_attention
+from mllama.kernels.ops.attention import (
+    MOJO_PACKAGE,
+    PAGE_SIZE,
+    image_attention,
+    stored_head_dim,
+)
 from mllama.nn.layers.image_cache_inputs import ImageReadValues, image_read_types
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LAYERS = 4
 KEYS = (1601, 6404)
-BATCHES = {"1 token": [1], "8 requests": [1] * 8, "176 tokens": [176]}
-"""Query tokens of each segment."""
+BATCHES = {
+    "1 token": [1],
+    "8 requests": [1] * 8,
+    "8 pictures": [1] * 8,
+    "176 tokens": [176],
+}
+"""Query tokens of each segment.  They read the same picture, but for 8 pictures."""
+DTYPES = (DType.float32, DType.bfloat16, DType.int8)
 
 
 def cache_params(dtype: DType) -> MHAKVCacheParams:
@@ -41,7 +53,7 @@ def cache_params(dtype: DType) -> MHAKVCacheParams:
     return MHAKVCacheParams(
         dtype=dtype,
         n_kv_heads=KV_HEADS,
-        head_dim=HEAD_DIM,
+        head_dim=stored_head_dim(HEAD_DIM, dtype),
         num_layers=LAYERS,
         page_size=PAGE_SIZE,
         devices=[DeviceRef.CPU()],
@@ -95,20 +107,42 @@ def compile_model(session: InferenceSession, dtype: DType, kernels: str) -> Mode
     return session.load(graph)
 
 
-def make_call(model: Model, dtype: DType, keys: int, lengths: list[int]) -> Callable:
+def fill(blocks: Buffer, rng: np.random.Generator) -> None:
+    """Fills pages with random keys and values of a standard deviation of about 1."""
+    for index in range(blocks.shape[0]):
+        page = blocks[index : index + 1, :, :, :, :, :]
+        if blocks.dtype is DType.int8:
+            content = page.to_numpy()
+            content[..., :HEAD_DIM] = rng.integers(-127, 128, (HEAD_DIM,), np.int8)
+            content[..., HEAD_DIM:] = np.array([1 / 73], np.float32).view(np.int8)
+            continue
+        noise = rng.normal(0, 1, page.shape).astype(np.float32).view(np.uint32)
+        if blocks.dtype is DType.bfloat16:
+            view = page.view(DType.uint16, page.shape).to_numpy()
+            view[...] = noise >> 16
+        else:
+            page.view(DType.uint32, page.shape).to_numpy()[...] = noise
+
+
+def pictures_of(batch: str) -> int:
+    """Returns the number of pictures that a batch reads."""
+    return len(BATCHES[batch]) if batch == "8 pictures" else 1
+
+
+def make_call(model: Model, dtype: DType, keys: int, batch: str) -> Callable:
     """Returns a call of a graph with random queries, keys and values."""
     rng = np.random.default_rng(0)
-    store = ImageCacheStorage(cache_params(dtype), [CPU()], -(-keys // PAGE_SIZE) + 1)
-    store.blocks.reserve("request", {(1,): (keys,)})
-    entry = store.blocks.pinned("request", (1,))
-    (read,) = store.read_inputs([ReadSegment(n, entry, keys) for n in lengths])
-    blocks = read.pages.kv_blocks
-    noise = rng.normal(0, 1, blocks.shape).astype(np.float32).view(np.uint32)
-    if dtype is DType.bfloat16:
-        view = blocks.view(DType.uint16, blocks.shape).to_numpy()
-        view[...] = noise >> 16
-    else:
-        blocks.view(DType.uint32, blocks.shape).to_numpy()[...] = noise
+    lengths = BATCHES[batch]
+    pictures = pictures_of(batch)
+    store = ImageCacheStorage(
+        cache_params(dtype), [CPU()], pictures * -(-keys // PAGE_SIZE) + 1
+    )
+    store.blocks.reserve("request", {(n,): (keys,) for n in range(pictures)})
+    entries = [store.blocks.pinned("request", (n,)) for n in range(pictures)]
+    (read,) = store.read_inputs(
+        [ReadSegment(n, entries[i % pictures], keys) for i, n in enumerate(lengths)]
+    )
+    fill(read.pages.kv_blocks, rng)
     query = rng.normal(0, 1, (sum(lengths), HEADS, HEAD_DIM)).astype(np.float32)
     inputs = cycle(
         [
@@ -126,12 +160,14 @@ def main() -> None:
     """Prints a line for each shape and kernel; ratios compare the shortest times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--keys", type=int, nargs="+", default=KEYS)
+    parser.add_argument("--batch", choices=BATCHES, nargs="+", default=list(BATCHES))
+    options = parser.parse_args()
     session = InferenceSession(devices=[CPU()])
     variants = {
         f"{name}, {dtype.name}": (dtype, kernels)
         for name, kernels in KERNELS.items()
-        for dtype in (DType.float32, DType.bfloat16)
+        for dtype in DTYPES
         if kernels != MAX or dtype is DType.float32
     }
     models = {
@@ -139,18 +175,19 @@ def main() -> None:
         for name, (dtype, kernels) in variants.items()
     }
     print(f"{'':47}{'min ms':>8}{'median':>8}{'GB/s':>7}{'GFLOP/s':>9}{'ratio':>7}")
-    for keys in KEYS:
-        for batch, lengths in BATCHES.items():
+    for keys in options.keys:
+        for batch in options.batch:
             calls = {
-                name: make_call(models[name], dtype, keys, lengths)
+                name: make_call(models[name], dtype, keys, batch)
                 for name, (dtype, _) in variants.items()
             }
-            times = time_calls(calls, rounds)
+            times = time_calls(calls, options.rounds)
             base = min(times["MAX's, float32"])
             for name, (dtype, _) in variants.items():
                 least, median = min(times[name]), float(np.median(times[name]))
-                size = 2 * keys * KV_HEADS * HEAD_DIM * dtype.size_in_bytes
-                work = 4 * sum(lengths) * HEADS * HEAD_DIM * keys
+                width = stored_head_dim(HEAD_DIM, dtype) * dtype.size_in_bytes
+                size = 2 * pictures_of(batch) * keys * KV_HEADS * width
+                work = 4 * sum(BATCHES[batch]) * HEADS * HEAD_DIM * keys
                 print(
                     f"{keys} keys, {batch:10} {name:26}{least * 1e3:8.2f}"
                     f"{median * 1e3:8.2f}{size / least / 1e9:7.1f}"

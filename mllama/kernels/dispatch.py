@@ -42,6 +42,9 @@ Intel's desktop CPUs have it from the 12th generation on, without AVX-512.
 
 _LABELS: Final = {AVX512: "AVX-512", AVXVNNI: "AVX-VNNI", AVX2: "AVX2"}
 
+HEAD_DIM_MULTIPLE: Final = 8
+"""The custom ops for attention require heads whose width is a multiple of this."""
+
 _FOLDER = Path(__file__).parent / "mojo"
 
 

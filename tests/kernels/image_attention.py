@@ -16,8 +16,10 @@ from mllama.kernels.dispatch import mojo_package
 from mllama.kernels.ops.attention import (
     MOJO_PACKAGE,
     PAGE_SIZE,
+    SCALE_BYTES,
     image_attention,
     store_image_kv,
+    stored_head_dim,
 )
 from mllama.utils.bfloat16 import to_bfloat16
 
@@ -27,9 +29,11 @@ EPSILON = 1e-5
 KINDS = (
     (16, DType.float32),
     (24, DType.float32),
+    (24, DType.int8),
     (64, DType.bfloat16),
     (128, DType.float32),
     (128, DType.bfloat16),
+    (128, DType.int8),
 )
 """Head widths and data types of the cache for which the tests' graph has ops."""
 
@@ -86,9 +90,29 @@ def offsets(lengths: Sequence[int]) -> Array:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.uint32)
 
 
+def to_int8(values: Array) -> Array:
+    """Returns values in int8, each vector followed by the bytes of its scale."""
+    with np.errstate(all="ignore"):
+        largest = np.abs(values).max(-1, keepdims=True)
+        inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
+        is_finite = np.isfinite(largest)
+        levels = np.rint(np.where(is_finite, values * inverse, 0))
+    scale_bytes = (largest / np.float32(127)).astype(np.float32).view(np.int8)
+    return np.concatenate([levels.astype(np.int8), scale_bytes], axis=-1)
+
+
+def from_int8(content: Array) -> Array:
+    """Returns the values that :func:`to_int8` rounded."""
+    scales = np.ascontiguousarray(content[..., -SCALE_BYTES:]).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        return content[..., :-SCALE_BYTES].astype(np.float32) * scales
+
+
 def to_cache(values: Array, dtype: DType) -> Buffer:
     if dtype is DType.bfloat16:
         return Buffer.from_numpy(to_bfloat16(values)).view(dtype, values.shape)
+    if dtype is DType.int8:
+        return Buffer.from_numpy(to_int8(values))
     return Buffer.from_numpy(np.array(values))
 
 
@@ -96,6 +120,8 @@ def from_cache(buffer: Buffer) -> Array:
     if buffer.dtype is DType.bfloat16:
         bits = buffer.view(DType.uint16, buffer.shape).to_numpy()
         return (bits.astype(np.uint32) << 16).view(np.float32)
+    if buffer.dtype is DType.int8:
+        return from_int8(buffer.to_numpy())
     return np.array(buffer.to_numpy())
 
 
@@ -125,7 +151,7 @@ class ImageOps:
                     *dims("layers"),
                     PAGE_SIZE,
                     *dims("kv_heads"),
-                    head_dim,
+                    stored_head_dim(head_dim, dtype),
                 ],
                 cpu,
             )
@@ -286,7 +312,7 @@ def random_batch(
     cache = rng.normal(0, 1, (num_pages, 2, 3, PAGE_SIZE, kv_heads, head_dim)).astype(
         np.float32
     )
-    if dtype is DType.bfloat16:
+    if dtype is not DType.float32:
         cache = from_cache(to_cache(cache, dtype))
     return Batch(
         query=rng.normal(0, 3, (sum(lengths), kv_heads * gqa_ratio, head_dim)).astype(

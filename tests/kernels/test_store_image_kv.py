@@ -39,6 +39,40 @@ def test_stores_write_only_their_own_patches(
     np.testing.assert_array_equal(actual, from_cache(to_cache(expected, dtype)))
 
 
+def test_stores_round_to_the_nearest_multiple_of_a_scale(ops: ImageOps) -> None:
+    """Each head of each token has its own scale, and zeros stay zeros."""
+    tokens = np.zeros((2, 2, 24), np.float32)
+    tokens[0, 0, :5] = [127, -127, 0.49, -0.51, 63.6]
+    tokens[0, 1, :3] = [1e-5, -0.4e-5, 0]
+    tokens[1, 0, :2] = [1e-35, -1e-35]
+    tokens[1, 1, :2] = [3e38, -3e38]
+    cache = np.ones((1, 2, 1, PAGE_SIZE, 2, 24), np.float32)
+    actual = ops.store(
+        cache, DType.int8, tokens, -tokens, 0, np.zeros((1, 1)), [2], [5]
+    )[0, :, 0, 5:7]
+    expected = np.zeros((2, 2, 24))
+    expected[0, 0, :5] = [127, -127, 0, -1, 64]
+    expected[0, 1, :2] = [1e-5, -51e-5 / 127]
+    expected[1, 1, :2] = [3e38, -3e38]
+    np.testing.assert_allclose(actual[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(actual[1], -actual[0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_vector_in_int8_with_a_value_that_is_not_finite_becomes_nan(
+    ops: ImageOps, value: float
+) -> None:
+    tokens = np.ones((2, 2, 24), np.float32)
+    tokens[0, 1, 7] = value
+    cache = np.zeros((1, 2, 1, PAGE_SIZE, 2, 24), np.float32)
+    actual = ops.store(
+        cache, DType.int8, tokens, tokens, 0, np.zeros((1, 1)), [2], [0]
+    )[0, 0, 0, :2]
+    assert np.isnan(actual[0, 1]).all()
+    actual[0, 1] = 1
+    np.testing.assert_allclose(actual, 1)
+
+
 def test_stores_round_to_the_nearest_bfloat16(ops: ImageOps) -> None:
     values = np.array([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -0.0, np.inf])
     tokens = np.resize(values, (1, 1, 64)).astype(np.float32)

@@ -8,13 +8,21 @@ from typing import Final
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, TensorType, TensorValue, ops
 
-from mllama.kernels.dispatch import simd_width, supports_bfloat16, uses_custom_ops
+from mllama.kernels.dispatch import (
+    HEAD_DIM_MULTIPLE,
+    simd_width,
+    supports_bfloat16,
+    uses_custom_ops,
+)
 
 MOJO_PACKAGE: Final = "attention"
 """Mojo package of these ops, for graphs that use them."""
 
 PAGE_SIZE: Final = 128
 """Tokens of a page, the size that MAX's paged kernels are tuned for."""
+
+SCALE_BYTES: Final = 4
+"""Size of the float32 scale that follows the values of a head in int8."""
 
 
 def supports_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
@@ -25,7 +33,11 @@ def supports_heads(head_dim: int, dtype: DType, device: DeviceRef) -> bool:
         dtype: Data type of queries, keys and values.
         device: Device of the attention.
     """
-    return uses_custom_ops(device) and dtype is DType.float32 and head_dim % 8 == 0
+    return (
+        uses_custom_ops(device)
+        and dtype is DType.float32
+        and head_dim % HEAD_DIM_MULTIPLE == 0
+    )
 
 
 def supports(head_dim: int, dtype: DType, page_dtype: DType, device: DeviceRef) -> bool:
@@ -37,8 +49,20 @@ def supports(head_dim: int, dtype: DType, page_dtype: DType, device: DeviceRef) 
         page_dtype: Data type of the pages.
         device: Device of the attention.
     """
-    is_supported = page_dtype in (DType.float32, DType.bfloat16)
+    is_supported = page_dtype in (DType.float32, DType.bfloat16, DType.int8)
     return is_supported and supports_heads(head_dim, dtype, device)
+
+
+def stored_head_dim(head_dim: int, page_dtype: DType) -> int:
+    """Returns the elements of a page that a head's key or value of a token takes.
+
+    In int8 they include the bytes of its scale.
+
+    Args:
+        head_dim: Width of a head.
+        page_dtype: Data type of the pages.
+    """
+    return head_dim + (SCALE_BYTES if page_dtype is DType.int8 else 0)
 
 
 def _parameters(head_dim: int) -> dict[str, bool | int | str | DType]:
@@ -113,7 +137,8 @@ def image_attention(
     Args:
         query: float32 ``[tokens, heads, head dim]``.
         norm_weight: float32 ``[head dim]``.
-        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``.
+        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
+            dim]``, in int8 with four more elements that are a scale's bytes.
         layer_idx: uint32 scalar on the host.
         table: uint32 ``[segments, columns]``, the pages that each segment reads.
         segment_offsets: uint32 ``[segments + 1]``, the first token of each segment.
@@ -199,7 +224,8 @@ def store_image_kv(
     """Writes keys and values into pages of the image cache, rounded to its data type.
 
     Args:
-        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``.
+        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
+            dim]``, in int8 with four more elements that are a scale's bytes.
         keys: float32 ``[patches, kv heads, head dim]``.
         values: float32 of the same shape.
         layer_idx: uint32 scalar on the host.

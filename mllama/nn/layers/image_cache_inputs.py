@@ -5,6 +5,9 @@ head dim]`` in the layout of MAX's paged KV cache, so that MAX's paged kernels c
 it where the custom ops (:mod:`mllama.kernels.ops.attention`) can't.  Each of several
 devices has such a buffer with its own kv heads, and a page has the same image on all of
 them.  The host assigns pages to images (:mod:`mllama.image_cache.block_manager`).
+
+An image cache in int8, which only the custom ops can use, has a scale for each head of
+each token: the bytes of a float32 that follow the head's values.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from max.graph import BufferType, BufferValue, DeviceRef, TensorType, TensorValu
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.config import MllamaConfig
-from mllama.kernels.ops.attention import PAGE_SIZE, supports
+from mllama.errors import ConfigError
+from mllama.kernels.ops.attention import PAGE_SIZE, stored_head_dim, supports
 from mllama.max_compat.model import KVCacheInputsPerDevice, tree_dataclass
 
 _Tensor = TypeVar("_Tensor")
@@ -84,7 +88,12 @@ ImageReadValues = ImageReadInputs[TensorValue, BufferValue]
 
 
 def image_cache_dtype(
-    config: MllamaConfig, dtype: DType, device: DeviceRef, *, is_gguf: bool
+    config: MllamaConfig,
+    dtype: DType,
+    device: DeviceRef,
+    *,
+    is_gguf: bool,
+    requested: DType | None = None,
 ) -> DType:
     """Returns the dtype of keys and values in the image cache.
 
@@ -97,8 +106,19 @@ def image_cache_dtype(
         dtype: Data type of the activations.
         device: Device of the image cache.
         is_gguf: Whether the weights are GGUF blocks.
+        requested: The dtype that the user requested; None chooses.
+
+    Raises:
+        ConfigError: If the kernels of the device don't support the requested dtype.
     """
     head_dim = config.text_config.head_dim
+    if requested is not None:
+        if requested is not dtype and not supports(head_dim, dtype, requested, device):
+            raise ConfigError(
+                f"the image cache can't be in {requested.name} here, only in "
+                f"{dtype.name}"
+            )
+        return requested
     if is_gguf and supports(head_dim, dtype, DType.bfloat16, device):
         return DType.bfloat16
     return dtype
@@ -109,6 +129,8 @@ def image_cache_params(
 ) -> MHAKVCacheParams:
     """Returns MAX's KV-cache parameters for the image cache.
 
+    Their ``head_dim`` includes the scale of a head in int8.
+
     Args:
         config: The model.
         dtype: Data type of the keys and values.
@@ -118,7 +140,7 @@ def image_cache_params(
     return MHAKVCacheParams(
         dtype=dtype,
         n_kv_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
+        head_dim=stored_head_dim(text.head_dim, dtype),
         num_layers=len(text.cross_attention_layers),
         page_size=PAGE_SIZE,
         devices=list(devices),

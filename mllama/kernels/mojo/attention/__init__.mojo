@@ -28,17 +28,17 @@ from max.gpu.host import DeviceContext
 
 from .paged_attention import paged_attention
 from .simd import LOG2_E, FloatPointer
-from .pages import PAGE_SIZE, Norm, Pages, Queries
+from .pages import HEAD_STRIDE, PAGE_SIZE, Norm, Pages, Queries
 from .patches import patch_attention
 from .plan import IndexPointer, Segments
 from .store import Images, store_image_kv
 
 
 def _pages[
-    dtype: DType
-](
-    cache: MutableInputTensor[dtype=dtype, rank=6, ...], layer: UInt32, head_dim: Int
-) raises -> Pages[dtype]:
+    dtype: DType, //, head_dim: Int
+](cache: MutableInputTensor[dtype=dtype, rank=6, ...], layer: UInt32) raises -> Pages[
+    dtype
+]:
     """Returns one layer of a cache.
 
     Raises:
@@ -47,7 +47,7 @@ def _pages[
     if (
         cache.dim_size(1) != 2
         or cache.dim_size(3) != PAGE_SIZE
-        or cache.dim_size(5) != head_dim
+        or cache.dim_size(5) != HEAD_STRIDE[dtype, head_dim]
     ):
         raise Error("the cache's pages must be [2, layers, 128, kv heads, head dim]")
     if Int(layer) >= cache.dim_size(2):
@@ -59,7 +59,7 @@ def _pages[
         cache.dim_size(2),
         Int(layer),
         cache.dim_size(4),
-        head_dim,
+        cache.dim_size(5),
     )
 
 
@@ -179,7 +179,7 @@ def _checked_attention[
     comptime assert (
         head_dim > 0 and head_dim % simd_width == 0
     ), "a head must be whole SIMD vectors"
-    var pages = _pages(cache, layer, head_dim)
+    var pages = _pages[head_dim](cache, layer)
     var heads = query.dim_size(1)
     comptime for axis in range(3):
         if output.dim_size(axis) != query.dim_size(axis):
@@ -226,7 +226,7 @@ struct StoreImageKV:
         comptime assert (
             head_dim > 0 and head_dim % 8 == 0
         ), "the width of a head must be a multiple of 8"
-        var pages = _pages(cache, layer, head_dim)
+        var pages = _pages[head_dim](cache, layer)
         comptime for axis in range(3):
             if keys.dim_size(axis) != values.dim_size(axis):
                 raise Error("keys and values differ in shape")
@@ -243,7 +243,7 @@ struct StoreImageKV:
             table.dim_size(1),
         )
         images.check(keys.dim_size(0), cache.dim_size(0))
-        store_image_kv[cache.dtype](
+        store_image_kv[cache.dtype, head_dim](
             pages,
             images,
             rebind[FloatPointer](keys.unsafe_ptr()),

@@ -11,7 +11,7 @@ Source: Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html)
 from std.memory.alloc import unsafe_alloc
 
 from .simd import FloatPointer, LOWEST, deinterleave_row, fill_floats, interleave_row
-from .pages import PAGE_SIZE, Pages, Queries
+from .pages import HEAD_STRIDE, PAGE_SIZE, Pages, Queries
 from .split_k import num_quads
 from .tiles import (
     KEYS_PER_VECTOR,
@@ -55,6 +55,7 @@ def attention_decode[
     var quads = num_quads(vectors)
     var padded_vectors = quads * 4
     var token_width = pages.token_width()
+    comptime head_stride = HEAD_STRIDE[dtype, head_dim]
     var query = unsafe_alloc[Float32](
         kv_heads * padded_vectors * head_dim, alignment=64
     )
@@ -93,13 +94,15 @@ def attention_decode[
             ).unsafe_offset(next_key % PAGE_SIZE * token_width)
         for index in range(0, count, KEYS_PER_VECTOR[simd_width]):
             for head in range(kv_heads):
-                prefetch_values[dtype, head_dim * KEYS_PER_VECTOR[simd_width]](
+                prefetch_values[dtype, head_stride * KEYS_PER_VECTOR[simd_width]](
                     values.unsafe_offset(
                         index * token_width
-                        + head * head_dim * KEYS_PER_VECTOR[simd_width]
+                        + head * head_stride * KEYS_PER_VECTOR[simd_width]
                     )
                 )
-                var source = keys.unsafe_offset(index * token_width + head * head_dim)
+                var source = keys.unsafe_offset(
+                    index * token_width + head * head_stride
+                )
                 for quad in range(quads):
                     var block = head * quads + quad
                     scores.unsafe_store(
@@ -124,12 +127,12 @@ def attention_decode[
                     result,
                 )
                 accumulate_values[dtype, head_dim, simd_width](
-                    values.unsafe_offset(head * head_dim),
+                    values.unsafe_offset(head * head_stride),
                     token_width,
                     count,
                     weights,
                     result,
-                    next_keys.unsafe_offset(head * count * head_dim),
+                    next_keys.unsafe_offset(head * count * head_stride),
                     quad == 0 and next_key < end,
                 )
     for index in range(kv_heads * padded_vectors):

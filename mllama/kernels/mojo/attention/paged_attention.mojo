@@ -7,7 +7,7 @@ from std.memory.alloc import unsafe_alloc
 from .decode import attention_decode
 from .simd import fill_floats, load
 from .prefill import attention_prefill
-from .pages import Pages, Queries
+from .pages import HEAD_STRIDE, Pages, Queries, vector_scale
 from .split_k import merge_splits
 from .plan import TaskKind, Plan, Segments
 
@@ -63,10 +63,11 @@ def paged_attention[
                         continue
                     var page = Int(table.unsafe_load(0))
                     var source = pages.values(page).unsafe_offset(
-                        head // gqa_ratio * head_dim
+                        head // gqa_ratio * HEAD_STRIDE[dtype, head_dim]
                     )
+                    var scale = vector_scale[dtype, head_dim](source)
                     for d in range(0, head_dim, 8):
-                        target.unsafe_store(d, load[8](source, d))
+                        target.unsafe_store(d, load[8](source, d) * scale)
 
     def finish(index: Int) {imm}:
         ref group = plan.groups[index]

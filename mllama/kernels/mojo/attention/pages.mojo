@@ -1,4 +1,8 @@
-"""Paged keys and values as the kernels see them, and the queries that read them."""
+"""Paged keys and values as the kernels see them, and the queries that read them.
+
+Keys and values are float32 or bfloat16, or int8 with a scale for each head of each
+token: the bytes of a float32 that follow the head's int8 values.
+"""
 
 from std.math import fma, sqrt
 
@@ -6,39 +10,60 @@ from .simd import FloatPointer, FloatVector, fill_floats
 
 comptime PAGE_SIZE = 128
 """Tokens of a page."""
+comptime _SCALE_BYTES = 4
+comptime HEAD_STRIDE[dtype: DType, head_dim: Int] = head_dim + (
+    _SCALE_BYTES if dtype == DType.int8 else 0
+)
+"""Values from one head's vector to the next, the bytes of an int8 vector's scale
+included."""
 
 
 @fieldwise_init
 struct Pages[dtype: DType](Copyable, Movable):
     """One layer of the image cache or the KV cache.
 
-    Both are `[pages, 2, layers, PAGE_SIZE, kv heads, head dim]`.
+    Both are `[pages, 2, layers, PAGE_SIZE, kv heads, HEAD_STRIDE]`.
     """
 
     var data: Pointer[Scalar[Self.dtype], MutUntrackedOrigin]
     var layers: Int
     var layer: Int
     var kv_heads: Int
-    var head_dim: Int
+    var head_stride: Int
 
     @always_inline
     def token_width(self) -> Int:
         """Returns the number of values of one token: all heads."""
-        return self.kv_heads * self.head_dim
+        return self.kv_heads * self.head_stride
 
     @always_inline
     def keys(self, page: Int) -> Pointer[Scalar[Self.dtype], MutUntrackedOrigin]:
-        """Returns the keys of a page, `[PAGE_SIZE, kv heads, head dim]`."""
+        """Returns the keys of a page, `[PAGE_SIZE, kv heads, HEAD_STRIDE]`."""
         return self.data.unsafe_offset(
             (page * 2 * self.layers + self.layer) * PAGE_SIZE * self.token_width()
         )
 
     @always_inline
     def values(self, page: Int) -> Pointer[Scalar[Self.dtype], MutUntrackedOrigin]:
-        """Returns the values of a page, `[PAGE_SIZE, kv heads, head dim]`."""
+        """Returns the values of a page, `[PAGE_SIZE, kv heads, HEAD_STRIDE]`."""
         return self.data.unsafe_offset(
             ((page * 2 + 1) * self.layers + self.layer) * PAGE_SIZE * self.token_width()
         )
+
+
+@always_inline
+def vector_scale[
+    dtype: DType, head_dim: Int
+](vector: Pointer[Scalar[dtype], MutUntrackedOrigin]) -> Float32:
+    """Returns the factor of a head's values: the scale of int8 values, else 1."""
+    comptime if dtype == DType.int8:
+        return (
+            vector.unsafe_offset(head_dim)
+            .unsafe_bitcast[Float32]()
+            .unsafe_load[width=1, alignment=1](0)
+        )
+    else:
+        return 1
 
 
 @fieldwise_init

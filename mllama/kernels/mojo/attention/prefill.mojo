@@ -10,7 +10,7 @@ from std.math import ceildiv
 from std.memory.alloc import unsafe_alloc
 
 from .simd import LOWEST, FloatPointer, FloatVector, fill_floats, load, transpose_8x8
-from .pages import PAGE_SIZE, Pages, Queries
+from .pages import HEAD_STRIDE, PAGE_SIZE, Pages, Queries, vector_scale
 from .softmax import softmax_step
 from .microkernel import PANEL_WIDTH, STRIP_HEIGHT, multiply_strip
 
@@ -174,14 +174,22 @@ def _pack_keys[
         # A page holds a multiple of eight keys, so these eight are in the same page.
         var page = Int(table.unsafe_load(key // PAGE_SIZE))
         var source = pages.keys(page).unsafe_offset(
-            key % PAGE_SIZE * width + head * head_dim
+            key % PAGE_SIZE * width + head * HEAD_STRIDE[dtype, head_dim]
         )
+        var scales = Array[Float32, 8](fill=1)
+        comptime if dtype == DType.int8:
+            for j in range(present):
+                scales[j] = vector_scale[dtype, head_dim](
+                    source.unsafe_offset(j * width)
+                )
         for i in range(0, head_dim, 8):
             var tokens = Array[FloatVector[8], 8](uninitialized=True)
             comptime for j in range(8):
                 tokens[j] = load[8](
                     source, j * width + i
                 ) if j < present else FloatVector[8](0)
+                comptime if dtype == DType.int8:
+                    tokens[j] *= scales[j]
             transpose_8x8(tokens)
             comptime for j in range(8):
                 panel.unsafe_store((i + j) * panel_width, tokens[j])
@@ -204,12 +212,13 @@ def _pack_values[
         var key = first + index
         var page = Int(table.unsafe_load(key // PAGE_SIZE))
         var source = pages.values(page).unsafe_offset(
-            key % PAGE_SIZE * width + head * head_dim
+            key % PAGE_SIZE * width + head * HEAD_STRIDE[dtype, head_dim]
         )
+        var scale = vector_scale[dtype, head_dim](source)
         comptime for i in range(0, filled, 8):
             comptime panel = i // panel_width
             comptime start = panel * panel_width * _BLOCK_KEYS + i % panel_width
             panels.unsafe_store(
                 start + index * panel_width,
-                load[8](source, i) if i < head_dim else FloatVector[8](0),
+                load[8](source, i) * scale if i < head_dim else FloatVector[8](0),
             )

@@ -19,7 +19,7 @@ def load[
 ](values: Pointer[Scalar[dtype], MutUntrackedOrigin], index: Int) -> FloatVector[
     simd_width
 ]:
-    """Loads float32 or bfloat16 values as float32."""
+    """Loads float32, bfloat16 or int8 values as float32."""
     comptime if dtype == DType.bfloat16:
         # A bfloat16 is the upper half of a float32's bits.
         var bits = values.unsafe_bitcast[UInt16]().unsafe_load[

@@ -4,7 +4,8 @@ from max.algorithm import sync_parallelize
 from std.math import ceildiv
 
 from .simd import FloatPointer
-from .pages import PAGE_SIZE, Pages
+from .pages import HEAD_STRIDE, PAGE_SIZE, Pages
+from .quantize import quantize_vector
 from .plan import IndexPointer
 
 comptime _PATCHES_PER_TASK = 64
@@ -48,17 +49,18 @@ struct Images(Copyable, Movable):
 
 
 def store_image_kv[
-    dtype: DType
+    dtype: DType, head_dim: Int
 ](pages: Pages[dtype], images: Images, keys: FloatPointer, values: FloatPointer):
     """Writes patches that have been checked.
 
     Args:
-        pages: Output, which the values are rounded to.
+        pages: Output, whose data type the values are rounded to.
         images: Patches of each image, and where they go.
         keys: `[patches, kv heads, head dim]`.
         values: Of the same shape.
     """
     var width = pages.token_width()
+    var heads = pages.kv_heads
     for image in range(images.count):
         var first = Int(images.patch_offsets.unsafe_load(image))
         var count = Int(images.patch_offsets.unsafe_load(image + 1)) - first
@@ -74,24 +76,34 @@ def store_image_kv[
                     )
                 )
                 var offset = position % PAGE_SIZE * width
-                var source = (first + i) * width
-                _copy(
+                var source = (first + i) * heads * head_dim
+                _store_token[dtype, head_dim](
                     keys.unsafe_offset(source),
                     pages.keys(page).unsafe_offset(offset),
-                    width,
+                    heads,
                 )
-                _copy(
+                _store_token[dtype, head_dim](
                     values.unsafe_offset(source),
                     pages.values(page).unsafe_offset(offset),
-                    width,
+                    heads,
                 )
 
         sync_parallelize(work, ceildiv(count, _PATCHES_PER_TASK))
 
 
 @always_inline
-def _copy[
-    dtype: DType
-](source: FloatPointer, target: Pointer[Scalar[dtype], MutUntrackedOrigin], count: Int):
-    for i in range(0, count, 8):
-        target.unsafe_store(i, source.unsafe_load[width=8](i).cast[dtype]())
+def _store_token[
+    dtype: DType, head_dim: Int
+](source: FloatPointer, target: Pointer[Scalar[dtype], MutUntrackedOrigin], heads: Int):
+    """Writes the vectors `[heads, head dim]` of a token."""
+    comptime if dtype == DType.int8:
+        for head in range(heads):
+            quantize_vector[head_dim](
+                source.unsafe_offset(head * head_dim),
+                target.unsafe_offset(
+                    head * HEAD_STRIDE[dtype, head_dim]
+                ).unsafe_bitcast[Int8](),
+            )
+    else:
+        for i in range(0, heads * head_dim, 8):
+            target.unsafe_store(i, source.unsafe_load[width=8](i).cast[dtype]())

@@ -5,6 +5,7 @@ from std.math import ceildiv, fma
 from std.sys import CompilationTarget, size_of
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
+from .pages import HEAD_STRIDE, vector_scale
 from .simd import (
     FloatPointer,
     LOWEST,
@@ -72,7 +73,31 @@ def tile_scores[
                     vector,
                     sums[4 * k + j],
                 )
-    return _row_sums(sums)
+    comptime if dtype == DType.int8:
+        return _row_sums(sums) * _scales[dtype, head_dim, simd_width](keys, offsets)
+    else:
+        return _row_sums(sums)
+
+
+@always_inline
+def _scales[
+    dtype: DType, head_dim: Int, simd_width: Int
+](
+    keys: Pointer[Scalar[dtype], MutUntrackedOrigin],
+    offsets: Array[Int, KEYS_PER_VECTOR[simd_width]],
+) -> FloatVector[simd_width]:
+    """Returns the scale of each key four times, `[keys, 4]`."""
+    var four = Array[FloatVector[4], KEYS_PER_VECTOR[simd_width]](uninitialized=True)
+    comptime for k in range(KEYS_PER_VECTOR[simd_width]):
+        four[k] = FloatVector[4](
+            vector_scale[dtype, head_dim](keys.unsafe_offset(offsets[k]))
+        )
+    comptime if simd_width == 16:
+        return rebind[FloatVector[simd_width]](
+            four[0].join(four[1]).join(four[2].join(four[3]))
+        )
+    else:
+        return rebind[FloatVector[simd_width]](four[0].join(four[1]))
 
 
 @always_inline
@@ -203,11 +228,20 @@ def accumulate_values[
         values: The first key's value.
         token_width: Values from one key to the next.
         count: Number of keys.
-        weights: `[keys, 4]`.
+        weights: `[keys, 4]`, which the scales of int8 values are multiplied into.
         output: `[4, head dim]`, in the order of `deinterleave_row`.
         upcoming: As many values as are added here, which are needed next.
         prefetches: Whether `upcoming` is prefetched.
     """
+    comptime if dtype == DType.int8:
+        for index in range(count):
+            weights.unsafe_store(
+                index * 4,
+                weights.unsafe_load[width=4](index * 4)
+                * vector_scale[dtype, head_dim](
+                    values.unsafe_offset(index * token_width)
+                ),
+            )
     # As many dimensions at a time as there are registers for the sums of four queries.
     comptime step = simd_width // 4 * simd_width
     comptime for i in range(0, head_dim, step):
@@ -221,7 +255,7 @@ def accumulate_values[
         for index in range(count):
             if prefetches:
                 prefetch_values[dtype, vectors * simd_width](
-                    upcoming.unsafe_offset(index * head_dim + i)
+                    upcoming.unsafe_offset(index * HEAD_STRIDE[dtype, head_dim] + i)
                 )
             var value = Array[FloatVector[simd_width], vectors](uninitialized=True)
             comptime for v in range(0, vectors, 2):
