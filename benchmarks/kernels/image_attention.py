@@ -1,10 +1,10 @@
 """Times attention to a cached image: the custom op and MAX's.
 
 ``python -m benchmarks.kernels.image_attention`` times them in turn, at the published
-heads (32 of 128 dimensions, 8 KV heads), for each data type of the image cache.  Each round reads another of several layers,
-as a model does, so that the CPU's caches don't hold what it reads.  Bytes count keys
-and values once; MAX's time lacks the norm of the queries.  ``--keys`` and ``--batch``
-choose some of the shapes.
+heads (32 of 128 dimensions, 8 KV heads), for each data type of the image cache.  Each
+round reads another of several layers, as a model does, so that the CPU's caches don't
+hold what it reads.  Bytes count keys and values once; MAX's time lacks the norm of the
+queries.  ``--keys`` and ``--batch`` choose some of the shapes.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
         encoding.name,
         [ref(index) for index in range(compilation.devices)],
         int8_vision=encoding.int8_vision,
+        image_cache_encoding=encoding.image_cache,
     )
     encodings = {
         name: QuantizationEncoding[kind.name]

@@ -106,7 +106,11 @@ def _encoding(
     Raises:
         MllamaError: If the device can't run what was requested.
     """
-    from mllama.weights.encodings import choose_encoding, with_vision_encoding
+    from mllama.weights.encodings import (
+        choose_encoding,
+        with_image_cache_encoding,
+        with_vision_encoding,
+    )
 
     requested = options["quantization_encoding"]
     if not target.is_cpu and requested not in (None, "bfloat16"):
@@ -114,4 +118,5 @@ def _encoding(
     encoding = choose_encoding(
         requested, "cpu" if target.is_cpu else "gpu", config.dtype or "bfloat16", config
     )
-    return with_vision_encoding(encoding, options["vision_encoding"], config)
+    encoding = with_vision_encoding(encoding, options["vision_encoding"], config)
+    return with_image_cache_encoding(encoding, options["image_cache_encoding"], config)

@@ -10,6 +10,7 @@ from max.driver import CPU, Buffer
 from max.dtype import DType
 
 from mllama.image_cache.block_manager import Entry
+from mllama.image_cache.int8_pages import dequantized, filled
 from mllama.image_cache.storage import ImageCacheStorage
 from mllama.utils.bfloat16 import as_floats, to_bfloat16
 
@@ -28,6 +29,9 @@ def fill_pages(storage: ImageCacheStorage, pages: Iterable[int], value: float) -
         values = np.full((1, rows.shape[1]), value, np.float32)
         if rows.dtype is DType.bfloat16:
             host = Buffer.from_numpy(to_bfloat16(values)).view(DType.bfloat16)
+        elif rows.dtype is DType.int8:
+            content = filled((1, *blocks.shape[1:]), value)
+            host = Buffer.from_numpy(content.reshape(1, -1))
         else:
             host = Buffer.from_numpy(values.astype(rows.dtype.to_numpy()))
         content = host.to(device)
@@ -53,8 +57,9 @@ def download_pages(
     for device, blocks in zip(storage.devices, storage.pages, strict=True):
         device.synchronize()
         rows = _flat_pages(blocks)
-        content = [_to_floats(rows[page : page + 1, :]) for page in pages]
-        parts.append(np.concatenate(content).reshape(-1, *blocks.shape[1:]))
+        content = [_to_floats(rows[page : page + 1, :], blocks) for page in pages]
+        width = content[0].shape[-1]
+        parts.append(np.concatenate(content).reshape(-1, *blocks.shape[1:-1], width))
     return np.concatenate(parts, axis=-2)
 
 
@@ -84,8 +89,8 @@ def download_keys(
             ),
         )
         first = [page * 2 * storage.params.num_layers + layer for page in entry.pages]
-        content = [_to_floats(rows[row : row + 1, :]) for row in first]
-        parts.append(np.concatenate(content).reshape(-1, *blocks.shape[-2:]))
+        content = [_to_floats(rows[row : row + 1, :], blocks) for row in first]
+        parts.append(np.concatenate(content))
     return np.concatenate(parts, axis=-2)[: entry.token_ends[-1]]
 
 
@@ -96,10 +101,18 @@ def _flat_pages(blocks: Buffer) -> Buffer:
     )
 
 
-def _to_floats(buffer: Buffer) -> npt.NDArray[np.float32]:
-    """Returns a copy on the host, as float32."""
+def _to_floats(buffer: Buffer, blocks: Buffer) -> npt.NDArray[np.float32]:
+    """Returns a copy on the host, float32 ``[tokens, kv heads, head dim]``.
+
+    Args:
+        buffer: Some of the values of ``blocks``, of whole tokens.
+        blocks: Pages of one device.
+    """
     host = buffer.to(CPU())
     if host.dtype is DType.bfloat16:
         host = host.view(DType.uint16)
+    content = host.to_numpy().reshape(-1, *blocks.shape[-2:])
+    if host.dtype is DType.int8:
+        return dequantized(content)
     # On the host, the buffer is the page itself.
-    return np.array(as_floats(host.to_numpy()))
+    return np.array(as_floats(content))

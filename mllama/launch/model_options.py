@@ -288,6 +288,18 @@ MODEL_OPTIONS: Final = (
         default_text=DEFAULT_SPECULATE["cpu"],
     ),
     Option(
+        name="image_cache_encoding",
+        section=IMAGES,
+        takers=_ANY_GRAPHS,
+        kind="text",
+        choices=("auto", "float32", "bfloat16", "int8"),
+        default="auto",
+        description="Data type of the image cache on a CPU: float32, bfloat16, int8, "
+        "or auto. int8 holds 1.9 times as many images as bfloat16 in the same memory.",
+        details="auto is bfloat16 beside quantized weights, else the data type of the "
+        "weights. int8 has one scale for each head of each image token.",
+    ),
+    Option(
         name="image_cache_size",
         section=IMAGES,
         takers=_ANY_RUN,

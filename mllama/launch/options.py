@@ -67,6 +67,7 @@ class EngineOptions:
     devices: str | None = None
     quantization_encoding: str | None = None
     vision_encoding: str | None = None
+    image_cache_encoding: str = "auto"
     max_length: int | None = None
     max_batch_size: int | None = None
     max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE
@@ -145,6 +146,7 @@ class EngineOptions:
             weight_path=self.weight_path,
             encoding=self.quantization_encoding,
             vision_encoding=self.vision_encoding,
+            image_cache_encoding=self.image_cache_encoding,
             lora_path=self.lora_path,
             device_type=devices[0].device_type,
             max_length=self.max_length,

@@ -19,6 +19,7 @@ from mllama.weights.encodings import (
     Encoding,
     check_runnable,
     choose_encoding,
+    with_image_cache_encoding,
     with_vision_encoding,
 )
 from mllama.weights.gguf.checkpoint import (
@@ -47,6 +48,7 @@ def resolve_model_files(
     weight_path: Sequence[Any] = (),
     encoding: str | None = None,
     vision_encoding: str | None = None,
+    image_cache_encoding: str = "auto",
     lora_path: str | Path | None = None,
     device_type: str,
     max_length: int | None = None,
@@ -66,6 +68,8 @@ def resolve_model_files(
         encoding: Requested encoding of the weights; None chooses.
         vision_encoding: ``int8`` to run the vision side in int8; None leaves it in
             floats.
+        image_cache_encoding: Requested encoding of the image cache, one of
+            :data:`~mllama.weights.encodings.IMAGE_CACHE_ENCODINGS`.
         lora_path: Directory of a LoRA adapter to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: Requested context in tokens; None is the model's limit.
@@ -128,11 +132,9 @@ def resolve_model_files(
     notes = downloaded.notes if lora_path is None else ()
     if has_adapter(directory) and not _is_directory(lora_path, directory):
         notes = (unused_adapter_note(directory),)
-    files = replace(
-        files,
-        encoding=with_vision_encoding(files.encoding, vision_encoding, config),
-        notes=notes,
-    )
+    served = with_vision_encoding(files.encoding, vision_encoding, config)
+    served = with_image_cache_encoding(served, image_cache_encoding, config)
+    files = replace(files, encoding=served, notes=notes)
     check_memory(files)
     return files
 

@@ -87,6 +87,11 @@ class LLM(Answering):
             picture. A directory, a GGUF file, ollama:NAME, OWNER/NAME of the Hugging
             Face hub, or OWNER/NAME/FILE for one of several files there. Default: no
             draft model.
+        image_cache_encoding: Data type of the image cache on a CPU: float32, bfloat16,
+            int8, or auto. int8 holds 1.9 times as many images as bfloat16 in the same
+            memory. auto is bfloat16 beside quantized weights, else the data type of the
+            weights. int8 has one scale for each head of each image token. Default:
+            auto.
         image_cache_size: Memory for the image cache, which keeps the cross-attention
             keys and values of images: bytes, a size such as 4GiB, or a share of the
             device's memory such as 0.2. Default: 0.1, or less if that is enough for 32
@@ -129,6 +134,7 @@ class LLM(Answering):
         greedy_on_gpu: bool = False,
         speculate: str | None = None,
         draft_model_path: str | Path | None = None,
+        image_cache_encoding: str = "auto",
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
         huggingface_model_revision: str | None = None,
@@ -159,6 +165,7 @@ class LLM(Answering):
             greedy_on_gpu=greedy_on_gpu,
             speculate=speculate,
             draft_model_path=draft_model_path,
+            image_cache_encoding=image_cache_encoding,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,
             huggingface_model_revision=huggingface_model_revision,

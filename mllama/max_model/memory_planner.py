@@ -162,7 +162,7 @@ def image_cache_summary(config: MllamaArchConfig, pages: int) -> str:
     images = (pages - 1) // pages_per_image(config)
     size = pages * config.image_cache_params.bytes_per_block
     return (
-        f"image cache: {format_bytes(size)}, "
+        f"image cache: {format_bytes(size)} in {config.image_cache_params.dtype.name}, "
         f"{images} image(s) of {config.model.vision_config.max_num_tiles} tiles"
     )
 

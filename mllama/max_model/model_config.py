@@ -82,6 +82,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
         ]
         model = MllamaConfig.from_dict(model_config.huggingface_config.to_dict())
+        settings = ModelSettings.from_max(model_config)
         check_shards(model, len(devices))
         if is_gguf and len(devices) > 1:
             raise ConfigError(
@@ -105,12 +106,14 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                     encoding, model_config.kv_cache.kv_cache_format
                 ),
             ),
-            image_cache_params=image_cache_params(
+            image_cache_params=_image_cache_params(
                 model,
-                image_cache_dtype(model, dtype, devices[0], is_gguf=is_gguf),
+                dtype,
                 devices,
+                is_gguf=is_gguf,
+                requested=settings.image_cache_encoding,
             ),
-            int8_vision=ModelSettings.from_max(model_config).int8_vision,
+            int8_vision=settings.int8_vision,
         )
 
     @classmethod
@@ -146,6 +149,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         devices: list[DeviceRef],
         *,
         int8_vision: bool = False,
+        image_cache_encoding: str | None = None,
     ) -> Self:
         """Returns the configuration that default options resolve to.
 
@@ -156,6 +160,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             encoding: The encoding of the weights.
             devices: The devices that share the model.
             int8_vision: Whether the vision encoder and projector run in int8.
+            image_cache_encoding: The encoding of the image cache; None chooses by the
+                weights.
 
         Raises:
             ConfigError: If the devices can't share the model.
@@ -171,10 +177,12 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             devices=devices,
             max_seq_len=model.text_config.max_position_embeddings,
             kv_params=_kv_params(model, cache_config, cache_dtype, devices),
-            image_cache_params=image_cache_params(
+            image_cache_params=_image_cache_params(
                 model,
-                image_cache_dtype(model, dtype, devices[0], is_gguf=is_gguf),
+                dtype,
                 devices,
+                is_gguf=is_gguf,
+                requested=image_cache_encoding,
             ),
             int8_vision=int8_vision,
         )
@@ -198,6 +206,24 @@ def _activation_dtype(encoding: SupportedEncoding) -> DType:
     if encoding in GGUF_ENCODINGS:
         return DType.float32
     return supported_encoding_dtype(encoding)
+
+
+def _image_cache_params(
+    model: MllamaConfig,
+    dtype: DType,
+    devices: list[DeviceRef],
+    *,
+    is_gguf: bool,
+    requested: str | None,
+) -> MHAKVCacheParams:
+    cache_dtype = image_cache_dtype(
+        model,
+        dtype,
+        devices[0],
+        is_gguf=is_gguf,
+        requested=None if requested is None else DType[requested],
+    )
+    return image_cache_params(model, cache_dtype, devices)
 
 
 def _kv_params(

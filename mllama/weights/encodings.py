@@ -9,7 +9,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from mllama.config import MllamaConfig
 from mllama.errors import MllamaError
-from mllama.kernels.dispatch import MAX, chosen_kernels
+from mllama.kernels.dispatch import HEAD_DIM_MULTIPLE, MAX, chosen_kernels
 from mllama.weights.quantization_plan import GGUF_ENCODINGS
 
 RUNNABLE: Final = {
@@ -22,6 +22,9 @@ _INT8: Final = "int8"
 _INT8_MULTIPLE = 16
 """The width of an int8 matrix must be a multiple of this."""
 
+IMAGE_CACHE_ENCODINGS: Final = ("auto", "float32", "bfloat16", "int8")
+"""Encodings of the image cache that a user may request."""
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -32,17 +35,21 @@ class Encoding:
         device_type: ``cpu`` or ``gpu``.
         reason: Why it was chosen; None if the user requested it.
         int8_vision: True if the vision encoder and projector are in int8 (W8A8).
+        image_cache: Encoding of the image cache, if it isn't the default of the others.
     """
 
     name: str
     device_type: str
     reason: str | None = None
     int8_vision: bool = False
+    image_cache: str | None = None
 
     @property
     def full_name(self) -> str:
-        """Returns the name, with the vision side's encoding if that differs."""
-        return self.name + self.vision_suffix
+        """Returns the name, with the encodings of the vision side and of the image
+        cache if they differ."""
+        image_cache = f", image cache in {self.image_cache}" if self.image_cache else ""
+        return self.name + self.vision_suffix + image_cache
 
     @property
     def vision_suffix(self) -> str:
@@ -149,6 +156,53 @@ def with_vision_encoding(
     if obstacle is not None:
         raise MllamaError(f"--vision-encoding {_INT8} {obstacle}; leave it out")
     return replace(encoding, int8_vision=True)
+
+
+def with_image_cache_encoding(
+    encoding: Encoding, requested: str, config: MllamaConfig
+) -> Encoding:
+    """Returns an encoding with the image cache in the requested encoding.
+
+    Args:
+        encoding: The encoding of the weights.
+        requested: One of :data:`IMAGE_CACHE_ENCODINGS`.
+        config: The checkpoint's config.
+
+    Raises:
+        MllamaError: If the image cache can't be in the requested encoding here.
+    """
+    if requested not in IMAGE_CACHE_ENCODINGS:
+        raise MllamaError(
+            f"the image cache can be in {', '.join(IMAGE_CACHE_ENCODINGS)}, "
+            f"not {requested!r}"
+        )
+    if requested == "auto":
+        return encoding
+    activations = "bfloat16" if encoding.name == "bfloat16" else "float32"
+    head_dim = config.text_config.head_dim
+    obstacle = None
+    if encoding.device_type != "cpu":
+        obstacle = f"is for CPUs; on a GPU with {encoding.name} weights"
+    elif activations == "bfloat16":
+        obstacle = "goes with float32 or quantized weights; with bfloat16 ones"
+    elif chosen_kernels() == MAX:
+        obstacle = "needs this package's custom ops; with MAX's"
+    elif head_dim % HEAD_DIM_MULTIPLE:
+        obstacle = (
+            f"needs heads whose width is a multiple of {HEAD_DIM_MULTIPLE}; with "
+            f"{head_dim}"
+        )
+    default = activations
+    if obstacle is None and encoding.name in GGUF_ENCODINGS:
+        default = "bfloat16"
+    if requested == default:
+        return encoding
+    if obstacle is not None:
+        raise MllamaError(
+            f"--image-cache-encoding {requested} {obstacle}, the image cache is in "
+            f"{default}; leave it out"
+        )
+    return replace(encoding, image_cache=requested)
 
 
 def _can_quantize(config: MllamaConfig, encoding: str) -> bool:

@@ -119,7 +119,7 @@ from mllama.compilation.graph_compiler import GraphCompiler, default_compile_set
 from mllama.launch.options import EngineOptions
 from mllama.weights.encodings import Encoding
 
-output, target, encoding, vision_encoding = sys.argv[1:]
+output, target, encoding, vision_encoding, image_cache = sys.argv[1:]
 target = find_target(target)
 kind = "cpu" if target.is_cpu else "gpu"
 if not target.is_cpu:
@@ -128,7 +128,14 @@ if not target.is_cpu:
 config = MllamaConfig.from_path(MODEL_PATH)
 graphs = planned_graphs(
     CrossCompilation(
-        config, target, Encoding(encoding, kind, int8_vision=bool(vision_encoding))
+        config,
+        target,
+        Encoding(
+            encoding,
+            kind,
+            int8_vision=bool(vision_encoding),
+            image_cache=image_cache or None,
+        ),
     )
 )
 planned = [graph.key(default_compile_settings()).stem for graph in graphs]
@@ -149,6 +156,7 @@ compile_model(
         devices=kind,
         quantization_encoding=encoding,
         vision_encoding=vision_encoding or None,
+        image_cache_encoding=image_cache or "auto",
     ),
     Path(output),
 )
@@ -156,20 +164,20 @@ compile_model(
 
 
 @pytest.mark.parametrize(
-    ("target", "encoding", "vision_encoding"),
+    ("target", "encoding", "vision_encoding", "image_cache"),
     [
-        ("cuda:sm_90", "bfloat16", ""),
-        ("cpu:x86-64-v3", "float32", "int8"),
-        ("cpu:x86-64-v3", "bfloat16", ""),
+        ("cuda:sm_90", "bfloat16", "", ""),
+        ("cpu:x86-64-v3", "float32", "int8", "int8"),
+        ("cpu:x86-64-v3", "bfloat16", "", ""),
     ],
 )
 def test_a_start_looks_for_what_was_compiled(
-    tmp_path: Path, target: str, encoding: str, vision_encoding: str
+    tmp_path: Path, target: str, encoding: str, vision_encoding: str, image_cache: str
 ) -> None:
     child = subprocess.run(
         [
             *(sys.executable, "-c", _START, str(tmp_path / "graphs")),
-            *(target, encoding, vision_encoding),
+            *(target, encoding, vision_encoding, image_cache),
         ],
         capture_output=True,
         text=True,

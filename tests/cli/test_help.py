@@ -101,6 +101,7 @@ def test_generate_has_these_options() -> None:
         "--devices",
         "--quantization-encoding",
         "--vision-encoding",
+        "--image-cache-encoding",
         "--image-cache-size",
         "--max-images-per-request",
         "--huggingface-model-revision",

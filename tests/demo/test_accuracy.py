@@ -19,12 +19,13 @@ ENCODINGS: dict[str, dict[str, str]] = {
     "float32": {},
     "q4_k": {"quantization_encoding": "q4_k"},
     "int8": {"vision_encoding": "int8"},
+    "image cache in int8": {"image_cache_encoding": "int8"},
 }
 
 
 @cache
 def measured(encoding: str) -> dict[str, Any]:
-    if encoding == "int8" and dispatch.chosen_kernels() == dispatch.MAX:
+    if "int8" in encoding and dispatch.chosen_kernels() == dispatch.MAX:
         pytest.skip("this CPU lacks what the custom ops need")
     return run(SEED, COUNT, devices="cpu", max_batch_size=8, **ENCODINGS[encoding])
 
@@ -38,7 +39,7 @@ def test_answers_come_from_the_pictures(encoding: str) -> None:
     assert min(result["by_kind"].values()) >= 0.8
 
 
-@pytest.mark.parametrize("encoding", ["q4_k", "int8"])
+@pytest.mark.parametrize("encoding", ["q4_k", "int8", "image cache in int8"])
 def test_quantized_it_is_as_good(encoding: str) -> None:
     lost = measured("float32")["accuracy"] - measured(encoding)["accuracy"]
     assert lost <= 0.02

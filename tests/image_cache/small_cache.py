@@ -8,6 +8,7 @@ from max.graph import DeviceRef
 from max.nn.kv_cache import MHAKVCacheParams
 
 from mllama.image_cache.storage import ImageCacheStorage
+from mllama.kernels.ops.attention import stored_head_dim
 
 
 def small_image_cache(
@@ -34,7 +35,7 @@ def small_image_cache(
     params = MHAKVCacheParams(
         dtype=dtype,
         n_kv_heads=heads,
-        head_dim=head_dim,
+        head_dim=stored_head_dim(head_dim, dtype),
         num_layers=layers,
         page_size=128,
         devices=[DeviceRef.CPU()] * devices,

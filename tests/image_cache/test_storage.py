@@ -15,16 +15,21 @@ from max.nn.kv_cache import MHAKVCacheParams
 from mllama.image_cache import storage
 from mllama.image_cache.block_manager import Entry, RunKey, RunTokens
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
+from mllama.kernels.ops.attention import stored_head_dim
 from mllama.nn.layers.image_cache_inputs import AttendingMask, AttendingTokens
 
 
 def storage_of(
-    num_pages: int, num_layers: int = 1, num_devices: int = 1, **options: Any
+    num_pages: int,
+    num_layers: int = 1,
+    num_devices: int = 1,
+    dtype: DType = DType.float32,
+    **options: Any,
 ) -> ImageCacheStorage:
     params = MHAKVCacheParams(
-        dtype=DType.float32,
+        dtype=dtype,
         n_kv_heads=2,
-        head_dim=16,
+        head_dim=stored_head_dim(16, dtype),
         num_layers=num_layers,
         page_size=128,
         devices=[DeviceRef.CPU()] * num_devices,
@@ -37,10 +42,17 @@ def reserved(images: ImageCacheStorage, key: RunKey, tokens: RunTokens) -> Entry
     return images.blocks.pinned("request", key)
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_an_image_is_copied_between_entries_across_pages(num_devices: int) -> None:
-    """Copies the keys and values of every layer on every device."""
-    images = storage_of(num_pages=10, num_layers=2, num_devices=num_devices)
+@pytest.mark.parametrize(
+    ("num_devices", "dtype"),
+    [(1, DType.float32), (2, DType.float32), (1, DType.int8)],
+)
+def test_an_image_is_copied_between_entries_across_pages(
+    num_devices: int, dtype: DType
+) -> None:
+    """Copies the keys and values of every layer on every device, scales included."""
+    images = storage_of(
+        num_pages=10, num_layers=2, num_devices=num_devices, dtype=dtype
+    )
     source = reserved(images, (1, 2), (100, 300))
     target = reserved(images, (3, 2), (217, 300))
     devices = [
@@ -50,6 +62,9 @@ def test_an_image_is_copied_between_entries_across_pages(num_devices: int) -> No
     assert len(devices) == num_devices
     for number, blocks in enumerate(devices):
         assert blocks.shape[-2] == 2 // num_devices
+        if dtype is DType.int8:
+            blocks[:] = np.random.default_rng(0).integers(-128, 128, blocks.shape)
+            continue
         values = np.arange(blocks.size, dtype=np.float32).reshape(blocks.shape)
         blocks[:] = values + number * blocks.size
 

@@ -14,6 +14,7 @@ from max.engine import InferenceSession
 from max.graph import BufferValue, DeviceRef, Graph, TensorType, ops
 
 from mllama.config import MllamaConfig
+from mllama.errors import ConfigError
 from mllama.image_cache.storage import ImageCacheStorage, ReadSegment
 from mllama.kernels import dispatch
 from mllama.kernels.dispatch import mojo_package
@@ -86,7 +87,12 @@ def trace_layer(config: MllamaConfig, dtype: DType, cache_dtype: DType) -> str:
     return str(graph)
 
 
-KINDS = {"max": DType.float32, "custom": DType.float32, "bfloat16": DType.bfloat16}
+KINDS = {
+    "max": DType.float32,
+    "custom": DType.float32,
+    "bfloat16": DType.bfloat16,
+    "int8": DType.int8,
+}
 """Kinds of ops, and the data type of the image cache for each."""
 
 
@@ -197,8 +203,9 @@ def test_custom_ops_match_maxs(
     expected = actual["max"]
     assert expected.std() > 0.05
     np.testing.assert_allclose(actual["custom"], expected, rtol=0, atol=2e-5)
-    error = np.abs(actual["bfloat16"] - expected).max() / expected.std()
-    assert 1e-4 < error < 0.05
+    for kind in ("bfloat16", "int8"):
+        error = np.abs(actual[kind] - expected).max() / expected.std()
+        assert 1e-4 < error < 0.05
 
 
 @needs_custom_ops
@@ -215,7 +222,7 @@ def used_ops(text: str) -> set[str]:
 
 
 @needs_custom_ops
-@pytest.mark.parametrize("cache_dtype", [DType.float32, DType.bfloat16])
+@pytest.mark.parametrize("cache_dtype", [DType.float32, DType.bfloat16, DType.int8])
 def test_the_graph_uses_custom_ops_if_supported(cache_dtype: DType) -> None:
     assert used_ops(trace_layer(model(), DType.float32, cache_dtype)) == CUSTOM_OPS
 
@@ -252,6 +259,39 @@ def test_the_image_cache_is_bfloat16_beside_gguf_weights() -> None:
     assert dtype(DType.bfloat16, is_gguf=False) is DType.bfloat16
     assert (
         image_cache_dtype(model(12), DType.float32, CPU, is_gguf=True) is DType.float32
+    )
+
+
+@needs_custom_ops
+def test_the_image_cache_has_the_requested_dtype() -> None:
+    for requested in (DType.float32, DType.bfloat16, DType.int8):
+        for is_gguf in (False, True):
+            assert requested is image_cache_dtype(
+                model(), DType.float32, CPU, is_gguf=is_gguf, requested=requested
+            )
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "requested", "device"),
+    [
+        (12, DType.float32, DType.int8, CPU),
+        (None, DType.bfloat16, DType.int8, CPU),
+        (None, DType.bfloat16, DType.float32, CPU),
+        (None, DType.float32, DType.bfloat16, DeviceRef.GPU(0)),
+    ],
+)
+def test_a_dtype_that_the_ops_do_not_support_is_refused(
+    head_dim: int | None, dtype: DType, requested: DType, device: DeviceRef
+) -> None:
+    with pytest.raises(ConfigError, match=f"in {requested.name} here, only in"):
+        image_cache_dtype(
+            model(head_dim), dtype, device, is_gguf=False, requested=requested
+        )
+    assert (
+        image_cache_dtype(
+            model(head_dim), dtype, device, is_gguf=False, requested=dtype
+        )
+        is dtype
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from max.pipelines import supported_encoding_supported_devices
 
+from mllama.config import MllamaConfig
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
 from mllama.hub.options import HubOptions
@@ -18,7 +20,11 @@ from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import resolve_model_files
 from mllama.max_model.settings import ModelSettings
 from mllama.weights.checkpoint import open_checkpoint
-from mllama.weights.encodings import RUNNABLE, Encoding
+from mllama.weights.encodings import (
+    RUNNABLE,
+    Encoding,
+    with_image_cache_encoding,
+)
 from mllama.weights.names import expected_tensors
 from mllama.weights.quantization_plan import int8_vision_formats
 from tests.reference.checkpoints import checkpoint, tiny_config, write_checkpoint
@@ -89,6 +95,87 @@ def test_int8_vision_is_refused_where_it_can_not_run(
     monkeypatch.setattr(dispatch, "cpu_features", lambda: features)
     with pytest.raises(MllamaError, match=message):
         resolve(**{"vision_encoding": "int8", **asked})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "requested", "served"),
+    [
+        ("float32", "auto", None),
+        ("float32", "float32", None),
+        ("float32", "bfloat16", "bfloat16"),
+        ("float32", "int8", "int8"),
+        ("q4_k", "auto", None),
+        ("q4_k", "bfloat16", None),
+        ("q4_k", "float32", "float32"),
+        ("q4_k", "int8", "int8"),
+        ("bfloat16", "bfloat16", None),
+    ],
+)
+def test_the_image_cache_is_in_the_requested_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, requested: str, served: str | None
+) -> None:
+    """What is the default anyway has the default's compiled graphs."""
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
+    files = resolve(encoding=encoding, image_cache_encoding=requested)
+    assert files.settings.image_cache_encoding == served
+    suffix = "" if served is None else f", image cache in {served}"
+    assert files.encoding.full_name == encoding + suffix
+    both = resolve(encoding="q4_k", vision_encoding="int8", image_cache_encoding="int8")
+    assert both.encoding.full_name == "q4_k, vision in int8, image cache in int8"
+
+
+@pytest.mark.parametrize(
+    ("asked", "features", "message"),
+    [
+        (
+            {"device_type": "gpu"},
+            dispatch.AVX2_FEATURES,
+            "int8 is for CPUs; on a GPU with bfloat16 weights, the image cache is in "
+            "bfloat16; leave it out",
+        ),
+        (
+            {"encoding": "bfloat16"},
+            dispatch.AVX2_FEATURES,
+            "with bfloat16 ones, the image cache is in bfloat16; leave it out",
+        ),
+        (
+            {"encoding": "q4_k"},
+            ("aarch64",),
+            "custom ops; with MAX's, the image cache is in float32; leave it out",
+        ),
+        (
+            {"image_cache_encoding": "q8_0"},
+            dispatch.AVX2_FEATURES,
+            "can be in auto, float32, bfloat16, int8, not 'q8_0'",
+        ),
+    ],
+)
+def test_the_image_cache_in_int8_is_refused_where_it_can_not_be(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, str],
+    features: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: features)
+    with pytest.raises(MllamaError, match=message):
+        resolve(**{"image_cache_encoding": "int8", **asked})
+
+
+def test_heads_that_the_custom_ops_do_not_support_have_no_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
+    config = MllamaConfig.from_path(MODEL_PATH)
+    text = config.text_config
+    text = replace(text, hidden_size=text.num_attention_heads * 12)
+    config = replace(config, text_config=text)
+    encoding = Encoding("float32", "cpu")
+    assert with_image_cache_encoding(encoding, "float32", config) is encoding
+    with pytest.raises(
+        MllamaError,
+        match="multiple of 8; with 12, the image cache is in float32; leave it out",
+    ):
+        with_image_cache_encoding(encoding, "int8", config)
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "a/model.gguf", ".a/b/model.gguf"])

@@ -10,15 +10,19 @@ from max.driver import DeviceSpec
 from max.graph import DeviceRef
 from max.pipelines.lib.memory_estimation import MemoryEstimator
 
+from graphs.forms import MODELS
 from mllama.errors import MllamaError
+from mllama.kernels.dispatch import uses_custom_ops
 from mllama.max_model import memory_planner
 from mllama.max_model.memory_planner import (
     MllamaMemoryPlanner,
     image_cache_pages,
+    image_cache_summary,
     plan_within_memory_limit,
     scratch_pages,
     self_check_pages,
 )
+from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
 
 PAGE_BYTES = 1000
@@ -48,6 +52,25 @@ def plan(device: DeviceRef, size: int | None) -> tuple[int, int]:
     pages = image_cache_pages(config, pipeline_config)
     assert reserved == (pages + scratch_pages(config)) * PAGE_BYTES
     return pages, reserved // PAGE_BYTES
+
+
+@pytest.mark.skipif(
+    not uses_custom_ops(DeviceRef.CPU()),
+    reason="this CPU doesn't support the custom ops",
+)
+def test_int8_holds_nearly_twice_the_pictures_of_bfloat16() -> None:
+    """Of four tiles, in 4 GiB, at the shape of the published 11B."""
+
+    def summary(encoding: str) -> str:
+        arch = MllamaArchConfig.for_graphs(
+            MODELS["11b"], "q4_k", [DeviceRef.CPU()], image_cache_encoding=encoding
+        )
+        pages = (4 << 30) // arch.image_cache_params.bytes_per_block
+        return image_cache_summary(arch, pages)
+
+    line = "image cache: {} in {}, {} image(s) of 4 tiles"
+    assert summary("bfloat16") == line.format("4.0 GiB", "bfloat16", 20)
+    assert summary("int8") == line.format("4.0 GiB", "int8", 38)
 
 
 def test_a_cpu_has_no_scratch_pages() -> None:

@@ -32,6 +32,7 @@ def through_max(settings: ModelSettings) -> ModelSettings:
             max_images_per_request=3,
             bfloat16_on_cpu=True,
             int8_vision=True,
+            image_cache_encoding="int8",
             lora_path=Path("/adapter"),
             compiled=CompiledSettings(
                 manifest=MANIFEST, cache=Path("/cache"), saved=Path("/saved")
