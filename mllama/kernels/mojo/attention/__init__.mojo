@@ -9,12 +9,12 @@ Reading order:
 - `pages` has the paged caches and the queries; `plan` groups the segments of a batch
   that read the same keys and splits the work into tasks; `paged_attention` runs the
   tasks.
-- A task is one of two kernels: `decode` (few queries; `tiles` has its steps, `split_k`
-  merges the tasks' partial results) or `prefill` (many queries; keys and values are
+- A task is one of two kernels: `decode` (few queries; `tiles` has its steps, `int8_tiles`
+  those for int8, `split_k` merges the tasks' partial results) or `prefill` (many queries; keys and values are
   packed for `microkernel`).
 - `patches` has the attention of the vision encoder, on the same microkernel.
 - `softmax` and `simd` have what the kernels share; `store` writes images' keys and
-  values into pages.
+  values into pages, and `quantize` rounds them to int8.
 """
 
 import extensibility

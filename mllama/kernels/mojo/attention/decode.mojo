@@ -10,6 +10,12 @@ Source: Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html)
 
 from std.memory.alloc import unsafe_alloc
 
+from .int8_tiles import (
+    SHORT_STRIDE,
+    accumulate_int8_values,
+    int8_tile_scores,
+    round_query,
+)
 from .simd import FloatPointer, LOWEST, deinterleave_row, fill_floats, interleave_row
 from .pages import HEAD_STRIDE, PAGE_SIZE, Pages, Queries
 from .split_k import num_quads
@@ -59,6 +65,12 @@ def attention_decode[
     var query = unsafe_alloc[Float32](
         kv_heads * padded_vectors * head_dim, alignment=64
     )
+    comptime short_stride = SHORT_STRIDE[head_dim, simd_width]
+    comptime is_int8 = dtype == DType.int8
+    var rounded = unsafe_alloc[Int16](
+        kv_heads * padded_vectors * short_stride if is_int8 else 1, alignment=64
+    )
+    var query_scales = unsafe_alloc[Float32](kv_heads * padded_vectors, alignment=64)
     var scores = unsafe_alloc[Float32](
         kv_heads * padded_vectors * _TILE_KEYS, alignment=64
     )
@@ -76,6 +88,14 @@ def attention_decode[
                 deinterleave_row[dtype, simd_width](target, head_dim)
             else:
                 fill_floats(target, head_dim, 0)
+            comptime if is_int8:
+                var vector = head * padded_vectors + index
+                query_scales.unsafe_store(
+                    vector,
+                    round_query[head_dim, simd_width](
+                        target, rounded.unsafe_offset(vector * short_stride)
+                    ),
+                )
     fill_floats(split, kv_heads * padded_vectors * head_dim, 0)
     fill_floats(maxima, kv_heads * padded_vectors, LOWEST)
     fill_floats(sums, kv_heads * padded_vectors, 0)
@@ -105,15 +125,28 @@ def attention_decode[
                 )
                 for quad in range(quads):
                     var block = head * quads + quad
-                    scores.unsafe_store(
-                        (block * _TILE_KEYS + index) * 4,
-                        tile_scores[dtype, head_dim, simd_width](
-                            source,
-                            token_width,
-                            count - 1 - index,
-                            query.unsafe_offset(block * 4 * head_dim),
-                        ),
-                    )
+                    var target = scores.unsafe_offset((block * _TILE_KEYS + index) * 4)
+                    comptime if is_int8:
+                        target.unsafe_store(
+                            0,
+                            int8_tile_scores[head_dim, simd_width](
+                                source.unsafe_bitcast[Int8](),
+                                token_width,
+                                count - 1 - index,
+                                rounded.unsafe_offset(block * 4 * short_stride),
+                                query_scales.unsafe_offset(block * 4),
+                            ),
+                        )
+                    else:
+                        target.unsafe_store(
+                            0,
+                            tile_scores[dtype, head_dim, simd_width](
+                                source,
+                                token_width,
+                                count - 1 - index,
+                                query.unsafe_offset(block * 4 * head_dim),
+                            ),
+                        )
         for head in range(kv_heads):
             for quad in range(quads):
                 var block = head * quads + quad
@@ -126,18 +159,34 @@ def attention_decode[
                     sums.unsafe_offset(block * 4),
                     result,
                 )
-                accumulate_values[dtype, head_dim, simd_width](
-                    values.unsafe_offset(head * head_stride),
-                    token_width,
-                    count,
-                    weights,
-                    result,
-                    next_keys.unsafe_offset(head * count * head_stride),
-                    quad == 0 and next_key < end,
-                )
+                var head_values = values.unsafe_offset(head * head_stride)
+                var upcoming = next_keys.unsafe_offset(head * count * head_stride)
+                var prefetches = quad == 0 and next_key < end
+                comptime if is_int8:
+                    accumulate_int8_values[head_dim, simd_width](
+                        head_values.unsafe_bitcast[Int8](),
+                        token_width,
+                        count,
+                        weights,
+                        result,
+                        upcoming.unsafe_bitcast[Int8](),
+                        prefetches,
+                    )
+                else:
+                    accumulate_values[dtype, head_dim, simd_width](
+                        head_values,
+                        token_width,
+                        count,
+                        weights,
+                        result,
+                        upcoming,
+                        prefetches,
+                    )
     for index in range(kv_heads * padded_vectors):
         interleave_row[dtype, simd_width](
             split.unsafe_offset(index * head_dim), head_dim
         )
     query.unsafe_free()
+    rounded.unsafe_free()
+    query_scales.unsafe_free()
     scores.unsafe_free()

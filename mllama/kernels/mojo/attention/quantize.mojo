@@ -2,12 +2,12 @@
 
 from std.math import round
 
-from .simd import FloatPointer, FloatVector
+from .simd import FloatPointer
 
-comptime _LARGEST = Float32(127)
-comptime _INFINITY_BITS = UInt32(0x7F800000)
-comptime _LEAST = Float32(1.0e-30)
-"""Vectors of smaller values become zeros: the inverse of their scale would overflow."""
+comptime NOT_FINITE = UInt32(0x7F800000)
+"""The bits of an infinity; those of NaN are larger."""
+comptime SMALLEST = Float32(1.0e-30)
+"""Smaller values become zeros: the inverse of their scale might overflow."""
 
 
 @always_inline
@@ -22,32 +22,25 @@ def quantize_vector[
         source: `[head dim]`.
         target: Output, `[head dim]` int8 values and the bytes of a float32.
     """
-    # Without their sign, the bits of floats are ordered like the floats, and NaN is
-    # the largest.
-    var bits = SIMD[DType.uint32, 8](0)
+    # Without their sign, floats are ordered as their bits are.
+    var largest = SIMD[DType.uint32, 8](0)
     for i in range(0, head_dim, 8):
-        bits = max(
-            bits,
-            source.unsafe_load[width=8](i).to_bits[DType.uint32]() & 0x7FFFFFFF,
+        largest = max(
+            largest, source.unsafe_load[width=8](i).to_bits[DType.uint32]() & 0x7FFFFFFF
         )
-    var largest_bits = bits.reduce_max()
-    var largest = Float32(from_bits=largest_bits)
-    var scale = largest / _LARGEST
-    var inverse = _LARGEST / largest
-    if largest_bits >= _INFINITY_BITS:
-        # All of them become zero times infinity or NaN.
-        inverse = 0
-    elif largest < _LEAST:
-        inverse = 0
+    var bits = largest.reduce_max()
+    var extreme = Float32(from_bits=bits)
+    var scale = extreme / 127
+    var inverse = Float32(0)
+    if extreme < SMALLEST:
         scale = 0
+    elif bits < NOT_FINITE:
+        inverse = 127 / extreme
     for i in range(0, head_dim, 8):
         var levels = SIMD[DType.int8, 8](0)
         if inverse != 0:
-            levels = (
-                round(source.unsafe_load[width=8](i) * inverse)
-                .cast[DType.int32]()
-                .cast[DType.int8]()
-            )
+            var vector = source.unsafe_load[width=8](i)
+            levels = round(vector * inverse).cast[DType.int32]().cast[DType.int8]()
         target.unsafe_store(i, levels)
     target.unsafe_offset(head_dim).unsafe_bitcast[Float32]().unsafe_store[alignment=1](
         0, scale

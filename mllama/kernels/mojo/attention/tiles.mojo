@@ -1,11 +1,13 @@
 """The steps of decode on a tile of keys: scores, softmax and weighted sums for four
-queries of a head."""
+queries of a head.
+
+Those for int8 that differ are in `int8_tiles`.
+"""
 
 from std.math import ceildiv, fma
 from std.sys import CompilationTarget, size_of
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .pages import HEAD_STRIDE, vector_scale
 from .simd import (
     FloatPointer,
     LOWEST,
@@ -73,39 +75,15 @@ def tile_scores[
                     vector,
                     sums[4 * k + j],
                 )
-    comptime if dtype == DType.int8:
-        return _row_sums(sums) * _scales[dtype, head_dim, simd_width](keys, offsets)
-    else:
-        return _row_sums(sums)
+    return row_sums(sums)
 
 
 @always_inline
-def _scales[
-    dtype: DType, head_dim: Int, simd_width: Int
-](
-    keys: Pointer[Scalar[dtype], MutUntrackedOrigin],
-    offsets: Array[Int, KEYS_PER_VECTOR[simd_width]],
-) -> FloatVector[simd_width]:
-    """Returns the scale of each key four times, `[keys, 4]`."""
-    var four = Array[FloatVector[4], KEYS_PER_VECTOR[simd_width]](uninitialized=True)
-    comptime for k in range(KEYS_PER_VECTOR[simd_width]):
-        four[k] = FloatVector[4](
-            vector_scale[dtype, head_dim](keys.unsafe_offset(offsets[k]))
-        )
-    comptime if simd_width == 16:
-        return rebind[FloatVector[simd_width]](
-            four[0].join(four[1]).join(four[2].join(four[3]))
-        )
-    else:
-        return rebind[FloatVector[simd_width]](four[0].join(four[1]))
-
-
-@always_inline
-def _row_sums[
-    simd_width: Int
-](rows: Array[FloatVector[simd_width], simd_width]) -> FloatVector[simd_width]:
+def row_sums[
+    dtype: DType, simd_width: Int, //
+](rows: Array[SIMD[dtype, simd_width], simd_width]) -> SIMD[dtype, simd_width]:
     """Returns the sum of each row."""
-    var eights = Array[FloatVector[simd_width], 8](uninitialized=True)
+    var eights = Array[SIMD[dtype, simd_width], 8](uninitialized=True)
     comptime for i in range(8):
         comptime if simd_width == 16:
             var a = rows[i]
@@ -137,8 +115,8 @@ def _row_sums[
 
 @always_inline
 def _pair_sums[
-    simd_width: Int
-](a: FloatVector[simd_width], b: FloatVector[simd_width]) -> FloatVector[simd_width]:
+    dtype: DType, simd_width: Int, //
+](a: SIMD[dtype, simd_width], b: SIMD[dtype, simd_width]) -> SIMD[dtype, simd_width]:
     """Adds neighbors, and alternates the sums of both vectors by halves of eight."""
     comptime if simd_width == 16:
         return a.shuffle[
@@ -228,20 +206,11 @@ def accumulate_values[
         values: The first key's value.
         token_width: Values from one key to the next.
         count: Number of keys.
-        weights: `[keys, 4]`, which the scales of int8 values are multiplied into.
+        weights: `[keys, 4]`.
         output: `[4, head dim]`, in the order of `deinterleave_row`.
         upcoming: As many values as are added here, which are needed next.
         prefetches: Whether `upcoming` is prefetched.
     """
-    comptime if dtype == DType.int8:
-        for index in range(count):
-            weights.unsafe_store(
-                index * 4,
-                weights.unsafe_load[width=4](index * 4)
-                * vector_scale[dtype, head_dim](
-                    values.unsafe_offset(index * token_width)
-                ),
-            )
     # As many dimensions at a time as there are registers for the sums of four queries.
     comptime step = simd_width // 4 * simd_width
     comptime for i in range(0, head_dim, step):
@@ -255,7 +224,7 @@ def accumulate_values[
         for index in range(count):
             if prefetches:
                 prefetch_values[dtype, vectors * simd_width](
-                    upcoming.unsafe_offset(index * HEAD_STRIDE[dtype, head_dim] + i)
+                    upcoming.unsafe_offset(index * head_dim + i)
                 )
             var value = Array[FloatVector[simd_width], vectors](uninitialized=True)
             comptime for v in range(0, vectors, 2):
