@@ -39,6 +39,7 @@ from benchmarks.compare.first_run import measure_first_run
 from benchmarks.compare.growth import measure_growth
 from benchmarks.compare.isa import ISAS, NATIVE, Isa, form_of
 from benchmarks.compare.model import CROSS_LAYERS, TEXT_LAYERS, ModelFiles, model_files
+from benchmarks.compare.picture_streams import measure_picture_streams
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.report import summary
@@ -151,6 +152,10 @@ def _measure(session: Session, options: argparse.Namespace, letters: str) -> Non
         except EngineFailure as error:
             results.fail("growth", OURS, str(error))
     results.model = model_properties(session.files, results)
+    # What follows has processes of its own.
+    session.close()
+    if "j" in letters:
+        measure_picture_streams(session, rounds)
 
 
 def _ceilings(threads: int) -> Callable[[], dict[str, float]] | None:

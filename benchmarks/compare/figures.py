@@ -9,6 +9,7 @@ from benchmarks.compare.spans import seconds_attending_to_images
 from benchmarks.compare.variants import (
     DEMO,
     EIGHT_BIT,
+    INT8_IMAGES,
     OURS,
     SPECULATION,
     threads_name,
@@ -92,6 +93,17 @@ def figures(results: Results) -> dict[str, float]:
     )
     gains = [median(metric, SPECULATION) for metric in LOOKUPS]
     found["lookup_worst"] = min((gain for gain in gains if gain), default=None)
+    found["int8_images_over_bfloat16"] = ratio(
+        median("streams_8_pictures", INT8_IMAGES),
+        median("streams_8_pictures", EIGHT_BIT),
+    )
+    found["int8_images_attention_over_bfloat16"] = ratio(
+        median("attention_8_pictures", INT8_IMAGES),
+        median("attention_8_pictures", EIGHT_BIT),
+    )
+    found["int8_images_held_over_bfloat16"] = ratio(
+        median("pictures_in_4_gib", INT8_IMAGES), median("pictures_in_4_gib", EIGHT_BIT)
+    )
     found["around_the_model"] = median("around_the_model", DEMO)
     found["first_generate"] = median("first_generate", OURS)
     found["first_demo"] = median("first_demo", OURS)

@@ -81,6 +81,15 @@ METRICS = {
         metric: Metric("i", f"lookup over no guesses, {kind}, {streams} at once", "x")
         for metric, (kind, streams) in LOOKUPS.items()
     },
+    "streams_8_pictures": Metric(
+        "j", "8 streams, each about a picture of 4 tiles", "tokens/s", digits=1
+    ),
+    "attention_8_pictures": Metric(
+        "j", "its cross-attention ops, a token", "ms", 1e3, 3
+    ),
+    "pictures_in_4_gib": Metric(
+        "j", "pictures of 4 tiles that 4 GiB hold at 11B's shape", "", digits=0
+    ),
     "read_bandwidth": Metric("", "read bandwidth", "GB/s", digits=1),
     "read_bandwidth_1_thread": Metric("", "the same of 1 thread", "GB/s", digits=1),
     "bandwidth_after_operations": Metric(

@@ -119,6 +119,13 @@ TARGETS = (
            "forced_80_over_none", 2, "x", "no guesses"),
     Target("i", "prompt lookup where it gains least",
            "lookup_worst", 0.97, "x", "no guesses"),
+    Target("j", "8 streams about 8 pictures, image cache in int8",
+           "int8_images_over_bfloat16", 1.05, "x", "tokens per second in bfloat16"),
+    Target("j", "its cross-attention",
+           "int8_images_attention_over_bfloat16", 0.6, "x", "the time in bfloat16",
+           is_most=True),
+    Target("j", "pictures of 4 tiles that 4 GiB hold, image cache in int8",
+           "int8_images_held_over_bfloat16", 1.9, "x", "those in bfloat16"),
 )  # fmt: skip
 """All targets."""
 

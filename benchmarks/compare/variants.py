@@ -9,7 +9,7 @@ from typing import Any
 OURS = "mllama"
 """The engine of this project without options."""
 
-DEMO, EIGHT_BIT = "demo", "8bit"
+DEMO, EIGHT_BIT, INT8_IMAGES = "demo", "8bit", "8bit images"
 SPECULATION = "speculation"
 
 
@@ -32,9 +32,12 @@ class Variant:
     script: str = "run_mllama"
 
 
+_INT8_VISION = {"vision_encoding": "int8"}
+
 VARIANTS = {
     OURS: Variant("abcdef"),
-    EIGHT_BIT: Variant("abe", {"vision_encoding": "int8"}),
+    EIGHT_BIT: Variant("abej", _INT8_VISION),
+    INT8_IMAGES: Variant("j", {**_INT8_VISION, "image_cache_encoding": "int8"}),
     SPECULATION: Variant("i", {"max_length": 1024}, script="run_speculation"),
     DEMO: Variant("g", {"max_length": 2048}, is_demo=True),
 }

@@ -20,6 +20,7 @@ WORKLOADS = {
     "g": "the demo model: everything around the model",
     "h": "from nothing to the first answer",
     "i": "guessed tokens, forced acceptance rates and prompt lookup",
+    "j": "8 streams about 8 pictures, with the image cache in int8",
 }
 
 IMAGE_TOKENS, TEXT_TOKENS = 176, 512

@@ -107,6 +107,17 @@ def load() -> dict[str, Any]:
         pictures = [Image.open(image).convert("RGB") for image in images]
         return tokens_per_second(llm, pictures, asked, ignore_eos=True)
 
+    def profiled_streams(path: str, images: list[str], asked: int) -> dict[str, float]:
+        """Does the same and writes the times of MAX's operations; returns the tokens
+        too."""
+        from benchmarks.serving import ANSWER_TOKENS
+
+        spans = ctypes.CDLL(os.environ["MODULAR_PROFILER_SHIM"])
+        spans.spans_reset()
+        rate = streams(images, asked)
+        spans.spans_write(path.encode())
+        return {"rate": rate, "tokens": len(images) * asked * ANSWER_TOKENS}
+
     def operations(path: str, **question: Any) -> dict[str, Any]:
         """Asks a question and writes the times of MAX's operations so far at three
         points: after the vision graph, the first token and the last."""
@@ -135,6 +146,7 @@ def load() -> dict[str, Any]:
         ask_between_reads,
         batch,
         streams,
+        profiled_streams,
         operations,
         about,
     )
