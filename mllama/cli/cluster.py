@@ -18,11 +18,11 @@ from mllama.utils.open_files import check_open_files
 from mllama.utils.telemetry import are_traces_configured
 from mllama.utils.torch_blocker import block_torch
 
-_OF_ONE_WORKER: Final[dict[str, Any]] = {
+_UNUSED_SERVER_OPTIONS: Final[dict[str, Any]] = {
     "no_standby_worker": False,
     "max_worker_restarts": None,
 }
-"""Options that a cluster refuses, with their defaults."""
+"""Options of a server that a cluster refuses, with their defaults."""
 
 
 class _ServeCommand(SectionedCommand):
@@ -80,7 +80,7 @@ def serve(**options: Any) -> None:
     from mllama.launch.options import EngineOptions
     from mllama.server.settings import without_queue_bounds
 
-    options |= _OF_ONE_WORKER
+    options |= _UNUSED_SERVER_OPTIONS
     # Values out of range are refused before anything is started.
     serving = ServingOptions(**_taken(ServingOptions, options, keep=("attention",)))
     settings = take_settings(options)

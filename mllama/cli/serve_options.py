@@ -180,7 +180,8 @@ SERVE_OPTIONS: Final = (
         kind="number",
         metavar="SECONDS",
         description="Refuse a request with 429 before any work on it if its first "
-        "token is expected later, by the progress that has been measured.",
+        "token is expected later, by the progress that has been measured. It bounds "
+        "the wait for memory, too.",
         default_text="no limit",
     ),
     Option(

@@ -35,7 +35,9 @@ def add_prefix_cache_route(app: FastAPI, replicas: DeploymentHandle[Any]) -> Non
                 timeout_s=_TIMEOUT_SECONDS, return_exceptions=True
             )
         except Exception as error:
-            results = [error]
+            raise EngineUnavailableError(
+                "the replicas have not answered; try again"
+            ) from error
         failures = [each for each in results if isinstance(each, Exception)]
         if failures:
             logger.warning("a prefix cache was not emptied: %s", failures[0])

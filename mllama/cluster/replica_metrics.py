@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -47,34 +48,44 @@ class ReplicaMetrics(Collector):
 
     def __init__(self, running: Callable[[], int]) -> None:
         self._running = running
+        # A thread makes the page of metrics.
+        self._lock = threading.Lock()
         self._latest: dict[str, ReplicaFigures] = {}
         self._ended: dict[str, EngineStats] = {}
         self._earlier = EngineStats()
 
     def note(self, figures: ReplicaFigures) -> None:
         """Keeps what a replica tells about itself."""
+        with self._lock:
+            self._note(figures)
+
+    def _note(self, figures: ReplicaFigures) -> None:
         self._latest[figures.replica] = figures
         self._ended.pop(figures.replica, None)
 
     def update(self, figures: Iterable[ReplicaFigures]) -> None:
         """Keeps what all replicas tell: those that say nothing have ended."""
         found = list(figures)
-        for each in found:
-            self.note(each)
-        for name in self._latest.keys() - {each.replica for each in found}:
-            self._ended[name] = self._latest.pop(name).stats.counters()
-        while len(self._ended) > _ENDED:
-            # The one that has ended first.
-            self._earlier += self._ended.pop(next(iter(self._ended)))
+        with self._lock:
+            for each in found:
+                self._note(each)
+            for name in self._latest.keys() - {each.replica for each in found}:
+                self._ended[name] = self._latest.pop(name).stats.counters()
+            while len(self._ended) > _ENDED:
+                # The one that has ended first.
+                self._earlier += self._ended.pop(next(iter(self._ended)))
 
     @property
     def memory(self) -> MemorySizes:
         """Returns the memory of the replicas' processes."""
-        return sum((each.memory for each in self._present()), MemorySizes())
+        latest, _ = self._known()
+        present = latest if self._running() else []
+        return sum((each.memory for each in present), MemorySizes())
 
-    def _present(self) -> list[ReplicaFigures]:
-        """Returns the figures of the replicas that run."""
-        return list(self._latest.values()) if self._running() else []
+    def _known(self) -> tuple[list[ReplicaFigures], list[EngineStats]]:
+        """Returns all figures, and the counters of the replicas that have ended."""
+        with self._lock:
+            return list(self._latest.values()), [*self._ended.values(), self._earlier]
 
     @asynccontextmanager
     async def watched(self, replicas: DeploymentHandle[Any]) -> AsyncIterator[None]:
@@ -109,12 +120,11 @@ class ReplicaMetrics(Collector):
 
     def collect(self) -> Iterator[Any]:
         """Yields the figures as Prometheus metrics."""
-        number, present = self._running(), self._present()
-        counted = [each.stats.counters() for each in self._latest.values()]
-        stats = [each.stats for each in present] if present else counted
+        number, (latest, ended) = self._running(), self._known()
+        stats = [each.stats if number else each.stats.counters() for each in latest]
         yield GaugeMetricFamily(
             "mllama_replicas", "Replicas that take requests.", value=number
         )
-        yield from engine_metrics(sum([*stats, *self._ended.values()], self._earlier))
+        yield from engine_metrics(sum([*stats, *ended], EngineStats()))
         yield worker_up(number > 0)
-        yield from gpu_images([each.verdict for each in present])
+        yield from gpu_images([each.verdict for each in latest if number])

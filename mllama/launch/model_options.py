@@ -283,8 +283,8 @@ MODEL_OPTIONS: Final = (
         description="Guess the next tokens of answers and check several in one step: "
         "lookup finds them in the prompt and the answer so far, draft has a small "
         "model say them.",
-        details="Answers are the same token for token. Only on a CPU, and only as far "
-        "as it pays.",
+        details="Answers are the same token for token, up to rounding. Only on a CPU, "
+        "and only as far as it pays.",
         default_text=DEFAULT_SPECULATE["cpu"],
     ),
     Option(

@@ -80,8 +80,8 @@ class LLM(Answering):
             use MAX's sampler.
         speculate: Guess the next tokens of answers and check several in one step:
             lookup finds them in the prompt and the answer so far, draft has a small
-            model say them. Answers are the same token for token. Only on a CPU, and
-            only as far as it pays. Default: off.
+            model say them. Answers are the same token for token, up to rounding. Only
+            on a CPU, and only as far as it pays. Default: off.
         draft_model_path: Model that guesses tokens with --speculate draft: a text-only
             Llama with the model's own tokenizer, such as Llama 3.2 1B. It never sees a
             picture. A directory, a GGUF file, ollama:NAME, OWNER/NAME of the Hugging

@@ -207,8 +207,8 @@ class OverlappedExecution:
         assert step.guesses is not None
         assert self._speculation is not None
         contexts = inputs.flat_batch
-        logits = on_host(self._outputs_of(step).logits)[:, : self._vocab_size]
-        tokens = verified_tokens(logits, contexts, step.guesses)
+        logits = on_host(self._outputs_of(step).logits)
+        tokens = verified_tokens(logits[:, : self._vocab_size], contexts, step.guesses)
         log_probabilities = None
         if inputs.enable_log_probs:
             log_probabilities = verified_log_probabilities(
@@ -272,9 +272,9 @@ class OverlappedExecution:
         while following is not None:
             step, following = following, None
             inputs, _, batch = step.prepared
-            if self._clock is not None:
-                self._clock.start(step)
             try:
+                if self._clock is not None:
+                    self._clock.start(step)
                 outputs = self._launch(inputs, batch, step=0)
                 with self._lock:
                     if not step.is_requested:

@@ -28,6 +28,9 @@ many of the next steps as that needs are left alone, up to so many."""
 _KINDLESS: Final = 0
 """Kind of guesses of which the proposer doesn't say how likely they are."""
 
+_FORCED: Final = -1
+"""Kind of guesses that a grammar forces, which say nothing about the proposer."""
+
 
 class Speculation:
     """Guesses the next tokens of a batch's requests, as far as that pays.
@@ -100,7 +103,7 @@ class Speculation:
         for context in answering:
             forced = self._forced(context)
             if forced.size:
-                checked[context.request_id] = _KINDLESS, forced
+                checked[context.request_id] = _FORCED, forced
         self._checked = {name: kind for name, (kind, _) in checked.items()}
         self.is_promising |= bool(checked)
         if not checked:
@@ -114,7 +117,7 @@ class Speculation:
         Args:
             contexts: The requests.
         """
-        if self._observes:
+        if self._observes or self._proposer is None:
             self.guesses(contexts)
             return
         answering = [context for context in contexts if _is_answering(context)]
@@ -140,7 +143,8 @@ class Speculation:
             pairs = zip(chosen, guessed.tolist(), strict=False)
             right = sum(token == guess for token, guess in pairs)
             kind = self._checked.get(context.request_id, _KINDLESS)
-            self.budget.observe(context.request_id, kind, right, guessed.size)
+            if kind != _FORCED:
+                self.budget.observe(context.request_id, kind, right, guessed.size)
             self.counts += GuessCounts(1, guessed.size, right)
 
     def release(self, request_id: Any) -> None:
@@ -181,7 +185,6 @@ class Speculation:
             for context, guesses in zip(
                 contexts, self._proposed(contexts, most), strict=True
             )
-            if guesses.size
         ]
         limits = self.budget.limits(
             [context.request_id for context, _, _ in offers],

@@ -80,4 +80,5 @@ class StepTimes:
         self._slope = max(0.0, slope + float(change[0]))
         self._guessing = max(0.0, float(change[1]))
         base = typical - self._slope * tokens.mean() - self._guessing * guessing.mean()
-        self._base = max(0.0, float(base))
+        # Times are divided by.
+        self._base = max(0.01 * typical, float(base))

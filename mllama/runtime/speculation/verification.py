@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from max.pipelines.context import LogProbabilities, TextGenerationOutput
 
+from mllama.requests.token_grammars import GrammarError
 from mllama.runtime.host_sampler import sampling_states
 from mllama.runtime.speculation.proposer import Guesses
 from mllama.sampling.sampler import choose_token
@@ -36,8 +37,11 @@ def verified_tokens(
         guesses: The guesses of each request.
 
     Returns:
-        Of each request the guesses that were right, then the token that follows them;
-        nothing if its prompt goes on.
+        Of each request the guesses that were right, then the token that follows them
+        unless its grammar raises there; nothing if its prompt goes on.
+
+    Raises:
+        GrammarError: If a grammar raises at the first token of a request.
     """
     chosen = []
     row = 0
@@ -48,7 +52,12 @@ def verified_tokens(
         if not context.tokens.actively_chunked:
             ends = context.eos_tracker.eos_token_ids
             for step in range(guessed.size + 1):
-                token = choose_token(logits[row + step], state)
+                try:
+                    token = choose_token(logits[row + step], state)
+                except GrammarError:
+                    if not tokens:
+                        raise
+                    break  # The next step raises it, after these tokens.
                 tokens.append(token)
                 is_right = step < guessed.size and token == guessed[step]
                 # A grammar allows nothing after an end.

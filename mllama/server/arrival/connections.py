@@ -175,7 +175,8 @@ class LimitedConnection(CountedConnection, H11Protocol):
                 and now - self._head_since > self.limits.head_seconds
             ):
                 self._close_with(REQUEST_TIMEOUT)
-        elif self.cycle.more_body:
+        # Reading stays paused, too, when all of a large body has arrived at once.
+        elif self.cycle.more_body or self.flow.read_paused:
             self._check_body(elapsed)
 
     def _check_body(self, elapsed: float) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -81,7 +82,7 @@ class RequestMemory:
         self._client = client
         self._body: Lease | None = None
         self._images: list[Lease] = []
-        self._waiting: asyncio.Task[Lease] | None = None
+        self._waiting: asyncio.Task[Any] | None = None
         self._has_left = False
 
     @property
@@ -139,18 +140,15 @@ class RequestMemory:
             lease.release()
 
     async def _taken(self, pool: FairSemaphore, size: int) -> Lease:
-        seconds = self._memory.max_wait
-        # What needs more than a client may have gets all of that.
-        size = min(size, pool.most_each)
-        if not pool.must_wait(size, self._client):
-            return await pool.acquire(size, self._client)
         if self._has_left:
             raise ClientDisconnected
-        self._waiting = asyncio.ensure_future(
-            pool.acquire(size, self._client, seconds=seconds)
-        )
+        seconds = self._memory.max_wait
+        task = self._waiting = asyncio.current_task()
         try:
-            return await self._waiting
+            # What needs more than a client may have gets all of that.
+            return await pool.acquire(
+                min(size, pool.most_each), self._client, seconds=seconds
+            )
         except asyncio.TimeoutError:
             raise EngineOverloadedError(
                 f"other requests have left no memory for this one for {seconds:g} s; "
@@ -158,9 +156,11 @@ class RequestMemory:
                 _RETRY_SECONDS,
             ) from None
         except asyncio.CancelledError:
-            if self._has_left:
-                raise ClientDisconnected from None
-            raise
+            if not self._has_left:
+                raise
+            if task is not None and sys.version_info >= (3, 11):
+                task.uncancel()
+            raise ClientDisconnected from None
         finally:
             self._waiting = None
 

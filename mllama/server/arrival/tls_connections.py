@@ -68,7 +68,12 @@ class TlsConnection(CountedConnection, asyncio.Protocol):
         try:
             # A plain transport of uvloop can't be told to read nothing yet, and what
             # it reads is the handshake's.  So another one gets the connection.
-            self._socket = socket.socket(fileno=os.dup(plain.fileno()))
+            number = os.dup(plain.fileno())
+            try:
+                self._socket = socket.socket(fileno=number)
+            except OSError:
+                os.close(number)
+                raise
         except OSError:
             # Open files are used up.
             return

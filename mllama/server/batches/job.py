@@ -121,9 +121,9 @@ class BatchJob:
                     code="storage_limit_exceeded", message=str(error)
                 )
                 batch.errors, batch.ends_as = [problem], "failed"
+            await self._stores.disk.run(lambda: name_result_files(batch, self._stores))
             if self._is_cancelled:
                 batch.ends_as = "cancelled"
-            await self._stores.disk.run(lambda: name_result_files(batch, self._stores))
             batch.enter("finalizing")
             await self._when_there_is_room(self._save)
         await self._when_there_is_room(lambda: keep_result_files(batch, self._stores))
@@ -142,6 +142,8 @@ class BatchJob:
                     source = await asyncio.to_thread(
                         opened.enter_context, open_lines(batch, self._stores)
                     )
+                    if self._is_cancelled:
+                        return
                     lines = unanswered(source, seen, counts)
                     self._run = BatchRun(
                         lines,

@@ -193,7 +193,7 @@ class FairSemaphore:
             self._queue.leave(ticket)
             future = self._futures.pop(ticket)
             if future.done():
-                continue  # Its task has been cancelled, and not run since.
+                continue  # Cancelled, or its time is over, and its task not run since.
             self._held += ticket.weight
             self._queue.change_held(ticket.client, ticket.weight)
             future.set_result(Lease(self, ticket.client, ticket.weight))

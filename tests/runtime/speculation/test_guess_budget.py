@@ -48,6 +48,15 @@ def test_many_are_guessed_where_most_are_right() -> None:
     assert limits(made, "a") == [MAX_GUESSES]
 
 
+def test_a_guess_of_one_request_pays_only_if_it_pays_for_the_whole_batch() -> None:
+    made = budget()
+    learn(made, "a", 0.3)
+    others = list("bcdefgh")
+    kinds, most = [0] * 8, [100] + [0] * 7
+    assert made.limits(["a", *others], kinds, most, 8) == [0] * 8
+    assert made.limits(["a"], [0], [100], 1) != [0]
+
+
 def test_none_are_guessed_where_none_are_right() -> None:
     made = budget()
     learn(made, "a", 0.0)

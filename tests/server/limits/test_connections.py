@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from mllama.server.arrival.connection_pool import ConnectionLimits
+from mllama.server.arrival.shared_memory import LARGEST_TEXT
 from mllama.utils.open_files import raise_open_file_limit
 
 from .limited_server import GET, QUICK, Application, run, until
@@ -309,19 +310,34 @@ def test_a_client_that_closes_its_sending_side_has_left() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("sent", [66_000, 600_000])
+@pytest.mark.parametrize(
+    ("sent", "length", "resets"),
+    [
+        (66_000, 2_000_000, False),
+        (66_000, 2_000_000, True),
+        (110_000, 110_000, False),
+        (110_000, 110_000, True),
+        # The end of a connection that is closed would come after all of this.
+        (600_000, 2_000_000, True),
+    ],
+)
 def test_a_client_that_leaves_while_it_waits_for_memory_frees_its_place(
-    sent: int, resets: bool
+    sent: int, length: int, resets: bool
 ) -> None:
     # A body waits from 64 KB on, and little more of it is read meanwhile.
     async def test(port: int, application: Application) -> None:
-        bodies = application.memory.bodies
-        leases = [await bodies.acquire(4 << 20, each) for each in ("one", "another")]
-        head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+        memory = application.memory
+        bodies = memory.bodies if length > LARGEST_TEXT else memory.texts
+        most = bodies.most_each
+        leases = [await bodies.acquire(most, each) for each in ("one", "another")]
+        head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
         client = socket.create_connection(("127.0.0.1", port))
         client.setblocking(False)
-        await asyncio.get_running_loop().sock_sendall(client, head + b"x" * sent)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, head % length)
+        # The rest arrives at once, and is all of a small body.
+        await asyncio.sleep(0.2)
+        await loop.sock_sendall(client, b"x" * sent)
         await until(lambda: bodies.waiting == 1)
         await asyncio.sleep(0.2)
         if resets:

@@ -150,6 +150,25 @@ def test_others_are_served_when_one_has_given_up() -> None:
     asyncio.run(run())
 
 
+def test_a_request_that_is_cancelled_as_memory_comes_gives_it_back() -> None:
+    memory = SharedMemory(bodies=8 << 20)
+
+    async def run() -> None:
+        leases = [await memory.bodies.acquire(4 << 20, each) for each in ("a", "b")]
+        request = asyncio.ensure_future(RequestMemory(memory, "c").take_body(4 << 20))
+        await asyncio.sleep(0)
+        assert memory.bodies.waiting == 1
+        for lease in leases:
+            lease.release()
+        # It has got it, and isn't told yet.
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert (memory.bodies.held, memory.bodies.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
 def test_what_comes_in_time_is_no_error_later() -> None:
     pool = FairSemaphore(1)
 
