@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from typing import Any
 
 from mllama.batch.lines import BatchLine
@@ -50,6 +51,22 @@ class FailingEngine(EchoEngine):
             with open(self._marker, "x"):
                 pass
             raise RuntimeError("the engine has failed") from MemoryError("no memory")
+        return await super().__call__(line)
+
+
+class DyingEngine(EchoEngine):
+    """Is killed with its process at its thirtieth line, once; the file says so."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+        self._lines = 0
+
+    async def __call__(self, line: BatchLine) -> LineAnswer:
+        self._lines += 1
+        if self._lines == 30 and not os.path.exists(self._marker):
+            with open(self._marker, "x"):
+                pass
+            os.kill(os.getpid(), signal.SIGKILL)
         return await super().__call__(line)
 
 

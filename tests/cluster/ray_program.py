@@ -1,6 +1,7 @@
 """Kills replicas, asks about datasets, and prints what came of it.
 
-A program of its own: Ray is configured once in a process.
+A program of its own: Ray is configured once in a process.  Its arguments are a folder
+and the address of a cluster.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ from typing import Any
 import numpy as np
 
 import mllama.cluster.nodes
+from mllama.batch.inputs.question import Question
 from mllama.batch.lines import BatchLine, encode_body
+from mllama.cluster import dataset
+from mllama.cluster.dataset import answer_with
 from mllama.cluster.dataset_pool import ReplicaPool, start_pool
+from mllama.cluster.dataset_rows import LineOfRow
 from mllama.cluster.front_claim import claimed
+from mllama.cluster.nodes import check_nodes
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.ray_cluster import ray_cluster
 from mllama.errors import MllamaError
-from tests.cluster.line_engines import EchoEngine, FailingEngine, no_engine
+from mllama.launch.options import EngineOptions
+from tests.cluster.line_engines import (
+    DyingEngine,
+    EchoEngine,
+    FailingEngine,
+    no_engine,
+)
 
 LINES = 400
 
@@ -98,7 +110,7 @@ def ask_about_datasets(ray: Any, folder: Path) -> dict[str, Any]:
         {"image_column": "picture"},
         {"prompt_column": "name"},
         {"weigh": 1},
-        {"replicas": 2},
+        {"replicas": 3},
     ):
         try:
             answer(rows, **{"prompt": "What?", "id_column": "name", **wrong})
@@ -133,20 +145,54 @@ def check_room(ray: Any, cluster: Any, engine: Any) -> None:
     mllama.cluster.nodes.check_room(ray.nodes(), cluster)
 
 
-def main(folder: Path) -> None:
+def ask_a_replica_that_dies(ray: Any, folder: Path) -> list[dict[str, Any]]:
+    """Asks about rows, with a replica that is killed amid them."""
+    rows = ray.data.from_items(
+        [{"id": i, "question": f"question {i}"} for i in range(100)]
+    )
+    line_of = LineOfRow(Question(None, None, {}), None, "question", None)
+    start = partial(DyingEngine, str(folder / "died"))
+    options = ClusterOptions(replicas=1, replica_gpus=0)
+    found: list[dict[str, Any]] = answer_with(rows, line_of, options, start).take_all()
+    return found
+
+
+def check_what_is_wrong(ray: Any) -> dict[str, str]:
+    """Returns what is said about clusters and nodes that can't serve a model."""
+    own = mllama.cluster.nodes.installed_versions
+    others = {**own(), "MAX": "26.6.0"}
+    no_model = EngineOptions(model_path="/models/none", devices="cpu")
+    found = {}
+    for name, cluster, engine, versions in (
+        ("room", ClusterOptions(replicas=9), EngineOptions(devices="cpu"), own),
+        ("model", ClusterOptions(replicas=2), no_model, own),
+        ("versions", ClusterOptions(), no_model, lambda: others),
+    ):
+        # Of this process: the node reports what it has.
+        mllama.cluster.nodes.installed_versions = versions
+        try:
+            found[name] = ""
+            check_nodes(ray, cluster, engine)
+        except MllamaError as error:
+            found[name] = str(error)
+    mllama.cluster.nodes.installed_versions = own
+    return found
+
+
+def main(folder: Path, address: str) -> None:
     # The nodes need no model.
     mllama.cluster.nodes.check_nodes = check_room
-    with ray_cluster(None, cpus=2) as ray:
-        from mllama.cluster import dataset
-
+    with ray_cluster(address) as ray:
         dataset.ReplicaEngine = EchoEngine  # type: ignore[misc,assignment]
-        found = {"second_front": claim_twice(ray)}
+        found: dict[str, Any] = {"second_front": claim_twice(ray)}
+        found["wrong"] = check_what_is_wrong(ray)
         found |= asyncio.run(kill_one(ray))
         found |= asyncio.run(fail(ray, folder))
         ray.data.DataContext.get_current().enable_progress_bars = False
         found |= ask_about_datasets(ray, folder)
+        found["after_a_death"] = ask_a_replica_that_dies(ray, folder)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -9,14 +9,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -26,18 +24,20 @@ from mllama.cli.batch import batch
 from mllama.cluster.dataset import _AnswerBatches
 from mllama.cluster.dataset_pool import ReplicaPool, start_pool, with_files
 from mllama.cluster.dataset_rows import LineOfRow
+from mllama.cluster.nodes import installed_versions
 from mllama.cluster.options import ClusterOptions
 from mllama.errors import MllamaError
 from tests.batch.output_lines import lines_of, wait_for_lines
 
 from .line_engines import EchoEngine, no_engine
+from .shared_ray import SharedRay, ended
 
 pytest.importorskip("ray", reason="the extra cluster")
 
 SECONDS = 900
 """A loaded machine takes minutes for what takes one."""
 LINES = 2000
-REPLICAS = ["--ray", "--replicas", "2", "--replica-cpus", "1", "--ray-cpus", "2"]
+REPLICAS = ["--ray", "--replicas", "2", "--replica-cpus", "1"]
 
 
 def request(number: int, url: str = "") -> dict[str, Any]:
@@ -52,28 +52,16 @@ def request(number: int, url: str = "") -> dict[str, Any]:
     }
 
 
-def write_requests(folder: Path) -> Path:
+def write_requests(folder: Path, lines: int = LINES) -> Path:
     source = folder / "in.jsonl"
     (folder / "picture.jpg").write_bytes(b"content")
     source.write_text(
         "".join(
             json.dumps(request(number, "file:picture.jpg" if number % 2 else "")) + "\n"
-            for number in range(LINES)
+            for number in range(lines)
         )
     )
     return source
-
-
-def ray_processes(folder: Path) -> list[psutil.Process]:
-    """Returns the processes of the cluster whose files are in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("RAY_TMPDIR") == str(folder):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.fixture
@@ -81,13 +69,12 @@ def ray_folder() -> Iterator[Path]:
     # Its sockets have names of bounded length.
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-") as name:
         yield Path(name)
-        end = time.monotonic() + 60
-        while (left := ray_processes(Path(name))) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert left == []
+        assert ended(Path(name)) == []
 
 
-def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+def start(
+    environment: Mapping[str, str], *arguments: str | Path
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             sys.executable,
@@ -99,29 +86,29 @@ def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
         ],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"RAY_TMPDIR": str(folder)},
+        env=environment,
     )
 
 
-@pytest.mark.compiles
-def test_a_batch_that_is_killed_twice_answers_each_line_once(
-    tmp_path: Path, ray_folder: Path
+def kill_twice(
+    folder: Path, lines: int, environment: Mapping[str, str], *options: str
 ) -> None:
-    source, output = write_requests(tmp_path), tmp_path / "out.jsonl"
+    """Kills a batch twice, and checks that the third run makes it whole."""
+    source, output = write_requests(folder, lines), folder / "out.jsonl"
     answered = 0
     for _ in range(2):
-        process = start(ray_folder, source, output)
-        wait_for_lines(process, output, answered + 200, SECONDS)
+        process = start(environment, source, output, *options)
+        wait_for_lines(process, output, answered + lines // 10, SECONDS)
         process.kill()
         process.communicate(timeout=SECONDS)
         answered = lines_of(output)
-        assert answered < LINES
-    last = start(ray_folder, source, output)
+        assert answered < lines
+    last = start(environment, source, output, *options)
     _, errors = last.communicate(timeout=SECONDS)
     assert last.returncode == 0, errors
     results = [json.loads(line) for line in output.open()]
     ids = [result["custom_id"] for result in results]
-    assert sorted(ids) == sorted(f"request-{number}" for number in range(LINES))
+    assert sorted(ids) == sorted(f"request-{number}" for number in range(lines))
     processes = set()
     for result in results:
         body = result["response"]["body"]
@@ -135,21 +122,35 @@ def test_a_batch_that_is_killed_twice_answers_each_line_once(
     assert f"{answered:,} answered before" in errors
 
 
+@pytest.mark.compiles
+def test_a_batch_that_is_killed_twice_answers_each_line_once(
+    tmp_path: Path, shared_ray: SharedRay
+) -> None:
+    kill_twice(tmp_path, 1000, shared_ray.environment, "--address", shared_ray.address)
+
+
+@pytest.mark.long
+def test_a_batch_with_a_cluster_of_its_own_that_is_killed_twice(
+    tmp_path: Path, ray_folder: Path
+) -> None:
+    environment = os.environ | {"RAY_TMPDIR": str(ray_folder)}
+    kill_twice(tmp_path, LINES, environment, "--ray-cpus", "2")
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def found(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> Any:
     """What the program about replicas and datasets has printed."""
     folder = tmp_path_factory.mktemp("found")
-    command = [sys.executable, "-m", "tests.cluster.ray_program", str(folder)]
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-") as name:
-        ended = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            env=os.environ | {"RAY_TMPDIR": name},
-        )
-    assert ended.returncode == 0, ended.stderr
-    result = json.loads(ended.stdout.splitlines()[-1])
+    program = [sys.executable, "-m", "tests.cluster.ray_program"]
+    done = subprocess.run(
+        [*program, str(folder), shared_ray.address],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=shared_ray.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
     result["output"] = (folder / "out.jsonl").read_text()
     return result
 
@@ -194,6 +195,17 @@ def test_a_dataset_gets_columns_with_answers(found: Any) -> None:
 
 
 @pytest.mark.compiles
+def test_rows_of_a_replica_that_dies_are_asked_again(found: Any) -> None:
+    rows = found["after_a_death"]
+    assert sorted(row["id"] for row in rows) == list(range(100))
+    for row in rows:
+        assert row["status_code"] == 200
+        assert f"question {row['id']}" in row["text"]
+    # The one that died had answered some, and another one took its place.
+    assert len({json.loads(row["response"])["pid"] for row in rows}) >= 2
+
+
+@pytest.mark.compiles
 def test_rows_whose_answers_are_there_are_not_asked_again(found: Any) -> None:
     # Of 15 rows 3 have no picture, and of 40 rows 10.
     assert found["counts"] == [[11, 4, 0], [19, 6, 15]]
@@ -210,13 +222,27 @@ def test_ray_has_one_front_of_a_name(found: Any) -> None:
 
 
 @pytest.mark.compiles
+def test_what_a_cluster_or_a_node_lacks_is_one_line(found: Any) -> None:
+    wrong, max_version = found["wrong"], installed_versions()["MAX"]
+    assert wrong == {
+        "room": "9 replicas of 1 CPUs and 0 GPUs each don't fit into the cluster, "
+        "which has room for 3 (127.0.0.1 with 3 CPUs and 0 GPUs): use fewer "
+        "--replicas, less --replica-cpus, or more nodes",
+        "model": "node 127.0.0.1 can't serve the model: /models/none is neither a "
+        "directory, a GGUF file, nor a repository of the hub",
+        "versions": "node 127.0.0.1 has other versions than this one: MAX "
+        f"{max_version} there and 26.6.0 here; install the same on all nodes",
+    }
+
+
+@pytest.mark.compiles
 def test_wrong_arguments_are_one_line(found: Any) -> None:
     column, prompt, option, room = found["problems"]
     assert column == "the dataset has no column 'picture'; it has image, name"
     assert prompt == "a dataset needs either prompt or prompt_column"
     assert "unexpected keyword argument 'weigh'" in option
     assert room.startswith(
-        "2 replicas of 1 CPUs each, and one CPU that reads the rows,"
+        "3 replicas of 1 CPUs each, and one CPU that reads the rows,"
     )
 
 
@@ -304,6 +330,29 @@ def test_a_full_object_store_is_one_line() -> None:
         asyncio.run(ReplicaPool([(Full("a"), 1)], Path())(line(1)))
     assert re.match(r"Ray's object store on node [\d.]+ is full", str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.long
+def test_an_object_store_that_is_really_full_is_one_line(ray_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cluster.full_store_program"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=os.environ
+        | {
+            "RAY_TMPDIR": str(ray_folder),
+            # A disk with a ten-thousandth in use is full.
+            "RAY_local_fs_capacity_threshold": "0.0001",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert errors
+    for error in errors:
+        assert error.startswith("Ray's object store on node 127.0.0.1 is full, and")
+        assert "--object-store-memory" in error
+        assert "\n" not in error
 
 
 def test_replicas_that_are_lost_end_the_batch() -> None:
