@@ -81,6 +81,7 @@ class ImageCacheStorage:
         self.pages = [self._zeros(self.scratch.stop, device) for device in devices]
         self.uploads = Uploads(devices, is_overlapped=is_overlapped)
         self._decode_image_tokens = decode_image_tokens
+        self._selects_tokens = selects_tokens(is_host=self.devices[0].is_host)
 
     def _zeros(self, num_pages: int, device: Device) -> Buffer:
         pages = LazilyCommittedBuffer.zeros(
@@ -180,7 +181,7 @@ class ImageCacheStorage:
             The inputs for each device.
         """
         attending = self._attending(reads)
-        if selects_tokens(is_host=self.devices[0].is_host):
+        if self._selects_tokens:
             reads = [read for read in reads if read.entry is not None]
         # Tokens that see no image read one token of zeros: the kernel needs a key.
         image_tokens = [read.image_tokens if read.entry else 1 for read in reads]
@@ -224,7 +225,7 @@ class ImageCacheStorage:
             [read.entry is not None for read in reads],
             [read.length for read in reads],
         )
-        if selects_tokens(is_host=self.devices[0].is_host):
+        if self._selects_tokens:
             indices = np.flatnonzero(sees_image).astype(np.int64)
             return [AttendingTokens(buffer) for buffer in self._upload(indices)]
         factors = sees_image[:, None].astype(np.float32)

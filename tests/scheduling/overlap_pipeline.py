@@ -22,9 +22,11 @@ from max.graph import DeviceRef
 from max.pipelines.lib import graph_capture, registry
 from max.pipelines.lib.pipeline_variants import overlap_text_generation as overlap
 
+from mllama.image_cache import storage
 from mllama.max_compat.pipeline import pipeline_model
 from mllama.max_model.graphs import text_decoder
 from mllama.max_model.model_config import MllamaArchConfig
+from mllama.nn.layers import image_cache_inputs
 from mllama.runtime.greedy_sampler import GreedySampler, is_plainly_greedy
 from mllama.runtime.host_sampler import HostSamplingProcessor
 
@@ -134,9 +136,16 @@ class CpuCapture(overlap.ServeGraphCaptureRunner):
 
 
 @contextmanager
-def overlap_on_a_cpu() -> Iterator[None]:
-    """Makes MAX build its overlap pipeline on a CPU, within a ``with`` block."""
+def overlap_on_a_cpu(*, captures: bool) -> Iterator[None]:
+    """Makes MAX build its overlap pipeline on a CPU, within a ``with`` block.
+
+    Args:
+        captures: Whether the inputs of its graphs are a GPU's, of fixed shapes.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        if captures:
+            for module in (image_cache_inputs, storage):
+                patch.setattr(module, "selects_tokens", lambda **_: False)
         load_devices = overlap.load_devices
         patch.setattr(
             overlap, "load_devices", lambda specs: _Devices(load_devices(specs))
@@ -157,7 +166,7 @@ def overlapped(*, captures: bool = False, **options: Any) -> Scheduled:
         captures: Whether decode steps are captured and replayed.
         options: Options of :class:`Scheduled`.
     """
-    with overlap_on_a_cpu():
+    with overlap_on_a_cpu(captures=captures):
         scheduled = Scheduled(
             gpu_options={
                 "enable_overlap_scheduler": True,
