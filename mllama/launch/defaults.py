@@ -14,10 +14,10 @@ DEFAULT_CE_BATCH_SIZE: Final = 32
 """Requests whose prompts are prefilled in one step."""
 
 SPECULATE_CHOICES: Final = ("off", "lookup", "draft")
-"""What guesses the next tokens of answers."""
+"""Values of ``--speculate``: what proposes tokens for speculative decoding."""
 
 DEFAULT_SPECULATE: Final = {"cpu": "off", "gpu": "off"}
-"""What guesses them if nobody says so, by device type."""
+"""The default of ``--speculate``, by device type."""
 
 DEFAULT_QUEUE_SIZE: Final = 512
 """Requests that may wait in a server: as many as Ollama lets wait."""
