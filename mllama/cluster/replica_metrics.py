@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from mllama.server.observability.engine_metrics import (
     worker_up,
 )
 from mllama.server.observability.process_memory import MemorySizes
+from mllama.utils.event_loops import background_task
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -94,13 +94,8 @@ class ReplicaMetrics(Collector):
         Args:
             replicas: The handle of the deployment.
         """
-        task = asyncio.ensure_future(self._watch(replicas))
-        try:
+        async with background_task(self._watch(replicas)):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _watch(self, replicas: DeploymentHandle[Any]) -> None:
         while True:

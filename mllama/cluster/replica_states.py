@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from mllama.errors import EngineUnavailableError
+from mllama.utils.event_loops import background_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,13 +88,8 @@ class ReplicaStates:
     async def watched(self) -> AsyncIterator[None]:
         """Keeps the states current within an ``async with`` block."""
         self.update(await asyncio.to_thread(self._ask))
-        task = asyncio.ensure_future(self._watch())
-        try:
+        async with background_task(self._watch()):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _watch(self) -> None:
         while True:

@@ -1,11 +1,11 @@
-"""Event loops for callers that may have one already."""
+"""Event loops for callers that may have one already, and tasks beside a block."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -46,3 +46,19 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(task.cancel)
             raise
+
+
+@contextlib.asynccontextmanager
+async def background_task(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs a coroutine beside an ``async with`` block, and cancels it at the end.
+
+    Args:
+        coroutine: The coroutine.
+    """
+    task = asyncio.ensure_future(coroutine)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -71,3 +71,11 @@ def guess_right(
     for request, answer in zip(requests, answers, strict=True):
         oracle.answers[request.id] = answer
     return always_guess(scheduled, oracle, limit)
+
+
+def answers_without_guesses(roomy: Scheduled, pictures: Pictures) -> list[list[int]]:
+    """The answer with each of the settings."""
+    roomy.forget()
+    requests = submit_all(roomy, pictures)
+    roomy.run()
+    return answers_of(requests)

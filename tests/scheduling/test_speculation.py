@@ -15,6 +15,7 @@ from .guessed_requests import (
     SETTINGS,
     Pictures,
     answers_of,
+    answers_without_guesses,
     guess_right,
     submit_all,
 )
@@ -25,11 +26,7 @@ from .test_overlap import record_runs, settle
 
 @pytest.fixture(scope="module")
 def expected(roomy: Scheduled, pictures: Pictures) -> list[list[int]]:
-    """The answer with each of the settings, without guesses."""
-    roomy.forget()
-    requests = submit_all(roomy, pictures)
-    roomy.run()
-    return answers_of(requests)
+    return answers_without_guesses(roomy, pictures)
 
 
 @pytest.mark.parametrize(("wrong", "limit"), [(0.0, 1), (0.0, 8), (0.3, 4), (1.0, 3)])

@@ -18,6 +18,7 @@ from .guessed_requests import (
     LONG,
     Pictures,
     answers_of,
+    answers_without_guesses,
     guess_right,
     submit_all,
 )
@@ -27,11 +28,7 @@ from .proposers import Noise, always_guess
 
 @pytest.fixture(scope="module")
 def expected(roomy: Scheduled, pictures: Pictures) -> list[list[int]]:
-    """The answer with each of the settings, without guesses."""
-    roomy.forget()
-    requests = submit_all(roomy, pictures)
-    roomy.run()
-    return answers_of(requests)
+    return answers_without_guesses(roomy, pictures)
 
 
 def test_an_answer_ends_at_an_end_token_among_right_guesses(

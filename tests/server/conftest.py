@@ -18,6 +18,9 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import trustme
+
+from mllama.server.http_server import TlsFiles
 
 START_SECONDS = 1500
 """The first run compiles graphs, and the test machine may be busy."""
@@ -100,3 +103,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
     return server.client()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA, tmp_path: Path) -> TlsFiles:
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    file = tmp_path / "server.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(file)
+    return TlsFiles(certificate=str(file))

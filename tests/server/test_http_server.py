@@ -21,19 +21,6 @@ from mllama.server.routes import error_form
 from mllama.server.shutdown import Shutdown
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls(authority: trustme.CA, tmp_path: Path) -> TlsFiles:
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    file = tmp_path / "server.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(file)
-    return TlsFiles(certificate=str(file))
-
-
 def served(
     options: ServerOptions, ask: Callable[[int], Awaitable[httpx.Response]]
 ) -> httpx.Response:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mllama.utils.event_loops import run_coroutine
+from mllama.utils.event_loops import background_task, run_coroutine
 
 SECONDS = 60
 
@@ -69,3 +69,21 @@ def test_an_interrupt_cancels_the_coroutine(in_a_loop: bool) -> None:
         time.sleep(0.01)
     assert ended == ["cancelled"]
     assert time.monotonic() - started < SECONDS
+
+
+def test_a_background_task_ends_with_its_block() -> None:
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("ended")
+
+    async def run() -> None:
+        async with background_task(wait()):
+            await asyncio.sleep(0)
+            assert not ended
+        assert ended == ["ended"]
+
+    asyncio.run(run())

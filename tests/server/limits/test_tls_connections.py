@@ -9,7 +9,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 import pytest
@@ -23,19 +22,6 @@ HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 """How the first message of a client begins."""
 
 PATIENT = replace(QUICK, connections=1000, handshake_seconds=300, head_seconds=300)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls(authority: trustme.CA, tmp_path: Path) -> TlsFiles:
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    file = tmp_path / "server.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(file)
-    return TlsFiles(certificate=str(file))
 
 
 @pytest.fixture
