@@ -86,6 +86,15 @@ class Cluster:
         """Returns all processes that it has started."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def address(self) -> str:
+        """Returns the address of Ray's head node."""
+        option = "--gcs-address="
+        for each in self.processes():
+            for argument in " ".join(each.cmdline()).split():
+                if argument.startswith(option):
+                    return argument.removeprefix(option)
+        raise AssertionError("no process of Ray names its address")
+
     def replicas(self) -> list[psutil.Process]:
         """Returns the processes of the replicas."""
         found = []
@@ -253,7 +262,8 @@ def test_a_second_front_is_refused_while_the_first_runs(cluster: Cluster) -> Non
         "RAY_AUTH_MODE": "token",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
-    line = refused("--address", "auto", **environment)
+    # `auto` may find the cluster of another test.
+    line = refused("--address", cluster.address(), **environment)
     assert line == (
         "error: the cluster has an application 'mllama' already, of a `mllama cluster "
         "serve` that runs: end that one, or give this one another --name"

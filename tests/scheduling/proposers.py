@@ -108,4 +108,5 @@ def always_guess(scheduled: Scheduled, proposer: Any, limit: int = 4) -> Specula
     assert speculation is not None
     speculation._proposer = proposer
     speculation.budget = FixedBudget(limit)  # type: ignore[assignment]
+    speculation._steps_to_skip = 0  # Of a proposer before, which had no guesses.
     return speculation

@@ -166,8 +166,8 @@ class Speculation:
             self._steps_to_skip -= 1
             return {}
         started = perf_counter()
-        checked = self._best_offers(contexts, tokens)
-        if not checked:
+        checked, waits_for_room = self._best_offers(contexts, tokens)
+        if not checked and not waits_for_room:
             # Small models decode a token in less time than it takes to look for it.
             budget = _OBSERVING_SHARE * self.times.seconds(tokens, False)
             skipped = int((perf_counter() - started) / budget)
@@ -176,8 +176,13 @@ class Speculation:
 
     def _best_offers(
         self, contexts: Sequence[Any], tokens: int
-    ) -> dict[Any, tuple[int, Guesses]]:
-        """Returns the offered guesses to check, and remembers the others."""
+    ) -> tuple[dict[Any, tuple[int, Guesses]], bool]:
+        """Returns the offered guesses to check, and remembers the others.
+
+        Returns:
+            The kind and the guesses by request; whether a request has guesses, but no
+            room for them until its next block.
+        """
         self._observe_unchecked(contexts)
         most = [MAX_GUESSES] * len(contexts)
         offers = [
@@ -186,20 +191,28 @@ class Speculation:
                 contexts, self._proposed(contexts, most), strict=True
             )
         ]
+        rooms = [self._room(context) for context, _, _ in offers]
         limits = self.budget.limits(
             [context.request_id for context, _, _ in offers],
             [kind for _, kind, _ in offers],
-            [min(each.size, self._room(context)) for context, _, each in offers],
+            [
+                min(guesses.size, room)
+                for (_, _, guesses), room in zip(offers, rooms, strict=True)
+            ],
             tokens,
         )
         checked = {}
-        for (context, kind, guesses), limit in zip(offers, limits, strict=True):
+        waits_for_room = False
+        for (context, kind, guesses), room, limit in zip(
+            offers, rooms, limits, strict=True
+        ):
             if limit:
                 checked[context.request_id] = kind, guesses[:limit]
             elif guesses.size:
+                waits_for_room |= not room
                 unchecked = kind, len(context.tokens), int(guesses[0])
                 self._unchecked[context.request_id] = unchecked
-        return checked
+        return checked, waits_for_room
 
     def _asked_for(
         self, contexts: Sequence[Any], tokens: int
