@@ -13,8 +13,14 @@ import numpy as np
 
 from mllama.errors import RequestError
 from mllama.grammars.reader_process import GrammarReader, UnreadableGrammarError
+from mllama.requests.answer_matcher import (
+    GrammarError,
+)
 from mllama.requests.output_format import OutputFormat
-from mllama.requests.token_grammars import LIMITS, GrammarError, TokenGrammars
+from mllama.requests.token_grammars import (
+    LIMITS,
+    TokenGrammars,
+)
 
 MAX_KEPT_CHARACTERS: Final = 4 << 20
 """Characters of the grammars and formats that are kept."""

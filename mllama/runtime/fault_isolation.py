@@ -9,7 +9,9 @@ from typing import Any
 
 from max.pipelines.context import GenerationStatus, TextGenerationOutput
 
-from mllama.requests.token_grammars import GrammarError
+from mllama.requests.answer_matcher import (
+    GrammarError,
+)
 
 logger = logging.getLogger("mllama")
 

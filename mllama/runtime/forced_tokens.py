@@ -15,7 +15,9 @@ from typing import Any, Final
 from max.pipelines.context import TextGenerationOutput
 
 from mllama.max_model.sampling_context import prompt_length_of
-from mllama.requests.token_grammars import AnswerMatcher
+from mllama.requests.answer_matcher import (
+    AnswerMatcher,
+)
 from mllama.runtime.fault_isolation import failed_output
 
 logger = logging.getLogger("mllama")

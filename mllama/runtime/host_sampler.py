@@ -18,7 +18,9 @@ from mllama.max_compat.model import BatchProcessorInputs, FusedSamplingProcessor
 from mllama.max_compat.pipeline import no_sampler_graphs
 from mllama.max_model.host_buffers import on_host
 from mllama.max_model.sampling_context import logit_bias_of, prompt_length_of
-from mllama.requests.token_grammars import AnswerMatcher
+from mllama.requests.answer_matcher import (
+    AnswerMatcher,
+)
 from mllama.runtime.greedy_sampler import GreedySampler, is_plainly_greedy
 from mllama.sampling import sampler as host
 from mllama.sampling.state import GREEDY, SamplingSettings, SamplingState, Tokens

@@ -13,8 +13,10 @@ import numpy as np
 
 from mllama.demo_model import MODEL_PATH
 from mllama.grammars.convert import FormatKind, format_grammar
-from mllama.requests.token_grammars import (
+from mllama.requests.answer_matcher import (
     AnswerMatcher,
+)
+from mllama.requests.token_grammars import (
     TokenGrammars,
 )
 

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 from mllama.errors import RequestError
+from mllama.requests.answer_matcher import (
+    GrammarError,
+)
 from mllama.requests.engine_settings import EngineSettings
 from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.token_bytes import TokenBytes
 from mllama.requests.token_grammars import (
+    LIMITS,
     MAX_KEPT,
     MAX_KEPT_CHARACTERS,
-    GrammarError,
+    TokenGrammars,
 )
 from tests.grammars.walking import allowed, demo_grammars, demo_tokenizer, end_token
 
@@ -72,6 +76,7 @@ def test_tokens_that_may_follow_are_counted() -> None:
     # Ends, images and what isn't of the grammar end the count.
     assert count([a], [b, c, end_token()]) == 2
     assert count([a], [10**6]) == 0
+    assert count([a], [len(demo_tokenizer())]) == 0
     # The answer isn't one of the grammar's.
     assert matcher.allowed_count(np.array([c]), np.array([a])) == 0
 
@@ -129,6 +134,39 @@ def test_a_token_that_does_not_fit_is_an_error() -> None:
     matcher = demo_grammars().matcher(DIGITS)
     with pytest.raises(GrammarError):
         matcher.bitmask(np.array([token("x")], np.int64))
+
+
+MANY_STATES = "start: /[ab]*a[ab]{12}c/"
+"""A grammar with thousands of states, of which an answer needs few."""
+
+
+def random_texts(length: int, count: int) -> list[list[int]]:
+    random, pair = np.random.default_rng(0), [token("a"), token("b")]
+    return random.choice(pair, (count, length)).tolist()
+
+
+@pytest.fixture
+def few_states(monkeypatch: pytest.MonkeyPatch) -> TokenGrammars:
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 500)
+    return TokenGrammars(demo_tokenizer(), [end_token()])
+
+
+def test_what_other_answers_needed_is_no_error(few_states: TokenGrammars) -> None:
+    a, b = token("a"), token("b")
+    for text in random_texts(100, 50):
+        matcher = few_states.matcher(MANY_STATES)
+        for length in range(0, 100, 10):
+            assert {a, b} <= set(allowed(matcher, text[:length]))
+
+
+def test_wrong_guesses_are_no_error(few_states: TokenGrammars) -> None:
+    a, b = token("a"), token("b")
+    matcher = few_states.matcher(MANY_STATES)
+    answer = np.array([a, b])
+    for text in random_texts(100, 50):
+        assert {a, b} <= set(allowed(matcher, answer))
+        matcher.allowed_count(answer, np.array(text))
+    assert {a, b} <= set(allowed(matcher, [*answer, b]))
 
 
 @pytest.mark.parametrize("name", ["<|eot_id|>", "<|image|>", "<|python_tag|>"])

@@ -16,7 +16,9 @@ from max.pipelines.context import (
 )
 
 from mllama.max_model.sampling_context import PROMPT_LENGTH
-from mllama.requests.token_grammars import AnswerMatcher
+from mllama.requests.answer_matcher import (
+    AnswerMatcher,
+)
 from mllama.runtime import forced_tokens
 from mllama.runtime.forced_tokens import append_forced_tokens, appending_forced_tokens
 

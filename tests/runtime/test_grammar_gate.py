@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from mllama.max_model.sampling_context import set_grammar
-from mllama.requests.token_grammars import AnswerMatcher
+from mllama.requests.answer_matcher import (
+    AnswerMatcher,
+)
 from mllama.runtime.grammar_gate import GrammarGate
 from tests.grammars.walking import demo_grammars
 

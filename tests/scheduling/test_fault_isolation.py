@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from mllama.requests.answer_matcher import (
+    AnswerMatcher,
+)
 from mllama.requests.output_format import OutputFormat
-from mllama.requests.token_grammars import AnswerMatcher
 from mllama.runtime import host_sampler
 
 from .conftest import ask

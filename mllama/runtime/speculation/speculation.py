@@ -10,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from mllama.max_model.sampling_context import prompt_length_of
-from mllama.requests.token_grammars import AnswerMatcher
+from mllama.requests.answer_matcher import (
+    AnswerMatcher,
+)
 from mllama.runtime.speculation.guess_budget import MAX_GUESSES, GuessBudget
 from mllama.runtime.speculation.guess_counts import GuessCounts
 from mllama.runtime.speculation.proposer import Guesses, Proposer

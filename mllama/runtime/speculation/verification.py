@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from max.pipelines.context import LogProbabilities, TextGenerationOutput
 
-from mllama.requests.token_grammars import GrammarError
+from mllama.requests.answer_matcher import (
+    GrammarError,
+)
 from mllama.runtime.host_sampler import sampling_states
 from mllama.runtime.speculation.proposer import Guesses
 from mllama.sampling.sampler import choose_token
