@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from filelock import FileLock, Timeout
 
-from mllama.batch.results import answered_identity
+from mllama.batch.results import answered_identity, may_begin_answer
 from mllama.errors import MllamaError
 
 CompleteShard = Callable[[Path], None]
@@ -53,19 +53,25 @@ class JsonLines:
 
     Args:
         path: The file.  A last line without an end is removed, since the run that wrote
-            it was killed meanwhile.
+            it was killed meanwhile.  A file of something else is left as it is.
 
     Raises:
-        MllamaError: If it can't be written.
+        MllamaError: If it can't be written, or does not begin with an answer.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file: BinaryIO = path.open("a+b", buffering=0)
-            self.repaired = _remove_torn_line(self._file)
-        except OSError as error:
-            raise unwritable(path, error) from error
+        with ExitStack() as opened:
+            try:
+                self._file: BinaryIO = opened.enter_context(
+                    path.open("a+b", buffering=0)
+                )
+                if not _begins_with_answer(self._file):
+                    raise no_answer(path, 1)
+                self.repaired = _remove_torn_line(self._file)
+            except OSError as error:
+                raise unwritable(path, error) from error
+            opened.pop_all()
 
     def identities(self) -> Iterator[str]:
         """Yields what the answers in the file are known by.
@@ -77,10 +83,8 @@ class JsonLines:
             for number, line in enumerate(file, 1):
                 try:
                     yield answered_identity(line)
-                except MllamaError as error:
-                    raise MllamaError(
-                        f"line {number} of {self.path} is {error}; name another output"
-                    ) from None
+                except MllamaError:
+                    raise no_answer(self.path, number) from None
 
     def write(self, result: bytes, *, is_error: bool) -> None:
         """Appends a line.
@@ -158,7 +162,10 @@ class ShardFolder:
                         "--output-format parquet, or name another output"
                     )
                 yield from self._read_ids(path.with_suffix(".parquet"))
-                path.unlink(missing_ok=True)
+                if "jsonl" in forms:
+                    # Only a file of answers has become the other one.
+                    JsonLines(path).close()
+                    path.unlink()
                 continue
             shard = JsonLines(path)
             self.repaired += shard.repaired
@@ -222,6 +229,26 @@ def shards_of(folder: Path) -> list[Path]:
     )
 
 
+def _begins_with_answer(file: BinaryIO) -> bool:
+    """Returns True if a file has an answer in its first line, or a part of one."""
+    file.seek(0)
+    length = 0
+    while block := file.read(_BLOCK):
+        # A long file of something else need not be read for the end of a line.
+        if length == 0 and not block.lstrip().startswith(b"{"):
+            return False
+        if (end := block.find(b"\n")) >= 0:
+            file.seek(0)
+            try:
+                answered_identity(file.read(length + end))
+            except MllamaError:
+                return False
+            return True
+        length += len(block)
+    file.seek(0)
+    return may_begin_answer(file.read(_BLOCK))
+
+
 def _remove_torn_line(file: BinaryIO) -> int:
     """Cuts off what follows the last end of a line, and returns its bytes."""
     size = end = file.seek(0, os.SEEK_END)
@@ -236,6 +263,13 @@ def _remove_torn_line(file: BinaryIO) -> int:
     if end < size:
         file.truncate(end)
     return size - end
+
+
+def no_answer(path: Path, number: int) -> MllamaError:
+    """Returns the error of an output with a line that is no answer."""
+    return MllamaError(
+        f"line {number} of {path} is not an answer of a batch; name another output"
+    )
 
 
 def unwritable(path: Path, error: OSError) -> MllamaError:

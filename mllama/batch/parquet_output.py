@@ -85,15 +85,44 @@ def parquet_identities(path: Path) -> Iterator[str]:
 
     try:
         with parquet.ParquetFile(path) as source:
-            columns = ["custom_id", "error"]
+            _check_columns(source)
+            columns = ["custom_id", "status_code", "error"]
             for batch in source.iter_batches(batch_size=_ROWS, columns=columns):
                 for row in batch.to_pylist():
-                    line = row | {"error": json.loads(row["error"] or "null")}
-                    yield answered_identity(json.dumps(line).encode())
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise MllamaError(
-            f"{path} has no answers of a batch; name another output"
-        ) from error
+                    yield _identity(row)
+    except (pyarrow.ArrowException, MllamaError, OSError) as error:
+        raise _no_answers(path) from error
+
+
+def _identity(row: dict[str, Any]) -> str:
+    """Returns what the row of an answer is known by.
+
+    Raises:
+        MllamaError: If it is no such row.
+    """
+    # The error of a row with a status is in its response.
+    error = row["error"] if row["status_code"] is None else None
+    line = b'{"custom_id":%s,"response":null,"error":%s}' % (
+        json.dumps(row["custom_id"]).encode(),
+        (error or "null").encode(),
+    )
+    return answered_identity(line)
+
+
+def _check_columns(source: Any) -> None:
+    """Checks that a Parquet file has the columns of answers.
+
+    Raises:
+        MllamaError: If it hasn't.
+    """
+    found = {column.name: column.type for column in source.schema_arrow}
+    if any(found.get(column.name) != column.type for column in _schema()):
+        raise MllamaError("no answers of a batch")
+
+
+def _no_answers(path: Path) -> MllamaError:
+    """Returns the error of a Parquet file of something else."""
+    return MllamaError(f"{path} has no answers of a batch; name another output")
 
 
 def remove_parquet_errors(path: Path) -> None:
@@ -108,6 +137,7 @@ def remove_parquet_errors(path: Path) -> None:
 
     try:
         with parquet.ParquetFile(path) as source:
+            _check_columns(source)
             if not _has_errors(source.iter_batches(columns=["error"])):
                 return
             with (
@@ -119,10 +149,8 @@ def remove_parquet_errors(path: Path) -> None:
                 for batch in source.iter_batches(batch_size=_ROWS):
                     kept = batch.filter(compute.is_null(batch.column("error")))
                     writer.write_batch(kept)
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise MllamaError(
-            f"{path} has no answers of a batch; name another output"
-        ) from error
+    except (pyarrow.ArrowException, MllamaError) as error:
+        raise _no_answers(path) from error
     except OSError as error:
         raise MllamaError(
             f"{path} can't be written: {error.strerror or error}"

@@ -15,6 +15,12 @@ from mllama.errors import MllamaError
 _ERROR: Final = 400
 """The first HTTP status that says that a request has failed."""
 
+_BEGINNING: Final = b'{"id":"batch_req_' + 32 * b"0" + b'","custom_id":'
+"""How each line begins; its 0s stand for any hexadecimal digits."""
+
+_DIGIT: Final = ord("0")
+_HEX_DIGITS: Final = b"0123456789abcdef"
+
 
 @dataclass(frozen=True)
 class LineAnswer:
@@ -88,6 +94,18 @@ def identity_of(line: BatchLine) -> str:
     return _identity(line.custom_id, line.number)
 
 
+def may_begin_answer(text: bytes) -> bool:
+    """Returns True if a line of an answer, as it is written here, may begin so.
+
+    Args:
+        text: The beginning of a line, of any length.
+    """
+    return all(
+        byte == expected or (expected == _DIGIT and byte in _HEX_DIGITS)
+        for byte, expected in zip(text, _BEGINNING, strict=False)
+    )
+
+
 def answered_identity(text: bytes) -> str:
     """Returns what the line of an answer is known by.
 
@@ -99,6 +117,8 @@ def answered_identity(text: bytes) -> str:
         custom_id = result["custom_id"]
         if custom_id is not None and not isinstance(custom_id, str):
             raise TypeError
+        # A request has an id as well.
+        _ = result["response"], result["error"]
         return _identity(custom_id, result["error"]["line"] if custom_id is None else 0)
     except (ValueError, TypeError, KeyError):
         raise MllamaError("not an answer of a batch") from None

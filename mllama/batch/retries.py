@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllama.batch.output import JsonLines, shards_of, unwritable
+from mllama.batch.output import JsonLines, no_answer, shards_of, unwritable
 from mllama.batch.parquet_output import remove_parquet_errors
 from mllama.batch.results import is_error_line
 from mllama.errors import MllamaError
@@ -62,8 +62,6 @@ def _has_errors(path: Path) -> bool:
         for number, line in enumerate(file, 1):
             try:
                 found |= is_error_line(line)
-            except MllamaError as error:
-                raise MllamaError(
-                    f"line {number} of {path} is {error}; name another output"
-                ) from None
+            except MllamaError:
+                raise no_answer(path, number) from None
     return found
