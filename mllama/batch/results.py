@@ -10,10 +10,14 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from mllama.batch.lines import BatchLine, LineError
+from mllama.batch.seen_ids import repeat_of
 from mllama.errors import MllamaError
 
 _ERROR: Final = 400
 """The first HTTP status that says that a request has failed."""
+
+REPEATED_ID: Final = "duplicate_custom_id"
+"""The code of the error of a line whose id another line has."""
 
 _BEGINNING: Final = b'{"id":"batch_req_' + 32 * b"0" + b'","custom_id":'
 """How each line begins; its 0s stand for any hexadecimal digits."""
@@ -117,9 +121,11 @@ def answered_identity(text: bytes) -> str:
         custom_id = result["custom_id"]
         if custom_id is not None and not isinstance(custom_id, str):
             raise TypeError
-        # A request has an id as well.
-        _ = result["response"], result["error"]
-        return _identity(custom_id, result["error"]["line"] if custom_id is None else 0)
+        # A request has an id as well, but no such fields.
+        _, error = result["response"], result["error"]
+        identity = _identity(custom_id, error["line"] if custom_id is None else 0)
+        is_repeat = error is not None and error["code"] == REPEATED_ID
+        return repeat_of(identity) if is_repeat else identity
     except (ValueError, TypeError, KeyError):
         raise MllamaError("not an answer of a batch") from None
 

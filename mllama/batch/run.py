@@ -11,7 +11,13 @@ from typing import Protocol
 
 from mllama.batch.lines import BatchLine, LineError
 from mllama.batch.read_ahead import MAX_BYTES, MAX_LINES, ReadAhead
-from mllama.batch.results import LineAnswer, answered, failed, identity_of
+from mllama.batch.results import (
+    REPEATED_ID,
+    LineAnswer,
+    answered,
+    failed,
+    identity_of,
+)
 from mllama.batch.seen_ids import SeenIds
 
 AskLine = Callable[[BatchLine], Awaitable[LineAnswer]]
@@ -230,7 +236,7 @@ _END_SECONDS = 5.0
 
 def _repeated(line: BatchLine) -> BatchLine:
     error = LineError(
-        "duplicate_custom_id",
+        REPEATED_ID,
         f"Another line has the `custom_id` {str(line.custom_id)[:80]!r}; each needs "
         "one of its own.",
         "custom_id",

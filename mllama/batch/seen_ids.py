@@ -19,6 +19,8 @@ _ADD_LINE: Final = (
     "SET lines = lines + 1 RETURNING answers, lines"
 )
 
+_ANSWERS: Final = "SELECT answers FROM seen WHERE id = ?"
+
 Verdict = Literal["new", "answered", "repeated"]
 
 
@@ -43,19 +45,32 @@ class SeenIds:
     def add_line(self, identity: str) -> Verdict:
         """Notes a line of the input, and says whether it needs an answer.
 
+        The first line with an id needs an answer, and each further one an error, so
+        that these errors say nothing about the first line.
+
         Returns:
             ``answered`` if an earlier run has answered it, ``repeated`` if another line
             of the input has the same id, and ``new`` for others.
         """
         row = self._ids.execute(_ADD_LINE, (_digest(identity),)).fetchone()
         answers, lines = row
-        if lines <= answers:
-            return "answered"
-        return "repeated" if lines > 1 else "new"
+        if lines == 1:
+            return "answered" if answers else "new"
+        errors = self._answers(repeat_of(identity))
+        return "answered" if lines <= max(answers, 1) + errors else "repeated"
+
+    def _answers(self, identity: str) -> int:
+        row = self._ids.execute(_ANSWERS, (_digest(identity),)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def close(self) -> None:
         """Frees the file."""
         self._ids.close()
+
+
+def repeat_of(identity: str) -> str:
+    """Returns what the errors of lines are known by that repeat another one's id."""
+    return f"repeat of {identity}"
 
 
 def _digest(identity: str) -> bytes:
