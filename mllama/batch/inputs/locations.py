@@ -98,11 +98,13 @@ def find_files(source: str, skipped: Path | None = None) -> Iterator[InputFile]:
     if source == STDIN:
         yield InputFile("stdin", STDIN)
         return
+    braces = _BRACES.search(source)
+    base = source if braces is None else _folder_of(source[: braces.start()])
     for each in _without_braces(source):
         if _URL.match(each):
-            yield from _remote_files(each)
+            yield from _remote_files(each, base)
         else:
-            yield from _local_files(each, skipped and skipped.resolve())
+            yield from _local_files(each, base, skipped and skipped.resolve())
 
 
 def _without_braces(source: str) -> Iterator[str]:
@@ -118,22 +120,41 @@ def _without_braces(source: str) -> Iterator[str]:
         )
 
 
-def _local_files(source: str, skipped: Path | None) -> Iterator[InputFile]:
+def _folder_of(source: str) -> str:
+    return source.rpartition("/")[0]
+
+
+def _prefix(folder: str, base: str) -> str:
+    """Returns what the names of a folder's files begin with.
+
+    Args:
+        folder: The folder.
+        base: What all names of the input are relative to, if the folder is below it:
+            the one before the first braces.  Files of folders whose names have braces
+            would else have the same names.
+    """
+    below = folder[len(base) :].strip("/")
+    return f"{below}/" if below else ""
+
+
+def _local_files(source: str, base: str, skipped: Path | None) -> Iterator[InputFile]:
     if os.path.isfile(source):
-        yield InputFile(os.path.basename(source), source)
+        prefix = _prefix(_folder_of(source), base)
+        yield InputFile(f"{prefix}{os.path.basename(source)}", source)
         return
     if os.path.isdir(source):
-        yield from _below(source, "", skipped)
+        yield from _below(source, _prefix(source, base), skipped)
         return
     wildcard = _WILDCARDS.search(source)
     if wildcard is None:
         raise MllamaError(f"there is no file or folder {source}")
-    folder = os.path.dirname(source[: wildcard.start()]) or "."
+    folder = os.path.dirname(source[: wildcard.start()])
+    prefix = _prefix(folder, base)
     is_empty = True
     for path in glob.iglob(source, recursive=True):
         if os.path.isfile(path) and not _is_skipped(path, skipped):
             is_empty = False
-            yield InputFile(os.path.relpath(path, folder), path)
+            yield InputFile(f"{prefix}{os.path.relpath(path, folder or '.')}", path)
     if is_empty:
         raise MllamaError(f"no file matches {source}")
 
@@ -163,7 +184,7 @@ def _is_skipped(path: str, skipped: Path | None) -> bool:
     return resolved == skipped or skipped in resolved.parents
 
 
-def _remote_files(source: str) -> Iterator[InputFile]:
+def _remote_files(source: str, base: str) -> Iterator[InputFile]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -174,17 +195,21 @@ def _remote_files(source: str) -> Iterator[InputFile]:
         filesystem, path = url_to_fs(source)
         wildcard = _WILDCARDS.search(path)
         if wildcard is None and filesystem.isfile(path):
-            yield InputFile(path.rsplit("/", 1)[-1], path, filesystem)
+            prefix = _prefix(_folder_of(source), base)
+            yield InputFile(prefix + path.rsplit("/", 1)[-1], path, filesystem)
             return
         if wildcard is None:
             folder, found = path.rstrip("/"), _walk(filesystem, path)
+            prefix = _prefix(source, base)
         else:
-            folder = path[: wildcard.start()].rpartition("/")[0]
+            folder = _folder_of(path[: wildcard.start()])
             found = iter(sorted(filesystem.glob(path)))
+            prefix = _prefix(_folder_of(_WILDCARDS.split(source, 1)[0]), base)
         is_empty = True
         for each in found:
             is_empty = False
-            yield InputFile(each.removeprefix(f"{folder}/"), each, filesystem)
+            name = prefix + each.removeprefix(f"{folder}/")
+            yield InputFile(name, each, filesystem)
         if is_empty:
             raise MllamaError(f"there is no file {source}")
     except MllamaError:
