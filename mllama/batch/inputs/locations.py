@@ -214,8 +214,9 @@ def _remote_files(source: str, base: str) -> Iterator[InputFile]:
             raise MllamaError(f"there is no file {source}")
     except MllamaError:
         raise
-    # Without its package, such as s3fs for s3://, fsspec names it.
-    except (ImportError, OSError, ValueError) as error:
+    # Without its package, such as s3fs for s3://, fsspec names it.  Clients of object
+    # stores have errors of their own.
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MllamaError(f"{source} can't be read: {reason}") from error
 

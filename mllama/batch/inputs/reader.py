@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import lzma
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,9 @@ _PACKED: Final[dict[str, Callable[[Any], Any]]] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
+
+_UNREADABLE: Final = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
+"""What reading a damaged file of this machine raises."""
 
 
 class InputReader:
@@ -148,7 +152,10 @@ class InputReader:
                 yield from self._lines_of(file, kind)
             except MllamaError:
                 raise
-            except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+            except Exception as error:
+                # Clients of object stores have errors of their own.
+                if file.filesystem is None and not isinstance(error, _UNREADABLE):
+                    raise
                 self._number += 1
                 reason = getattr(error, "strerror", None) or " ".join(
                     str(error).split()
@@ -208,11 +215,12 @@ class InputReader:
         )
 
     def _picture(self, file: InputFile) -> BatchLine:
-        self._number += 1
         if file.filesystem is None:
+            self._number += 1
             return self._question.line(self._number, file.name, [file.url])
         with file.open() as content:
             picture = content.read(MAX_BYTES + 1)
+        self._number += 1
         if len(picture) > MAX_BYTES:
             return wrong(
                 self._number,
