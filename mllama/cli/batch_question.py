@@ -90,16 +90,15 @@ def input_reader(
         id_column=settings["id_column"],
         output=output,
     )
-    if reader.kind == "lines":
-        for name in QUESTION_SETTINGS:
-            if _is_given(name):
-                flag = f"--{name.replace('_', '-')}"
-                if name in _SAMPLING:
-                    flag = _SAMPLING[name].option_name
-                raise MllamaError(
-                    f"{source} has whole requests, in OpenAI's format: {flag} can't "
-                    "be combined with it"
-                )
+    given = next(filter(_is_given, QUESTION_SETTINGS), None)
+    if given is not None and reader.has_only_requests:
+        flag = f"--{given.replace('_', '-')}"
+        if given in _SAMPLING:
+            flag = _SAMPLING[given].option_name
+        raise MllamaError(
+            f"{source} has whole requests, in OpenAI's format: {flag} can't be "
+            "combined with it"
+        )
     return reader
 
 

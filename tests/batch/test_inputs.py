@@ -119,7 +119,7 @@ def test_openai_lines(tmp_path: Path, end: str) -> None:
     path = tmp_path / f"in.jsonl{end}"
     path.write_bytes(gzip.compress(content) if end else content)
     reader = InputReader(str(path), Question(None))
-    assert reader.kind == "lines"
+    assert reader.has_only_requests
     assert [line.custom_id for line in reader] == ["0", "1", "2"]
     assert reader.fraction == 1
 

@@ -46,10 +46,8 @@ _UNREADABLE: Final = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 class InputReader:
     """The lines of an input, read one after another.
 
-    Files of a folder that are of no known kind are left out.
-
-    Attributes:
-        kind: The kind of its first file.
+    Files of a folder that are of no known kind are left out.  JSONL files are requests,
+    which have their questions; those of other kinds are asked ``question``.
 
     Args:
         source: A path, a folder, a glob, a URL of fsspec, or ``-``.
@@ -61,8 +59,8 @@ class InputReader:
         output: Where the answers go, which is no part of the input.
 
     Raises:
-        MllamaError: If there is no such input, a package or the question is missing, or
-            no file has such a column.
+        MllamaError: If there is no such input, a package or the question of any file is
+            missing, or no file has such a column.
     """
 
     def __init__(
@@ -92,13 +90,34 @@ class InputReader:
             raise MllamaError(
                 f"{source} has no pictures, and no JSONL, Parquet or tar files"
             )
-        self.kind: Kind = first[1]
-        self._check_question(first[1], first[0].name)
+        self._first_kind: Kind = first[1]
+        if question.prompt is None:
+            for file, kind in self._all_known():
+                self._check_question(kind, file.name)
         self._check_columns()
         if first[1] == "parquet":
             import_parquet(first[0].name)
         self._is_remote = first[0].filesystem is not None or first[0].path == STDIN
         self._files = chain([first], files)
+
+    @property
+    def has_only_requests(self) -> bool:
+        """Returns True if no file needs a question, since all are JSONL."""
+        return self._first_kind == "lines" and not self._has(
+            "picture", "parquet", "tar"
+        )
+
+    def _has(self, *kinds: Kind) -> bool:
+        """Returns True if a file is of one of some kinds.
+
+        The file system may name the files of a folder in any order.
+        """
+        return self._first_kind in kinds or any(
+            kind in kinds for _, kind in self._all_known()
+        )
+
+    def _all_known(self) -> Iterator[tuple[InputFile, Kind]]:
+        return self._known(find_files(self._source, self._output))
 
     def _known(self, files: Iterator[InputFile]) -> Iterator[tuple[InputFile, Kind]]:
         """Yields files of known kinds, with their kinds."""
@@ -131,14 +150,12 @@ class InputReader:
             ("--id-column", self._id_column, ("parquet",), "Parquet"),
         )
         for name, value, kinds, wanted in options:
-            if value is None or self.kind == "lines" or self.kind in kinds:
+            # All options for questions are refused with requests alone.
+            if value is None or self._has(*kinds) or self.has_only_requests:
                 continue
-            # A folder may begin with pictures, and have columns all the same.
-            files = self._known(find_files(self._source, self._output))
-            if not any(kind in kinds for _, kind in files):
-                raise MllamaError(
-                    f"{name} needs {wanted} files, and {self._source} has none"
-                )
+            raise MllamaError(
+                f"{name} needs {wanted} files, and {self._source} has none"
+            )
 
     def __iter__(self) -> Iterator[BatchLine]:
         """Yields the lines.  A file that can't be read is one line with an error."""
@@ -236,8 +253,7 @@ class InputReader:
     def _count_files(self) -> None:
         # What can't be listed is reported by whoever reads it.
         with contextlib.suppress(MllamaError):
-            known = self._known(find_files(self._source, self._output))
-            self._total_files = sum(1 for _ in known)
+            self._total_files = sum(1 for _ in self._all_known())
 
     @property
     def fraction(self) -> float | None:
