@@ -27,7 +27,7 @@ ANY_NUMBER: Final = -1
 """The value of --max-errors with which a batch goes on whatever fails."""
 
 
-@click.command(cls=SectionedCommand)
+@click.command(cls=SectionedCommand, context_settings={"allow_extra_args": True})
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT")
 @options_of("batch")
@@ -57,6 +57,7 @@ def batch(
 
     With --ray the replicas of a cluster answer.
     """
+    _check_arguments(source, output)
     disable_telemetry()  # The hub's client reads the environment when imported.
     if not settings["trust_remote_code"]:
         block_torch()
@@ -111,6 +112,23 @@ def batch(
         if code:
             # The last file stays open for the next run.
             sys.exit(code)
+
+
+def _check_arguments(source: str, output: str) -> None:
+    """Refuses more arguments than IN and OUT, which patterns become in a shell.
+
+    Raises:
+        click.UsageError: If there are more.
+    """
+    context = click.get_current_context()
+    if context.args:
+        count = 2 + len(context.args)
+        raise click.UsageError(
+            f"batch takes IN and OUT, and got {count} arguments ({source} {output} "
+            f"{context.args[0]}{' ...' if count > 3 else ''}): quote patterns, as in "
+            '"photos/*.jpg", and texts with spaces',
+            context,
+        )
 
 
 def _run_here(

@@ -192,6 +192,23 @@ def test_questions_that_can_not_be_asked_are_refused(
     assert not Path("out.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.jpg", "b.jpg", "c.jpg"], "got 3 arguments (a.jpg b.jpg c.jpg): quote"),
+        ([f"{each}.tar" for each in range(99)], "99 arguments (0.tar 1.tar 2.tar ...)"),
+        (["photos", "out", "--prompt", "What", "is it?"], "and texts with spaces"),
+    ],
+)
+def test_patterns_that_the_shell_has_replaced_are_refused(
+    arguments: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(batch, [*arguments, "--max-errors", "5"])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert 'quote patterns, as in "photos/*.jpg"' in result.output
+
+
 @pytest.mark.parametrize("option", ["--prompt-column", "--image-column", "--id-column"])
 def test_columns_are_looked_for(tmp_path: Path, option: str) -> None:
     pyarrow = pytest.importorskip("pyarrow")
