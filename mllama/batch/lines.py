@@ -51,6 +51,8 @@ class BatchLine:
         attachments: Contents of pictures that the body names, by their URLs.
         unreadable: Why pictures that the body names can't be read, by their URLs.
         error: Why it can't be asked; None if it can.
+        file: The name of its file; None if the whole input is one.
+        place: Its line or row in its file, from 1, if that has a name.
     """
 
     number: int
@@ -61,6 +63,8 @@ class BatchLine:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     error: LineError | None = None
+    file: str | None = None
+    place: int = 0
 
     @property
     def size(self) -> int:

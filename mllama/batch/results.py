@@ -77,7 +77,9 @@ def failed(line: BatchLine, error: LineError, *, is_numbered: bool = True) -> by
         is_numbered: Whether the user knows the line by its number.
     """
     content: dict[str, Any] = {"code": error.code, "message": error.message}
-    if is_numbered:
+    if is_numbered and line.file is not None:
+        content |= {"file": line.file, "line": line.place}
+    elif is_numbered:
         content["line"] = line.number
     if error.param is not None:
         content["param"] = error.param
@@ -94,8 +96,14 @@ def _json(value: Any) -> bytes:
 
 
 def identity_of(line: BatchLine) -> str:
-    """Returns what a line and its answer are known by: its id, or its number."""
-    return _identity(line.custom_id, line.number)
+    """Returns what a line and its answer are known by: its id, or where it is."""
+    number = line.number if line.file is None else line.place
+    return _identity(line.custom_id, line.file, number)
+
+
+def old_identity_of(line: BatchLine) -> str:
+    """Returns what a line and its answer were known by before files were named."""
+    return _identity(line.custom_id, None, line.number)
 
 
 def may_begin_answer(text: bytes) -> bool:
@@ -123,10 +131,13 @@ def answered_identity(text: bytes) -> str:
             raise TypeError
         # A request has an id as well, but no such fields.
         _, error = result["response"], result["error"]
-        identity = _identity(custom_id, error["line"] if custom_id is None else 0)
+        if custom_id is None:
+            identity = _identity(None, error.get("file"), error["line"])
+        else:
+            identity = _identity(custom_id, None, 0)
         is_repeat = error is not None and error["code"] == REPEATED_ID
         return repeat_of(identity) if is_repeat else identity
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise MllamaError("not an answer of a batch") from None
 
 
@@ -146,5 +157,7 @@ def is_error_line(text: bytes) -> bool:
         raise MllamaError("not an answer of a batch") from None
 
 
-def _identity(custom_id: str | None, number: int) -> str:
-    return f"line {number}" if custom_id is None else f"id {custom_id}"
+def _identity(custom_id: str | None, file: str | None, number: int) -> str:
+    if custom_id is not None:
+        return f"id {custom_id}"
+    return f"line {number}" if file is None else f"line {number} of {file}"

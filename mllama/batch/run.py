@@ -17,6 +17,7 @@ from mllama.batch.results import (
     answered,
     failed,
     identity_of,
+    old_identity_of,
 )
 from mllama.batch.seen_ids import SeenIds
 
@@ -71,7 +72,11 @@ class TooManyErrors(Exception):
 
 
 def unanswered(
-    lines: Iterable[BatchLine], seen: SeenIds, counts: BatchCounts
+    lines: Iterable[BatchLine],
+    seen: SeenIds,
+    counts: BatchCounts,
+    *,
+    has_one_file: bool = False,
 ) -> Generator[BatchLine, None, None]:
     """Yields the lines of an input that have no answer yet.
 
@@ -79,10 +84,13 @@ def unanswered(
         lines: The input.
         seen: What has been answered; the lines are added.
         counts: Counts what is read and left out.
+        has_one_file: Whether the lines of the input are those of one file, so that they
+            have the numbers by which older versions knew lines without an id.
     """
     for line in lines:
         counts.read += 1
-        verdict = seen.add_line(identity_of(line))
+        old_identity = old_identity_of(line) if has_one_file else None
+        verdict = seen.add_line(identity_of(line), old_identity)
         if verdict == "answered":
             counts.skipped += 1
         else:
@@ -241,4 +249,10 @@ def _repeated(line: BatchLine) -> BatchLine:
         "one of its own.",
         "custom_id",
     )
-    return BatchLine(number=line.number, custom_id=line.custom_id, error=error)
+    return BatchLine(
+        number=line.number,
+        custom_id=line.custom_id,
+        error=error,
+        file=line.file,
+        place=line.place,
+    )

@@ -42,11 +42,15 @@ class SeenIds:
         """Notes an answer of an earlier run."""
         self._ids.execute(_ADD_ANSWER, (_digest(identity),))
 
-    def add_line(self, identity: str) -> Verdict:
+    def add_line(self, identity: str, old_identity: str | None = None) -> Verdict:
         """Notes a line of the input, and says whether it needs an answer.
 
         The first line with an id needs an answer, and each further one an error, so
         that these errors say nothing about the first line.
+
+        Args:
+            identity: What the line is known by.
+            old_identity: What an answer may know it by that an older version wrote.
 
         Returns:
             ``answered`` if an earlier run has answered it, ``repeated`` if another line
@@ -55,6 +59,7 @@ class SeenIds:
         row = self._ids.execute(_ADD_LINE, (_digest(identity),)).fetchone()
         answers, lines = row
         if lines == 1:
+            answers = answers or self._answers(old_identity or identity)
             return "answered" if answers else "new"
         errors = self._answers(repeat_of(identity))
         return "answered" if lines <= max(answers, 1) + errors else "repeated"

@@ -86,7 +86,7 @@ def batch(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     seen, counts = SeenIds(), BatchCounts()
     with destination.opened(seen, retry_errors=retry_errors) as writer:
-        lines = unanswered(reader, seen, counts)
+        lines = unanswered(reader, seen, counts, has_one_file=reader.has_one_file)
         first = next(lines, None)
         if first is None:
             click.echo(f"mllama: {output} has all {counts.read:,} answers", err=True)

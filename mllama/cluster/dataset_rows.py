@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,18 @@ class DatasetRows:
         self.line = LineOfRow(question, image_column, prompt_column, id_column)
 
     def lines(self) -> Iterator[BatchLine]:
-        """Yields the rows as lines, while Ray reads the next ones."""
+        """Yields the rows as lines, while Ray reads the next ones.
+
+        Rows without an id have numbers of their own, from 1: Ray's order may differ
+        from run to run, so that a later run knows only how many there are.
+        """
+        without_id = 0
         for number, row in enumerate(self._dataset.iter_rows(), 1):
-            yield self.line(row, number)
+            line = self.line(row, number)
+            if line.custom_id is None:
+                without_id += 1
+                line = replace(line, number=without_id)
+            yield line
 
 
 def _as_file(value: Any) -> Any:

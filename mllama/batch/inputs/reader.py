@@ -49,6 +49,9 @@ class InputReader:
     Files of a folder that are of no known kind are left out.  JSONL files are requests,
     which have their questions; those of other kinds are asked ``question``.
 
+    Attributes:
+        has_one_file: Whether the input is the path of one file.
+
     Args:
         source: A path, a folder, a glob, a URL of fsspec, or ``-``.
         question: What is asked about each picture.
@@ -91,6 +94,7 @@ class InputReader:
                 f"{source} has no pictures, and no JSONL, Parquet or tar files"
             )
         self._first_kind: Kind = first[1]
+        self.has_one_file = first[0].path in (source, source.partition("://")[2])
         if question.prompt is None:
             for file, kind in self._all_known():
                 self._check_question(kind, file.name)
@@ -164,9 +168,11 @@ class InputReader:
                 target=self._count_files, name="mllama-batch-count", daemon=True
             ).start()
         for file, kind in self._files:
+            start = self._number
             try:
                 self._check_question(kind, file.name)
-                yield from self._lines_of(file, kind)
+                for line in self._lines_of(file, kind):
+                    yield replace(line, file=file.name, place=line.number - start)
             except MllamaError:
                 raise
             except Exception as error:
@@ -177,12 +183,13 @@ class InputReader:
                 reason = getattr(error, "strerror", None) or " ".join(
                     str(error).split()
                 )
-                yield wrong(
+                line = wrong(
                     self._number,
                     file.name,
                     "unreadable_file",
                     f"{file.name} can't be read: {reason or type(error).__name__}.",
                 )
+                yield replace(line, file=file.name, place=self._number - start)
             self._files_read += 1
         self._is_over = True
 
