@@ -61,7 +61,8 @@ def overhead() -> dict[str, Any]:
                         tokens[name].append(statistics.fmean(times))
 
     with (
-        running_server("serve", *BATCH) as direct,
+        # Replicas don't compile in the background either.
+        running_server("serve", *BATCH, "--no-background-compilation") as direct,
         cluster("--replicas", "1") as running,
     ):
         servers = {"direct": direct, "cluster": running}

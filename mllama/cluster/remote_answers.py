@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mllama.cluster.messages import (
     AnswerMessage,
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
 
 logger = logging.getLogger("ray.serve")
+
+_MESSAGE_SECONDS: Final = 0.005
+"""Time from one message of an answer to the next, at least.
+
+A message takes a millisecond of the cores, as long as a small model's step: its tokens
+share messages.
+"""
 
 
 class RemoteAnswers:
@@ -79,12 +86,17 @@ class RemoteAnswers:
         if not self.running:
             self.reported_at = time.monotonic()
         self.running += 1
+        sent_at = 0.0
         try:
             while not task.done() or ready:
                 await arrived.wait()
+                early = sent_at + _MESSAGE_SECONDS - time.monotonic()
+                if early > 0 and not task.done():
+                    await asyncio.sleep(early)
                 arrived.clear()
                 message, ready[:] = list(ready), []
                 if message:
+                    sent_at = time.monotonic()
                     yield message
         finally:
             self.running -= 1

@@ -15,6 +15,7 @@ from mllama.weights.checkpoint import open_checkpoint
 from mllama.weights.encodings import Encoding, check_runnable, choose_encoding
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
+    encoding_reason,
     main_encoding,
     open_llama_gguf,
     quantized_formats,
@@ -67,6 +68,11 @@ def resolve_draft_files(
             "choose one with --weight-path", "name one as OWNER/NAME/FILE"
         )
         raise MllamaError(f"--draft-model-path {draft}: {message}") from error
+
+
+def is_on_hub(draft: str) -> bool:
+    """Returns True if a draft model is in a repository of the hub."""
+    return is_repository(_split_file(draft)[0])
 
 
 def _resolve(
@@ -156,7 +162,7 @@ def _gguf_files(path: Path, check: _TokenizerCheck, device_type: str) -> ModelFi
         encoding = choose_encoding(None, device_type, "float32", config)
     else:
         check_runnable(name, device_type)
-        encoding = Encoding(name, device_type, "as in the file")
+        encoding = Encoding(name, device_type, encoding_reason(file))
     return ModelFiles(path, (path,), config, encoding, quantized_formats(file, config))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError, quoted
+from mllama.hub.download import is_repository
 from mllama.hub.options import HubOptions
 from mllama.launch.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -21,7 +22,7 @@ from mllama.launch.defaults import (
     SPECULATE_CHOICES,
 )
 from mllama.launch.devices import find_devices
-from mllama.launch.draft_files import resolve_draft_files
+from mllama.launch.draft_files import is_on_hub, resolve_draft_files
 from mllama.launch.model_files import ModelFiles
 from mllama.launch.resolve import check_memory, resolve_model_files
 from mllama.max_model.chat_template_files import check_chat_template
@@ -153,7 +154,13 @@ class EngineOptions:
             hub=HubOptions(
                 self.huggingface_model_revision,
                 self.huggingface_weight_revision,
-                force_download=self.force_download,
+                # It may be meant for the draft model alone.
+                force_download=self.force_download
+                and (
+                    is_repository(self.model)
+                    or self.draft_model_path is None
+                    or not is_on_hub(str(self.draft_model_path))
+                ),
                 trust_remote_code=self.trust_remote_code,
             ),
             quiet=quiet,

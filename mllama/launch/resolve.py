@@ -24,6 +24,7 @@ from mllama.weights.encodings import (
 )
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
+    encoding_reason,
     main_encoding,
     open_gguf,
     quantized_formats,
@@ -167,7 +168,7 @@ def _gguf_files(
         encoding = choose_encoding(requested, device_type, "float32", config)
     else:
         check_runnable(file_format, device_type)
-        reason = None if requested else "as in the file"
+        reason = None if requested else encoding_reason(file)
         encoding = Encoding(file_format, device_type, reason)
     return ModelFiles(
         directory, weights, config, encoding, quantized_formats(file, config)

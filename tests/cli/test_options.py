@@ -518,9 +518,9 @@ def test_serve_refuses_what_can_not_be_meant(
         served("--devices", "cpu", *args)
 
 
-def test_serve_passes_the_revisions_to_the_hub(
-    served: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[HubOptions]:
+    """What the hub is asked for the model's files, which are not found."""
     asked: list[HubOptions] = []
 
     def record(*args: Any, hub: HubOptions, **settings: Any) -> None:
@@ -528,6 +528,12 @@ def test_serve_passes_the_revisions_to_the_hub(
         raise MllamaError("recorded")
 
     monkeypatch.setattr("mllama.launch.options.resolve_model_files", record)
+    return asked
+
+
+def test_serve_passes_the_revisions_to_the_hub(
+    served: Started, asked: list[HubOptions]
+) -> None:
     with pytest.raises(MllamaError, match="recorded"):
         served(
             *("--devices", "cpu", "--model-path", "owner/name"),
@@ -535,6 +541,26 @@ def test_serve_passes_the_revisions_to_the_hub(
             *("--huggingface-weight-revision", "v2", "--force-download"),
         )
     assert asked == [HubOptions("v1", "v2", force_download=True)]
+
+
+@pytest.mark.parametrize(
+    ("model", "draft", "forced"),
+    [
+        ("/models/llama", "owner/draft", False),
+        ("/models/llama", "owner/draft/model.gguf", False),
+        ("/models/llama", "/models/draft", True),
+        ("owner/name", "owner/draft", True),
+    ],
+)
+def test_a_download_may_be_forced_for_a_draft_model_alone(
+    served: Started, asked: list[HubOptions], model: str, draft: str, forced: bool
+) -> None:
+    with pytest.raises(MllamaError, match="recorded"):
+        served(
+            *("--devices", "cpu", "--model-path", model, "--speculate", "draft"),
+            *("--draft-model-path", draft, "--force-download"),
+        )
+    assert asked == [HubOptions(force_download=forced)]
 
 
 def test_serve_compiles_in_the_background_unless_told_otherwise(

@@ -190,7 +190,7 @@ def test_a_request_moves_on_from_a_replica_that_dies_before_it_answers(
 
 def test_a_replica_that_dies_amid_an_answer_ends_it_with_a_clear_error() -> None:
     engine = FakeEngine("Hello!")
-    engine.wait = lambda: asyncio.sleep(0.001)
+    engine.wait = lambda: asyncio.sleep(0.01)
     cluster = LocalCluster([LocalReplica("first", engine, dies_after=4)])
     response = cluster.server.post(CHAT, chat(stream=True))
     assert response.status_code == 200

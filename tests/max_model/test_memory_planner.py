@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,10 @@ from graphs.forms import MODELS
 from mllama.errors import MllamaError
 from mllama.kernels.dispatch import uses_custom_ops
 from mllama.max_model import memory_planner
+from mllama.max_model.draft.settings import DraftSettings
 from mllama.max_model.memory_planner import (
     MllamaMemoryPlanner,
+    draft_pages,
     image_cache_pages,
     image_cache_summary,
     plan_within_memory_limit,
@@ -24,14 +27,18 @@ from mllama.max_model.memory_planner import (
 )
 from mllama.max_model.model_config import MllamaArchConfig
 from mllama.max_model.settings import ModelSettings
+from tests.reference.llama import write_llama
 
 PAGE_BYTES = 1000
 PER_IMAGE = 51
 
 
-def plan(device: DeviceRef, size: int | None) -> tuple[int, int]:
-    """Returns the pages of the image cache, and those reserved with the scratch."""
+def planned(
+    device: DeviceRef, size: int | None, draft: DraftSettings | None = None
+) -> tuple[Any, Any, int]:
+    """Returns the configurations, and the bytes that are reserved beside weights."""
     config: Any = SimpleNamespace(
+        max_seq_len=1000,
         image_cache_params=SimpleNamespace(bytes_per_block=PAGE_BYTES),
         model=SimpleNamespace(
             vision_config=SimpleNamespace(max_num_tiles=4, num_patches=1601)
@@ -41,7 +48,9 @@ def plan(device: DeviceRef, size: int | None) -> tuple[int, int]:
     pipeline_config: Any = SimpleNamespace(
         model=SimpleNamespace(
             device_specs=[DeviceSpec.cpu()],
-            vision_config_overrides=ModelSettings(image_cache_size=size).to_max(),
+            vision_config_overrides=ModelSettings(
+                image_cache_size=size, draft=draft
+            ).to_max(),
         ),
         runtime=SimpleNamespace(max_batch_size=1),
     )
@@ -49,6 +58,12 @@ def plan(device: DeviceRef, size: int | None) -> tuple[int, int]:
     reserved = MllamaMemoryPlanner.estimate_activation_memory(
         planner, pipeline_config, None
     )
+    return config, pipeline_config, reserved
+
+
+def plan(device: DeviceRef, size: int | None) -> tuple[int, int]:
+    """Returns the pages of the image cache, and those reserved with the scratch."""
+    config, pipeline_config, reserved = planned(device, size)
     pages = image_cache_pages(config, pipeline_config)
     assert reserved == (pages + scratch_pages(config)) * PAGE_BYTES
     return pages, reserved // PAGE_BYTES
@@ -78,6 +93,25 @@ def test_a_cpu_has_no_scratch_pages() -> None:
     assert plan(DeviceRef.CPU(), (1 + PER_IMAGE) * PAGE_BYTES) == (52, 52)
     with pytest.raises(MllamaError, match="can't hold an image of 4 tiles"):
         plan(DeviceRef.CPU(), PER_IMAGE * PAGE_BYTES)
+
+
+def test_a_draft_model_has_memory_of_its_own(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path, seed=0)
+    draft = DraftSettings(
+        directory=folder,
+        weight_path=(folder / "model.safetensors",),
+        encoding="float32",
+    )
+    _, _, without = planned(DeviceRef.CPU(), 60 * PAGE_BYTES)
+    config, pipeline_config, reserved = planned(DeviceRef.CPU(), 60 * PAGE_BYTES, draft)
+    pages = draft_pages(draft, config, pipeline_config)
+    assert pages * 128 >= 1000
+    weights = (folder / "model.safetensors").stat().st_size
+    # Keys and values of a page in each layer.
+    text = draft.config.text_config
+    keys = 128 * text.num_key_value_heads * text.head_dim * 4
+    cache = pages * 2 * text.num_hidden_layers * keys
+    assert reserved - without == pytest.approx(weights + cache, rel=0.05)
 
 
 def test_a_gpus_scratch_pages_are_part_of_the_size() -> None:

@@ -118,13 +118,3 @@ def test_the_default_budget_changes_no_answer(
     requests = submit_all(drafting, pictures)
     drafting.run()
     assert answers_of(requests) == expected
-
-
-def test_the_memory_of_the_draft_model_is_planned(drafting: Scheduled) -> None:
-    speculation = drafting.speculation
-    assert speculation is not None
-    proposer = speculation._proposer
-    assert isinstance(proposer, DraftProposer)
-    cache = proposer._model.cache
-    # Of a context of 4,096 tokens for each of 8 requests, or a share of the memory.
-    assert 0 < cache.num_free <= 8 * 4096 // 128

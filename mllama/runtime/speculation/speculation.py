@@ -229,6 +229,9 @@ class Speculation:
             allowed = self._allowed(context, guesses)
             if allowed.size:
                 checked[context.request_id] = _KINDLESS, allowed
+            elif guesses.size:
+                # What can't be chosen was in vain, as a guess that is wrong.
+                self.budget.observe(context.request_id, _KINDLESS, 0, 1)
         return checked
 
     def _limits(self, contexts: Sequence[Any], tokens: int) -> list[int]:

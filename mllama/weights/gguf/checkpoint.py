@@ -85,16 +85,40 @@ def open_llama_gguf(path: Path) -> GgufFile:
 
 def main_encoding(file: GgufFile) -> str:
     """Returns the encoding of most of the text side: q4_0, q4_k, q6_k or float32."""
-    sizes: Counter[str] = Counter()
+    encodings: Counter[str] = Counter()
+    for kind, size in _text_sizes(file).items():
+        encodings[_encoding(kind)] += size
+    return encodings.most_common(1)[0][0] if encodings else "float32"
+
+
+def encoding_reason(file: GgufFile) -> str:
+    """Returns where the encoding of most of the text side is from."""
+    encoding = main_encoding(file)
+    kinds = [
+        (size, kind.name.lower())
+        for kind, size in _text_sizes(file).items()
+        if _encoding(kind) == encoding
+    ]
+    _, name = max(kinds)
+    if name == encoding:
+        return "as in the file"
+    return f"the file's {name} has no kernel"
+
+
+def _text_sizes(file: GgufFile) -> Counter[GGMLQuantizationType]:
+    """Returns the bytes of the text side's layers by their format."""
+    sizes: Counter[GGMLQuantizationType] = Counter()
     for name, tensor in file.tensors.items():
         if name.startswith("blk."):
-            if tensor.kind in FLOAT_DTYPES:
-                encoding = "float32"
-            else:
-                kind = tensor.kind if tensor.kind in FORMATS else _REPLACEMENT
-                encoding = kind.name.lower()
-            sizes[encoding] += tensor.nbytes
-    return sizes.most_common(1)[0][0] if sizes else "float32"
+            sizes[tensor.kind] += tensor.nbytes
+    return sizes
+
+
+def _encoding(kind: GGMLQuantizationType) -> str:
+    """Returns what a tensor of the text side is served in."""
+    if kind in FLOAT_DTYPES:
+        return "float32"
+    return (kind if kind in FORMATS else _REPLACEMENT).name.lower()
 
 
 def check_tensors(file: GgufFile, config: MllamaConfig) -> None:

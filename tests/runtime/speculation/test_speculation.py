@@ -30,16 +30,17 @@ class Tokens:
 
 
 class CountingProposer:
-    """Guesses as many zeros each time, and counts how often it is asked."""
+    """Guesses a token so many times, and counts how often it is asked."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, token: int = 0) -> None:
         self.count = count
+        self.token = token
         self.asked = 0
 
     def propose(self, contexts: Any, limits: Any) -> list[np.ndarray]:
         self.asked += 1
         return [
-            np.zeros(min(self.count, limit), np.int64)
+            np.full(min(self.count, limit), self.token)
             for _, limit in zip(contexts, limits, strict=True)
         ]
 
@@ -47,14 +48,16 @@ class CountingProposer:
         """Does nothing."""
 
 
-def speculation_of(proposer: CountingProposer, blocks: list[int]) -> Speculation:
+def speculation_of(
+    proposer: CountingProposer, blocks: list[int], *, observes: bool = True
+) -> Speculation:
     """Returns one whose steps take no time, beside which looking takes long."""
     speculation = Speculation(
         proposer,
         SimpleNamespace(num_req_blocks=lambda context: blocks[0]),
         page_size=PAGE,
         vocab_size=10,
-        observes=True,
+        observes=observes,
     )
     for _ in range(8):
         speculation.times.observe(StepTime(1, False, 1e-9))
@@ -88,3 +91,11 @@ def test_a_full_block_puts_guesses_off_by_one_step() -> None:
     guesses = speculation.guesses([request(PAGE + 1)])
     assert guesses is not None
     assert guesses[0].size
+
+
+def test_guesses_that_can_not_be_chosen_are_given_up() -> None:
+    proposer = CountingProposer(3, token=10)
+    speculation = speculation_of(proposer, [8], observes=False)
+    for length in range(1, 100):
+        assert speculation.guesses([request(length)]) is None
+    assert proposer.asked < 20

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import numpy as np
@@ -20,6 +22,7 @@ from mllama.weights.checkpoint import Checkpoint
 from mllama.weights.gguf import checkpoint as gguf_checkpoint
 from mllama.weights.gguf.checkpoint import (
     check_tensors,
+    encoding_reason,
     main_encoding,
     open_gguf,
     read_tensors,
@@ -182,6 +185,26 @@ def test_formats_without_a_kernel_are_converted_to_q6_k(
         assert error < 0.05 * np.abs(wanted).mean()
     for kind in ("q8_0", "q5_k"):
         assert f"converted 1 tensors from {kind}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kinds", "encoding", "reason"),
+    [
+        ([Kind.Q4_K, Kind.Q4_K, Kind.Q6_K], "q4_k", "as in the file"),
+        ([Kind.Q8_0, Kind.Q4_K], "q6_k", "the file's q8_0 has no kernel"),
+        ([Kind.Q8_0, Kind.Q6_K, Kind.Q6_K], "q6_k", "as in the file"),
+    ],
+)
+def test_the_encoding_is_that_of_most_of_the_file(
+    kinds: list[Kind], encoding: str, reason: str
+) -> None:
+    tensors = {
+        f"blk.{number}.attn_q.weight": SimpleNamespace(kind=kind, nbytes=100)
+        for number, kind in enumerate(kinds)
+    }
+    file: Any = SimpleNamespace(tensors=tensors)
+    assert main_encoding(file) == encoding
+    assert encoding_reason(file) == reason
 
 
 def test_every_tensor_has_a_name_of_its_own_in_the_file(source: Checkpoint) -> None:
