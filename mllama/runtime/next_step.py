@@ -50,6 +50,7 @@ class Step:
         tokens: The chosen tokens ``[requests]``, once they are known, if
             ``continuations`` is given.
         guesses: Those of each request that the step checks; None if it checks none.
+        guessing_seconds: What looking for guesses took, just before it.
         goes_on: Whether the next step may be made of this one's inputs.
         follows: Whether the thread was given it as soon as the one before had ended.
     """
@@ -62,6 +63,7 @@ class Step:
     outputs: Future[Any] = field(default_factory=Future)
     tokens: npt.NDArray[np.int64] | None = None
     guesses: list[Guesses] | None = None
+    guessing_seconds: float = 0.0
     goes_on: bool = True
     follows: bool = False
 

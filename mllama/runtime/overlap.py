@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import perf_counter
 from typing import Any
 
 from max.pipelines.modeling.types import TextGenerationInputs
@@ -321,9 +322,12 @@ class OverlappedExecution:
             for context in contexts:
                 self._kv_manager.alloc(context)
         speculation = self._speculation
+        started = perf_counter()
         guesses = speculation.guesses(contexts) if speculation else None
+        guessing_seconds = perf_counter() - started
         if guesses is not None:
             step = self._step_with(guesses, inputs)
+            step.guessing_seconds = guessing_seconds
             step.follows = True
             return step
         prepared = last.prepared
@@ -336,6 +340,7 @@ class OverlappedExecution:
             prepared,
             self._continuations(),
             self._vocab_size,
+            guessing_seconds=guessing_seconds,
             goes_on=self._goes_on,
             follows=True,
         )

@@ -29,11 +29,13 @@ class StepClock:
             step: The :class:`~mllama.runtime.next_step.Step`.
         """
         now = perf_counter()
+        guessed = now - step.guessing_seconds
         # A prefill says nothing about decode steps.
         if step.follows and self._tokens <= MAX_STEP_TOKENS:
             self._times.observe(
-                StepTime(self._tokens, self._is_guessing, now - self._started)
+                StepTime(self._tokens, self._is_guessing, guessed - self._started)
             )
-        self._started = now
+        # Guesses take their time before the step that checks them.
+        self._started = guessed if step.guesses is not None else now
         self._tokens = step.num_tokens
         self._is_guessing = step.guesses is not None
