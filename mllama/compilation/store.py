@@ -204,9 +204,12 @@ class CompiledStore:
         )
 
     def remove_unlisted(self) -> None:
-        """Removes the graphs of a model that was saved in this directory earlier."""
+        """Removes the graphs of a model that was saved in this directory earlier.
+
+        Files with names that this package doesn't make are the user's.
+        """
         for file in self.directory.glob("*.mef"):
-            if file.name not in self._files.values():
+            if _FILE.fullmatch(file.name) and file.name not in self._files.values():
                 with suppress(OSError):
                     file.unlink()
 
@@ -222,7 +225,9 @@ def check_target(directory: Path) -> None:
             others = [
                 entry.name
                 for entry in directory.iterdir()
-                if entry.name != MANIFEST and entry.suffix not in (".mef", ".part")
+                if entry.name != MANIFEST
+                and entry.suffix != ".part"
+                and not _FILE.fullmatch(entry.name)
             ]
             if others:
                 raise CompiledModelError(

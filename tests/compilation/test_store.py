@@ -120,6 +120,14 @@ def test_saving_again_replaces_the_earlier_graphs(saved: Path) -> None:
     assert file.read_bytes() == b"newer"
 
 
+def test_graphs_of_other_programs_are_left_alone(saved: Path) -> None:
+    (saved / "mine.mef").write_bytes(b"of the user")
+    with pytest.raises(CompiledModelError, match=r"other files \(mine\.mef\)"):
+        check_target(saved)
+    CompiledStore(saved).remove_unlisted()
+    assert [file.name for file in saved.glob("*.mef")] == ["mine.mef"]
+
+
 def test_graphs_are_not_saved_into_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(CompiledModelError, match=r"thesis\.txt"):
