@@ -43,7 +43,7 @@ OWN_OBJECTS = {
     ("server/batches/job.py", "batch"),
     ("server/batches/result_files.py", "batch"),
     ("server/batches/result_files.py", "counts"),
-    ("server/batches/stores.py", "record"),
+    ("server/batches/record_store.py", "record"),
     ("server/batches/upload.py", "upload"),
     ("server/batches/worker.py", "job"),
     ("server/dialects/openai/chat_answer.py", "choice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from typing import Any, Final, Literal
@@ -29,6 +30,9 @@ WINDOW_SECONDS: Final = 24 * 3600
 """How long a batch may take."""
 
 
+_ID: Final = re.compile(r"(file-|batch_)[0-9a-f]{32}")
+
+
 def now() -> int:
     """Returns the time in seconds since 1970."""
     return int(time.time())
@@ -37,6 +41,14 @@ def now() -> int:
 def new_id(kind: str) -> str:
     """Returns an id that nobody can guess, such as ``file-...``."""
     return f"{kind}{uuid.uuid4().hex}"
+
+
+def is_id(text: str) -> bool:
+    """Returns True if a text is what :func:`new_id` returns.
+
+    Files that begin with one are the server's own, and others of its folder the user's.
+    """
+    return _ID.fullmatch(text) is not None
 
 
 class Record(BaseModel):

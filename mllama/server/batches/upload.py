@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from starlette.requests import Request
 
-from mllama.server.batches.stores import FileStore
+from mllama.server.batches.file_store import FileStore
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.disk_thread import DiskThread
 from mllama.utils.sizes import format_bytes

@@ -15,7 +15,7 @@ import pytest
 
 from mllama.batch.output import JsonLines, unwritable
 from mllama.errors import EngineError, EngineUnavailableError, MllamaError
-from mllama.server.batches import job, stores
+from mllama.server.batches import job, record_store
 from mllama.server.batches.records import BatchRecord, now
 from tests.server.batches.running import CHAT, batch_server, requests
 from tests.server.dialects.fake_engine import FakeEngine
@@ -354,7 +354,7 @@ class Disk:
         self.error: int | None = None
         self.folder: str | None = None
         self.failures = 0
-        write, write_line = stores.write_small_file, JsonLines.write
+        write, write_line = record_store.write_small_file, JsonLines.write
 
         def write_file(target: Path, content: bytes) -> None:
             self._check(target)
@@ -367,7 +367,7 @@ class Disk:
                 raise unwritable(lines.path, error) from error
             write_line(lines, result, is_error=is_error)
 
-        monkeypatch.setattr(stores, "write_small_file", write_file)
+        monkeypatch.setattr(record_store, "write_small_file", write_file)
         monkeypatch.setattr(JsonLines, "write", write_answer)
 
     def _check(self, path: Path) -> None:

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from mllama.server.batches.records import KEPT_SECONDS, now
+from mllama.server.batches.records import KEPT_SECONDS, FileRecord, new_id, now
 from tests.server.batches.running import BatchServer, batch_server, requests
 from tests.server.batches.test_batches import slow_engine
 
@@ -133,16 +133,53 @@ def test_files_survive_the_server(tmp_path: Path) -> None:
             return await server.upload(b"{}")
 
     async def second(file: Any) -> None:
-        (tmp_path / "files" / "file-unfinished.content").write_bytes(b"x")
-        (tmp_path / "files" / "file-broken.json").write_bytes(b"{")
-        (tmp_path / "files" / "file-broken.content").write_bytes(b"x")
+        unfinished, broken = new_id("file-"), new_id("file-")
+        (tmp_path / "files" / f"{unfinished}.content").write_bytes(b"x")
+        (tmp_path / "files" / f"{unfinished}.json.12-3.part").write_bytes(b"{")
+        (tmp_path / "files" / f"{broken}.json").write_bytes(b"{")
+        (tmp_path / "files" / f"{broken}.content").write_bytes(b"x")
         async with batch_server(tmp_path) as server:
             assert (await server.client.files.retrieve(file.id)) == file
             assert server.stores.files.used_bytes == 2
-        assert "file-unfinished.content" not in kept(tmp_path)
-        assert "file-broken.content" in kept(tmp_path)
+        assert sorted(kept(tmp_path)) == sorted(
+            f"{each}.{end}" for each in (file.id, broken) for end in ("content", "json")
+        )
 
     run(second(run(first())))
+
+
+@pytest.mark.parametrize("folder", ["files", "batches"])
+def test_what_the_user_keeps_in_the_folder_is_left_alone(
+    tmp_path: Path, folder: str
+) -> None:
+    own = tmp_path / folder
+    (own / "holidays").mkdir(parents=True)
+    # As names of this package begin, but a folder.
+    (own / f"{new_id('file-')}.content").mkdir()
+    record = FileRecord(
+        id="../photo", owner="", bytes=1, filename="", purpose="", expires_at=1
+    )
+    contents = {
+        own / "photo.jpg": b"a picture",
+        own / "photo.jpg.part": b"a download",
+        own / "file-.content": b"text",
+        own / "holidays" / "photo.jpg": b"another",
+        tmp_path / "photo.json": b"{}",
+        # It isn't deleted as a file that has expired.
+        own / "record.json": record.model_dump_json().encode(),
+        own / f"{new_id('file-')}.json": record.model_dump_json().encode(),
+    }
+    for path, content in contents.items():
+        path.write_bytes(content)
+
+    async def test() -> None:
+        for _ in range(2):
+            async with batch_server(tmp_path) as server:
+                await server.upload(b"{}")
+                server.stores.remove_expired()
+
+    run(test())
+    assert {path: path.read_bytes() for path in contents} == contents
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from mllama.batch.output import JsonLines
-from mllama.server.batches import records, stores, upload
+from mllama.server.batches import record_store, records, stores, upload
 from mllama.server.disk_thread import DiskThread
 
 from .running import BatchServer, batch_server, requests
@@ -62,7 +62,7 @@ def gate() -> Gate:
         (upload._TargetFile, "open"),
         (upload._TargetFile, "write"),
         (upload._TargetFile, "close"),
-        (stores, "write_small_file"),
+        (record_store, "write_small_file"),
     ],
 )
 def test_an_upload_to_a_slow_disk_holds_nobody_else(
@@ -91,7 +91,7 @@ def test_an_upload_to_a_slow_disk_holds_nobody_else(
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(JsonLines, "write"), (JsonLines, "close"), (stores, "write_small_file")],
+    [(JsonLines, "write"), (JsonLines, "close"), (record_store, "write_small_file")],
 )
 def test_a_batch_on_a_slow_disk_holds_nobody_else(
     owner: Any,
