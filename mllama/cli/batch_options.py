@@ -141,8 +141,8 @@ SERVED_BATCH_OPTIONS: Final = (
         takers=("serve", "cluster serve"),
         kind="count",
         metavar="N",
-        description="Files that the server keeps, those of answers included. Of more "
-        "batches than that, the oldest that have ended are forgotten.",
+        description="Files that the server keeps, those of answers included; at least "
+        "3. Of more batches than that, the oldest that have ended are forgotten.",
         default_text="1000",
     ),
     Option(

@@ -100,7 +100,7 @@ class BatchRoutes:
                 "input_file_id",
                 code="invalid_value",
             )
-        self._stores.check_room()
+        self._stores.check_room_for_batch()
         self._stores.add_batch(batch)
 
     async def list_batches(self, request: Request) -> JSONResponse:

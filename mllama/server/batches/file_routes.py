@@ -112,7 +112,7 @@ class FileRoutes:
 
     async def upload(self, request: Request) -> Response:
         """Keeps a file that a client sends."""
-        self._files.check_room()
+        self._stores.check_room_for_file()
         file_id = new_id("file-")
         target = self._files.content_path(file_id)
         try:
@@ -138,7 +138,7 @@ class FileRoutes:
             )
 
             def keep() -> None:
-                self._files.check_room()
+                self._stores.check_room_for_file()
                 self._files.add(record)
 
             with disk_errors("file"):

@@ -46,20 +46,6 @@ class FileStore(RecordStore[FileRecord]):
         """Returns where a file's content is, or will be."""
         return self._folder / f"{file_id}{_CONTENT}"
 
-    def check_room(self) -> None:
-        """Checks that there may be another file.
-
-        Raises:
-            RequestRejected: If there are too many.
-        """
-        if len(self) >= self._options.max_files:
-            raise RequestRejected(
-                f"The server has {len(self)} files, as many as it keeps "
-                "(--batch-max-files): delete some.",
-                code="storage_limit_exceeded",
-                status=429,
-            )
-
     def reserve(self, size: int) -> None:
         """Takes room on the disk.
 

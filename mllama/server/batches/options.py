@@ -19,6 +19,9 @@ DEFAULT_MAX_DISK_BYTES: Final = 10 * 2**30
 MAX_OPEN_BATCHES: Final = 100
 """Batches of all clients that haven't ended, at most."""
 
+FILES_OF_BATCH: Final = 2
+"""Files that a batch makes, at most: its answers, and its errors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
@@ -47,6 +50,11 @@ class BatchOptions:
         if self.max_disk_bytes < self.max_file_bytes:
             raise MllamaError(
                 "--batch-max-disk must not be less than --batch-max-file-size"
+            )
+        if self.max_files <= FILES_OF_BATCH:
+            raise MllamaError(
+                f"--batch-max-files must be at least {FILES_OF_BATCH + 1}, for the "
+                "lines, the answers and the errors of a batch"
             )
         if importlib.util.find_spec("python_multipart") is None:
             raise MllamaError(

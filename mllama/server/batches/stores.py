@@ -10,7 +10,11 @@ from filelock import FileLock, Timeout
 
 from mllama.errors import MllamaError
 from mllama.server.batches.file_store import FileStore
-from mllama.server.batches.options import MAX_OPEN_BATCHES, BatchOptions
+from mllama.server.batches.options import (
+    FILES_OF_BATCH,
+    MAX_OPEN_BATCHES,
+    BatchOptions,
+)
 from mllama.server.batches.record_store import RecordStore
 from mllama.server.batches.records import KEPT_SECONDS, BatchRecord, now
 from mllama.server.bodies.rejection import RequestRejected
@@ -69,11 +73,12 @@ class BatchStores:
         kind = "errors" if of_errors else "answers"
         return self.options.directory / "batches" / f"{batch.id}.{kind}.jsonl"
 
-    def check_room(self) -> None:
+    def check_room_for_batch(self) -> None:
         """Checks that there may be another batch.
 
         Raises:
-            RequestRejected: If too many haven't ended.
+            RequestRejected: If too many haven't ended, or there would be too many
+                files when all have.
         """
         waiting = sum(not each.is_over for each in self.batches)
         if waiting >= MAX_OPEN_BATCHES:
@@ -81,6 +86,33 @@ class BatchStores:
                 f"The server has {waiting} batches that haven't ended: try again "
                 "later.",
                 code="rate_limit_exceeded",
+                status=429,
+            )
+        self._check_files(FILES_OF_BATCH)
+
+    def check_room_for_file(self) -> None:
+        """Checks that there may be another file.
+
+        Raises:
+            RequestRejected: If there are too many, with those of batches to come.
+        """
+        self._check_files(1)
+
+    def _check_files(self, more: int) -> None:
+        """Checks that there may be more files, beside those that batches will make."""
+        limit = self.options.max_files
+        coming = sum(
+            self.files.find(file_id) is None
+            for batch in self.batches
+            if not batch.is_over
+            for file_id in (batch.output_file_id, batch.error_file_id)
+        )
+        if len(self.files) + coming + more > limit:
+            raise RequestRejected(
+                f"The server keeps {limit} files at most (--batch-max-files): it has "
+                f"{len(self.files)}, and {coming} places are for the answers of "
+                "batches that haven't ended. Delete some files.",
+                code="storage_limit_exceeded",
                 status=429,
             )
 

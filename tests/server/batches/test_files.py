@@ -182,47 +182,6 @@ def test_what_the_user_keeps_in_the_folder_is_left_alone(
     assert {path: path.read_bytes() for path in contents} == contents
 
 
-@pytest.mark.parametrize(
-    ("limits", "status", "option"),
-    [
-        ({"max_file_bytes": 100}, 413, "--batch-max-file-size"),
-        ({"max_file_bytes": 150, "max_disk_bytes": 150}, 429, "--batch-max-disk"),
-        ({"max_files": 1}, 429, "--batch-max-files"),
-    ],
-)
-def test_what_is_kept_is_bounded(
-    tmp_path: Path, limits: dict[str, int], status: int, option: str
-) -> None:
-    async def test() -> None:
-        async with batch_server(tmp_path, **limits) as server:
-            await server.upload(b"x" * 100)
-            with pytest.raises(openai.APIStatusError, match=option) as error:
-                await server.upload(b"x" * 101)
-            assert error.value.status_code == status
-            assert server.stores.files.used_bytes == 100
-        assert len(kept(tmp_path)) == 2
-
-    run(test())
-
-
-def test_answers_that_do_not_fit_fail_the_batch(tmp_path: Path) -> None:
-    content = requests(100)
-    limit = len(content) + 3000
-
-    async def test() -> None:
-        async with batch_server(
-            tmp_path, max_file_bytes=limit, max_disk_bytes=limit
-        ) as server:
-            batch = await server.ended(await server.start(content))
-            assert batch.status == "failed"
-            assert batch.errors.data[0].code == "storage_limit_exceeded"
-            # What fitted isn't lost.
-            assert await server.lines(batch.output_file_id)
-            assert server.stores.files.used_bytes <= limit
-
-    run(test())
-
-
 def test_a_file_that_a_batch_reads_is_not_deleted(tmp_path: Path) -> None:
     async def test() -> None:
         async with batch_server(tmp_path, slow_engine()) as server:
