@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from mllama.cluster.affinity import AffinityMiddleware
+from mllama.cluster.batch_slots import ReplicaSlots
 from mllama.cluster.engine_client import RayEngineClient
 from mllama.cluster.messages import ServedModel
 from mllama.cluster.options import ClusterOptions
@@ -121,8 +122,11 @@ class Front:
         fetcher = ImageFetcher(self._settings)
         if self._options.batches is not None:
             stores = BatchStores(self._options.batches)
+            slots = ReplicaSlots(
+                queue, self._states, model.batch_size, self._cluster.most_replicas
+            )
             self._batches = BatchService(
-                stores, engine, queue, capabilities, fetcher, self._memory
+                stores, engine, slots, capabilities, fetcher, self._memory
             )
         add_routes(self.app, engine, capabilities, fetcher, self._states, self._batches)
 

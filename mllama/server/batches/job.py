@@ -150,7 +150,7 @@ class BatchJob:
                         self._ask,
                         results,
                         counts,
-                        concurrency=self._slots.slots,
+                        concurrency=self._slots.most_slots,
                         max_lines=1000,
                         max_bytes=32 * 2**20,
                         do_write=self._stores.disk.run,

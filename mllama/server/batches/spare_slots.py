@@ -33,7 +33,12 @@ class QueueState(Protocol):
 
     @property
     def slots(self) -> int:
-        """Returns how many answers the engine generates at a time."""
+        """Returns how many answers the engine generates at a time, now."""
+        ...
+
+    @property
+    def most_slots(self) -> int:
+        """Returns how many it may ever generate at a time."""
         ...
 
     @property
@@ -44,6 +49,10 @@ class QueueState(Protocol):
     @property
     def waiting(self) -> int:
         """Returns how many clients' requests have no slot yet."""
+        ...
+
+    def held_by(self, client: ClientId) -> int:
+        """Returns how many answers of a client have a slot."""
         ...
 
 
@@ -66,9 +75,9 @@ class SpareSlots:
         self._watch: asyncio.Task[None] | None = None
 
     @property
-    def slots(self) -> int:
-        """Returns how many requests can run at a time."""
-        return self._queue.slots
+    def most_slots(self) -> int:
+        """Returns how many requests can ever run at a time."""
+        return self._queue.most_slots
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Returns the result of work, which may have been begun several times.
@@ -98,12 +107,10 @@ class SpareSlots:
                     await asyncio.gather(task, return_exceptions=True)
 
     def _is_free(self) -> bool:
-        queue = self._queue
-        return (
-            queue.waiting == 0
-            and len(self._running) < queue.slots
-            and queue.running < queue.slots
-        )
+        queue, held = self._queue, self._queue.held_by(BATCHES)
+        # Those that are being prepared will hold a slot, too.
+        used = queue.running - held + max(held, len(self._running))
+        return queue.waiting == 0 and used < queue.slots
 
     def _start_watch(self) -> None:
         if self._watch is None or self._watch.done():

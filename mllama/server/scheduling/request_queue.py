@@ -184,9 +184,18 @@ class RequestQueue:
         return self._slots.capacity
 
     @property
+    def most_slots(self) -> int:
+        """Returns the same: an engine doesn't grow."""
+        return self.slots
+
+    @property
     def running(self) -> int:
         """Returns how many answers have a slot."""
         return self._slots.held
+
+    def held_by(self, client: Hashable) -> int:
+        """Returns how many answers of a client have a slot."""
+        return self._slots.held_by(client)
 
     @property
     def waiting(self) -> int:

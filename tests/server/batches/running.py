@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from mllama.server.access.policy import AccessPolicy
 from mllama.server.arrival.shared_memory import SharedMemoryMiddleware
 from mllama.server.batches.options import BatchOptions
 from mllama.server.batches.service import BatchService
+from mllama.server.batches.spare_slots import QueueState
 from mllama.server.batches.stores import BatchStores
 from mllama.server.errors import add_error_handlers
 from mllama.server.routes import add_routes, error_form
 from mllama.server.scheduling.options import OverloadOptions
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
-from mllama.server.scheduling.request_queue import new_queue
+from mllama.server.scheduling.request_queue import RequestQueue, new_queue
 from tests.server.dialects.fake_engine import FakeEngine
 from tests.server.dialects.in_process import InProcessServer
 
@@ -104,6 +105,7 @@ async def batch_server(
     *,
     keys: tuple[str, ...] = (),
     slots: int = 4,
+    state_of: Callable[[RequestQueue], QueueState] | None = None,
     **limits: Any,
 ) -> AsyncIterator[BatchServer]:
     """Yields a server, and ends it as a server ends that is stopped."""
@@ -111,8 +113,9 @@ async def batch_server(
     queue = new_queue(slots, OverloadOptions())
     queued = QueuedEngineClient(engine or parts.engine, queue)
     stores = BatchStores(BatchOptions(directory=folder, **limits))
+    state = queue if state_of is None else state_of(queue)
     service = BatchService(
-        stores, queued, queue, parts.capabilities, parts.fetcher, parts.memory
+        stores, queued, state, parts.capabilities, parts.fetcher, parts.memory
     )
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(app, queued, parts.capabilities, parts.fetcher, batches=service)
