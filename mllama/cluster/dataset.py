@@ -13,7 +13,7 @@ from mllama.batch.parquet_output import COLUMNS, answers_table
 from mllama.batch.results import answered, failed
 from mllama.batch.run import BatchCounts, BatchRun, TooManyErrors, unanswered
 from mllama.batch.seen_ids import SeenIds
-from mllama.cluster.dataset_pool import start_pool
+from mllama.cluster.dataset_pool import TRIES, start_pool
 from mllama.cluster.dataset_replica import (
     LineEngine,
     ReplicaEngine,
@@ -58,7 +58,8 @@ def answer(
 
     Nothing is asked before the result is read or written, and then the rows stream
     through the replicas.  Ray starts a replica that dies anew, and asks again what it
-    had not answered.
+    had not answered, up to three times; then reading or writing the result fails with
+    Ray's error.
 
     Args:
         dataset: The rows.
@@ -123,6 +124,8 @@ def answer_with(
         concurrency=cluster.replicas,
         num_cpus=cluster.replica_cpus,
         num_gpus=cluster.replica_gpus or 0,
+        # Ray Data's own number has no end.
+        max_task_retries=TRIES,
     )
 
 

@@ -18,7 +18,7 @@ from mllama.cluster.dataset_replica import BatchReplica, StartEngine, node_addre
 from mllama.cluster.options import ClusterOptions
 from mllama.errors import ImageError, MllamaError
 
-_TRIES: Final = 3
+TRIES: Final = 3
 """Times that Ray asks a line again whose replica has died."""
 
 _CALLS: Final = 10_000
@@ -119,7 +119,7 @@ async def start_pool(
         num_gpus=cluster.replica_gpus or 0,
         max_concurrency=_CALLS,
         max_restarts=-1,
-        max_task_retries=_TRIES,
+        max_task_retries=TRIES,
     )
     actors = [actor.remote(start) for _ in range(cluster.replicas)]
     try:

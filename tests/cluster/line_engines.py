@@ -70,5 +70,19 @@ class DyingEngine(EchoEngine):
         return await super().__call__(line)
 
 
+class ExitingEngine(EchoEngine):
+    """Fails as a whole at a question, whenever it is asked; the file has each time."""
+
+    def __init__(self, deaths: str) -> None:
+        self._deaths = deaths
+
+    async def __call__(self, line: BatchLine) -> LineAnswer:
+        if b"question 7" in line.body:
+            with open(self._deaths, "a") as file:
+                file.write("x")
+            raise RuntimeError("the engine has failed") from MemoryError("no memory")
+        return await super().__call__(line)
+
+
 def no_engine() -> EchoEngine:
     raise MllamaError("there is no model")

@@ -34,6 +34,7 @@ from mllama.launch.options import EngineOptions
 from tests.cluster.line_engines import (
     DyingEngine,
     EchoEngine,
+    ExitingEngine,
     FailingEngine,
     no_engine,
 )
@@ -157,6 +158,21 @@ def ask_a_replica_that_dies(ray: Any, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def ask_what_no_replica_survives(ray: Any, folder: Path) -> dict[str, Any]:
+    """Asks about rows of which one ends each replica."""
+    rows = ray.data.from_items([{"question": f"question {i}"} for i in range(9)])
+    line_of = LineOfRow(Question(None, None, {}), None, "question", None)
+    deaths = folder / "deaths"
+    start = partial(ExitingEngine, str(deaths))
+    options = ClusterOptions(replicas=1, replica_gpus=0)
+    try:
+        answer_with(rows, line_of, options, start).take_all()
+        error = ""
+    except ray.exceptions.RayError as raised:
+        error = str(raised)
+    return {"deaths": len(deaths.read_text()), "error": error}
+
+
 def check_what_is_wrong(ray: Any) -> dict[str, str]:
     """Returns what is said about clusters and nodes that can't serve a model."""
     own = mllama.cluster.nodes.installed_versions
@@ -191,6 +207,7 @@ def main(folder: Path, address: str) -> None:
         ray.data.DataContext.get_current().enable_progress_bars = False
         found |= ask_about_datasets(ray, folder)
         found["after_a_death"] = ask_a_replica_that_dies(ray, folder)
+        found["no_end"] = ask_what_no_replica_survives(ray, folder)
     print(json.dumps(found))
 
 

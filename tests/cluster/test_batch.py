@@ -206,6 +206,12 @@ def test_rows_of_a_replica_that_dies_are_asked_again(found: Any) -> None:
 
 
 @pytest.mark.compiles
+def test_a_row_that_no_replica_survives_is_given_up(found: Any) -> None:
+    assert found["no_end"]["deaths"] == 4
+    assert "actor" in found["no_end"]["error"]
+
+
+@pytest.mark.compiles
 def test_rows_whose_answers_are_there_are_not_asked_again(found: Any) -> None:
     # Of 15 rows 3 have no picture, and of 40 rows 10.
     assert found["counts"] == [[11, 4, 0], [19, 6, 15]]
