@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from mllama.batch.local_files import read_picture
 from mllama.batch.results import LineAnswer
 from mllama.cluster.dataset_replica import BatchReplica, StartEngine, node_address
 from mllama.cluster.options import ClusterOptions
+from mllama.cluster.waiting_replicas import WaitingReplicas
 from mllama.errors import ImageError, MllamaError
+from mllama.utils.event_loops import background_task
 
 TRIES: Final = 3
 """Times that Ray asks a line again whose replica has died."""
@@ -26,6 +29,9 @@ _CALLS: Final = 10_000
 
 _PLACES: Final = 100_000
 """Pictures whose replicas are remembered."""
+
+_LOOK_SECONDS: Final = 1.0
+"""Pause between two looks whether replicas have their CPUs."""
 
 _FILE_URL: Final = re.compile(rb"file:", re.IGNORECASE)
 
@@ -123,13 +129,37 @@ async def start_pool(
     )
     actors = [actor.remote(start) for _ in range(cluster.replicas)]
     try:
-        slots = await asyncio.gather(*(_prepared(each) for each in actors))
+        async with background_task(_watch_placement(ray, cluster, actors)):
+            slots = await asyncio.gather(*(_prepared(each) for each in actors))
     except BaseException:
         # The others may start for minutes yet.
         for each in actors:
             ray.kill(each)
         raise
     return ReplicaPool(list(zip(actors, slots, strict=True)), folder)
+
+
+async def _watch_placement(
+    ray: Any, cluster: ClusterOptions, actors: list[Any]
+) -> None:
+    """Says when actors wait for CPUs, until all have theirs."""
+    waiting = {asyncio.ensure_future(_placed(each)) for each in actors}
+    said = WaitingReplicas(ray, cluster)
+    try:
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=_LOOK_SECONDS)
+            await asyncio.to_thread(said.note, len(waiting))
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+async def _placed(actor: Any) -> None:
+    from ray.exceptions import RayError
+
+    # What has gone wrong is said when it is prepared.
+    with contextlib.suppress(RayError):
+        await actor.be_placed.remote()
 
 
 async def _prepared(actor: Any) -> int:

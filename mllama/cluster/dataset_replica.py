@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -101,18 +102,21 @@ class BatchReplica:
     """
 
     def __init__(self, start: StartEngine) -> None:
+        # Once it is here the actor has its CPUs, which can't be told otherwise.
+        self._start = start
+        self._starting = asyncio.Lock()
         self._engine: LineEngine | None = None
         self._problem = ""
-        try:
-            self._engine = start()
-        except MllamaError as error:
-            self._problem = " ".join(str(error).split())
+
+    async def be_placed(self) -> None:
+        """Returns when the actor has a node, before its engine has been started."""
 
     async def prepare(self) -> int | str:
         """Returns how many lines it answers at a time, or why it can't answer any."""
-        if self._engine is None:
+        engine = await self._started()
+        if engine is None:
             return f"node {node_address()}: {self._problem}"
-        return self._engine.slots
+        return engine.slots
 
     async def answer(self, line: BatchLine) -> LineAnswer:
         """Returns the answer to a line, or the error in its place.
@@ -123,9 +127,20 @@ class BatchReplica:
         Raises:
             RuntimeError: If it has no engine.
         """
-        if self._engine is None:
+        engine = await self._started()
+        if engine is None:
             raise RuntimeError(f"node {node_address()}: {self._problem}")
-        return await answered_or_ended(self._engine, line)
+        return await answered_or_ended(engine, line)
+
+    async def _started(self) -> LineEngine | None:
+        """Returns the engine, which the first call starts; None if it can't be."""
+        async with self._starting:
+            if self._engine is None and not self._problem:
+                try:
+                    self._engine = await asyncio.to_thread(self._start)
+                except MllamaError as error:
+                    self._problem = " ".join(str(error).split())
+            return self._engine
 
 
 async def answered_or_ended(engine: LineEngine, line: BatchLine) -> LineAnswer:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatusOverview
 
 from mllama.cluster.affinity import AffinityMiddleware
 from mllama.cluster.batch_slots import ReplicaSlots
@@ -25,6 +27,7 @@ from mllama.cluster.prefix_cache_route import add_prefix_cache_route
 from mllama.cluster.replica import START_ERROR
 from mllama.cluster.replica_metrics import ReplicaMetrics
 from mllama.cluster.replica_states import ReplicaStates
+from mllama.cluster.waiting_replicas import WaitingReplicas, unscheduled
 from mllama.errors import MllamaError
 from mllama.max_compat.server import Settings
 from mllama.max_compat.worker import remove_endpoints
@@ -76,6 +79,7 @@ class Front:
         self._cluster = cluster
         self._application = application
         self._deployment = deployment
+        self._waiting = WaitingReplicas(ray, cluster)
         self._states = ReplicaStates(self._running)
         self._metrics = ReplicaMetrics(lambda: self._states.number)
         self._replicas: DeploymentHandle[Any] | None = None
@@ -89,9 +93,15 @@ class Front:
 
     def _running(self) -> int:
         """Returns how many replicas run."""
+        status = self._status()
+        return int(status.replica_states.get("RUNNING", 0)) if status else 0
+
+    def _status(self) -> DeploymentStatusOverview | None:
+        """Returns what Ray Serve says of the replicas, and says if some wait."""
         application = serve.status().applications.get(self._application)
-        deployment = application and application.deployments.get(self._deployment)
-        return int(deployment.replica_states.get("RUNNING", 0)) if deployment else 0
+        status = application.deployments.get(self._deployment) if application else None
+        self._waiting.note(unscheduled(status.message) if status else 0)
+        return status
 
     async def connect(self, replicas: DeploymentHandle[Any]) -> None:
         """Waits for the first replica, and adds the routes.
@@ -137,13 +147,11 @@ class Front:
             MllamaError: If none can be started.
         """
         while True:
-            status = await asyncio.to_thread(serve.status)
-            application = status.applications.get(self._application)
-            deployment = application and application.deployments.get(self._deployment)
-            if deployment and deployment.replica_states.get("RUNNING", 0):
+            status = await asyncio.to_thread(self._status)
+            if status and status.replica_states.get("RUNNING", 0):
                 return
-            if deployment and deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise MllamaError(_start_failure(deployment.message))
+            if status and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise MllamaError(_start_failure(status.message))
             await asyncio.sleep(_START_PERIOD_SECONDS)
 
     @asynccontextmanager

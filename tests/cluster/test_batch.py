@@ -300,7 +300,13 @@ class _FakeRay:
         return SimpleNamespace(remote=self._start)
 
     def _start(self, start: Any) -> Any:
-        return SimpleNamespace(prepare=SimpleNamespace(remote=self._prepared.pop(0)))
+        async def be_placed() -> None:
+            pass
+
+        return SimpleNamespace(
+            be_placed=SimpleNamespace(remote=be_placed),
+            prepare=SimpleNamespace(remote=self._prepared.pop(0)),
+        )
 
     def kill(self, actor: Any) -> None:
         self.killed.append(actor)
