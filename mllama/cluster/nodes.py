@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -63,6 +63,24 @@ def check_this_node(options: EngineOptions) -> NodeReport:
     return NodeReport(installed_versions())
 
 
+def report_versions() -> NodeReport:
+    """Returns what this node has installed."""
+    return NodeReport(installed_versions())
+
+
+def check_versions(ray: Any, cluster: ClusterOptions) -> None:
+    """Checks the versions of every node that may get a replica.
+
+    Args:
+        ray: The module ``ray``, which is connected.
+        cluster: The replicas.
+
+    Raises:
+        MllamaError: If a node has other versions than this one.
+    """
+    _check_each(ray, _alive(ray), cluster, report_versions)
+
+
 def check_nodes(ray: Any, cluster: ClusterOptions, options: EngineOptions) -> None:
     """Checks that the replicas fit into a cluster, and every node that may get one.
 
@@ -75,18 +93,37 @@ def check_nodes(ray: Any, cluster: ClusterOptions, options: EngineOptions) -> No
         MllamaError: If the replicas don't fit, a node has other versions, or can't load
             the model.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = _alive(ray)
     check_room(nodes, cluster)
+    _check_each(ray, nodes, cluster, check_this_node, options)
+
+
+def _alive(ray: Any) -> list[Mapping[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _check_each(
+    ray: Any,
+    nodes: Sequence[Mapping[str, Any]],
+    cluster: ClusterOptions,
+    report_of: Callable[..., NodeReport],
+    *arguments: Any,
+) -> None:
+    """Compares the report of each node that has room for a replica with this one.
+
+    Raises:
+        MllamaError: If one has other versions, or a problem.
+    """
     usable = [node for node in nodes if places(node["Resources"], cluster)]
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    check = ray.remote(num_cpus=0, num_gpus=0, max_retries=0)(check_this_node)
+    check = ray.remote(num_cpus=0, num_gpus=0, max_retries=0)(report_of)
     running = [
         check.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(
                 node["NodeID"], soft=False
             )
-        ).remote(options)
+        ).remote(*arguments)
         for node in usable
     ]
     for node, report in zip(usable, running, strict=True):

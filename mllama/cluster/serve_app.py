@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import ray
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from ray import serve
 from ray.serve import Application
@@ -16,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mllama.cluster.deployment import DEPLOYMENT, replicas_deployment
+from mllama.cluster.nodes import check_versions
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions, prepare_process
 from mllama.engine.serving import ServingOptions
@@ -225,6 +228,8 @@ class _Front:
         options: FrontOptions,
         environment: Mapping[str, str],
     ) -> None:
+        # Replicas of other versions would fail at the first request, or later.
+        await asyncio.to_thread(check_versions, ray, cluster)
         prepare_process(EngineOptions())
         prepare_environment()
         os.environ.update(environment)

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from mllama.cluster.dataset import answer_with
 from mllama.cluster.dataset_pool import ReplicaPool, start_pool
 from mllama.cluster.dataset_rows import LineOfRow
 from mllama.cluster.front_claim import claimed
-from mllama.cluster.nodes import check_nodes
+from mllama.cluster.nodes import check_nodes, check_versions
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.ray_cluster import ray_cluster
 from mllama.errors import MllamaError
@@ -173,6 +174,14 @@ def ask_what_no_replica_survives(ray: Any, folder: Path) -> dict[str, Any]:
     return {"deaths": len(deaths.read_text()), "error": error}
 
 
+def raised(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except MllamaError as error:
+        return str(error)
+    return ""
+
+
 def check_what_is_wrong(ray: Any) -> dict[str, str]:
     """Returns what is said about clusters and nodes that can't serve a model."""
     own = mllama.cluster.nodes.installed_versions
@@ -186,11 +195,9 @@ def check_what_is_wrong(ray: Any) -> dict[str, str]:
     ):
         # Of this process: the node reports what it has.
         mllama.cluster.nodes.installed_versions = versions
-        try:
-            found[name] = ""
-            check_nodes(ray, cluster, engine)
-        except MllamaError as error:
-            found[name] = str(error)
+        found[name] = raised(partial(check_nodes, ray, cluster, engine))
+        # What a front of Ray Serve does, whose replicas tell the rest.
+        found[f"{name} of a front"] = raised(partial(check_versions, ray, cluster))
     mllama.cluster.nodes.installed_versions = own
     return found
 

@@ -230,14 +230,20 @@ def test_ray_has_one_front_of_a_name(found: Any) -> None:
 @pytest.mark.compiles
 def test_what_a_cluster_or_a_node_lacks_is_one_line(found: Any) -> None:
     wrong, max_version = found["wrong"], installed_versions()["MAX"]
+    versions = (
+        "node 127.0.0.1 has other versions than this one: MAX "
+        f"{max_version} there and 26.6.0 here; install the same on all nodes"
+    )
     assert wrong == {
         "room": "9 replicas of 1 CPUs and 0 GPUs each don't fit into the cluster, "
         "which has room for 3 (127.0.0.1 with 3 CPUs and 0 GPUs): use fewer "
         "--replicas, less --replica-cpus, or more nodes",
         "model": "node 127.0.0.1 can't serve the model: /models/none is neither a "
         "directory, a GGUF file, nor a repository of the hub",
-        "versions": "node 127.0.0.1 has other versions than this one: MAX "
-        f"{max_version} there and 26.6.0 here; install the same on all nodes",
+        "versions": versions,
+        "room of a front": "",
+        "model of a front": "",
+        "versions of a front": versions,
     }
 
 

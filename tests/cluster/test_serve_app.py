@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mllama.cluster import build_app
-from mllama.cluster.serve_app import FrontOptions, WithoutLifespan, server_options
+from mllama.cluster import build_app, serve_app
+from mllama.cluster.options import ClusterOptions
+from mllama.cluster.serve_app import (
+    FrontOptions,
+    WithoutLifespan,
+    _Front,
+    server_options,
+)
 from mllama.errors import MllamaError
 from mllama.server.settings import settings_of
 
@@ -98,6 +105,33 @@ def test_a_server_without_a_key_says_so(
     server_options(options, settings_of({}), environment)
     assert says in caplog.text
     assert bool(caplog.records) == bool(says)
+
+
+def test_a_front_compares_the_versions_of_the_nodes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def differ(ray: Any, cluster: ClusterOptions) -> None:
+        asked.append(cluster)
+        raise MllamaError("node 10.0.0.2 has other versions than this one")
+
+    def prepare(options: Any) -> None:
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr(serve_app, "check_versions", differ)
+    monkeypatch.setattr(serve_app, "prepare_process", prepare)
+    cluster = ClusterOptions(replicas=3)
+    start = _Front.__init__(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]
+        cluster,
+        FrontOptions(),
+        {},
+    )
+    with pytest.raises(MllamaError, match="other versions than this one"):
+        asyncio.run(start)
+    assert asked == [cluster]
 
 
 def test_more_replicas_come_under_load() -> None:
