@@ -137,7 +137,10 @@ def remove_parquet_errors(path: Path) -> None:
 
     try:
         with parquet.ParquetFile(path) as source:
-            _check_columns(source)
+            try:
+                _check_columns(source)
+            except MllamaError as error:
+                raise _no_answers(path) from error
             if not _has_errors(source.iter_batches(columns=["error"])):
                 return
             with (
@@ -149,7 +152,7 @@ def remove_parquet_errors(path: Path) -> None:
                 for batch in source.iter_batches(batch_size=_ROWS):
                     kept = batch.filter(compute.is_null(batch.column("error")))
                     writer.write_batch(kept)
-    except (pyarrow.ArrowException, MllamaError) as error:
+    except pyarrow.ArrowException as error:
         raise _no_answers(path) from error
     except OSError as error:
         raise MllamaError(

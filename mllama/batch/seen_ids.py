@@ -59,7 +59,8 @@ class SeenIds:
         row = self._ids.execute(_ADD_LINE, (_digest(identity),)).fetchone()
         answers, lines = row
         if lines == 1:
-            answers = answers or self._answers(old_identity or identity)
+            if not answers and old_identity not in (None, identity):
+                answers = self._answers(old_identity)
             return "answered" if answers else "new"
         errors = self._answers(repeat_of(identity))
         return "answered" if lines <= max(answers, 1) + errors else "repeated"

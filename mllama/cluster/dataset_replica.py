@@ -138,8 +138,10 @@ class BatchReplica:
             if self._engine is None and not self._problem:
                 try:
                     self._engine = await asyncio.to_thread(self._start)
-                except MllamaError as error:
-                    self._problem = " ".join(str(error).split())
+                except Exception as error:
+                    if not isinstance(error, MllamaError):
+                        logger.exception("the engine can't be started")
+                    self._problem = " ".join(str(error).split()) or repr(error)
             return self._engine
 
 

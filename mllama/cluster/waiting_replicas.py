@@ -60,17 +60,20 @@ class WaitingReplicas:
         if self._said is not None and now - self._said < _REPEAT_SECONDS:
             return
         self._said = now
-        ray = self._ray
-        text = _text(
-            number, self._cluster, ray.available_resources(), ray.cluster_resources()
-        )
-        logger.warning("%s", text)
+        try:
+            free = self._ray.available_resources()
+            total = self._ray.cluster_resources()
+        except Exception as error:
+            logger.warning("%d replicas wait for a node with room (%s)", number, error)
+            return
+        logger.warning("%s", _text(number, self._cluster, free, total))
 
 
 def unscheduled(message: str) -> int:
     """Returns how many replicas wait by what Ray Serve says about their deployment.
 
-    It says so after half a minute, and nothing of those that load the model.
+    It says so after half a minute, unless others load the model meanwhile, of which it
+    then speaks.
     """
     found = _UNSCHEDULED.search(message)
     return int(found[1]) if found else 0

@@ -121,7 +121,7 @@ class AnswerMatcher:
                 try:
                     self._advance(answer)
                 except GrammarError:
-                    return 0  # The sampler raises it again.
+                    return 0  # The sampler finds it, too.
             is_text = (words < self._words) & (
                 (self._text_tokens[np.minimum(words, self._words - 1)] >> bits) & 1 > 0
             )

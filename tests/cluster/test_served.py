@@ -90,9 +90,10 @@ class Cluster:
         """Returns the address of Ray's head node."""
         option = "--gcs-address="
         for each in self.processes():
-            for argument in " ".join(each.cmdline()).split():
-                if argument.startswith(option):
-                    return argument.removeprefix(option)
+            with contextlib.suppress(psutil.Error):
+                for argument in " ".join(each.cmdline()).split():
+                    if argument.startswith(option):
+                        return argument.removeprefix(option)
         raise AssertionError("no process of Ray names its address")
 
     def replicas(self) -> list[psutil.Process]:

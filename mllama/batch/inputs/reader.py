@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -87,7 +87,7 @@ class InputReader:
         self._files_read = 0
         self._total_files: int | None = None
         self._is_over = False
-        files = self._known(find_files(source, output))
+        files = self._all_known()
         first = next(files, None)
         if first is None:
             raise MllamaError(
@@ -96,8 +96,8 @@ class InputReader:
         self._first_kind: Kind = first[1]
         self.has_one_file = first[0].path in (source, source.partition("://")[2])
         if question.prompt is None:
-            for file, kind in self._all_known():
-                self._check_question(kind, file.name)
+            for kind in self._kinds:
+                self._check_question(kind)
         self._check_columns()
         if first[1] == "parquet":
             import_parquet(first[0].name)
@@ -107,39 +107,34 @@ class InputReader:
     @property
     def has_only_requests(self) -> bool:
         """Returns True if no file needs a question, since all are JSONL."""
-        return self._first_kind == "lines" and not self._has(
-            "picture", "parquet", "tar"
-        )
+        return self._kinds == {"lines"}
 
-    def _has(self, *kinds: Kind) -> bool:
-        """Returns True if a file is of one of some kinds.
+    @cached_property
+    def _kinds(self) -> frozenset[Kind]:
+        """Returns the kinds of the files, which may come in any order.
 
-        The file system may name the files of a folder in any order.
+        A pattern's end tells them, where looking for thousands of URLs takes long.
         """
-        return self._first_kind in kinds or any(
-            kind in kinds for _, kind in self._all_known()
-        )
+        pattern = _kind(InputFile(self._source, self._source))
+        if pattern is not None and not Path(self._source).is_dir():
+            return frozenset([self._first_kind, pattern])
+        return frozenset(kind for _, kind in self._all_known())
 
     def _all_known(self) -> Iterator[tuple[InputFile, Kind]]:
-        return self._known(find_files(self._source, self._output))
-
-    def _known(self, files: Iterator[InputFile]) -> Iterator[tuple[InputFile, Kind]]:
-        """Yields files of known kinds, with their kinds."""
-        for file in files:
-            suffix = file.suffix
-            packing = next((each for each in _PACKED if suffix.endswith(each)), "")
-            kind = _KINDS.get(suffix.removesuffix(packing) if packing else suffix)
-            if file.path == STDIN:
-                kind = "lines"
-            # A packed picture or Parquet file is neither.
-            if kind is not None and not (packing and kind in ("picture", "parquet")):
+        """Yields the files of known kinds, with their kinds."""
+        for file in find_files(self._source, self._output):
+            kind = _kind(file)
+            if kind is not None:
                 yield file, kind
 
-    def _check_question(self, kind: Kind, name: str) -> None:
+    def _check_question(self, kind: Kind, name: str | None = None) -> None:
         asks = self._question.prompt is not None or self._prompt_column is not None
         if kind == "lines":
             return
         if not asks or (kind == "picture" and self._question.prompt is None):
+            if name is None:
+                names = (file.name for file, each in self._all_known() if each == kind)
+                name = next(names, self._source)
             raise MllamaError(f"{name} needs a question about it: --prompt")
 
     def _check_columns(self) -> None:
@@ -155,7 +150,7 @@ class InputReader:
         )
         for name, value, kinds, wanted in options:
             # All options for questions are refused with requests alone.
-            if value is None or self._has(*kinds) or self.has_only_requests:
+            if value is None or self._kinds & {*kinds} or self.has_only_requests:
                 continue
             raise MllamaError(
                 f"{name} needs {wanted} files, and {self._source} has none"
@@ -270,6 +265,17 @@ class InputReader:
         if not self._total_files:
             return None
         return min(1.0, (self._files_read + self._position()) / self._total_files)
+
+
+def _kind(file: InputFile) -> Kind | None:
+    """Returns the kind of a file; None if it is of no known kind."""
+    if file.path == STDIN:
+        return "lines"
+    suffix = file.suffix
+    packing = next((each for each in _PACKED if suffix.endswith(each)), "")
+    kind = _KINDS.get(suffix.removesuffix(packing))
+    # A packed picture or Parquet file is neither.
+    return None if packing and kind in ("picture", "parquet") else kind
 
 
 def _position(file: BinaryIO, size: int | None) -> Callable[[], float]:

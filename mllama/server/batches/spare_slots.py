@@ -60,8 +60,8 @@ class SpareSlots:
     """Runs the requests of batches in slots that nobody else needs.
 
     One begins when no client waits and a slot is free.  While clients wait and no slot
-    is free, the youngest requests of batches are cancelled, one for each; they begin
-    again later.
+    is free, or there are fewer slots than before, the youngest requests of batches are
+    cancelled, one for each; they begin again later.
 
     Args:
         queue: The queue before the engine.

@@ -111,7 +111,8 @@ class BatchStores:
             raise RequestRejected(
                 f"The server keeps {limit} files at most (--batch-max-files): it has "
                 f"{len(self.files)}, and {coming} places are for the answers of "
-                "batches that haven't ended. Delete some files.",
+                "batches that haven't ended. Delete some files, or wait until a batch "
+                "ends.",
                 code="storage_limit_exceeded",
                 status=429,
             )
