@@ -27,7 +27,11 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from mllama.errors import EngineError, EngineUnavailableError, RequestError
 from mllama.grammars.convert import FormatKind, format_grammar
 from mllama.utils.child_processes import restore_child_environment
-from mllama.utils.stuck_processes import StuckLimits, killed_if_stuck
+from mllama.utils.stuck_processes import (
+    NoThreadError,
+    StuckLimits,
+    killed_if_stuck,
+)
 
 logger = logging.getLogger("mllama")
 
@@ -139,12 +143,20 @@ class GrammarReader:
         """Returns a process's reply to a message; None if it has ended.
 
         Raises:
-            EngineUnavailableError: If it doesn't go on; the process is killed.
+            EngineUnavailableError: If it doesn't go on, or can't be watched; the
+                process is killed.
         """
-        with killed_if_stuck(
-            lambda: process.pid, lambda _: process.kill(), STUCK
-        ) as was_killed:
-            reply = _exchange(process, message)
+        try:
+            with killed_if_stuck(
+                lambda: process.pid, lambda _: process.kill(), STUCK
+            ) as was_killed:
+                reply = _exchange(process, message)
+        except NoThreadError as error:
+            self._process = process
+            self.close()
+            raise EngineUnavailableError(
+                "grammars can't be read at the moment; try again"
+            ) from error
         if was_killed.is_set():
             self._process = None
             _death(process)
@@ -175,7 +187,8 @@ def _exchange(process: subprocess.Popen[str], message: Any) -> dict[str, Any] | 
         line = process.stdout.readline()
     except OSError:
         return None
-    reply: dict[str, Any] | None = json.loads(line) if line else None
+    # A process that is killed while it writes leaves the begin of a line.
+    reply: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
     return reply
 
 

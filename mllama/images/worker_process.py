@@ -26,7 +26,11 @@ from mllama.images.load import open_image
 from mllama.utils.allocator import limit_allocator
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.fork_server import join_process, start_process
-from mllama.utils.stuck_processes import StuckLimits, killed_if_stuck
+from mllama.utils.stuck_processes import (
+    NoThreadError,
+    StuckLimits,
+    killed_if_stuck,
+)
 
 if TYPE_CHECKING:
     # It loads transformers, which the caller may not need.
@@ -170,6 +174,10 @@ class WorkerProcess:
                 buffers = [bytearray(size) for size in sizes]
                 for buffer in buffers:
                     connection.recv_bytes_into(buffer)
+        except NoThreadError as error:
+            raise EngineUnavailableError(
+                "images can't be decoded at the moment; try again"
+            ) from error
         # The pipe ends with the process.
         except (EOFError, OSError) as error:
             raise self._died() from error

@@ -34,6 +34,9 @@ logger = logging.getLogger("mllama")
 _CONNECTIONS: Final = 64
 """Connections of scrapers at a time.  Nobody needs a key for them."""
 
+_SHUTDOWN_SECONDS: Final = 1
+"""How long answers may take once the server ends."""
+
 _TICKS: Final = 10
 """Tenths of a second between two looks at how long connections take."""
 
@@ -123,6 +126,8 @@ async def metrics_served(
         lifespan="off",
         ws="none",
         http=limited_connections(limits, form_of),
+        # A client that reads nothing would hold up the end of the server.
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     server = _MetricsServer(config)
     task = asyncio.create_task(server.serve(list(sockets)))

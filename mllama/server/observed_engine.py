@@ -38,7 +38,9 @@ class ObservedEngineClient(ForwardingEngineClient):
     ) -> AsyncGenerator[Event, None]:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         origin = RequestOrigin() if origin is None else origin
-        observer = _Observer(current_record(), origin.arrived_ns)
+        # Nobody waits for the first token of a batch's line.
+        arrived_ns = None if origin.is_batch else origin.arrived_ns
+        observer = _Observer(current_record(), arrived_ns)
         with METRICS.answering(), observer:
             generation = self._engine.generate(request, origin=origin, turns=turns)
             async with aclosing(generation) as events:
@@ -71,10 +73,10 @@ class _Observer:
 
     Args:
         record: The HTTP request's record, if there is one.
-        arrived_ns: When the request arrived.
+        arrived_ns: When the request arrived; None if nobody waits for its first token.
     """
 
-    def __init__(self, record: RequestRecord | None, arrived_ns: int) -> None:
+    def __init__(self, record: RequestRecord | None, arrived_ns: int | None) -> None:
         self._record = RequestRecord() if record is None else record
         self._record.answers += 1
         self._arrived_ns = arrived_ns
@@ -124,7 +126,7 @@ class _Observer:
             seconds = (now - last) / 1e9 / tokens
             for _ in range(tokens):
                 METRICS.inter_token_latency.observe(seconds)
-        elif self._record.first_token_seconds is None:
+        elif self._record.first_token_seconds is None and self._arrived_ns is not None:
             seconds = (now - self._arrived_ns) / 1e9
             METRICS.time_to_first_token.observe(seconds)
             self._record.first_token_seconds = seconds

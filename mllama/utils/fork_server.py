@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Final, TypeVar
 
 from mllama.utils.process_activity import process_activity
-from mllama.utils.stuck_processes import StuckLimits, killed_if_stuck
+from mllama.utils.stuck_processes import NoThreadError, StuckLimits, killed_if_stuck
 
 logger = logging.getLogger("mllama")
 
@@ -68,8 +68,11 @@ def join_process(process: BaseProcess, limits: StuckLimits | None = None) -> Non
         process: The process, which is about to end.
         limits: When the fork server is stuck.
     """
-    with killed_if_stuck(fork_server_pid, _kill, limits):
-        process.join()
+    try:
+        with killed_if_stuck(fork_server_pid, _kill, limits):
+            process.join()
+    except NoThreadError:
+        process.join(_END_SECONDS)
 
 
 @atexit.register

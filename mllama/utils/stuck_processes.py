@@ -5,6 +5,7 @@ A limit of wall-clock time would kill those that get no processor, too.
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,10 @@ class _Watch:
         )
 
 
+class NoThreadError(OSError):
+    """The system has no thread for the watch."""
+
+
 @contextmanager
 def killed_if_stuck(
     pid_of: Callable[[], int | None],
@@ -86,6 +91,9 @@ def killed_if_stuck(
 
     Yields:
         An event that is set if the process was killed.
+
+    Raises:
+        NoThreadError: If the system has no thread for that.
     """
     known = StuckLimits() if limits is None else limits
     has_ended, was_killed = threading.Event(), threading.Event()
@@ -102,7 +110,10 @@ def killed_if_stuck(
                 return
 
     thread = threading.Thread(target=watch, name="mllama-stuck", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise NoThreadError(errno.EAGAIN, str(error)) from error
     try:
         yield was_killed
     finally:

@@ -22,6 +22,7 @@ from mllama.requests.format_grammars import FormatGrammars
 from mllama.requests.output_format import OutputFormat
 from mllama.requests.token_grammars import LIMITS
 from mllama.utils.stuck_processes import StuckLimits
+from tests.utils.threads import no_threads
 
 from .walking import demo_grammars
 
@@ -136,6 +137,35 @@ def test_a_system_without_room_for_a_process_may_have_some_later(
         read(reader, "regex", "a+")
     monkeypatch.undo()
     assert read(reader, "regex", "a+")
+
+
+def test_a_system_without_a_thread_for_the_watch_may_have_one_later(
+    reader: GrammarReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(reader, "regex", "a+")
+    process = reader._process
+    assert process is not None
+    with no_threads(monkeypatch), pytest.raises(EngineUnavailableError):
+        read(reader, "regex", "ab+")
+    assert process.returncode == -signal.SIGKILL
+    assert read(reader, "regex", "ab+")
+
+
+def test_a_process_that_is_killed_amid_its_reply_has_none(
+    reader: GrammarReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(reader, "regex", "a+")
+    process = reader._process
+    assert process is not None
+    assert process.stdout is not None
+
+    def killed() -> str:
+        process.kill()
+        return '{"grammar": "st'
+
+    monkeypatch.setattr(process.stdout, "readline", killed)
+    with pytest.raises(UnreadableGrammarError):
+        read(reader, "regex", "ab+")
 
 
 def test_the_process_ends_with_its_reader() -> None:

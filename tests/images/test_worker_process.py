@@ -31,6 +31,7 @@ from mllama.images.worker_process import NICENESS, WorkerProcess
 from mllama.utils.fork_server import fork_server_pid
 from mllama.utils.stuck_processes import StuckLimits
 from tests.images.damaged import damaged_tiff
+from tests.utils.threads import no_threads
 
 PROCESSOR = ImageProcessor(
     {}, MllamaVisionConfig.from_dict({"image_size": 56, "patch_size": 14})
@@ -380,6 +381,20 @@ def test_a_system_without_room_for_a_process_is_no_fault_of_the_image(
         with pytest.raises(EngineUnavailableError, match="at the moment"):
             process.prepare(png(), PROCESSOR)
     assert process.prepare(png(), PROCESSOR).num_tiles == 4
+
+
+def test_a_system_without_a_thread_for_the_watch_is_no_fault_of_the_image(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.prepare(png(), PROCESSOR).num_tiles == 4
+    pid = process.pid
+    with (
+        no_threads(monkeypatch),
+        pytest.raises(EngineUnavailableError, match="at the moment"),
+    ):
+        process.prepare(png(), PROCESSOR)
+    assert process.prepare(png(), PROCESSOR).num_tiles == 4
+    assert process.pid == pid
 
 
 @pytest.mark.parametrize("part", [0.3, 0.99])

@@ -15,6 +15,7 @@ from mllama.server.batches.worker import BatchWorker
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.engine_client import EngineClient
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.server.observed_engine import ObservedEngineClient
 
 BODIES = (BatchBody,)
 """The bodies of the routes, for the API's schema."""
@@ -45,7 +46,8 @@ class BatchService:
         fetcher: ImageFetcher,
         memory: SharedMemory,
     ) -> None:
-        answers = LineAnswers(BatchEngineClient(engine), capabilities, fetcher, memory)
+        client = BatchEngineClient(ObservedEngineClient(engine))
+        answers = LineAnswers(client, capabilities, fetcher, memory)
         self.worker = BatchWorker(stores, answers, SpareSlots(queue))
         self.router = APIRouter(tags=["OpenAI"])
         FileRoutes(stores).add_to(self.router)

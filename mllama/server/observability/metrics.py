@@ -202,9 +202,13 @@ class ServerMetrics:
         """Changes the number of requests that wait for a slot."""
         self._waiting += change
 
-    def queue_wait(self) -> QueueWait:
-        """Returns what records how long a request waits for its slot."""
-        return QueueWait(self)
+    def queue_wait(self, *, is_observed: bool = True) -> QueueWait:
+        """Returns what records how long a request waits for its slot.
+
+        Args:
+            is_observed: Whether the time counts among those of requests.
+        """
+        return QueueWait(self, is_observed)
 
     def count_request(self, dialect: str, route: str, outcome: Outcome) -> None:
         """Counts a request that has ended.
@@ -222,10 +226,12 @@ class QueueWait:
 
     Args:
         metrics: Where it is recorded.
+        is_observed: See :meth:`ServerMetrics.queue_wait`.
     """
 
-    def __init__(self, metrics: ServerMetrics) -> None:
+    def __init__(self, metrics: ServerMetrics, is_observed: bool) -> None:
         self._metrics = metrics
+        self._is_observed = is_observed
         self._seconds = 0.0
         self._is_over = False
 
@@ -251,7 +257,8 @@ class QueueWait:
         """
         if not self._is_over:
             self._is_over = True
-            self._metrics.queue_time.observe(self._seconds)
+            if self._is_observed:
+                self._metrics.queue_time.observe(self._seconds)
 
 
 METRICS: Final = ServerMetrics(REGISTRY)

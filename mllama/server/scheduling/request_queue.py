@@ -57,6 +57,7 @@ class Place:
         ticket: Its rank.
         work: What the engine has to do before the request's first token.
         fail: Ends the request with an error, if another one gets its place.
+        is_observed: Whether its wait counts among those of requests.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Place:
         ticket: Ticket,
         work: PromptWork,
         fail: Callable[[Exception], None],
+        *,
+        is_observed: bool = True,
     ) -> None:
         self._queue = queue
         self.ticket = ticket
@@ -73,7 +76,7 @@ class Place:
         self.turn = asyncio.get_running_loop().create_future()
         self._lease: Lease | None = None
         self._is_left = False
-        self._wait = METRICS.queue_wait()
+        self._wait = METRICS.queue_wait(is_observed=is_observed)
 
     @property
     def is_waiting(self) -> bool:
@@ -239,7 +242,7 @@ class RequestQueue:
         if is_counted and self._is_full():
             self._make_room_for(client)
         ticket = self._unprepared.join(client, 1)
-        place = Place(self, ticket, work, fail)
+        place = Place(self, ticket, work, fail, is_observed=is_counted)
         self._places[ticket] = place
         if is_counted:
             self._waiting.setdefault(client, {})[ticket] = place

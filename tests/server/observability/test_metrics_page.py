@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -78,6 +80,32 @@ def test_quiet_connections_keep_no_scraper_out() -> None:
             writer.close()
 
     on_its_own_port(ask)
+
+
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
+    async def main() -> float:
+        sockets = bind("127.0.0.1", 0, "--metrics-port")
+        address = sockets[0].getsockname()
+        async with metrics_served(sockets, POLICY, error_form):
+            # It listens a moment later.
+            while True:
+                await asyncio.sleep(0.05)
+                with suppress(ConnectionRefusedError):
+                    client = socket.create_connection(address)
+                    break
+            client.setblocking(False)
+            asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            # Until nothing more is read, since nobody reads the answers.
+            for _ in range(40):
+                with suppress(BlockingIOError):
+                    client.send(asked * 200)
+                await asyncio.sleep(0.05)
+            started = time.monotonic()
+        taken = time.monotonic() - started
+        client.close()
+        return taken
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)) < 30
 
 
 def test_the_page_has_the_format_that_is_asked_for() -> None:

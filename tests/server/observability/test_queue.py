@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from mllama.server.observability.metrics import REGISTRY
 from mllama.server.observed_engine import ObservedEngineClient
 from mllama.server.scheduling.queued_engine_client import QueuedEngineClient
 from mllama.server.scheduling.request_queue import RequestQueue
+from tests.server.batches.running import batch_server, requests
 from tests.server.scheduling.controlled_engine import (
     Asker,
     ControlledEngine,
@@ -20,6 +22,23 @@ def value(name: str) -> float:
     sample = REGISTRY.get_sample_value(f"mllama_{name}")
     assert sample is not None
     return sample
+
+
+def test_lines_of_batches_are_counted_and_nobody_waits_for_them(tmp_path: Path) -> None:
+    names = ("generation_tokens_total", "prompt_tokens_total")
+    waits = ("request_queue_time_seconds_count", "time_to_first_token_seconds_count")
+
+    async def test() -> None:
+        async with batch_server(tmp_path) as server:
+            before = [value(name) for name in names]
+            waited = [value(name) for name in waits]
+            batch = await server.ended(await server.start(requests(5)))
+            assert batch.request_counts.completed == 5
+            assert all(value(n) > old for n, old in zip(names, before, strict=True))
+            assert [value(name) for name in waits] == waited
+            assert counts() == (0, 0)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 def counts() -> tuple[float, float]:

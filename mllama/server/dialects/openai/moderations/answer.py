@@ -44,22 +44,28 @@ async def whole_moderation(
         RequestRejected: If an input leaves no room for its verdict.
     """
     tokens: list[list[TokenLogprob]] = [[] for _ in form.input_types]
+    verdicts: list[Verdict | None] = [None] * len(tokens)
     async for number, event in events:
         usage.add(event, number)
         if isinstance(event, Piece):
             tokens[number] += event.logprobs
-        elif isinstance(event, Finished) and event.reason == "length":
-            raise RequestRejected(
-                "The input leaves no room for the verdict in the model's context.",
-                "input",
-                code="context_length_exceeded",
-            )
+        elif isinstance(event, Finished):
+            if event.reason == "length":
+                raise RequestRejected(
+                    "The input leaves no room for the verdict in the model's context.",
+                    "input",
+                    code="context_length_exceeded",
+                )
+            # One by one: a thousand of them would hold the event loop.
+            verdicts[number] = form.reader.read(tokens[number])
+            tokens[number] = []
     return {
         "id": f"modr-{secrets.token_hex(16)}",
         "model": form.model,
         "results": [
-            _result(form.reader.read(each), types)
-            for each, types in zip(tokens, form.input_types, strict=True)
+            _result(verdict, types)
+            for verdict, types in zip(verdicts, form.input_types, strict=True)
+            if verdict is not None
         ],
     }
 

@@ -11,6 +11,7 @@ from openai.types import ModerationModel
 from mllama.errors import RequestError
 from mllama.requests.chat_prompt import ChatPrompt
 from mllama.server.dialects.openai.moderations.hazards import CATEGORIES, HAZARDS
+from mllama.server.dialects.openai.moderations.verdict import VerdictReader
 from tests.server.dialects.openai.conftest import error_of
 
 from .conftest import Moderations
@@ -99,6 +100,24 @@ def test_texts_are_judged_together(api: Moderations) -> None:
     assert len(api.results(["a"] * 40)) == 40
     assert running == 32
     assert api.engine.running == 0
+
+
+def test_verdicts_are_read_one_by_one(
+    api: Moderations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand of them at once would hold the event loop."""
+    begun: list[int] = []
+    read = VerdictReader.read
+
+    def note(reader: Any, tokens: Any) -> Any:
+        begun.append(len(api.engine.requests))
+        return read(reader, tokens)
+
+    monkeypatch.setattr(VerdictReader, "read", note)
+    results = api.results([str(number) for number in range(100)])
+    assert len(results) == len(begun) == 100
+    # Long before the last text is asked about.
+    assert begun[0] < 50
 
 
 def test_a_picture_is_judged_with_its_text(api: Moderations) -> None:
