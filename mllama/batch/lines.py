@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -72,11 +72,16 @@ class BatchLine:
         return 500 + len(self.body) + sum(map(len, self.attachments.values()))
 
 
-def read_lines(file: BinaryIO) -> Iterator[BatchLine]:
+CheckText = Callable[[bytes], LineError | None]
+"""Returns why the text of a line is not parsed, or None if it is."""
+
+
+def read_lines(file: BinaryIO, check: CheckText | None = None) -> Iterator[BatchLine]:
     """Yields the requests of a file; empty lines are none.
 
     Args:
         file: The file, from its beginning.
+        check: Looks at each line before it is parsed.
     """
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
@@ -86,7 +91,11 @@ def read_lines(file: BinaryIO) -> Iterator[BatchLine]:
                 pass
             yield _wrong(number, None, _too_long())
         elif text := raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").strip():
-            yield parse_line(text, number)
+            error = None if check is None else check(text)
+            if error is None:
+                yield parse_line(text, number)
+            else:
+                yield _wrong(number, None, error)
 
 
 def parse_line(text: bytes, number: int) -> BatchLine:

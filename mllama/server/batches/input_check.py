@@ -8,6 +8,7 @@ from typing import Final
 
 from mllama.batch.lines import BatchLine, LineError, read_lines
 from mllama.batch.results import identity_of
+from mllama.server.batches.line_bounds import bound_error
 from mllama.server.batches.records import BatchProblem, BatchRecord
 from mllama.server.batches.stores import BatchStores
 
@@ -22,7 +23,7 @@ def open_lines(
     """Opens the input of a batch, and yields its lines."""
     path = stores.files.content_path(batch.input_file_id)
     with path.open("rb") as file:
-        yield read_lines(file)
+        yield read_lines(file, bound_error)
 
 
 def check_input(batch: BatchRecord, stores: BatchStores) -> list[BatchProblem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -76,11 +76,7 @@ def json_steps(body: bytes | bytearray) -> Generator[None, None, dict[str, Any]]
 
     Each takes less than 50 ms, and holds Python's lock all the time.
     """
-    _check_size(body)
-    yield
-    if _may_have_long_numbers(body):
-        _check_numbers(body)
-        yield
+    yield from bound_steps(body)
     try:
         # A cache of strings is slow if there are many.
         value = from_json(body, allow_inf_nan=False, cache_strings="none")
@@ -102,6 +98,25 @@ def json_steps(body: bytes | bytearray) -> Generator[None, None, dict[str, Any]]
     return value
 
 
+def bound_steps(text: bytes | bytearray, name: str = "body") -> Iterator[None]:
+    """Checks that parsing a JSON text takes neither long nor much memory.
+
+    It yields between steps like ``json_steps``.
+
+    Args:
+        text: The text without long strings of base64, whether it is JSON or not.
+        name: What messages call it.
+
+    Raises:
+        RequestRejected: If it would.
+    """
+    _check_size(text, name)
+    yield
+    if _may_have_long_numbers(text):
+        _check_numbers(text, name)
+        yield
+
+
 def _may_have_long_numbers(body: bytes | bytearray) -> bool:
     """Returns True if a body has many digits in a row, be it in a text."""
     # A number that is too long has all digits between two of these places.
@@ -111,13 +126,13 @@ def _may_have_long_numbers(body: bytes | bytearray) -> bool:
     )
 
 
-def _check_numbers(body: bytes | bytearray) -> None:
+def _check_numbers(body: bytes | bytearray, name: str) -> None:
     """Refuses integers of too many digits."""
     try:
         json.loads(body, parse_int=_short_number, parse_float=len)
     except _LongNumberError:
         raise RequestRejected(
-            "The body is not valid JSON: it has a number of more than "
+            f"The {name} is not valid JSON: it has a number of more than "
             f"{_MOST_DIGITS} digits.",
             code="invalid_json",
         ) from None
@@ -147,11 +162,11 @@ def _check_keys(body: bytes | bytearray) -> None:
         ) from error
 
 
-def _check_size(body: bytes | bytearray) -> None:
+def _check_size(body: bytes | bytearray, name: str) -> None:
     if len(body) > MAX_JSON_BYTES:
         raise RequestRejected(
-            f"The body has {len(body)} bytes of JSON beside images in base64; at most "
-            f"{MAX_JSON_BYTES} are accepted.",
+            f"The {name} has {len(body)} bytes of JSON beside images in base64; at "
+            f"most {MAX_JSON_BYTES} are accepted.",
             code="request_too_large",
             status=413,
         )
@@ -160,7 +175,7 @@ def _check_size(body: bytes | bytearray) -> None:
     for characters, (most, what) in _MOST_VALUES.items():
         if sum(map(body.count, characters)) > most:
             raise RequestRejected(
-                f"The body has more than {most} {what}, which is too many.",
+                f"The {name} has more than {most} {what}, which is too many.",
                 code="request_too_large",
                 status=413,
             )
