@@ -1,25 +1,31 @@
-"""The worker's process, when none was started ahead."""
+"""The worker's process: its start waits for nothing, and leaves nothing if it fails."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import pytest
 
-from mllama.server.worker_prespawn import PrespawnedPopen
+from mllama.server.worker_prespawn import PrespawnedProcess, prespawn_worker
 
+from .standby import ReadsLate, stand_by
 
-class Worker(SpawnProcess):
-    """A process that is launched as MAX's worker is."""
-
-    _Popen = staticmethod(PrespawnedPopen)  # type: ignore[assignment]
+MORE_THAN_A_PIPE_HOLDS = bytes(1 << 20)
 
 
 def send_python_settings(pipe: Connection) -> None:
     pipe.send({name for name in os.environ if name.startswith("PYTHON")})
+
+
+def note_size(content: bytes, file: Path) -> None:
+    file.write_text(str(len(content)))
 
 
 def test_a_worker_does_not_inherit_the_python_settings_of_max(
@@ -30,10 +36,87 @@ def test_a_worker_does_not_inherit_the_python_settings_of_max(
     # As MAX does: where os.environ doesn't show it.
     os.putenv("PYTHONEXECUTABLE", "/nowhere/python")
     try:
-        worker = Worker(target=send_python_settings, args=(sender,))
+        worker = PrespawnedProcess(target=send_python_settings, args=(sender,))
+        worker.pickle_task()
         worker.start()
+        worker.task_writer()()
     finally:
         os.unsetenv("PYTHONEXECUTABLE")
     assert receiver.poll(60)
     assert "PYTHONEXECUTABLE" not in receiver.recv()
     worker.join()
+
+
+def test_the_start_waits_for_no_process_that_reads_its_task_late(
+    tmp_path: Path,
+) -> None:
+    flag, result = tmp_path / "flag", tmp_path / "result"
+    stand_by(ReadsLate(flag))
+    worker = PrespawnedProcess(target=note_size, args=(MORE_THAN_A_PIPE_HOLDS, result))
+    worker.pickle_task()
+    worker.start()
+    writing = threading.Thread(target=worker.task_writer())
+    writing.start()
+    # Nobody has told it to read.
+    assert writing.is_alive()
+    assert worker.exitcode is None
+    flag.touch()
+    writing.join(60)
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert result.read_text() == str(len(MORE_THAN_A_PIPE_HOLDS))
+
+
+def test_a_writer_ends_with_a_process_that_never_reads(tmp_path: Path) -> None:
+    os.kill(stand_by(ReadsLate(tmp_path / "never")), signal.SIGSTOP)
+    before = descriptors()
+    worker = PrespawnedProcess(
+        target=note_size, args=(MORE_THAN_A_PIPE_HOLDS, tmp_path / "result")
+    )
+    worker.pickle_task()
+    worker.start()
+    writing = threading.Thread(target=worker.task_writer())
+    writing.start()
+    worker.kill()
+    writing.join(60)
+    assert not writing.is_alive()
+    worker.join()
+    worker.close()
+    # The two of the one that stood by are closed, too.
+    assert descriptors() == before - 2
+
+
+def fail_to_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(util, "spawnv_passfds", fail)
+
+
+def fail_at_second_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, opened = os.pipe, iter([True, False])
+
+    def fail() -> tuple[int, int]:
+        if not next(opened):
+            raise OSError("no more descriptors")
+        return pipe()
+
+    monkeypatch.setattr(os, "pipe", fail)
+
+
+@pytest.mark.parametrize("fault", [fail_to_fork, fail_at_second_pipe])
+def test_a_process_that_cannot_be_started_leaves_no_descriptors(
+    monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    # Python's own process for resources, which stays.
+    resource_tracker.ensure_running()
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        fault(patch)
+        with pytest.raises(OSError, match="no more"):
+            prespawn_worker()
+    assert descriptors() == before
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -9,9 +9,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from mllama.server.supervisor.hang_detector import HangDetector, Look
 from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_link import WorkerLink
 from mllama.server.supervisor.worker_program import WorkerProgram
-from mllama.server.worker_prespawn import PrespawnedPopen
+from mllama.server.worker_prespawn import PrespawnedProcess
 from mllama.utils.process_activity import process_activity
 
 _LOOK_SECONDS: Final = 0.25
@@ -57,12 +57,6 @@ async def reaped(process: BaseProcess, seconds: float) -> int | None:
     while (code := process.exitcode) is None and time.monotonic() < end:
         await asyncio.sleep(_REAP_LOOK_SECONDS)
     return code
-
-
-class _Process(SpawnProcess):
-    """A process that has imported MAX already if one was started ahead."""
-
-    _Popen = staticmethod(PrespawnedPopen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +110,10 @@ class WorkerProcess:
         self._is_closed = False
         self._exit_code: int | None = None
         self.loaded_at: float | None = None
-        prepare_worker_environment(plan.config)
+        # What may take long at the start: to pickle the task, and to send it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mllama-worker-start")
         board.clear()
-        self._process = _Process(
+        self._process = PrespawnedProcess(
             target=WorkerProgram(plan.log_style),
             args=(
                 board,
@@ -134,11 +129,9 @@ class WorkerProcess:
             daemon=True,
             name="Model Worker",
         )
-        self._process.start()
         # A descriptor that can be read as soon as the process has ended.
-        self._sentinel: int = self._process.sentinel
-        asyncio.get_running_loop().add_reader(self._sentinel, self._note_end)
-        self._watching = asyncio.ensure_future(self._watch())
+        self._sentinel: int | None = None
+        self._watching: asyncio.Future[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -146,16 +139,39 @@ class WorkerProcess:
         assert self._process.pid is not None
         return self._process.pid
 
+    async def _start(self) -> None:
+        """Starts the process, and has its task sent to it.
+
+        Raises:
+            OSError: If the system has no room for it.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._process.pickle_task)
+        prepare_worker_environment(self._plan.config)
+        # Here, since it ends with the thread that starts it.
+        self._process.start()
+        self._sentinel = self._process.sentinel
+        loop.add_reader(self._sentinel, self._note_end)
+        # One that doesn't read is killed, by which the writing ends, too.
+        self._watching = asyncio.ensure_future(self._watch())
+        self._thread.submit(self._process.task_writer())
+        self._thread.shutdown(wait=False)
+
     def _note_end(self) -> None:
+        assert self._sentinel is not None
         asyncio.get_running_loop().remove_reader(self._sentinel)
         self._ended.set()
 
     async def connect(self) -> WorkerLink | None:
-        """Waits until the worker takes requests, and returns the way to it.
+        """Starts the worker, waits until it takes requests, and returns the way to it.
 
         Returns:
             None if the worker has ended before.
+
+        Raises:
+            OSError: If the system has no room for it.
         """
+        await self._start()
         limit = self._plan.settings.mw_timeout_s
         end = None if limit is None else time.monotonic() + limit
         while not self._board.read().is_loaded:
@@ -247,8 +263,10 @@ class WorkerProcess:
         if self._is_closed:
             return
         self._is_closed = True
-        self._watching.cancel()
-        if not self._ended.is_set():
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._sentinel is not None and not self._ended.is_set():
             # It has nothing to save, and leaves other signals to the server.
             self._process.kill()
             await self._ended.wait()
@@ -259,6 +277,8 @@ class WorkerProcess:
             await self._reap()
 
     async def _reap(self) -> None:
+        if self._sentinel is None:
+            return
         self._exit_code = await reaped(self._process, _REAP_SECONDS)
         if self._exit_code is not None:
             self._process.close()

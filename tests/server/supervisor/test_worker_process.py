@@ -1,15 +1,23 @@
-"""How a worker is reached, and how it ends; no process runs."""
+"""How a worker is started and reached, and how it ends; no model is loaded."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from multiprocessing import util
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mllama.server.supervisor.worker_board import Announcement
+import pytest
+
+from mllama.server.supervisor import worker_process as module
+from mllama.server.supervisor.worker_board import Announcement, WorkerBoard
 from mllama.server.supervisor.worker_process import WorkerProcess, reaped
+from tests.server.standby import ReadsLate, stand_by
 
 
 class DyingProcess:
@@ -58,6 +66,9 @@ class UnreachableWorker(WorkerProcess):
     """A worker that has loaded, and whose queue can't be connected to."""
 
     def __init__(self) -> None:
+        async def start() -> None:
+            pass
+
         async def fail(timeout: float | None) -> None:
             raise RuntimeError("the queue did not connect")
 
@@ -66,6 +77,7 @@ class UnreachableWorker(WorkerProcess):
             yield SimpleNamespace(wait_until_connected=fail)
 
         parts: Any = SimpleNamespace
+        self._start = start  # type: ignore[method-assign]
         self._plan = parts(settings=parts(mw_timeout_s=None))
         self._board = parts(read=lambda: Announcement(rounds=1))
         self._queues = parts(model_worker_proxy=proxy)
@@ -87,3 +99,65 @@ def test_a_worker_that_cannot_be_reached_is_no_success() -> None:
         )
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A plan with more than a pipe holds, for processes that never run it."""
+    parts: Any = SimpleNamespace
+    monkeypatch.setattr(module, "new_worker_queues", lambda *_: parts())
+    monkeypatch.setattr(module, "prepare_worker_environment", lambda _: None)
+    monkeypatch.setattr(module, "close_queues", lambda *_: None)
+    return parts(
+        factory=bytes(1 << 20),
+        config=parts(),
+        settings=parts(
+            mw_timeout_s=None,
+            max_queue_size=1,
+            mw_health_fail_s=60,
+            use_heartbeat=False,
+        ),
+        log_style=None,
+        metric_client=parts(cross_process_factory=lambda _: None),
+        endpoint="",
+        memory_plan=None,
+        is_on_host=True,
+    )
+
+
+def test_a_process_that_is_stopped_before_it_reads_its_task_is_killed(
+    plan: Any, tmp_path: Path
+) -> None:
+    async def main(board: WorkerBoard) -> None:
+        os.kill(stand_by(ReadsLate(tmp_path / "never")), signal.SIGSTOP)
+        worker = WorkerProcess(plan, board)
+        connecting = asyncio.ensure_future(worker.connect())
+        looks = 0
+        while not connecting.done():
+            await asyncio.sleep(0.1)
+            looks += 1
+        assert await connecting is None
+        # The event loop went on meanwhile.
+        assert looks > 3
+        await worker.close()
+        assert worker.description() == "was stopped by a signal, and was killed"
+
+    with WorkerBoard.temporary() as board:
+        asyncio.run(asyncio.wait_for(main(board), 100))
+
+
+def test_a_worker_that_can_not_be_started_leaves_nothing_to_end(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError("no more processes")
+
+    async def main(board: WorkerBoard) -> None:
+        monkeypatch.setattr(util, "spawnv_passfds", fail)
+        worker = WorkerProcess(plan, board)
+        with pytest.raises(OSError, match="no more processes"):
+            await worker.connect()
+        await worker.close()
+
+    with WorkerBoard.temporary() as board:
+        asyncio.run(asyncio.wait_for(main(board), 60))
