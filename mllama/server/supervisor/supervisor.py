@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -95,7 +94,16 @@ class WorkerSupervisor:
             await self._close_worker()
             raise WorkerStartError(worker.description())
         self._task = asyncio.ensure_future(self._keep_running())
+        self._task.add_done_callback(self._end_server_after_error)
         return self
+
+    def _end_server_after_error(self, task: asyncio.Task[None]) -> None:
+        """Ends the server if nothing would replace its workers any more."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(
+                "workers can't be replaced any more: %s", error, exc_info=error
+            )
+            self._note_gave_up()
 
     async def __aexit__(
         self,
@@ -106,8 +114,7 @@ class WorkerSupervisor:
         """Ends the worker."""
         assert self._task is not None
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
         await self._close_worker()
         end_prespawned_worker()
 
@@ -159,7 +166,7 @@ class WorkerSupervisor:
         while True:
             if self._link is not None and self._worker is not None:
                 await self._serve(self._worker)
-            delay = await self._bury(problem)
+            delay = await self._next_delay(problem)
             if delay is None:
                 return
             await asyncio.sleep(delay)
@@ -177,6 +184,38 @@ class WorkerSupervisor:
                     time.monotonic() - self._died_at,
                 )
                 self._died_at = None
+
+    async def _next_delay(self, problem: str) -> float | None:
+        """Buries a worker, whatever happens: there would be no other one.
+
+        Args:
+            problem: See :meth:`_bury`.
+
+        Returns:
+            What :meth:`_bury` returns, or a delay if it fails.
+        """
+        died_at = time.monotonic()
+        try:
+            return await self._bury(problem)
+        except Exception as error:
+            delay = self._backoff.next_delay(0)
+            self._expected_at = died_at + delay + self._loading_seconds
+            logger.error(
+                "the end of the model worker can't be dealt with: %s; the next one "
+                "starts in %.0f s",
+                error,
+                delay,
+                exc_info=error,
+            )
+        if self._gives_up:
+            self._note_gave_up()
+            return None
+        return delay
+
+    @property
+    def _gives_up(self) -> bool:
+        most = self._options.most_restarts
+        return most is not None and self._backoff.failures > most
 
     async def _serve(self, worker: WorkerProcess) -> None:
         """Waits until a worker has ended, and has the next one's process started."""
@@ -229,8 +268,6 @@ class WorkerSupervisor:
                 )
             description = problem or worker.description()
         self._note_ended()
-        most = self._options.most_restarts
-        gives_up = most is not None and self._backoff.failures > most
         logger.error(
             "the model worker has died: it %s, %s, and %d request(s) ended with an "
             "error; %s",
@@ -238,12 +275,12 @@ class WorkerSupervisor:
             f"after serving for {served:.0f} s" if link else "before it took requests",
             requests,
             "there is no further try (--max-worker-restarts)"
-            if gives_up
+            if self._gives_up
             else f"the next one starts in {delay:.0f} s"
             if delay
             else "the next one starts now",
         )
-        if gives_up:
+        if self._gives_up:
             self._note_gave_up()
             return None
         return delay

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from mllama.max_compat.server import Settings
@@ -23,6 +22,7 @@ from mllama.max_compat.worker import (
 )
 from mllama.server.observability.log_format import LogStyle
 from mllama.server.supervisor.hang_detector import HangDetector, Look
+from mllama.server.supervisor.process_end import reaped, signal_name
 from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_link import WorkerLink
 from mllama.server.supervisor.worker_program import WorkerProgram
@@ -35,28 +35,7 @@ _REAP_SECONDS: Final = 15.0
 """How long the system may take to free what a process held, a GPU's memory above all,
 before it reports its end."""
 
-_REAP_LOOK_SECONDS: Final = 0.01
-
 logger = logging.getLogger("mllama")
-
-
-async def reaped(process: BaseProcess, seconds: float) -> int | None:
-    """Waits for the exit code of a process that is ending, and returns it.
-
-    The event loop goes on meanwhile: to join the process would hold it until the system
-    has freed everything.
-
-    Args:
-        process: The process.
-        seconds: How long to wait.
-
-    Returns:
-        None if the system hasn't reported its end by then.
-    """
-    end = time.monotonic() + seconds
-    while (code := process.exitcode) is None and time.monotonic() < end:
-        await asyncio.sleep(_REAP_LOOK_SECONDS)
-    return code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +225,7 @@ class WorkerProcess:
         code = self._exit_code
         if code is None or code >= 0:
             return f"ended with exit code {code}"
-        name = signal.Signals(-code).name
+        name = signal_name(-code)
         if code == -signal.SIGKILL:
             return f"was killed by {name}, as by a system that is out of memory"
         return f"was killed by {name}"

@@ -165,6 +165,59 @@ def test_a_worker_whose_remains_stay_is_replaced_too(
     assert "remains can't be removed: a process that is still" in caplog.messages[0]
 
 
+def test_a_worker_whose_end_is_a_riddle_is_replaced_too(
+    workers: list[FakeWorker],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> str:
+        raise ValueError("40 is not a valid Signals")
+
+    async def test(supervisor: WorkerSupervisor, events: Events) -> None:
+        monkeypatch.setattr(workers[0], "description", fail)
+        workers[0].dead.set()
+        await until(lambda: len(workers) == 2 and supervisor.is_ready)
+        workers[1].dead.set()
+        await until(lambda: len(workers) == 3 and supervisor.is_ready)
+
+    supervised(test)
+    assert caplog.messages[0] == (
+        "the end of the model worker can't be dealt with: 40 is not a valid Signals; "
+        "the next one starts in 1 s"
+    )
+
+
+def test_riddles_count_towards_the_restarts_that_the_user_allows(
+    workers: list[FakeWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise ValueError("40 is not a valid Signals")
+
+    monkeypatch.setattr(FakeWorker, "description", lambda _: fail())
+
+    async def test(supervisor: WorkerSupervisor, events: Events) -> None:
+        workers[0].dead.set()
+        await events.has_given_up.wait()
+
+    supervised(test, most_restarts=0)
+
+
+def test_a_server_without_a_supervisor_ends(
+    workers: list[FakeWorker],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        raise ValueError("a mistake")
+
+    async def test(supervisor: WorkerSupervisor, events: Events) -> None:
+        await events.has_given_up.wait()
+
+    monkeypatch.setattr(FakeWorker, "end", lambda _: fail())
+    supervised(test)
+    assert "workers can't be replaced any more: a mistake" in caplog.text
+
+
 def test_requests_are_refused_while_there_is_no_worker(
     workers: list[FakeWorker],
 ) -> None:

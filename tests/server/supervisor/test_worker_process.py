@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from mllama.server.supervisor import worker_process as module
+from mllama.server.supervisor.process_end import reaped, signal_name
 from mllama.server.supervisor.worker_board import Announcement, WorkerBoard
-from mllama.server.supervisor.worker_process import WorkerProcess, reaped
+from mllama.server.supervisor.worker_process import WorkerProcess
 from tests.server.standby import ReadsLate, stand_by
 
 
@@ -60,6 +61,13 @@ def test_a_worker_that_is_never_freed_is_waited_for_as_long_as_is_said() -> None
     started = time.monotonic()
     assert asyncio.run(reaped(process, 0.05)) is None
     assert time.monotonic() - started >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (40, "signal 40")]
+)
+def test_each_signal_can_be_named(number: int, name: str) -> None:
+    assert signal_name(number) == name
 
 
 class UnreachableWorker(WorkerProcess):
