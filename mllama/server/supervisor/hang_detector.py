@@ -10,6 +10,8 @@ What the worker announces is compared with what the system says about its proces
 - It computes, and the limit of the announced work has passed: it will never end.  A
   scheduler that has announced nothing may use a few seconds of processor time.
 
+While it loads, it may do nothing for longer: ``loading_watch.py`` judges that.
+
 Only time counts during which the supervisor itself ran, so that neither a suspended nor
 a starved machine makes a worker look as if it hung: a starved thread waits for a
 processor, and its processor time doesn't grow.

@@ -29,6 +29,11 @@ _LOADING_SECONDS: Final = 6 * 3600
 """How long loading may take, which compiles the graphs of a new model."""
 
 
+_STARTING_SECONDS: Final = 600
+"""How long it may take until the worker announces that it loads: it imports MAX, which
+takes 7 seconds of a processor."""
+
+
 class WorkKind(IntEnum):
     """What a worker does; the numbers are in the shared file."""
 
@@ -73,8 +78,15 @@ class Announcement:
         return self.rounds > 0
 
     @property
+    def is_starting(self) -> bool:
+        """Returns True until the worker has announced anything."""
+        return not self.rounds and not self.number and self.work is WorkKind.NONE
+
+    @property
     def limit_seconds(self) -> float | None:
         """Returns how long the work may go on computing; None if it takes no time."""
+        if self.is_starting:
+            return _STARTING_SECONDS
         if self.work is WorkKind.NONE:
             return None
         if self.work is WorkKind.LOADING:
@@ -87,6 +99,8 @@ class Announcement:
 
     def __str__(self) -> str:
         """Returns what the worker does, as in "a step of 5 tokens and 1 image"."""
+        if self.is_starting:
+            return "its start"
         if self.work is WorkKind.NONE:
             return "its scheduler"
         if self.work is WorkKind.LOADING:

@@ -22,7 +22,9 @@ from mllama.max_compat.worker import (
 )
 from mllama.server.observability.log_format import LogStyle
 from mllama.server.supervisor.hang_detector import HangDetector, Look
+from mllama.server.supervisor.loading_watch import LOOK_SECONDS, LoadingWatch
 from mllama.server.supervisor.process_end import reaped, signal_name
+from mllama.server.supervisor.process_tree import tree_activity
 from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_link import WorkerLink
 from mllama.server.supervisor.worker_program import WorkerProgram
@@ -110,7 +112,7 @@ class WorkerProcess:
         )
         # A descriptor that can be read as soon as the process has ended.
         self._sentinel: int | None = None
-        self._watching: asyncio.Future[None] | None = None
+        self._watching: asyncio.Future[Any] | None = None
 
     @property
     def pid(self) -> int:
@@ -132,7 +134,7 @@ class WorkerProcess:
         self._sentinel = self._process.sentinel
         loop.add_reader(self._sentinel, self._note_end)
         # One that doesn't read is killed, by which the writing ends, too.
-        self._watching = asyncio.ensure_future(self._watch())
+        self._watching = asyncio.gather(self._watch(), self._watch_loading())
         self._thread.submit(self._process.task_writer())
         self._thread.shutdown(wait=False)
 
@@ -207,6 +209,19 @@ class WorkerProcess:
             look = Look(time.monotonic(), announcement, process_activity(self.pid))
             if (hang := detector.judge(look)) is not None:
                 self._kill(hang)
+                return
+
+    async def _watch_loading(self) -> None:
+        """Kills the process if it does nothing before it takes requests."""
+        watch = LoadingWatch()
+        while not await self._ends_within(LOOK_SECONDS):
+            announcement = self._board.read()
+            if announcement.is_loaded:
+                return
+            # It looks at all processes of the system.
+            activity = await asyncio.to_thread(tree_activity, self.pid)
+            if watch.is_still(time.monotonic(), activity):
+                self._kill(f"hangs: {announcement} has stopped computing")
                 return
 
     def _kill(self, reason: str) -> None:

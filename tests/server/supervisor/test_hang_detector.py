@@ -194,6 +194,19 @@ def test_loading_may_wait_for_a_process_that_compiles() -> None:
     assert worker.live(3600, tick=0.5) is None
 
 
+@pytest.mark.parametrize(
+    "activity", [ProcessActivity(0, False, True), None], ids=["computes", "unknown"]
+)
+def test_a_start_without_an_end_is_found_in_minutes(
+    activity: ProcessActivity | None,
+) -> None:
+    worker = Worker(announcement=Announcement(), activity=activity)
+    found = worker.live(3600, cores=1, beats=False)
+    assert found is not None
+    assert 600 < found[0] < 610
+    assert found[1] == "hangs: its start has no end"
+
+
 def test_without_a_proc_file_system_the_heartbeat_decides() -> None:
     worker = Worker(announcement=STEP, activity=None)
     assert worker.live(60) is None

@@ -77,7 +77,9 @@ def test_limits_follow_the_work() -> None:
     assert small < 120
     assert large > 5 * 512 * 0.3
     assert seen > 5 * 99
-    assert Announcement().limit_seconds is None
+    assert Announcement(rounds=1).limit_seconds is None
+    # The start, in which MAX is imported.
+    assert Announcement().limit_seconds == 600
 
 
 def test_the_heart_beats(board: WorkerBoard) -> None:

@@ -16,7 +16,12 @@ import pytest
 
 from mllama.server.supervisor import worker_process as module
 from mllama.server.supervisor.process_end import reaped, signal_name
-from mllama.server.supervisor.worker_board import Announcement, WorkerBoard
+from mllama.server.supervisor.process_tree import TreeActivity
+from mllama.server.supervisor.worker_board import (
+    Announcement,
+    WorkerBoard,
+    WorkKind,
+)
 from mllama.server.supervisor.worker_process import WorkerProcess
 from tests.server.standby import ReadsLate, stand_by
 
@@ -149,6 +154,37 @@ def test_a_process_that_is_stopped_before_it_reads_its_task_is_killed(
         assert looks > 3
         await worker.close()
         assert worker.description() == "was stopped by a signal, and was killed"
+
+    with WorkerBoard.temporary() as board:
+        asyncio.run(asyncio.wait_for(main(board), 100))
+
+
+class StillAtThirdLook:
+    """In place of the watch of loading."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def is_still(self, at: float, activity: TreeActivity | None) -> bool:
+        self._looks += 1
+        return self._looks == 3
+
+
+def test_a_worker_that_does_nothing_while_it_loads_is_killed(
+    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LoadingWatch", StillAtThirdLook)
+
+    async def main(board: WorkerBoard) -> None:
+        stand_by(ReadsLate(tmp_path / "never"))
+        worker = WorkerProcess(plan, board)
+        board.announce(WorkKind.LOADING)
+        assert await worker.connect() is None
+        await worker.close()
+        assert worker.description() == (
+            "hangs: loading the model has stopped computing, and was killed"
+        )
 
     with WorkerBoard.temporary() as board:
         asyncio.run(asyncio.wait_for(main(board), 100))
