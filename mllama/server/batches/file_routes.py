@@ -176,6 +176,7 @@ class FileRoutes:
             self._files.content_path(record.id),
             media_type="application/jsonl",
             filename=record.filename,
+            missing=self._files.missing(record.id),
         )
 
     async def delete(self, request: Request, file_id: str) -> JSONResponse:

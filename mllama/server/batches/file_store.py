@@ -86,8 +86,12 @@ class FileStore(RecordStore[FileRecord]):
         Raises:
             OSError: If it can't be moved.
         """
-        # The record comes first: contents without one are deleted at the next start.
-        if self.find(record.id) is None:
-            self.add(record)
+        # The record is written first: contents without one are deleted at the next
+        # start.  It is found last: a client may read the file from then on.
+        is_new = self.find(record.id) is None
+        if is_new:
+            self._save_new(record)
         if source.exists():
             os.replace(source, self.content_path(record.id))
+        if is_new:
+            self._records[record.id] = record

@@ -68,10 +68,14 @@ class RecordStore(Generic[Kept]):
         """
         record = self._records.get(object_id)
         if record is None or record.owner != owner:
-            raise RequestRejected(
-                f"No such {self._name}: {object_id[:80]!r}.", "id", status=404
-            )
+            raise self.missing(object_id)
         return record
+
+    def missing(self, object_id: str) -> RequestRejected:
+        """Returns the error of a request for an object that there isn't."""
+        return RequestRejected(
+            f"No such {self._name}: {object_id[:80]!r}.", "id", status=404
+        )
 
     def find(self, object_id: str | None) -> Kept | None:
         """Returns an object, or None if there is none of this id."""
@@ -83,10 +87,18 @@ class RecordStore(Generic[Kept]):
         Raises:
             OSError: If it can't be written.
         """
+        self._save_new(record)
+        self._records[record.id] = record
+
+    def _save_new(self, record: Kept) -> None:
+        """Writes a new object, which isn't found yet.
+
+        Raises:
+            OSError: If it can't be written.
+        """
         record.number = self._next_number
         self._next_number += 1
         self.save(record)
-        self._records[record.id] = record
 
     def save(self, record: Kept) -> None:
         """Writes an object that has changed.  Any thread may call it.
