@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,3 +72,21 @@ def _network(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, _IPV6_NETWORK_BITS), strict=False))
+
+
+_current: Final[ContextVar[ClientId]] = ContextVar("mllama_client", default=NOBODY)
+
+
+def current_client() -> ClientId:
+    """Returns whom this task works for."""
+    return _current.get()
+
+
+@contextmanager
+def working_for(client: ClientId) -> Iterator[None]:
+    """Has this task, and those that it starts, work for a client."""
+    token = _current.set(client)
+    try:
+        yield
+    finally:
+        _current.reset(token)

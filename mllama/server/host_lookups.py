@@ -9,8 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from mllama.server.observability.request_record import current_record
-from mllama.server.scheduling.fair_semaphore import ANYBODY, FairSemaphore
+from mllama.server.clients import current_client
+from mllama.server.scheduling.fair_semaphore import FairSemaphore
 
 _THREADS: Final = 64
 _THREADS_EACH: Final = 8
@@ -36,9 +36,7 @@ class HostLookups:
             host: The host's name or address.
             port: The port.
         """
-        record = current_record()
-        client = ANYBODY if record is None else record.client
-        thread = await self._threads.acquire(1, client)
+        thread = await self._threads.acquire(1, current_client())
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Sequence[Any]] = loop.create_future()
 

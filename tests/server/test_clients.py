@@ -14,7 +14,13 @@ from mllama.server.access.keys import KeyRing
 from mllama.server.access.middleware import AccessMiddleware
 from mllama.server.access.policy import AccessPolicy
 from mllama.server.access.unix_peers import UnixPeers
-from mllama.server.clients import NOBODY, ClientId, client_of, note_key
+from mllama.server.clients import (
+    NOBODY,
+    ClientId,
+    client_of,
+    current_client,
+    note_key,
+)
 from mllama.server.request_origin import RequestOrigin, origin_of
 from mllama.server.routes import error_form
 
@@ -62,12 +68,18 @@ def test_only_a_key_that_the_server_checks_makes_a_client(
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(client_of(scope))
+        # Another task of the request works for the same client.
+        assert await asyncio.create_task(working()) == seen[-1]
         await JSONResponse({})(scope, receive, send)
+
+    async def working() -> ClientId:
+        return current_client()
 
     policy = AccessPolicy(keys=KeyRing(keys))
     client = TestClient(AccessMiddleware(app, policy, error_form))
     for key in ("one", "two"):
         client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+    assert current_client() == NOBODY
     first, second = seen
     assert (first == second) is not bool(keys)
     assert bool(first.key) is bool(keys)

@@ -17,8 +17,8 @@ import pytest
 from max.serve.config import Settings
 
 from mllama.errors import ImageError
+from mllama.server.clients import ClientId, working_for
 from mllama.server.image_fetcher import ImageFetcher
-from mllama.server.observability.request_record import RequestRecord, recording
 from mllama.server.request_images import ImageReference, load_images
 
 CONTENT = bytes(range(256)) * 300
@@ -105,7 +105,7 @@ def test_names_that_nobody_answers_hold_up_no_other_client(
     fetcher = ImageFetcher(Settings(MAX_SERVE_MEDIA_URL_ALLOWED_HOSTS=["localhost"]))
 
     async def ask(client: str, url: str) -> bytes:
-        with recording(RequestRecord(client=client)):
+        with working_for(ClientId(address=client)):
             return await fetcher.fetch(url, lambda size: None)
 
     async def main() -> None:

@@ -21,7 +21,7 @@ from mllama.server.access.policy import (
     AccessPolicy,
     is_at,
 )
-from mllama.server.clients import note_key
+from mllama.server.clients import client_of, note_key, working_for
 from mllama.server.errors import ErrorForm, ErrorReport
 from mllama.server.observability.request_record import Outcome, current_record
 from mllama.server.paths import path_below_root
@@ -54,7 +54,8 @@ class AccessMiddleware:
             return
         report = self._refusal(scope)
         if report is None:
-            await self._app(scope, receive, send)
+            with working_for(client_of(scope)):
+                await self._app(scope, receive, send)
             return
         headers = {"WWW-Authenticate": "Bearer"} if report.status == 401 else None
         if (record := current_record()) is not None:

@@ -15,6 +15,7 @@ from mllama.batch.seen_ids import SeenIds
 from mllama.errors import MllamaError
 from mllama.server.batches.input_check import check_input, open_lines
 from mllama.server.batches.line_answers import LineAnswers
+from mllama.server.batches.owners import client_of_owner
 from mllama.server.batches.records import BatchProblem, BatchRecord, now
 from mllama.server.batches.result_files import (
     BatchResults,
@@ -24,6 +25,7 @@ from mllama.server.batches.result_files import (
 )
 from mllama.server.batches.spare_slots import SpareSlots
 from mllama.server.batches.stores import BatchStores
+from mllama.server.clients import working_for
 
 _AGAIN: Final = frozenset({429, 503})
 """Statuses that say that the engine can't answer now."""
@@ -156,9 +158,10 @@ class BatchJob:
                         do_write=self._stores.disk.run,
                     )
                     try:
-                        await asyncio.wait_for(
-                            self._run.run(), max(0, batch.expires_at - now())
-                        )
+                        with working_for(client_of_owner(batch.owner)):
+                            await asyncio.wait_for(
+                                self._run.run(), max(0, batch.expires_at - now())
+                            )
                     except (TimeoutError, asyncio.TimeoutError):
                         batch.ends_as = "expired"
                     except asyncio.CancelledError:
