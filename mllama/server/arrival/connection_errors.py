@@ -36,6 +36,9 @@ HEAD_TOO_LARGE: Final = ErrorReport(
     431, "The path and headers are too large.", code="headers_too_large"
 )
 NO_HTTP: Final = ErrorReport(400, "The request is not valid HTTP.", code="invalid_http")
+TINY_CHUNKS: Final = ErrorReport(
+    400, "The body comes in too many tiny chunks.", code="chunks_too_small"
+)
 TOO_MANY_CONNECTIONS: Final = ErrorReport(
     503,
     "The server has too many connections; try again later.",

@@ -12,12 +12,14 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mllama.server.arrival.bounded_http import BoundedHttp, TinyChunksError
 from mllama.server.arrival.connection_errors import (
     BODY_TIMEOUT,
     BODY_TOO_SLOW,
     HEAD_TOO_LARGE,
     NO_HTTP,
     REQUEST_TIMEOUT,
+    TINY_CHUNKS,
     TOO_MANY_CONNECTIONS,
     FormOf,
     refusal,
@@ -28,6 +30,8 @@ from mllama.server.arrival.connection_pool import (
     CountedConnection,
     has_room,
 )
+from mllama.server.arrival.held_flow import HeldFlow
+from mllama.server.arrival.request_head import MAX_HEAD_BYTES
 from mllama.server.arrival.shared_memory import known_memory
 from mllama.server.errors import ErrorReport
 
@@ -54,6 +58,10 @@ class LimitedConnection(CountedConnection, H11Protocol):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.conn: BoundedHttp = BoundedHttp(
+            self.config.h11_max_incomplete_event_size or MAX_HEAD_BYTES
+        )
+        self._is_next_turn_due = False
         self._last_byte = self.loop.time()
         self._head = b""
         self._head_since: float | None = None
@@ -82,6 +90,7 @@ class LimitedConnection(CountedConnection, H11Protocol):
         self.connections.discard(self.handshake)
         self.handshake = None
         super().connection_made(transport)
+        self.flow: HeldFlow = HeldFlow(transport)
         if not has_room(self.connections, self, self.limits.connections):
             # Every other one has a request that is being answered.
             self._close_with(TOO_MANY_CONNECTIONS)
@@ -110,9 +119,27 @@ class LimitedConnection(CountedConnection, H11Protocol):
         if self.conn.their_state is h11.IDLE:
             # h11 drops a head that it can't read.
             self._head = self.conn.trailing_data[0][:_NOTED_HEAD_BYTES]
+        self.conn.begin_turn()
         super().handle_events()
         if self.has_request:
             self._head = b""
+            self._head_since = None
+        if self.transport.is_closing():
+            return
+        if not self.conn.has_more:
+            self.flow.release()
+            return
+        # Nothing more is read before all of this is parsed.
+        self.flow.hold()
+        if not self._is_next_turn_due:
+            self._is_next_turn_due = True
+            self.loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Handles more of what has arrived."""
+        self._is_next_turn_due = False
+        if self.conn.has_more and not self.transport.is_closing():
+            self.handle_events()
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP, also in the middle of a body."""
@@ -123,7 +150,10 @@ class LimitedConnection(CountedConnection, H11Protocol):
             and error.error_status_hint == 431
             and not self.has_request
         )
-        self._close_with(HEAD_TOO_LARGE if is_too_large else NO_HTTP)
+        if isinstance(error, TinyChunksError):
+            self._close_with(TINY_CHUNKS)
+        else:
+            self._close_with(HEAD_TOO_LARGE if is_too_large else NO_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Says nothing: requests to upgrade are answered as others."""
