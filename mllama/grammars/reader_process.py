@@ -132,9 +132,10 @@ class GrammarReader:
             raise EngineUnavailableError(
                 "grammars can't be read at the moment; try again"
             ) from error
+        # Before it has started: the end of a server closes it at any time.
+        self._process = process
         if self._reply(process, self._start) is None:
             raise EngineError(f"grammars can't be read: {_death(process)}")
-        self._process = process
         return process
 
     def _reply(

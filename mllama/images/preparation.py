@@ -10,20 +10,21 @@ whole process, and wait while images that are being decoded take more than
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from mllama.errors import EngineOverloadedError
+from mllama.errors import EngineOverloadedError, EngineUnavailableError
 from mllama.images.formats import file_content, ignore_warnings
 from mllama.images.load import ImageFile, open_image
 from mllama.images.worker_process import WorkerProcess
@@ -40,6 +41,11 @@ MAX_WAIT_SECONDS: Final = 300.0
 """The longest that an image of a server waits for its turn to be decoded."""
 
 _RETRY_SECONDS: Final = 10
+
+_END_SECONDS: Final = 5.0
+"""How long the end of processes may take, on a busy machine."""
+
+_END_LOOK_SECONDS: Final = 0.02
 
 _NICENESS: Final = 5
 """How much later these threads get a core than those that generate tokens."""
@@ -120,6 +126,8 @@ class WorkerProcesses:
         self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
         for process in self.all:
             self._idle.put(process)
+        self._taken: set[WorkerProcess] = set()
+        self._has_ended = False
 
     def start_next(self) -> None:
         """Starts the process that would be taken next."""
@@ -130,10 +138,26 @@ class WorkerProcesses:
     def take(self) -> Iterator[WorkerProcess]:
         """Waits for an idle process, and holds it while the context is active."""
         process = self._idle.get()
+        self._taken.add(process)
         try:
+            if self._has_ended:
+                raise EngineUnavailableError("the server is shutting down")
             yield process
         finally:
+            self._taken.remove(process)
             self._idle.put(process)
+
+    def end(self) -> None:
+        """Kills the processes that prepare images, and lets no other one begin."""
+        self._has_ended = True
+        end = time.monotonic() + _END_SECONDS
+        # An image whose process has died may get another one, once.
+        while (taken := list(self._taken)) and time.monotonic() < end:
+            for process in taken:
+                if (pid := process.pid) is not None:
+                    with suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(_END_LOOK_SECONDS)
 
 
 _processes: WorkerProcesses | None = None
@@ -157,6 +181,17 @@ def start_worker_processes(initialize: Callable[[], None] | None = None) -> None
             _threads().submit(_processes.start_next)
 
 
+def end_worker_processes() -> None:
+    """Gives up all images, at the end of a server, which would wait for them."""
+    global _processes
+    processes, _processes = _processes, None
+    if processes is None:
+        return
+    _threads().shutdown(wait=False, cancel_futures=True)
+    _threads.cache_clear()
+    processes.end()
+
+
 def worker_process_ids() -> list[int]:
     """Returns the ids of the processes that prepare images, of those that run."""
     if _processes is None:
@@ -177,13 +212,14 @@ def prepare_image(
         The tiles.  The future raises ImageError if the image can't be used, and in a
         server EngineOverloadedError if others' leave it no memory in time.
     """
-    until = None if _processes is None else time.monotonic() + MAX_WAIT_SECONDS
+    processes = _processes
+    until = None if processes is None else time.monotonic() + MAX_WAIT_SECONDS
 
     def prepare() -> ImageTiles:
         file = image if isinstance(image, ImageFile) else open_image(image)
         with _decoded_pixels.reserve(file.decoded_bytes, until):
-            if isinstance(image, bytes) and _processes is not None:
-                with _processes.take() as process:
+            if isinstance(image, bytes) and processes is not None:
+                with processes.take() as process:
                     return process.prepare(image, processor)
             return processor(file.decode())
 

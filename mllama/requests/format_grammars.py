@@ -92,6 +92,12 @@ class FormatGrammars:
             return str(error)
         return None
 
+    def close(self) -> None:
+        """Gives up what is being made, at the end of a server, which would wait."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if "_reader" in vars(self):
+            self._reader.close()
+
     @cached_property
     def _token_grammars(self) -> TokenGrammars:
         return self._make()

@@ -15,7 +15,7 @@ from max.pipelines.modeling.types import PipelineTask
 from sse_starlette.sse import unpatch_uvicorn_signal_handler
 
 from mllama.errors import MllamaError
-from mllama.images.preparation import start_worker_processes
+from mllama.images.preparation import end_worker_processes, start_worker_processes
 from mllama.max_compat import patches
 from mllama.max_compat.server import (
     METRICS,
@@ -188,6 +188,7 @@ class _RunningServer:
         self._board = board
         self._attention = attention
         self._has_given_up = False
+        self._engine: MaxEngineClient | None = None
         batches = options.batches
         self._batch_stores = None if batches is None else BatchStores(batches)
         self._shutdown = Shutdown(options.overload.shutdown_timeout)
@@ -220,6 +221,9 @@ class _RunningServer:
             )
             raise SystemExit(1) from None
         finally:
+            end_worker_processes()
+            if self._engine is not None:
+                self._engine.close()
             remove_endpoints(self._app.state.zmq_endpoint_base)
             if self._batch_stores is not None:
                 self._batch_stores.close()
@@ -263,7 +267,7 @@ class _RunningServer:
     def _add_routes(self, supervisor: WorkerSupervisor) -> BatchService | None:
         """Adds the routes, and returns what answers batches, if anything does."""
         serving = self._serving
-        engine = MaxEngineClient(
+        engine = self._engine = MaxEngineClient(
             supervisor,
             serving.tokenizer,
             self._engine_settings,

@@ -84,6 +84,10 @@ class MaxEngineClient:
             lambda: TokenGrammars(tokenizer.delegate, settings.end_tokens)
         )
 
+    def close(self) -> None:
+        """Gives up what runs in threads, for which the program's end would wait."""
+        self._grammars.close()
+
     async def generate(
         self,
         request: GenerationRequest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -180,3 +181,28 @@ def test_the_process_ends_with_its_reader() -> None:
         assert time.monotonic() < end
         time.sleep(0.02)
     assert process.returncode == 0
+
+
+def test_the_end_of_a_server_gives_up_grammars() -> None:
+    grammars = FormatGrammars(demo_grammars)
+    grammars._made(OutputFormat.grammar('start: "a"', path="grammar"))
+    process = grammars._reader._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    begun, later = (
+        grammars._thread.submit(
+            grammars._made, OutputFormat.grammar(f'start: "{text}"', path="grammar")
+        )
+        for text in ("b", "c")
+    )
+    # It watches the process that the grammar was sent to.
+    while not any(each.name == "mllama-stuck" for each in threading.enumerate()):
+        time.sleep(0.01)
+    grammars.close()
+    with pytest.raises((RequestError, ValueError)):
+        begun.result(60)
+    assert later.cancelled()
+    assert process.returncode == -signal.SIGKILL
+    (thread,) = grammars._thread._threads
+    thread.join(60)
+    assert not thread.is_alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,13 @@ import pytest
 from PIL import Image
 
 from mllama.config import MllamaVisionConfig
-from mllama.errors import EngineOverloadedError, ImageDecodeError, ImageError
-from mllama.images import load, rgb
+from mllama.errors import (
+    EngineOverloadedError,
+    EngineUnavailableError,
+    ImageDecodeError,
+    ImageError,
+)
+from mllama.images import load, preparation, rgb
 from mllama.images.load import open_image
 from mllama.images.preparation import MemoryLimit, decode_image, prepare_image
 from mllama.images.preprocess import ImageProcessor
@@ -56,6 +62,54 @@ def test_two_threads_may_get_one_picture_that_is_not_decoded() -> None:
         picture = Image.open(io.BytesIO(content))
         futures = [prepare_image(picture, PROCESSOR) for _ in range(4)]
         assert len({future.result().hash for future in futures}) == 1
+
+
+class DecodesForEver:
+    """In place of a process that makes tiles: it never does, and tries twice."""
+
+    def __init__(self, initialize: Any = None) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self.codes: list[int] = []
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        pass
+
+    def prepare(self, *_: Any) -> Any:
+        for _try in range(2):
+            self._process = subprocess.Popen(["sleep", "1000"])
+            self.codes.append(self._process.wait())
+            self._process = None
+        raise ImageDecodeError("the process died")
+
+
+def test_the_end_of_a_server_gives_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "WorkerProcess", DecodesForEver)
+    preparation._threads.cache_clear()
+    preparation.start_worker_processes()
+    processes: Any = preparation._processes
+    executor = preparation._threads()
+    begun = [prepare_image(png(), PROCESSOR) for _ in processes.all]
+    later = [prepare_image(png(), PROCESSOR) for _ in range(3)]
+    while any(process.pid is None for process in processes.all):
+        time.sleep(0.01)
+    preparation.end_worker_processes()
+    for future in begun:
+        with pytest.raises(ImageDecodeError):
+            future.result(60)
+    assert all(future.cancelled() for future in later)
+    assert [process.codes for process in processes.all] == [[-9, -9]] * len(begun)
+    # The end of Python would wait for these.
+    for thread in executor._threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    # Afterwards all is as before the server.
+    assert prepare_image(png(), PROCESSOR).result().hash
+    with pytest.raises(EngineUnavailableError), processes.take():
+        pass
 
 
 def test_memory_is_limited_and_given_in_order() -> None:
