@@ -131,6 +131,8 @@ def open_picture(content: bytes, name: str) -> Image.Image:
         raise ImageError(
             f"{name} has more than {MAX_PIXELS:,} pixels; make it smaller"
         ) from None
+    except MemoryError:
+        raise ImageError(f"{name} has a header that takes too much memory") from None
     # Pillow's decoders raise errors of any kind if a file is damaged.
     except Exception as error:
         raise ImageError(f"{name} {_explanation(content, formats)}") from error

@@ -2,9 +2,9 @@
 
 Threads do it, since Pillow, NumPy and hashlib release Python's lock while they work.  A
 server has processes do it (:func:`start_worker_processes`): its event loop must not
-wait for the lock.  The threads then wait for the processes.  They are shared by the
-whole process, and wait while images that are being decoded take more than
-``MAX_DECODED_BYTES``.
+wait for the lock, nor share its memory with headers of any size.  The threads then wait
+for the processes.  They are shared by the whole process, and wait while images that are
+being decoded take more than ``MAX_DECODED_BYTES``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 MAX_DECODED_BYTES: Final = 512 * 2**20
 """Memory for the pixels of images that are being decoded; one image may take more."""
+
+MAX_HEADER_BYTES: Final = 512 * 2**20
+"""Memory for images' headers that processes are reading; one image may take more."""
 
 MAX_WAIT_SECONDS: Final = 300.0
 """The longest that an image of a server waits for its turn to be decoded."""
@@ -106,6 +109,7 @@ class MemoryLimit:
 
 
 _decoded_pixels = MemoryLimit(MAX_DECODED_BYTES)
+_headers = MemoryLimit(MAX_HEADER_BYTES)
 
 _MAX_PROCESSES: Final = 8
 """The limit for the number of processes, each of which takes memory."""
@@ -216,11 +220,16 @@ def prepare_image(
     until = None if processes is None else time.monotonic() + MAX_WAIT_SECONDS
 
     def prepare() -> ImageTiles:
+        if isinstance(image, bytes) and processes is not None:
+            with processes.take() as process:
+                return process.prepare(
+                    image,
+                    processor,
+                    lambda size: _headers.reserve(size, until),
+                    lambda size: _decoded_pixels.reserve(size, until),
+                )
         file = image if isinstance(image, ImageFile) else open_image(image)
         with _decoded_pixels.reserve(file.decoded_bytes, until):
-            if isinstance(image, bytes) and processes is not None:
-                with processes.take() as process:
-                    return process.prepare(image, processor)
             return processor(file.decode())
 
     return _threads().submit(prepare)

@@ -8,22 +8,24 @@ that has it can lose its core.  A decoder that crashes would end the caller, too
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
-import os
 import pickle
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING, Any, Final
 
-from mllama.errors import EngineUnavailableError, ImageDecodeError, ImageError
-from mllama.images.formats import ignore_warnings
-from mllama.images.load import open_image
-from mllama.utils.allocator import limit_allocator
+from mllama.errors import (
+    EngineOverloadedError,
+    EngineUnavailableError,
+    ImageDecodeError,
+    ImageError,
+)
+from mllama.images.header_limits import header_bytes
+from mllama.images.worker_loop import run
 from mllama.utils.child_processes import restore_child_environment
 from mllama.utils.fork_server import join_process, start_process
 from mllama.utils.stuck_processes import (
@@ -38,16 +40,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mllama")
 
-NICENESS: Final = 10
-"""How much later the process gets a core than those that generate tokens."""
-
 CPU_SECONDS: Final = 120.0
 """Processor time that one image may take, however long that is on a busy machine."""
+
+HEADER_CPU_SECONDS: Final = 10.0
+"""Processor time that an image's header may take, which needs milliseconds of it."""
 
 STUCK: Final = StuckLimits()
 """When a process doesn't go on with its image."""
 
 _IMPORTS: Final = "mllama.images.fork_server_imports"
+
+Reserve = Callable[[int], AbstractContextManager[object]]
+"""Waits for a number of bytes, and holds them while the context is active."""
 
 
 class WorkerProcess:
@@ -60,15 +65,18 @@ class WorkerProcess:
         initialize: Is called in the process before anything else; it must be possible
             to pickle it.
         cpu_seconds: Processor time that one image may take.
+        header_cpu_seconds: Processor time that its header may take.
     """
 
     def __init__(
         self,
         initialize: Callable[[], None] | None = None,
         cpu_seconds: float = CPU_SECONDS,
+        header_cpu_seconds: float = HEADER_CPU_SECONDS,
     ) -> None:
         self._initialize = initialize
         self._cpu_seconds = cpu_seconds
+        self._header_cpu_seconds = header_cpu_seconds
         self._process: ForkServerProcess | None = None
         self._connection: Connection[Any, Any] | None = None
 
@@ -108,8 +116,13 @@ class WorkerProcess:
 
         def make() -> ForkServerProcess:
             return context.Process(
-                target=_run,
-                args=(connection, self._initialize, self._cpu_seconds),
+                target=run,
+                args=(
+                    connection,
+                    self._initialize,
+                    self._cpu_seconds,
+                    self._header_cpu_seconds,
+                ),
                 name="mllama-images",
                 daemon=True,
             )
@@ -133,58 +146,118 @@ class WorkerProcess:
             join_process(self._process)
         self._process = self._connection = None
 
-    def prepare(self, content: bytes, processor: ImageProcessor) -> ImageTiles:
+    def prepare(
+        self,
+        content: bytes,
+        processor: ImageProcessor,
+        reserve_header: Reserve = nullcontext,
+        reserve_pixels: Reserve = nullcontext,
+    ) -> ImageTiles:
         """Returns the tiles of an image file.
 
         Args:
             content: The file's content.
             processor: The checkpoint's image processor.
+            reserve_header: Waits for the memory that the header may take.
+            reserve_pixels: Waits for the memory that it takes to decode the image,
+                which the header tells.
 
         Raises:
-            ImageError: If the image can't be used, takes too much processor time, or a
-                new process died of it.  The next image gets another process.
+            ImageError: If the image can't be used, takes too much processor time or too
+                much memory for its header, or a new process died of it.  The next image
+                gets another process.
             EngineUnavailableError: If no process can be started.
+            EngineOverloadedError: Of the memory that is waited for.
         """
         former = self.pid
+
+        def exchange() -> ImageTiles | Exception:
+            with reserve_header(header_bytes(len(content))):
+                size = self._read_header(content, processor)
+            return (
+                size
+                if isinstance(size, Exception)
+                else self._decode(reserve_pixels(size))
+            )
+
         try:
-            prepared = self._exchange(content, processor)
+            prepared = exchange()
         except ImageDecodeError:
             # A process that had other images before may have died of something else.
             if former is None:
                 raise
-            prepared = self._exchange(content, processor)
+            prepared = exchange()
         if isinstance(prepared, Exception):
             raise prepared
         return prepared
 
-    def _exchange(
+    def _read_header(
         self, content: bytes, processor: ImageProcessor
-    ) -> ImageTiles | Exception:
-        """Returns the process's answer, or raises the image's error if it died."""
+    ) -> int | Exception:
+        """Returns the memory that decoding takes, or the image's error.
+
+        Raises:
+            ImageError: If the process died.
+        """
         connection = self.start()
-        process = self._process
-        assert process is not None
+        with self._waiting("its header", self._header_cpu_seconds):
+            connection.send(processor)
+            # This travels as it is: pickling would copy it and hold Python's lock.
+            connection.send_bytes(content)
+            answer: int | Exception = connection.recv()
+            return answer
+
+    def _decode(self, memory: AbstractContextManager[object]) -> ImageTiles | Exception:
+        """Returns the tiles of the image whose header was read, or its error.
+
+        Raises:
+            ImageError: If the process died.
+            EngineOverloadedError: If the memory isn't free in time.
+            EngineUnavailableError: If the system has no thread for the watch.
+        """
+        connection = self._connection
+        assert connection is not None
         try:
-            with killed_if_stuck(lambda: process.pid, lambda _: process.kill(), STUCK):
-                connection.send(processor)
-                # These travel as they are: pickling would copy them and hold Python's
-                # lock.
-                connection.send_bytes(content)
+            with memory, self._waiting("it", self._cpu_seconds):
+                connection.send(True)
                 result, sizes = connection.recv()
                 buffers = [bytearray(size) for size in sizes]
                 for buffer in buffers:
                     connection.recv_bytes_into(buffer)
+        except (EngineOverloadedError, EngineUnavailableError):
+            # The process drops the image.  One that has died is replaced later.
+            with contextlib.suppress(OSError):
+                connection.send(False)
+            raise
+        prepared: ImageTiles | Exception = pickle.loads(result, buffers=buffers)
+        return prepared
+
+    @contextlib.contextmanager
+    def _waiting(self, subject: str, cpu_seconds: float) -> Iterator[None]:
+        """Kills the process if it gets stuck in the context, and says if it died.
+
+        Args:
+            subject: What it works on.
+            cpu_seconds: Processor time that this may take.
+
+        Raises:
+            ImageError: If it died.
+            EngineUnavailableError: If the system has no thread for this.
+        """
+        process = self._process
+        assert process is not None
+        try:
+            with killed_if_stuck(lambda: process.pid, lambda _: process.kill(), STUCK):
+                yield
         except NoThreadError as error:
             raise EngineUnavailableError(
                 "images can't be decoded at the moment; try again"
             ) from error
         # The pipe ends with the process.
         except (EOFError, OSError) as error:
-            raise self._died() from error
-        prepared: ImageTiles | Exception = pickle.loads(result, buffers=buffers)
-        return prepared
+            raise self._died(subject, cpu_seconds) from error
 
-    def _died(self) -> ImageError:
+    def _died(self, subject: str, cpu_seconds: float) -> ImageError:
         """Ends what is left of the process, and returns the image's error."""
         assert self._process is not None
         self._process.join(1)
@@ -194,70 +267,10 @@ class WorkerProcess:
         if code == -signal.SIGPROF:
             # Another process would take as long.
             return ImageError(
-                "the image can't be decoded: it takes more than "
-                f"{self._cpu_seconds:g} s of a processor"
+                f"the image can't be decoded: {subject} takes more than "
+                f"{cpu_seconds:g} s of a processor"
             )
         return ImageDecodeError(
             "the image can't be decoded: the process that decoded it died "
             f"(exit code {code})"
         )
-
-
-def _run(
-    connection: Connection[Any, Any],
-    initialize: Callable[[], None] | None,
-    cpu_seconds: float,
-) -> None:
-    """Makes tiles until the other end of the connection is closed."""
-    _silence_libraries()
-    if initialize is not None:
-        initialize()
-    # Ctrl-C reaches all processes of a terminal, but it is the server that ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ignore_warnings()
-    limit_allocator()
-    os.nice(NICENESS)
-    # A server that has ended shows in any of these ways.
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            processor = connection.recv()
-            content = connection.recv_bytes()
-            # The system ends the process when its time is over.
-            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-            result = _prepare(content, processor)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            del content
-            _answer(connection, result)
-            del result
-
-
-def _silence_libraries() -> None:
-    """Drops what libraries in C write to stderr; Python's own messages stay.
-
-    libtiff writes a line for each thing that is wrong with a picture.
-    """
-    sys.stderr = open(  # noqa: SIM115 - It is open until the process ends.
-        os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
-    )
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-
-
-def _prepare(content: bytes, processor: ImageProcessor) -> ImageTiles | Exception:
-    try:
-        return processor(open_image(content).decode())
-    except Exception as error:
-        failure = error
-    # The frames of tracebacks hold the picture, and each other.
-    failure.__traceback__ = failure.__cause__ = failure.__context__ = None
-    gc.collect()
-    return failure
-
-
-def _answer(connection: Connection[Any, Any], result: ImageTiles | Exception) -> None:
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    connection.send((pickled, [view.nbytes for view in views]))
-    for view in views:
-        connection.send_bytes(view)

@@ -27,7 +27,8 @@ from mllama.images import preparation, worker_process
 from mllama.images.load import load_image, open_image
 from mllama.images.preparation import MemoryLimit, WorkerProcesses, prepare_image
 from mllama.images.preprocess import ImageProcessor
-from mllama.images.worker_process import NICENESS, WorkerProcess
+from mllama.images.worker_loop import NICENESS
+from mllama.images.worker_process import WorkerProcess
 from mllama.utils.fork_server import fork_server_pid
 from mllama.utils.stuck_processes import StuckLimits
 from tests.images.damaged import damaged_tiff
