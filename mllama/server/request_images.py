@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mllama.errors import ImageError, NumberedImageError, shortened
-from mllama.images.data_urls import data_url_content, decode_base64, is_base64
+from mllama.images.data_urls import (
+    data_url_content,
+    decode_base64,
+    is_base64,
+    percent_decoded,
+)
 from mllama.images.load import url_scheme
 from mllama.server.bodies.rejection import RequestRejected
-from mllama.server.detached_strings import HEAD_BYTES, LINE_ENDS, has_lines
+from mllama.server.detached_strings import HEAD_BYTES, has_lines, without_line_ends
 from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
 
 if TYPE_CHECKING:
@@ -154,7 +159,7 @@ def detached_content(string: memoryview) -> bytes:
     """
     head = bytes(string[:HEAD_BYTES])
     if has_lines(head):
-        string = memoryview(_without_line_ends(bytes(string)))
+        string = memoryview(without_line_ends(string))
         head = bytes(string[:HEAD_BYTES])
     if head[:5].lower() != b"data:":
         try:
@@ -165,12 +170,8 @@ def detached_content(string: memoryview) -> bytes:
                 f"{name} is not a data:, http: or https: URL, nor base64"
             ) from None
     comma = head.find(b",")
-    if comma >= 0 and is_base64(head[:comma].decode("latin-1")):
-        return decode_base64(string[comma + 1 :])
+    if comma >= 0:
+        is_in_base64 = is_base64(head[:comma].decode("latin-1"))
+        decode = decode_base64 if is_in_base64 else percent_decoded
+        return decode(string[comma + 1 :])
     return data_url_content(bytes(string).decode("utf-8", "replace"))
-
-
-def _without_line_ends(string: bytes) -> bytes:
-    for each in LINE_ENDS:
-        string = string.replace(each, b"")
-    return string

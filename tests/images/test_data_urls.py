@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from mllama.errors import ImageError
 from mllama.images import data_urls
-from mllama.images.data_urls import data_url_content, decode_base64
+from mllama.images.data_urls import data_url_content, decode_base64, percent_decoded
 
 
 @given(
@@ -37,6 +39,26 @@ def test_base64_is_decoded_in_pieces(
 
 def test_percent_encoded_content_is_decoded() -> None:
     assert data_url_content("data:,a%20b,%00") == b"a b,\0"
+
+
+@given(st.text("%4aZ\u00e9\u20ac", max_size=40), st.integers(1, 20))
+def test_percent_signs_keep_their_digits(text: str, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_urls, "_QUOTED_PIECE", piece)
+        assert percent_decoded(text) == unquote_to_bytes(text)
+        assert percent_decoded(memoryview(text.encode())) == unquote_to_bytes(text)
+
+
+@pytest.mark.parametrize("header", ["", ";base64"])
+def test_percent_encoded_content_takes_little_memory(header: str) -> None:
+    url = f"data:{header}," + "%41" * 1_000_000
+    tracemalloc.start()
+    try:
+        data_url_content(url)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * len(url)
 
 
 @pytest.mark.parametrize(

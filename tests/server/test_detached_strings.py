@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import textwrap
 import time
 from typing import Any
 
 import pytest
 
+from mllama.server import detached_strings
 from mllama.server.detached_strings import DetachedBody, detach
 from mllama.server.request_images import detached_content
 
@@ -64,6 +66,30 @@ def test_slashes_may_be_escaped() -> None:
     detached = detach(body.encode())
     (string,) = detached.strings.values()
     assert detached_content(string) == CONTENT
+
+
+def test_lines_are_joined_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads get Python's lock after each piece."""
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    lines = "\n".join(textwrap.wrap(LONG, 76))
+    for end in ("\n", "\r\n"):
+        body = json.dumps({"a": lines.replace("\n", end)}).replace("/", "\\/").encode()
+        # Each of them has some piece begin amid the two bytes of a line's end.
+        for piece in (256 * 1024, *range(5000, 5080)):
+            monkeypatch.setattr(detached_strings, "_PIECE", piece)
+            pauses.clear()
+            (string,) = detach(body).strings.values()
+            assert detached_content(string) == CONTENT
+            assert len(pauses) >= 2 * (len(string) // piece)
+            wrong = body.replace(b"\\n", b"\\t", 1)
+            assert not detach(wrong).strings
+
+
+def test_percent_encoded_content_is_decoded() -> None:
+    string = b"data:image/png," + b"A" * 100_000
+    (detached,) = detach(b'{"a": "' + string + b'"}').strings.values()
+    assert detached_content(detached) == b"A" * 100_000
 
 
 @pytest.mark.parametrize(
