@@ -3,8 +3,8 @@
 Threads do it, since Pillow, NumPy and hashlib release Python's lock while they work.  A
 server has processes do it (:func:`start_worker_processes`): its event loop must not
 wait for the lock, nor share its memory with headers of any size.  The threads then wait
-for the processes.  They are shared by the whole process, and wait while images that are
-being decoded take more than ``MAX_DECODED_BYTES``.
+for the processes.  They are shared by the whole process, fairly among clients, and wait
+while images that are being decoded take more than ``MAX_DECODED_BYTES``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import cache
 from queue import SimpleQueue
@@ -29,6 +28,8 @@ from mllama.images.formats import file_content, ignore_warnings
 from mllama.images.load import ImageFile, open_image
 from mllama.images.worker_process import WorkerProcess
 from mllama.utils.cpu import usable_cores
+from mllama.utils.fair_queue import FairQueue
+from mllama.utils.fair_threads import FairThreads, current_waiter
 
 if TYPE_CHECKING:
     # It loads transformers, which messages must not wait for.
@@ -64,35 +65,39 @@ class MemoryLimit:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
-        self._waiting: deque[object] = deque()
+        self._queue = FairQueue()
         self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, size: int, until: float | None = None) -> Iterator[None]:
+    def reserve(
+        self, size: int, until: float | None = None, client: Hashable = None
+    ) -> Iterator[None]:
         """Waits for a number of bytes, and holds them while the context is active.
 
-        Threads get memory in the order in which they ask for it.
+        The client that holds least gets memory next, and the threads of one client in
+        the order in which they ask for it.
 
         Args:
             size: The bytes.
             until: When they are given up, by ``time.monotonic``; None is never.
+            client: Whose image it is.
 
         Raises:
             EngineOverloadedError: If they aren't free in time.
         """
-        turn = object()
         with self._changed:
-            self._waiting.append(turn)
+            turn = self._queue.join(client, size)
             is_free = self._changed.wait_for(
                 lambda: (
-                    self._waiting[0] is turn
+                    self._queue.first() is turn
                     and (self._used == 0 or self._used + size <= self._limit)
                 ),
                 None if until is None else max(0.0, until - time.monotonic()),
             )
-            self._waiting.remove(turn)
+            self._queue.leave(turn)
             if is_free:
                 self._used += size
+                self._queue.change_held(client, size)
             self._changed.notify_all()
         if not is_free:
             raise EngineOverloadedError(
@@ -105,6 +110,7 @@ class MemoryLimit:
         finally:
             with self._changed:
                 self._used -= size
+                self._queue.change_held(client, -size)
                 self._changed.notify_all()
 
 
@@ -191,7 +197,7 @@ def end_worker_processes() -> None:
     processes, _processes = _processes, None
     if processes is None:
         return
-    _threads().shutdown(wait=False, cancel_futures=True)
+    _threads().shutdown()
     _threads.cache_clear()
     processes.end()
 
@@ -218,6 +224,7 @@ def prepare_image(
     """
     processes = _processes
     until = None if processes is None else time.monotonic() + MAX_WAIT_SECONDS
+    client = current_waiter().client
 
     def prepare() -> ImageTiles:
         if isinstance(image, bytes) and processes is not None:
@@ -225,11 +232,11 @@ def prepare_image(
                 return process.prepare(
                     image,
                     processor,
-                    lambda size: _headers.reserve(size, until),
-                    lambda size: _decoded_pixels.reserve(size, until),
+                    lambda size: _headers.reserve(size, until, client),
+                    lambda size: _decoded_pixels.reserve(size, until, client),
                 )
         file = image if isinstance(image, ImageFile) else open_image(image)
-        with _decoded_pixels.reserve(file.decoded_bytes, until):
+        with _decoded_pixels.reserve(file.decoded_bytes, until, client):
             return processor(file.decode())
 
     return _threads().submit(prepare)
@@ -242,8 +249,10 @@ def decode_image(file: ImageFile) -> Future[Image.Image]:
         A picture of mode RGB.  The future raises ImageError if the image can't be used.
     """
 
+    client = current_waiter().client
+
     def decode() -> Image.Image:
-        with _decoded_pixels.reserve(file.decoded_bytes):
+        with _decoded_pixels.reserve(file.decoded_bytes, client=client):
             return file.decode()
 
     return _threads().submit(decode)
@@ -262,8 +271,10 @@ def check_image(file: ImageFile) -> Future[bytes | Image.Image]:
         checked.set_result(file.picture)
         return checked
 
+    client = current_waiter().client
+
     def check() -> bytes | Image.Image:
-        with _decoded_pixels.reserve(file.decoded_bytes):
+        with _decoded_pixels.reserve(file.decoded_bytes, client=client):
             file.decode()
         return content
 
@@ -275,10 +286,10 @@ def _parallel_images() -> int:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
+def _threads() -> FairThreads:
+    return FairThreads(
         usable_cores() if _processes is None else len(_processes.all),
-        thread_name_prefix="mllama-images",
+        "mllama-images",
         # Threads that wait for processes need a core as soon as they have Python's
         # lock, or everybody waits for it.
         initializer=_give_way if _processes is None else None,

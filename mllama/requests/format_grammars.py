@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from mllama.requests.token_grammars import (
     LIMITS,
     TokenGrammars,
 )
+from mllama.utils.fair_threads import FairThreads
 
 MAX_KEPT_CHARACTERS: Final = 4 << 20
 """Characters of the grammars and formats that are kept."""
@@ -47,12 +47,13 @@ class FormatGrammars:
 
         Raises:
             RequestError: If the format can't be honored within the limits.
+            EngineOverloadedError: If its client waits too long for its turn.
         """
         kept = self._kept.get(output_format)
         if kept is not None:
             return kept
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._made, output_format)
+        made = self._thread.submit(partial(self._made, output_format))
+        return await asyncio.wrap_future(made)
 
     def _made(self, output_format: OutputFormat) -> str:
         kept = self._kept.get(output_format)
@@ -94,7 +95,7 @@ class FormatGrammars:
 
     def close(self) -> None:
         """Gives up what is being made, at the end of a server, which would wait."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown()
         if "_reader" in vars(self):
             self._reader.close()
 
@@ -103,10 +104,10 @@ class FormatGrammars:
         return self._make()
 
     @cached_property
-    def _thread(self) -> ThreadPoolExecutor:
+    def _thread(self) -> FairThreads:
         # One at a time, so that hostile ones take no more than one core, and not one of
         # asyncio's threads, which others need meanwhile.
-        return ThreadPoolExecutor(1, thread_name_prefix="mllama-formats")
+        return FairThreads(1, "mllama-formats")
 
     @cached_property
     def _reader(self) -> GrammarReader:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from mllama.errors import PromptTooLongError, RequestError
 from mllama.max_model.chat_template import ChatTemplateError
 from mllama.requests.chat_prompt import ChatPrompt
+from mllama.utils.fair_threads import FairThreads
 
 _SHORT: Final = 2000
 """Characters of a prompt that are rendered and tokenized at once, in less time than it
@@ -57,6 +57,7 @@ async def tokenize(
     Raises:
         RequestError: If the chat template rejects the messages.
         PromptTooLongError: If it has far more tokens than a sequence.
+        EngineOverloadedError: If its client waits too long for a thread.
     """
     encoder = tokenizer.prompt_encoder
     size = text_size(prompt) if isinstance(prompt, (str, ChatPrompt)) else 0
@@ -82,8 +83,7 @@ async def tokenize(
 
     try:
         if size > _SHORT:
-            loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(_threads(), encode)
+            ids = await asyncio.wrap_future(_threads().submit(encode))
         else:
             ids = encode()
     except ChatTemplateError as error:
@@ -98,8 +98,8 @@ async def tokenize(
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="mllama-prompts")
+def _threads() -> FairThreads:
+    return FairThreads(_THREADS, "mllama-prompts")
 
 
 def text_size(value: Any) -> int:

@@ -195,3 +195,21 @@ def test_strips_make_the_same_picture(
     whole = load.load_image(image)
     monkeypatch.setattr(rgb, "STRIP_PIXELS", 120)
     assert whole.tobytes() == load.load_image(image).tobytes()
+
+
+def test_memory_goes_to_the_client_that_holds_least() -> None:
+    limit, order = MemoryLimit(10), []
+
+    def hold(client: str, size: int) -> None:
+        with limit.reserve(size, client=client):
+            order.append(client)
+
+    with ThreadPoolExecutor(4) as pool, limit.reserve(10, client="A"):
+        waiting = []
+        for client in "AAAB":
+            waiting.append(pool.submit(hold, client, 10))
+            while len(limit._queue) < len(waiting):
+                time.sleep(0.001)
+    for each in waiting:
+        each.result()
+    assert order == ["B", "A", "A", "A"]

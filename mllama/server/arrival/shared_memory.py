@@ -14,6 +14,7 @@ from mllama.errors import EngineOverloadedError
 from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
 from mllama.max_compat.server import ClientDisconnected
 from mllama.server.scheduling.fair_semaphore import ANYBODY, FairSemaphore, Lease
+from mllama.utils.fair_threads import waiting_as
 
 MAX_BODIES_BYTES: Final = 1 << 30
 """The memory of the large bodies of all requests in progress."""
@@ -43,7 +44,7 @@ class SharedMemory:
     """The memory of requests in progress.
 
     What there isn't enough of is waited for, by the client that holds least first.
-    One client's bodies have half of each kind at most.
+    One client has half of each kind at most.
 
     Args:
         bodies: Bytes of large bodies.
@@ -66,7 +67,7 @@ class SharedMemory:
         self.max_wait = max_wait
         self.bodies = FairSemaphore(bodies, most_each=bodies // 2)
         self.texts = FairSemaphore(texts, most_each=texts // 2)
-        self.images = FairSemaphore(images)
+        self.images = FairSemaphore(images, most_each=images // 2)
 
 
 class RequestMemory:
@@ -189,10 +190,13 @@ class SharedMemoryMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        share = RequestMemory(self._memory, self._client_of(scope))
+        client = self._client_of(scope)
+        share = RequestMemory(self._memory, client)
         give_memory(scope, share)
         try:
-            await self._app(scope, receive, send)
+            # Threads that prepare requests are shared as fairly as the memory.
+            with waiting_as(client, self._memory.max_wait):
+                await self._app(scope, receive, send)
         finally:
             share.release()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Iterator
 
-from mllama.server.scheduling.fair_queue import FairQueue, Ticket
+from mllama.utils.fair_queue import FairQueue, Ticket
 
 ANYBODY = None
 """The client of what no client asked for, or of one that isn't known."""

@@ -11,10 +11,10 @@ from typing import Final
 
 from mllama.errors import EngineOverloadedError
 from mllama.server.observability.metrics import METRICS
-from mllama.server.scheduling.fair_queue import FairQueue, Ticket
 from mllama.server.scheduling.fair_semaphore import FairSemaphore, Lease
 from mllama.server.scheduling.options import OverloadOptions
 from mllama.server.scheduling.progress import Progress, PromptWork
+from mllama.utils.fair_queue import FairQueue, Ticket
 
 _ANSWERS_PER_EXTRA_SLOT: Final = 8
 """For so many answers at a time, one more is handed to the engine.

@@ -15,11 +15,13 @@ from mllama.server.arrival.shared_memory import (
     MAX_WAIT_SECONDS,
     RequestMemory,
     SharedMemory,
+    SharedMemoryMiddleware,
 )
 from mllama.server.options import ServerOptions
 from mllama.server.routes import shared_memory
 from mllama.server.scheduling.fair_semaphore import FairSemaphore, Lease
 from mllama.server.scheduling.options import OverloadOptions
+from mllama.utils.fair_threads import Waiter, current_waiter
 from tests.server.dialects.in_process import InProcessServer
 
 LONG = "a" * 100_000
@@ -195,3 +197,27 @@ def test_no_wait_is_longer_than_the_first_token_may_take(
     overload = OverloadOptions(max_time_to_first_token=limit)
     options = ServerOptions(host="127.0.0.1", port=0, overload=overload)
     assert shared_memory(options).max_wait == seconds
+
+
+@pytest.mark.parametrize("kind", ["bodies", "texts", "images"])
+def test_one_client_has_half_of_the_memory(kind: str) -> None:
+    memory = SharedMemory(bodies=100, texts=200, images=300)
+    pool: FairSemaphore = getattr(memory, kind)
+    assert pool.most_each * 2 == pool.capacity
+
+
+def test_threads_know_whom_a_request_works_for() -> None:
+    found = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(await asyncio.ensure_future(waiter()))
+
+    async def waiter() -> Waiter:
+        return current_waiter()
+
+    middleware: Any = SharedMemoryMiddleware(
+        app, SharedMemory(max_wait=7), lambda scope: "client"
+    )
+    asyncio.run(middleware({"type": "http"}, None, None))
+    assert found == [Waiter("client", 7)]
+    assert current_waiter() == Waiter()

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllama.server.scheduling.fair_queue import FairQueue
+from mllama.utils.fair_queue import FairQueue
 
 CLIENTS = st.sampled_from("ABC")
 
