@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from mllama.requests.events import TokenLogprob
+from mllama.server.json_response import JsonText, json_text
 
 TokenBytes = Callable[[int], bytes]
 """Returns what a token stands for."""
@@ -58,28 +59,32 @@ def limited(
 
 def prompt_entries(
     tokens: Sequence[TokenLogprob | None], token_bytes: TokenBytes
-) -> Generator[None, None, list[dict[str, Any] | None]]:
+) -> Generator[None, None, list[JsonText]]:
     """Returns log probabilities of a prompt's tokens by their ids, as vLLM does.
 
     Yields in between, because there may be many.
     """
-    entries: list[dict[str, Any] | None] = []
+    entries: list[JsonText] = []
     for start in range(0, len(tokens), FEW_TOKENS):
         if start:
             yield
         entries += [
-            None
-            if token is None
-            else {
-                str(token_id): {
-                    "logprob": logprob,
-                    "decoded_token": token_string(token_bytes(token_id)),
-                }
-                for token_id, logprob in _with_own(token).items()
-            }
+            json_text(token and _prompt_entry(token, token_bytes))
             for token in tokens[start : start + FEW_TOKENS]
         ]
     return entries
+
+
+def _prompt_entry(
+    token: TokenLogprob, token_bytes: TokenBytes
+) -> dict[str, dict[str, Any]]:
+    return {
+        str(token_id): {
+            "logprob": logprob,
+            "decoded_token": token_string(token_bytes(token_id)),
+        }
+        for token_id, logprob in _with_own(token).items()
+    }
 
 
 def _with_own(token: TokenLogprob) -> dict[int, float]:

@@ -20,6 +20,8 @@ from mllama.requests.events import (
 from mllama.requests.tool_calls.collector import ToolCallCollector
 from mllama.server.call_arguments import arguments_object
 from mllama.server.compact_json import compact
+from mllama.server.dialects.log_probability_budget import LogProbabilityBudget
+from mllama.server.json_response import JsonText, json_text
 from mllama.server.token_text import TokenBytes, chat_entry
 from mllama.server.usage import UsageCounter
 
@@ -127,16 +129,21 @@ async def whole_answer(
         events: The engine's events.
         form: What the answer contains.
         usage: Counts the tokens.
+
+    Raises:
+        RequestRejected: If it has too many log probabilities.
     """
     text: list[str] = []
-    entries: list[dict[str, Any]] = []
+    entries: list[JsonText] = []
+    budget = LogProbabilityBudget()
     calls = _CompleteCalls()
     end = Finished(0, "stop")
     async for event in events:
         usage.add(event)
         if isinstance(event, Piece):
             text.append(event.text)
-            entries += form.entries(event.logprobs)
+            budget.spend(event.logprobs)
+            entries += map(json_text, form.entries(event.logprobs))
         elif isinstance(event, ToolCallEvent):
             calls.add(event)
         elif isinstance(event, Finished):
@@ -171,7 +178,7 @@ async def answer_lines(
             yield _line({**form.fields(""), **_end(event, form, usage)})
 
 
-def _logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _logprobs(entries: list[dict[str, Any]] | list[JsonText]) -> dict[str, Any]:
     """Returns the field with log probabilities, if there are any."""
     return {"logprobs": entries} if entries else {}
 

@@ -20,6 +20,7 @@ from mllama.requests.events import (
 )
 from mllama.requests.tool_calls.collector import ToolCallCollector
 from mllama.server.compact_json import compact
+from mllama.server.dialects.log_probability_budget import LogProbabilityBudget
 from mllama.server.dialects.openai.answer_head import (
     AnswerHead,
     ChunkWriter,
@@ -79,9 +80,13 @@ async def whole_chat(
         events: The engine's events.
         form: What the answer contains.
         usage: Counts the tokens.
+
+    Raises:
+        RequestRejected: If it has too many log probabilities.
     """
     choices = [_Choice([form.echo]) for _ in range(form.choices)]
     prompt_logprobs = None
+    budget = LogProbabilityBudget()
     async for event in events:
         usage.add(event)
         if isinstance(event, Piece):
@@ -89,6 +94,7 @@ async def whole_chat(
             choice.text.append(event.text)
             # One by one, as all at once would hold the event loop.
             if form.logprobs:
+                budget.spend(event.logprobs)
                 choice.logprobs += map(json_text, _entries(event.logprobs, form))
         elif isinstance(event, ToolCallEvent):
             choices[event.choice].calls.add(event)
@@ -99,6 +105,7 @@ async def whole_chat(
             choice = choices[event.choice]
             choice.attention = await asyncio.to_thread(attention_object, event)
         elif isinstance(event, PromptRead) and event.logprobs is not None:
+            budget.spend(event.logprobs)
             prompt_logprobs = await in_turns(
                 prompt_entries(event.logprobs, form.token_bytes)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from mllama.requests.sampling_params import Sampling
 from mllama.requests.tool_messages import read_arguments
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.log_probability_budget import LogProbabilityBudget
 from mllama.server.dialects.openai.chat_body import ChatBody, PromptFields
 from mllama.server.dialects.openai.content import (
     AssistantMessage,
@@ -90,6 +92,10 @@ def check_chat(body: ChatBody, capabilities: ServerCapabilities) -> None:
             "max_tokens",
             code="invalid_value",
         )
+    if limits and body.logprobs and not body.stream:
+        longest = min(*limits, capabilities.max_length or math.inf)
+        tokens = (body.n or 1) * int(longest)
+        LogProbabilityBudget().foresee(tokens, body.top_logprobs or 0)
 
 
 def check_prompt(body: PromptFields, capabilities: ServerCapabilities) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 from mllama.requests.events import Event, Finished, Piece, PromptRead, TokenLogprob
 from mllama.server.compact_json import compact
+from mllama.server.dialects.log_probability_budget import LogProbabilityBudget
 from mllama.server.dialects.openai.answer_head import (
     AnswerHead,
     ChunkWriter,
     usage_object,
 )
+from mllama.server.json_response import json_text
 from mllama.server.token_text import (
     FEW_TOKENS,
     CompletionLogprobsWriter,
@@ -63,6 +65,12 @@ class CompletionForm:
         """Returns a writer of the log probabilities of one answer."""
         return CompletionLogprobsWriter(self.token_bytes, self.is_special)
 
+    @property
+    def prompt_copies(self) -> int:
+        """Returns how often a whole answer has a prompt's log probabilities."""
+        echoes = self.echo and self.logprobs is not None
+        return self.choices * (echoes + (self.prompt_logprobs is not None))
+
     def limited(
         self, tokens: Sequence[TokenLogprob | None]
     ) -> list[TokenLogprob | None]:
@@ -96,17 +104,23 @@ async def whole_completion(
         events: The engine's events.
         form: What the answer contains.
         usage: Counts the tokens.
+
+    Raises:
+        RequestRejected: If there are too many log probabilities.
     """
+    budget = LogProbabilityBudget()
     answers = [[_Answer() for _ in range(form.answers)] for _ in form.prompts]
     read: list[PromptRead | None] = [None for _ in form.prompts]
     async for prompt, event in events:
         usage.add(event, prompt)
         if isinstance(event, PromptRead):
+            budget.spend(event.logprobs or (), form.prompt_copies)
             read[prompt] = event
         elif isinstance(event, Piece):
             answer = answers[prompt][event.choice]
             answer.text.append(event.text)
             answer.token_ids += event.token_ids
+            budget.spend(event.logprobs)
             answer.logprobs += event.logprobs
         elif isinstance(event, Finished):
             answers[prompt][event.choice].reason = event.reason
@@ -120,9 +134,12 @@ async def whole_completion(
 def _whole_choices(
     form: CompletionForm,
     answers: Sequence[list[_Answer]],
-    read: Sequence[PromptRead | None],
+    read: list[PromptRead | None],
 ) -> Generator[None, None, list[dict[str, Any]]]:
-    """Returns the choices of an answer, and yields in between."""
+    """Returns the choices of an answer, and yields in between.
+
+    What has been written is dropped.
+    """
     choices: list[dict[str, Any]] = []
     for prompt, found in enumerate(answers):
         if form.choices < form.answers:
@@ -132,6 +149,8 @@ def _whole_choices(
                 form, form.prompts[prompt], answer, read[prompt]
             )
             choices.append({"index": len(choices), **choice})
+        found.clear()
+        read[prompt] = None
     return choices
 
 
@@ -141,9 +160,9 @@ def _whole_choice(
     logprobs = None
     if form.logprobs is not None:
         writer = form.logprobs_writer()
-        logprobs = yield from _echoed_logprobs(form, prompt, read, writer)
+        logprobs = yield from _echoed_logprobs(form, prompt, read, writer, as_json=True)
         new = yield from _written(
-            writer, answer.token_ids, form.limited(answer.logprobs)
+            writer, answer.token_ids, form.limited(answer.logprobs), as_json=True
         )
         for name, values in new.items():
             logprobs[name] += values
@@ -163,12 +182,16 @@ def _echoed_logprobs(
     prompt: str,
     read: PromptRead | None,
     writer: CompletionLogprobsWriter,
+    *,
+    as_json: bool = False,
 ) -> Generator[None, None, dict[str, list[Any]]]:
     """Returns the log probabilities of a prompt that the answer repeats, or none."""
     if not form.echo or read is None:
         return writer.write((), ())
     tokens = form.limited(read.logprobs or [None] * len(read.token_ids))
-    return (yield from _written(writer, read.token_ids, tokens, prompt))
+    return (
+        yield from _written(writer, read.token_ids, tokens, prompt, as_json=as_json)
+    )
 
 
 def _written(
@@ -176,14 +199,27 @@ def _written(
     token_ids: Sequence[int],
     logprobs: Sequence[TokenLogprob | None],
     prompt: str = "",
+    *,
+    as_json: bool = False,
 ) -> Generator[None, None, dict[str, list[Any]]]:
-    """Returns the entries of a text's tokens, and yields in between."""
+    """Returns the entries of a text's tokens, and yields in between.
+
+    Args:
+        writer: Writes them.
+        token_ids: The tokens.
+        logprobs: Their log probabilities.
+        prompt: The text, if it is a prompt's.
+        as_json: Whether alternatives are JSON already, which takes less memory.
+    """
     entries = writer.write((), ())
     for start in range(0, len(token_ids), FEW_TOKENS):
         if start:
             yield
         few = slice(start, start + FEW_TOKENS)
-        for name, values in writer.write(token_ids[few], logprobs[few], prompt).items():
+        written = writer.write(token_ids[few], logprobs[few], prompt)
+        if as_json:
+            written["top_logprobs"] = list(map(json_text, written["top_logprobs"]))
+        for name, values in written.items():
             entries[name] += values
     return entries
 

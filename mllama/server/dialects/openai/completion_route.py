@@ -23,6 +23,7 @@ from mllama.server.dialects.openai.completion_answer import (
 from mllama.server.dialects.openai.completion_body import CompletionBody
 from mllama.server.dialects.openai.completion_translation import (
     check_completion,
+    check_log_probabilities,
     completion_sampling,
     echoed_texts,
     prompts_of,
@@ -83,6 +84,7 @@ class CompletionRoute:
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Hands a request's prompts to the engine."""
         sampling = completion_sampling(body, self._capabilities)
+        check_log_probabilities(body, sampling, self._capabilities)
         output_format = openai_output_format(body)
         requests = [
             GenerationRequest(

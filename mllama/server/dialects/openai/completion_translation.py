@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 from mllama.requests.sampling_params import Sampling
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.capabilities import ServerCapabilities
+from mllama.server.dialects.log_probability_budget import LogProbabilityBudget
 from mllama.server.dialects.openai.completion_body import CompletionBody
 from mllama.server.dialects.openai.sampling_translation import (
     check_shared,
@@ -65,6 +67,29 @@ def check_completion(body: CompletionBody, capabilities: ServerCapabilities) -> 
             "best_of",
             code="unsupported_parameter",
         )
+
+
+def check_log_probabilities(
+    body: CompletionBody, sampling: Sampling, capabilities: ServerCapabilities
+) -> None:
+    """Checks that an answer which is no stream has few enough log probabilities.
+
+    The tokens of texts are counted when they are known.
+
+    Raises:
+        RequestRejected: If it may have too many.
+    """
+    if body.stream:
+        return
+    prompts, choices = prompts_of(body), body.n or 1
+    longest = min(sampling.max_new_tokens, capabilities.max_length or math.inf)
+    known = choices * sum(len(each) for each in prompts if not isinstance(each, str))
+    answers = len(prompts) * max(choices, body.best_of or 1)
+    budget = LogProbabilityBudget()
+    budget.foresee(answers * int(longest), sampling.logprobs)
+    budget.foresee(known, body.prompt_logprobs)
+    if body.echo:
+        budget.foresee(known, body.logprobs)
 
 
 def completion_sampling(

@@ -16,6 +16,7 @@ from mllama.requests.events import (
     ToolCallStarted,
     ToolCallWithdrawn,
 )
+from mllama.server.dialects.log_probability_budget import LogProbabilityBudget
 from mllama.server.dialects.openai.responses.response_form import (
     ResponseForm,
     usage_object,
@@ -53,6 +54,8 @@ class ResponseWriter:
         self._text: list[str] = []
         # Those of tokens whose text, if they have any, hasn't come yet.
         self._logprobs: list[TokenLogprob] = []
+        # A stream repeats them all at its end.
+        self._budget = LogProbabilityBudget("include")
         self._status: Status = "in_progress"
         self._completed_at: int | None = None
         self._error: dict[str, str] | None = None
@@ -68,6 +71,7 @@ class ResponseWriter:
         """Adds an event of the engine; returns what it adds to the stream."""
         self._usage.add(event)
         if isinstance(event, Piece):
+            self._budget.spend(event.logprobs)
             self._logprobs += event.logprobs
             return self._add_text(event.text) if event.text else []
         if isinstance(event, ToolCallStarted):
