@@ -156,3 +156,15 @@ def test_tasks_that_are_started_work_for_the_same_client() -> None:
         assert await task == "A"
 
     asyncio.run(main())
+
+
+def test_what_has_not_begun_is_given_up_at_the_end() -> None:
+    tasks = Tasks(1)
+    (running,) = tasks.occupy("A")
+    waiting = tasks.submit("B")
+    tasks.threads.shutdown()
+    with pytest.raises(CancelledError):
+        waiting.result(60)
+    tasks.end()
+    running.result(60)
+    assert tasks.begun == []

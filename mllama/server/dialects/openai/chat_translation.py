@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -93,8 +92,9 @@ def check_chat(body: ChatBody, capabilities: ServerCapabilities) -> None:
             code="invalid_value",
         )
     if limits and body.logprobs and not body.stream:
-        longest = min(*limits, capabilities.max_length or math.inf)
-        tokens = (body.n or 1) * int(longest)
+        known = (*limits, capabilities.max_length)
+        longest = min(each for each in known if each is not None)
+        tokens = (body.n or 1) * longest
         LogProbabilityBudget().foresee(tokens, body.top_logprobs or 0)
 
 
