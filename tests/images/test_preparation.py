@@ -103,7 +103,7 @@ def test_the_end_of_a_server_gives_up_images(monkeypatch: pytest.MonkeyPatch) ->
     assert all(future.cancelled() for future in later)
     assert [process.codes for process in processes.all] == [[-9, -9]] * len(begun)
     # The end of Python would wait for these.
-    for thread in executor._threads:
+    for thread in executor._threads._threads:
         thread.join(60)
         assert not thread.is_alive()
     # Afterwards all is as before the server.
