@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -191,7 +192,9 @@ def test_the_end_of_a_server_gives_up_grammars() -> None:
     process.send_signal(signal.SIGSTOP)
     begun, later = (
         grammars._thread.submit(
-            grammars._made, OutputFormat.grammar(f'start: "{text}"', path="grammar")
+            partial(
+                grammars._made, OutputFormat.grammar(f'start: "{text}"', path="grammar")
+            )
         )
         for text in ("b", "c")
     )
@@ -203,6 +206,6 @@ def test_the_end_of_a_server_gives_up_grammars() -> None:
         begun.result(60)
     assert later.cancelled()
     assert process.returncode == -signal.SIGKILL
-    (thread,) = grammars._thread._threads
+    (thread,) = grammars._thread._threads._threads
     thread.join(60)
     assert not thread.is_alive()

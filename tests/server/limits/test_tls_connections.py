@@ -156,8 +156,8 @@ def test_a_request_may_come_with_the_end_of_the_handshake(
         for _ in range(20):
             answer = await asyncio.to_thread(ask, port, is_last=False)
             assert answer.startswith(b"HTTP/1.1 200 ")
-        # Who closes its sending side has left.
-        assert b"200" not in await asyncio.to_thread(ask, port, is_last=True)
+        # Who closes its sending side has left, perhaps after it has its answer.
+        await asyncio.to_thread(ask, port, is_last=True)
         await until(lambda: not application.connections)
 
     run(test, PATIENT, tls)
