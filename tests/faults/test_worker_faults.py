@@ -112,8 +112,9 @@ def test_threads_that_wait_for_ever_are_noticed_and_a_long_step_is_not(
     hanging = faults.ask(messages=picture(HANGS), max_tokens=4)
     assert "the model's process has died" in str(hanging.error)
     assert hanging.seconds < NOTICE_SECONDS + BUSY_SECONDS
-    assert "has stopped computing" in faults.server.log.read_text()
     faults.wait_for_health(200)
+    # The log may say so a moment after the clients are told.
+    assert "has stopped computing" in faults.server.log.read_text()
     assert faults.ask().text == reference
 
 
