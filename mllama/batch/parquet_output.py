@@ -85,7 +85,7 @@ def parquet_identities(path: Path) -> Iterator[str]:
 
     try:
         with parquet.ParquetFile(path) as source:
-            _check_columns(source)
+            _check_columns(source, path)
             columns = ["custom_id", "status_code", "error"]
             for batch in source.iter_batches(batch_size=_ROWS, columns=columns):
                 for row in batch.to_pylist():
@@ -109,15 +109,19 @@ def _identity(row: dict[str, Any]) -> str:
     return answered_identity(line)
 
 
-def _check_columns(source: Any) -> None:
+def _check_columns(source: Any, path: Path) -> None:
     """Checks that a Parquet file has the columns of answers.
+
+    Args:
+        source: The open file.
+        path: The file, for the message.
 
     Raises:
         MllamaError: If it hasn't.
     """
     found = {column.name: column.type for column in source.schema_arrow}
     if any(found.get(column.name) != column.type for column in _schema()):
-        raise MllamaError("no answers of a batch")
+        raise _no_answers(path)
 
 
 def _no_answers(path: Path) -> MllamaError:
@@ -137,10 +141,7 @@ def remove_parquet_errors(path: Path) -> None:
 
     try:
         with parquet.ParquetFile(path) as source:
-            try:
-                _check_columns(source)
-            except MllamaError as error:
-                raise _no_answers(path) from error
+            _check_columns(source, path)
             if not _has_errors(source.iter_batches(columns=["error"])):
                 return
             with (

@@ -60,7 +60,7 @@ def check_this_node(options: EngineOptions) -> NodeReport:
         options.resolve()
     except MllamaError as error:
         return NodeReport(installed_versions(), " ".join(str(error).split()))
-    return NodeReport(installed_versions())
+    return report_versions()
 
 
 def report_versions() -> NodeReport:

@@ -60,6 +60,14 @@ def read(reader: GrammarReader, kind: FormatKind, source: str) -> str:
     return reader.read(kind, source, is_strict=True, path="format")
 
 
+def running(reader: GrammarReader) -> subprocess.Popen[str]:
+    """Returns the process of a reader, once it has read a grammar."""
+    read(reader, "regex", "a+")
+    process = reader._process
+    assert process is not None
+    return process
+
+
 @pytest.mark.parametrize(
     "source",
     [CHAIN, GBNF_CHAIN, f"start: %json {json.dumps(SCHEMA_CHAIN)}"],
@@ -102,9 +110,7 @@ def test_special_tokens_are_known_by_name_and_number(reader: GrammarReader) -> N
 
 
 def test_a_process_that_was_killed_is_started_anew(reader: GrammarReader) -> None:
-    read(reader, "regex", "a+")
-    process = reader._process
-    assert process is not None
+    process = running(reader)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert read(reader, "regex", "b+")
@@ -114,9 +120,7 @@ def test_a_process_that_was_killed_is_started_anew(reader: GrammarReader) -> Non
 def test_a_process_that_is_stopped_is_replaced(
     reader: GrammarReader, monkeypatch: pytest.MonkeyPatch, padding: int
 ) -> None:
-    read(reader, "regex", "a+")
-    process = reader._process
-    assert process is not None
+    process = running(reader)
     process.send_signal(signal.SIGSTOP)
     monkeypatch.setattr(reader_process, "STUCK", StuckLimits(stopped=0.3, look=0.05))
     with pytest.raises(EngineUnavailableError, match="go on and was killed"):
@@ -144,9 +148,7 @@ def test_a_system_without_room_for_a_process_may_have_some_later(
 def test_a_system_without_a_thread_for_the_watch_may_have_one_later(
     reader: GrammarReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read(reader, "regex", "a+")
-    process = reader._process
-    assert process is not None
+    process = running(reader)
     with no_threads(monkeypatch), pytest.raises(EngineUnavailableError):
         read(reader, "regex", "ab+")
     assert process.returncode == -signal.SIGKILL
@@ -156,9 +158,7 @@ def test_a_system_without_a_thread_for_the_watch_may_have_one_later(
 def test_a_process_that_is_killed_amid_its_reply_has_none(
     reader: GrammarReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read(reader, "regex", "a+")
-    process = reader._process
-    assert process is not None
+    process = running(reader)
     assert process.stdout is not None
 
     def killed() -> str:
@@ -172,9 +172,7 @@ def test_a_process_that_is_killed_amid_its_reply_has_none(
 
 def test_the_process_ends_with_its_reader() -> None:
     reader = GrammarReader(demo_grammars().vocabulary, LIMITS)
-    read(reader, "regex", "a+")
-    process = reader._process
-    assert process is not None
+    process = running(reader)
     assert process.stdin is not None
     process.stdin.close()
     end = time.monotonic() + 20
