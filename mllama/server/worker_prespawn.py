@@ -163,7 +163,7 @@ class _Task:
     descriptors: list[int] = field(default_factory=list)
 
     # multiprocessing calls these while it pickles.
-    DupFd = staticmethod(popen_spawn_posix._DupFd)
+    DupFd = popen_spawn_posix.Popen.DupFd
 
     def duplicate_for_child(self, descriptor: int) -> int:
         self.descriptors.append(descriptor)
