@@ -34,6 +34,10 @@ _STATELESS: Final = (
     "conversation as `input`"
 )
 _ECHOED: Final = "The answer repeats it"
+_MAX_ECHOED_CHARACTERS: Final = 512
+"""Of a text that each answer, and three events of each stream, repeat.  OpenAI's API
+has this limit for the values of ``metadata``."""
+
 _ALWAYS_CACHED: Final = Ignored("prefixes are always cached")
 _NO_SUMMARY: Final = Ignored("there is no reasoning to sum up")
 
@@ -48,6 +52,14 @@ Includable = Literal[
     "code_interpreter_call.outputs",
 ]
 """What OpenAI's API can add to answers."""
+
+
+EchoedText = Annotated[str, Field(max_length=_MAX_ECHOED_CHARACTERS)]
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], EchoedText], Field(max_length=16)
+]
+"""With the limits of OpenAI's API."""
 
 
 class ResponseStreamOptions(Body):
@@ -109,10 +121,10 @@ class ResponsesBody(SamplingFields):
         le=MAX_LOGPROBS,
         description=f"Likeliest tokens in each place; needs `{LOGPROBS}`",
     )
-    metadata: dict[str, str] | None = Field(None, description=_ECHOED)
-    user: str | None = Field(None, description=_ECHOED)
-    safety_identifier: str | None = Field(None, description=_ECHOED)
-    prompt_cache_key: str | None = Field(
+    metadata: Metadata | None = Field(None, description=_ECHOED)
+    user: EchoedText | None = Field(None, description=_ECHOED)
+    safety_identifier: EchoedText | None = Field(None, description=_ECHOED)
+    prompt_cache_key: EchoedText | None = Field(
         None, description=f"{_ECHOED}; prefixes are always cached"
     )
     store: Annotated[
