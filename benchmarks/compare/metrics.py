@@ -19,12 +19,16 @@ class Metric:
 FORCED = {"none": None, "0": 0.0, "50": 0.5, "80": 0.8, "100": 1.0}
 """Acceptance rates that workload i forces, by name; "none" guesses nothing."""
 
+FORCED_WITH_PICTURE = {"none": None, "80": 0.8}
+"""The same in a conversation about a picture of 4 tiles."""
+
 LOOKUPS = {
     f"lookup_{name}_{streams}": (kind, streams)
     for name, kind in (
         ("random", "random tokens"),
         ("few", "16 tokens at random"),
         ("greedy", "greedy"),
+        ("picture", "random tokens about a picture"),
     )
     for streams in (1, 8)
 }
@@ -76,6 +80,15 @@ METRICS = {
         )
         for name in FORCED
         if name != "none"
+    },
+    **{
+        f"forced_picture_{name}": Metric(
+            "i",
+            f"a 4-tile image, {'no guesses' if rate is None else f'{name} % right'}",
+            "tokens/s",
+            digits=1,
+        )
+        for name, rate in FORCED_WITH_PICTURE.items()
     },
     **{
         metric: Metric("i", f"lookup over no guesses, {kind}, {streams} at once", "x")

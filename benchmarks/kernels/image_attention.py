@@ -42,6 +42,8 @@ BATCHES = {
     "1 token": [1],
     "8 requests": [1] * 8,
     "8 pictures": [1] * 8,
+    "5 tokens": [5],
+    "9 tokens": [9],
     "176 tokens": [176],
 }
 """Query tokens of each segment.  They read the same picture, but for 8 pictures."""

@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="conversations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", type=int, default=1, help="of rates")
+    parser.add_argument(
+        "--pictured", action="store_true", help="rates about a picture of 4 tiles"
+    )
     parser.add_argument("--new-tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -48,7 +51,13 @@ def main() -> None:
                 raise SystemExit("answers differ")
         case "rates":
             path = model or model_files().gguf
-            rates.measure(path, options.streams, options.new_tokens, options.rounds)
+            rates.measure(
+                path,
+                options.streams,
+                options.new_tokens,
+                options.rounds,
+                pictured=options.pictured,
+            )
         case "texts":
             texts.measure()
         case _:

@@ -1,8 +1,16 @@
-"""Asks conversations about pictures with guesses and without: all answers are equal."""
+"""Asks conversations about pictures with guesses and without: all answers are equal.
+
+The guesses are those of prompt lookup, of a draft model (the demo model's own path of
+plain texts) and random ones.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import random
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,77 +22,122 @@ from benchmarks.speculation.scheduled import (
 )
 from demo.data.conversations import KINDS, messages, random_conversation
 from demo.data.drawing import render
+from mllama.requests.output_format import OutputFormat
 from mllama.runtime.speculation.guess_counts import GuessCounts
 from mllama.runtime.speculation.prompt_lookup import PromptLookup
+from tests.reference.llama import write_demo_text_path
 from tests.scheduling.proposers import Noise, always_guess
 
 STREAMS = 8
 AT_ONCE = 40
 """Questions that wait or run at the same time."""
 
-SAMPLING: list[dict[str, Any]] = [
-    {},
+SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "shape": {"enum": ["circle", "square", "triangle", "star"]},
+        "color": {"type": "string", "maxLength": 20},
+        "count": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["shape", "color", "count"],
+}
+COMPANIONS: Final[list[dict[str, Any]]] = [
     {"top_k": -1, "temperature": 1.0},
-    {},
     {"top_p": 0.9, "top_k": 50, "temperature": 1.3},
-    {"repetition_penalty": 1.2},
     {"frequency_penalty": 0.5, "top_k": -1, "temperature": 0.8},
 ]
-"""Settings in turn; a third of the answers are plainly greedy."""
+"""Settings, in turn, of the answers that share batches with the greedy ones."""
 
 
 def questions(count: int, seed: int) -> list[Question]:
-    """Returns conversations of all kinds, each about pictures of its own."""
+    """Returns conversations of all kinds, each about pictures of its own.
+
+    The answers are greedy, every sixth with a penalty.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
         conversation, scenes = random_conversation(rng, KINDS[number % len(KINDS)])
-        sampling = SAMPLING[number % len(SAMPLING)] | {"seed": number}
         # A third goes on after its end, and repeats itself.
         goes_on = number % 3 == 0
         found.append(
             Question(
                 messages(conversation, [render(scene) for scene in scenes]),
                 80 if goes_on else 40,
-                sampling | {"ignore_eos": goes_on},
+                {"ignore_eos": goes_on}
+                | ({"repetition_penalty": 1.2} if number % 6 == 5 else {}),
             )
         )
     return found
 
 
+def companions(count: int, seed: int) -> list[Question]:
+    """Returns questions that are sampled about pictures, or answered in JSON."""
+    pictured = questions(count - count // 2, seed)
+    sampled = [
+        replace(each, sampling=each.sampling | COMPANIONS[n % 3] | {"seed": n})
+        for n, each in enumerate(pictured)
+    ]
+    formatted = [
+        Question(
+            [{"role": "user", "content": f"What is in number {number}?"}],
+            80,
+            {"temperature": 1.0, "seed": number} if number % 2 else {},
+            OutputFormat.json_schema(SCHEMA, strict=True),
+        )
+        for number in range(count // 2)
+    ]
+    return sampled + formatted
+
+
 def compare(count: int, seed: int) -> bool:
-    """Prints how many answers are equal; returns True if all are."""
-    model = scheduled(None, STREAMS)
-    assert model.speculation is not None
-    vocabulary = len(model.tokenizer.delegate)
-    asked = questions(count, seed)
-    batches = [asked[start : start + AT_ONCE] for start in range(0, count, AT_ONCE)]
-    with without_guesses(model):
-        expected = [
-            answer for batch in batches for answer in answered(model, batch).answers
+    """Prints how many answers are equal; returns True if all are.
+
+    Half as many other answers share the batches of the greedy conversations.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = scheduled(
+            None,
+            STREAMS,
+            speculate="draft",
+            draft_model_path=write_demo_text_path(Path(folder)),
+        )
+    speculation: Any = model.speculation
+    drafting, adaptive = speculation._proposer, speculation.budget
+    asked = questions(count, seed) + companions(count // 2, seed + 1)
+    random.Random(seed).shuffle(asked)
+
+    def all_answers() -> list[list[int]]:
+        model.forget()
+        speculation.counts = GuessCounts()
+        return [
+            answer
+            for start in range(0, len(asked), AT_ONCE)
+            for answer in answered(model, asked[start : start + AT_ONCE]).answers
         ]
-    adaptive = model.speculation._proposer, model.speculation.budget
+
+    with without_guesses(model):
+        expected = all_answers()
     same = True
-    for name, proposer in (
-        ("lookup, as far as it pays", None),
-        ("lookup, always checked", PromptLookup()),
-        ("random guesses, always checked", Noise(vocabulary)),
+    noise = Noise(len(model.tokenizer.delegate))
+    for name, proposer, adapts in (
+        ("lookup, as far as it pays", PromptLookup(), True),
+        ("lookup, always checked", PromptLookup(), False),
+        ("draft model, as far as it pays", drafting, True),
+        ("draft model, always checked", drafting, False),
+        ("random guesses, always checked", noise, False),
     ):
-        if proposer is None:
-            model.speculation._proposer, model.speculation.budget = adaptive
+        if adapts:
+            speculation._proposer, speculation.budget = proposer, adaptive
         else:
             always_guess(model, proposer)
-        model.forget()
-        model.speculation.counts = GuessCounts()
-        found = [
-            answer for batch in batches for answer in answered(model, batch).answers
-        ]
-        counts = model.speculation.counts
+        found = all_answers()
+        counts = speculation.counts
         equal = sum(map(list.__eq__, expected, found))
         print(
-            f"{name}: {equal} of {count} answers equal, "
+            f"{name}: {equal} of {len(asked)} answers equal, "
             f"{counts.proposed} tokens guessed, {counts.accepted} right",
             flush=True,
         )
-        same &= equal == count
+        same &= equal == len(asked)
     return same

@@ -9,6 +9,7 @@ from benchmarks.speculation.scheduled import (
     Question,
     Run,
     answered,
+    picture,
     scheduled,
     without_guesses,
 )
@@ -21,22 +22,41 @@ PROMPT = "word " * 100
 TOKEN = 300
 
 
-def questions(streams: int, new_tokens: int) -> list[Question]:
+def questions(
+    streams: int, new_tokens: int, *, pictured: bool = False
+) -> list[Question]:
     """Returns questions whose answer is known: a bias leaves the same token each time.
 
     Rounding changes answers of random weights otherwise.
+
+    Args:
+        streams: Their number.
+        new_tokens: The tokens of each answer.
+        pictured: Whether all are about one picture of four tiles.
     """
-    asked = [{"role": "user", "content": PROMPT}]
+    asked = [
+        {
+            "role": "user",
+            "content": [picture(), {"type": "text", "text": PROMPT}]
+            if pictured
+            else PROMPT,
+        }
+    ]
     return [Question(asked, new_tokens, {"bias": {TOKEN: 1000.0}})] * streams
 
 
 def measure(
-    model_path: Path | None, streams: int, new_tokens: int, rounds: int
+    model_path: Path | None,
+    streams: int,
+    new_tokens: int,
+    rounds: int,
+    *,
+    pictured: bool = False,
 ) -> None:
     """Prints the medians of each rate over no guesses, in turn in each round."""
     model = scheduled(model_path, streams, max_length=1024, image_cache_size=1 << 27)
     assert model.speculation is not None
-    asked = questions(streams, new_tokens)
+    asked = questions(streams, new_tokens, pictured=pictured)
     vocabulary = len(model.tokenizer.delegate)
     found: dict[float | None, list[tuple[Run, float]]] = {}
     for number in range(rounds + 1):

@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from mllama.requests.chat_prompt import ChatPrompt
+from mllama.requests.output_format import OutputFormat
+from mllama.requests.request import GenerationRequest
+from mllama.requests.sampling_params import Sampling
 from tests.scheduling.harness import Request, Scheduled
 
 
@@ -19,12 +26,28 @@ class Question:
     Attributes:
         messages: The conversation.
         new_tokens: Tokens of the answer, at most.
-        sampling: Settings of ``Scheduled.submit``.
+        sampling: Settings of ``Scheduled.submit``; with a format, those of
+            ``Sampling``.
+        output_format: The format of the answer, which has no picture then; None is any.
     """
 
     messages: Sequence[Any]
     new_tokens: int
     sampling: dict[str, Any]
+    output_format: OutputFormat | None = None
+
+    def submit(self, model: Scheduled) -> Request:
+        """Adds this question to a scheduler's queue."""
+        if self.output_format is None:
+            return model.submit(self.messages, self.new_tokens, **self.sampling)
+        (context,) = model.prepare(
+            GenerationRequest(
+                prompt=ChatPrompt(messages=self.messages),
+                sampling=Sampling(max_new_tokens=self.new_tokens, **self.sampling),
+                output_format=self.output_format,
+            )
+        ).contexts
+        return model.submit_context(context)
 
 
 @dataclass(frozen=True)
@@ -47,17 +70,25 @@ class Run:
         return sum(len(answer) - 1 for answer in self.answers) / self.seconds
 
 
+def picture() -> dict[str, Any]:
+    """Returns part of a message: a picture of noise, always the same one.
+
+    It has four tiles at the published size.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (1120, 1120, 3), np.uint8)
+    return {"type": "image", "image": Image.fromarray(noise)}
+
+
 def scheduled(model: Path | None, streams: int, **options: Any) -> Scheduled:
     """Loads a model that guesses.
 
     Args:
         model: The model; None is the demo model.
         streams: Requests that are answered at once.
-        options: Further options of the engine.
+        options: Further options of the engine; by default it looks in the prompt.
     """
-    return Scheduled(
-        model_path=model, max_batch_size=streams, speculate="lookup", **options
-    )
+    guesses = {"speculate": "lookup"} | options
+    return Scheduled(model_path=model, max_batch_size=streams, **guesses)
 
 
 @contextmanager
@@ -74,10 +105,7 @@ def without_guesses(model: Scheduled) -> Iterator[None]:
 
 def answered(model: Scheduled, questions: Sequence[Question]) -> Run:
     """Has questions answered that are asked at once, as many at a time as fit."""
-    requests: list[Request] = [
-        model.submit(each.messages, each.new_tokens, **each.sampling)
-        for each in questions
-    ]
+    requests = [each.submit(model) for each in questions]
     while not any(request.token_ids for request in requests):
         model.step()
     started, steps = time.perf_counter(), 0

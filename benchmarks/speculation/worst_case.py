@@ -13,6 +13,7 @@ from benchmarks.speculation import conversations
 from benchmarks.speculation.scheduled import (
     Question,
     answered,
+    picture,
     scheduled,
     without_guesses,
 )
@@ -27,9 +28,10 @@ def workloads(demo: bool, streams: int, new_tokens: int) -> dict[str, list[Quest
     """Returns questions by name."""
     rng = np.random.default_rng(0)
 
-    def asked(seed: int, sampling: dict[str, Any]) -> Question:
+    def asked(seed: int, sampling: dict[str, Any], *pictures: Any) -> Question:
         words = " ".join(str(n) for n in rng.integers(0, 1000, 60))
-        content = [{"role": "user", "content": words}]
+        parts = [*pictures, {"type": "text", "text": words}]
+        content = [{"role": "user", "content": parts}]
         settings = {"top_k": -1, "temperature": 1.0, "seed": seed, **sampling}
         return Question(content, new_tokens, settings)
 
@@ -41,6 +43,11 @@ def workloads(demo: bool, streams: int, new_tokens: int) -> dict[str, list[Quest
     }
     if demo:
         found["questions about pictures"] = conversations.questions(12 * streams, 7)
+    else:
+        shown = picture()
+        found["random tokens about a picture"] = [
+            asked(n, {}, shown) for n in range(streams)
+        ]
     return found
 
 

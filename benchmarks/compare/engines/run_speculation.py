@@ -37,11 +37,15 @@ def load() -> dict[str, Any]:
     served = scheduled(Path(model), STREAMS, image_cache_size=1 << 27, **options)
     speculation: Any = served.speculation
     vocabulary = len(served.tokenizer.delegate)
-    known = rates.questions(1, FORCED_TOKENS)
+    questions = {
+        False: rates.questions(1, FORCED_TOKENS),
+        True: rates.questions(1, FORCED_TOKENS, pictured=True),
+    }
 
-    def forced(rate: float | None, seed: int) -> float:
+    def forced(rate: float | None, seed: int, pictured: bool) -> float:
         """Returns the tokens per second of one stream, of whose guesses, four a step, a
         share is right; None guesses nothing."""
+        known = questions[pictured]
         if rate is None:
             with without_guesses(served):
                 return answered(served, known).rate
@@ -67,8 +71,9 @@ def load() -> dict[str, Any]:
 
         return {"mllama": mllama.__version__, "threads": threads}
 
-    for rate in (None, 1.0):  # warms up
-        forced(rate, 0)
+    for pictured in questions:  # warms up, and encodes the picture
+        for rate in (None, 1.0):
+            forced(rate, 0, pictured)
     return {each.__name__: each for each in (forced, lookup, about)}
 
 
