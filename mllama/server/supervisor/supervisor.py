@@ -192,25 +192,35 @@ class WorkerSupervisor:
             problem: See :meth:`_bury`.
 
         Returns:
-            What :meth:`_bury` returns, or a delay if it fails.
+            The seconds to wait before the next one; None if there is no next one.
         """
         died_at = time.monotonic()
+        if self._died_at is None:
+            self._died_at = died_at
+        loaded_at = None if self._worker is None else self._worker.loaded_at
+        served = 0.0 if loaded_at is None else died_at - loaded_at
+        delay = self._backoff.next_delay(served)
+        self._expected_at = died_at + delay + self._loading_seconds
         try:
-            return await self._bury(problem)
+            await self._bury(problem, served, delay)
         except Exception as error:
-            delay = self._backoff.next_delay(0)
-            self._expected_at = died_at + delay + self._loading_seconds
             logger.error(
-                "the end of the model worker can't be dealt with: %s; the next one "
-                "starts in %.0f s",
+                "the end of the model worker can't be dealt with: %s; %s",
                 error,
-                delay,
+                self._next_try(delay),
                 exc_info=error,
             )
         if self._gives_up:
             self._note_gave_up()
             return None
         return delay
+
+    def _next_try(self, delay: float) -> str:
+        """Returns when the next worker starts, as the end of a message."""
+        if self._gives_up:
+            return "there is no further try (--max-worker-restarts)"
+        when = f"in {delay:.0f} s" if delay else "now"
+        return f"the next one starts {when}"
 
     @property
     def _gives_up(self) -> bool:
@@ -234,23 +244,15 @@ class WorkerSupervisor:
         except OSError as error:
             logger.warning("no process can be started ahead: %s", error)
 
-    async def _bury(self, problem: str) -> float | None:
+    async def _bury(self, problem: str, served: float, delay: float) -> None:
         """Ends the requests of a worker that has died.
 
         Args:
             problem: Why there is none, if it could not even be started.
-
-        Returns:
-            The seconds to wait before the next one; None if there is no next one.
+            served: How long it took requests, in seconds.
+            delay: The seconds until the next one starts.
         """
-        died_at = time.monotonic()
-        if self._died_at is None:
-            self._died_at = died_at
         worker, self._worker = self._worker, None
-        loaded_at = None if worker is None else worker.loaded_at
-        served = 0.0 if loaded_at is None else died_at - loaded_at
-        delay = self._backoff.next_delay(served)
-        self._expected_at = died_at + delay + self._loading_seconds
         link, self._link = self._link, None
         requests = 0 if link is None else link.fail(self.unavailable())
         description = problem
@@ -274,13 +276,5 @@ class WorkerSupervisor:
             description,
             f"after serving for {served:.0f} s" if link else "before it took requests",
             requests,
-            "there is no further try (--max-worker-restarts)"
-            if self._gives_up
-            else f"the next one starts in {delay:.0f} s"
-            if delay
-            else "the next one starts now",
+            self._next_try(delay),
         )
-        if self._gives_up:
-            self._note_gave_up()
-            return None
-        return delay

@@ -183,13 +183,16 @@ def test_a_worker_whose_end_is_a_riddle_is_replaced_too(
     supervised(test)
     assert caplog.messages[0] == (
         "the end of the model worker can't be dealt with: 40 is not a valid Signals; "
-        "the next one starts in 1 s"
+        "the next one starts now"
     )
 
 
-def test_riddles_count_towards_the_restarts_that_the_user_allows(
-    workers: list[FakeWorker], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_a_riddle_is_one_of_the_restarts_that_the_user_allows(
+    workers: list[FakeWorker], monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
+    FakeWorker.fates = [True, *[False] * 10]
+
     def fail() -> str:
         raise ValueError("40 is not a valid Signals")
 
@@ -198,8 +201,9 @@ def test_riddles_count_towards_the_restarts_that_the_user_allows(
     async def test(supervisor: WorkerSupervisor, events: Events) -> None:
         workers[0].dead.set()
         await events.has_given_up.wait()
+        assert events.restarts == most
 
-    supervised(test, most_restarts=0)
+    supervised(test, most_restarts=most)
 
 
 def test_a_server_without_a_supervisor_ends(
