@@ -93,6 +93,8 @@ def name_result_files(batch: BatchRecord, stores: BatchStores) -> None:
 def keep_result_files(batch: BatchRecord, stores: BatchStores) -> None:
     """Makes files of a batch's answers and errors, which their client can get.
 
+    Doing it again does no harm: a file that the client has deleted since stays so.
+
     Raises:
         OSError: If the disk fails.
     """
@@ -101,18 +103,21 @@ def keep_result_files(batch: BatchRecord, stores: BatchStores) -> None:
         (batch.error_file_id, True),
     ):
         path = stores.results_path(batch, of_errors=of_errors)
-        if file_id is not None:
-            content = path if path.exists() else stores.files.content_path(file_id)
-            kind = "error" if of_errors else "output"
-            stores.files.adopt(
-                path,
-                FileRecord(
-                    id=file_id,
-                    owner=batch.owner,
-                    bytes=content.stat().st_size,
-                    filename=f"{batch.id}_{kind}.jsonl",
-                    purpose="batch_output",
-                    expires_at=now() + batch.output_seconds,
-                ),
-            )
-        path.unlink(missing_ok=True)
+        if file_id is None:
+            path.unlink(missing_ok=True)
+            continue
+        content = path if path.exists() else stores.files.content_path(file_id)
+        if not content.exists():
+            continue
+        kind = "error" if of_errors else "output"
+        stores.files.adopt(
+            path,
+            FileRecord(
+                id=file_id,
+                owner=batch.owner,
+                bytes=content.stat().st_size,
+                filename=f"{batch.id}_{kind}.jsonl",
+                purpose="batch_output",
+                expires_at=now() + batch.output_seconds,
+            ),
+        )
