@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mllama.server.clients import current_client
 from mllama.server.scheduling.fair_semaphore import FairSemaphore
+from mllama.utils.threads import no_thread
 
 _THREADS: Final = 64
 _THREADS_EACH: Final = 8
@@ -35,6 +36,9 @@ class HostLookups:
         Args:
             host: The host's name or address.
             port: The port.
+
+        Raises:
+            EngineUnavailableError: If the system has no thread for it.
         """
         thread = await self._threads.acquire(1, current_client())
         loop = asyncio.get_running_loop()
@@ -63,7 +67,7 @@ class HostLookups:
         try:
             # The end of the server doesn't wait for a daemon.
             threading.Thread(target=look_up, name="host lookup", daemon=True).start()
-        except RuntimeError:
+        except RuntimeError as error:
             thread.release()
-            raise
+            raise no_thread() from error
         return await future

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from mllama.errors import ImageError, shortened
@@ -22,6 +22,7 @@ from mllama.max_compat.server import (
 from mllama.server.host_lookups import HostLookups
 from mllama.server.observability.metrics import METRICS
 from mllama.utils.sizes import format_bytes
+from mllama.utils.threads import in_thread
 
 _FILE_ERRORS: Final = {
     "remote host": "it names another host; the server's own files are file:///PATH",
@@ -71,7 +72,9 @@ class ImageFetcher:
             )
             return await measured("url", fetch_async(url, guard=guard, charge=charge))
         if scheme == "data":
-            content = await measured("inline", asyncio.to_thread(data_url_content, url))
+            content = await measured(
+                "inline", in_thread(partial(data_url_content, url))
+            )
         elif scheme == "file":
             content = await measured("file", self._read_file(url))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from mllama.errors import ImageError, NumberedImageError, shortened
@@ -18,6 +19,7 @@ from mllama.images.load import url_scheme
 from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.detached_strings import HEAD_BYTES, has_lines, without_line_ends
 from mllama.server.image_fetcher import ImageFetcher, measured, over_budget
+from mllama.utils.threads import in_thread
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -126,7 +128,7 @@ async def load_images(
                 if string is None:
                     string = memoryview(reference.source.encode("utf-8", "replace"))
                 content = await measured(
-                    "inline", asyncio.to_thread(detached_content, string)
+                    "inline", in_thread(partial(detached_content, string))
                 )
                 charge(len(content))
             return await asyncio.wrap_future(engine.prepare_image(content))

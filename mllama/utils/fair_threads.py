@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from mllama.errors import EngineOverloadedError
 from mllama.utils.fair_queue import FairQueue, Ticket
+from mllama.utils.threads import no_thread
 
 Result = TypeVar("Result")
 
@@ -117,6 +118,9 @@ class FairThreads:
         Returns:
             What it returns.  The future raises EngineOverloadedError if the client
             waits for a thread for longer than it may.
+
+        Raises:
+            EngineUnavailableError: If the system has no thread for it.
         """
         waiter = current_waiter()
         task = _Task(work, Future())
@@ -124,7 +128,12 @@ class FairThreads:
             ticket = self._queue.join(waiter.client, 1)
             self._tasks[ticket] = task
         task.future.add_done_callback(lambda _: self._take(ticket))
-        self._threads.submit(self._run_next)
+        try:
+            self._threads.submit(self._run_next)
+        except RuntimeError as error:
+            # Another thread may have taken it meanwhile.
+            if self._take(ticket) is not None:
+                raise no_thread() from error
         if waiter.max_seconds is not None and not task.future.done():
             self._end_in_time(ticket, task.future, waiter.max_seconds)
         return task.future

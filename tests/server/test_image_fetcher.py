@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from max.serve.config import Settings
 
-from mllama.errors import ImageError
+from mllama.errors import EngineUnavailableError, ImageError
 from mllama.server.clients import ClientId, working_for
 from mllama.server.image_fetcher import ImageFetcher
 from mllama.server.request_images import ImageReference, load_images
+from tests.utils.threads import no_threads
 
 CONTENT = bytes(range(256)) * 300
 DATA_URL = "data:image/png;base64," + base64.b64encode(CONTENT).decode()
@@ -88,6 +89,22 @@ def test_images_come_from_everywhere_in_order(site: int, tmp_path: Path) -> None
         ALLOWED_IMAGE_ROOTS=[str(tmp_path)],
     )
     assert found == [CONTENT, CONTENT, CONTENT, b"abc"]
+
+
+@pytest.mark.parametrize("url", [DATA_URL, "AAAA", "http://localhost/image.png"])
+def test_a_system_without_threads_is_unavailable(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        with no_threads(monkeypatch), pytest.raises(EngineUnavailableError):
+            await load_images(
+                [ImageReference("messages[0]", url)],
+                {},
+                fetcher=ImageFetcher(Settings()),
+                engine=Unprepared(),  # type: ignore[arg-type]
+            )
+
+    asyncio.run(main())
 
 
 def test_names_that_nobody_answers_hold_up_no_other_client(

@@ -9,8 +9,9 @@ from functools import partial
 
 import pytest
 
-from mllama.errors import EngineOverloadedError
+from mllama.errors import EngineOverloadedError, EngineUnavailableError
 from mllama.utils.fair_threads import FairThreads, current_waiter, waiting_as
+from tests.utils.threads import no_threads
 
 
 class Tasks:
@@ -168,3 +169,24 @@ def test_what_has_not_begun_is_given_up_at_the_end() -> None:
     tasks.end()
     running.result(60)
     assert tasks.begun == []
+
+
+def test_a_task_for_which_the_system_has_no_thread_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = Tasks(1)
+    with no_threads(monkeypatch), pytest.raises(EngineUnavailableError, match="again"):
+        tasks.submit("A")
+    assert tasks.threads.waiting == 0
+    tasks.end()
+    tasks.submit("B").result(60)
+    assert tasks.begun == ["B"]
+
+
+def test_a_task_that_a_thread_has_taken_needs_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = FairThreads(2, "test")
+    threads.submit(lambda: None).result(60)
+    with no_threads(monkeypatch):
+        assert threads.submit(lambda: 1).result(60) == 1

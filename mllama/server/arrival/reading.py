@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from mllama.server.bodies.rejection import RequestRejected
 from mllama.server.bodies.schema import Body
 from mllama.server.detached_strings import DetachedBody, detach
 from mllama.server.turns import in_turns
+from mllama.utils.threads import in_thread
 
 Model = TypeVar("Model", bound=Body)
 
@@ -95,5 +96,5 @@ async def _parsed(model: type[Model], text: bytes | bytearray) -> Model:
 async def _detached(raw: bytearray) -> DetachedBody:
     # The search of a large body would hold the event loop.
     if len(raw) > _LARGE:
-        return await asyncio.to_thread(detach, raw)
+        return await in_thread(partial(detach, raw))
     return detach(raw)

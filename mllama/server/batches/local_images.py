@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from mllama.batch.local_files import read_picture
 from mllama.errors import ImageError
 from mllama.max_compat.server import Settings
 from mllama.server.image_fetcher import ImageFetcher
+from mllama.utils.threads import in_thread
 
 
 class LocalImages(ImageFetcher):
@@ -51,7 +52,7 @@ class LocalImages(ImageFetcher):
         """
         content = self._attached.get(url)
         if content is None and url[:5].lower() == "file:":
-            content = await asyncio.to_thread(read_picture, url, self._folder)
+            content = await in_thread(partial(read_picture, url, self._folder))
         if content is None:
             return await super().fetch(url, charge)
         if isinstance(content, ImageError):
