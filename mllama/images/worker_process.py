@@ -188,7 +188,11 @@ class WorkerProcess:
                 raise
             prepared = exchange()
         if isinstance(prepared, Exception):
-            raise prepared
+            try:
+                raise prepared
+            finally:
+                # It holds this frame, and would hold itself and the content by it.
+                del prepared
         return prepared
 
     def _read_header(

@@ -123,7 +123,11 @@ class AnswerStreams:
         while running:
             report = await reports.get()
             if isinstance(report, Exception):
-                raise report
+                try:
+                    raise report
+                finally:
+                    # It holds this frame, and would hold itself by it.
+                    del report
             if report is None:
                 running -= 1
             else:

@@ -322,6 +322,9 @@ def freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+    # Python collects everything once a quarter as much is new as the last full
+    # collection has left, what is frozen now included.  This one leaves nothing.
+    gc.collect()
 
 
 def server_capabilities(

@@ -36,6 +36,8 @@ async def unless_disconnected(
         task.cancel()
         watch.cancel()
         await asyncio.gather(task, watch, return_exceptions=True)
+        # An error of the task holds this frame, and would hold itself by it.
+        del task, watch
 
 
 async def _disconnected(request: Request) -> None:

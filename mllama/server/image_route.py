@@ -85,14 +85,17 @@ class ImageRoute:
         if not references:
             return []
         memory = await strings.memory.take_images(self._file_bytes(references, strings))
-        images = await load_images(
-            references,
-            strings,
-            fetcher=self._fetcher,
-            engine=self._engine,
-            max_bytes=self._capabilities.max_image_bytes,
-        )
-        strings.drop()
+        try:
+            images = await load_images(
+                references,
+                strings,
+                fetcher=self._fetcher,
+                engine=self._engine,
+                max_bytes=self._capabilities.max_image_bytes,
+            )
+        finally:
+            # An error holds this frame for a while.
+            strings.drop()
         memory.release(memory.weight - MAX_TILES_BYTES * len(references))
         return images
 

@@ -142,12 +142,20 @@ async def load_images(
         for number, reference in enumerate(references, 1)
     ]
     try:
-        return [await task for task in tasks]
+        # Without a name for a task: an error holds this frame, and would hold itself
+        # and all images until the next garbage collection.
+        return [await tasks[number] for number in range(len(tasks))]
     finally:
-        for task in tasks:
-            task.cancel()
-        # Their errors are those of images that nobody needs any more.
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
+
+
+async def _end(tasks: list[asyncio.Task[ImageTiles]]) -> None:
+    """Ends tasks, and forgets them."""
+    for task in tasks:
+        task.cancel()
+    # Their errors are those of images that nobody needs any more.
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()
 
 
 def detached_content(string: memoryview) -> bytes:

@@ -72,6 +72,9 @@ class _Task(Generic[Result]):
             result = self.work()
         except BaseException as error:
             self.future.set_exception(error)
+            # The error holds this frame, and would hold itself and what it is about
+            # until the next garbage collection.
+            del self
         else:
             self.future.set_result(result)
 
@@ -157,6 +160,7 @@ class FairThreads:
         try:
             task.run()
         finally:
+            del task  # As in ``run``, whose frame holds this one.
             with self._lock:
                 self._queue.change_held(ticket.client, -1)
 

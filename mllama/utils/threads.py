@@ -21,16 +21,21 @@ async def in_thread(work: Callable[[], Result]) -> Result:
     Raises:
         EngineUnavailableError: If the system has no thread for it.
     """
+    # No name for the future here: an error of the work would hold itself by this frame.
+    return await _started(work)
+
+
+def _started(work: Callable[[], Result]) -> asyncio.Future[Result]:
     given = [work]
-    loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     try:
-        done = loop.run_in_executor(None, lambda: context.run(given.pop()))
+        return asyncio.get_running_loop().run_in_executor(
+            None, lambda: context.run(given.pop())
+        )
     except RuntimeError as error:
         # The executor has queued it all the same.
         given.clear()
         raise no_thread() from error
-    return await done
 
 
 def no_thread() -> EngineUnavailableError:

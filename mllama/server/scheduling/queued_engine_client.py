@@ -56,7 +56,11 @@ class QueuedEngineClient(ForwardingEngineClient):
         try:
             while (event := await events.get()) is not None:
                 if isinstance(event, Exception):
-                    raise event
+                    try:
+                        raise event
+                    finally:
+                        # It holds this frame, and would hold itself by it.
+                        del event
                 yield event
         finally:
             self._running.discard(events)

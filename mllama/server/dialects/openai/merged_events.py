@@ -55,7 +55,11 @@ async def merged(
             if item is None:
                 running -= 1
             elif isinstance(item, Exception):
-                raise item
+                try:
+                    raise item
+                finally:
+                    # It holds this frame, and would hold itself by it.
+                    del item
             else:
                 yield item
     finally:
