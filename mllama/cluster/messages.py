@@ -64,6 +64,11 @@ class ImageContent:
         """Returns the image of a file."""
         return cls(content, hashlib.sha256(content).hexdigest())
 
+    @property
+    def memory_bytes(self) -> int:
+        """Returns the memory that its file takes."""
+        return len(self.content)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteRequest:

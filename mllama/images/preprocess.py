@@ -75,6 +75,11 @@ class ImageTiles:
     resized_size: tuple[int, int]
     hash: int
 
+    @property
+    def memory_bytes(self) -> int:
+        """Returns the memory that its tiles take."""
+        return self.pixel_values.nbytes
+
 
 class ImageProcessor:
     """A checkpoint's image processor.

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mllama.images.fetch import MAX_BYTES
+from mllama.images.load import url_scheme
 from mllama.server.arrival.strings import BodyStrings
 from mllama.server.capabilities import ServerCapabilities
 from mllama.server.engine_client import EngineClient
@@ -17,6 +18,9 @@ from mllama.server.request_images import ImageReference, load_images
 if TYPE_CHECKING:
     from mllama.images.preprocess import ImageTiles
 
+
+_FETCHED: Final = frozenset({"http", "https", "file"})
+"""Schemes of URLs that don't tell how large their images are."""
 
 MAX_TILES_BYTES: Final = 4 << 20
 """The most memory of an image that is ready for the model: four tiles of 560 x 560."""
@@ -84,7 +88,7 @@ class ImageRoute:
         """
         if not references:
             return []
-        memory = await strings.memory.take_images(self._file_bytes(references, strings))
+        memory = await strings.memory.take_images(self._most_bytes(references, strings))
         try:
             images = await load_images(
                 references,
@@ -96,16 +100,21 @@ class ImageRoute:
         finally:
             # An error holds this frame for a while.
             strings.drop()
-        memory.release(memory.weight - MAX_TILES_BYTES * len(references))
+        used = sum(image.memory_bytes for image in images)
+        memory.release(max(0, memory.weight - used))
         return images
 
-    def _file_bytes(
+    def _most_bytes(
         self, references: Sequence[ImageReference], strings: BodyStrings
     ) -> int:
         """Returns the most memory that a request's images take until they are ready."""
-        fetched = sum(
-            len(strings[each.source]) if each.source in strings else MAX_BYTES
-            for each in references
-        )
+        fetched = sum(_file_bytes(each.source, strings) for each in references)
         most = self._capabilities.max_image_bytes or fetched
         return min(fetched, most) + MAX_TILES_BYTES * len(references)
+
+
+def _file_bytes(source: str, strings: BodyStrings) -> int:
+    """Returns the most memory that the file of an image takes."""
+    if source in strings:
+        return len(strings[source])
+    return MAX_BYTES if url_scheme(source) in _FETCHED else len(source)

@@ -44,7 +44,6 @@ class SharedMemory:
     """The memory of requests in progress.
 
     What there isn't enough of is waited for, by the client that holds least first.
-    One client has half of each kind at most.
 
     Args:
         bodies: Bytes of large bodies.
@@ -52,6 +51,7 @@ class SharedMemory:
         images: Bytes of images.
         max_waiting: How many bodies may wait, of large ones and of others.
         max_wait: Seconds that a request waits; None waits for ever.
+        most_each: The part of each kind that one client may have.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class SharedMemory:
         images: int = MAX_IMAGES_BYTES,
         max_waiting: int = DEFAULT_QUEUE_SIZE,
         max_wait: float | None = MAX_WAIT_SECONDS,
+        most_each: float = 0.5,
     ) -> None:
         self.max_waiting = max_waiting
         self.max_wait = max_wait
-        self.bodies = FairSemaphore(bodies, most_each=bodies // 2)
-        self.texts = FairSemaphore(texts, most_each=texts // 2)
-        self.images = FairSemaphore(images, most_each=images // 2)
+        self.bodies, self.texts, self.images = (
+            FairSemaphore(each, most_each=int(each * most_each))
+            for each in (bodies, texts, images)
+        )
 
 
 class RequestMemory:

@@ -36,9 +36,9 @@ class LocalAnswers:
         check_alive: Callable[[], None],
     ) -> None:
         self._images = LocalImages(folder)
-        self._answers = LineAnswers(
-            client, capabilities, self._images, SharedMemory(max_wait=None)
-        )
+        # There is one client, which needs to leave nothing to others.
+        memory = SharedMemory(max_wait=None, most_each=1.0)
+        self._answers = LineAnswers(client, capabilities, self._images, memory)
         self._check_alive = check_alive
 
     async def __call__(self, line: BatchLine) -> LineAnswer:

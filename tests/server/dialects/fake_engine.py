@@ -30,6 +30,14 @@ SPECIAL = {BEGIN: b"<|begin|>", END: b"<|end|>"}
 VOCABULARY = 258
 
 
+class FakeTiles(bytes):
+    """An image that is ready for the model."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return len(self)
+
+
 class FakeEngine:
     """Answers with given texts, a byte at a time.
 
@@ -174,7 +182,7 @@ class FakeEngine:
             future.set_exception(ImageError("the image is broken"))
         else:
             self.images.append(image)
-            future.set_result(image)
+            future.set_result(FakeTiles(image))
         return future
 
     async def tokenize(self, prompt: ChatPrompt | str) -> list[int]:

@@ -206,6 +206,11 @@ def test_one_client_has_half_of_the_memory(kind: str) -> None:
     assert pool.most_each * 2 == pool.capacity
 
 
+def test_whoever_is_alone_may_have_all_of_the_memory() -> None:
+    memory = SharedMemory(images=300, most_each=1.0)
+    assert memory.images.most_each == memory.images.capacity
+
+
 def test_threads_know_whom_a_request_works_for() -> None:
     found = []
 
