@@ -13,7 +13,7 @@ tokens, and its text only if it is withdrawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -38,6 +38,11 @@ class TokenLogprob:
     token_id: int
     logprob: float
     top: Mapping[int, float] = field(default_factory=dict)
+
+
+def count_log_probabilities(tokens: Iterable[TokenLogprob | None]) -> int:
+    """Returns how many tokens have, those of alternatives included."""
+    return sum(len(each.top) + 1 for each in tokens if each is not None)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mllama.errors import EngineOverloadedError
 from mllama.launch.defaults import DEFAULT_QUEUE_SIZE
 from mllama.max_compat.server import ClientDisconnected
+from mllama.server.kept_log_probabilities import (
+    MAX_KEPT,
+    KeptLogProbabilities,
+    LogProbabilityShare,
+    count_for,
+)
 from mllama.server.scheduling.fair_semaphore import ANYBODY, FairSemaphore, Lease
 from mllama.utils.fair_threads import waiting_as
 
@@ -52,6 +58,7 @@ class SharedMemory:
         max_waiting: How many bodies may wait, of large ones and of others.
         max_wait: Seconds that a request waits; None waits for ever.
         most_each: The part of each kind that one client may have.
+        log_probabilities: How many are kept at a time; None is any number.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class SharedMemory:
         max_waiting: int = DEFAULT_QUEUE_SIZE,
         max_wait: float | None = MAX_WAIT_SECONDS,
         most_each: float = 0.5,
+        log_probabilities: int | None = MAX_KEPT,
     ) -> None:
         self.max_waiting = max_waiting
         self.max_wait = max_wait
@@ -70,10 +78,14 @@ class SharedMemory:
             FairSemaphore(each, most_each=int(each * most_each))
             for each in (bodies, texts, images)
         )
+        self.log_probabilities = KeptLogProbabilities(log_probabilities, most_each)
 
 
 class RequestMemory:
     """The share of one HTTP request.
+
+    Attributes:
+        log_probabilities: Its log probabilities.
 
     Args:
         memory: The memory of all requests.
@@ -85,6 +97,7 @@ class RequestMemory:
         self._client = client
         self._body: Lease | None = None
         self._images: list[Lease] = []
+        self.log_probabilities = LogProbabilityShare(memory.log_probabilities, client)
         self._waiting: asyncio.Task[Any] | None = None
         self._has_left = False
 
@@ -138,6 +151,7 @@ class RequestMemory:
 
     def release(self) -> None:
         """Gives everything back."""
+        self.log_probabilities.release()
         self.shrink_body(0)
         for lease in self._images:
             lease.release()
@@ -206,10 +220,13 @@ class SharedMemoryMiddleware:
 def give_memory(scope: Scope, share: RequestMemory) -> None:
     """Gives a request its share.  Whoever does so releases it at the end.
 
+    The running task counts its log probabilities for it.
+
     Args:
         scope: The ASGI scope of the request.
         share: The share.
     """
+    count_for(share.log_probabilities)
     scope.setdefault("state", {})[_STATE] = share
 
 

@@ -36,8 +36,9 @@ class LocalAnswers:
         check_alive: Callable[[], None],
     ) -> None:
         self._images = LocalImages(folder)
-        # There is one client, which needs to leave nothing to others.
-        memory = SharedMemory(max_wait=None, most_each=1.0)
+        # There is one client, which needs to leave nothing to others, and for which an
+        # error is no better than a wait.
+        memory = SharedMemory(max_wait=None, most_each=1.0, log_probabilities=None)
         self._answers = LineAnswers(client, capabilities, self._images, memory)
         self._check_alive = check_alive
 

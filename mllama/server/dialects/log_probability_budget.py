@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from mllama.requests.events import TokenLogprob
+from mllama.requests.events import TokenLogprob, count_log_probabilities
 from mllama.server.bodies.rejection import RequestRejected
+from mllama.server.kept_log_probabilities import current_share
 
 MAX_LOG_PROBABILITIES: Final = 2_000_000
 """The log probabilities of one answer that is no stream.  Each takes 90 bytes until the
@@ -16,6 +17,8 @@ answer is complete, and up to 200 more in its JSON: they take 600 MB at most."""
 class LogProbabilityBudget:
     """Counts the log probabilities of one answer: those of tokens and of alternatives.
 
+    Those that are kept count among those of all requests until the request ends.
+
     Args:
         path: The field of the body that asks for them, for messages.
     """
@@ -23,6 +26,7 @@ class LogProbabilityBudget:
     def __init__(self, path: str = "logprobs") -> None:
         self._path = path
         self._used = 0
+        self._share = current_share()
 
     def foresee(self, tokens: int, alternatives: int | None) -> None:
         """Counts tokens that a request asks for, before the work begins.
@@ -47,8 +51,12 @@ class LogProbabilityBudget:
 
         Raises:
             RequestRejected: If they are too many.
+            EngineOverloadedError: If those of all requests are too many.
         """
-        self._use(times * sum(len(each.top) + 1 for each in tokens if each is not None))
+        count = times * count_log_probabilities(tokens)
+        self._use(count)
+        if count and self._share is not None:
+            self._share.keep(count)
 
     def _use(self, count: int) -> None:
         self._used += count

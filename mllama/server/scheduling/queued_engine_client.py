@@ -11,12 +11,12 @@ from mllama.requests.events import Event, PromptRead
 from mllama.requests.request import GenerationRequest
 from mllama.server.engine_client import EngineClient, Turns
 from mllama.server.forwarding_engine_client import ForwardingEngineClient
+from mllama.server.kept_log_probabilities import current_share
 from mllama.server.request_origin import RequestOrigin
+from mllama.server.scheduling.event_queue import EventQueue
 from mllama.server.scheduling.progress import work_of
 from mllama.server.scheduling.request_queue import Place, RequestQueue
 from mllama.server.scheduling.running_answers import RunningAnswers
-
-_Events = asyncio.Queue[Event | Exception | None]
 
 
 class QueuedEngineClient(ForwardingEngineClient):
@@ -33,7 +33,7 @@ class QueuedEngineClient(ForwardingEngineClient):
     def __init__(self, engine: EngineClient, queue: RequestQueue) -> None:
         super().__init__(engine)
         self._queue = queue
-        self._running: set[_Events] = set()
+        self._running: set[EventQueue] = set()
 
     async def generate(
         self,
@@ -44,10 +44,10 @@ class QueuedEngineClient(ForwardingEngineClient):
     ) -> AsyncGenerator[Event, None]:
         """Answers a request; see :class:`~mllama.server.engine_client.EngineClient`."""
         origin = RequestOrigin() if origin is None else origin
-        events: _Events = asyncio.Queue()
+        events = EventQueue(current_share())
         place = self._queue.enter(
             origin.client,
-            events.put_nowait,
+            events.put,
             work_of(request),
             is_counted=origin.part == 0 and not origin.is_batch,
         )
@@ -68,13 +68,14 @@ class QueuedEngineClient(ForwardingEngineClient):
             await asyncio.gather(task, return_exceptions=True)
             # A task that is cancelled before it runs does nothing.
             place.leave()
+            events.close()
 
     async def _follow(
         self,
         request: GenerationRequest,
         origin: RequestOrigin,
         place: Place,
-        events: _Events,
+        events: EventQueue,
     ) -> None:
         """Puts the events of a request into a queue: then None, or an error."""
         try:
@@ -88,15 +89,15 @@ class QueuedEngineClient(ForwardingEngineClient):
                     # Attention maps are made after the answers, in their slots.
                     if request.attention is None and answers.is_nearly_over(event):
                         place.free_slot()
-                    events.put_nowait(event)
+                    events.put(event)
         except asyncio.CancelledError:
             # For a reader that isn't the one who has cancelled it.
-            events.put_nowait(EngineError("the request has been given up"))
+            events.put(EngineError("the request has been given up"))
             raise
         except Exception as error:
-            events.put_nowait(error)
+            events.put(error)
         else:
-            events.put_nowait(None)
+            events.put(None)
         finally:
             place.leave()
 
@@ -115,4 +116,4 @@ class QueuedEngineClient(ForwardingEngineClient):
             error: Makes the error of each.
         """
         for events in tuple(self._running):
-            events.put_nowait(error())
+            events.put(error())

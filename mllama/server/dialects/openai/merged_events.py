@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from typing import Final
 
 from mllama.requests.events import Event
+
+_MOST_WAITING: Final = 32
+"""Events that nobody has read, of all requests together."""
 
 Start = Callable[[], AsyncGenerator[Event, None]]
 """Hands a request to the engine and returns its events."""
@@ -32,18 +36,20 @@ async def merged(
             async for event in events:
                 yield 0, event
         return
-    queue: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Event] | Exception | None]
+    # What isn't read waits where it is counted.
+    queue = asyncio.Queue(_MOST_WAITING)
     turns = asyncio.Semaphore(most)
 
     async def run(number: int, start: Start) -> None:
         try:
             async with turns, aclosing(start()) as events:
                 async for event in events:
-                    queue.put_nowait((number, event))
+                    await queue.put((number, event))
         except Exception as error:
-            queue.put_nowait(error)
+            await queue.put(error)
         else:
-            queue.put_nowait(None)
+            await queue.put(None)
 
     tasks = [
         asyncio.ensure_future(run(number, start)) for number, start in enumerate(starts)
