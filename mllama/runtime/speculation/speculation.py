@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final
 
-import numpy as np
-
-from mllama.max_model.sampling_context import prompt_length_of
-from mllama.requests.answer_matcher import (
-    AnswerMatcher,
-)
 from mllama.runtime.speculation.guess_budget import MAX_GUESSES, GuessBudget
 from mllama.runtime.speculation.guess_counts import GuessCounts
+from mllama.runtime.speculation.guess_rules import (
+    NO_GUESSES,
+    allowed_guesses,
+    forced_guesses,
+    is_answering,
+)
 from mllama.runtime.speculation.proposer import Guesses, Proposer
 from mllama.runtime.speculation.step_times import StepTimes
 
 logger = logging.getLogger("mllama")
-
-_NONE: Final = np.empty(0, np.int64)
 
 _OBSERVING_SHARE: Final = 0.01
 _MOST_SKIPPED: Final = 16
@@ -93,7 +91,7 @@ class Speculation:
         self.is_promising = False
         if any(context.sampling_params.logits_processors for context in contexts):
             return None  # MAX applies them, to one token of a request.
-        answering = [context for context in contexts if _is_answering(context)]
+        answering = [context for context in contexts if is_answering(context)]
         if not answering or self._proposer is None:
             return None
         tokens = sum(context.tokens.active_length for context in contexts)
@@ -103,14 +101,14 @@ class Speculation:
             else self._asked_for(answering, tokens)
         )
         for context in answering:
-            forced = self._forced(context)
+            forced = forced_guesses(context, min(self._room(context), MAX_GUESSES))
             if forced.size:
                 checked[context.request_id] = _FORCED, forced
         self._checked = {name: kind for name, (kind, _) in checked.items()}
         self.is_promising |= bool(checked)
         if not checked:
             return None
-        nothing = _KINDLESS, _NONE
+        nothing = _KINDLESS, NO_GUESSES
         return [checked.get(context.request_id, nothing)[1] for context in contexts]
 
     def look_on(self, contexts: Sequence[Any]) -> None:
@@ -122,7 +120,7 @@ class Speculation:
         if self._observes or self._proposer is None:
             self.guesses(contexts)
             return
-        answering = [context for context in contexts if _is_answering(context)]
+        answering = [context for context in contexts if is_answering(context)]
         self.is_promising = any(self._limits(answering, len(contexts)))
 
     def observe(
@@ -188,7 +186,7 @@ class Speculation:
         self._observe_unchecked(contexts)
         most = [MAX_GUESSES] * len(contexts)
         offers = [
-            (context, guesses.size, self._allowed(context, guesses))
+            (context, guesses.size, allowed_guesses(context, guesses, self._vocab_size))
             for context, guesses in zip(
                 contexts, self._proposed(contexts, most), strict=True
             )
@@ -226,7 +224,7 @@ class Speculation:
         for context, guesses in zip(
             contexts, self._proposed(contexts, limits), strict=True
         ):
-            allowed = self._allowed(context, guesses)
+            allowed = allowed_guesses(context, guesses, self._vocab_size)
             if allowed.size:
                 checked[context.request_id] = _KINDLESS, allowed
             elif guesses.size:
@@ -264,7 +262,7 @@ class Speculation:
                 # Guesses are never needed.
                 logger.exception("guessing failed; no further tokens are guessed")
                 self._proposer = None
-        return [_NONE] * len(contexts)
+        return [NO_GUESSES] * len(contexts)
 
     def _room(self, context: Any) -> int:
         """Returns how many guesses a request has room for."""
@@ -274,37 +272,3 @@ class Speculation:
         return max(
             0, min(blocks * self._page_size - length, context.max_length - length - 1)
         )
-
-    def _allowed(self, context: Any, guesses: Guesses) -> Guesses:
-        """Returns guesses up to the first that can't be chosen."""
-        beyond = np.flatnonzero(guesses >= self._vocab_size)
-        if beyond.size:
-            guesses = guesses[: beyond[0]]
-        matcher = context.matcher
-        if guesses.size and isinstance(matcher, AnswerMatcher):
-            answer = context.tokens.all[prompt_length_of(context) :]
-            guesses = guesses[: matcher.allowed_count(answer, guesses)]
-        return guesses
-
-    def _forced(self, context: Any) -> Guesses:
-        """Returns the tokens that a request's grammar leaves no choice about.
-
-        They are part of the answer already, unless each needs logits.
-        """
-        matcher = context.matcher
-        if not isinstance(matcher, AnswerMatcher) or not context.log_probabilities:
-            return _NONE
-        answer = context.tokens.all[prompt_length_of(context) :]
-        forced: list[int] = []
-        for _ in range(min(self._room(context), MAX_GUESSES)):
-            token = matcher.forced_token(np.append(answer, forced).astype(np.int64))
-            if token is None or token in context.eos_tracker.eos_token_ids:
-                break
-            forced.append(token)
-        return np.array(forced, np.int64)
-
-
-def _is_answering(context: Any) -> bool:
-    """Returns True if a request's next step continues its answer."""
-    tokens = context.tokens
-    return bool(tokens.generated_length) and not tokens.actively_chunked
