@@ -34,6 +34,10 @@ class FixedBudget:
         del requests, kinds, tokens
         return [min(self.limit, each) for each in most]
 
+    def pays_to_catch_up(self, *_: Any) -> bool:
+        """Returns that it does."""
+        return True
+
     def observe(self, request: Any, kind: int, accepted: int, guessed: int) -> None:
         """Learns nothing."""
 

@@ -76,6 +76,11 @@ class DraftCacheManager:
     def __contains__(self, request_id: Any) -> bool:
         return request_id in self._sequences
 
+    def length(self, request_id: Any) -> int:
+        """Returns the number of a request's tokens that were computed."""
+        sequence = self._sequences.get(request_id)
+        return 0 if sequence is None else len(sequence.tokens)
+
     def sequence(self, request_id: Any) -> CachedSequence:
         """Returns what is cached of a request, which is now the last one used."""
         found = self._sequences.setdefault(request_id, CachedSequence())

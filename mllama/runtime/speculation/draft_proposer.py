@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 
 from mllama.max_model.draft.cache import CachedSequence, Tokens
 from mllama.max_model.draft.model import DraftModel, DraftRow
-from mllama.runtime.speculation.proposer import Guesses
+from mllama.runtime.speculation.catch_up_times import CatchUpTimes
+from mllama.runtime.speculation.proposer import Guesses, Prospect
 
 PREFILL_TOKENS: Final = 128
 """Tokens that the draft model has missed and computes in one call, at most.
@@ -65,6 +67,19 @@ class DraftProposer:
     ) -> None:
         self._model = model
         self._prefill_tokens = prefill_tokens
+        self._times = CatchUpTimes()
+        # Tokens that stand for images, which are in prompts alone.
+        self._image_tokens: dict[Any, int] = {}
+
+    def prospects(self, contexts: Sequence[Any]) -> list[Prospect]:
+        """Returns which tokens of each request the cache lacks."""
+        prospects = []
+        for context in contexts:
+            cached = self._model.cache.length(context.request_id)
+            # The last token always counts as new.
+            missed = max(1, self._length(context) - cached)
+            prospects.append(Prospect(missed, self._times.seconds(missed)))
+        return prospects
 
     def propose(self, contexts: Sequence[Any], limits: Sequence[int]) -> list[Guesses]:
         """Returns guesses of the tokens that follow each request's tokens so far."""
@@ -83,7 +98,17 @@ class DraftProposer:
 
     def release(self, request_id: Any) -> None:
         """Forgets a request."""
+        self._image_tokens.pop(request_id, None)
         self._model.cache.release(request_id)
+
+    def _length(self, context: Any) -> int:
+        """Returns the number of a request's tokens without those of images."""
+        images = self._image_tokens.get(context.request_id)
+        if images is None:
+            tokens = context.tokens.all
+            images = int(np.count_nonzero(tokens >= self._model.vocabulary))
+            self._image_tokens[context.request_id] = images
+        return len(context.tokens) - images
 
     def _turn(self, context: Any, limit: int) -> _Turn:
         tokens = context.tokens.all
@@ -127,7 +152,11 @@ class DraftProposer:
                 complete.append(turn)
         if not rows:
             return []
+        started = perf_counter()
         next_tokens = self._compute(rows)
+        self._times.observe(
+            sum(len(chunk) for _, chunk in rows), perf_counter() - started
+        )
         for (turn, _), token in zip(rows, next_tokens, strict=True):
             if turn in complete:
                 turn.guesses.append(token)

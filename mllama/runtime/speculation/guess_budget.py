@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any, Final
 
+from mllama.runtime.speculation.proposer import Prospect
 from mllama.runtime.speculation.step_times import StepTimes
 
 MAX_GUESSES: Final = 8
@@ -27,6 +28,15 @@ _MARGIN: Final = 1.05
 _FIRST_PROBE: Final = 16
 _LAST_PROBE: Final = 512
 """Steps without a guess after which one is checked again, each time twice as many."""
+
+
+_PRIOR_CATCH_UP: Final = 0.02
+"""Time of a token that the proposer has missed relative to that of a step, before both
+were measured: a model of an eighth of the size prefills a token in a seventh of the
+time that decoding takes."""
+
+_PROBE_SHARE: Final = 0.05
+"""Share of the time since a guess was checked that catching up for a probe may take."""
 
 
 class _Pace:
@@ -114,6 +124,46 @@ class GuessBudget:
         if self._probes:
             self._add_probes(requests, most, chosen)
         return chosen
+
+    def pays_to_catch_up(
+        self,
+        request: Any,
+        kind: int,
+        prospect: Prospect,
+        remaining: int,
+        requests: int,
+        tokens: int,
+    ) -> bool:
+        """Returns True if a request's guesses may save what the missed tokens take.
+
+        Args:
+            request: Its id.
+            kind: The kind of its guesses.
+            prospect: What the proposer has missed of it.
+            remaining: Tokens that its answer may still have.
+            requests: Requests of the step that are answered.
+            tokens: The tokens that the step computes without guesses.
+        """
+        if not prospect.missed:
+            return True
+        step = self._times.seconds(tokens, False)
+        cost = prospect.seconds
+        if cost is None or not self._times.is_measured:
+            cost = prospect.missed * _PRIOR_CATCH_UP * step
+        pace = self._pace(request)
+        saved = remaining * self._saved_by_token(pace.rates[kind], requests, tokens)
+        return cost <= max(saved, _PROBE_SHARE * pace.steps * step)
+
+    def _saved_by_token(self, rate: float, requests: int, tokens: int) -> float:
+        """Returns the time that guesses save for each token of a request's answer."""
+        step = self._times.seconds(tokens, False)
+        saved = expected = 0.0
+        for count in range(1, MAX_GUESSES + 1):
+            expected += rate**count
+            more = self._times.seconds(tokens + count, True) - step
+            # The others of the batch wait for the guesses of this one.
+            saved = max(saved, (expected * step / requests - more) / (1 + expected))
+        return saved
 
     def observe(self, request: Any, kind: int, accepted: int, guessed: int) -> None:
         """Learns from guesses of a request.

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from mllama.runtime.speculation.ngram_index import NgramIndex
-from mllama.runtime.speculation.proposer import Guesses
+from mllama.runtime.speculation.proposer import Guesses, Prospect
 
 _NONE: Final = np.empty(0, np.int64)
 
@@ -23,6 +23,10 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._indexes: dict[Any, NgramIndex] = {}
+
+    def prospects(self, contexts: Sequence[Any]) -> list[Prospect]:
+        """Returns that nothing has to be computed before tokens are guessed."""
+        return [Prospect()] * len(contexts)
 
     def propose(self, contexts: Sequence[Any], limits: Sequence[int]) -> list[Guesses]:
         """Returns guesses; see :class:`~mllama.runtime.speculation.proposer.Proposer`.

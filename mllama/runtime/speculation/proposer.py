@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,19 @@ Guesses = npt.NDArray[np.int64]
 """Guessed tokens ``[tokens]`` in their order."""
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What a proposer could do for a request.
+
+    Attributes:
+        missed: Tokens that it has to compute before it can guess one.
+        seconds: What they take; None if that isn't known.
+    """
+
+    missed: int = 0
+    seconds: float | None = None
+
+
 class Proposer(Protocol):
     """Guesses how answers go on.
 
@@ -19,6 +33,16 @@ class Proposer(Protocol):
     time and nothing else.  All methods are called by the scheduler's thread, between
     two steps: no graph is running, and a proposer may run its own.
     """
+
+    def prospects(self, contexts: Sequence[Any]) -> list[Prospect]:
+        """Returns what the proposer could do for each request of a batch.
+
+        It is asked before each step, and takes next to no time.
+
+        Args:
+            contexts: As for :meth:`propose`.
+        """
+        ...
 
     def propose(self, contexts: Sequence[Any], limits: Sequence[int]) -> list[Guesses]:
         """Returns guesses of the tokens that follow each request's tokens so far.

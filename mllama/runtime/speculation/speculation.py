@@ -234,10 +234,25 @@ class Speculation:
 
     def _limits(self, contexts: Sequence[Any], tokens: int) -> list[int]:
         """Returns how many guesses to ask for, where the proposer knows no kinds."""
+        if self._proposer is None:
+            return [0] * len(contexts)
+        most = []
+        for context, prospect in zip(
+            contexts, self._proposer.prospects(contexts), strict=True
+        ):
+            pays = self.budget.pays_to_catch_up(
+                context.request_id,
+                _KINDLESS,
+                prospect,
+                context.max_length - len(context.tokens),
+                len(contexts),
+                tokens,
+            )
+            most.append(self._room(context) if pays else 0)
         return self.budget.limits(
             [context.request_id for context in contexts],
             [_KINDLESS] * len(contexts),
-            [self._room(context) for context in contexts],
+            most,
             tokens,
         )
 

@@ -51,11 +51,17 @@ class StepTimes:
         self._steps: deque[StepTime] = deque(maxlen=_REMEMBERED)
         self._new = 0
         self._base, self._slope, self._guessing = 1.0, _PRIOR_SLOPE, 0.0
+        self._is_measured = False
 
     def observe(self, step: StepTime) -> None:
         """Takes a step into account.  A thread may call it beside the others."""
         self._steps.append(step)
         self._new += 1
+
+    @property
+    def is_measured(self) -> bool:
+        """Returns True if the estimates are seconds, as steps were observed."""
+        return self._is_measured
 
     def seconds(self, tokens: int, is_guessing: bool) -> float:
         """Returns the expected time of a step, in any unit before one was observed."""
@@ -65,6 +71,7 @@ class StepTimes:
         return self._base + self._slope * tokens + self._guessing * is_guessing
 
     def _fit(self) -> None:
+        self._is_measured = True
         steps = list(self._steps)
         tokens = np.array([step.tokens for step in steps], float)
         guessing = np.array([step.is_guessing for step in steps], float)

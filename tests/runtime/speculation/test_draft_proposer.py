@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from mllama.max_model.draft.cache import DraftCacheManager
-from mllama.max_model.draft.model import DraftRow
 from mllama.runtime.speculation.draft_proposer import DraftProposer
 
-VOCABULARY = 100
-PAGE = 10
+from .draft_models import VOCABULARY, CountingModel
 
 
-class CountingModel:
-    """A draft model that says the sum of all tokens so far and 1, modulo 100.
+class Tokens:
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.all = np.array(tokens, np.int64)
 
-    It keeps what its rows stored in pages, as a KV cache does, and so finds rows that
-    read what nobody wrote.
-    """
-
-    def __init__(self, pages: int = 20, max_length: int = 1000) -> None:
-        self.cache = DraftCacheManager(pages, PAGE)
-        self.vocabulary = VOCABULARY
-        self.max_length = max_length
-        self.steps: list[list[int]] = []
-        self._memory = np.full(pages * PAGE, -1)
-
-    def next_tokens(self, rows: list[DraftRow]) -> np.ndarray:
-        """Stores the rows' tokens and returns what follows each."""
-        self.steps.append([len(row.tokens) for row in rows])
-        said = []
-        for row in rows:
-            length = row.cached + len(row.tokens)
-            places = [row.pages[i // PAGE] * PAGE + i % PAGE for i in range(length)]
-            self._memory[places[row.cached :]] = row.tokens
-            assert (self._memory[places] >= 0).all()
-            said.append((int(self._memory[places].sum()) + 1) % VOCABULARY)
-        return np.array(said)
+    def __len__(self) -> int:
+        return len(self.all)
 
 
 def request(name: str, *tokens: int, ends: set[int] = frozenset()) -> Any:
     return SimpleNamespace(
         request_id=name,
-        tokens=SimpleNamespace(all=np.array(tokens, np.int64)),
+        tokens=Tokens(tokens),
         eos_tracker=SimpleNamespace(eos_token_ids=set(ends)),
     )
 

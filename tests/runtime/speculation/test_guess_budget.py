@@ -12,6 +12,7 @@ from mllama.runtime.speculation.guess_budget import (
     MAX_STEP_TOKENS,
     GuessBudget,
 )
+from mllama.runtime.speculation.proposer import Prospect
 from mllama.runtime.speculation.step_times import StepTime, StepTimes
 
 
@@ -154,3 +155,35 @@ def test_a_request_that_is_released_is_forgotten() -> None:
     made.release("a")
     made.release("a")
     assert not made._paces
+
+
+def catches_up(
+    budget: GuessBudget, missed: int, remaining: int, requests: int = 1
+) -> bool:
+    prospect = Prospect(missed, 0.02 * missed)
+    return budget.pays_to_catch_up("a", 0, prospect, remaining, requests, requests)
+
+
+def test_catching_up_pays_in_proportion_to_the_answer_that_remains() -> None:
+    made = budget()
+    learn(made, "a", 0.7)
+    assert catches_up(made, 1000, 100)
+    assert not catches_up(made, 1000, 10)
+    # One request's guesses save little of a batch's time.
+    assert not catches_up(made, 1000, 100, requests=4)
+
+
+def test_a_probe_may_catch_up_with_what_came_since_the_last() -> None:
+    made = budget(probes=True)
+    learn(made, "a", 0.0)
+    assert not catches_up(made, 100, 1000)
+    probed = 0
+    for _ in range(4000):
+        if catches_up(made, 1 + made._pace("a").steps, 10_000):
+            (limit,) = limits(made, "a")
+            if limit:
+                probed += 1
+                made.observe("a", 0, 0, 1)
+        else:
+            made.limits(["a"], [0], [0], 1)
+    assert probed > 4

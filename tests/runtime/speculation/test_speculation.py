@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from mllama.runtime.speculation.draft_proposer import DraftProposer
+from mllama.runtime.speculation.proposer import Proposer, Prospect
 from mllama.runtime.speculation.speculation import Speculation
 from mllama.runtime.speculation.step_times import StepTime
+
+from .draft_models import CountingModel
 
 PAGE = 16
 
@@ -37,6 +43,9 @@ class CountingProposer:
         self.token = token
         self.asked = 0
 
+    def prospects(self, contexts: Any) -> list[Prospect]:
+        return [Prospect()] * len(contexts)
+
     def propose(self, contexts: Any, limits: Any) -> list[np.ndarray]:
         self.asked += 1
         return [
@@ -49,7 +58,11 @@ class CountingProposer:
 
 
 def speculation_of(
-    proposer: CountingProposer, blocks: list[int], *, observes: bool = True
+    proposer: Proposer,
+    blocks: list[int],
+    *,
+    observes: bool = True,
+    step_seconds: float = 1e-9,
 ) -> Speculation:
     """Returns one whose steps take no time, beside which looking takes long."""
     speculation = Speculation(
@@ -60,16 +73,17 @@ def speculation_of(
         observes=observes,
     )
     for _ in range(8):
-        speculation.times.observe(StepTime(1, False, 1e-9))
+        speculation.times.observe(StepTime(1, False, step_seconds))
     return speculation
 
 
-def request(length: int) -> Any:
+def request(length: int, *, name: str = "a", max_length: int = 1000) -> Any:
     return SimpleNamespace(
-        request_id="a",
+        request_id=name,
         tokens=Tokens(length),
-        max_length=1000,
+        max_length=max_length,
         matcher=None,
+        eos_tracker=SimpleNamespace(eos_token_ids=set()),
         log_probabilities=0,
         sampling_params=SimpleNamespace(logits_processors=None),
     )
@@ -99,3 +113,59 @@ def test_guesses_that_can_not_be_chosen_are_given_up() -> None:
     for length in range(1, 100):
         assert speculation.guesses([request(length)]) is None
     assert proposer.asked < 20
+
+
+def drafting(
+    model: Any, *, step_seconds: float = 1.0, prefill_tokens: int = 128
+) -> Speculation:
+    proposer = DraftProposer(model, prefill_tokens=prefill_tokens)
+    return speculation_of(proposer, [1000], observes=False, step_seconds=step_seconds)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [(8192, 60), (2000, 20)])
+def test_a_prompt_that_an_answer_can_not_pay_for_is_not_prefilled(
+    prompt: int, answer: int
+) -> None:
+    model = CountingModel(pages=2000, max_length=100_000)
+    speculation = drafting(model)
+    end = prompt + answer
+    for length in range(prompt + 1, end):
+        assert speculation.guesses([request(length, max_length=end)]) is None
+        # The next step may be predicted.
+        assert not speculation.is_promising
+    assert not model.steps
+
+
+def test_a_prompt_that_an_answer_pays_for_is_prefilled() -> None:
+    model = CountingModel(pages=2000, max_length=100_000)
+    speculation = drafting(model)
+    found = [
+        speculation.guesses([request(length, max_length=2000)])
+        for length in range(501, 505)
+    ]
+    assert found[:3] == [None] * 3
+    assert found[3] is not None
+    assert [step[0] for step in model.steps[:4]] == [128, 128, 128, 120]
+
+
+class SlowModel(CountingModel):
+    """A draft model that takes two steps of the model for each token."""
+
+    def next_tokens(self, rows: Any) -> np.ndarray:
+        sleep(0.002 * sum(len(row.tokens) for row in rows))
+        return super().next_tokens(rows)
+
+
+def test_what_catching_up_takes_is_measured_and_ends_it() -> None:
+    """Whether or not it has led to a guess."""
+    model = SlowModel(pages=2000, max_length=100_000)
+    speculation = drafting(model, step_seconds=0.001, prefill_tokens=32)
+    for length in range(501, 521):
+        assert speculation.guesses([request(length, max_length=800)]) is None
+    # The first call only warms the model up.
+    assert len(model.steps) == 2
+    assert not speculation.is_promising
+    for length in range(501, 521):
+        another = request(length, name="b", max_length=800)
+        assert speculation.guesses([another]) is None
+    assert len(model.steps) == 2
