@@ -7,7 +7,7 @@ tokens again when its turn comes, and one that doesn't fit is not guessed for.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,7 @@ class DraftCacheManager:
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         self._page_size = page_size
+        self._num_pages = num_pages
         self._free = list(reversed(range(num_pages)))
         self._sequences: OrderedDict[Any, CachedSequence] = OrderedDict()
 
@@ -75,6 +76,26 @@ class DraftCacheManager:
 
     def __contains__(self, request_id: Any) -> bool:
         return request_id in self._sequences
+
+    def rooms(self, lengths: Sequence[int], more: int) -> list[int]:
+        """Returns for how many tokens of each request of a batch there are pages.
+
+        Args:
+            lengths: The requests' tokens, those that get pages first at the front.
+            more: Further tokens that each request gets pages for, if there are any.
+
+        Returns:
+            At least the request's tokens; 0 if there are too few pages for them.
+        """
+        rooms = []
+        free = self._num_pages
+        for length in lengths:
+            pages = min(-(-(length + more) // self._page_size), free)
+            if pages * self._page_size < length:
+                pages = 0
+            free -= pages
+            rooms.append(pages * self._page_size)
+        return rooms
 
     def length(self, request_id: Any) -> int:
         """Returns the number of a request's tokens that were computed."""

@@ -12,6 +12,7 @@ import numpy as np
 from mllama.max_model.draft.cache import CachedSequence, Tokens
 from mllama.max_model.draft.model import DraftModel, DraftRow
 from mllama.runtime.speculation.catch_up_times import CatchUpTimes
+from mllama.runtime.speculation.guess_budget import MAX_GUESSES
 from mllama.runtime.speculation.proposer import Guesses, Prospect
 
 PREFILL_TOKENS: Final = 128
@@ -72,13 +73,24 @@ class DraftProposer:
         self._image_tokens: dict[Any, int] = {}
 
     def prospects(self, contexts: Sequence[Any]) -> list[Prospect]:
-        """Returns which tokens of each request the cache lacks."""
-        prospects = []
-        for context in contexts:
-            cached = self._model.cache.length(context.request_id)
+        """Returns what each request has room for, and which tokens the cache lacks."""
+        cache = self._model.cache
+        lengths = [self._length(context) for context in contexts]
+        missed = [
             # The last token always counts as new.
-            missed = max(1, self._length(context) - cached)
-            prospects.append(Prospect(missed, self._times.seconds(missed)))
+            max(1, length - cache.length(context.request_id))
+            for context, length in zip(contexts, lengths, strict=True)
+        ]
+        # Those that lack little keep their pages.
+        order = sorted(range(len(contexts)), key=missed.__getitem__)
+        rooms = cache.rooms([lengths[index] for index in order], MAX_GUESSES)
+        prospects = [Prospect(0)] * len(contexts)
+        for index, room in zip(order, rooms, strict=True):
+            if lengths[index]:
+                # The last guess is not computed.
+                most = min(room, self._model.max_length) - lengths[index] + 1
+                seconds = self._times.seconds(missed[index])
+                prospects[index] = Prospect(max(0, most), missed[index], seconds)
         return prospects
 
     def propose(self, contexts: Sequence[Any], limits: Sequence[int]) -> list[Guesses]:

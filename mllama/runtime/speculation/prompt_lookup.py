@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mllama.runtime.speculation.ngram_index import NgramIndex
+from mllama.runtime.speculation.ngram_index import LONGEST, NgramIndex
 from mllama.runtime.speculation.proposer import Guesses, Prospect
 
 _NONE: Final = np.empty(0, np.int64)
@@ -25,8 +25,8 @@ class PromptLookup:
         self._indexes: dict[Any, NgramIndex] = {}
 
     def prospects(self, contexts: Sequence[Any]) -> list[Prospect]:
-        """Returns that nothing has to be computed before tokens are guessed."""
-        return [Prospect()] * len(contexts)
+        """Returns that as many tokens may be guessed as match."""
+        return [Prospect(LONGEST)] * len(contexts)
 
     def propose(self, contexts: Sequence[Any], limits: Sequence[int]) -> list[Guesses]:
         """Returns guesses; see :class:`~mllama.runtime.speculation.proposer.Proposer`.

@@ -18,10 +18,12 @@ class Prospect:
     """What a proposer could do for a request.
 
     Attributes:
+        most: The most tokens that it could guess; 0 if it can't guess for the request.
         missed: Tokens that it has to compute before it can guess one.
         seconds: What they take; None if that isn't known.
     """
 
+    most: int
     missed: int = 0
     seconds: float | None = None
 

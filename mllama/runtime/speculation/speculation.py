@@ -248,7 +248,7 @@ class Speculation:
                 len(contexts),
                 tokens,
             )
-            most.append(self._room(context) if pays else 0)
+            most.append(min(self._room(context), prospect.most) if pays else 0)
         return self.budget.limits(
             [context.request_id for context in contexts],
             [_KINDLESS] * len(contexts),

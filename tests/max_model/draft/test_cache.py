@@ -106,3 +106,16 @@ def test_no_two_requests_share_a_page(
         ]
         assert len(owned) == len(set(owned))
         assert len(owned) + cache.num_free == 6
+
+
+def test_a_batch_has_room_in_its_order() -> None:
+    cache = DraftCacheManager(5, page_size=10)
+    assert cache.rooms([8, 20, 18, 1], 3) == [20, 30, 0, 0]
+    assert cache.rooms([30, 18, 1], 3) == [40, 0, 10]
+    assert cache.rooms([30, 20], 3) == [40, 0]
+    assert cache.rooms([40, 10], 0) == [40, 10]
+    cache.sequence("a")
+    assert cache.reserve("a", 45, keep=())
+    # Pages of requests outside the batch can be taken.
+    assert cache.rooms([50], 8) == [50]
+    assert cache.length("a") == cache.length("b") == 0

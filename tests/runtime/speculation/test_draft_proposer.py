@@ -150,3 +150,43 @@ def test_guesses_end_where_the_models_context_does() -> None:
         said_after(1, 2, 3, 4, count=1)
     ]
     assert proposed(proposer, [request("a", 1, 2, 3, 4, 5)], 5) == [[]]
+
+
+def most(proposer: DraftProposer, *requests: Any) -> list[int]:
+    return [prospect.most for prospect in proposer.prospects(requests)]
+
+
+def test_a_request_may_be_guessed_for_up_to_the_end_of_the_context() -> None:
+    proposer = DraftProposer(CountingModel(max_length=4))
+    lengths = (3, 4, 5)
+    contexts = [request(str(length), *range(length)) for length in lengths]
+    assert [most(proposer, each) for each in contexts] == [[2], [1], [0]]
+
+
+def test_images_take_no_room() -> None:
+    proposer = DraftProposer(CountingModel(max_length=4))
+    assert most(proposer, request("a", 1, *[VOCABULARY] * 9, 2)) == [3]
+    assert most(proposer, request("b", VOCABULARY)) == [0]
+    proposer.release("a")
+    proposer.release("b")
+    assert not proposer._image_tokens
+
+
+def test_pages_are_for_those_that_have_missed_least() -> None:
+    model = CountingModel(pages=3)
+    proposer = DraftProposer(model)
+    new, known = request("new", *range(15)), request("known", *range(14))
+    assert most(proposer, new, known) == [0, 17]
+    proposed(proposer, [request("known", *range(13))], 1)
+    assert most(proposer, new, known) == [0, 17]
+    assert most(proposer, new) == [16]
+    # One that fits without guesses to come has those that its last page has room for.
+    assert most(proposer, request("c", *range(25))) == [6]
+
+
+def test_what_a_request_has_missed_is_known() -> None:
+    proposer = DraftProposer(CountingModel())
+    assert proposer.prospects([request("a", *range(40))])[0].missed == 40
+    proposed(proposer, [request("a", *range(40))], 3)
+    assert proposer.prospects([request("a", *range(50))])[0].missed == 8
+    assert proposer.prospects([request("a", *range(40))])[0].missed == 1

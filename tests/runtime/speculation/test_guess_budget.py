@@ -160,7 +160,7 @@ def test_a_request_that_is_released_is_forgotten() -> None:
 def catches_up(
     budget: GuessBudget, missed: int, remaining: int, requests: int = 1
 ) -> bool:
-    prospect = Prospect(missed, 0.02 * missed)
+    prospect = Prospect(8, missed, 0.02 * missed)
     return budget.pays_to_catch_up("a", 0, prospect, remaining, requests, requests)
 
 

@@ -44,7 +44,7 @@ class CountingProposer:
         self.asked = 0
 
     def prospects(self, contexts: Any) -> list[Prospect]:
-        return [Prospect()] * len(contexts)
+        return [Prospect(self.count)] * len(contexts)
 
     def propose(self, contexts: Any, limits: Any) -> list[np.ndarray]:
         self.asked += 1
@@ -169,3 +169,25 @@ def test_what_catching_up_takes_is_measured_and_ends_it() -> None:
         another = request(length, name="b", max_length=800)
         assert speculation.guesses([another]) is None
     assert len(model.steps) == 2
+
+
+@pytest.mark.parametrize("limits", [{"max_length": 50}, {"pages": 5}])
+def test_steps_are_predicted_where_a_draft_model_has_no_room(
+    limits: dict[str, int],
+) -> None:
+    """Past its context, and without pages of its KV cache."""
+    model = CountingModel(**{"pages": 2000, "max_length": 100_000} | limits)
+    speculation = drafting(model)
+    assert speculation.guesses([request(45)]) is not None
+    assert speculation.is_promising
+    model.steps.clear()
+    for length in range(52, 80):
+        assert speculation.guesses([request(length)]) is None
+        assert not speculation.is_promising
+        speculation.look_on([request(length)])
+        assert not speculation.is_promising
+    assert not model.steps
+    # A request that has room is guessed for beside it.
+    found = speculation.guesses([request(90), request(20, name="b")])
+    assert found is not None
+    assert [bool(each.size) for each in found] == [False, True]
