@@ -188,8 +188,14 @@ class OverlappedExecution:
         if self._speculation is None:
             return None
         self._drop_ahead()
+        started = perf_counter()
         guesses = self._speculation.guesses(inputs.flat_batch)
-        return None if guesses is None else self._step_with(guesses, inputs)
+        guessing_seconds = perf_counter() - started
+        if guesses is None:
+            return None
+        step = self._step_with(guesses, inputs)
+        step.guessing_seconds = guessing_seconds
+        return step
 
     def _step_with(
         self, guesses: list[Guesses], inputs: TextGenerationInputs[Any]

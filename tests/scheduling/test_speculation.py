@@ -79,6 +79,29 @@ def test_a_step_with_guesses_runs_before_the_scheduler_asks_for_it(
     assert request.token_ids == expected[0]
 
 
+def test_the_time_of_guesses_counts_in_each_step_that_checks_some(
+    guessing: Scheduled, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in those that were not run ahead, as an arrival changes the batch."""
+    guessing.forget()
+    overlap: Any = guessing.overlap
+    steps = []
+    monkeypatch.setattr(overlap._clock, "start", steps.append)
+    requests = []
+    oracle = Oracle(0.0, len(guessing.tokenizer.delegate))
+    always_guess(guessing, oracle)
+    for _ in range(4):
+        requests.append(guessing.submit(ask("What is in number 0?"), 60))
+        oracle.answers[requests[-1].id] = expected[0]
+        for _ in range(3):
+            guessing.step()
+    guessing.run()
+    assert answers_of(requests) == [expected[0][:60]] * 4
+    guessed = [step for step in steps if step.guesses is not None]
+    assert not all(step.follows for step in guessed)
+    assert all(step.guessing_seconds > 0 for step in guessed)
+
+
 def test_steps_are_predicted_where_no_guess_is_promising(
     guessing: Scheduled, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
