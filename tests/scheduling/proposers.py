@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mllama.max_model.sampling_context import prompt_length_of
+from mllama.runtime.speculation.guarded_proposer import GuardedProposer
 from mllama.runtime.speculation.proposer import Guesses
 from mllama.runtime.speculation.speculation import Speculation
 
@@ -110,7 +111,7 @@ def always_guess(scheduled: Scheduled, proposer: Any, limit: int = 4) -> Specula
     """
     speculation = scheduled.speculation
     assert speculation is not None
-    speculation._proposer = proposer
+    speculation._proposer = GuardedProposer(proposer)
     speculation.budget = FixedBudget(limit)  # type: ignore[assignment]
     speculation._steps_to_skip = 0  # Of a proposer before, which had no guesses.
     return speculation

@@ -53,15 +53,15 @@ def speculation(drafting: Scheduled) -> Iterator[Speculation]:
     """What the scheduler guesses with, in each step, and afterwards as before."""
     found = drafting.speculation
     assert found is not None
-    proposer, budget = found._proposer, found.budget
-    assert isinstance(proposer, DraftProposer)
+    kept = found._proposer, found.budget
+    assert isinstance(found._proposer.proposer, DraftProposer)
     drafting.forget()
-    yield always_guess(drafting, proposer)
-    found._proposer, found.budget = proposer, budget
+    yield always_guess(drafting, found._proposer.proposer)
+    found._proposer, found.budget = kept
 
 
 def cached_requests(speculation: Speculation) -> int:
-    proposer = speculation._proposer
+    proposer = speculation._proposer.proposer
     assert isinstance(proposer, DraftProposer)
     return len(proposer._model.cache._sequences)
 
@@ -104,7 +104,7 @@ def test_a_draft_model_that_knows_nothing_changes_nothing(
     pictures: Pictures,
     expected: list[list[int]],
 ) -> None:
-    speculation._proposer = DraftProposer(random_draft, prefill_tokens=16)
+    always_guess(drafting, DraftProposer(random_draft, prefill_tokens=16))
     requests = submit_all(drafting, pictures)
     drafting.run()
     assert answers_of(requests) == expected

@@ -23,7 +23,7 @@ from .guessed_requests import (
     submit_all,
 )
 from .harness import Scheduled
-from .proposers import Noise, always_guess
+from .proposers import Noise, Oracle, always_guess
 
 
 @pytest.fixture(scope="module")
@@ -102,27 +102,56 @@ def test_an_answer_has_no_more_tokens_than_allowed(
     assert request.status == "maximum_length"
 
 
-def test_a_failing_proposer_ends_guessing_and_no_request(
-    guessing: Scheduled, pictures: Pictures, expected: list[list[int]]
-) -> None:
-    class Failing:
-        calls = 0
+class Failing(Oracle):
+    """Knows the answers, but raises from one call on, so many times."""
 
-        def propose(self, contexts: Any, limits: Any) -> Any:
-            self.calls += 1
+    def __init__(self, vocabulary: int, first: int, failures: int) -> None:
+        super().__init__(0.0, vocabulary)
+        self.calls = 0
+        self.raising = range(first, first + failures)
+        self.forgotten: set[Any] = set()
+
+    def propose(self, contexts: Any, limits: Any) -> Any:
+        self.calls += 1
+        if self.calls in self.raising:
+            self.forgotten = set()
             raise RuntimeError("no more guesses")
+        return super().propose(contexts, limits)
 
-        def release(self, request_id: Any) -> None:
-            pass
+    def release(self, request_id: Any) -> None:
+        self.forgotten.add(request_id)
 
+
+@pytest.mark.parametrize(("failures", "given_up"), [(1, False), (2, False), (3, True)])
+def test_a_proposer_that_fails_begins_anew_until_it_is_given_up(
+    guessing: Scheduled,
+    pictures: Pictures,
+    expected: list[list[int]],
+    caplog: pytest.LogCaptureFixture,
+    failures: int,
+    given_up: bool,
+) -> None:
     guessing.forget()
-    failing = Failing()
+    failing = Failing(len(guessing.tokenizer.delegate), 20, failures)
     speculation = always_guess(guessing, failing)
     requests = submit_all(guessing, pictures)
+    for request, answer in zip(requests, expected, strict=True):
+        failing.answers[request.id] = answer
+    while failing.calls < 20:
+        guessing.step()
+    running = {request.id for request in requests if request.status is None}
+    if not given_up:
+        assert len(failing.forgotten & running) > 1
+    counts = speculation.counts
     guessing.run()
     assert answers_of(requests) == expected
-    assert failing.calls == 1
-    assert speculation._proposer is None
+    last = failing.raising[-1]
+    assert (failing.calls > last + 5) is not given_up
+    assert (speculation.counts.accepted > counts.accepted + 50) is not given_up
+    assert (speculation._proposer.proposer is None) is given_up
+    lines = [each.getMessage() for each in caplog.records if each.name == "mllama"]
+    assert len(lines) == failures
+    assert ("no further tokens are guessed" in lines[-1]) is given_up
 
 
 def test_a_request_that_fails_alone_ends_alone(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Final
 
+from mllama.runtime.speculation.guarded_proposer import GuardedProposer
 from mllama.runtime.speculation.guess_budget import MAX_GUESSES, GuessBudget
 from mllama.runtime.speculation.guess_counts import GuessCounts
 from mllama.runtime.speculation.guess_rules import (
@@ -17,8 +17,6 @@ from mllama.runtime.speculation.guess_rules import (
 )
 from mllama.runtime.speculation.proposer import Guesses, Proposer
 from mllama.runtime.speculation.step_times import StepTimes
-
-logger = logging.getLogger("mllama")
 
 _OBSERVING_SHARE: Final = 0.01
 _MOST_SKIPPED: Final = 16
@@ -64,7 +62,7 @@ class Speculation:
         vocab_size: int,
         observes: bool,
     ) -> None:
-        self._proposer: Proposer | None = proposer
+        self._proposer = GuardedProposer(proposer)
         self._kv_manager = kv_manager
         self._page_size = page_size
         self._vocab_size = vocab_size
@@ -92,7 +90,7 @@ class Speculation:
         if any(context.sampling_params.logits_processors for context in contexts):
             return None  # MAX applies them, to one token of a request.
         answering = [context for context in contexts if is_answering(context)]
-        if not answering or self._proposer is None:
+        if not answering or self._proposer.proposer is None:
             return None
         tokens = sum(context.tokens.active_length for context in contexts)
         checked = (
@@ -117,7 +115,7 @@ class Speculation:
         Args:
             contexts: The requests.
         """
-        if self._observes or self._proposer is None:
+        if self._observes or self._proposer.proposer is None:
             self.guesses(contexts)
             return
         answering = [context for context in contexts if is_answering(context)]
@@ -151,8 +149,7 @@ class Speculation:
         """Forgets a request; it may be called twice."""
         self._unchecked.pop(request_id, None)
         self.budget.release(request_id)
-        if self._proposer is not None:
-            self._proposer.release(request_id)
+        self._proposer.release(request_id)
 
     def _offered(
         self, contexts: Sequence[Any], tokens: int
@@ -188,7 +185,7 @@ class Speculation:
         offers = [
             (context, guesses.size, allowed_guesses(context, guesses, self._vocab_size))
             for context, guesses in zip(
-                contexts, self._proposed(contexts, most), strict=True
+                contexts, self._proposer.propose(contexts, most), strict=True
             )
         ]
         rooms = [self._room(context) for context, _, _ in offers]
@@ -222,7 +219,7 @@ class Speculation:
         self.is_promising = any(limits)
         checked = {}
         for context, guesses in zip(
-            contexts, self._proposed(contexts, limits), strict=True
+            contexts, self._proposer.propose(contexts, limits), strict=True
         ):
             allowed = allowed_guesses(context, guesses, self._vocab_size)
             if allowed.size:
@@ -234,8 +231,6 @@ class Speculation:
 
     def _limits(self, contexts: Sequence[Any], tokens: int) -> list[int]:
         """Returns how many guesses to ask for, where the proposer knows no kinds."""
-        if self._proposer is None:
-            return [0] * len(contexts)
         most = []
         for context, prospect in zip(
             contexts, self._proposer.prospects(contexts), strict=True
@@ -266,18 +261,6 @@ class Speculation:
             if place < len(context.tokens):
                 is_right = int(context.tokens[place]) == guess
                 self.budget.observe(context.request_id, kind, int(is_right), 1)
-
-    def _proposed(
-        self, contexts: Sequence[Any], limits: Sequence[int]
-    ) -> list[Guesses]:
-        if self._proposer is not None and any(limits):
-            try:
-                return self._proposer.propose(contexts, limits)
-            except Exception:
-                # Guesses are never needed.
-                logger.exception("guessing failed; no further tokens are guessed")
-                self._proposer = None
-        return [NO_GUESSES] * len(contexts)
 
     def _room(self, context: Any) -> int:
         """Returns how many guesses a request has room for."""
