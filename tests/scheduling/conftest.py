@@ -46,9 +46,10 @@ def guessing(speculating: Scheduled) -> Iterator[Scheduled]:
     """The same, whatever other tests have made it guess."""
     speculation = speculating.speculation
     assert speculation is not None
-    kept = speculation._proposer, speculation.budget
+    kept = vars(speculation).copy()
     yield speculating
-    speculation._proposer, speculation.budget = kept
+    for name in ("_proposer", "budget", "_observes"):
+        setattr(speculation, name, kept[name])
     speculating.chunk_size(WHOLE)
 
 

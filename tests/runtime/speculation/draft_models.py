@@ -18,9 +18,14 @@ class CountingModel:
     read what nobody wrote.
     """
 
-    def __init__(self, pages: int = 20, max_length: int = 1000) -> None:
+    def __init__(
+        self,
+        pages: int = 20,
+        max_length: int = 1000,
+        vocabulary: int = VOCABULARY,
+    ) -> None:
         self.cache = DraftCacheManager(pages, PAGE)
-        self.vocabulary = VOCABULARY
+        self.vocabulary = vocabulary
         self.max_length = max_length
         self.steps: list[list[int]] = []
         self._memory = np.full(pages * PAGE, -1)
