@@ -41,6 +41,7 @@ def resolve_draft_files(
     target: ModelFiles,
     *,
     device_type: str,
+    revision: str | None = None,
     force_download: bool = False,
     quiet: bool = True,
 ) -> ModelFiles:
@@ -51,6 +52,7 @@ def resolve_draft_files(
             Ollama's store, or a repository of the hub or a file of one.
         target: The files of the model that it guesses for.
         device_type: ``cpu`` or ``gpu``.
+        revision: Branch, tag or commit of the repository.
         force_download: Whether to download files that are in the hub's cache.
         quiet: Whether to hide the progress of downloads.
 
@@ -62,7 +64,8 @@ def resolve_draft_files(
             tokenizer.
     """
     try:
-        return _resolve(draft, target, device_type, force_download, quiet)
+        hub = HubOptions(revision, force_download=force_download and is_on_hub(draft))
+        return _resolve(draft, target, device_type, hub, quiet)
     except MllamaError as error:
         message = str(error).replace(
             "choose one with --weight-path", "name one as OWNER/NAME/FILE"
@@ -76,17 +79,16 @@ def is_on_hub(draft: str) -> bool:
 
 
 def _resolve(
-    draft: str, target: ModelFiles, device_type: str, force_download: bool, quiet: bool
+    draft: str, target: ModelFiles, device_type: str, hub: HubOptions, quiet: bool
 ) -> ModelFiles:
     check = _TokenizerCheck(target)
     if draft.startswith(PREFIX):
         draft = str(find_blob(draft))
     repository, file = _split_file(draft)
-    options = HubOptions(force_download=force_download and is_repository(repository))
     downloaded = download_model(
         repository,
         file,
-        options,
+        hub,
         check=check.vocabulary,
         check_files=check.directory,
         quiet=quiet,

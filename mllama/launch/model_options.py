@@ -87,6 +87,15 @@ MODEL_OPTIONS: Final = (
         default_text="no draft model",
     ),
     Option(
+        name="draft_model_revision",
+        section=MODEL,
+        takers=_ANY_RUN,
+        kind="text",
+        metavar="REVISION",
+        description="Branch, tag or commit of the draft model's repository on the hub.",
+        default_text="main",
+    ),
+    Option(
         name="chat_template",
         section=MODEL,
         takers=_ANY_RUN,

@@ -59,6 +59,7 @@ class EngineOptions:
     weight_path: Sequence[str | Path] = ()
     lora_path: str | Path | None = None
     draft_model_path: str | Path | None = None
+    draft_model_revision: str | None = None
     chat_template: str | Path | None = None
     tool_parser: str = "auto"
     huggingface_model_revision: str | None = None
@@ -170,6 +171,7 @@ class EngineOptions:
                 str(self.draft_model_path),
                 files,
                 device_type=devices[0].device_type,
+                revision=self.draft_model_revision,
                 force_download=self.force_download,
                 quiet=quiet,
             )
@@ -183,7 +185,7 @@ class EngineOptions:
         )
 
     def _check_draft(self) -> None:
-        """Refuses a draft model that isn't asked to guess, and guesses without one."""
+        """Refuses options of a draft model that do nothing, and guesses without one."""
         if self.speculate == "draft" and self.draft_model_path is None:
             raise MllamaError(
                 "--speculate draft needs --draft-model-path: a text-only Llama with "
@@ -193,6 +195,18 @@ class EngineOptions:
             raise MllamaError(
                 "--draft-model-path is for --speculate draft, and nothing else loads "
                 "it; give both or neither"
+            )
+        if self.draft_model_revision is None:
+            return
+        if self.draft_model_path is None:
+            raise MllamaError(
+                "--draft-model-revision is for a draft model of the hub, and there is "
+                "no --draft-model-path: leave it out"
+            )
+        if not is_on_hub(str(self.draft_model_path)):
+            raise MllamaError(
+                f"{self.draft_model_path} is on this machine; --draft-model-revision "
+                "is for repositories of the hub: leave it out"
             )
 
     def _refuse_options_for_gpus(self) -> None:

@@ -87,6 +87,8 @@ class LLM(Answering):
             picture. A directory, a GGUF file, ollama:NAME, OWNER/NAME of the Hugging
             Face hub, or OWNER/NAME/FILE for one of several files there. Default: no
             draft model.
+        draft_model_revision: Branch, tag or commit of the draft model's repository on
+            the hub. Default: main.
         image_cache_encoding: Data type of the image cache on a CPU: float32, bfloat16,
             int8, or auto. int8 holds 1.9 times as many images as bfloat16 in the same
             memory. auto is bfloat16 beside quantized weights, else the data type of the
@@ -134,6 +136,7 @@ class LLM(Answering):
         greedy_on_gpu: bool = False,
         speculate: str | None = None,
         draft_model_path: str | Path | None = None,
+        draft_model_revision: str | None = None,
         image_cache_encoding: str = "auto",
         image_cache_size: str | int | None = None,
         max_images_per_request: int | None = None,
@@ -165,6 +168,7 @@ class LLM(Answering):
             greedy_on_gpu=greedy_on_gpu,
             speculate=speculate,
             draft_model_path=draft_model_path,
+            draft_model_revision=draft_model_revision,
             image_cache_encoding=image_cache_encoding,
             image_cache_size=image_cache_size,
             max_images_per_request=max_images_per_request,

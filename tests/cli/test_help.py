@@ -94,6 +94,7 @@ def test_generate_has_these_options() -> None:
         "--greedy-on-gpu",
         "--speculate",
         "--draft-model-path",
+        "--draft-model-revision",
         "--num-threads",
         "--trust-remote-code",
         "--serialized-model-path",

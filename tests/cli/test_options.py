@@ -143,6 +143,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         (["--greedy-on-gpu"], "greedy_on_gpu", True, False),
         (["--speculate", "lookup"], "speculate", "lookup", None),
         (["--draft-model-path", "d"], "draft_model_path", "d", None),
+        (["--draft-model-revision", "v1"], "draft_model_revision", "v1", None),
         (["--max-new-tokens", "7"], "max_new_tokens", 7, -1),
         (["--top-k", "5"], "top_k", 5, None),
         (["--n", "3"], "n", 3, 1),
@@ -279,6 +280,28 @@ def test_a_draft_model_and_its_guesses_come_together() -> None:
             EngineOptions(
                 devices="cpu", speculate=speculate, draft_model_path="d"
             ).resolve()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "is for a draft model of the hub, and there is no --draft-model-path"),
+        (
+            {"draft_model_path": "/models/draft", "speculate": "draft"},
+            "/models/draft is on this machine; --draft-model-revision is for",
+        ),
+        (
+            {"draft_model_path": "ollama:llama3.2:1b", "speculate": "draft"},
+            "ollama:llama3.2:1b is on this machine; --draft-model-revision is for",
+        ),
+    ],
+)
+def test_a_revision_needs_a_draft_model_of_the_hub(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MllamaError, match=message) as error:
+        EngineOptions(devices="cpu", draft_model_revision="v1", **options).resolve()
+    assert "\n" not in str(error.value)
 
 
 def test_a_draft_model_reaches_max(tmp_path: Path) -> None:

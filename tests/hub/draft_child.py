@@ -1,5 +1,7 @@
 """Finds the files of a draft model of the demo model in a process of its own.
 
+Its arguments are the draft model and, if one is asked for, its revision.
+
 The hub's client reads the environment when it is imported.
 """
 
@@ -8,18 +10,23 @@ from __future__ import annotations
 import json
 import sys
 
-from mllama.demo_model import MODEL_PATH
 from mllama.errors import MllamaError
-from mllama.launch.draft_files import resolve_draft_files
-from mllama.launch.resolve import resolve_model_files
+from mllama.launch.options import EngineOptions
 from mllama.utils.telemetry import disable_telemetry
 
 if __name__ == "__main__":
     disable_telemetry()
-    target = resolve_model_files(str(MODEL_PATH), device_type="cpu")
+    draft, revision = (*sys.argv[1:], None)[:2]
+    options = EngineOptions(
+        devices="cpu",
+        speculate="draft",
+        draft_model_path=draft,
+        draft_model_revision=revision,
+    )
     try:
-        files = resolve_draft_files(sys.argv[1], target, device_type="cpu")
+        files = options.resolve().draft
     except MllamaError as error:
         print(json.dumps({"error": str(error)}))
     else:
+        assert files is not None
         print(json.dumps({"weights": [path.name for path in files.weight_path]}))

@@ -28,9 +28,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def resolved(machine: Machine, draft: str) -> dict[str, Any]:
+def resolved(machine: Machine, *draft: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.hub.draft_child", draft],
+        [sys.executable, "-m", "tests.hub.draft_child", *draft],
         env=machine.environment,
         capture_output=True,
         text=True,
@@ -46,6 +46,19 @@ def test_a_checkpoint_is_downloaded(
 ) -> None:
     hub.add(DRAFT, content(llama))
     assert resolved(machine, DRAFT) == {"weights": ["model.safetensors"]}
+
+
+def test_a_revision_is_downloaded(
+    hub: StandInHub, machine: Machine, llama: Path, tmp_path: Path
+) -> None:
+    """Of a checkpoint, and of one file."""
+    hub.add(DRAFT, {}).commit(content(llama), "v1")
+    assert "has no weights" in resolved(machine, DRAFT)["error"]
+    assert resolved(machine, DRAFT, "v1") == {"weights": ["model.safetensors"]}
+    assert "has no revision 'v9'" in resolved(machine, DRAFT, "v9")["error"]
+    file = write_llama_gguf(llama, tmp_path / "a.gguf").read_bytes()
+    hub.add(GGUF, {}).commit({"a.gguf": file}, "v1")
+    assert resolved(machine, f"{GGUF}/a.gguf", "v1") == {"weights": ["a.gguf"]}
 
 
 def test_one_of_several_gguf_files_is_named(
