@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from queue import SimpleQueue
 from threading import Lock, Thread
-from time import perf_counter
 from typing import Any
 
 from max.pipelines.modeling.types import TextGenerationInputs
 
 from mllama.max_compat.model import update_context_and_prepare_responses
 from mllama.max_compat.pipeline import pipeline_model
-from mllama.max_model.host_buffers import on_host
 from mllama.runtime.forced_tokens import append_forced_tokens
+from mllama.runtime.guessing_steps import GuessingSteps
 from mllama.runtime.next_step import (
     Continuation,
     Step,
@@ -28,15 +27,8 @@ from mllama.runtime.next_step import (
     fits_pages,
     progress_of,
 )
-from mllama.runtime.speculation.guessing_context import guessing_context
-from mllama.runtime.speculation.proposer import Guesses
 from mllama.runtime.speculation.speculation import Speculation
 from mllama.runtime.speculation.step_clock import StepClock
-from mllama.runtime.speculation.verification import (
-    record_tokens,
-    verified_log_probabilities,
-    verified_tokens,
-)
 
 
 class OverlappedExecution:
@@ -54,9 +46,6 @@ class OverlappedExecution:
 
     The thread is at most one step ahead of what was requested.
 
-    A step may check guesses: it computes more tokens than its requests have, and they
-    get as many as were right, and one more.
-
     Args:
         pipeline: MAX's ``TextGenerationPipeline`` of an ``MllamaModel`` on a CPU.
         launch: Runs the model on a prepared batch.
@@ -70,7 +59,9 @@ class OverlappedExecution:
         speculation: Speculation | None = None,
     ) -> None:
         self._model = pipeline_model(pipeline)
-        self._speculation = speculation
+        self._speculation = (
+            GuessingSteps(pipeline, speculation) if speculation else None
+        )
         self._clock = StepClock(speculation.times) if speculation else None
         self._kv_manager = pipeline.kv_manager
         self._page_size = self._model.kv_params.page_size
@@ -176,61 +167,20 @@ class OverlappedExecution:
 
     def _compute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
         """Returns MAX's outputs of a batch."""
-        if self._requested is None:
-            self._requested = self._guessing_step(inputs)
-        if self._requested is not None and self._requested.guesses is not None:
-            return self._verify(self._requested, inputs)
+        if self._requested is None and self._speculation is not None:
+            self._drop_ahead()
+            self._requested, _ = self._speculation.next(inputs)
+        step = self._requested
+        if step is not None and step.guesses is not None:
+            assert self._speculation is not None
+            return self._speculation.verify(step, self._outputs_of(step), inputs)
         outputs = self._record_tokens(inputs)
         return self._execute(inputs) if outputs is None else outputs
-
-    def _guessing_step(self, inputs: TextGenerationInputs[Any]) -> Step | None:
-        """Returns a step of a batch that checks guesses, or None if there are none."""
-        if self._speculation is None:
-            return None
-        self._drop_ahead()
-        started = perf_counter()
-        guesses = self._speculation.guesses(inputs.flat_batch)
-        guessing_seconds = perf_counter() - started
-        if guesses is None:
-            return None
-        step = self._step_with(guesses, inputs)
-        step.guessing_seconds = guessing_seconds
-        return step
-
-    def _step_with(
-        self, guesses: list[Guesses], inputs: TextGenerationInputs[Any]
-    ) -> Step:
-        """Returns a step of a batch that checks guesses."""
-        progress = progress_of(inputs.batches)
-        following = iter(guesses)
-        batches = [
-            [guessing_context(context, next(following)) for context in batch]
-            for batch in inputs.batches
-        ]
-        return Step(progress, self._prepare_batch(batches), None, guesses=guesses)
-
-    def _verify(self, step: Step, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
-        """Returns MAX's outputs of a step that checks guesses."""
-        assert step.guesses is not None
-        assert self._speculation is not None
-        contexts = inputs.flat_batch
-        logits = on_host(self._outputs_of(step).logits)
-        tokens = verified_tokens(logits[:, : self._vocab_size], contexts, step.guesses)
-        log_probabilities = None
-        if inputs.enable_log_probs:
-            log_probabilities = verified_log_probabilities(
-                self._model, logits, contexts, tokens, step.guesses
-            )
-        self._speculation.observe(contexts, step.guesses, tokens)
-        outputs = record_tokens(contexts, tokens, log_probabilities)
-        for context in contexts:
-            self._kv_manager.step(context)
-        return outputs
 
     @property
     def _goes_on(self) -> bool:
         """Returns True if no guess is expected for the step after the next."""
-        return self._speculation is None or not self._speculation.is_promising
+        return self._speculation is None or not self._speculation.are_expected
 
     def _record_tokens(
         self, inputs: TextGenerationInputs[Any]
@@ -327,15 +277,12 @@ class OverlappedExecution:
         if not has_pages:
             for context in contexts:
                 self._kv_manager.alloc(context)
-        speculation = self._speculation
-        started = perf_counter()
-        guesses = speculation.guesses(contexts) if speculation else None
-        guessing_seconds = perf_counter() - started
-        if guesses is not None:
-            step = self._step_with(guesses, inputs)
-            step.guessing_seconds = guessing_seconds
-            step.follows = True
-            return step
+        guessing_seconds = 0.0
+        if self._speculation is not None:
+            step, guessing_seconds = self._speculation.next(inputs)
+            if step is not None:
+                step.follows = True
+                return step
         prepared = last.prepared
         if last.is_decode and has_pages:
             prepared[0].advance([context.tokens.active[0] for context in contexts])
