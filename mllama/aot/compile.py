@@ -43,6 +43,8 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
 
     from mllama.compilation.graph_compiler import GraphCompiler, lazy_sampler
     from mllama.max_compat.model import compile_graphs, load_sampler_graphs
+    from mllama.max_model.draft.graph import activation_dtype, draft_kv_params
+    from mllama.max_model.draft.model import draft_graph_specs
     from mllama.max_model.graphs import graph_specs
     from mllama.max_model.int8_vision import quantize_vision
     from mllama.max_model.model_config import MllamaArchConfig
@@ -71,11 +73,14 @@ def _compile(options: EngineOptions, files: ModelFiles) -> None:
     if config.int8_vision:
         state_dict = quantize_vision(state_dict, config.model)
     session = InferenceSession(devices=[device])
-    compiler = GraphCompiler(
-        session, pipeline, ModelSettings.from_max(pipeline.model).compiled
-    )
+    settings = ModelSettings.from_max(pipeline.model)
+    compiler = GraphCompiler(session, pipeline, settings.compiled)
     pipeline.configure_session(session)
     compile_graphs(session, graph_specs(config, state_dict, compiler))
+    if (draft := settings.draft) is not None:
+        dtype = activation_dtype(draft.encoding)
+        params = draft_kv_params(draft.config, dtype, DeviceRef.from_device(device))
+        compile_graphs(session, draft_graph_specs(draft, params))
     if not device.is_host:
         with lazy_sampler():
             load_sampler_graphs(

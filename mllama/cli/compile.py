@@ -29,6 +29,10 @@ _UNUSED_WITH_TARGET = {
         ("max_length", "max_batch_size", "max_ce_batch_size"),
         "whose graphs fit any length and batch size",
     ),
+    **dict.fromkeys(
+        ("draft_model_path", "draft_model_revision", "speculate"),
+        "which compiles no draft model",
+    ),
 }
 """Options that do nothing with ``--target``, and why."""
 

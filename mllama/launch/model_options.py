@@ -76,7 +76,7 @@ MODEL_OPTIONS: Final = (
     Option(
         name="draft_model_path",
         section=MODEL,
-        takers=_ANY_RUN,
+        takers=_ANY_GRAPHS,
         kind="path",
         metavar="PATH",
         description="Model that guesses tokens with --speculate draft: a text-only "
@@ -89,7 +89,7 @@ MODEL_OPTIONS: Final = (
     Option(
         name="draft_model_revision",
         section=MODEL,
-        takers=_ANY_RUN,
+        takers=_ANY_GRAPHS,
         kind="text",
         metavar="REVISION",
         description="Branch, tag or commit of the draft model's repository on the hub.",
@@ -286,7 +286,7 @@ MODEL_OPTIONS: Final = (
     Option(
         name="speculate",
         section=COMPUTE,
-        takers=_ANY_RUN,
+        takers=_ANY_GRAPHS,
         kind="text",
         choices=SPECULATE_CHOICES,
         description="Guess the next tokens of answers and check several in one step: "

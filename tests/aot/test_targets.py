@@ -87,6 +87,11 @@ def test_devices_that_cannot_share_the_model_are_refused_at_once(
             ["--weight-path", "w.gguf"],
             "--weight-path does nothing with --target, which",
         ),
+        (
+            ["--speculate", "draft"],
+            "--speculate does nothing with --target, which compiles no draft model",
+        ),
+        (["--draft-model-path", "d"], "which compiles no draft model; leave it out"),
         (["--trust-remote-code"], "which reads only the configuration; leave it out"),
     ],
 )

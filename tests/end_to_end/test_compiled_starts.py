@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mllama.demo_model import MODEL_PATH
+from tests.reference.llama import write_llama
 
 pytestmark = pytest.mark.compiles
 
@@ -82,6 +83,35 @@ def test_generate_starts_from_a_compiled_model_without_compiling(
         *QUESTION,
         "--serialized-model-path",
         str(saved),
+        home=home,
+        cache=tmp_path / "cache",
+    )
+    assert answer(done) == expected
+    assert compiled_in(home) == []
+    assert "compiling" not in done.stderr
+
+
+def test_a_compiled_model_has_the_graph_of_its_draft_model(
+    saved: Path, expected: Any, tmp_path: Path
+) -> None:
+    folder = write_llama(tmp_path / "draft", seed=1)
+    drafting = [*OPTIONS, "--speculate", "draft", "--draft-model-path", str(folder)]
+    output = ["--output", str(tmp_path / "compiled")]
+    done = mllama("compile", *drafting, *output, cache=saved.parent / "cache")
+    assert done.returncode == 0, done.stderr
+    names = [file.name.split("-")[0] for file in (tmp_path / "compiled").glob("*.mef")]
+    assert sorted(names) == [
+        "mllama_draft_decoder",
+        "mllama_image_encoder",
+        "mllama_text_decoder",
+    ]
+    home = tmp_path / "home"
+    done = mllama(
+        "generate",
+        *drafting,
+        *QUESTION,
+        "--serialized-model-path",
+        str(tmp_path / "compiled"),
         home=home,
         cache=tmp_path / "cache",
     )

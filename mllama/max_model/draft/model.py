@@ -15,6 +15,7 @@ from max.engine import InferenceSession, Model
 from max.graph import DeviceRef
 from max.nn.kv_cache import MHAKVCacheParams
 
+from mllama.compilation.lazy_graph import LazyGraphSpec
 from mllama.config.rope import rotary_table
 from mllama.max_compat.lazy_buffer import LazilyCommittedBuffer
 from mllama.max_compat.model import (
@@ -116,8 +117,7 @@ class DraftModel:
         config = settings.config
         dtype = activation_dtype(settings.encoding)
         params = draft_kv_params(config, dtype, DeviceRef.from_device(device))
-        weights = draft_state_dict(settings, config, dtype)
-        specs = {DRAFT_DECODER: draft_graph_spec(config, params, weights)}
+        specs = draft_graph_specs(settings, params)
         graph = init_graphs(session, compile_graphs(session, specs), specs)
         text = config.text_config
         table = rotary_table(text, min(max_length, text.max_position_embeddings))
@@ -188,6 +188,23 @@ class DraftModel:
 
     def _upload(self, array: npt.NDArray[Any]) -> Buffer:
         return Buffer.from_numpy(array).to(self._device)
+
+
+def draft_graph_specs(
+    settings: DraftSettings, params: MHAKVCacheParams
+) -> dict[str, LazyGraphSpec]:
+    """Returns the draft model's graph by its name, with its weights, not yet traced.
+
+    Args:
+        settings: Names the model's files.
+        params: Its KV cache.
+
+    Raises:
+        CheckpointError: If a file is damaged or of another model.
+    """
+    config = settings.config
+    weights = draft_state_dict(settings, config, params.dtype)
+    return {DRAFT_DECODER: draft_graph_spec(config, params, weights)}
 
 
 def _host(value: int, dtype: type[np.integer[Any]]) -> Buffer:
