@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +25,9 @@ from demo.data.conversations import KINDS, messages, random_conversation
 from demo.data.drawing import render
 from mllama.requests.output_format import OutputFormat
 from mllama.runtime.speculation.guess_counts import GuessCounts
-from mllama.runtime.speculation.prompt_lookup import PromptLookup
+from mllama.runtime.speculation.proposer import Proposer
 from tests.reference.llama import write_demo_text_path
+from tests.scheduling.harness import Scheduled
 from tests.scheduling.proposers import Noise, always_guess
 
 STREAMS = 8
@@ -95,49 +97,56 @@ def compare(count: int, seed: int) -> bool:
 
     Half as many other answers share the batches of the greedy conversations.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model = scheduled(
-            None,
-            STREAMS,
-            speculate="draft",
-            draft_model_path=write_demo_text_path(Path(folder)),
-        )
-    speculation: Any = model.speculation
-    drafting, adaptive = speculation._proposer, speculation.budget
     asked = questions(count, seed) + companions(count // 2, seed + 1)
     random.Random(seed).shuffle(asked)
-
-    def all_answers() -> list[list[int]]:
-        model.forget()
-        speculation.counts = GuessCounts()
-        return [
-            answer
-            for start in range(0, len(asked), AT_ONCE)
-            for answer in answered(model, asked[start : start + AT_ONCE]).answers
-        ]
-
+    model = scheduled(None, STREAMS)
     with without_guesses(model):
-        expected = all_answers()
-    same = True
+        expected = _answers(model, asked)
     noise = Noise(len(model.tokenizer.delegate))
-    for name, proposer, adapts in (
-        ("lookup, as far as it pays", PromptLookup(), True),
-        ("lookup, always checked", PromptLookup(), False),
-        ("draft model, as far as it pays", drafting, True),
-        ("draft model, always checked", drafting, False),
-        ("random guesses, always checked", noise, False),
-    ):
-        if adapts:
-            speculation._proposer, speculation.budget = proposer, adaptive
-        else:
-            always_guess(model, proposer)
-        found = all_answers()
-        counts = speculation.counts
-        equal = sum(map(list.__eq__, expected, found))
+    same = _compare(model, "lookup", asked, expected)
+    same &= _compare(model, "random guesses", asked, expected, noise)
+    del model
+    with tempfile.TemporaryDirectory() as folder:
+        draft = write_demo_text_path(Path(folder))
+        drafting = scheduled(None, STREAMS, speculate="draft", draft_model_path=draft)
+    return same & _compare(drafting, "draft model", asked, expected)
+
+
+def _compare(
+    model: Scheduled,
+    name: str,
+    asked: Sequence[Question],
+    expected: list[list[int]],
+    proposer: Proposer | None = None,
+) -> bool:
+    """Prints how many answers are equal to those without guesses, as far as guesses pay
+    (unless a proposer is given) and with guesses in each step.
+
+    Returns:
+        Whether all are equal.
+    """
+    speculation: Any = model.speculation
+    same = True
+    for always in (True,) if proposer else (False, True):
+        if always:
+            always_guess(model, proposer or speculation._proposer.proposer)
+        speculation.counts = GuessCounts()
+        equal = sum(map(list.__eq__, expected, _answers(model, asked)))
         print(
-            f"{name}: {equal} of {len(asked)} answers equal, "
-            f"{counts.proposed} tokens guessed, {counts.accepted} right",
+            f"{name}, {'in each step' if always else 'as far as it pays'}: "
+            f"{equal} of {len(asked)} answers equal, "
+            f"{speculation.counts.proposed} tokens guessed, "
+            f"{speculation.counts.accepted} right",
             flush=True,
         )
         same &= equal == len(asked)
     return same
+
+
+def _answers(model: Scheduled, asked: Sequence[Question]) -> list[list[int]]:
+    model.forget()
+    return [
+        answer
+        for start in range(0, len(asked), AT_ONCE)
+        for answer in answered(model, asked[start : start + AT_ONCE]).answers
+    ]

@@ -9,12 +9,14 @@ import numpy as np
 
 from mllama.max_model.sampling_context import prompt_length_of
 from mllama.runtime.speculation.guarded_proposer import GuardedProposer
-from mllama.runtime.speculation.proposer import Guesses
+from mllama.runtime.speculation.proposer import Guesses, Prospect
 from mllama.runtime.speculation.speculation import Speculation
 
 from .harness import Scheduled
 
 NONE = np.empty(0, np.int64)
+MOST = 1000
+"""More tokens than any step may guess."""
 
 
 class FixedBudget:
@@ -47,7 +49,18 @@ class FixedBudget:
         self.released.append(request)
 
 
-class Oracle:
+class AnyNumber:
+    """A proposer that could guess as many tokens as it is asked for."""
+
+    def prospects(self, contexts: Sequence[Any]) -> list[Prospect]:
+        """Returns that no limit is its own."""
+        return [Prospect(MOST)] * len(contexts)
+
+    def release(self, request_id: Any) -> None:
+        """Does nothing: a preempted request comes back."""
+
+
+class Oracle(AnyNumber):
     """Knows the answers, and errs in some tokens.
 
     Attributes:
@@ -69,9 +82,6 @@ class Oracle:
             for context, limit in zip(contexts, limits, strict=True)
         ]
 
-    def release(self, request_id: Any) -> None:
-        """Does nothing: a preempted request comes back."""
-
     def _guess(self, context: Any, limit: int) -> Guesses:
         answer = self.answers.get(context.request_id, [])
         start = len(context.tokens) - prompt_length_of(context)
@@ -81,7 +91,7 @@ class Oracle:
         return np.where(errs, (right + shift) % self._vocabulary, right)
 
 
-class Noise:
+class Noise(AnyNumber):
     """Guesses tokens at random, those of the text so far among them."""
 
     def __init__(self, vocabulary: int, seed: int = 0) -> None:
@@ -98,9 +108,6 @@ class Noise:
             else:
                 guesses.append(self._random.integers(0, self._vocabulary + 1, count))
         return guesses
-
-    def release(self, request_id: Any) -> None:
-        """Does nothing."""
 
 
 def always_guess(scheduled: Scheduled, proposer: Any, limit: int = 4) -> Speculation:

@@ -14,7 +14,7 @@ from .guessed_requests import (
     guess_right,
 )
 from .harness import Request, Scheduled
-from .proposers import NONE, Noise, always_guess
+from .proposers import NONE, AnyNumber, Noise, always_guess
 
 
 def test_formats_are_kept(guessing: Scheduled, roomy: Scheduled) -> None:
@@ -49,12 +49,9 @@ def test_forced_tokens_are_guessed_if_each_needs_log_probabilities(
     text = "It is a circle, and that is all there is to say about it."
     only_one = test_formats.OutputFormat.regex(text.replace(".", "\\."))
 
-    class Nothing:
+    class Nothing(AnyNumber):
         def propose(self, contexts: Any, limits: Any) -> Any:
             return [NONE] * len(contexts)
-
-        def release(self, request_id: Any) -> None:
-            pass
 
     speculation = always_guess(guessing, Nothing(), 0)
     found = []
