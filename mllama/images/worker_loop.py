@@ -49,6 +49,8 @@ def run(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ignore_warnings()
     limit_allocator()
+    # Looking through what it shares with the process that forked it would copy that.
+    gc.freeze()
     os.nice(NICENESS)
     # A server that has ended shows in any of these ways.
     with contextlib.suppress(EOFError, OSError):
