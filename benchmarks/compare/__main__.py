@@ -55,6 +55,7 @@ from benchmarks.compare.workloads import (
     engines_of,
     mistralrs_decode,
     play,
+    profiled_engines,
 )
 from mllama.errors import MllamaError
 from mllama.kernels.dispatch import chosen_kernels, kernels_summary
@@ -119,7 +120,7 @@ def _run(
         )
         try:
             if options.prepare:
-                session.prepare(engines_of(session, letters))
+                session.prepare(engines_of(session, letters), profiled_engines(letters))
                 return []
             _measure(session, options, letters)
         finally:

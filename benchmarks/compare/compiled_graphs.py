@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,12 @@ GRAPH_OPTIONS = ("vision_encoding", "image_cache_encoding")
 """Options of `mllama.LLM` that graphs depend on."""
 
 
-def graphs_for(model: Path, options: Mapping[str, Any], isa: Isa) -> Path:
+def graphs_for(
+    model: Path,
+    options: Mapping[str, Any],
+    isa: Isa,
+    variables: Mapping[str, str] | None = None,
+) -> Path:
     """Returns the directory of a model's graphs in q4_k, after compiling them if
     needed.
 
@@ -28,12 +34,15 @@ def graphs_for(model: Path, options: Mapping[str, Any], isa: Isa) -> Path:
         model: The folder of the model's configuration.
         options: Options of `mllama.LLM`.
         isa: What to compile for; not what this machine has.
+        variables: Additional environment variables, such as those of profiling, with
+            which other graphs are compiled.
 
     Raises:
         EngineFailure: If compilation fails.
     """
     chosen = {name: options[name] for name in GRAPH_OPTIONS if name in options}
-    key = json.dumps([str(model), chosen, versions()], sort_keys=True)
+    variables = variables or {}
+    key = json.dumps([str(model), chosen, versions(), *variables], sort_keys=True)
     name = f"{isa.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = FOLDER / "compiled" / name
     if folder.is_dir():
@@ -46,7 +55,10 @@ def graphs_for(model: Path, options: Mapping[str, Any], isa: Isa) -> Path:
     for option, value in chosen.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
     done = subprocess.run(
-        [*command, "--output", str(part)], capture_output=True, text=True
+        [*command, "--output", str(part)],
+        capture_output=True,
+        text=True,
+        env=os.environ | variables,
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]

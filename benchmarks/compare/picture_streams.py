@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.compare.ceilings import CompilerFailure, compiled
+from benchmarks.compare.ceilings import CompilerFailure
 from benchmarks.compare.environments import EnvironmentFailure
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.session import Session
@@ -43,8 +43,7 @@ def measure_picture_streams(session: Session, rounds: int) -> None:
         for engine in ENGINES:
             print(f"starting {engine} for pictures", file=sys.stderr, flush=True)
             try:
-                shim = compiled("spans", "-shared", "-fPIC", suffix=".so")
-                running[engine] = session.start(engine, profiling_variables(shim))
+                running[engine] = session.start(engine, profiling_variables())
                 for picture in pictures:  # They are encoded before the measurement.
                     running[engine].ask(
                         "ask", prompt="Hello", images=[picture], new_tokens=1

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.compare.ceilings import CompilerFailure, compiled
+from benchmarks.compare.ceilings import CompilerFailure
 from benchmarks.compare.environments import EnvironmentFailure
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.results import Results
@@ -53,8 +53,7 @@ def measure_operations(session: Session) -> None:
     """Profiles the operations of one question about an image in a separate process."""
     results = session.results
     try:
-        shim = compiled("spans", "-shared", "-fPIC", suffix=".so")
-        process = session.start(OURS, profiling_variables(shim))
+        process = session.start(OURS, profiling_variables())
     except (CompilerFailure, EngineFailure, EnvironmentFailure) as error:
         results.fail("operations", OURS, str(error))
         return

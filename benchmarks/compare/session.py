@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.ceilings import CompilerFailure
 from benchmarks.compare.compiled_graphs import graphs_for
 from benchmarks.compare.environments import EnvironmentFailure, prepare
 from benchmarks.compare.isa import NATIVE, Isa
@@ -15,6 +16,7 @@ from benchmarks.compare.model import MAX_LENGTH, ModelFiles
 from benchmarks.compare.process import EngineFailure, EngineProcess
 from benchmarks.compare.prompts import Prompts
 from benchmarks.compare.results import Results
+from benchmarks.compare.spans import profiling_variables
 from benchmarks.compare.variants import SPECULATION, Variant
 
 ON_TEXT_LAYERS = ("llama_cpp", "ik_llama_cpp")
@@ -62,12 +64,21 @@ class Session:
         self._running: dict[str, EngineProcess] = {}
         self._broken: dict[str, str] = {}
 
-    def prepare(self, engines: Iterable[str]) -> None:
-        """Installs and compiles what engines need, and says what fails."""
-        for name in engines:
+    def prepare(self, engines: Iterable[str], profiled: Iterable[str]) -> None:
+        """Installs and compiles what engines need, and says what fails.
+
+        Args:
+            engines: Engines that are measured.
+            profiled: Engines whose operations are timed.
+        """
+        for name, is_profiled in (
+            *((name, False) for name in engines),
+            *((name, True) for name in profiled),
+        ):
             try:
-                self.start(name).close()
-            except (EngineFailure, EnvironmentFailure) as error:
+                variables = profiling_variables() if is_profiled else None
+                self.start(name, variables).close()
+            except (CompilerFailure, EngineFailure, EnvironmentFailure) as error:
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
 
     def measure_machine(self, metrics: Mapping[str, str]) -> None:
@@ -213,7 +224,7 @@ class Session:
         if not (variant.is_demo or self.isa.is_native):
             is_ours = model == self.files.gguf
             folder = self.files.checkpoint if is_ours else model.parent
-            graphs = graphs_for(folder, options, self.isa)
+            graphs = graphs_for(folder, options, self.isa, variables)
             options["serialized_model_path"] = str(graphs)
         threads = variant.threads or self.threads
         served = "demo" if variant.is_demo else str(model)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+
+from benchmarks.compare.ceilings import compiled
 
 
-def profiling_variables(shim: Path) -> dict[str, str]:
-    """Returns the environment variables that have MAX call a compiled `spans.c`."""
+def profiling_variables() -> dict[str, str]:
+    """Returns the environment variables that have MAX call `spans.c`.
+
+    Raises:
+        CompilerFailure: If it can't be compiled.
+    """
+    shim = compiled("spans", "-shared", "-fPIC", suffix=".so")
     return {"MODULAR_ENABLE_PROFILING": "on", "MODULAR_PROFILER_SHIM": str(shim)}
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from benchmarks.compare.ceilings import CompilerFailure, compiled
 from benchmarks.compare.guesses import guesses
+from benchmarks.compare.picture_streams import ENGINES as PICTURE_ENGINES
 from benchmarks.compare.session import ON_TEXT_LAYERS, Session
 from benchmarks.compare.variants import OURS
 
@@ -223,7 +224,8 @@ def demo(session: Session, letters: str, number: int) -> None:
 
 
 def engines_of(session: Session, letters: str) -> list[str]:
-    """Returns the engines that workloads ask, each once."""
+    """Returns the engines that workloads ask, each once, but for `profiled_engines`."""
+    letters = letters.replace("j", "")
     both = session.on_checkpoint
     others = {
         "a": ("transformers",),
@@ -238,6 +240,11 @@ def engines_of(session: Session, letters: str) -> list[str]:
             needed + [e for letter in letters for e in others.get(letter, ())]
         )
     )
+
+
+def profiled_engines(letters: str) -> list[str]:
+    """Returns the engines whose operations are timed."""
+    return [OURS, *(PICTURE_ENGINES if "j" in letters else ())]
 
 
 def play(session: Session, letters: str, number: int) -> None:

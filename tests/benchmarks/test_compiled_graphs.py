@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ class Compiler:
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
+        self.variables: Mapping[str, str] = {}
         self.errors = ""
 
-    def __call__(self, command: list[str], **_: Any) -> Any:
+    def __call__(self, command: list[str], *, env: Mapping[str, str], **_: Any) -> Any:
+        self.variables = env
         self.commands.append(command)
         Path(command[-1]).mkdir(parents=True)
         fields = {"returncode": int(bool(self.errors)), "stderr": self.errors}
@@ -44,7 +47,9 @@ def test_graphs_are_compiled_once_for_what_they_depend_on(compiler: Compiler) ->
     assert graphs_for(model, {"max_length": 128}, AVX2) == first
     int8 = graphs_for(model, {"vision_encoding": "int8"}, AVX2)
     other = graphs_for(Path("other"), {}, AVX2)
-    assert len({first, int8, other}) == len(compiler.commands) == 3
+    profiled = graphs_for(model, {}, AVX2, {"MODULAR_ENABLE_PROFILING": "on"})
+    assert compiler.variables["MODULAR_ENABLE_PROFILING"] == "on"
+    assert len({first, int8, other, profiled}) == len(compiler.commands) == 4
     command = " ".join(compiler.commands[1])
     assert "--target cpu:x86-64-v3" in command
     assert "--vision-encoding int8" in command

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import picture_streams
+from benchmarks.compare import picture_streams, spans
 from benchmarks.compare.picture_streams import measure_picture_streams
 from benchmarks.compare.process import EngineFailure
 from benchmarks.compare.results import Results
@@ -63,7 +63,7 @@ class Session:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(picture_streams, "compiled", lambda *_, **__: Path("spans.so"))
+    monkeypatch.setattr(spans, "compiled", lambda *_, **__: Path("spans.so"))
     held = {"bfloat16": 20, "int8": 39}
     monkeypatch.setattr(picture_streams, "pictures_held", held.__getitem__)
     return Session()

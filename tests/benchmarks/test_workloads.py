@@ -219,7 +219,8 @@ def test_acceptance_rates_are_forced(session: Session) -> None:
     samples = session.results.samples
     assert samples["forced_none"] == samples["forced_0"] == {"speculation": [1.0]}
     assert samples["forced_80"] == {"speculation": [1.8]}
-    assert len([metric for metric in samples if metric.startswith("lookup_")]) == 6
+    assert samples["forced_picture_80"] == {"speculation": [1.8]}
+    assert len([metric for metric in samples if metric.startswith("lookup_")]) == 8
 
 
 def test_mistralrs_gets_rendered_prompts(session: Session, asked: Asked) -> None:
