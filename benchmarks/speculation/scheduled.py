@@ -95,12 +95,12 @@ def scheduled(model: Path | None, streams: int, **options: Any) -> Scheduled:
 def without_guesses(model: Scheduled) -> Iterator[None]:
     """Answers as with ``--speculate off``, within a ``with`` block."""
     overlap: Any = model.overlap
-    kept = overlap._speculation, overlap._clock
-    overlap._speculation = overlap._clock = None
+    kept = overlap._guessing_steps, overlap._clock
+    overlap._guessing_steps = overlap._clock = None
     try:
         yield
     finally:
-        overlap._speculation, overlap._clock = kept
+        overlap._guessing_steps, overlap._clock = kept
 
 
 def answered(model: Scheduled, questions: Sequence[Question]) -> Run:

@@ -59,7 +59,7 @@ class OverlappedExecution:
         speculation: Speculation | None = None,
     ) -> None:
         self._model = pipeline_model(pipeline)
-        self._speculation = (
+        self._guessing_steps = (
             GuessingSteps(pipeline, speculation) if speculation else None
         )
         self._clock = StepClock(speculation.times) if speculation else None
@@ -108,8 +108,8 @@ class OverlappedExecution:
         Replaces the pipeline's ``release``.
         """
         self._has_released = True
-        if self._speculation is not None:
-            self._speculation.release(request_id)
+        if self._guessing_steps is not None:
+            self._guessing_steps.release(request_id)
         self._release(request_id)
 
     def shutdown(self) -> None:
@@ -167,20 +167,20 @@ class OverlappedExecution:
 
     def _compute(self, inputs: TextGenerationInputs[Any]) -> dict[Any, Any]:
         """Returns MAX's outputs of a batch."""
-        if self._requested is None and self._speculation is not None:
+        if self._requested is None and self._guessing_steps is not None:
             self._drop_ahead()
-            self._requested, _ = self._speculation.next(inputs)
+            self._requested, _ = self._guessing_steps.next(inputs)
         step = self._requested
         if step is not None and step.guesses is not None:
-            assert self._speculation is not None
-            return self._speculation.verify(step, self._outputs_of(step), inputs)
+            assert self._guessing_steps is not None
+            return self._guessing_steps.verify(step, self._outputs_of(step), inputs)
         outputs = self._record_tokens(inputs)
         return self._execute(inputs) if outputs is None else outputs
 
     @property
     def _goes_on(self) -> bool:
         """Returns True if no guess is expected for the step after the next."""
-        return self._speculation is None or not self._speculation.are_expected
+        return self._guessing_steps is None or not self._guessing_steps.are_expected
 
     def _record_tokens(
         self, inputs: TextGenerationInputs[Any]
@@ -259,8 +259,8 @@ class OverlappedExecution:
         ):
             return
         if self._ahead is not None:
-            if self._speculation is not None:
-                self._speculation.look_on(contexts)
+            if self._guessing_steps is not None:
+                self._guessing_steps.look_on(contexts)
                 self._ahead.goes_on = self._goes_on
             return
         try:
@@ -278,8 +278,8 @@ class OverlappedExecution:
             for context in contexts:
                 self._kv_manager.alloc(context)
         guessing_seconds = 0.0
-        if self._speculation is not None:
-            step, guessing_seconds = self._speculation.next(inputs)
+        if self._guessing_steps is not None:
+            step, guessing_seconds = self._guessing_steps.next(inputs)
             if step is not None:
                 step.follows = True
                 return step
