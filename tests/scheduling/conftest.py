@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mllama.runtime.speculation import speculation as speculation_module
+
 from .harness import WHOLE, Scheduled
 
 BATCH = 8
@@ -42,8 +44,12 @@ def speculating(roomy: Scheduled) -> Scheduled:
 
 
 @pytest.fixture
-def guessing(speculating: Scheduled) -> Iterator[Scheduled]:
+def guessing(
+    speculating: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Scheduled]:
     """The same, whatever other tests have made it guess."""
+    # How many steps go without a look for guesses depends on the machine's speed.
+    monkeypatch.setattr(speculation_module, "_MOST_SKIPPED", 0)
     speculation = speculating.speculation
     assert speculation is not None
     kept = vars(speculation).copy()
