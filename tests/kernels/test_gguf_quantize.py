@@ -100,7 +100,10 @@ def test_values_of_any_size_sign_and_spread_match_the_numpy_form(
     rng = np.random.default_rng(seed)
     shape = (rows, blocks * GGML_QUANT_SIZES[kind][0])
     weights = (rng.standard_t(tail, shape) + offset) * 10.0**size
-    check_against_numpy(weights.astype(np.float32), kind, same=0.6, worse=1.05)
+    # Super-scales of smaller weights are few of float16's smallest units: where two are
+    # equally good, the choice is seen.
+    worse = 1.05 if size > -4 else 2
+    check_against_numpy(weights.astype(np.float32), kind, same=0.6, worse=worse)
 
 
 @each_format
