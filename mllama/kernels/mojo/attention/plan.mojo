@@ -10,8 +10,8 @@ from .split_k import split_size
 comptime MAX_DECODE_VECTORS = 40
 """Most query vectors of a KV head for which keys are streamed and not packed.
 
-Nine tokens of four heads to a KV head, which is a token with eight guesses, or nine
-requests about one image.  Images in float32 would gain from fewer."""
+Ten tokens of four heads to a KV head: a token with nine guesses, or ten requests about
+one image."""
 comptime _MAX_PREFILL_VECTORS = 768
 """Most query vectors of a prefill task: their sums stay in the L2 cache."""
 comptime _TASKS_PER_CORE = 4

@@ -1,6 +1,6 @@
 """The interface of a GGUF format."""
 
-from .simd import UNROLL, BytePointer, FloatPointer, FloatVector, Simd
+from .simd import UNROLL, BytePointer, FloatPointer, FloatVector, Simd, Sums
 
 comptime TILE_BYTES = 8192
 """Bytes of a tile: 256 unpacked weights of sixteen columns."""
@@ -73,24 +73,64 @@ trait GemvFormat(BlockFormat):
 
     comptime PREFETCH_DISTANCE: Int
     """Bytes from what is read to what is prefetched, as measured."""
+    comptime SCALES_STRIDE: Int
+    """Bytes from the unpacked scales of a super-block to those of the next."""
 
     @staticmethod
-    def dot_super_blocks[
-        count: Int, simd_width: Int
-    ](blocks: BytePointer, records: BytePointer, reordered: BytePointer) -> FloatVector[
-        UNROLL
-    ]:
-        """Returns the dot products of a column's super-blocks with a token, without the
-        activations' scales.
+    def unpack_scales[
+        count: Int
+    ](blocks: BytePointer, scales: BytePointer, group: Int):
+        """Unpacks the scales of four super-blocks.
 
         Parameters:
-            count: Number of super-blocks, at most four; the result's other values are
-                undefined.
+            count: Number of super-blocks, at most four; the others get scales of zero.
+
+        Args:
+            blocks: The first of the super-blocks.
+            scales: Output, `SCALES_BYTES` for the whole column.
+            group: Which four of the column's super-blocks.
+        """
+        ...
+
+    @staticmethod
+    def dot[
+        simd_width: Int
+    ](
+        block: BytePointer,
+        scales: BytePointer,
+        record: BytePointer,
+        reordered: BytePointer,
+    ) -> Sums[simd_width]:
+        """Returns the products of a super-block's levels with a token, multiplied by
+        their sub-blocks' scales; their sum is the super-block's.
+
+        Parameters:
             simd_width: Columns of a vector in the other layout.
 
         Args:
-            blocks: The column's first super-block.
-            records: The token's records, beginning with that of the first super-block.
-            reordered: The same values, as `reorder_records` lays them out.
+            block: The super-block.
+            scales: Its unpacked scales, `SCALES_STRIDE` after those of the one before.
+            record: The token's record.
+            reordered: The record's values, as `reorder_values` lays them out.
+        """
+        ...
+
+    @staticmethod
+    def dot_products[
+        simd_width: Int
+    ](
+        scales: BytePointer,
+        group: Int,
+        sums: Array[Sums[simd_width], UNROLL],
+        grouped_sums: BytePointer,
+    ) -> FloatVector[UNROLL]:
+        """Returns the dot products of four super-blocks with a token, without the
+        activations' scales.
+
+        Args:
+            scales: The unpacked scales of the column.
+            group: Which four of the column's super-blocks.
+            sums: What `dot` has returned for each.
+            grouped_sums: The token's sums, as `group_sums` lays them out.
         """
         ...

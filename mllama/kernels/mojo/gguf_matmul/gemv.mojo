@@ -7,20 +7,33 @@ gets it a third faster than one that reads sixteen columns side by side.
 from std.math import fma
 from std.memory import unsafe_stack_allocation
 
-from .quantize import REORDERED_BYTES, SCALE
+from .quantize import GROUPED_SUMS_BYTES, SCALE
 from .prefetch import prefetch_far, prefetch_near
 from .formats import GemvFormat
-from .simd import COLUMNS, RECORD_BYTES, UNROLL, BytePointer, FloatPointer, load_float
+from .super_blocks import MAX_GEMV_SUPER_BLOCKS, SCALES_BYTES
+from .simd import (
+    COLUMNS,
+    RECORD_BYTES,
+    SUPER_BLOCK,
+    UNROLL,
+    BytePointer,
+    FloatPointer,
+    Sums,
+    load_float,
+    load_vector,
+    store_vector,
+)
 from .matmul import Activations, Matrix, store_products
 
-comptime _MAX_GEMV_SUPER_BLOCKS = 64
-"""Most super-blocks of a token that stay in the L1 cache while columns stream past."""
+comptime _SCALES_AHEAD = 4096
+"""How much further data is prefetched where scales are read a column ahead of levels,
+as measured."""
 
 
 def uses_gemv(activations: Activations) -> Bool:
     """Returns True if reading column by column is faster."""
     return (
-        activations.tokens == 1 and activations.super_blocks <= _MAX_GEMV_SUPER_BLOCKS
+        activations.tokens == 1 and activations.super_blocks <= MAX_GEMV_SUPER_BLOCKS
     )
 
 
@@ -40,51 +53,208 @@ def gemv_group[
     store_products[simd_width, gated](matrix, 0, first, count, totals)
 
 
+@fieldwise_init
+struct _Scratch(Copyable, ImplicitlyCopyable, Movable):
+    """Memory for what is known of a column's super-blocks."""
+
+    var scales: BytePointer
+    """Scales, as the format has unpacked them."""
+    var sums: BytePointer
+    """A vector of int32 of each super-block."""
+
+
 @always_inline
 def _dot_column[
     Format: GemvFormat, simd_width: Int
 ](activations: Activations, column: BytePointer) -> Float32:
+    """Returns the product of the only token with a column.
+
+    Unpacking scales and adding up vectors takes longer than a core looks ahead in
+    AVX2's form, whose super-blocks take twice as many instructions.  There each of
+    these is done for all super-blocks before the next is begun.  The sums are the same.
+    """
+    var scratch = _Scratch(
+        rebind[BytePointer](
+            unsafe_stack_allocation[SCALES_BYTES, UInt8, alignment=64]()
+        ),
+        rebind[BytePointer](
+            unsafe_stack_allocation[
+                MAX_GEMV_SUPER_BLOCKS * 4 * simd_width, UInt8, alignment=64
+            ]()
+        ),
+    )
+    comptime if simd_width == 16:
+        return _dot_by_groups[Format, simd_width](activations, column, scratch)
+    else:
+        return _dot_by_steps[Format, simd_width](activations, column, scratch)
+
+
+@always_inline
+def _dot_by_groups[
+    Format: GemvFormat, simd_width: Int
+](
+    activations: Activations, column: BytePointer, scratch: _Scratch
+) -> Float32:
+    comptime size = UNROLL * Format.SUPER_BLOCK_BYTES
+    var groups = activations.super_blocks // UNROLL
     var total = Float32(0)
-    var unrolled = activations.super_blocks // UNROLL * UNROLL
-    for super_block in range(0, unrolled, UNROLL):
-        prefetch_far[UNROLL * Format.SUPER_BLOCK_BYTES](
-            column.unsafe_offset(
-                super_block * Format.SUPER_BLOCK_BYTES + Format.PREFETCH_DISTANCE
-            )
+    for group in range(groups):
+        var blocks = column.unsafe_offset(group * size)
+        prefetch_far[size](blocks.unsafe_offset(Format.PREFETCH_DISTANCE))
+        prefetch_near[size](blocks.unsafe_offset(size))
+        total = _add_group[Format, UNROLL, simd_width](
+            total, activations, group, blocks, scratch
         )
-        prefetch_near[UNROLL * Format.SUPER_BLOCK_BYTES](
-            column.unsafe_offset((super_block + UNROLL) * Format.SUPER_BLOCK_BYTES)
-        )
-        total = _add_super_blocks[Format, UNROLL, simd_width](
-            total, activations, column, super_block
-        )
-    comptime for remainder in range(1, UNROLL):
-        if activations.super_blocks - unrolled == remainder:
-            total = _add_super_blocks[Format, remainder, simd_width](
-                total, activations, column, unrolled
+    comptime for count in range(1, UNROLL):
+        if activations.super_blocks % UNROLL == count:
+            total = _add_group[Format, count, simd_width](
+                total, activations, groups, column.unsafe_offset(groups * size), scratch
             )
     return total
 
 
 @always_inline
-def _add_super_blocks[
+def _add_group[
+    Format: GemvFormat, count: Int, simd_width: Int
+](
+    total: Float32,
+    activations: Activations,
+    group: Int,
+    blocks: BytePointer,
+    scratch: _Scratch,
+) -> Float32:
+    """Adds the dot products of up to four super-blocks to a sum."""
+    Format.unpack_scales[count](blocks, scratch.scales, 0)
+    comptime for i in range(count):
+        _dot_super_block[Format, simd_width](
+            activations,
+            group * UNROLL + i,
+            blocks.unsafe_offset(i * Format.SUPER_BLOCK_BYTES),
+            scratch,
+            i,
+        )
+    return _add_products[Format, count, simd_width](
+        total, activations, group, scratch, 0
+    )
+
+
+@always_inline
+def _dot_by_steps[
+    Format: GemvFormat, simd_width: Int
+](
+    activations: Activations, column: BytePointer, scratch: _Scratch
+) -> Float32:
+    comptime size = Format.SUPER_BLOCK_BYTES
+    var super_blocks = activations.super_blocks
+    var groups = super_blocks // UNROLL
+    var remaining = super_blocks % UNROLL
+    for group in range(groups):
+        Format.unpack_scales[UNROLL](
+            column.unsafe_offset(group * UNROLL * size), scratch.scales, group
+        )
+    if remaining:
+        _unpack_last_scales[Format](
+            column.unsafe_offset(groups * UNROLL * size),
+            remaining,
+            scratch.scales,
+            groups,
+        )
+    for i in range(super_blocks):
+        var block = column.unsafe_offset(i * size)
+        # The next column's scales are needed before this column's products are.
+        prefetch_far[size](
+            block.unsafe_offset(Format.PREFETCH_DISTANCE + _SCALES_AHEAD)
+        )
+        prefetch_near[size](block.unsafe_offset(super_blocks * size))
+        _dot_super_block[Format, simd_width](activations, i, block, scratch, i)
+    var total = Float32(0)
+    for group in range(groups):
+        total = _add_products[Format, UNROLL, simd_width](
+            total, activations, group, scratch, group
+        )
+    if remaining:
+        total = _add_last_products[Format, simd_width](
+            total, activations, remaining, groups, scratch
+        )
+    return total
+
+
+@always_inline
+def _dot_super_block[
+    Format: GemvFormat, simd_width: Int
+](
+    activations: Activations,
+    index: Int,
+    block: BytePointer,
+    scratch: _Scratch,
+    place: Int,
+):
+    """Stores the vector of sums of a super-block at a place."""
+    var sums = Format.dot[simd_width](
+        block,
+        scratch.scales.unsafe_offset(place * Format.SCALES_STRIDE),
+        activations.records.unsafe_offset(index * RECORD_BYTES),
+        activations.reordered.unsafe_offset(index * SUPER_BLOCK),
+    )
+    store_vector(scratch.sums.unsafe_offset(place * 4 * simd_width), sums)
+
+
+@always_inline
+def _add_products[
     Format: GemvFormat, count: Int, simd_width: Int
 ](
     total_before: Float32,
     activations: Activations,
-    column: BytePointer,
-    super_block: Int,
+    group: Int,
+    scratch: _Scratch,
+    place: Int,
 ) -> Float32:
-    """Adds dot products of super-blocks to a sum, in the same order as the other
-    kernels."""
-    var records = activations.records.unsafe_offset(super_block * RECORD_BYTES)
-    var products = Format.dot_super_blocks[count, simd_width](
-        column.unsafe_offset(super_block * Format.SUPER_BLOCK_BYTES),
-        records,
-        activations.reordered.unsafe_offset(super_block // UNROLL * REORDERED_BYTES),
+    """Adds the dot products of up to four super-blocks, whose scales and sums are at a
+    place, to a sum, in the same order as the other kernels."""
+    var vectors = Array[Sums[simd_width], UNROLL](fill=Sums[simd_width](0))
+    comptime for i in range(count):
+        vectors[i] = load_vector[DType.int32, simd_width](
+            scratch.sums.unsafe_offset((place * UNROLL + i) * 4 * simd_width)
+        )
+    var products = Format.dot_products[simd_width](
+        scratch.scales,
+        place,
+        vectors,
+        activations.grouped_sums.unsafe_offset(group * GROUPED_SUMS_BYTES),
     )
+    var records = activations.records.unsafe_offset(group * UNROLL * RECORD_BYTES)
     var total = total_before
     comptime for i in range(count):
         var scale = load_float(records.unsafe_offset(i * RECORD_BYTES + SCALE))
         total = fma(products[i], scale, total)
+    return total
+
+
+# Inlined, what few columns need would take registers from the others.
+@no_inline
+def _unpack_last_scales[
+    Format: GemvFormat
+](blocks: BytePointer, remaining: Int, scales: BytePointer, group: Int):
+    """Unpacks the scales of fewer than four super-blocks."""
+    comptime for count in range(1, UNROLL):
+        if remaining == count:
+            Format.unpack_scales[count](blocks, scales, group)
+
+
+@no_inline
+def _add_last_products[
+    Format: GemvFormat, simd_width: Int
+](
+    total: Float32,
+    activations: Activations,
+    remaining: Int,
+    group: Int,
+    scratch: _Scratch,
+) -> Float32:
+    """Adds the dot products of fewer than four super-blocks to a sum."""
+    comptime for count in range(1, UNROLL):
+        if remaining == count:
+            return _add_products[Format, count, simd_width](
+                total, activations, group, scratch, group
+            )
     return total

@@ -5,7 +5,7 @@ from std.math import ceildiv, exp
 from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 
-from .quantize import REORDERED_BYTES, reorder_records, quantize_record
+from .quantize import GROUPED_SUMS_BYTES, group_sums, quantize_record, reorder_values
 from .prefetch import PREFETCH_TO_L1, prefetch_far
 from .formats import TILE_BYTES, BlockFormat
 from .simd import (
@@ -39,8 +39,10 @@ struct Activations(Copyable, ImplicitlyCopyable, Movable):
     var records: BytePointer
     """`[super_blocks, tokens]` records."""
     var reordered: BytePointer
-    """A second copy of a single token's records, four by four, as `reorder_records`
-    lays them out."""
+    """A second copy of a single token's values, as `reorder_values` lays them out."""
+    var grouped_sums: BytePointer
+    """A second copy of a single token's sums, those of each four records as
+    `group_sums` lays them out."""
 
     def token_blocks(self) -> Int:
         """Returns the number of blocks of tokens that a tile is unpacked for."""
@@ -65,11 +67,12 @@ def quantize_activations(
     """
     var super_blocks = width // SUPER_BLOCK
     var size = ceildiv(max(1, tokens * super_blocks) * RECORD_BYTES, 64) * 64
-    var groups = ceildiv(super_blocks, UNROLL) if tokens == 1 else 0
-    var records = rebind[BytePointer](
-        unsafe_alloc[UInt8](size + groups * REORDERED_BYTES, alignment=64)
-    )
+    var copied = super_blocks if tokens == 1 else 0
+    var groups = ceildiv(copied, UNROLL)
+    var copies = copied * SUPER_BLOCK + groups * GROUPED_SUMS_BYTES
+    var records = rebind[BytePointer](unsafe_alloc[UInt8](size + copies, alignment=64))
     var reordered = records.unsafe_offset(size)
+    var grouped_sums = reordered.unsafe_offset(copied * SUPER_BLOCK)
 
     def work(task: Int) {imm}:
         var first = task * _TOKENS_PER_TASK
@@ -86,14 +89,19 @@ def quantize_activations(
         work(0)
     else:
         sync_parallelize(work, ceildiv(tokens, _TOKENS_PER_TASK))
+    for i in range(copied):
+        reorder_values(
+            records.unsafe_offset(i * RECORD_BYTES),
+            reordered.unsafe_offset(i * SUPER_BLOCK),
+        )
     for group in range(groups):
         var first = group * UNROLL
-        reorder_records(
+        group_sums(
             records.unsafe_offset(first * RECORD_BYTES),
-            min(UNROLL, super_blocks - first),
-            reordered.unsafe_offset(group * REORDERED_BYTES),
+            min(UNROLL, copied - first),
+            grouped_sums.unsafe_offset(group * GROUPED_SUMS_BYTES),
         )
-    return Activations(tokens, super_blocks, records, reordered)
+    return Activations(tokens, super_blocks, records, reordered, grouped_sums)
 
 
 @fieldwise_init

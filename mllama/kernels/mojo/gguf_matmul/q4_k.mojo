@@ -7,26 +7,22 @@ from std.math import fma
 from std.memory import bitcast
 from std.utils.index import IndexList
 
-from .quantize import REORDERED_SUMS, SCALE, SUMS_OF_32
+from .quantize import SCALE, SUMS_OF_32
 from .prefetch import prefetch_columns
 from .formats import TILE_SCALES, GemvFormat
 from .super_blocks import (
     Words,
-    super_block_and_minima_sums,
-    first_words,
-    last_words,
+    MAX_GEMV_SUPER_BLOCKS,
+    super_block_sums,
     load_levels,
-    minima_dot_products,
     dot_byte_pairs,
-    broadcast_super_block,
-    expand_scales,
+    expand_byte_scales,
     load_16_bytes,
     load_values,
 )
 from .simd import (
     COLUMNS,
     RECORD_BYTES,
-    SUPER_BLOCK,
     UNROLL,
     TILE_VECTOR,
     BytePointer,
@@ -58,9 +54,18 @@ comptime _TILE_MINIMA = TILE_SCALES + 8 * TILE_VECTOR
 comptime _TILE_SUPER_SCALES = _TILE_MINIMA + 4 * TILE_VECTOR
 """Offset in a tile of the scales' super-scale, then of the minima's."""
 
-comptime _LAST_SHIFTS = Words(0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 4, 0)
-"""In the last word of a super-block's header, low halves of bytes belong to scales,
-high halves to minima."""
+comptime _EightWords = SIMD[DType.uint32, 2 * UNROLL]
+"""Two words of each super-block."""
+comptime _LAST_SHIFTS = _EightWords(4, 4, 4, 4, 0, 0, 0, 0)
+"""In the last word of a super-block's header, high halves of bytes belong to minima,
+low halves to scales."""
+comptime _LAST_FOUR = 4 * MAX_GEMV_SUPER_BLOCKS
+"""Offset of the scales of the last four sub-blocks of each super-block, after those of
+the first four, in what `unpack_scales` writes; the same for minima.  Both are bytes."""
+comptime _MINIMA = 2 * _LAST_FOUR
+"""Offset of the minima."""
+comptime _SUPER_SCALES = 2 * _MINIMA
+"""Offset of the two super-scales of each super-block, float16."""
 
 
 @fieldwise_init
@@ -128,58 +133,98 @@ struct Q4_K(GemvFormat):
 
     comptime SUPER_BLOCK_BYTES = 144
     comptime PREFETCH_DISTANCE = 16384
+    comptime SCALES_STRIDE = 4
 
     @staticmethod
-    def dot_super_blocks[
-        count: Int, simd_width: Int
-    ](blocks: BytePointer, records: BytePointer, reordered: BytePointer) -> FloatVector[
-        UNROLL
-    ]:
-        # Of each super-block: a word of two super-scales, two words of low bits, one of
-        # high bits.
+    @always_inline
+    def unpack_scales[
+        count: Int
+    ](blocks: BytePointer, scales: BytePointer, group: Int):
         var words = load_16_bytes[count](blocks, Self.SUPER_BLOCK_BYTES)
-        var last = last_words(words) >> _LAST_SHIFTS
-        # Words 1 and 2 hold scales and minima: of the first four sub-blocks, then of
-        # the others.
-        var first_four = words & 0x3F3F3F3F
-        var last_four = (last & 0x0F0F0F0F) | ((words >> 2) & 0x30303030)
-        var sums = Array[Sums[simd_width], UNROLL](fill=Sums[simd_width](0))
-        comptime for super_block in range(count):
-            var levels_start = blocks.unsafe_offset(
-                super_block * Self.SUPER_BLOCK_BYTES + 16
-            )
-            var scales: Array[Levels[simd_width], 2] = [
-                broadcast_super_block[simd_width, super_block](first_four),
-                broadcast_super_block[simd_width, super_block](last_four),
-            ]
-            comptime for part in range(32 // simd_width):
-                comptime byte = part * 4 * simd_width
-                comptime sub = byte // 16
-                var levels = load_levels[simd_width](levels_start.unsafe_offset(byte))
-                var values = reordered.unsafe_offset(
-                    super_block * SUPER_BLOCK + byte // 64 * 128 + byte % 64
-                )
-                comptime for high in range(2):
-                    var products = dot_byte_pairs[simd_width](
-                        _half[simd_width, high](levels),
-                        load_values[simd_width](values.unsafe_offset(high * 64)),
-                    )
-                    comptime first = 4 + sub % 4 + high
-                    var scale = expand_scales[simd_width, first, 32, 2](
-                        scales[sub // 4]
-                    )
-                    sums[super_block] += dot_int16_pairs[simd_width](products, scale)
-        var minima_sums = minima_dot_products[simd_width](
-            reordered.unsafe_offset(REORDERED_SUMS), _minima(first_four, last_four)
+        var words_0_and_1, words_2_and_3 = _transposed(words)
+        # Words 1 and 2 hold scales and minima of the first four sub-blocks, and the
+        # high two bits of the others, whose low four bits are in word 3.
+        var first = words_2_and_3.shuffle[0, 1, 2, 3, 12, 13, 14, 15](words_0_and_1)
+        var last = words_2_and_3.shuffle[4, 5, 6, 7, 4, 5, 6, 7]() >> _LAST_SHIFTS
+        var of_group = scales.unsafe_offset(group * UNROLL * Self.SCALES_STRIDE)
+        _store_scales(first & 0x3F3F3F3F, of_group)
+        _store_scales(
+            (last & 0x0F0F0F0F) | ((first >> 2) & 0x30303030),
+            of_group.unsafe_offset(_LAST_FOUR),
         )
-        var both = super_block_and_minima_sums[simd_width](sums, minima_sums).cast[
+        store_vector(
+            scales.unsafe_offset(_SUPER_SCALES + group * 4 * UNROLL),
+            words_0_and_1.slice[UNROLL](),
+        )
+
+    @staticmethod
+    @always_inline
+    def dot[
+        simd_width: Int
+    ](
+        block: BytePointer,
+        scales: BytePointer,
+        record: BytePointer,
+        reordered: BytePointer,
+    ) -> Sums[simd_width]:
+        var sums = Sums[simd_width](0)
+        comptime for part in range(32 // simd_width):
+            comptime byte = part * 4 * simd_width
+            comptime sub = byte // 16
+            var levels = load_levels[simd_width](block.unsafe_offset(16 + byte))
+            comptime for high in range(2):
+                var products = dot_byte_pairs[simd_width](
+                    _half[simd_width, high](levels),
+                    load_values[simd_width](
+                        reordered.unsafe_offset(
+                            byte // 64 * 128 + byte % 64 + high * 64
+                        )
+                    ),
+                )
+                # Every second sub-block has the high halves.
+                var scale = expand_byte_scales[simd_width, sub % 4 + high, 32, 2](
+                    scales.unsafe_offset(sub // 4 * _LAST_FOUR)
+                )
+                sums += dot_int16_pairs[simd_width](products, scale)
+        return sums
+
+    @staticmethod
+    @always_inline
+    def dot_products[
+        simd_width: Int
+    ](
+        scales: BytePointer,
+        group: Int,
+        sums: Array[Sums[simd_width], UNROLL],
+        grouped_sums: BytePointer,
+    ) -> FloatVector[UNROLL]:
+        var minima = scales.unsafe_offset(_MINIMA + group * UNROLL * Self.SCALES_STRIDE)
+        var minima_sums = Sums[2 * UNROLL](0)
+        comptime for half in range(2):
+            minima_sums += dot_int16_pairs[2 * UNROLL](
+                load_vector[DType.uint8, 4 * UNROLL](
+                    minima.unsafe_offset(half * _LAST_FOUR)
+                ).cast[DType.int16](),
+                load_vector[DType.int16, 4 * UNROLL](
+                    grouped_sums.unsafe_offset(half * 8 * UNROLL)
+                ),
+            )
+        # Two sums of each super-block, which become the first and the last of each.
+        var both = super_block_sums[simd_width](
+            sums, minima_sums.shuffle[0, 2, 4, 6, 1, 3, 5, 7]()
+        ).cast[DType.float32]()
+        var super_scales = load_vector[DType.float16, 2 * UNROLL](
+            scales.unsafe_offset(_SUPER_SCALES + group * 4 * UNROLL)
+        )
+        var scales_then_minima = super_scales.shuffle[0, 2, 4, 6, 1, 3, 5, 7]().cast[
             DType.float32
         ]()
-        var super_scales = first_words(words)
-        var super_scale = float16_bits_to_float32[UNROLL](super_scales & 0xFFFF)
-        var super_min = float16_bits_to_float32[UNROLL](super_scales >> 16)
-        var result = both.slice[UNROLL]() * super_scale
-        return fma(both.slice[UNROLL, offset=UNROLL](), -super_min, result)
+        var result = both.slice[UNROLL]() * scales_then_minima.slice[UNROLL]()
+        return fma(
+            both.slice[UNROLL, offset=UNROLL](),
+            -scales_then_minima.slice[UNROLL, offset=UNROLL](),
+            result,
+        )
 
     @staticmethod
     @no_inline
@@ -349,24 +394,26 @@ def _half[simd_width: Int, high: Int](levels: Levels[simd_width]) -> Levels[simd
 
 
 @always_inline
-def _minima(first_four: Words, last_four: Words) -> SIMD[DType.uint8, 8 * UNROLL]:
-    """Returns two minima of each super-block, then the next two."""
-    comptime pairs = 8 * UNROLL
-    var first = bitcast[DType.uint16, pairs](first_four)
-    var last = bitcast[DType.uint16, pairs](last_four)
-    var minima = first.shuffle[_minima_indices()](last).slice[pairs // 2]()
-    return bitcast[DType.uint8, pairs](minima)
+def _transposed(words: Words) -> Tuple[_EightWords, _EightWords]:
+    """Returns words 0 and 1 of four super-blocks, and words 2 and 3, those of all
+    super-blocks side by side.
+
+    Compilers need more shuffles for one of sixteen words.
+    """
+    comptime middle_swapped = IndexList[8](0, 1, 4, 5, 2, 3, 6, 7)
+    var even = words.slice[4]().join(words.slice[4, offset=8]())
+    var odd = words.slice[4, offset=4]().join(words.slice[4, offset=12]())
+    return (
+        even.shuffle[0, 8, 1, 9, 4, 12, 5, 13](odd).shuffle[middle_swapped](),
+        even.shuffle[2, 10, 3, 11, 6, 14, 7, 15](odd).shuffle[middle_swapped](),
+    )
 
 
-def _minima_indices() -> IndexList[8 * UNROLL]:
-    """Returns the source of each pair of minima; only the first half is used."""
-    var indices = IndexList[8 * UNROLL]()
-    for pair in range(4):
-        for super_block in range(UNROLL):
-            indices[pair * UNROLL + super_block] = (
-                pair // 2 * 8 * UNROLL + super_block * 8 + 4 + pair % 2
-            )
-    return indices
+@always_inline
+def _store_scales(minima_and_scales: _EightWords, scales: BytePointer):
+    """Stores four scales of each super-block, and four minima at their place."""
+    store_vector(scales, minima_and_scales.slice[UNROLL, offset=UNROLL]())
+    store_vector(scales.unsafe_offset(_MINIMA), minima_and_scales.slice[UNROLL]())
 
 
 @always_inline

@@ -5,14 +5,15 @@ float16 super-scale.
 """
 
 from std.memory import bitcast
-from std.utils.index import IndexList
 
 from .quantize import OFFSETS_OF_16, SCALE, SUMS_OF_16
 from .prefetch import prefetch_columns
 from .formats import TILE_SCALES, GemvFormat
 from .super_blocks import (
+    MAX_GEMV_SUPER_BLOCKS,
     load_levels,
     dot_byte_pairs,
+    expand_int16_scales,
     shift_bytes,
     load_16_bytes,
     super_block_sums,
@@ -58,6 +59,9 @@ comptime _ZERO_POINT = 32
 comptime _HIGH_BITS_OFFSET = 128
 comptime _SCALES_OFFSET = 192
 comptime _SUPER_SCALE_OFFSET = 208
+comptime _SUPER_SCALES = 32 * MAX_GEMV_SUPER_BLOCKS
+"""Offset of the super-scales, float32, in what `unpack_scales` writes; int16 scales of
+all sub-blocks come first."""
 
 
 struct Q6_K(GemvFormat):
@@ -70,51 +74,67 @@ struct Q6_K(GemvFormat):
 
     comptime SUPER_BLOCK_BYTES = 210
     comptime PREFETCH_DISTANCE = 12288
+    comptime SCALES_STRIDE = 32
 
     @staticmethod
-    def dot_super_blocks[
-        count: Int, simd_width: Int
-    ](blocks: BytePointer, records: BytePointer, reordered: BytePointer) -> FloatVector[
-        UNROLL
-    ]:
+    @always_inline
+    def unpack_scales[
+        count: Int
+    ](blocks: BytePointer, scales: BytePointer, group: Int):
         var words = load_16_bytes[count](
             blocks.unsafe_offset(_SCALES_OFFSET), Self.SUPER_BLOCK_BYTES
         )
         var bytes = bitcast[DType.int8, 16 * UNROLL](words)
-        # Scales of two super-blocks each.
-        var scales: Array[SIMD[DType.int16, 8 * UNROLL], 2] = [
-            bytes.slice[8 * UNROLL]().cast[DType.int16](),
-            bytes.slice[8 * UNROLL, offset=8 * UNROLL]().cast[DType.int16](),
-        ]
-        var offsets: Array[SIMD[DType.int16, 8 * UNROLL], 2] = [
-            scales[0] * -_ZERO_POINT,
-            scales[1] * -_ZERO_POINT,
-        ]
-        var sums = Array[Sums[simd_width], UNROLL](fill=Sums[simd_width](0))
-        comptime for super_block in range(count):
-            var block = blocks.unsafe_offset(super_block * Self.SUPER_BLOCK_BYTES)
-            var record = records.unsafe_offset(super_block * RECORD_BYTES)
-            sums[super_block] = _offset_sums[simd_width](
-                record,
-                offsets[super_block // 2].slice[16, offset=super_block % 2 * 16](),
+        comptime for i in range(UNROLL):
+            store_vector(
+                scales.unsafe_offset((group * UNROLL + i) * Self.SCALES_STRIDE),
+                bytes.slice[16, offset=i * 16]().cast[DType.int16](),
             )
-            comptime for part in range(64 // simd_width):
-                comptime sub = part * simd_width // 4
-                var products = dot_byte_pairs[simd_width](
-                    _levels_of_part[part, simd_width](block),
-                    load_values[simd_width](record.unsafe_offset(sub * 16)),
-                )
-                comptime indices = _scale_indices[simd_width](
-                    super_block % 2 * 16 + sub
-                )
-                var scale = (
-                    scales[super_block // 2].shuffle[indices]().slice[2 * simd_width]()
-                )
-                sums[super_block] += dot_int16_pairs[simd_width](products, scale)
-        var super_scale = load_float16[UNROLL, count](
-            blocks.unsafe_offset(_SUPER_SCALE_OFFSET), Self.SUPER_BLOCK_BYTES
+        store_vector(
+            scales.unsafe_offset(_SUPER_SCALES + group * 4 * UNROLL),
+            load_float16[UNROLL, count](
+                blocks.unsafe_offset(_SUPER_SCALE_OFFSET), Self.SUPER_BLOCK_BYTES
+            ),
         )
-        return super_block_sums[simd_width](sums).cast[DType.float32]() * super_scale
+
+    @staticmethod
+    @always_inline
+    def dot[
+        simd_width: Int
+    ](
+        block: BytePointer,
+        scales: BytePointer,
+        record: BytePointer,
+        reordered: BytePointer,
+    ) -> Sums[simd_width]:
+        var sums = _offset_sums[simd_width](record, scales)
+        comptime for part in range(64 // simd_width):
+            comptime sub = part * simd_width // 4
+            var products = dot_byte_pairs[simd_width](
+                _levels_of_part[part, simd_width](block),
+                load_values[simd_width](record.unsafe_offset(sub * 16)),
+            )
+            var scale = expand_int16_scales[simd_width, sub % 8, 16](
+                scales.unsafe_offset(sub // 8 * 16)
+            )
+            sums += dot_int16_pairs[simd_width](products, scale)
+        return sums
+
+    @staticmethod
+    @always_inline
+    def dot_products[
+        simd_width: Int
+    ](
+        scales: BytePointer,
+        group: Int,
+        sums: Array[Sums[simd_width], UNROLL],
+        grouped_sums: BytePointer,
+    ) -> FloatVector[UNROLL]:
+        var all_sums = super_block_sums[simd_width](sums, Sums[2 * UNROLL](0))
+        var super_scales = load_vector[DType.float32, UNROLL](
+            scales.unsafe_offset(_SUPER_SCALES + group * 4 * UNROLL)
+        )
+        return all_sums.slice[UNROLL]().cast[DType.float32]() * super_scales
 
     @staticmethod
     @no_inline
@@ -330,28 +350,21 @@ def _levels[
 @always_inline
 def _offset_sums[
     simd_width: Int
-](record: BytePointer, offsets: SIMD[DType.int16, 16]) -> Sums[simd_width]:
-    """Returns sums that correct a column's products with a token for the zero point.
+](record: BytePointer, scales: BytePointer) -> Sums[simd_width]:
+    """Returns sums that correct a super-block's products with a token for the zero
+    point.
 
     The sums fill the first eight values; any others are zeros.
     """
-    var sums = record.unsafe_offset(SUMS_OF_16).unsafe_bitcast[Int16]()
     var eight_sums = dot_int16_pairs[8](
-        sums.unsafe_load[width=16, alignment=1](0), offsets
+        load_vector[DType.int16, 16](record.unsafe_offset(SUMS_OF_16)),
+        load_vector[DType.int16, 16](scales),
     )
+    eight_sums *= -_ZERO_POINT
     comptime if simd_width == 8:
         return rebind[Sums[simd_width]](eight_sums)
     else:
         return rebind[Sums[simd_width]](eight_sums.join(Sums[8](0)))
-
-
-def _scale_indices[simd_width: Int](first: Int) -> IndexList[8 * UNROLL]:
-    """Returns the index of the scale of each pair of successive weights; sixteen
-    weights share one."""
-    var indices = IndexList[8 * UNROLL]()
-    for pair in range(2 * simd_width):
-        indices[pair] = first + pair // 8
-    return indices
 
 
 @always_inline

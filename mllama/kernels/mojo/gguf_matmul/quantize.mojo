@@ -1,11 +1,11 @@
 """Quantizes activations to int8, with a scale for every 256 values.
 
 A record has 256 quantized values of a token, then what its products with GGUF blocks
-need besides (like ggml's `block_q8_K`). The records of a single token are copied once
-more, four at a time, in the order of q4_k's levels.
+need besides (like ggml's `block_q8_K`). The values and sums of a single token are
+copied once more, in the order in which q4_k needs them.
 """
 
-from std.math import ceildiv, round
+from std.math import round
 from std.memory import bitcast
 
 from .simd import RECORD_BYTES, SUPER_BLOCK, UNROLL, BytePointer
@@ -22,10 +22,8 @@ comptime OFFSETS_OF_16 = 352
 """Offset in a record of what a zero point of 32 adds to the products of sixteen values,
 negated: two int16, for the first two and the last two of every four values."""
 
-comptime REORDERED_BYTES = UNROLL * SUPER_BLOCK + 64
-"""Bytes of four records as `reorder_records` lays them out."""
-comptime REORDERED_SUMS = UNROLL * SUPER_BLOCK
-"""Offset of their sums in that layout."""
+comptime GROUPED_SUMS_BYTES = 16 * UNROLL
+"""Bytes of the sums of four records as `group_sums` lays them out."""
 
 comptime _NOT_FINITE = UInt32(0x7F800000)
 comptime _SMALLEST = Float32(1e-30)
@@ -85,31 +83,37 @@ def quantize_record(values: Pointer[Float32, MutUntrackedOrigin], record: BytePo
         eightfold_sums.unsafe_store(i, 8 * Float32(pair))
 
 
-def reorder_records(records: BytePointer, count: Int, reordered: BytePointer):
-    """Lays out values and sums of up to four records in the order of q4_k's levels.
+def reorder_values(record: BytePointer, values: BytePointer):
+    """Lays out a record's values in the order of q4_k's levels.
 
     64 bytes of a block hold the levels of 128 weights: the first and the third 32 in
-    the low halves of bytes. Hence the second and the third 32 values change places. The
-    sums of 64 successive values, as two int16, are stored next to those of the other
-    records.
+    the low halves of bytes. Hence the second and the third 32 values change places.
+
+    Args:
+        record: The record.
+        values: Output, 256 values.
+    """
+    for first in range(0, SUPER_BLOCK, 128):
+        comptime for quarter in range(4):
+            comptime offset = quarter // 2 + quarter % 2 * 2
+            values.unsafe_store(
+                first + offset * 32, record.unsafe_load[width=32](first + quarter * 32)
+            )
+
+
+def group_sums(records: BytePointer, count: Int, sums: BytePointer):
+    """Lays out the sums of thirty-two values of up to four records next to each other.
 
     Args:
         records: The first record.
         count: Number of records; the sums of missing ones are zeros.
-        reordered: Output.
+        sums: Output, `GROUPED_SUMS_BYTES`: four int16 of each record, then the last
+            four of each.
     """
-    var sums = reordered.unsafe_offset(REORDERED_SUMS).unsafe_bitcast[UInt32]()
-    sums.unsafe_store(0, SIMD[DType.uint32, 4 * UNROLL](0))
+    var pairs = sums.unsafe_bitcast[UInt64]()
+    pairs.unsafe_store(0, SIMD[DType.uint64, 2 * UNROLL](0))
     for i in range(count):
-        var record = records.unsafe_offset(i * RECORD_BYTES)
-        var values = reordered.unsafe_offset(i * SUPER_BLOCK)
-        for first in range(0, SUPER_BLOCK, 128):
-            comptime for quarter in range(4):
-                comptime offset = quarter // 2 + quarter % 2 * 2
-                values.unsafe_store(
-                    first + offset * 32,
-                    record.unsafe_load[width=32](first + quarter * 32),
-                )
-        var pairs = record.unsafe_offset(SUMS_OF_32).unsafe_bitcast[UInt32]()
-        for pair in range(4):
-            sums.unsafe_store(pair * UNROLL + i, pairs.unsafe_load(pair))
+        var record = records.unsafe_offset(i * RECORD_BYTES + SUMS_OF_32)
+        for half in range(2):
+            var four = record.unsafe_bitcast[UInt64]().unsafe_load(half)
+            pairs.unsafe_store(half * UNROLL + i, four)

@@ -7,7 +7,6 @@ super-blocks.
 
 from std.memory import bitcast
 from std.sys.intrinsics import llvm_intrinsic
-from std.utils.index import IndexList
 
 from .simd import (
     UNROLL,
@@ -17,18 +16,18 @@ from .simd import (
     Sums,
     Values,
     interleave_indices,
-    dot_int16_pairs,
+    load_vector,
     shuffle_bytes,
 )
 
-comptime PerSuperBlock[dtype: DType] = SIMD[dtype, UNROLL]
-"""One value of each super-block."""
+comptime MAX_GEMV_SUPER_BLOCKS = 64
+"""Most super-blocks of a column: a token of so many stays in the L1 cache while columns
+stream past."""
+comptime SCALES_BYTES = 36 * MAX_GEMV_SUPER_BLOCKS
+"""Bytes for the unpacked scales of a column, in any format."""
 comptime Bytes16 = SIMD[DType.uint8, 16]
 comptime Words = SIMD[DType.uint32, 4 * UNROLL]
 """Sixteen bytes of each super-block."""
-comptime _LAST_WORDS = IndexList[4 * UNROLL](
-    3, 3, 3, 3, 7, 7, 7, 7, 11, 11, 11, 11, 15, 15, 15, 15
-)
 
 
 @always_inline
@@ -57,86 +56,62 @@ def load_16_bytes[count: Int](first: BytePointer, size: Int) -> Words:
 
 
 @always_inline
-def first_words(words: Words) -> PerSuperBlock[DType.uint32]:
-    """Returns the first word of each super-block."""
-    return words.deinterleave()[0].deinterleave()[0]
-
-
-@always_inline
-def last_words(words: Words) -> Words:
-    """Returns the last word of each super-block, four times."""
-    return words.shuffle[_LAST_WORDS]()
-
-
-@always_inline
-def minima_dot_products[
-    simd_width: Int
-](sums: BytePointer, minima: SIMD[DType.uint8, 8 * UNROLL]) -> Sums[simd_width]:
-    """Returns the products of sums with minima, each super-block's summed in every
-    fourth value.
-
-    Args:
-        sums: Int16, two of each super-block, then the next two.
-        minima: In the same order.
-    """
-    comptime count = 8 * UNROLL
-    var sums_of_32 = sums.unsafe_bitcast[Int16]().unsafe_load[width=count](0)
-    var int16_minima = minima.cast[DType.int16]()
-    comptime if simd_width == 8:
-        var lower = dot_int16_pairs[8](sums_of_32.slice[16](), int16_minima.slice[16]())
-        var upper = dot_int16_pairs[8](
-            sums_of_32.slice[16, offset=16](), int16_minima.slice[16, offset=16]()
-        )
-        return rebind[Sums[simd_width]](lower + upper)
-    else:
-        return rebind[Sums[simd_width]](
-            dot_int16_pairs[16](
-                rebind[Pairs[16]](sums_of_32), rebind[Pairs[16]](int16_minima)
-            )
-        )
-
-
-@always_inline
-def broadcast_super_block[
-    simd_width: Int, super_block: Int
-](words: Words) -> Levels[simd_width]:
-    """Repeats the sixteen bytes of a super-block to fill a vector."""
-    var bytes = words.slice[4, offset=4 * super_block]()
-    var two = bytes.join(bytes)
-    comptime if simd_width == 8:
-        return bitcast[DType.uint8, 4 * simd_width](two)
-    else:
-        return bitcast[DType.uint8, 4 * simd_width](two.join(two))
-
-
-@always_inline
-def expand_scales[
+def expand_byte_scales[
     simd_width: Int, first: Int, run: Int, step: Int
-](bytes: Levels[simd_width]) -> Pairs[simd_width]:
+](scales: BytePointer) -> Pairs[simd_width]:
     """Returns the scales of successive weights, one for each pair of weights.
 
     Parameters:
         simd_width: A quarter of the number of weights.
-        first: Index of the first weight's scale among sixteen.
+        first: Index of the first weight's scale.
         run: How many weights share a scale.
         step: Distance from the scale of one run to that of the next.
 
     Args:
-        bytes: The scales, as of `broadcast_super_block`.
+        scales: Four scales of a byte each.
     """
-    comptime indices = _scale_indices[simd_width](first, run, step)
+    comptime indices = _scale_indices[simd_width, 1](first, run, step)
+    var four = scales.unsafe_bitcast[UInt32]().unsafe_load(0)
+    return _shuffled[simd_width](
+        bitcast[DType.uint8, 4 * simd_width](SIMD[DType.uint32, simd_width](four)),
+        indices,
+    )
+
+
+@always_inline
+def expand_int16_scales[
+    simd_width: Int, first: Int, run: Int
+](scales: BytePointer) -> Pairs[simd_width]:
+    """Does the same for eight scales that are int16, of successive runs."""
+    comptime indices = _scale_indices[simd_width, 2](first, run, 1)
+    var eight = load_vector[DType.uint8, 16](scales)
+    var two = eight.join(eight)
+    comptime if simd_width == 8:
+        return _shuffled[simd_width](rebind[Levels[simd_width]](two), indices)
+    else:
+        return _shuffled[simd_width](
+            rebind[Levels[simd_width]](two.join(two)), indices
+        )
+
+
+@always_inline
+def _shuffled[
+    simd_width: Int
+](bytes: Levels[simd_width], indices: Levels[simd_width]) -> Pairs[simd_width]:
     return bitcast[DType.int16, 2 * simd_width](
         shuffle_bytes[simd_width](bytes, indices)
     )
 
 
 def _scale_indices[
-    simd_width: Int
+    simd_width: Int, size: Int
 ](first: Int, run: Int, step: Int) -> Levels[simd_width]:
-    """Returns the source of each byte of the scales; 128 stands for zero."""
+    """Returns the source of each byte of the scales of `size` bytes; 128 stands for
+    zero."""
     var indices = Levels[simd_width](128)
-    for pair in range(2 * simd_width):
-        indices[2 * pair] = UInt8(first + 2 * pair // run * step)
+    for byte in range(4 * simd_width):
+        if byte % 2 < size:
+            indices[byte] = UInt8((first + byte // run * step) * size + byte % 2)
     return indices
 
 
@@ -214,17 +189,7 @@ def _shift_distances[
 @always_inline
 def super_block_sums[
     simd_width: Int
-](sums: Array[Sums[simd_width], UNROLL]) -> PerSuperBlock[DType.int32]:
-    """Returns the sum of all values of each super-block's vector."""
-    return super_block_and_minima_sums[simd_width](sums, Sums[simd_width](0)).slice[
-        UNROLL
-    ]()
-
-
-@always_inline
-def super_block_and_minima_sums[
-    simd_width: Int
-](sums: Array[Sums[simd_width], UNROLL], int16_minima: Sums[simd_width]) -> SIMD[
+](sums: Array[Sums[simd_width], UNROLL], others: Sums[2 * UNROLL]) -> SIMD[
     DType.int32, 2 * UNROLL
 ]:
     """Returns the sum of all values of each super-block's vector, then the sums of
@@ -237,34 +202,12 @@ def super_block_and_minima_sums[
     var upper = sums[2].shuffle[low](sums[3]) + sums[2].shuffle[high](sums[3])
     # One sum of each super-block, then a second one of each.
     var mixed = lower.shuffle[low_pairs](upper) + lower.shuffle[high_pairs](upper)
-    return _fold[simd_width](mixed, int16_minima)
-
-
-@always_inline
-def _fold[
-    simd_width: Int
-](sums: Sums[simd_width], int16_minima: Sums[simd_width]) -> SIMD[
-    DType.int32, 2 * UNROLL
-]:
-    """Returns the sums of every fourth value, beginning with each of the first four, of
-    both vectors."""
-    comptime half = simd_width // 2
-    comptime lower = _half_indices[simd_width](0)
-    comptime upper = _half_indices[simd_width](half)
-    var both = sums.shuffle[lower](int16_minima) + sums.shuffle[upper](int16_minima)
-    comptime if simd_width == 2 * UNROLL:
-        return rebind[SIMD[DType.int32, 2 * UNROLL]](both)
-    else:
-        return _fold[half](
-            rebind[Sums[half]](both.slice[half]()),
-            rebind[Sums[half]](both.slice[half, offset=half]()),
-        )
-
-
-def _half_indices[simd_width: Int](first: Int) -> IndexList[simd_width]:
-    """Returns indices of half a vector, beginning with `first`, then of the same half
-    of another vector."""
-    var indices = IndexList[simd_width]()
-    for i in range(simd_width):
-        indices[i] = first + i % (simd_width // 2) + i // (simd_width // 2) * simd_width
-    return indices
+    comptime eight = 2 * UNROLL
+    var eight_sums = mixed.slice[eight]()
+    comptime if simd_width > eight:
+        eight_sums += mixed.slice[eight, offset=eight]()
+    var first = eight_sums.slice[UNROLL]().join(others.slice[UNROLL]())
+    var last = eight_sums.slice[UNROLL, offset=UNROLL]().join(
+        others.slice[UNROLL, offset=UNROLL]()
+    )
+    return first + last
