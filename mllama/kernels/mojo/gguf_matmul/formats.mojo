@@ -87,8 +87,8 @@ trait GemvFormat(BlockFormat):
 
         Args:
             blocks: The first of the super-blocks.
-            scales: Output, `SCALES_BYTES` for the whole column.
-            group: Which four of the column's super-blocks.
+            scales: Output, `SCALES_BYTES`.
+            group: Which four of the output.
         """
         ...
 
@@ -110,8 +110,8 @@ trait GemvFormat(BlockFormat):
         Args:
             block: The super-block.
             scales: Its unpacked scales, `SCALES_STRIDE` after those of the one before.
-            record: The token's record.
-            reordered: The record's values, as `reorder_values` lays them out.
+            record: The token's record (for q6_k).
+            reordered: Its values, as `reorder_values` lays them out (for q4_k).
         """
         ...
 
@@ -128,9 +128,9 @@ trait GemvFormat(BlockFormat):
         activations' scales.
 
         Args:
-            scales: The unpacked scales of the column.
-            group: Which four of the column's super-blocks.
+            scales: What `unpack_scales` has written.
+            group: Which four of it.
             sums: What `dot` has returned for each.
-            grouped_sums: The token's sums, as `group_sums` lays them out.
+            grouped_sums: The token's sums, as `group_sums` lays them out (for q4_k).
         """
         ...

@@ -26,8 +26,8 @@ from .simd import (
 from .matmul import Activations, Matrix, store_products
 
 comptime _SCALES_AHEAD = 4096
-"""How much further data is prefetched where scales are read a column ahead of levels,
-as measured."""
+"""Bytes by which data is prefetched earlier where a column's scales are read before its
+levels, as measured."""
 
 
 def uses_gemv(activations: Activations) -> Bool:
@@ -55,12 +55,12 @@ def gemv_group[
 
 @fieldwise_init
 struct _Scratch(Copyable, ImplicitlyCopyable, Movable):
-    """Memory for what is known of a column's super-blocks."""
+    """Memory for the steps of a column's product."""
 
     var scales: BytePointer
     """Scales, as the format has unpacked them."""
     var sums: BytePointer
-    """A vector of int32 of each super-block."""
+    """What `dot` has returned for each super-block."""
 
 
 @always_inline
@@ -69,9 +69,9 @@ def _dot_column[
 ](activations: Activations, column: BytePointer) -> Float32:
     """Returns the product of the only token with a column.
 
-    Unpacking scales and adding up vectors takes longer than a core looks ahead in
-    AVX2's form, whose super-blocks take twice as many instructions.  There each of
-    these is done for all super-blocks before the next is begun.  The sums are the same.
+    There are three steps: unpacking scales, multiplying levels and adding up vectors.
+    With vectors of 8 a super-block takes too many instructions for a core to overlap
+    them. The result is the same in either order.
     """
     var scratch = _Scratch(
         rebind[BytePointer](
@@ -95,6 +95,7 @@ def _dot_by_groups[
 ](
     activations: Activations, column: BytePointer, scratch: _Scratch
 ) -> Float32:
+    """Takes all steps for four super-blocks, then for the next."""
     comptime size = UNROLL * Format.SUPER_BLOCK_BYTES
     var groups = activations.super_blocks // UNROLL
     var total = Float32(0)
@@ -144,6 +145,7 @@ def _dot_by_steps[
 ](
     activations: Activations, column: BytePointer, scratch: _Scratch
 ) -> Float32:
+    """Takes a step for all super-blocks, then the next."""
     comptime size = Format.SUPER_BLOCK_BYTES
     var super_blocks = activations.super_blocks
     var groups = super_blocks // UNROLL
@@ -161,7 +163,7 @@ def _dot_by_steps[
         )
     for i in range(super_blocks):
         var block = column.unsafe_offset(i * size)
-        # The next column's scales are needed before this column's products are.
+        # All of the next column's scales are read before its levels.
         prefetch_far[size](
             block.unsafe_offset(Format.PREFETCH_DISTANCE + _SCALES_AHEAD)
         )
@@ -189,7 +191,16 @@ def _dot_super_block[
     scratch: _Scratch,
     place: Int,
 ):
-    """Stores the vector of sums of a super-block at a place."""
+    """Stores a super-block's vector of sums, with scales at the same place of the
+    scratch memory.
+
+    Args:
+        activations: The token.
+        index: Index of the super-block in the column.
+        block: The super-block.
+        scratch: Scales, and the output.
+        place: Index of the super-block in the scratch memory.
+    """
     var sums = Format.dot[simd_width](
         block,
         scratch.scales.unsafe_offset(place * Format.SCALES_STRIDE),
@@ -207,18 +218,26 @@ def _add_products[
     activations: Activations,
     group: Int,
     scratch: _Scratch,
-    place: Int,
+    scratch_group: Int,
 ) -> Float32:
-    """Adds the dot products of up to four super-blocks, whose scales and sums are at a
-    place, to a sum, in the same order as the other kernels."""
+    """Adds the dot products of up to four super-blocks to a sum, in the same order as
+    the other kernels.
+
+    Args:
+        total_before: The sum.
+        activations: The token.
+        group: Which four super-blocks of the column.
+        scratch: Their scales and vectors of sums.
+        scratch_group: Which four of the scratch memory.
+    """
     var vectors = Array[Sums[simd_width], UNROLL](fill=Sums[simd_width](0))
     comptime for i in range(count):
         vectors[i] = load_vector[DType.int32, simd_width](
-            scratch.sums.unsafe_offset((place * UNROLL + i) * 4 * simd_width)
+            scratch.sums.unsafe_offset((scratch_group * UNROLL + i) * 4 * simd_width)
         )
     var products = Format.dot_products[simd_width](
         scratch.scales,
-        place,
+        scratch_group,
         vectors,
         activations.grouped_sums.unsafe_offset(group * GROUPED_SUMS_BYTES),
     )
@@ -230,7 +249,8 @@ def _add_products[
     return total
 
 
-# Inlined, what few columns need would take registers from the others.
+# This and the next function serve the remainder alone. Inlined, they would take
+# registers from the loops.
 @no_inline
 def _unpack_last_scales[
     Format: GemvFormat

@@ -41,7 +41,7 @@ struct Activations(Copyable, ImplicitlyCopyable, Movable):
     var reordered: BytePointer
     """A second copy of a single token's values, as `reorder_values` lays them out."""
     var grouped_sums: BytePointer
-    """A second copy of a single token's sums, those of each four records as
+    """A second copy of a single token's sums, those of every four records as
     `group_sums` lays them out."""
 
     def token_blocks(self) -> Int:

@@ -60,8 +60,8 @@ comptime _LAST_SHIFTS = _EightWords(4, 4, 4, 4, 0, 0, 0, 0)
 """In the last word of a super-block's header, high halves of bytes belong to minima,
 low halves to scales."""
 comptime _LAST_FOUR = 4 * MAX_GEMV_SUPER_BLOCKS
-"""Offset of the scales of the last four sub-blocks of each super-block, after those of
-the first four, in what `unpack_scales` writes; the same for minima.  Both are bytes."""
+"""`unpack_scales` writes bytes: the first four scales of each super-block, from this
+offset on the last four, then the same of the minima."""
 comptime _MINIMA = 2 * _LAST_FOUR
 """Offset of the minima."""
 comptime _SUPER_SCALES = 2 * _MINIMA
@@ -398,7 +398,7 @@ def _transposed(words: Words) -> Tuple[_EightWords, _EightWords]:
     """Returns words 0 and 1 of four super-blocks, and words 2 and 3, those of all
     super-blocks side by side.
 
-    Compilers need more shuffles for one of sixteen words.
+    The compiler needs more instructions for one shuffle of all sixteen words.
     """
     comptime middle_swapped = IndexList[8](0, 1, 4, 5, 2, 3, 6, 7)
     var even = words.slice[4]().join(words.slice[4, offset=8]())
@@ -411,7 +411,7 @@ def _transposed(words: Words) -> Tuple[_EightWords, _EightWords]:
 
 @always_inline
 def _store_scales(minima_and_scales: _EightWords, scales: BytePointer):
-    """Stores four scales of each super-block, and four minima at their place."""
+    """Stores four scales of each super-block, and their minima `_MINIMA` after them."""
     store_vector(scales, minima_and_scales.slice[UNROLL, offset=UNROLL]())
     store_vector(scales.unsafe_offset(_MINIMA), minima_and_scales.slice[UNROLL]())
 

@@ -110,10 +110,10 @@ def group_sums(records: BytePointer, count: Int, sums: BytePointer):
         sums: Output, `GROUPED_SUMS_BYTES`: four int16 of each record, then the last
             four of each.
     """
-    var pairs = sums.unsafe_bitcast[UInt64]()
-    pairs.unsafe_store(0, SIMD[DType.uint64, 2 * UNROLL](0))
+    var fours = sums.unsafe_bitcast[UInt64]()
+    fours.unsafe_store(0, SIMD[DType.uint64, 2 * UNROLL](0))
     for i in range(count):
         var record = records.unsafe_offset(i * RECORD_BYTES + SUMS_OF_32)
         for half in range(2):
             var four = record.unsafe_bitcast[UInt64]().unsafe_load(half)
-            pairs.unsafe_store(half * UNROLL + i, four)
+            fours.unsafe_store(half * UNROLL + i, four)

@@ -49,7 +49,7 @@ comptime TILE_VECTOR = 4 * COLUMNS
 comptime RECORD_BYTES = 416
 """Bytes of a record of 256 values of a token, see `quantize.mojo`."""
 comptime UNROLL = 4
-"""Super-blocks of a column that are multiplied together; their sums fill one vector."""
+"""Super-blocks of a column whose sums are added up together; they fill one vector."""
 
 
 @always_inline
@@ -167,14 +167,14 @@ def shuffle_bytes[
 
 @always_inline
 def store_vector(address: BytePointer, vector: SIMD[_, _]):
-    """Stores a vector in a tile."""
+    """Stores a vector at any address."""
     comptime size = vector.length * size_of[vector.dtype]()
     address.unsafe_store(0, bitcast[DType.uint8, size](vector))
 
 
 @always_inline
 def load_vector[dtype: DType, size: Int](address: BytePointer) -> SIMD[dtype, size]:
-    """Loads a vector from a tile."""
+    """Loads a vector from any address."""
     comptime bytes = size * size_of[dtype]()
     return bitcast[dtype, size](address.unsafe_load[width=bytes](0))
 

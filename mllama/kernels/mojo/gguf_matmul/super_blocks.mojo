@@ -1,8 +1,7 @@
-"""Vector operations on successive super-blocks of one column, four (`UNROLL`) at a
-time.
+"""Vector operations on the super-blocks of one column.
 
-A vector holds successive weights of a column, or one sum of each of the four
-super-blocks.
+A vector holds successive weights of a super-block, or one value of each of four
+(`UNROLL`) super-blocks.
 """
 
 from std.memory import bitcast
@@ -24,7 +23,8 @@ comptime MAX_GEMV_SUPER_BLOCKS = 64
 """Most super-blocks of a column: a token of so many stays in the L1 cache while columns
 stream past."""
 comptime SCALES_BYTES = 36 * MAX_GEMV_SUPER_BLOCKS
-"""Bytes for the unpacked scales of a column, in any format."""
+"""Bytes for the unpacked scales of a column: in q6_k sixteen int16 and a float32 for
+each super-block, in q4_k fewer."""
 comptime Bytes16 = SIMD[DType.uint8, 16]
 comptime Words = SIMD[DType.uint32, 4 * UNROLL]
 """Sixteen bytes of each super-block."""
@@ -68,7 +68,7 @@ def expand_byte_scales[
         step: Distance from the scale of one run to that of the next.
 
     Args:
-        scales: Four scales of a byte each.
+        scales: Four scales of a byte each, at a multiple of four.
     """
     comptime indices = _scale_indices[simd_width, 1](first, run, step)
     var four = scales.unsafe_bitcast[UInt32]().unsafe_load(0)
@@ -82,7 +82,8 @@ def expand_byte_scales[
 def expand_int16_scales[
     simd_width: Int, first: Int, run: Int
 ](scales: BytePointer) -> Pairs[simd_width]:
-    """Does the same for eight scales that are int16, of successive runs."""
+    """Returns what `expand_byte_scales` does, of eight int16 scales of successive
+    runs."""
     comptime indices = _scale_indices[simd_width, 2](first, run, 1)
     var eight = load_vector[DType.uint8, 16](scales)
     var two = eight.join(eight)
