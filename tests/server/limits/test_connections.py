@@ -391,7 +391,7 @@ def test_requests_that_are_answered_are_not_closed_for_others() -> None:
         for reader, writer in streams:
             await reader.readexactly(65536)
             writer.close()
-        await asyncio.sleep(0.2)
+        await until(lambda: len(application.ended) == QUICK.connections)
         await health(port)
 
     run(test)
