@@ -52,15 +52,15 @@ def test_a_killed_worker_is_replaced_within_ten_seconds(
     faults.ask(messages=picture((9, 99, 9)), max_tokens=1)
     encoded = faults.metric("mllama_image_cache_misses_total")
     killed = faults.signal_worker(signal.SIGKILL)
-    assert faults.wait_for_health(503) - killed < 1 + BUSY_SECONDS
+    assert faults.wait_for_health(503) - killed < 1
     assert faults.health("/live") == 200
     assert faults.health("/ready") == 503
     for api in APIS:
         refused = faults.ask(api)
-        assert (refused.status, refused.seconds < 2 + BUSY_SECONDS) == (503, True)
+        assert (refused.status, refused.seconds < 2) == (503, True)
         assert int(refused.retry_after or 0) >= 1
         assert "the model's process has died" in str(refused.error)
-    assert faults.wait_for_health(200) - killed < 10 + 2 * BUSY_SECONDS
+    assert faults.wait_for_health(200) - killed < 10
     assert faults.ask().text == reference
     assert faults.metric("mllama_worker_restarts_total") == before + 1
     # Counters go on, and the cache begins empty.
@@ -77,7 +77,7 @@ def test_sixty_four_streams_end_with_an_error_when_the_worker_is_killed(
         time.sleep(1.5)
         killed = faults.signal_worker(signal.SIGKILL)
         ended = [each.result() for each in answers]
-        assert time.monotonic() - killed < 10 + 2 * BUSY_SECONDS
+        assert time.monotonic() - killed < 10
     check(ended, reference)
     assert sum(answer.error is not None for answer in ended) > 30
     faults.wait_for_health(200)

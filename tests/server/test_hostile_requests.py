@@ -164,8 +164,5 @@ def test_hostile_requests_leave_no_memory_and_hold_nothing(server: Server) -> No
         time.sleep(1)
     assert now <= most, f"{before >> 20} MiB have become {now >> 20}"
     # What the loop did before it answered.  Waits would depend on other processes.
-    *_, third, _, longest = sorted(computed)
-    assert third < 0.2
-    # Steps of several requests may come before one answer.
-    assert longest < 0.5
+    assert max(computed) < 0.2
     assert "Traceback" not in server.log.read_text()

@@ -97,7 +97,7 @@ def test_photos_that_arrive_do_not_hold_the_event_loop(probed: Server) -> None:
             break
         rounds.append((busy, longest))
     else:
-        pytest.fail(f"the loop computed and might have: {rounds}")
+        pytest.fail(f"CPU seconds of the loop, and the limit, by round: {rounds}")
 
 
 def reading_seconds(content: bytes) -> float:
