@@ -42,12 +42,19 @@ trait BlockFormat:
     @staticmethod
     def unpack[
         simd: Simd
-    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        tile: BytePointer,
+        part: Int,
+    ):
         """Unpacks a super-block of each column into a tile.
 
         Args:
             column: The first column's super-block.
             stride: Bytes from one column to the next.
+            upcoming: The super-block of the first column that is prefetched.
             tile: Output, quantization levels and scales.
             part: Which of the tile's vectors of `simd_width` columns these columns
                 fill.

@@ -28,6 +28,9 @@ from .matmul import Activations, Matrix, store_products
 comptime _SCALES_AHEAD = 4096
 """Bytes by which data is prefetched earlier where a column's scales are read before its
 levels, as measured."""
+comptime _NEAR_SUPER_BLOCKS = 16
+"""Most super-blocks from the one that is read to the one that is prefetched into L1,
+where the token stays as well."""
 
 
 def uses_gemv(activations: Activations) -> Bool:
@@ -73,14 +76,13 @@ def _dot_column[
     With vectors of 8 a super-block takes too many instructions for a core to overlap
     them. The result is the same in either order.
     """
+    comptime places = UNROLL if simd_width == 16 else MAX_GEMV_SUPER_BLOCKS
     var scratch = _Scratch(
         rebind[BytePointer](
             unsafe_stack_allocation[SCALES_BYTES, UInt8, alignment=64]()
         ),
         rebind[BytePointer](
-            unsafe_stack_allocation[
-                MAX_GEMV_SUPER_BLOCKS * 4 * simd_width, UInt8, alignment=64
-            ]()
+            unsafe_stack_allocation[places * 4 * simd_width, UInt8, alignment=64]()
         ),
     )
     comptime if simd_width == 16:
@@ -161,13 +163,14 @@ def _dot_by_steps[
             scratch.scales,
             groups,
         )
+    var near = min(super_blocks, _NEAR_SUPER_BLOCKS)
     for i in range(super_blocks):
         var block = column.unsafe_offset(i * size)
         # All of the next column's scales are read before its levels.
         prefetch_far[size](
             block.unsafe_offset(Format.PREFETCH_DISTANCE + _SCALES_AHEAD)
         )
-        prefetch_near[size](block.unsafe_offset(super_blocks * size))
+        prefetch_near[size](block.unsafe_offset(near * size))
         _dot_super_block[Format, simd_width](activations, i, block, scratch, i)
     var total = Float32(0)
     for group in range(groups):

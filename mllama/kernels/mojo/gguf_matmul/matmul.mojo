@@ -6,7 +6,7 @@ from std.memory import unsafe_stack_allocation
 from std.memory.alloc import unsafe_alloc
 
 from .quantize import GROUPED_SUMS_BYTES, group_sums, quantize_record, reorder_values
-from .prefetch import PREFETCH_TO_L1, prefetch_far
+from .prefetch import PREFETCH_TO_L1
 from .formats import TILE_BYTES, BlockFormat
 from .simd import (
     COLUMNS,
@@ -182,11 +182,7 @@ def multiply_group[
             )
             continue
         if num_columns == COLUMNS:
-            _unpack[Format, simd](blocks, matrix.stride, tile)
-            for i in range(COLUMNS):
-                prefetch_far[Format.SUPER_BLOCK_BYTES](
-                    upcoming.unsafe_offset(i * matrix.stride)
-                )
+            _unpack[Format, simd](blocks, matrix.stride, upcoming, tile)
         else:
             _unpack_partial_group[Format, simd](
                 blocks, matrix.stride, tile, num_columns
@@ -235,10 +231,16 @@ def store_products[
 @always_inline
 def _unpack[
     Format: BlockFormat, simd: Simd
-](blocks: BytePointer, stride: Int, tile: BytePointer):
+](blocks: BytePointer, stride: Int, upcoming: BytePointer, tile: BytePointer):
     comptime for part in range(COLUMNS // simd.width):
-        var column = blocks.unsafe_offset(part * simd.width * stride)
-        Format.unpack[simd](column, stride, tile, part)
+        var offset = part * simd.width * stride
+        Format.unpack[simd](
+            blocks.unsafe_offset(offset),
+            stride,
+            upcoming.unsafe_offset(offset),
+            tile,
+            part,
+        )
 
 
 @no_inline
@@ -258,7 +260,7 @@ def _unpack_partial_group[
             copies.unsafe_store(
                 i * Format.SUPER_BLOCK_BYTES + byte, source.unsafe_load(byte)
             )
-    _unpack[Format, simd](copies, Format.SUPER_BLOCK_BYTES, tile)
+    _unpack[Format, simd](copies, Format.SUPER_BLOCK_BYTES, copies, tile)
 
 
 def _max_packed_tokens(simd: Simd) -> Int:

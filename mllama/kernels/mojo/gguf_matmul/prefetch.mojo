@@ -34,7 +34,10 @@ def prefetch_near[size: Int](address: BytePointer):
 
 @always_inline
 def prefetch_columns[size: Int, count: Int](first: BytePointer, step: Int, stride: Int):
-    """Prefetches bytes of the `count` columns that belong to a step."""
+    """Prefetches bytes of the `count` columns that belong to a step.
+
+    A core that is asked for those of sixteen columns at once waits.
+    """
     comptime for i in range(count):
         prefetch_far[size](first.unsafe_offset((step * count + i) * stride))
 

@@ -97,10 +97,19 @@ struct Q4_0(BlockFormat):
     @no_inline
     def unpack[
         simd: Simd
-    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        tile: BytePointer,
+        part: Int,
+    ):
         comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         for block in range(8):
+            prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 8](
+                upcoming, block, stride
+            )
             var start = column.unsafe_offset(block * _BLOCK_BYTES)
             store_vector(
                 tile_part.unsafe_offset(TILE_SCALES + block * TILE_VECTOR),

@@ -297,7 +297,13 @@ struct Q4_K(GemvFormat):
     @no_inline
     def unpack[
         simd: Simd
-    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        tile: BytePointer,
+        part: Int,
+    ):
         comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         var header = _load_header[simd](column, stride)
@@ -315,6 +321,9 @@ struct Q4_K(GemvFormat):
             tile_part.unsafe_offset(_TILE_SUPER_SCALES + TILE_VECTOR), header.super_min
         )
         for step in range(8):
+            prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 8](
+                upcoming, step, stride
+            )
             var packed = load_transposed[simd_width](
                 column.unsafe_offset(16 + step * 16), stride
             )

@@ -17,7 +17,7 @@ from .super_blocks import (
     shift_bytes,
     load_16_bytes,
     super_block_sums,
-    load_32_bytes,
+    load_repeated,
     load_values,
 )
 from .simd import (
@@ -205,7 +205,13 @@ struct Q6_K(GemvFormat):
     @no_inline
     def unpack[
         simd: Simd
-    ](column: BytePointer, stride: Int, tile: BytePointer, part: Int):
+    ](
+        column: BytePointer,
+        stride: Int,
+        upcoming: BytePointer,
+        tile: BytePointer,
+        part: Int,
+    ):
         comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         var scales = load_transposed[simd_width](
@@ -229,6 +235,9 @@ struct Q6_K(GemvFormat):
             load_float16[simd_width](column.unsafe_offset(_SUPER_SCALE_OFFSET), stride),
         )
         for step in range(4):
+            prefetch_columns[Self.SUPER_BLOCK_BYTES, simd_width // 4](
+                upcoming, step, stride
+            )
             var levels = _levels[simd_width](column, step, stride)
             comptime for quarter in range(4):
                 var sub = step // 2 * 8 + step % 2 + quarter * 2
@@ -382,7 +391,7 @@ def _levels_of_part[
     comptime half = first // 128
     comptime quarter = first % 128 // 32
     var low = load_levels[simd_width](block.unsafe_offset(half * 64 + quarter % 2 * 32))
-    var high = load_32_bytes[simd_width](
+    var high = load_repeated[32, simd_width](
         block.unsafe_offset(_HIGH_BITS_OFFSET + half * 32)
     )
     comptime if quarter < 2:

@@ -15,7 +15,6 @@ from .simd import (
     Sums,
     Values,
     interleave_indices,
-    load_vector,
     shuffle_bytes,
 )
 
@@ -85,14 +84,7 @@ def expand_int16_scales[
     """Returns what `expand_byte_scales` does, of eight int16 scales of successive
     runs."""
     comptime indices = _scale_indices[simd_width, 2](first, run, 1)
-    var eight = load_vector[DType.uint8, 16](scales)
-    var two = eight.join(eight)
-    comptime if simd_width == 8:
-        return _shuffled[simd_width](rebind[Levels[simd_width]](two), indices)
-    else:
-        return _shuffled[simd_width](
-            rebind[Levels[simd_width]](two.join(two)), indices
-        )
+    return _shuffled[simd_width](load_repeated[16, simd_width](scales), indices)
 
 
 @always_inline
@@ -144,13 +136,18 @@ def load_values[simd_width: Int](address: BytePointer) -> Values[simd_width]:
 
 
 @always_inline
-def load_32_bytes[simd_width: Int](address: BytePointer) -> Levels[simd_width]:
-    """Loads thirty-two bytes, and repeats them if a vector holds 64."""
-    var bytes = address.unsafe_load[width=32, alignment=1](0)
-    comptime if simd_width == 8:
+def load_repeated[
+    size: Int, simd_width: Int
+](address: BytePointer) -> Levels[simd_width]:
+    """Loads 16 or 32 bytes and repeats them until they fill a vector."""
+    var bytes = address.unsafe_load[width=size, alignment=1](0)
+    comptime if size == 4 * simd_width:
         return rebind[Levels[simd_width]](bytes)
-    else:
+    elif 2 * size == 4 * simd_width:
         return rebind[Levels[simd_width]](bytes.join(bytes))
+    else:
+        var two = bytes.join(bytes)
+        return rebind[Levels[simd_width]](two.join(two))
 
 
 @always_inline
