@@ -25,6 +25,7 @@ from .simd import (
     tile_dot_products,
     load_transposed,
     add_dot_products,
+    align_frame,
 )
 
 comptime _BLOCK_BYTES = 18
@@ -130,6 +131,7 @@ struct Q4_0(BlockFormat):
     def multiply_tile[
         tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
+        align_frame()
         comptime simd_width = simd.width
         comptime parts = COLUMNS // simd_width
         var sums = Array[FloatVector[simd_width], tokens * parts](

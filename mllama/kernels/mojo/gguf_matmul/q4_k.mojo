@@ -47,6 +47,7 @@ from .simd import (
     tile_dot_products,
     load_transposed,
     add_dot_products,
+    align_frame,
 )
 
 comptime _TILE_MINIMA = TILE_SCALES + 8 * TILE_VECTOR
@@ -341,6 +342,7 @@ struct Q4_K(GemvFormat):
     def multiply_tile[
         tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, totals: FloatPointer):
+        align_frame()
         comptime simd_width = simd.width
         comptime parts = COLUMNS // simd_width
         var sums = Array[Sums[simd_width], tokens * parts](fill=Sums[simd_width](0))

@@ -47,6 +47,7 @@ from .simd import (
     tile_dot_products,
     load_transposed,
     add_dot_products,
+    align_frame,
 )
 
 comptime _TILE_SCALE_PAIRS = TILE_SCALES + 16 * TILE_VECTOR
@@ -212,6 +213,7 @@ struct Q6_K(GemvFormat):
         tile: BytePointer,
         part: Int,
     ):
+        align_frame()
         comptime simd_width = simd.width
         var tile_part = tile.unsafe_offset(part * 4 * simd_width)
         var scales = load_transposed[simd_width](
@@ -252,6 +254,7 @@ struct Q6_K(GemvFormat):
     def multiply_tile[
         tokens: Int, simd: Simd
     ](tile: BytePointer, records: BytePointer, super_block_sums: FloatPointer):
+        align_frame()
         comptime simd_width = simd.width
         comptime parts = COLUMNS // simd_width
         var sums = Array[Sums[simd_width], tokens * parts](fill=Sums[simd_width](0))

@@ -7,7 +7,7 @@ int32.
 """
 
 from std.math import fma
-from std.memory import bitcast
+from std.memory import bitcast, unsafe_stack_allocation
 from std.sys import size_of
 from std.sys.intrinsics import llvm_intrinsic
 from std.utils.index import IndexList
@@ -340,3 +340,14 @@ def load_float16[
             .unsafe_load[alignment=1](0)
         )
     return halves.cast[DType.float32]()
+
+
+@always_inline
+def align_frame():
+    """Aligns the stack frame of the function that calls this to cache lines.
+
+    LLVM does so for variables that need it, but not for vectors that it spills, which
+    then lie across two lines or not as chance has it.
+    """
+    var variable = unsafe_stack_allocation[1, UInt8, alignment=64]()
+    variable.unsafe_store[volatile=True](0, UInt8(0))
