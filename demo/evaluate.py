@@ -138,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quantization-encoding")
     parser.add_argument("--vision-encoding")
     parser.add_argument("--image-cache-encoding", default="auto")
+    parser.add_argument("--kv-cache-encoding", default="auto")
     parser.add_argument("--max-batch-size", type=int, default=8)
     parser.add_argument("--devices")
     for name in GPU_OPTIONS:
@@ -152,6 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
         quantization_encoding=options.quantization_encoding,
         vision_encoding=options.vision_encoding,
         image_cache_encoding=options.image_cache_encoding,
+        kv_cache_encoding=options.kv_cache_encoding,
         max_batch_size=options.max_batch_size,
         devices=options.devices,
         **{name: getattr(options, name) for name in GPU_OPTIONS},

@@ -17,7 +17,7 @@ from benchmarks.compare.isa import Isa
 from benchmarks.compare.process import EngineFailure
 from mllama.compilation.host import versions
 
-GRAPH_OPTIONS = ("vision_encoding", "image_cache_encoding")
+GRAPH_OPTIONS = ("vision_encoding", "image_cache_encoding", "kv_cache_encoding")
 """Options of `mllama.LLM` that graphs depend on."""
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.cache_encodings import pictures_held
 from benchmarks.compare.ceilings import CompilerFailure
 from benchmarks.compare.environments import EnvironmentFailure
 from benchmarks.compare.process import EngineFailure, EngineProcess
@@ -21,7 +22,6 @@ from benchmarks.compare.spans import (
     seconds_attending_to_images,
 )
 from benchmarks.compare.variants import EIGHT_BIT, INT8_IMAGES
-from benchmarks.image_cache import pictures_held
 
 ENGINES = {EIGHT_BIT: "bfloat16", INT8_IMAGES: "int8"}
 """The engines, and the encodings of their image caches."""

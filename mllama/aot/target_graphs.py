@@ -111,6 +111,7 @@ def planned_graphs(compilation: CrossCompilation) -> list[LazyGraph]:
         [ref(index) for index in range(compilation.devices)],
         int8_vision=encoding.int8_vision,
         image_cache_encoding=encoding.image_cache,
+        kv_cache_encoding=encoding.kv_cache,
     )
     encodings = {
         name: QuantizationEncoding[kind.name]

@@ -113,6 +113,7 @@ def _encoding(
     from mllama.weights.encodings import (
         choose_encoding,
         with_image_cache_encoding,
+        with_kv_cache_encoding,
         with_vision_encoding,
     )
 
@@ -123,4 +124,7 @@ def _encoding(
         requested, "cpu" if target.is_cpu else "gpu", config.dtype or "bfloat16", config
     )
     encoding = with_vision_encoding(encoding, options["vision_encoding"], config)
-    return with_image_cache_encoding(encoding, options["image_cache_encoding"], config)
+    encoding = with_image_cache_encoding(
+        encoding, options["image_cache_encoding"], config
+    )
+    return with_kv_cache_encoding(encoding, options["kv_cache_encoding"], config)

@@ -73,6 +73,7 @@ class ModelFiles:
             bfloat16_on_cpu=self.encoding.is_bfloat16_on_cpu,
             int8_vision=self.encoding.int8_vision,
             image_cache_encoding=self.encoding.image_cache,
+            kv_cache_encoding=self.encoding.kv_cache,
             lora_path=self.lora_path.resolve() if self.lora_path else None,
             compiled=self.compiled,
             draft=self.draft.draft_settings if self.draft else None,

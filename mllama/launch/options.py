@@ -70,6 +70,7 @@ class EngineOptions:
     quantization_encoding: str | None = None
     vision_encoding: str | None = None
     image_cache_encoding: str = "auto"
+    kv_cache_encoding: str = "auto"
     max_length: int | None = None
     max_batch_size: int | None = None
     max_ce_batch_size: int = DEFAULT_CE_BATCH_SIZE
@@ -149,6 +150,7 @@ class EngineOptions:
             encoding=self.quantization_encoding,
             vision_encoding=self.vision_encoding,
             image_cache_encoding=self.image_cache_encoding,
+            kv_cache_encoding=self.kv_cache_encoding,
             lora_path=self.lora_path,
             device_type=devices[0].device_type,
             max_length=self.max_length,

@@ -20,6 +20,7 @@ from mllama.weights.encodings import (
     check_runnable,
     choose_encoding,
     with_image_cache_encoding,
+    with_kv_cache_encoding,
     with_vision_encoding,
 )
 from mllama.weights.gguf.checkpoint import (
@@ -50,6 +51,7 @@ def resolve_model_files(
     encoding: str | None = None,
     vision_encoding: str | None = None,
     image_cache_encoding: str = "auto",
+    kv_cache_encoding: str = "auto",
     lora_path: str | Path | None = None,
     device_type: str,
     max_length: int | None = None,
@@ -70,7 +72,8 @@ def resolve_model_files(
         vision_encoding: ``int8`` to run the vision side in int8; None leaves it in
             floats.
         image_cache_encoding: Requested encoding of the image cache, one of
-            :data:`~mllama.weights.encodings.IMAGE_CACHE_ENCODINGS`.
+            :data:`~mllama.weights.encodings.CACHE_ENCODINGS`.
+        kv_cache_encoding: The same of the KV cache.
         lora_path: Directory of a LoRA adapter to merge into the weights.
         device_type: ``cpu`` or ``gpu``.
         max_length: Requested context in tokens; None is the model's limit.
@@ -135,6 +138,7 @@ def resolve_model_files(
         notes = (unused_adapter_note(directory),)
     served = with_vision_encoding(files.encoding, vision_encoding, config)
     served = with_image_cache_encoding(served, image_cache_encoding, config)
+    served = with_kv_cache_encoding(served, kv_cache_encoding, config)
     files = replace(files, encoding=served, notes=notes)
     check_memory(files)
     return files

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from mllama.config import MllamaConfig
 from mllama.config.sharding import check_shards
 from mllama.errors import ConfigError
+from mllama.kernels.ops.attention import stored_head_dim
 from mllama.max_compat.model import (
     ArchConfigWithKVCache,
     ArchConfigWithStoredKVParams,
@@ -38,6 +39,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         devices: The devices of the model; several divide its heads.
         max_seq_len: Maximum length of a sequence, prompt and answer, in tokens.
         kv_params: The paged KV cache, with one layer for each self-attention layer.
+            Its ``head_dim`` includes the scale of a head in int8.
         image_cache_params: The image cache, with one layer for each cross-attention
             layer.
         int8_vision: Whether the vision encoder and projector run in int8.
@@ -128,10 +130,13 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         allow_kv_head_replication: bool = False,
     ) -> KVCacheParamInterface:
         """Returns the KV cache, which has no cross-attention layers."""
-        if _is_bfloat16_on_cpu(pipeline_config.model):
+        settings = ModelSettings.from_max(pipeline_config.model)
+        if settings.bfloat16_on_cpu:
             cache_dtype = cache_dtype_for_encoding(
                 "bfloat16", kv_cache_config.kv_cache_format
             )
+        if settings.kv_cache_encoding is not None:
+            cache_dtype = DType[settings.kv_cache_encoding]
         return _kv_params(
             MllamaConfig.from_dict(huggingface_config.to_dict()),
             kv_cache_config,
@@ -150,6 +155,7 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         *,
         int8_vision: bool = False,
         image_cache_encoding: str | None = None,
+        kv_cache_encoding: str | None = None,
     ) -> Self:
         """Returns the configuration that default options resolve to.
 
@@ -162,6 +168,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             int8_vision: Whether the vision encoder and projector run in int8.
             image_cache_encoding: The encoding of the image cache; None chooses by the
                 weights.
+            kv_cache_encoding: The encoding of the KV cache; None is the data type of
+                the activations.
 
         Raises:
             ConfigError: If the devices can't share the model.
@@ -171,6 +179,8 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         dtype = _activation_dtype(encoding)
         cache_config = KVCacheConfig()
         cache_dtype = cache_dtype_for_encoding(encoding, cache_config.kv_cache_format)
+        if kv_cache_encoding is not None:
+            cache_dtype = DType[kv_cache_encoding]
         return cls(
             model=model,
             dtype=dtype,
@@ -237,7 +247,7 @@ def _kv_params(
     return kv_cache_config.to_params(
         dtype=dtype,
         n_kv_heads=text.num_key_value_heads,
-        head_dim=text.head_dim,
+        head_dim=stored_head_dim(text.head_dim, dtype),
         num_layers=text.num_hidden_layers - len(text.cross_attention_layers),
         devices=devices,
         **options,

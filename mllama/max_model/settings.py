@@ -39,6 +39,8 @@ class ModelSettings:
         int8_vision: Whether the vision encoder and projector run in int8.
         image_cache_encoding: ``float32``, ``bfloat16`` or ``int8`` for the image cache;
             None chooses by the weights.
+        kv_cache_encoding: The same for the KV cache of text; None is the data type of
+            the activations.
         lora_path: Directory of a LoRA adapter to merge into the weights.
         compiled: Directories of compiled graphs; None uses MAX's own cache.
         greedy_on_gpu: Whether a GPU chooses the tokens of greedy batches with a graph
@@ -55,6 +57,7 @@ class ModelSettings:
     bfloat16_on_cpu: bool = False
     int8_vision: bool = False
     image_cache_encoding: str | None = None
+    kv_cache_encoding: str | None = None
     lora_path: Path | None = None
     compiled: CompiledSettings | None = None
     greedy_on_gpu: bool = False
@@ -83,6 +86,7 @@ class ModelSettings:
             "bfloat16_on_cpu": self.bfloat16_on_cpu,
             "int8_vision": self.int8_vision,
             "image_cache_encoding": self.image_cache_encoding,
+            "kv_cache_encoding": self.kv_cache_encoding,
             "lora_path": None if self.lora_path is None else str(self.lora_path),
             "compiled": None if self.compiled is None else self.compiled.to_dict(),
             "greedy_on_gpu": self.greedy_on_gpu,

@@ -8,6 +8,7 @@ for each *self*-attention layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from max.dtype import DType
@@ -71,6 +72,8 @@ class MllamaTextModel(Sharded):
         self.config = config
         self.path = path
         rope = rotary_embedding(config)
+        # MAX's layers take the width of their matrices from it.
+        kv_params = replace(kv_params, head_dim=config.head_dim)
         self.embed_tokens = token_embedding(
             encodings,
             f"{path}.embed_tokens",

@@ -22,8 +22,8 @@ _INT8: Final = "int8"
 _INT8_MULTIPLE = 16
 """The width of an int8 matrix must be a multiple of this."""
 
-IMAGE_CACHE_ENCODINGS: Final = ("auto", "float32", "bfloat16", "int8")
-"""Encodings of the image cache that a user may request."""
+CACHE_ENCODINGS: Final = ("auto", "float32", "bfloat16", "int8")
+"""Encodings of the image cache and of the KV cache that a user may request."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Encoding:
         reason: Why it was chosen; None if the user requested it.
         int8_vision: True if the vision encoder and projector are in int8 (W8A8).
         image_cache: Encoding of the image cache, if it isn't the default of the others.
+        kv_cache: The same of the KV cache.
     """
 
     name: str
@@ -43,13 +44,15 @@ class Encoding:
     reason: str | None = None
     int8_vision: bool = False
     image_cache: str | None = None
+    kv_cache: str | None = None
 
     @property
     def full_name(self) -> str:
-        """Returns the name, with the encodings of the vision side and of the image
-        cache if they differ."""
+        """Returns the name, with the encodings of the vision side and of the caches if
+        they differ."""
         image_cache = f", image cache in {self.image_cache}" if self.image_cache else ""
-        return self.name + self.vision_suffix + image_cache
+        kv_cache = f", KV cache in {self.kv_cache}" if self.kv_cache else ""
+        return self.name + self.vision_suffix + image_cache + kv_cache
 
     @property
     def vision_suffix(self) -> str:
@@ -165,44 +168,81 @@ def with_image_cache_encoding(
 
     Args:
         encoding: The encoding of the weights.
-        requested: One of :data:`IMAGE_CACHE_ENCODINGS`.
+        requested: One of :data:`CACHE_ENCODINGS`.
         config: The checkpoint's config.
 
     Raises:
         MllamaError: If the image cache can't be in the requested encoding here.
     """
-    if requested not in IMAGE_CACHE_ENCODINGS:
-        raise MllamaError(
-            f"the image cache can be in {', '.join(IMAGE_CACHE_ENCODINGS)}, "
-            f"not {requested!r}"
-        )
-    if requested == "auto":
-        return encoding
-    activations = "bfloat16" if encoding.name == "bfloat16" else "float32"
+    obstacle = _cache_obstacle(encoding, config)
+    is_quantized = obstacle is None and encoding.name in GGUF_ENCODINGS
+    default = "bfloat16" if is_quantized else _activations(encoding)
+    chosen = _cache_encoding("image cache", requested, default, obstacle)
+    return replace(encoding, image_cache=chosen)
+
+
+def with_kv_cache_encoding(
+    encoding: Encoding, requested: str, config: MllamaConfig
+) -> Encoding:
+    """Returns an encoding with the KV cache of text in the requested encoding.
+
+    Args:
+        encoding: The encoding of the weights.
+        requested: One of :data:`CACHE_ENCODINGS`.
+        config: The checkpoint's config.
+
+    Raises:
+        MllamaError: If the KV cache can't be in the requested encoding here.
+    """
+    obstacle = _cache_obstacle(encoding, config)
+    chosen = _cache_encoding("KV cache", requested, _activations(encoding), obstacle)
+    return replace(encoding, kv_cache=chosen)
+
+
+def _activations(encoding: Encoding) -> str:
+    """Returns the data type of activations."""
+    return "bfloat16" if encoding.name == "bfloat16" else "float32"
+
+
+def _cache_obstacle(encoding: Encoding, config: MllamaConfig) -> str | None:
+    """Returns what keeps this package's custom ops from keys and values in another data
+    type than the activations', as a part of a sentence, or None."""
     head_dim = config.text_config.head_dim
-    obstacle = None
     if encoding.device_type != "cpu":
-        obstacle = f"is for CPUs; on a GPU with {encoding.name} weights"
-    elif activations == "bfloat16":
-        obstacle = "goes with float32 or quantized weights; with bfloat16 ones"
-    elif chosen_kernels() == MAX:
-        obstacle = "needs this package's custom ops; with MAX's"
-    elif head_dim % HEAD_DIM_MULTIPLE:
-        obstacle = (
+        return f"is for CPUs; on a GPU with {encoding.name} weights"
+    if _activations(encoding) == "bfloat16":
+        return "goes with float32 or quantized weights; with bfloat16 ones"
+    if chosen_kernels() == MAX:
+        return "needs this package's custom ops; with MAX's"
+    if head_dim % HEAD_DIM_MULTIPLE:
+        return (
             f"needs heads whose width is a multiple of {HEAD_DIM_MULTIPLE}; with "
             f"{head_dim}"
         )
-    default = activations
-    if obstacle is None and encoding.name in GGUF_ENCODINGS:
-        default = "bfloat16"
-    if requested == default:
-        return encoding
-    if obstacle is not None:
+    return None
+
+
+def _cache_encoding(
+    cache: str, requested: str, default: str, obstacle: str | None
+) -> str | None:
+    """Returns the requested encoding of a cache, or None if it is the default.
+
+    Raises:
+        MllamaError: If there is no such encoding, or an obstacle to it.
+    """
+    if requested not in CACHE_ENCODINGS:
         raise MllamaError(
-            f"--image-cache-encoding {requested} {obstacle}, the image cache is in "
-            f"{default}; leave it out"
+            f"the {cache} can be in {', '.join(CACHE_ENCODINGS)}, not {requested!r}"
         )
-    return replace(encoding, image_cache=requested)
+    if requested in ("auto", default):
+        return None
+    if obstacle is not None:
+        option = f"--{cache.lower().replace(' ', '-')}-encoding"
+        raise MllamaError(
+            f"{option} {requested} {obstacle}, the {cache} is in {default}; leave it "
+            "out"
+        )
+    return requested
 
 
 def _can_quantize(config: MllamaConfig, encoding: str) -> bool:

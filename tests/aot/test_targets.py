@@ -124,7 +124,7 @@ from mllama.compilation.graph_compiler import GraphCompiler, default_compile_set
 from mllama.launch.options import EngineOptions
 from mllama.weights.encodings import Encoding
 
-output, target, encoding, vision_encoding, image_cache = sys.argv[1:]
+output, target, encoding, vision_encoding, caches = sys.argv[1:]
 target = find_target(target)
 kind = "cpu" if target.is_cpu else "gpu"
 if not target.is_cpu:
@@ -139,7 +139,8 @@ graphs = planned_graphs(
             encoding,
             kind,
             int8_vision=bool(vision_encoding),
-            image_cache=image_cache or None,
+            image_cache=caches or None,
+            kv_cache=caches or None,
         ),
     )
 )
@@ -161,7 +162,8 @@ compile_model(
         devices=kind,
         quantization_encoding=encoding,
         vision_encoding=vision_encoding or None,
-        image_cache_encoding=image_cache or "auto",
+        image_cache_encoding=caches or "auto",
+        kv_cache_encoding=caches or "auto",
     ),
     Path(output),
 )
@@ -169,7 +171,7 @@ compile_model(
 
 
 @pytest.mark.parametrize(
-    ("target", "encoding", "vision_encoding", "image_cache"),
+    ("target", "encoding", "vision_encoding", "caches"),
     [
         ("cuda:sm_90", "bfloat16", "", ""),
         ("cpu:x86-64-v3", "float32", "int8", "int8"),
@@ -177,12 +179,12 @@ compile_model(
     ],
 )
 def test_a_start_looks_for_what_was_compiled(
-    tmp_path: Path, target: str, encoding: str, vision_encoding: str, image_cache: str
+    tmp_path: Path, target: str, encoding: str, vision_encoding: str, caches: str
 ) -> None:
     child = subprocess.run(
         [
             *(sys.executable, "-c", _START, str(tmp_path / "graphs")),
-            *(target, encoding, vision_encoding, image_cache),
+            *(target, encoding, vision_encoding, caches),
         ],
         capture_output=True,
         text=True,

@@ -30,7 +30,7 @@ from benchmarks.compare.spans import read_shares, read_spans
         ("mo.matmul", MATMULS),
         ("mllama_patch_attention", ATTENTION),
         ("mllama_gguf_fused_qkv", KEYS_VALUES),
-        ("mllama_store_image_kv", KEYS_VALUES),
+        ("mllama_store_kv", KEYS_VALUES),
         ("Epilogue(matmul, gelu, operandIndices=[0])", MATMULS),
         ("reduce.softmax", ATTENTION),
         ("flash_attention_cpu", ATTENTION),

@@ -102,6 +102,7 @@ def test_generate_has_these_options() -> None:
         "--devices",
         "--quantization-encoding",
         "--vision-encoding",
+        "--kv-cache-encoding",
         "--image-cache-encoding",
         "--image-cache-size",
         "--max-images-per-request",

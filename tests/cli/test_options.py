@@ -135,6 +135,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Started:
         ),
         (["--vision-encoding", "int8"], "vision_encoding", "int8", None),
         (["--image-cache-encoding", "int8"], "image_cache_encoding", "int8", "auto"),
+        (["--kv-cache-encoding", "int8"], "kv_cache_encoding", "int8", "auto"),
         (["--max-length", "99"], "max_length", 99, None),
         (["--max-batch-size", "3"], "max_batch_size", 3, 1),
         (["--max-ce-batch-size", "2"], "max_ce_batch_size", 2, 32),
@@ -616,14 +617,16 @@ def test_both_pass_on_the_vision_encoding(served: Started) -> None:
 
 
 @needs_custom_ops
-def test_both_pass_on_the_encoding_of_the_image_cache(served: Started) -> None:
-    args = served("--devices", "cpu", "--image-cache-encoding", "int8")["args"]
-    assert ModelSettings.from_max(args).image_cache_encoding == "int8"
-    options = EngineOptions(devices="cpu", image_cache_encoding="int8")
+@pytest.mark.parametrize("name", ["image_cache_encoding", "kv_cache_encoding"])
+def test_both_pass_on_the_encoding_of_a_cache(served: Started, name: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    args = served("--devices", "cpu", option, "int8")["args"]
+    assert getattr(ModelSettings.from_max(args), name) == "int8"
+    options = EngineOptions(devices="cpu", **{name: "int8"})
     engine_args = options.pipeline_args(options.resolve())
-    assert ModelSettings.from_max(engine_args).image_cache_encoding == "int8"
+    assert getattr(ModelSettings.from_max(engine_args), name) == "int8"
     with pytest.raises(MllamaError, match="not 'int4'"):
-        EngineOptions(devices="cpu", image_cache_encoding="int4").resolve()
+        EngineOptions(devices="cpu", **{name: "int4"}).resolve()
 
 
 def test_a_config_file_sets_options_and_the_command_line_wins(

@@ -20,6 +20,7 @@ ENCODINGS: dict[str, dict[str, str]] = {
     "q4_k": {"quantization_encoding": "q4_k"},
     "int8": {"vision_encoding": "int8"},
     "image cache in int8": {"image_cache_encoding": "int8"},
+    "KV cache in int8": {"kv_cache_encoding": "int8"},
 }
 
 

@@ -18,7 +18,7 @@ from mllama.kernels.ops.attention import (
     PAGE_SIZE,
     SCALE_BYTES,
     image_attention,
-    store_image_kv,
+    store_kv,
     stored_head_dim,
 )
 from mllama.utils.bfloat16 import to_bfloat16
@@ -181,13 +181,13 @@ class ImageOps:
                     start : start + self.width
                 ]
                 key, value, image_table, patch_offsets, starts = (v.tensor for v in new)
-                store_image_kv(
+                store_kv(
                     cache.buffer,
                     key,
                     value,
                     layer.tensor,
                     table=image_table,
-                    patch_offsets=patch_offsets,
+                    token_offsets=patch_offsets,
                     starts=starts,
                 )
                 outputs.append(

@@ -32,7 +32,7 @@ from mllama.nn.text.cross_attention import (
 from tests.reference.configs import tiny_config
 
 CPU = DeviceRef.CPU()
-CUSTOM_OPS = {"mllama_image_attention", "mllama_store_image_kv"}
+CUSTOM_OPS = {"mllama_image_attention", "mllama_store_kv"}
 MAX_OPS = {"mo.cross_attention.ragged.paged", "mo.kv_cache.store.paged.ragged"}
 
 needs_custom_ops = pytest.mark.skipif(

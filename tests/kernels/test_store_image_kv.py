@@ -89,8 +89,8 @@ def test_stores_round_to_the_nearest_bfloat16(ops: ImageOps) -> None:
     ("lengths", "starts", "table", "layer", "message"),
     [
         ([4], [0], [[2]], 0, "page beyond the cache"),
-        ([4], [126], [[0]], 0, "more patches than its page table covers"),
-        ([4], [2**32 - 1], [[0]], 0, "more patches than its page table covers"),
+        ([4], [126], [[0]], 0, "more tokens than its page table covers"),
+        ([4], [2**32 - 1], [[0]], 0, "more tokens than its page table covers"),
         ([3], [0], [[0]], 0, "don't cover"),
         ([4], [0], [[0]], 1, "doesn't have this layer"),
         ([4], [0, 0], [[0]], 0, "differ in number"),

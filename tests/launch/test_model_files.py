@@ -125,40 +125,70 @@ def test_the_image_cache_is_in_the_requested_encoding(
 
 
 @pytest.mark.parametrize(
+    ("encoding", "requested", "served"),
+    [
+        ("float32", "auto", None),
+        ("float32", "float32", None),
+        ("float32", "bfloat16", "bfloat16"),
+        ("q4_k", "auto", None),
+        ("q4_k", "float32", None),
+        ("q4_k", "bfloat16", "bfloat16"),
+        ("q4_k", "int8", "int8"),
+        ("bfloat16", "auto", None),
+        ("bfloat16", "bfloat16", None),
+    ],
+)
+def test_the_kv_cache_is_in_the_requested_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, requested: str, served: str | None
+) -> None:
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
+    files = resolve(encoding=encoding, kv_cache_encoding=requested)
+    assert files.settings.kv_cache_encoding == served
+    suffix = "" if served is None else f", KV cache in {served}"
+    assert files.encoding.full_name == encoding + suffix
+
+
+@pytest.mark.parametrize(
     ("asked", "features", "message"),
     [
         (
             {"device_type": "gpu"},
             dispatch.AVX2_FEATURES,
-            "int8 is for CPUs; on a GPU with bfloat16 weights, the image cache is in "
+            "int8 is for CPUs; on a GPU with bfloat16 weights, the .* cache is in "
             "bfloat16; leave it out",
         ),
         (
             {"encoding": "bfloat16"},
             dispatch.AVX2_FEATURES,
-            "with bfloat16 ones, the image cache is in bfloat16; leave it out",
+            "with bfloat16 ones, the .* cache is in bfloat16; leave it out",
         ),
         (
             {"encoding": "q4_k"},
             ("aarch64",),
-            "custom ops; with MAX's, the image cache is in float32; leave it out",
+            "custom ops; with MAX's, the .* cache is in float32; leave it out",
         ),
         (
-            {"image_cache_encoding": "q8_0"},
+            {"requested": "q8_0"},
             dispatch.AVX2_FEATURES,
             "can be in auto, float32, bfloat16, int8, not 'q8_0'",
         ),
     ],
 )
-def test_the_image_cache_in_int8_is_refused_where_it_can_not_be(
+@pytest.mark.parametrize("cache", ["image", "kv"])
+def test_a_cache_in_int8_is_refused_where_it_can_not_be(
     monkeypatch: pytest.MonkeyPatch,
+    cache: str,
     asked: dict[str, str],
     features: tuple[str, ...],
     message: str,
 ) -> None:
     monkeypatch.setattr(dispatch, "cpu_features", lambda: features)
-    with pytest.raises(MllamaError, match=message):
-        resolve(**{"image_cache_encoding": "int8", **asked})
+    others = {name: value for name, value in asked.items() if name != "requested"}
+    requested = {f"{cache}_cache_encoding": asked.get("requested", "int8")}
+    with pytest.raises(MllamaError, match=message) as raised:
+        resolve(**requested, **others)
+    name = "image cache" if cache == "image" else "KV cache"
+    assert f"the {name} " in str(raised.value)
 
 
 def test_heads_that_the_custom_ops_do_not_support_have_no_choice(
@@ -170,7 +200,7 @@ def test_heads_that_the_custom_ops_do_not_support_have_no_choice(
     text = replace(text, hidden_size=text.num_attention_heads * 12)
     config = replace(config, text_config=text)
     encoding = Encoding("float32", "cpu")
-    assert with_image_cache_encoding(encoding, "float32", config) is encoding
+    assert with_image_cache_encoding(encoding, "float32", config) == encoding
     with pytest.raises(
         MllamaError,
         match="multiple of 8; with 12, the image cache is in float32; leave it out",

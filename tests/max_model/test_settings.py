@@ -33,6 +33,7 @@ def through_max(settings: ModelSettings) -> ModelSettings:
             bfloat16_on_cpu=True,
             int8_vision=True,
             image_cache_encoding="int8",
+            kv_cache_encoding="bfloat16",
             lora_path=Path("/adapter"),
             compiled=CompiledSettings(
                 manifest=MANIFEST, cache=Path("/cache"), saved=Path("/saved")

@@ -183,8 +183,9 @@ def causal_attention(
 
     Args:
         query: float32 ``[tokens, heads, head dim]``, with rotary embeddings.
-        cache: float32 or bfloat16 ``[pages, 2, layers, 128, kv heads, head dim]``; it
-            already contains the new tokens' keys and values.
+        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
+            dim]``, in int8 with four more elements that are a scale's bytes; it already
+            contains the new tokens' keys and values.
         layer_idx: uint32 scalar on the host.
         table: uint32 ``[requests, columns]``, the pages of each request.
         token_offsets: uint32 ``[requests + 1]``, the first token of each request.
@@ -211,31 +212,74 @@ def causal_attention(
     )[0].tensor
 
 
-def store_image_kv(
+def store_kv(
     cache: BufferValue,
     keys: TensorValue,
     values: TensorValue,
     layer_idx: TensorValue,
     *,
     table: TensorValue,
-    patch_offsets: TensorValue,
+    token_offsets: TensorValue,
     starts: TensorValue,
 ) -> None:
-    """Writes keys and values into pages of the image cache, rounded to its data type.
+    """Writes keys and values of new tokens into pages, rounded to their data type.
+
+    A range of tokens is an image.
 
     Args:
         cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
             dim]``, in int8 with four more elements that are a scale's bytes.
-        keys: float32 ``[patches, kv heads, head dim]``.
+        keys: float32 ``[tokens, kv heads, head dim]``.
         values: float32 of the same shape.
         layer_idx: uint32 scalar on the host.
-        table: uint32 ``[images, columns]``, the pages of each image.
-        patch_offsets: uint32 ``[images + 1]``, the first patch of each image.
-        starts: uint32 ``[images]``, the position of each first patch in its pages.
+        table: uint32 ``[ranges, columns]``, the pages of each range.
+        token_offsets: uint32 ``[ranges + 1]``, the first token of each range.
+        starts: uint32 ``[ranges]``, the position of each first token in its pages.
     """
     ops.inplace_custom(
-        "mllama_store_image_kv",
+        "mllama_store_kv",
         device=keys.device,
-        values=[cache, keys, values, patch_offsets, starts, table, layer_idx],
+        values=[cache, keys, values, token_offsets, starts, table, layer_idx],
         parameters={"head_dim": int(keys.shape[2])},
     )
+
+
+def rotate_and_store_kv(
+    qkv: TensorValue,
+    cache: BufferValue,
+    layer_idx: TensorValue,
+    freqs_cis: TensorValue,
+    *,
+    heads: int,
+    table: TensorValue,
+    token_offsets: TensorValue,
+    cache_lengths: TensorValue,
+) -> TensorValue:
+    """Applies rotary embedding to queries and keys, and writes keys and values into
+    pages, rounded to their data type.
+
+    Args:
+        qkv: float32 ``[tokens, (heads + 2 * kv heads) * head dim]``.
+        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
+            dim]``, in int8 with four more elements that are a scale's bytes.
+        layer_idx: uint32 scalar on the host.
+        freqs_cis: float32 ``[positions, head dim]``, cosine and sine of each pair of
+            dimensions.
+        heads: Number of heads of the queries.
+        table: uint32 ``[requests, columns]``, the pages of each request.
+        token_offsets: uint32 ``[requests + 1]``, the first token of each request.
+        cache_lengths: uint32 ``[requests]``, tokens of each before the new ones.
+
+    Returns:
+        The queries, float32 ``[tokens, heads, head dim]``.
+    """
+    head_dim = int(freqs_cis.shape[1])
+    return ops.inplace_custom(
+        "mllama_rotate_and_store_kv",
+        device=qkv.device,
+        values=[cache, qkv, freqs_cis, token_offsets, cache_lengths, table, layer_idx],
+        out_types=[
+            TensorType(DType.float32, [qkv.shape[0], heads, head_dim], qkv.device)
+        ],
+        parameters={"head_dim": head_dim},
+    )[0].tensor

@@ -23,7 +23,7 @@ from max.nn.layer import Module
 from max.nn.norm import RMSNorm
 
 from mllama.config import MllamaTextConfig
-from mllama.kernels.ops.attention import image_attention, store_image_kv, supports
+from mllama.kernels.ops.attention import image_attention, store_kv, supports
 from mllama.nn.layers.image_cache_inputs import (
     AttendingMask,
     AttendingTokens,
@@ -100,13 +100,13 @@ class MllamaCrossAttentionKeysValues(Sharded):
         value = ops.reshape(self.v_proj(cross_attention_states), shape)
         image_cache = write.pages.kv_blocks
         if supports(self.head_dim, key.dtype, image_cache.dtype, key.device):
-            store_image_kv(
+            store_kv(
                 image_cache,
                 key,
                 value,
                 layer_idx,
                 table=write.pages.lookup_table,
-                patch_offsets=write.patch_offsets,
+                token_offsets=write.patch_offsets,
                 starts=write.pages.cache_lengths,
             )
             return

@@ -15,7 +15,12 @@ from max.nn.kv_cache import MHAKVCacheParams
 from max.nn.rotary_embedding import RotaryEmbedding
 
 from mllama.config import MllamaTextConfig
-from mllama.kernels.ops.attention import PAGE_SIZE, causal_attention, supports
+from mllama.kernels.ops.attention import (
+    PAGE_SIZE,
+    causal_attention,
+    rotate_and_store_kv,
+    supports,
+)
 from mllama.kernels.ops.gguf_matmul import fused_qkv_matmul
 from mllama.max_compat.model import PagedCacheValues
 from mllama.nn.layers.linear import (
@@ -68,18 +73,32 @@ def attend(
         ``[tokens, heads * head dim]``.
     """
     params = layer.kv_params
-    query = rope_split_store_ragged(
-        params,
-        qkv,
-        input_row_offsets,
-        freqs_cis,
-        kv_collection,
-        layer_idx,
-        layer.n_heads,
-        interleaved=layer.rope.interleaved,
-    )
-    heads = ops.reshape(query, [qkv.shape[0], layer.n_heads, params.head_dim])
-    if supports_kv_cache(params, query.dtype, query.device):
+    shape = [qkv.shape[0], layer.n_heads, params.head_dim]
+    if params.dtype is qkv.dtype:
+        query = rope_split_store_ragged(
+            params,
+            qkv,
+            input_row_offsets,
+            freqs_cis,
+            kv_collection,
+            layer_idx,
+            layer.n_heads,
+            interleaved=layer.rope.interleaved,
+        )
+        heads = ops.reshape(query, shape)
+    else:
+        # MAX's op stores what it computes, without rounding it to another data type.
+        heads = rotate_and_store_kv(
+            qkv,
+            kv_collection.kv_blocks,
+            layer_idx,
+            freqs_cis,
+            heads=layer.n_heads,
+            table=kv_collection.lookup_table,
+            token_offsets=input_row_offsets,
+            cache_lengths=kv_collection.cache_lengths,
+        )
+    if supports_kv_cache(params, qkv.dtype, qkv.device):
         result = causal_attention(
             heads,
             kv_collection.kv_blocks,
@@ -98,7 +117,7 @@ def attend(
             mask_variant=layer.mask_variant,
             scale=layer.scale,
         )
-    return ops.reshape(result, query.shape)
+    return ops.reshape(result, [shape[0], layer.n_heads * params.head_dim])
 
 
 class FloatSelfAttention(AttentionWithRope):

@@ -10,11 +10,12 @@ Reading order:
   that read the same keys and splits the work into tasks; `paged_attention` runs the
   tasks.
 - A task is one of two kernels: `decode` (few queries; `tiles` has its steps, `int8_tiles`
-  those for int8, `split_k` merges the tasks' partial results) or `prefill` (many queries; keys and values are
-  packed for `microkernel`).
+  those for int8, `split_k` merges the tasks' partial results) or `prefill` (many
+  queries; keys and values are packed for `microkernel`).
 - `patches` has the attention of the vision encoder, on the same microkernel.
-- `softmax` and `simd` have what the kernels share; `store` writes images' keys and
-  values into pages, and `quantize` rounds them to int8.
+- `store_ops` has the ops that write keys and values into pages: `store` does so, after
+  `rotary` has rotated those of text; `quantize` rounds them to int8.
+- `softmax` and `simd` have what the kernels share.
 """
 
 import extensibility
@@ -28,39 +29,10 @@ from max.gpu.host import DeviceContext
 
 from .paged_attention import paged_attention
 from .simd import LOG2_E, FloatPointer
-from .pages import HEAD_STRIDE, PAGE_SIZE, Norm, Pages, Queries
+from .pages import Norm, Queries, pages_of_layer
 from .patches import patch_attention
 from .plan import IndexPointer, Segments
-from .store import Images, store_image_kv
-
-
-def _pages[
-    dtype: DType, //, head_dim: Int
-](cache: MutableInputTensor[dtype=dtype, rank=6, ...], layer: UInt32) raises -> Pages[
-    dtype
-]:
-    """Returns one layer of a cache.
-
-    Raises:
-        Error: If the cache lacks the layer, or has another shape.
-    """
-    if (
-        cache.dim_size(1) != 2
-        or cache.dim_size(3) != PAGE_SIZE
-        or cache.dim_size(5) != HEAD_STRIDE[dtype, head_dim]
-    ):
-        raise Error("the cache's pages must be [2, layers, 128, kv heads, head dim]")
-    if Int(layer) >= cache.dim_size(2):
-        raise Error("the cache doesn't have this layer")
-    return Pages[dtype](
-        cache.unsafe_ptr()
-        .unsafe_mut_cast[True]()
-        .unsafe_origin_cast[MutUntrackedOrigin](),
-        cache.dim_size(2),
-        Int(layer),
-        cache.dim_size(4),
-        cache.dim_size(5),
-    )
+from .store_ops import RotateAndStoreKV, StoreKV
 
 
 @extensibility.register("mllama_image_attention")
@@ -179,7 +151,7 @@ def _checked_attention[
     comptime assert (
         head_dim > 0 and head_dim % simd_width == 0
     ), "a head must be whole SIMD vectors"
-    var pages = _pages[head_dim](cache, layer)
+    var pages = pages_of_layer[head_dim](cache, layer)
     var heads = query.dim_size(1)
     comptime for axis in range(3):
         if output.dim_size(axis) != query.dim_size(axis):
@@ -204,51 +176,6 @@ def _checked_attention[
         ),
         segments,
     )
-
-
-@extensibility.register("mllama_store_image_kv")
-struct StoreImageKV:
-    """Writes keys and values of new images into pages of the image cache."""
-
-    @staticmethod
-    def execute[
-        target: StaticString, head_dim: Int
-    ](
-        cache: MutableInputTensor[rank=6, ...],
-        keys: InputTensor[dtype=DType.float32, rank=3, ...],
-        values: InputTensor[dtype=DType.float32, rank=3, ...],
-        token_offsets: InputTensor[dtype=DType.uint32, rank=1, ...],
-        starts: InputTensor[dtype=DType.uint32, rank=1, ...],
-        table: InputTensor[dtype=DType.uint32, rank=2, ...],
-        layer: UInt32,
-        ctx: DeviceContext,
-    ) raises:
-        comptime assert (
-            head_dim > 0 and head_dim % 8 == 0
-        ), "the width of a head must be a multiple of 8"
-        var pages = _pages[head_dim](cache, layer)
-        comptime for axis in range(3):
-            if keys.dim_size(axis) != values.dim_size(axis):
-                raise Error("keys and values differ in shape")
-        if keys.dim_size(1) != pages.kv_heads or keys.dim_size(2) != head_dim:
-            raise Error("the shapes of keys and pages don't match")
-        var count = table.dim_size(0)
-        if token_offsets.dim_size(0) != count + 1 or starts.dim_size(0) != count:
-            raise Error("the images' offsets and page tables differ in number")
-        var images = Images(
-            count,
-            rebind[IndexPointer](token_offsets.unsafe_ptr()),
-            rebind[IndexPointer](starts.unsafe_ptr()),
-            rebind[IndexPointer](table.unsafe_ptr()),
-            table.dim_size(1),
-        )
-        images.check(keys.dim_size(0), cache.dim_size(0))
-        store_image_kv[cache.dtype, head_dim](
-            pages,
-            images,
-            rebind[FloatPointer](keys.unsafe_ptr()),
-            rebind[FloatPointer](values.unsafe_ptr()),
-        )
 
 
 @extensibility.register("mllama_patch_attention")

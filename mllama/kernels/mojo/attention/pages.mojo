@@ -4,6 +4,7 @@ Keys and values are float32 or bfloat16, or int8 with a scale for each head of e
 token: the bytes of a float32 that follow the head's int8 values.
 """
 
+from extensibility import _MutableInputTensor as MutableInputTensor
 from std.math import fma, sqrt
 
 from .simd import FloatPointer, FloatVector, fill_floats
@@ -49,6 +50,35 @@ struct Pages[dtype: DType](Copyable, Movable):
         return self.data.unsafe_offset(
             ((page * 2 + 1) * self.layers + self.layer) * PAGE_SIZE * self.token_width()
         )
+
+
+def pages_of_layer[
+    dtype: DType, //, head_dim: Int
+](cache: MutableInputTensor[dtype=dtype, rank=6, ...], layer: UInt32) raises -> Pages[
+    dtype
+]:
+    """Returns one layer of a cache.
+
+    Raises:
+        Error: If the cache lacks the layer, or has another shape.
+    """
+    if (
+        cache.dim_size(1) != 2
+        or cache.dim_size(3) != PAGE_SIZE
+        or cache.dim_size(5) != HEAD_STRIDE[dtype, head_dim]
+    ):
+        raise Error("the cache's pages must be [2, layers, 128, kv heads, head dim]")
+    if Int(layer) >= cache.dim_size(2):
+        raise Error("the cache doesn't have this layer")
+    return Pages[dtype](
+        cache.unsafe_ptr()
+        .unsafe_mut_cast[True]()
+        .unsafe_origin_cast[MutUntrackedOrigin](),
+        cache.dim_size(2),
+        Int(layer),
+        cache.dim_size(4),
+        cache.dim_size(5),
+    )
 
 
 @always_inline

@@ -1,4 +1,4 @@
-"""Writes keys and values of new images into their pages."""
+"""Writes keys and values of new tokens into their pages."""
 
 from max.algorithm import sync_parallelize
 from std.math import ceildiv
@@ -8,91 +8,114 @@ from .pages import HEAD_STRIDE, PAGE_SIZE, Pages
 from .quantize import quantize_vector
 from .plan import IndexPointer
 
-comptime _PATCHES_PER_TASK = 64
+comptime _TOKENS_PER_TASK = 64
 
 
 @fieldwise_init
-struct Images(Copyable, Movable):
-    """Ranges of patches, and the pages that each range is written to."""
+struct NewTokens(Copyable, Movable):
+    """Ranges of new tokens, those of an image or of a request, and the pages that each
+    range is written to."""
 
     var count: Int
-    var patch_offsets: IndexPointer
+    var token_offsets: IndexPointer
     """`[count + 1]`."""
     var starts: IndexPointer
-    """`[count]`, the position of each image's first patch in its pages."""
+    """`[count]`, the position of each range's first token in its pages."""
     var table: IndexPointer
-    """`[count, columns]`, the page table of each image."""
+    """`[count, columns]`, the page table of each range."""
     var columns: Int
 
-    def check(self, num_patches: Int, num_pages: Int) raises:
-        """Checks that nothing is read or written beyond the patches, the page table or
+    def check(self, num_tokens: Int, num_pages: Int) raises:
+        """Checks that nothing is read or written beyond the tokens, the page table or
         the cache."""
-        if self.patch_offsets.unsafe_load(0) != 0 or (
-            Int(self.patch_offsets.unsafe_load(self.count)) != num_patches
+        if self.token_offsets.unsafe_load(0) != 0 or (
+            Int(self.token_offsets.unsafe_load(self.count)) != num_tokens
         ):
-            raise Error("the images' offsets don't cover the keys and values")
-        for image in range(self.count):
-            var first = Int(self.patch_offsets.unsafe_load(image))
-            var end = Int(self.patch_offsets.unsafe_load(image + 1))
+            raise Error("the ranges' offsets don't cover the keys and values")
+        for index in range(self.count):
+            var first = Int(self.token_offsets.unsafe_load(index))
+            var end = Int(self.token_offsets.unsafe_load(index + 1))
             if first > end:
-                raise Error("the images' offsets decrease")
-            var start = Int(self.starts.unsafe_load(image))
+                raise Error("the ranges' offsets decrease")
+            if first == end:
+                continue
+            var start = Int(self.starts.unsafe_load(index))
             var used = ceildiv(start + end - first, PAGE_SIZE)
             if used > self.columns:
-                raise Error("an image has more patches than its page table covers")
+                raise Error("a range has more tokens than its page table covers")
             for column in range(start // PAGE_SIZE, used):
-                var page = self.table.unsafe_load(image * self.columns + column)
+                var page = self.table.unsafe_load(index * self.columns + column)
                 if Int(page) >= num_pages:
-                    raise Error(
-                        "an image's page table names a page beyond the cache"
+                    raise Error("a range's page table names a page beyond the cache")
+
+    def end(self) -> Int:
+        """Returns the largest position of a token, plus one."""
+        var end = 0
+        for index in range(self.count):
+            var count = Int(self.token_offsets.unsafe_load(index + 1)) - Int(
+                self.token_offsets.unsafe_load(index)
+            )
+            if count > 0:
+                end = max(end, Int(self.starts.unsafe_load(index)) + count)
+        return end
+
+    def for_each[Work: def(Int, Int, Int, Int) -> None](self, work: Work):
+        """Calls a function with each token's index, its position, its page and its
+        place in the page, on all cores."""
+        for index in range(self.count):
+            var first = Int(self.token_offsets.unsafe_load(index))
+            var count = Int(self.token_offsets.unsafe_load(index + 1)) - first
+            var start = Int(self.starts.unsafe_load(index))
+
+            def run(task: Int) {imm}:
+                var begin = task * _TOKENS_PER_TASK
+                for i in range(begin, min(count, begin + _TOKENS_PER_TASK)):
+                    var position = start + i
+                    var page = Int(
+                        self.table.unsafe_load(
+                            index * self.columns + position // PAGE_SIZE
+                        )
                     )
+                    work(first + i, position, page, position % PAGE_SIZE)
+
+            if count <= _TOKENS_PER_TASK:
+                run(0)
+            else:
+                sync_parallelize(run, ceildiv(count, _TOKENS_PER_TASK))
 
 
-def store_image_kv[
+def store_kv[
     dtype: DType, head_dim: Int
-](pages: Pages[dtype], images: Images, keys: FloatPointer, values: FloatPointer):
-    """Writes patches that have been checked.
+](pages: Pages[dtype], tokens: NewTokens, keys: FloatPointer, values: FloatPointer):
+    """Writes tokens that have been checked.
 
     Args:
         pages: Output, whose data type the values are rounded to.
-        images: Patches of each image, and where they go.
-        keys: `[patches, kv heads, head dim]`.
+        tokens: The tokens, and where they go.
+        keys: `[tokens, kv heads, head dim]`.
         values: Of the same shape.
     """
     var width = pages.token_width()
     var heads = pages.kv_heads
-    for image in range(images.count):
-        var first = Int(images.patch_offsets.unsafe_load(image))
-        var count = Int(images.patch_offsets.unsafe_load(image + 1)) - first
-        var start = Int(images.starts.unsafe_load(image))
 
-        def work(task: Int) {imm}:
-            var begin = task * _PATCHES_PER_TASK
-            for i in range(begin, min(count, begin + _PATCHES_PER_TASK)):
-                var position = start + i
-                var page = Int(
-                    images.table.unsafe_load(
-                        image * images.columns + position // PAGE_SIZE
-                    )
-                )
-                var offset = position % PAGE_SIZE * width
-                var source = (first + i) * heads * head_dim
-                _store_token[dtype, head_dim](
-                    keys.unsafe_offset(source),
-                    pages.keys(page).unsafe_offset(offset),
-                    heads,
-                )
-                _store_token[dtype, head_dim](
-                    values.unsafe_offset(source),
-                    pages.values(page).unsafe_offset(offset),
-                    heads,
-                )
+    def work(token: Int, position: Int, page: Int, place: Int) {imm}:
+        var source = token * heads * head_dim
+        store_heads[dtype, head_dim](
+            keys.unsafe_offset(source),
+            pages.keys(page).unsafe_offset(place * width),
+            heads,
+        )
+        store_heads[dtype, head_dim](
+            values.unsafe_offset(source),
+            pages.values(page).unsafe_offset(place * width),
+            heads,
+        )
 
-        sync_parallelize(work, ceildiv(count, _PATCHES_PER_TASK))
+    tokens.for_each(work)
 
 
 @always_inline
-def _store_token[
+def store_heads[
     dtype: DType, head_dim: Int
 ](source: FloatPointer, target: Pointer[Scalar[dtype], MutUntrackedOrigin], heads: Int):
     """Writes the vectors `[heads, head dim]` of a token."""
