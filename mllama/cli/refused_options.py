@@ -19,6 +19,7 @@ OPTIONS_FOR_OTHER_MODELS = {
     ("section_name",): "reads the whole --config-file",
     ("experimental_device_graph_synthesis",): "has --device-graph-capture",
     ("vision_config_overrides",): "has --image-cache-size and --max-images-per-request",
+    ("kv_cache_format",): "has --kv-cache-encoding",
     ("tool_call_policy",): "forces calls where `tool_choice` or `strict` asks for it",
     (
         "reasoning_parser",

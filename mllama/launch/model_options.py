@@ -307,8 +307,7 @@ MODEL_OPTIONS: Final = (
         "int8, or auto. int8 holds 3.9 times as many tokens as float32 in the same "
         "memory.",
         details="auto is the data type of the activations: float32 beside quantized "
-        "weights. int8 has one scale for each head of each token. Both others answer "
-        "sooner where contexts are long or many.",
+        "weights. int8 has one scale for each head of each token.",
     ),
     Option(
         name="image_cache_encoding",

@@ -89,6 +89,11 @@ class LLM(Answering):
             draft model.
         draft_model_revision: Branch, tag or commit of the draft model's repository on
             the hub. Default: main.
+        kv_cache_encoding: Data type of the KV cache of text on a CPU: float32,
+            bfloat16, int8, or auto. int8 holds 3.9 times as many tokens as float32 in
+            the same memory. auto is the data type of the activations: float32 beside
+            quantized weights. int8 has one scale for each head of each token. Default:
+            auto.
         image_cache_encoding: Data type of the image cache on a CPU: float32, bfloat16,
             int8, or auto. int8 holds 1.9 times as many images as bfloat16 in the same
             memory. auto is bfloat16 beside quantized weights, else the data type of the

@@ -146,6 +146,7 @@ class MllamaModel(
             self.signal_buffers,
         )
         logger.info(image_cache_summary(config, storage.blocks.num_pages))
+        logger.info("KV cache: in %s", config.kv_params.dtype.name)
         if devices[0].is_host:
             logger.info(kernels_summary(self.compiler.kernels))
 

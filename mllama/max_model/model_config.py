@@ -16,7 +16,7 @@ from typing_extensions import Self
 from mllama.config import MllamaConfig
 from mllama.config.sharding import check_shards
 from mllama.errors import ConfigError
-from mllama.kernels.ops.attention import stored_head_dim
+from mllama.kernels.ops.attention import PAGE_SIZE, stored_head_dim
 from mllama.max_compat.model import (
     ArchConfigWithKVCache,
     ArchConfigWithStoredKVParams,
@@ -129,7 +129,11 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
         *,
         allow_kv_head_replication: bool = False,
     ) -> KVCacheParamInterface:
-        """Returns the KV cache, which has no cross-attention layers."""
+        """Returns the KV cache, which has no cross-attention layers.
+
+        Raises:
+            ConfigError: If its encoding needs pages of another size.
+        """
         settings = ModelSettings.from_max(pipeline_config.model)
         if settings.bfloat16_on_cpu:
             cache_dtype = cache_dtype_for_encoding(
@@ -137,6 +141,12 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             )
         if settings.kv_cache_encoding is not None:
             cache_dtype = DType[settings.kv_cache_encoding]
+            if kv_cache_config.kv_cache_page_size != PAGE_SIZE:
+                raise ConfigError(
+                    f"a KV cache in {cache_dtype.name} has pages of {PAGE_SIZE} "
+                    f"tokens, not of {kv_cache_config.kv_cache_page_size}; leave "
+                    "--kv-cache-page-size out"
+                )
         return _kv_params(
             MllamaConfig.from_dict(huggingface_config.to_dict()),
             kv_cache_config,

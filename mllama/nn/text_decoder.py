@@ -72,7 +72,8 @@ class MllamaTextModel(Sharded):
         self.config = config
         self.path = path
         rope = rotary_embedding(config)
-        # MAX's layers take the width of their matrices from it.
+        # MAX's layers take the width of their matrices from it, and in int8 a head of
+        # the cache is wider by its scale.
         kv_params = replace(kv_params, head_dim=config.head_dim)
         self.embed_tokens = token_embedding(
             encodings,

@@ -21,6 +21,8 @@ RUNNABLE: Final = {
 _INT8: Final = "int8"
 _INT8_MULTIPLE = 16
 """The width of an int8 matrix must be a multiple of this."""
+_BLOCKS_MULTIPLE = 256
+"""A custom op multiplies GGUF blocks of rows whose width is a multiple of this."""
 
 CACHE_ENCODINGS: Final = ("auto", "float32", "bfloat16", "int8")
 """Encodings of the image cache and of the KV cache that a user may request."""
@@ -174,6 +176,8 @@ def with_image_cache_encoding(
     Raises:
         MllamaError: If the image cache can't be in the requested encoding here.
     """
+    if requested == "auto":
+        return encoding
     obstacle = _cache_obstacle(encoding, config)
     is_quantized = obstacle is None and encoding.name in GGUF_ENCODINGS
     default = "bfloat16" if is_quantized else _activations(encoding)
@@ -194,7 +198,15 @@ def with_kv_cache_encoding(
     Raises:
         MllamaError: If the KV cache can't be in the requested encoding here.
     """
+    if requested == "auto":
+        return encoding
     obstacle = _cache_obstacle(encoding, config)
+    width = config.text_config.hidden_size
+    if encoding.name in GGUF_ENCODINGS and width % _BLOCKS_MULTIPLE:
+        # MAX's op multiplies such blocks, and its layer stores what it computes.
+        obstacle = obstacle or (
+            f"needs a width that is a multiple of {_BLOCKS_MULTIPLE}; with {width}"
+        )
     chosen = _cache_encoding("KV cache", requested, _activations(encoding), obstacle)
     return replace(encoding, kv_cache=chosen)
 
@@ -234,7 +246,7 @@ def _cache_encoding(
         raise MllamaError(
             f"the {cache} can be in {', '.join(CACHE_ENCODINGS)}, not {requested!r}"
         )
-    if requested in ("auto", default):
+    if requested == default:
         return None
     if obstacle is not None:
         option = f"--{cache.lower().replace(' ', '-')}-encoding"

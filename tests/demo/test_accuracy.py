@@ -40,7 +40,9 @@ def test_answers_come_from_the_pictures(encoding: str) -> None:
     assert min(result["by_kind"].values()) >= 0.8
 
 
-@pytest.mark.parametrize("encoding", ["q4_k", "int8", "image cache in int8"])
+@pytest.mark.parametrize(
+    "encoding", ["q4_k", "int8", "image cache in int8", "KV cache in int8"]
+)
 def test_quantized_it_is_as_good(encoding: str) -> None:
     lost = measured("float32")["accuracy"] - measured(encoding)["accuracy"]
     assert lost <= 0.02

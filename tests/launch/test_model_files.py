@@ -24,6 +24,7 @@ from mllama.weights.encodings import (
     RUNNABLE,
     Encoding,
     with_image_cache_encoding,
+    with_kv_cache_encoding,
 )
 from mllama.weights.names import expected_tensors
 from mllama.weights.quantization_plan import int8_vision_formats
@@ -206,6 +207,18 @@ def test_heads_that_the_custom_ops_do_not_support_have_no_choice(
         match="multiple of 8; with 12, the image cache is in float32; leave it out",
     ):
         with_image_cache_encoding(encoding, "int8", config)
+
+
+def test_blocks_that_the_custom_ops_do_not_multiply_keep_the_kv_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: dispatch.AVX2_FEATURES)
+    config = MllamaConfig.from_path(MODEL_PATH)
+    config = replace(config, text_config=replace(config.text_config, hidden_size=288))
+    with pytest.raises(MllamaError, match="multiple of 256; with 288, the KV cache is"):
+        with_kv_cache_encoding(Encoding("q4_0", "cpu"), "int8", config)
+    floats = with_kv_cache_encoding(Encoding("float32", "cpu"), "int8", config)
+    assert floats.kv_cache == "int8"
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "a/model.gguf", ".a/b/model.gguf"])

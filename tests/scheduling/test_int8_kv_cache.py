@@ -11,7 +11,8 @@ from PIL import Image
 from mllama.kernels.dispatch import uses_custom_ops
 
 from .conftest import BATCH, ask
-from .harness import Scheduled
+from .harness import WHOLE, Scheduled
+from .proposers import Oracle, always_guess
 
 pytestmark = pytest.mark.skipif(
     not uses_custom_ops(DeviceRef.CPU()),
@@ -54,13 +55,22 @@ def test_a_page_is_little_more_than_a_quarter_of_one_in_float32(
 def test_batches_chunks_prefixes_and_guesses_change_no_answer(
     plain: Scheduled, sharing: Scheduled, pictures: list[Image.Image]
 ) -> None:
-    what = "What is in the picture? " * 12
+    oracle = Oracle(wrong=0.3, vocabulary=len(sharing.tokenizer.delegate))
+    speculation = always_guess(sharing, oracle, 4)
+    what = "What is in the picture? " * 25
     conversations = [ask(picture, what) for picture in pictures]
     conversations += [ask(pictures[0], what + "And where?"), ask(what + "No picture.")]
     expected = [plain.alone(messages) for messages in conversations]
-    for chunk in (8192, 100):
+    for chunk in (WHOLE, 100):
         sharing.chunk_size(chunk)
-        assert sharing.answers(conversations) == expected
+        requests = [sharing.submit(messages) for messages in conversations]
+        for request, answer in zip(requests, expected, strict=True):
+            oracle.answers[request.id] = answer
+        sharing.run()
+        assert [request.token_ids for request in requests] == expected
+    assert speculation.counts.accepted > 0
+    # The second round finds the first one's prompts.
+    assert all(request.context.cached_prefix_length > 0 for request in requests)
 
 
 def test_answers_are_those_of_floats(

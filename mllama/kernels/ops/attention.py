@@ -222,9 +222,8 @@ def store_kv(
     token_offsets: TensorValue,
     starts: TensorValue,
 ) -> None:
-    """Writes keys and values of new tokens into pages, rounded to their data type.
-
-    A range of tokens is an image.
+    """Writes keys and values of new tokens, such as the patches of images, into pages,
+    rounded to their data type.
 
     Args:
         cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head

@@ -422,8 +422,11 @@ def test_a_batch_names_no_file_that_a_broken_disk_lacks(
             assert batch.status == "failed"
             assert [each.code for each in batch.errors.data] == ["server_error"]
             assert batch.output_file_id is None
-            kept = json.loads((tmp_path / f"batches/{batch.id}.json").read_text())
-            assert (kept["status"], kept["output_file_id"]) == ("failed", None)
+            record = tmp_path / f"batches/{batch.id}.json"
+            async with asyncio.timeout(60):  # It is written in a thread.
+                while json.loads(record.read_text())["status"] != "failed":
+                    await asyncio.sleep(0.01)
+            assert json.loads(record.read_text())["output_file_id"] is None
 
     run(test())
 

@@ -62,26 +62,30 @@ struct NewTokens(Copyable, Movable):
     def for_each[Work: def(Int, Int, Int, Int) -> None](self, work: Work):
         """Calls a function with each token's index, its position, its page and its
         place in the page, on all cores."""
-        for index in range(self.count):
-            var first = Int(self.token_offsets.unsafe_load(index))
-            var count = Int(self.token_offsets.unsafe_load(index + 1)) - first
-            var start = Int(self.starts.unsafe_load(index))
+        var total = Int(self.token_offsets.unsafe_load(self.count))
 
-            def run(task: Int) {imm}:
-                var begin = task * _TOKENS_PER_TASK
-                for i in range(begin, min(count, begin + _TOKENS_PER_TASK)):
-                    var position = start + i
-                    var page = Int(
-                        self.table.unsafe_load(
-                            index * self.columns + position // PAGE_SIZE
-                        )
+        def run(task: Int) {imm}:
+            var end = min(total, (task + 1) * _TOKENS_PER_TASK)
+            var index = 0
+            for token in range(task * _TOKENS_PER_TASK, end):
+                while token >= Int(self.token_offsets.unsafe_load(index + 1)):
+                    index += 1
+                var position = (
+                    Int(self.starts.unsafe_load(index))
+                    + token
+                    - Int(self.token_offsets.unsafe_load(index))
+                )
+                var page = Int(
+                    self.table.unsafe_load(
+                        index * self.columns + position // PAGE_SIZE
                     )
-                    work(first + i, position, page, position % PAGE_SIZE)
+                )
+                work(token, position, page, position % PAGE_SIZE)
 
-            if count <= _TOKENS_PER_TASK:
-                run(0)
-            else:
-                sync_parallelize(run, ceildiv(count, _TOKENS_PER_TASK))
+        if total <= _TOKENS_PER_TASK:
+            run(0)
+        else:
+            sync_parallelize(run, ceildiv(total, _TOKENS_PER_TASK))
 
 
 def store_kv[
