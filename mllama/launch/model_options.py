@@ -36,6 +36,8 @@ _ANY_PROCESS: Final = tuple(taker for taker in _ANY_RUN if taker != "cluster ser
 
 _ANY_CHECKPOINT: Final[tuple[Taker, ...]] = (*_ANY_GRAPHS, "quantize")
 
+_CACHE_ENCODINGS: Final = ("auto", "float32", "bfloat16", "int8")
+
 LORA_PATH: Final = Option(
     name="lora_path",
     section=MODEL,
@@ -301,7 +303,7 @@ MODEL_OPTIONS: Final = (
         section=COMPUTE,
         takers=_ANY_GRAPHS,
         kind="text",
-        choices=("auto", "float32", "bfloat16", "int8"),
+        choices=_CACHE_ENCODINGS,
         default="auto",
         description="Data type of the KV cache of text on a CPU: float32, bfloat16, "
         "int8, or auto. int8 holds 3.9 times as many tokens as float32 in the same "
@@ -314,7 +316,7 @@ MODEL_OPTIONS: Final = (
         section=IMAGES,
         takers=_ANY_GRAPHS,
         kind="text",
-        choices=("auto", "float32", "bfloat16", "int8"),
+        choices=_CACHE_ENCODINGS,
         default="auto",
         description="Data type of the image cache on a CPU: float32, bfloat16, int8, "
         "or auto. int8 holds 1.9 times as many images as bfloat16 in the same memory.",

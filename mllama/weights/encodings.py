@@ -181,8 +181,9 @@ def with_image_cache_encoding(
     obstacle = _cache_obstacle(encoding, config)
     is_quantized = obstacle is None and encoding.name in GGUF_ENCODINGS
     default = "bfloat16" if is_quantized else _activations(encoding)
-    chosen = _cache_encoding("image cache", requested, default, obstacle)
-    return replace(encoding, image_cache=chosen)
+    if _is_other("image cache", requested, default, obstacle):
+        return replace(encoding, image_cache=requested)
+    return encoding
 
 
 def with_kv_cache_encoding(
@@ -207,8 +208,9 @@ def with_kv_cache_encoding(
         obstacle = obstacle or (
             f"needs a width that is a multiple of {_BLOCKS_MULTIPLE}; with {width}"
         )
-    chosen = _cache_encoding("KV cache", requested, _activations(encoding), obstacle)
-    return replace(encoding, kv_cache=chosen)
+    if _is_other("KV cache", requested, _activations(encoding), obstacle):
+        return replace(encoding, kv_cache=requested)
+    return encoding
 
 
 def _activations(encoding: Encoding) -> str:
@@ -234,10 +236,8 @@ def _cache_obstacle(encoding: Encoding, config: MllamaConfig) -> str | None:
     return None
 
 
-def _cache_encoding(
-    cache: str, requested: str, default: str, obstacle: str | None
-) -> str | None:
-    """Returns the requested encoding of a cache, or None if it is the default.
+def _is_other(cache: str, requested: str, default: str, obstacle: str | None) -> bool:
+    """Returns True if the requested encoding of a cache isn't the default.
 
     Raises:
         MllamaError: If there is no such encoding, or an obstacle to it.
@@ -247,14 +247,14 @@ def _cache_encoding(
             f"the {cache} can be in {', '.join(CACHE_ENCODINGS)}, not {requested!r}"
         )
     if requested == default:
-        return None
+        return False
     if obstacle is not None:
         option = f"--{cache.lower().replace(' ', '-')}-encoding"
         raise MllamaError(
             f"{option} {requested} {obstacle}, the {cache} is in {default}; leave it "
             "out"
         )
-    return requested
+    return True
 
 
 def _can_quantize(config: MllamaConfig, encoding: str) -> bool:
