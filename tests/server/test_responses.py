@@ -102,10 +102,15 @@ def test_the_sdks_stream_helper_gathers_the_whole_response(
 ) -> None:
     items: Any = question()
     with client.responses.stream(model=META, input=items) as stream:
-        kinds = [event.type for event in stream]
+        deltas = [
+            event.delta
+            for event in stream
+            if event.type == "response.output_text.delta"
+        ]
         response = stream.get_final_response()
-    assert kinds.count("response.output_text.delta") > 3
-    assert response.output_text == ANSWER
+    # How many there are depends on how fast they are read.
+    assert len(deltas) > 1
+    assert "".join(deltas) == response.output_text == ANSWER
     items += [*response.output, {"role": "user", "content": "And?"}]
     assert client.responses.create(model=META, input=items).output_text
 
@@ -149,7 +154,7 @@ def test_a_forced_call_is_streamed_and_its_result_goes_back(
         response = stream.get_final_response()
     (call,) = response.output
     assert call.type == "function_call"
-    assert len(deltas) > 2
+    assert len(deltas) > 1
     assert "".join(deltas) == call.arguments
     assert json.loads(call.arguments)["color"] in ("red", "blue")
     items += [

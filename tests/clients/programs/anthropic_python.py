@@ -222,7 +222,7 @@ def check_a_forced_call_whose_result_goes_back(url: str) -> None:
     ) as stream:
         deltas = [event for event in stream if event.type == "input_json"]
         message = stream.get_final_message()
-    assert len(deltas) > 2
+    assert len(deltas) > 1
     assert message.stop_reason == "tool_use"
     (call,) = message.content
     assert call.type == "tool_use"

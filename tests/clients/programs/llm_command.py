@@ -113,7 +113,7 @@ def check_the_python_api(url: str) -> None:
     conversation = model.conversation()
     shown = llm.Attachment(path=str(user.picture))
     pieces = list(conversation.prompt(QUESTION, attachments=[shown]))
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     assert "".join(pieces) == ANSWER
     assert conversation.prompt(SECOND_QUESTION).text() == SECOND_ANSWER
     usage = model.prompt(HELLO, stream=False).usage()

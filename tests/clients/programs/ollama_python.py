@@ -63,7 +63,7 @@ def check_figures(url: str) -> None:
 def check_streams(url: str) -> None:
     *pieces, end = chat(url, stream=True)
     assert "".join(piece.message.content for piece in pieces) == ANSWER
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     assert (end.done, end.message.content) == (True, "")
     assert end.eval_count > 1
     *pieces, end = generate(url, images=[png()], stream=True)
