@@ -75,8 +75,9 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
                 can't share the model.
         """
         model_config = model_config or pipeline_config.model
+        settings = ModelSettings.from_max(model_config)
         encoding = select_quantization_encoding(model_config, cls.DEFAULT_ENCODING)
-        if _is_bfloat16_on_cpu(model_config):
+        if settings.bfloat16_on_cpu:
             encoding = "bfloat16"
         is_gguf = encoding in GGUF_ENCODINGS
         dtype = _activation_dtype(encoding)
@@ -84,7 +85,6 @@ class MllamaArchConfig(ArchConfigWithStoredKVParams, ArchConfigWithKVCache):
             DeviceRef(spec.device_type, spec.id) for spec in model_config.device_specs
         ]
         model = MllamaConfig.from_dict(model_config.huggingface_config.to_dict())
-        settings = ModelSettings.from_max(model_config)
         check_shards(model, len(devices))
         if is_gguf and len(devices) > 1:
             raise ConfigError(
@@ -262,7 +262,3 @@ def _kv_params(
         devices=devices,
         **options,
     )
-
-
-def _is_bfloat16_on_cpu(model_config: MAXModelConfig) -> bool:
-    return ModelSettings.from_max(model_config).bfloat16_on_cpu

@@ -1,5 +1,9 @@
 """Adds custom attention ops to a graph: among patches, to cached images and to the KV
-cache."""
+cache.
+
+Pages of both caches are ``[pages, 2, layers, PAGE_SIZE, kv heads, stored head dim]``,
+of a data type that :func:`supports` accepts; see :func:`stored_head_dim`.
+"""
 
 from __future__ import annotations
 
@@ -137,8 +141,7 @@ def image_attention(
     Args:
         query: float32 ``[tokens, heads, head dim]``.
         norm_weight: float32 ``[head dim]``.
-        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
-            dim]``, in int8 with four more elements that are a scale's bytes.
+        cache: Pages of the image cache.
         layer_idx: uint32 scalar on the host.
         table: uint32 ``[segments, columns]``, the pages that each segment reads.
         segment_offsets: uint32 ``[segments + 1]``, the first token of each segment.
@@ -183,9 +186,7 @@ def causal_attention(
 
     Args:
         query: float32 ``[tokens, heads, head dim]``, with rotary embeddings.
-        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
-            dim]``, in int8 with four more elements that are a scale's bytes; it already
-            contains the new tokens' keys and values.
+        cache: Pages that already contain the new tokens' keys and values.
         layer_idx: uint32 scalar on the host.
         table: uint32 ``[requests, columns]``, the pages of each request.
         token_offsets: uint32 ``[requests + 1]``, the first token of each request.
@@ -226,8 +227,7 @@ def store_kv(
     rounded to their data type.
 
     Args:
-        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
-            dim]``, in int8 with four more elements that are a scale's bytes.
+        cache: Pages.
         keys: float32 ``[tokens, kv heads, head dim]``.
         values: float32 of the same shape.
         layer_idx: uint32 scalar on the host.
@@ -259,8 +259,7 @@ def rotate_and_store_kv(
 
     Args:
         qkv: float32 ``[tokens, (heads + 2 * kv heads) * head dim]``.
-        cache: float32, bfloat16 or int8 ``[pages, 2, layers, 128, kv heads, head
-            dim]``, in int8 with four more elements that are a scale's bytes.
+        cache: Pages.
         layer_idx: uint32 scalar on the host.
         freqs_cis: float32 ``[positions, head dim]``, cosine and sine of each pair of
             dimensions.
