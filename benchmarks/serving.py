@@ -48,7 +48,11 @@ def seconds_to_first_token(llm: LLM, question: str, image: Image.Image) -> float
 
 
 def tokens_per_second(
-    llm: LLM, images: Sequence[Image.Image], asked: int, **sampling: Any
+    llm: LLM,
+    images: Sequence[Image.Image],
+    asked: int,
+    new_tokens: int = ANSWER_TOKENS,
+    **sampling: Any,
 ) -> float:
     """Returns the throughput of users who ask in sequence about cached images.
 
@@ -56,6 +60,7 @@ def tokens_per_second(
         llm: The model.
         images: Each user's image.
         asked: Questions of each user.
+        new_tokens: Most tokens of an answer.
         sampling: More settings of the answers.
     """
 
@@ -64,7 +69,7 @@ def tokens_per_second(
             llm.generate(
                 f"Tell me {number} and {question} things.",
                 [images[number]],
-                max_new_tokens=ANSWER_TOKENS,
+                max_new_tokens=new_tokens,
                 **sampling,
             ).completion_tokens
             for question in range(asked)

@@ -98,7 +98,7 @@ METRICS = {
         "j", "8 streams, each about a picture of 4 tiles", "tokens/s", digits=1
     ),
     "attention_8_pictures": Metric(
-        "j", "its cross-attention ops, a token", "ms", 1e3, 3
+        "j", "its cross-attention ops, a decoded token", "ms", 1e3, 3
     ),
     "pictures_in_4_gib": Metric(
         "j", "pictures of 4 tiles that 4 GiB hold at 11B's shape", "", digits=0
