@@ -41,7 +41,11 @@ def start_in_parallel(
     restore_child_environment()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main({niceness})"],
+            [
+                sys.executable,
+                "-c",
+                f"from {__name__} import main; main({niceness}, {os.getpid()})",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
@@ -53,15 +57,16 @@ def start_in_parallel(
     return process
 
 
-def main(niceness: int) -> None:
+def main(niceness: int, parent: int) -> None:
     """Runs the task that the parent process writes to standard input.
 
     Args:
         niceness: By how much the process yields to others.
+        parent: Process id of the parent.
     """
     # Threads inherit it: MAX, which the task imports, must not have started any.
     os.nice(niceness)
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(parent)
     # With Python's handler, Ctrl-C would wait until the compilation ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     block_torch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ class WorkerPipelineFactory:
             SystemExit: If it can't be served; the reason is in the log, in one line.
         """
         # A server that is killed must not leave the worker with the model running.
-        end_with_parent(signal.SIGKILL)
+        if (server := multiprocessing.parent_process()) is not None:
+            assert server.pid is not None
+            end_with_parent(server.pid)
         # A terminal or a service manager may send these to all of a server's processes,
         # but requests that run need their worker.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -85,7 +85,7 @@ def prespawn_worker(*, with_torch: bool = False) -> None:
     def command(task: int, tracker: int) -> list[Any]:
         code = (
             "from mllama.server.worker_prespawn import run_worker; "
-            f"run_worker({task}, {tracker}, with_torch={with_torch})"
+            f"run_worker({task}, {tracker}, {os.getpid()}, with_torch={with_torch})"
         )
         return [
             spawn.get_executable(),
@@ -234,15 +234,16 @@ class PrespawnedProcess(context.SpawnProcess):
         return write
 
 
-def run_worker(task: int, tracker: int, *, with_torch: bool) -> None:
+def run_worker(task: int, tracker: int, server: int, *, with_torch: bool) -> None:
     """Imports the worker's modules, then runs the task; called in the new process.
 
     Args:
         task: Descriptor to read the pickled task from.
         tracker: Descriptor of ``multiprocessing``'s resource tracker.
+        server: Process id of the server.
         with_torch: Whether remote code, which may need torch, will run in the process.
     """
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(server)
     # A terminal sends Ctrl-C to both, but the server decides when its worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not with_torch:

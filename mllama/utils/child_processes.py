@@ -25,13 +25,16 @@ def restore_child_environment() -> None:
             os.unsetenv(name)
 
 
-def end_with_parent(death_signal: signal.Signals) -> None:
-    """Ends this process when its parent dies, however that happens.
+def end_with_parent(parent: int) -> None:
+    """Kills this process when its parent dies, however that happens.
 
     Only Linux supports this; elsewhere the call does nothing.
 
     Args:
-        death_signal: The signal that the system then sends to this process.
+        parent: Process id of the parent.  If it has died already, which the system
+            tells nobody, this process ends at once.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

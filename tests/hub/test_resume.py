@@ -69,7 +69,7 @@ def test_two_concurrent_programs_download_a_file_once(
         for _ in range(2)
     ]
     models = {
-        json.loads(process.communicate(timeout=60)[0])["model"] for process in both
+        json.loads(process.communicate(timeout=600)[0])["model"] for process in both
     }
     assert len(models) == 1
     whole = [request for request in hub.requests_for("/store/") if request.sent > CUT]

@@ -240,7 +240,7 @@ class Scheduled:
                     )
                     del self._running[request_id]
 
-    def run(self, *, steps: int = 2000) -> None:
+    def run(self, *, steps: int = 20_000) -> None:
         """Runs iterations until every request has ended."""
         for _ in range(steps):
             if not self._running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -26,13 +27,21 @@ START_SECONDS = 1500
 """The first run compiles graphs, and the test machine may be busy."""
 
 
+def _free_port() -> int:
+    """Returns a free port below those that outgoing connections get, since the server
+    takes it seconds later."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 class Server:
     """A running server and its log.  ``module`` is the Python module to run."""
 
     def __init__(self, log: Path, *options: str, module: str = "mllama") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         environment = os.environ | {

@@ -51,14 +51,14 @@ def children(pid: int) -> list[int]:
 def test_the_prespawned_worker_ends_with_its_server(kill: signal.Signals) -> None:
     command = [sys.executable, "-m", "mllama", "serve", "--devices", "cpu"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not (workers := children(server.pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert workers
     server.send_signal(kill)
-    _, stderr = server.communicate(timeout=30)
+    _, stderr = server.communicate(timeout=300)
     assert b"Traceback" not in stderr
-    while time.monotonic() < deadline + 30 and any(
+    while time.monotonic() < deadline and any(
         Path(f"/proc/{pid}").exists() for pid in workers
     ):
         time.sleep(0.05)
@@ -70,7 +70,7 @@ def test_a_refused_start_prints_only_its_error() -> None:
         [sys.executable, "-m", "mllama", "serve", "--max-length", "0"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -113,9 +113,17 @@ def test_a_wait_has_a_limit_in_time() -> None:
 
 def test_a_task_that_runs_has_no_limit() -> None:
     async def main() -> None:
-        threads, may_end = FairThreads(1, "test"), threading.Event()
+        threads = FairThreads(1, "test")
+        begun, may_end = threading.Event(), threading.Event()
+
+        def work() -> bool:
+            begun.set()
+            return may_end.wait(60)
+
         with waiting_as("A", 0.01):
-            task = asyncio.wrap_future(threads.submit(lambda: may_end.wait(60)))
+            task = asyncio.wrap_future(threads.submit(work))
+        # The limit is the loop's, which goes on when the task runs.
+        assert begun.wait(60)
         await asyncio.sleep(0.1)
         may_end.set()
         assert await task
@@ -188,5 +196,8 @@ def test_a_task_that_a_thread_has_taken_needs_no_other(
 ) -> None:
     threads = FairThreads(2, "test")
     threads.submit(lambda: None).result(60)
+    # The thread says that it is idle a moment after the result.
+    assert threads._threads._idle_semaphore.acquire(timeout=60)
+    threads._threads._idle_semaphore.release()
     with no_threads(monkeypatch):
         assert threads.submit(lambda: 1).result(60) == 1

@@ -89,8 +89,8 @@ def test_a_process_is_killed_when_it_is_stopped(
 
 
 def test_nothing_is_killed_afterwards(sleeper: subprocess.Popen[bytes]) -> None:
-    limits = StuckLimits(stopped=0.1, look=0.02)
+    limits = StuckLimits(stopped=1, look=0.02)
     with killed_if_stuck(lambda: sleeper.pid, lambda _: sleeper.kill(), limits):
         sleeper.send_signal(signal.SIGSTOP)
-    time.sleep(0.5)
+    time.sleep(1.5)
     assert sleeper.poll() is None

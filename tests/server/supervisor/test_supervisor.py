@@ -302,7 +302,7 @@ def test_a_process_is_started_ahead_for_the_next_worker(
     )
 
     async def test(supervisor: WorkerSupervisor, events: Events) -> None:
-        await asyncio.sleep(3)
+        await (until(lambda: bool(started)) if keeps else asyncio.sleep(3))
 
     supervised(test, keeps_standby=keeps)
     assert started == [False] * keeps

@@ -112,7 +112,7 @@ def interrupted(program: str, target: Path) -> subprocess.CompletedProcess[str]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=600)
     return subprocess.CompletedProcess(program, child.returncode, "", errors)
 
 
