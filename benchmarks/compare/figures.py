@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 from benchmarks.compare.byte_counts import attention_bytes
 from benchmarks.compare.metrics import LOOKUPS
 from benchmarks.compare.results import Results
@@ -34,6 +37,10 @@ def figures(results: Results) -> dict[str, float]:
                 found[f"{metric}_over_{engine}"] = ratio(
                     median(metric, engine), median(metric, OURS)
                 )
+    turns = results.samples.get("decode_text_in_turn", {})
+    found["decode_text_in_turn_over_ik_llama_cpp"] = _median_ratio(
+        turns.get("ik_llama_cpp", ()), turns.get(OURS, ())
+    )
     found["vision_4_tiles_8bit_over_float32"] = ratio(
         median("vision_4_tiles", OURS), median("vision_4_tiles", EIGHT_BIT)
     )
@@ -138,6 +145,12 @@ def image_bytes(model: dict[str, float], tiles: int) -> int:
         int(model["head_dim"]),
         int(model["pool_item_bytes"]),
     )
+
+
+def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float | None:
+    """Returns the median ratio of samples that were taken next to each other."""
+    ratios = [a / b for a, b in zip(above, below, strict=False)]
+    return statistics.median(ratios) if ratios else None
 
 
 def self_attention_bytes(model: dict[str, float], tokens: str) -> int:

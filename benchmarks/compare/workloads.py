@@ -30,6 +30,9 @@ IMAGE_TOKENS, TEXT_TOKENS = 176, 512
 OUR_TOKENS, THEIR_TOKENS, DEMO_TOKENS = 49, 17, 129
 """Lengths of answers.  Slower engines give shorter answers."""
 
+TURNS = 4
+"""Answers of each of two engines that are asked in turn in a round."""
+
 SLOW_ROUNDS = 3
 """Rounds of an engine that needs a minute for the first token."""
 
@@ -185,6 +188,31 @@ def text(session: Session, letters: str, number: int) -> None:
     else:
         calls.append(partial(on_text_layers, "llama_cpp"))
     _rotated(calls, number)
+    if "d" in letters:
+        _text_in_turn(session)
+
+
+def _text_in_turn(session: Session) -> None:
+    """Asks ik_llama.cpp and this project in turn, so that both meet the same state of
+    the memory, which decides what a token takes."""
+    metrics = {"first_token_text_in_turn": "first", "decode_text_in_turn": "per_token"}
+    for _ in range(TURNS):
+        session.measure(
+            "ik_llama_cpp",
+            metrics,
+            "ask_tokens",
+            tokens=TEXT_TOKENS,
+            new_tokens=OUR_TOKENS,
+        )
+        session.measure(
+            OURS,
+            metrics,
+            "ask",
+            checked={"prompt_tokens": TEXT_TOKENS},
+            prompt=_question(session, OURS, TEXT_TOKENS, 0),
+            images=[],
+            new_tokens=OUR_TOKENS,
+        )
 
 
 def streams(session: Session, letters: str, number: int) -> None:

@@ -122,6 +122,9 @@ def test_a_whole_run_measures_every_metric(session: Session, asked: Asked) -> No
         "ik_llama_cpp",
         "mistralrs",
     }
+    for metric, seconds in (("first_token_text", 2.0), ("decode_text", 0.5)):
+        turns = samples[f"{metric}_in_turn"]
+        assert turns == {"mllama": [seconds] * 20, "ik_llama_cpp": [seconds] * 20}
     assert "panicked" in session.results.failures["first_token_image"]["mistralrs"]
     assert "failed: it panicked" in summary([session.results], ALL)
 
