@@ -42,6 +42,7 @@ test: check  ## All checks and tests
 
 test-long: setup test-sacrificial  ## The tests that take more than a minute each; some install tools
 	$(BIN)/pytest -m long
+	$(BIN)/pytest -m 'hypothesis and not long' --hypothesis-profile exploring
 
 # As on a GPU whose first images are wrong.
 test-sacrificial: setup  ## Parity and scheduling with a sacrificial image in each run

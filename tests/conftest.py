@@ -87,9 +87,10 @@ BATCH = 4
 """Requests that the demo model of :func:`llm` works on together."""
 
 # Two processes share the cores: how long an example takes says nothing.  And a version
-# that passes should pass again; `make fuzz` looks for new examples.
-settings.register_profile("shared", deadline=None, derandomize=True)
-settings.load_profile("shared")
+# that passes should pass again; `make test-long` looks for new examples.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("exploring", deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

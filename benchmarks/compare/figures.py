@@ -23,7 +23,8 @@ def figures(results: Results) -> dict[str, float]:
     """Returns every figure that the samples suffice for, by name.
 
     A figure whose name ends in ``_over_ENGINE`` is this project's speedup over that
-    engine; shares are from 0 to 1.
+    engine: the ratio of medians, or of two that were asked in turn the median ratio of
+    neighbors.  Shares are from 0 to 1.
     """
     median, model = results.median, results.model
     found: dict[str, float | None] = {}
@@ -33,14 +34,13 @@ def figures(results: Results) -> dict[str, float]:
 
     for metric, by_engine in results.samples.items():
         for engine in by_engine:
-            if engine != OURS:
-                found[f"{metric}_over_{engine}"] = ratio(
-                    median(metric, engine), median(metric, OURS)
-                )
-    turns = results.samples.get("decode_text_in_turn", {})
-    found["decode_text_in_turn_over_ik_llama_cpp"] = _median_ratio(
-        turns.get("ik_llama_cpp", ()), turns.get(OURS, ())
-    )
+            if engine == OURS:
+                continue
+            found[f"{metric}_over_{engine}"] = (
+                _ratio_in_turn(by_engine[engine], by_engine.get(OURS, ()))
+                if metric.endswith("_in_turn")
+                else ratio(median(metric, engine), median(metric, OURS))
+            )
     found["vision_4_tiles_8bit_over_float32"] = ratio(
         median("vision_4_tiles", OURS), median("vision_4_tiles", EIGHT_BIT)
     )
@@ -120,6 +120,12 @@ def figures(results: Results) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _ratio_in_turn(above: Sequence[float], below: Sequence[float]) -> float | None:
+    """Returns the median ratio of samples that were taken next to each other."""
+    ratios = [a / b for a, b in zip(above, below, strict=False)]
+    return statistics.median(ratios) if ratios else None
+
+
 def _share_of_bandwidth(
     read: float, readable: float | None, step: float | None, token: float | None
 ) -> float | None:
@@ -145,12 +151,6 @@ def image_bytes(model: dict[str, float], tiles: int) -> int:
         int(model["head_dim"]),
         int(model["pool_item_bytes"]),
     )
-
-
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float | None:
-    """Returns the median ratio of samples that were taken next to each other."""
-    ratios = [a / b for a, b in zip(above, below, strict=False)]
-    return statistics.median(ratios) if ratios else None
 
 
 def self_attention_bytes(model: dict[str, float], tokens: str) -> int:

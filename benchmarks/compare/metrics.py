@@ -50,15 +50,15 @@ METRICS = {
     "first_token_text": Metric("d", "first token, text of 512"),
     "decode_text": Metric("d", "a token after text of 512", "ms", 1e3, 1),
     "step_text": Metric("d", "its text graph alone", "ms", 1e3, 1),
-    "first_token_text_in_turn": Metric("d", "first token, text of 512, asked in turn"),
-    "decode_text_in_turn": Metric(
-        "d", "a token after text of 512, asked in turn", "ms", 1e3, 1
-    ),
     "readable_in_a_text_step": Metric(
         "d", "what can be read in its time", "GB", digits=3
     ),
     "bandwidth_between_text_steps": Metric(
         "d", "read bandwidth between its steps", "GB/s", digits=1
+    ),
+    "first_token_text_in_turn": Metric("d", "first token, text of 512, asked in turn"),
+    "decode_text_in_turn": Metric(
+        "d", "a token after text of 512, asked in turn", "ms", 1e3, 1
     ),
     "follow_up": Metric("e", "first token, another question on that image", digits=3),
     "streams_1": Metric("f", "1 stream", "tokens/s", digits=1),

@@ -196,7 +196,8 @@ def _text_in_turn(session: Session) -> None:
     """Asks ik_llama.cpp and this project in turn, so that both meet the same state of
     the memory, which decides what a token takes."""
     metrics = {"first_token_text_in_turn": "first", "decode_text_in_turn": "per_token"}
-    for _ in range(TURNS):
+
+    def theirs() -> None:
         session.measure(
             "ik_llama_cpp",
             metrics,
@@ -204,6 +205,8 @@ def _text_in_turn(session: Session) -> None:
             tokens=TEXT_TOKENS,
             new_tokens=OUR_TOKENS,
         )
+
+    def ours() -> None:
         session.measure(
             OURS,
             metrics,
@@ -213,6 +216,9 @@ def _text_in_turn(session: Session) -> None:
             images=[],
             new_tokens=OUR_TOKENS,
         )
+
+    for turn in range(TURNS):
+        _rotated([theirs, ours], turn)
 
 
 def streams(session: Session, letters: str, number: int) -> None:

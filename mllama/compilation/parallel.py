@@ -28,7 +28,7 @@ class ParallelTask(Protocol):
 def start_in_parallel(
     task: ParallelTask, *, niceness: int = 0
 ) -> subprocess.Popen[bytes] | None:
-    """Starts a process that runs a task and ends with this one.
+    """Starts a process that runs a task and ends with the calling thread.
 
     Args:
         task: The task.

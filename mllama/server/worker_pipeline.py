@@ -49,10 +49,12 @@ class WorkerPipelineFactory:
         Raises:
             SystemExit: If it can't be served; the reason is in the log, in one line.
         """
-        # A server that is killed must not leave the worker with the model running.
-        if (server := multiprocessing.parent_process()) is not None:
-            assert server.pid is not None
-            end_with_parent(server.pid)
+        # A server that is killed must not leave the worker with the model running; one
+        # that was prespawned has done this before.
+        server = multiprocessing.parent_process()
+        assert server is not None
+        assert server.pid is not None
+        end_with_parent(server.pid)
         # A terminal or a service manager may send these to all of a server's processes,
         # but requests that run need their worker.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

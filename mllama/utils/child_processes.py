@@ -26,13 +26,13 @@ def restore_child_environment() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Kills this process when its parent dies, however that happens.
+    """Kills this process when the thread that started it, or its process, ends.
 
     Only Linux supports this; elsewhere the call does nothing.
 
     Args:
-        parent: Process id of the parent.  If it has died already, which the system
-            tells nobody, this process ends at once.
+        parent: Id of the process that started this one.  If it has ended already, of
+            which the system tells nobody later, this process ends at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

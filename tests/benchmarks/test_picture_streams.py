@@ -23,16 +23,16 @@ SECONDS = {1: 0.5, 64: 0.5 + 16 * 63 * 0.005}
 class Engine:
     """Answers with fixed figures, and notes what it is asked."""
 
-    def __init__(self, name: str, asked: list[tuple[str, str]]) -> None:
+    def __init__(self, name: str, asked: list[tuple[str, str, int]]) -> None:
         self._name, self._asked = name, asked
         self.is_closed = False
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        self._asked.append((self._name, do))
+        new_tokens = arguments["new_tokens"]
+        self._asked.append((self._name, do, new_tokens))
         if do != "profiled_streams":
             return {}
         assert len(set(arguments["images"])) == 8
-        new_tokens = arguments["new_tokens"]
         Path(arguments["path"]).write_text(SPANS.format(seconds=SECONDS[new_tokens]))
         return 20.0 if new_tokens > 1 else 2.0
 
@@ -45,7 +45,7 @@ class Session:
 
     def __init__(self) -> None:
         self.results = Results(date="", command="", machine={})
-        self.asked: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, str, int]] = []
         self.engines: list[Engine] = []
         self.prompts = self
         self.pictures = 0
@@ -74,13 +74,14 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_engines_take_turns_after_their_pictures_are_encoded(session: Any) -> None:
     measure_picture_streams(session, 2)
-    encoded = [("8bit", "ask")] * 8 + [("8bit images", "ask")] * 8
-    assert session.asked[:16] == encoded
-    assert [name for name, _ in session.asked[16::2]] == [
-        "8bit",
-        "8bit images",
-        "8bit images",
-        "8bit",
+    assert session.asked == [
+        *[("8bit", "ask", 1)] * 8,
+        *[("8bit images", "ask", 1)] * 8,
+        *[
+            (engine, "profiled_streams", new_tokens)
+            for engine in ("8bit", "8bit images", "8bit images", "8bit")
+            for new_tokens in (1, 64)
+        ],
     ]
     assert session.pictures == 8
     assert all(engine.is_closed for engine in session.engines)

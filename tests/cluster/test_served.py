@@ -25,6 +25,7 @@ import pytest
 from PIL import Image
 
 from mllama.demo_model import PICTURES
+from tests.ports import free_port
 
 START_SECONDS = 600
 """A loaded machine takes its time; the first run may compile graphs."""
@@ -40,9 +41,7 @@ class Cluster:
     """A cluster of this machine, and the front in its own process."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder
         self.log = folder / "log"

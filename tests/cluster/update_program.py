@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import socket
 import threading
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 
 from mllama.cluster.ray_cluster import ray_cluster
+from tests.ports import free_port
 
 CLIENTS = 4
 START_SECONDS = 600
@@ -96,9 +96,7 @@ class Load:
 def main() -> None:
     from mllama.demo_model import PICTURES
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with ray_cluster(None, cpus=4):
         from ray import serve
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from tests.ports import free_port
 
 REQUIRED = "MLLAMA_TESTS_NEED_PROMETHEUS"
 """The variable with which a missing Prometheus is a failure; ``.ci/run`` sets it."""
@@ -72,9 +73,7 @@ def scraping(target: str, folder: Path) -> Iterator[Prometheus]:
         "  - job_name: mllama\n"
         f'    static_configs: [{{targets: ["{target}"]}}]\n'
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [

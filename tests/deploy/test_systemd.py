@@ -6,7 +6,6 @@ import json
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 
 from mllama.launch.defaults import DEFAULT_SHUTDOWN_TIMEOUT
 from tests.deploy.files import DEPLOY, ROOT, options_of, unknown_options
+from tests.ports import free_port
 
 UNIT = DEPLOY / "systemd" / "mllama.service"
 
@@ -133,9 +133,7 @@ def wait_until_ready(url: str) -> None:
     not systemd_runs(), reason="systemd does not run here, or not for us"
 )
 def test_the_server_answers_under_the_units_settings() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     body = {"model": "mllama-demo", "prompt": "Hello", "max_tokens": 3}
     with running_unit(port) as name:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from mllama.demo_model import MODEL_PATH, PICTURES
+from tests.ports import free_port
 from tests.reference.adapters import write_adapter
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -64,9 +64,7 @@ def quantized_server(
     """Runs ``quantize_and_serve.sh`` until the tests are done."""
     folder = tmp_path_factory.mktemp("quantized")
     file = folder / "demo.gguf"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -49,7 +49,8 @@ def faulty_for_a_minute(
 def faults(faulty: Server) -> Iterator[Faults]:
     """The server, which has to be whole before and after each test."""
     faults = Faults(faulty)
-    faults.wait_for_health(200)
-    yield faults
-    faults.wait_for_health(200)
-    assert faults.ask(max_tokens=4).is_complete
+    with faults.client:
+        faults.wait_for_health(200)
+        yield faults
+        faults.wait_for_health(200)
+        assert faults.ask(max_tokens=4).is_complete

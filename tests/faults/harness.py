@@ -121,8 +121,12 @@ class Faults:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.process = psutil.Process(server.process.pid)
-        # One for all, since each reads the system's certificates.
-        self.client = httpx.Client(base_url=server.url, verify=False)
+        # One for all, since making one takes long, but with a connection for each
+        # request, so that the server's descriptors are its own.
+        self.client = httpx.Client(
+            base_url=server.url,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )
 
     def ask(
         self,
@@ -187,14 +191,15 @@ class Faults:
         return time.monotonic()
 
     def wait_for_requests(self, answers: list[Future[Answer]]) -> None:
-        """Waits until the model's process has got all requests."""
+        """Waits until the server counts all requests as running, waiting or answered,
+        and one runs."""
         end = time.monotonic() + RECOVERY_SECONDS
-        received = 0.0
-        while received < len(answers):
+        received = running = 0.0
+        while received < len(answers) or not running:
             assert time.monotonic() < end, received
-            received = sum(each.done() for each in answers)
-            for name in ("num_requests_running", "num_requests_waiting"):
-                received += self.metric(f"mllama_{name}")
+            running = self.metric("mllama_num_requests_running")
+            received = running + self.metric("mllama_num_requests_waiting")
+            received += sum(each.done() for each in answers)
 
     def wait_for_standby(self) -> None:
         """Waits until the next worker's process has imported MAX."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,11 +22,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 NOTICE_SECONDS = 5
 """A worker that hangs or is stopped is noticed within this time."""
 
-BUSY_SECONDS = 30
-"""What a busy test machine may add: the supervisor counts its own time."""
+SPARE_SECONDS = 1
+"""What noticing may take beyond that, since the supervisor counts its own time."""
 
 ROUNDS = 3
 """Rounds of which one must be as fast as promised, since other programs run, too."""
+
+
+def is_kept_in_a_round(round_: Callable[[], bool]) -> bool:
+    """Returns True if a promise about time is kept in one of several rounds."""
+    return any(round_() for _ in range(ROUNDS))
 
 
 def check(answers: list[Answer], reference: str) -> None:
@@ -51,12 +57,13 @@ def test_a_killed_worker_is_replaced_within_ten_seconds(
     faults: Faults, reference: str
 ) -> None:
     rounds: list[tuple[float, float, float]] = []
-    while len(rounds) < ROUNDS:
+
+    def replace() -> bool:
         rounds.append(_seconds_of_a_replacement(faults, reference))
         noticed, refused, replaced = rounds[-1]
-        if noticed < 1 and refused < 2 and replaced < 10:
-            return
-    raise AssertionError(rounds)
+        return noticed < 1 and refused < 2 and replaced < 10
+
+    assert is_kept_in_a_round(replace), rounds
 
 
 def _seconds_of_a_replacement(
@@ -97,7 +104,7 @@ def test_sixty_four_streams_end_with_an_error_when_the_worker_is_killed(
         faults.wait_for_requests(answers)
         killed = faults.signal_worker(signal.SIGKILL)
         ended = [each.result() for each in answers]
-        assert time.monotonic() - killed < 10 + BUSY_SECONDS
+        assert time.monotonic() - killed < 60
     check(ended, reference)
     # Some may have been answered before the last one came.
     assert sum(answer.error is not None for answer in ended) > 10
@@ -111,14 +118,19 @@ def test_sixty_four_streams_end_with_an_error_when_the_worker_is_killed(
 def test_a_stopped_worker_is_noticed_and_replaced(
     faults: Faults, reference: str
 ) -> None:
-    with faults.asking(12) as answers:
-        time.sleep(0.5)
-        stopped = faults.signal_worker(signal.SIGSTOP)
-        noticed = faults.wait_for_health(503) - stopped
-        assert noticed < NOTICE_SECONDS + BUSY_SECONDS
-        check([each.result() for each in answers], reference)
-    faults.wait_for_health(200)
-    assert faults.ask().text == reference
+    seconds: list[float] = []
+
+    def stop() -> bool:
+        with faults.asking(12) as answers:
+            faults.wait_for_requests(answers)
+            stopped = faults.signal_worker(signal.SIGSTOP)
+            seconds.append(faults.wait_for_health(503) - stopped)
+            check([each.result() for each in answers], reference)
+        faults.wait_for_health(200)
+        assert faults.ask().text == reference
+        return seconds[-1] < NOTICE_SECONDS + SPARE_SECONDS
+
+    assert is_kept_in_a_round(stop), seconds
 
 
 def test_threads_that_wait_for_ever_are_noticed_and_a_long_step_is_not(
@@ -128,12 +140,18 @@ def test_threads_that_wait_for_ever_are_noticed_and_a_long_step_is_not(
     slow = faults.ask(messages=picture(SLOW), max_tokens=4)
     # Longer than a hang may take, and not one.
     assert slow.is_complete
-    assert slow.seconds > NOTICE_SECONDS + 1
+    assert slow.seconds > NOTICE_SECONDS + SPARE_SECONDS
     assert faults.metric("mllama_worker_restarts_total") == restarts
-    hanging = faults.ask(messages=picture(HANGS), max_tokens=4)
-    assert "the model's process has died" in str(hanging.error)
-    assert hanging.seconds < NOTICE_SECONDS + BUSY_SECONDS
-    faults.wait_for_health(200)
+    seconds: list[float] = []
+
+    def hang() -> bool:
+        hanging = faults.ask(messages=picture(HANGS), max_tokens=4)
+        assert "the model's process has died" in str(hanging.error)
+        seconds.append(hanging.seconds)
+        faults.wait_for_health(200)
+        return hanging.seconds < NOTICE_SECONDS + SPARE_SECONDS
+
+    assert is_kept_in_a_round(hang), seconds
     # The log may say so a moment after the clients are told.
     assert "has stopped computing" in faults.server.log.read_text()
     assert faults.ask().text == reference
@@ -157,8 +175,9 @@ def test_a_worker_can_die_at_any_stage(
         ]
         time.sleep(2)
         sent = faults.signal_worker(number)
-        limit = 1 if number is signal.SIGKILL else NOTICE_SECONDS
-        assert faults.wait_for_health(503) - sent < limit + BUSY_SECONDS
+        # Otherwise it would be the detector of hangs that notices a death.
+        limit = 3 if number is signal.SIGKILL else NOTICE_SECONDS + 3
+        assert faults.wait_for_health(503) - sent < limit
         ended = [each.result() for each in answers]
     check(ended, "" if messages else reference)
     faults.wait_for_health(200)
@@ -177,7 +196,6 @@ def test_nothing_leaks_in_ten_restarts(
         faults.wait_for_health(200)
         assert faults.ask().text == reference
         faults.wait_for_standby()
-        time.sleep(6)  # Idle connections are closed after five seconds.
         return faults.holdings(temporary)
 
     before = restart()

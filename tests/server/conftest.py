@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -22,26 +20,17 @@ import pytest
 import trustme
 
 from mllama.server.http_server import TlsFiles
+from tests.ports import free_port
 
 START_SECONDS = 1500
 """The first run compiles graphs, and the test machine may be busy."""
-
-
-def _free_port() -> int:
-    """Returns a free port below those that outgoing connections get, since the server
-    takes it seconds later."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 class Server:
     """A running server and its log.  ``module`` is the Python module to run."""
 
     def __init__(self, log: Path, *options: str, module: str = "mllama") -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         environment = os.environ | {

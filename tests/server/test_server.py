@@ -259,7 +259,7 @@ def test_requests_of_disconnected_clients_free_the_server(
 
 def test_sigterm_ends_every_process_when_answers_are_complete(tmp_path: Path) -> None:
     # Other files share the server of the fixture.
-    options = ("--shutdown-timeout", "20")
+    options = ("--shutdown-timeout", "6")
     with running(tmp_path / "log", *options) as server, ThreadPoolExecutor(9) as pool:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children

@@ -28,6 +28,7 @@ READ_MIB = 256
 
 def load() -> dict[str, Any]:
     """Loads the model and returns the functions that requests name."""
+    from benchmarks.serving import ANSWER_TOKENS, tokens_per_second
     from mllama import LLM
 
     model, threads, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -97,15 +98,15 @@ def load() -> dict[str, Any]:
             )
         return {"step": clock.step_of(len(prompts))}
 
-    def streams(images: list[str], asked: int, **sampling: Any) -> float:
+    def streams(
+        images: list[str], asked: int, new_tokens: int = ANSWER_TOKENS
+    ) -> float:
         """Returns the tokens per second of users who ask one question after another,
         each about an image."""
         from PIL import Image
 
-        from benchmarks.serving import tokens_per_second
-
         pictures = [Image.open(image).convert("RGB") for image in images]
-        return tokens_per_second(llm, pictures, asked, ignore_eos=True, **sampling)
+        return tokens_per_second(llm, pictures, asked, new_tokens, ignore_eos=True)
 
     def profiled_streams(
         path: str, images: list[str], asked: int, new_tokens: int
@@ -113,7 +114,7 @@ def load() -> dict[str, Any]:
         """Does the same and writes the times of MAX's operations."""
         spans = ctypes.CDLL(os.environ["MODULAR_PROFILER_SHIM"])
         spans.spans_reset()
-        rate = streams(images, asked, new_tokens=new_tokens)
+        rate = streams(images, asked, new_tokens)
         spans.spans_write(path.encode())
         return rate
 

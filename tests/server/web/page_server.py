@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from mllama.server.capabilities import ServerCapabilities
 from mllama.server.options import ServerOptions
 from mllama.server.paths import RootPath
 from mllama.server.routes import add_routes, new_application
+from tests.ports import free_port
 from tests.server.dialects.fake_engine import SPECIAL, VOCABULARY, FakeEngine
 from tests.server.dialects.in_process import FakeFetcher
 
@@ -79,9 +79,7 @@ class PageServer:
         self.engine.wait = self._wait
         self.pause = 0.0
         self.options = options
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
