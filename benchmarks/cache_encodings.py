@@ -12,8 +12,7 @@ prompts included, whose pictures and texts are in the cache.  The ratios of a ro
 the first encoding come from the same round, in which the encodings take turns.
 With ``--distance``, it has the distance of log probabilities instead: the root mean
 square and the largest of their differences from the first encoding's, over the tokens
-of prompts, relative to the standard deviation of the first encoding's.  Those of
-prompts about pictures are of the whole vocabulary, those about texts of the likeliest
+of prompts, relative to the standard deviation of the first encoding's: of the likeliest
 tokens that both encodings have among their 20.
 ``benchmarks.kernels.image_attention --batch "8 pictures"`` and
 ``benchmarks.kernels.causal_attention`` time the attention alone.
@@ -136,8 +135,7 @@ def log_probabilities(llm: LLM, subjects: Subjects) -> list[dict[int, float]]:
         output = llm.chat(
             conversation(about, "Tell me at length what is in it."),
             max_new_tokens=1,
-            # The whole vocabulary of a long prompt is more than one answer may have.
-            prompt_logprobs=LIKELIEST if isinstance(about, str) else -1,
+            prompt_logprobs=LIKELIEST,
         )
         entries = output.prompt_logprobs or []
         # The first token has none, nor has the placeholder of an image, and what
