@@ -158,35 +158,24 @@ def text(session: Session, letters: str, number: int) -> None:
     """Runs workload d, and llama.cpp's part of workload c."""
     metrics = {"first_token_text": "first", "decode_text": "per_token"}
 
-    def asked(engine: str, tokens: int, more: dict[str, str] | None = None) -> None:
-        session.measure(
-            engine,
-            metrics | (more or {}),
-            "ask",
-            checked={"prompt_tokens": TEXT_TOKENS},
-            prompt=_question(session, engine, TEXT_TOKENS, 0),
-            images=[],
-            new_tokens=tokens,
-        )
-
     def ours(engine: str) -> None:
-        asked(engine, OUR_TOKENS, {"step_text": "decode_graph"})
+        steps = {"step_text": "decode_graph"}
+        _ask_about_text(session, engine, metrics | steps, OUR_TOKENS)
         _decode_between_reads(session, engine, TEXT_READS, [])
-
-    def on_text_layers(engine: str) -> None:
-        session.measure(
-            engine, metrics, "ask_tokens", tokens=TEXT_TOKENS, new_tokens=OUR_TOKENS
-        )
 
     calls: list[Callable[[], None]] = []
     if "d" in letters:
-        calls += [partial(on_text_layers, engine) for engine in ON_TEXT_LAYERS]
+        calls += [
+            partial(_ask_text_layers, session, engine, metrics)
+            for engine in ON_TEXT_LAYERS
+        ]
         calls += [partial(ours, engine) for engine in session.ours("d")]
         calls += [
-            partial(asked, engine, THEIR_TOKENS) for engine in session.on_checkpoint
+            partial(_ask_about_text, session, engine, metrics, THEIR_TOKENS)
+            for engine in session.on_checkpoint
         ]
     else:
-        calls.append(partial(on_text_layers, "llama_cpp"))
+        calls.append(partial(_ask_text_layers, session, "llama_cpp", metrics))
     _rotated(calls, number)
     if "d" in letters:
         _text_in_turn(session)
@@ -196,29 +185,34 @@ def _text_in_turn(session: Session) -> None:
     """Asks ik_llama.cpp and this project in turn, so that both meet the same state of
     the memory, which decides what a token takes."""
     metrics = {"first_token_text_in_turn": "first", "decode_text_in_turn": "per_token"}
-
-    def theirs() -> None:
-        session.measure(
-            "ik_llama_cpp",
-            metrics,
-            "ask_tokens",
-            tokens=TEXT_TOKENS,
-            new_tokens=OUR_TOKENS,
-        )
-
-    def ours() -> None:
-        session.measure(
-            OURS,
-            metrics,
-            "ask",
-            checked={"prompt_tokens": TEXT_TOKENS},
-            prompt=_question(session, OURS, TEXT_TOKENS, 0),
-            images=[],
-            new_tokens=OUR_TOKENS,
-        )
-
+    calls: list[Callable[[], None]] = [
+        partial(_ask_text_layers, session, "ik_llama_cpp", metrics),
+        partial(_ask_about_text, session, OURS, metrics, OUR_TOKENS),
+    ]
     for turn in range(TURNS):
-        _rotated([theirs, ours], turn)
+        _rotated(calls, turn)
+
+
+def _ask_about_text(
+    session: Session, engine: str, metrics: dict[str, str], new_tokens: int
+) -> None:
+    """Asks an engine one question with a new text."""
+    session.measure(
+        engine,
+        metrics,
+        "ask",
+        checked={"prompt_tokens": TEXT_TOKENS},
+        prompt=_question(session, engine, TEXT_TOKENS, 0),
+        images=[],
+        new_tokens=new_tokens,
+    )
+
+
+def _ask_text_layers(session: Session, engine: str, metrics: dict[str, str]) -> None:
+    """Asks an engine that reads the text layers alone, in as many token ids."""
+    session.measure(
+        engine, metrics, "ask_tokens", tokens=TEXT_TOKENS, new_tokens=OUR_TOKENS
+    )
 
 
 def streams(session: Session, letters: str, number: int) -> None:
