@@ -49,8 +49,8 @@ class WorkerPipelineFactory:
         Raises:
             SystemExit: If it can't be served; the reason is in the log, in one line.
         """
-        # A server that is killed must not leave the worker with the model running; one
-        # that was prespawned has done this before.
+        # A server that is killed must not leave the worker with the model running.  A
+        # prespawned worker has done this already.
         server = multiprocessing.parent_process()
         assert server is not None
         assert server.pid is not None
