@@ -16,11 +16,12 @@ from mllama.cluster.front import Front
 from mllama.cluster.options import ClusterOptions
 from mllama.cluster.replica import ReplicaOptions
 from mllama.max_compat.server import Settings
-from mllama.server.app import freeze_heap, prepare_server_process
+from mllama.server.app import prepare_server_process
 from mllama.server.http_server import HttpServer, uvicorn_config
 from mllama.server.metrics_page import metrics_served
 from mllama.server.options import BoundSockets, ServerOptions
 from mllama.server.routes import error_form
+from mllama.utils.garbage import freeze_heap
 
 
 def serve(

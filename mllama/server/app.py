@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import signal
 from types import FrameType
@@ -54,6 +53,7 @@ from mllama.server.supervisor.worker_board import WorkerBoard
 from mllama.server.supervisor.worker_process import WorkerPlan
 from mllama.server.worker_pipeline import WorkerPipelineFactory
 from mllama.utils.allocator import limit_allocator
+from mllama.utils.garbage import freeze_heap
 from mllama.utils.open_files import raise_open_file_limit
 
 logger = logging.getLogger("mllama")
@@ -312,19 +312,6 @@ def prepare_server_process() -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     unpatch_uvicorn_signal_handler()  # type: ignore[no-untyped-call]
-
-
-def freeze_heap() -> None:
-    """Keeps what exists after the startup out of garbage collections.
-
-    A full collection would visit hundreds of thousands of objects of imported modules
-    and hold the event loop meanwhile.  MAX does the same in its worker.
-    """
-    gc.collect()
-    gc.freeze()
-    # Python collects everything once a quarter as much is new as the last full
-    # collection has left, what is frozen now included.  This one leaves nothing.
-    gc.collect()
 
 
 def server_capabilities(

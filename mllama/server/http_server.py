@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -29,6 +28,7 @@ from mllama.server.listening import address_text
 from mllama.server.paths import RootPath
 from mllama.server.shutdown import Shutdown
 from mllama.utils.allocator import MemoryTrimmer
+from mllama.utils.garbage import collect_new_garbage
 
 logger = logging.getLogger("mllama")
 
@@ -196,11 +196,9 @@ class HttpServer(Server):
         is_trimming = self._trimming is not None and not self._trimming.done()
         if counter % _TRIM_TICKS == 0 and not is_trimming and self._trimmer.is_due():
             # Tracebacks and tasks hold each other, and what was in use then, until
-            # Python's next full collection.  In this thread, for uvloop's objects; what
-            # was there at the start, a million objects, is frozen.  It takes 70 ms, so
-            # that it waits until there is no request.
-            if gc.get_freeze_count() and not self._shutdown.in_progress:
-                gc.collect()
+            # Python's next full collection.  In this thread, for uvloop's objects.
+            if not self._shutdown.in_progress:
+                collect_new_garbage()
             self._trimming = asyncio.ensure_future(
                 asyncio.to_thread(self._trimmer.trim)
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from tests.server.conftest import Server
+from tests.timing import is_kept_in_a_round
 
 from .faulty_server import HANGS, LONG_PROMPT, SLOW
 from .harness import APIS, Answer, Faults, picture
@@ -24,14 +24,6 @@ NOTICE_SECONDS = 5
 
 SPARE_SECONDS = 1
 """What noticing may take beyond that, since the supervisor counts its own time."""
-
-ROUNDS = 3
-"""Rounds of which one must be as fast as promised, since other programs run, too."""
-
-
-def is_kept_in_a_round(round_: Callable[[], bool]) -> bool:
-    """Returns True if a promise about time is kept in one of several rounds."""
-    return any(round_() for _ in range(ROUNDS))
 
 
 def check(answers: list[Answer], reference: str) -> None:

@@ -32,6 +32,7 @@ from mllama.images.worker_process import WorkerProcess
 from mllama.utils.fork_server import fork_server_pid
 from mllama.utils.stuck_processes import StuckLimits
 from tests.images.damaged import damaged_tiff
+from tests.processes import is_running
 from tests.utils.threads import no_threads
 
 PROCESSOR = ImageProcessor(
@@ -490,16 +491,6 @@ def test_processes_end_with_the_one_that_started_them(
             program.send_signal(ending)
         program.wait(30)
     wait_until(lambda: not is_running(pid))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    # One that has ended, and that nobody has waited for, is a zombie.
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_until(condition: Any) -> None:

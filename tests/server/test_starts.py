@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mllama.compilation.store import CompiledStore
+from tests.processes import children
 from tests.server.conftest import Server, running
 
 
@@ -41,11 +43,6 @@ def test_a_server_starts_from_the_graphs_that_another_one_saved(
     assert not (tmp_path / "home" / ".cache" / "modular" / ".max_cache").exists()
 
 
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_the_prespawned_worker_ends_with_its_server(kill: signal.Signals) -> None:
@@ -58,11 +55,8 @@ def test_the_prespawned_worker_ends_with_its_server(kill: signal.Signals) -> Non
     server.send_signal(kill)
     _, stderr = server.communicate(timeout=300)
     assert b"Traceback" not in stderr
-    while time.monotonic() < deadline and any(
-        Path(f"/proc/{pid}").exists() for pid in workers
-    ):
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    _, running_still = psutil.wait_procs(workers, deadline - time.monotonic())
+    assert not running_still
 
 
 def test_a_refused_start_prints_only_its_error() -> None:

@@ -21,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from mllama.demo_model import PICTURES
+from tests.processes import is_running
 from tests.server.conftest import Server, running
 from tests.server.fuzzing.damaged_images import damaged
 from tests.server.fuzzing.exchange import Exchange
@@ -227,7 +227,7 @@ class Soak:
         question = Question("chat", 0)
         while time.monotonic() < began + RECOVERY_SECONDS:
             time.sleep(0.25)
-            if psutil.pid_exists(worker) and _is_running(worker):
+            if is_running(worker):
                 continue
             answer = self._checked.send(question.exchange(self._host))
             if question.outcome(answer)[1] is None:
@@ -306,14 +306,6 @@ class Soak:
         lines += ["", f"{sum(self.findings.values())} findings"]
         lines += [f"- {count} x {what}" for what, count in self.findings.most_common()]
         return "\n".join(lines) + "\n"
-
-
-def _is_running(process: int) -> bool:
-    try:
-        state = psutil.Process(process).status()
-    except psutil.Error:
-        return False
-    return state not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def _bad_requests(host: str, number: int) -> list[Exchange]:
