@@ -30,7 +30,7 @@ from tests.ports import free_port
 START_SECONDS = 600
 """A loaded machine takes its time; the first run may compile graphs."""
 
-SETTLE_SECONDS = 120
+SETTLE_SECONDS = 400
 REPLICAS = 2
 DEFAULT_TOKENS = 7
 ADMIN_KEY = "administrator"
