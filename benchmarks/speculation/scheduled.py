@@ -58,11 +58,15 @@ class Run:
         answers: Their tokens.
         seconds: From the first token of any answer to the last.
         steps: Decode steps.
+        full_rate: Tokens per second while the batch was full, first tokens excluded.
+            Guesses that are right end some answers early, and others run alone then,
+            where a server would begin the next ones.
     """
 
     answers: list[list[int]]
     seconds: float
     steps: int
+    full_rate: float
 
     @property
     def rate(self) -> float:
@@ -108,12 +112,22 @@ def answered(model: Scheduled, questions: Sequence[Question]) -> Run:
     requests = [each.submit(model) for each in questions]
     while not any(request.token_ids for request in requests):
         model.step()
-    started, steps = time.perf_counter(), 0
-    while any(request.status is None for request in requests):
+    started, steps, full_rate = time.perf_counter(), 0, 0.0
+    full = min(len(requests), model.pipeline.max_batch_size)
+    while remaining := sum(request.status is None for request in requests):
+        if remaining < full and not full_rate:
+            full_rate = _decoded(requests) / (time.perf_counter() - started)
         model.step()
         steps += 1
     seconds = time.perf_counter() - started
+    full_rate = full_rate or _decoded(requests) / seconds
     failed = [each for each in requests if each.status in ("failed", "cancelled")]
     if failed:
         raise SystemExit(f"{len(failed)} requests failed")
-    return Run([request.token_ids for request in requests], seconds, steps)
+    answers = [request.token_ids for request in requests]
+    return Run(answers, seconds, steps, full_rate)
+
+
+def _decoded(requests: Sequence[Request]) -> int:
+    """Returns the tokens so far, without the first of each answer."""
+    return sum(max(0, len(request.token_ids) - 1) for request in requests)

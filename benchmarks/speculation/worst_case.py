@@ -71,9 +71,12 @@ def measure(model_path: Path | None, new_tokens: int, rounds: int) -> None:
 
 
 def _rates(model: Scheduled, asked: list[Question], number: int) -> tuple[float, float]:
-    """Returns the tokens per second without guesses and with; who is first changes."""
+    """Returns the tokens per second of a full batch without guesses and with.
+
+    Which comes first changes from round to round.
+    """
     found = {}
     for guesses in (True, False) if number % 2 else (False, True):
         with nullcontext() if guesses else without_guesses(model):
-            found[guesses] = answered(model, asked).rate
+            found[guesses] = answered(model, asked).full_rate
     return found[False], found[True]

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from benchmarks.compare.engines.protocol import answer_requests
 
 STREAMS = 8
-FORCED_TOKENS, LOOKUP_TOKENS = 97, 49
-"""Lengths of answers."""
+NEW_TOKENS = 97
+"""Length of answers."""
 
 
 def load() -> dict[str, Any]:
@@ -38,8 +38,8 @@ def load() -> dict[str, Any]:
     speculation: Any = served.speculation
     vocabulary = len(served.tokenizer.delegate)
     questions = {
-        False: rates.questions(1, FORCED_TOKENS),
-        True: rates.questions(1, FORCED_TOKENS, pictured=True),
+        False: rates.questions(1, NEW_TOKENS),
+        True: rates.questions(1, NEW_TOKENS, pictured=True),
     }
 
     def forced(rate: float | None, seed: int, pictured: bool) -> float:
@@ -58,12 +58,15 @@ def load() -> dict[str, Any]:
             speculation._proposer, speculation.budget = kept
 
     def lookup(kind: str, streams: int, number: int) -> float:
-        """Returns the tokens per second with prompt lookup over those without."""
-        asked = worst_case.workloads(False, streams, LOOKUP_TOKENS)[kind]
+        """Returns the tokens per second with prompt lookup over those without.
+
+        They count while all streams are answered; see ``Run.full_rate``.
+        """
+        asked = worst_case.workloads(False, streams, NEW_TOKENS)[kind]
         found = {}
         for guesses in (True, False) if number % 2 else (False, True):
             with nullcontext() if guesses else without_guesses(served):
-                found[guesses] = answered(served, asked).rate
+                found[guesses] = answered(served, asked).full_rate
         return found[True] / found[False]
 
     def about() -> dict[str, Any]:

@@ -16,7 +16,10 @@ MAX_STEP_TOKENS: Final = 64
 """Tokens of a step with guesses: beyond, more of them take more time in proportion."""
 
 _LEARNING: Final = 0.1
-"""Weight of one guess in a request's rate of accepted ones."""
+"""Least weight of one guess in a request's rate of accepted ones."""
+
+_PRIOR_GUESSES: Final = 4
+"""Guesses that the first rate of a kind counts for."""
 
 _FIRST_RATES: Final = (0.6, 0.15, 0.25, 0.3, 0.5, 0.6, 0.65, 0.75, 0.95)
 """Rates of accepted guesses before any was checked, by their kind: those of prompt
@@ -44,12 +47,14 @@ class _Pace:
 
     Attributes:
         rates: The share of accepted guesses by kind, recent ones above all.
+        observed: The number of observed guesses by kind.
         steps: Steps since a guess was checked.
         probe: Steps after which one is checked again.
     """
 
     def __init__(self, rates: Sequence[float]) -> None:
         self.rates = list(rates)
+        self.observed = [0] * len(rates)
         self.steps = 0
         self.probe = _FIRST_PROBE
 
@@ -94,7 +99,6 @@ class GuessBudget:
         limits = [0] * len(requests)
         expected = float(len(requests))
         without = expected / self._times.seconds(tokens, False)
-        more = self._times.seconds(1, False) - self._times.seconds(0, False)
         rates = [
             self._pace(request).rates[kind]
             for request, kind in zip(requests, kinds, strict=True)
@@ -103,7 +107,7 @@ class GuessBudget:
         gains = [
             (-rate, index)
             for index, rate in enumerate(rates)
-            if most[index] and rate > more * without
+            if most[index] and rate > self._times.of_a_further_token * without
         ]
         gains.sort()
         best, chosen = without, limits
@@ -177,8 +181,10 @@ class GuessBudget:
         pace = self._pace(request)
         outcomes = [1.0] * accepted + [0.0] * (accepted < guessed)
         for outcome in outcomes:
+            pace.observed[kind] += 1
+            share = 1 / (_PRIOR_GUESSES + pace.observed[kind])
             for rates, weight in (
-                (pace.rates, _LEARNING),
+                (pace.rates, max(_LEARNING, share)),
                 (self._first_rates, _LEARNING / 8),
             ):
                 rates[kind] += weight * (outcome - rates[kind])

@@ -31,18 +31,24 @@ def allowed_guesses(context: Any, guesses: Guesses, vocab_size: int) -> Guesses:
     return guesses
 
 
+def may_force_guesses(context: Any) -> bool:
+    """Returns True if :func:`forced_guesses` may have some.
+
+    What a grammar forces is part of the answer already, unless each token needs logits.
+    """
+    return bool(context.log_probabilities) and isinstance(
+        context.matcher, AnswerMatcher
+    )
+
+
 def forced_guesses(context: Any, most: int) -> Guesses:
     """Returns the tokens that a request's grammar leaves no choice about.
 
-    They are part of the answer already, unless each needs logits.
-
     Args:
-        context: The request.
+        context: The request, of which :func:`may_force_guesses` is true.
         most: The most tokens to return.
     """
     matcher = context.matcher
-    if not isinstance(matcher, AnswerMatcher) or not context.log_probabilities:
-        return NO_GUESSES
     answer = context.tokens.all[prompt_length_of(context) :]
     forced: list[int] = []
     for _ in range(most):

@@ -1,8 +1,13 @@
-"""Finds where the last tokens of a text occurred before."""
+"""Finds where the last tokens of a text occurred before.
+
+It is asked between the steps of a model, while the model's threads take all cores.  A
+text has few places to compare, for which Python is faster than NumPy.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from bisect import bisect_left, bisect_right
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +33,8 @@ class NgramIndex:
 
     def __init__(self, tokens: Tokens) -> None:
         self._length = len(tokens)
-        self._grams = [_Places(tokens), _Places(_pairs(tokens))]
+        self._single = _Places(tokens)
+        self._pairs = _Places(_pair(tokens[:-1], tokens[1:]))
 
     def grow(self, tokens: Tokens) -> None:
         """Notes new tokens.
@@ -36,11 +42,11 @@ class NgramIndex:
         Args:
             tokens: The whole text, which begins with the text of the call before.
         """
-        start = self._length
-        single, pairs = self._grams
-        single.add(tokens[start:], start)
-        pairs.add(_pairs(tokens[start - 1 :]), start - 1)
-        self._length = len(tokens)
+        text = tokens.data
+        for place in range(self._length, len(text)):
+            self._single.add(text[place], place)
+            self._pairs.add(_pair(text[place - 1], text[place]), place - 1)
+        self._length = len(text)
 
     def longest_match(self, tokens: Tokens) -> tuple[int, int]:
         """Returns where the text's end occurred before, and the length of the match.
@@ -54,18 +60,22 @@ class NgramIndex:
             The position after the match, which is before the text's end, and the number
             of tokens that are equal, up to ``LONGEST``; 0 and 0 if there is none.
         """
-        single, pairs = self._grams
-        end = len(tokens)
-        ends = np.empty(0, np.int64)
+        text = tokens.data
+        end = len(text)
+        ends: list[int] = []
         if end > 1:
-            ends = pairs.latest(int(_pairs(tokens[-2:])[0]), end - 2) + 2
-        if not ends.size:
-            ends = single.latest(int(tokens[-1]), end - 1) + 1
-        if not ends.size:
-            return 0, 0
-        lengths = _match_lengths(tokens, ends)
-        best = int(lengths.argmax())
-        return int(ends[best]), int(lengths[best])
+            pair = _pair(text[end - 2], text[end - 1])
+            ends = [place + 2 for place in self._pairs.latest(pair, end - 2)]
+        if not ends:
+            ends = [place + 1 for place in self._single.latest(text[end - 1], end - 1)]
+        best, longest = 0, 0
+        for place in ends:
+            length = _match_length(text, place)
+            if length > longest:
+                best, longest = place, length
+            if longest == LONGEST:
+                break
+        return best, longest
 
 
 class _Places:
@@ -77,20 +87,14 @@ class _Places:
 
     def __init__(self, values: Tokens) -> None:
         self._order = values.argsort(kind="stable").astype(np.int32)
-        self._sorted = values[self._order]
+        self._sorted = values[self._order].data
         self._later: dict[int, list[int]] = {}
 
-    def add(self, values: Tokens, start: int) -> None:
-        """Adds values to the end.
+    def add(self, value: int, place: int) -> None:
+        """Adds a value to the end."""
+        self._later.setdefault(value, []).append(place)
 
-        Args:
-            values: The values.
-            start: The place of the first.
-        """
-        for place, value in enumerate(values.tolist(), start):
-            self._later.setdefault(value, []).append(place)
-
-    def latest(self, value: int, before: int) -> Tokens:
+    def latest(self, value: int, before: int) -> list[int]:
         """Returns the latest places of a value, the latest first.
 
         Args:
@@ -99,26 +103,23 @@ class _Places:
         """
         places = self._later.get(value, [])[-CANDIDATES - 1 :][::-1]
         if len(places) <= CANDIDATES:
-            start, stop = (
-                int(np.searchsorted(self._sorted, value, side))
-                for side in ("left", "right")
-            )
+            start = bisect_left(self._sorted, value)
+            stop = bisect_right(self._sorted, value, start)
             first = max(start, stop - CANDIDATES - 1)
             places += self._order[first:stop][::-1].tolist()
-        found = [place for place in places if place < before]
-        return np.array(found[:CANDIDATES], np.int64)
+        return [place for place in places if place < before][:CANDIDATES]
 
 
-def _pairs(tokens: Tokens) -> Tokens:
-    """Returns a number for each token and the one after it, ``[tokens - 1]``."""
-    return (tokens[:-1] << 32) | tokens[1:]
+def _pair(first: Any, second: Any) -> Any:
+    """Returns a number for two tokens, or for each two of two arrays."""
+    return (first << 32) | second
 
 
-def _match_lengths(tokens: Tokens, ends: Tokens) -> Tokens:
-    """Returns how many tokens before each end equal those at the text's end."""
-    back = np.arange(1, min(LONGEST, len(tokens)) + 1)
-    places = ends[:, None] - back
-    # Before the text's begin, a negative index would read its end.
-    equal = (tokens[np.maximum(places, 0)] == tokens[-back]) & (places >= 0)
-    lengths: Tokens = np.where(equal.all(axis=1), back.size, equal.argmin(axis=1))
-    return lengths
+def _match_length(text: memoryview, place: int) -> int:
+    """Returns how many tokens before a place equal those at the text's end."""
+    end = len(text)
+    most = min(LONGEST, place)
+    length = 0
+    while length < most and text[place - 1 - length] == text[end - 1 - length]:
+        length += 1
+    return length

@@ -14,11 +14,12 @@ from mllama.runtime.speculation.guess_rules import (
     allowed_guesses,
     forced_guesses,
     is_answering,
+    may_force_guesses,
 )
 from mllama.runtime.speculation.proposer import Guesses, Proposer
 from mllama.runtime.speculation.step_times import StepTimes
 
-_OBSERVING_SHARE: Final = 0.01
+_OBSERVING_SHARE: Final = 0.005
 _MOST_SKIPPED: Final = 16
 """Where nothing is worth a check, looking for guesses takes this share of the time: as
 many of the next steps as that needs are left alone, up to so many."""
@@ -98,7 +99,7 @@ class Speculation:
             if self._observes
             else self._asked_for(answering, tokens)
         )
-        for context in answering:
+        for context in filter(may_force_guesses, answering):
             forced = forced_guesses(context, min(self._room(context), MAX_GUESSES))
             if forced.size:
                 checked[context.request_id] = _FORCED, forced

@@ -135,6 +135,19 @@ def test_a_request_begins_like_those_before_it() -> None:
     assert limits(made, "new") == [0]
 
 
+def test_the_first_guesses_of_a_request_count_most() -> None:
+    made = budget()
+    rates = made._pace("a").rates
+    first = rates[0]
+    for _ in range(3):
+        made.observe("a", 0, 0, 1)
+    assert rates[0] == pytest.approx(first * 4 / 7)
+    learn(made, "a", 1.0)
+    settled = rates[0]
+    made.observe("a", 0, 0, 1)
+    assert rates[0] == pytest.approx(0.9 * settled)
+
+
 def test_kinds_of_guesses_are_told_apart() -> None:
     made = budget()
     learn(made, "a", 0.0, kind=2)

@@ -51,3 +51,22 @@ def test_a_step_that_had_to_wait_changes_little() -> None:
 def test_old_steps_are_forgotten() -> None:
     times = observed([(1, False, 1.0)] * 200 + [(1, False, 0.1)] * 128)
     assert times.seconds(1, False) == pytest.approx(0.1)
+
+
+def test_steps_beside_the_line_are_known_by_themselves() -> None:
+    """As measured: two tokens of one request take longer than eight requests say."""
+    seconds = {
+        (1, False): 0.0099,
+        (2, True): 0.0134,
+        (5, True): 0.0146,
+        (8, False): 0.0180,
+    }
+    times = StepTimes()
+    for _ in range(64):
+        for (tokens, is_guessing), taken in seconds.items():
+            times.observe(StepTime(tokens, is_guessing, taken))
+            times.seconds(1, False)
+    for (tokens, is_guessing), taken in seconds.items():
+        assert times.seconds(tokens, is_guessing) == pytest.approx(taken, rel=0.03)
+    # The line alone doesn't know them.
+    assert times._on_line(2, True) != pytest.approx(seconds[2, True], rel=0.03)
