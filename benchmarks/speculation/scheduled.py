@@ -58,9 +58,10 @@ class Run:
         answers: Their tokens.
         seconds: From the first token of any answer to the last.
         steps: Decode steps.
-        full_rate: Tokens per second while the batch was full, first tokens excluded.
-            Guesses that are right end some answers early, and others run alone then,
-            where a server would begin the next ones.
+        full_rate: Tokens per second, first tokens excluded, from the first token of any
+            answer until fewer are left than the batch holds.  Guesses that are right
+            end some answers early, and others run alone then, where a server would
+            begin the next ones.
     """
 
     answers: list[list[int]]

@@ -16,7 +16,10 @@ MAX_STEP_TOKENS: Final = 64
 """Tokens of a step with guesses: beyond, more of them take more time in proportion."""
 
 _LEARNING: Final = 0.1
-"""Least weight of one guess in a request's rate of accepted ones."""
+"""Weight of one guess in a request's rate of accepted ones, after its first ones."""
+
+_POOLED_LEARNING: Final = _LEARNING / 8
+"""The same in the rate that later requests begin with."""
 
 _PRIOR_GUESSES: Final = 4
 """Guesses that the first rate of a kind counts for."""
@@ -103,11 +106,11 @@ class GuessBudget:
             self._pace(request).rates[kind]
             for request, kind in zip(requests, kinds, strict=True)
         ]
-        # A guess that is worth less than its own time never pays.
+        # A guess that is worth less than its own time hardly pays.
         gains = [
             (-rate, index)
             for index, rate in enumerate(rates)
-            if most[index] and rate > self._times.of_a_further_token * without
+            if most[index] and rate > self._times.seconds_per_token * without
         ]
         gains.sort()
         best, chosen = without, limits
@@ -185,7 +188,7 @@ class GuessBudget:
             share = 1 / (_PRIOR_GUESSES + pace.observed[kind])
             for rates, weight in (
                 (pace.rates, max(_LEARNING, share)),
-                (self._first_rates, _LEARNING / 8),
+                (self._first_rates, _POOLED_LEARNING),
             ):
                 rates[kind] += weight * (outcome - rates[kind])
         pace.steps = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 _REMEMBERED: Final = 128
 """Steps that count: the times change with the batch and with the length of answers."""
@@ -18,10 +20,10 @@ _PRIOR_SLOPE: Final = 0.06
 take 1.1 to 1.8 times as long as one."""
 
 _PRIOR: Final = np.diag([8.0, 2.0])
-"""Steps that the prior counts for."""
+"""Steps that the prior counts for: of the slope, and of the constant of guessing."""
 
-_LEARNING: Final = 0.2
-"""Weight of one step in what steps of its kind take relative to the line."""
+_PRIOR_RATIO: Final = 2.0
+"""Steps that the line counts for where steps of the same size differ from it."""
 
 _OUTLIER: Final = 3.0
 """A step that takes so many times the median has waited for another program."""
@@ -42,13 +44,38 @@ class StepTime:
     seconds: float
 
 
-class StepTimes:
-    """Estimates times as a line over the number of tokens, and by what differs from it.
+@dataclass(frozen=True)
+class _Estimates:
+    """What steps take, in seconds, or in any unit before one was observed.
 
-    A step with guesses has a constant time beside it: it starts when the scheduler has
-    the tokens of the step before, and its inputs are made anew.  Two tokens of a
-    request take longer than the line says, and eight less, so that steps which have run
-    are known by their ratio to it.
+    Attributes:
+        base: A step without tokens, on the line.
+        slope: Each token.
+        guessing: A step with guesses, beside its tokens.
+        ratios: Times over those on the line, by :func:`_size`.
+        is_measured: Whether steps were observed.
+    """
+
+    base: float
+    slope: float
+    guessing: float
+    ratios: Sequence[float]
+    is_measured: bool
+
+    def seconds(self, tokens: int, is_guessing: bool) -> float:
+        on_line = self.base + self.slope * tokens + self.guessing * is_guessing
+        size = _size(tokens, is_guessing)
+        return on_line * (self.ratios[size] if size < len(self.ratios) else 1.0)
+
+
+class StepTimes:
+    """Estimates times as a line over the number of tokens, times a ratio for each size.
+
+    A step with guesses has a constant time beside the line: it starts when the
+    scheduler has the tokens of the step before, and its inputs are made anew.  A size
+    of step, a number of tokens with guesses or without, has a ratio to the line as long
+    as one of the last steps had it: two tokens of a request take longer than those of
+    eight say.
     """
 
     def __init__(self) -> None:
@@ -56,9 +83,8 @@ class StepTimes:
         self._steps = np.zeros((3, _REMEMBERED))
         self._observed = 0
         self._new = 0
-        self._base, self._slope, self._guessing = 1.0, _PRIOR_SLOPE, 0.0
-        self._ratios: dict[tuple[int, bool], float] = {}
-        self._is_measured = False
+        # Replaced as a whole: another thread observes.
+        self._estimates = _Estimates(1.0, _PRIOR_SLOPE, 0.0, (), False)
 
     def observe(self, step: StepTime) -> None:
         """Takes a step into account.  A thread may call it beside the others."""
@@ -66,50 +92,54 @@ class StepTimes:
         self._steps[:, self._observed % _REMEMBERED] = values
         self._observed += 1
         self._new += 1
-        if self._is_measured:
-            kind = step.tokens, step.is_guessing
-            ratio = min(step.seconds / self._on_line(*kind), _OUTLIER)
-            last = self._ratios.get(kind, 1.0)
-            self._ratios[kind] = last + _LEARNING * (ratio - last)
 
     @property
     def is_measured(self) -> bool:
         """Returns True if the estimates are seconds, as steps were observed."""
-        return self._is_measured
+        return self._estimates.is_measured
 
     @property
-    def of_a_further_token(self) -> float:
-        """Returns by how much another token lengthens a step, in the same unit."""
-        return self._slope
+    def seconds_per_token(self) -> float:
+        """Returns by how much another token lengthens a step, on the line."""
+        return self._estimates.slope
 
     def seconds(self, tokens: int, is_guessing: bool) -> float:
         """Returns the expected time of a step, in any unit before one was observed."""
         if self._new >= _REFIT:
             self._new = 0
-            self._fit()
-        on_line = self._on_line(tokens, is_guessing)
-        return on_line * self._ratios.get((tokens, is_guessing), 1.0)
+            self._estimates = _fitted(self._steps[:, : self._observed].copy())
+        return self._estimates.seconds(tokens, is_guessing)
 
-    def _on_line(self, tokens: int, is_guessing: bool) -> float:
-        return self._base + self._slope * tokens + self._guessing * is_guessing
 
-    def _fit(self) -> None:
-        self._is_measured = True
-        features = self._steps[:2, : self._observed]
-        seconds = self._steps[2, : self._observed]
-        middle = seconds.size // 2
-        seconds = np.minimum(seconds, _OUTLIER * np.partition(seconds, middle)[middle])
-        typical = float(seconds.mean())
-        means = features.mean(axis=1, keepdims=True)
-        # Differences from the prior are small, unless the steps say otherwise.
-        slope = _PRIOR_SLOPE * typical
-        centered = features - means
-        rest = seconds - typical - slope * centered[0]
-        gram = centered @ centered.T + _PRIOR
-        change = np.linalg.solve(gram, centered @ rest)
-        self._slope = max(0.0, slope + float(change[0]))
-        self._guessing = max(0.0, float(change[1]))
-        tokens, guessing = means[:, 0].tolist()
-        base = typical - self._slope * tokens - self._guessing * guessing
-        # Times are divided by.
-        self._base = max(0.01 * typical, base)
+def _fitted(steps: npt.NDArray[np.float64]) -> _Estimates:
+    """Returns estimates.
+
+    Args:
+        steps: Tokens, guessing and seconds ``[3, steps]``.
+    """
+    features, seconds = steps[:2], steps[2]
+    middle = seconds.size // 2
+    seconds = np.minimum(seconds, _OUTLIER * np.partition(seconds, middle)[middle])
+    typical = float(seconds.mean())
+    means = features.mean(axis=1, keepdims=True)
+    # Differences from the prior are small, unless the steps say otherwise.
+    slope = _PRIOR_SLOPE * typical
+    centered = features - means
+    rest = seconds - typical - slope * centered[0]
+    gram = centered @ centered.T + _PRIOR
+    change = np.linalg.solve(gram, centered @ rest)
+    slope = max(0.0, slope + float(change[0]))
+    guessing = max(0.0, float(change[1]))
+    tokens, guessing_share = means[:, 0].tolist()
+    # Times are divided by.
+    base = max(0.01 * typical, typical - slope * tokens - guessing * guessing_share)
+    on_line = base + slope * features[0] + guessing * features[1]
+    sizes = _size(features[0], features[1]).astype(np.int64)
+    sums = np.bincount(sizes, seconds / on_line)
+    ratios = (_PRIOR_RATIO + sums) / (_PRIOR_RATIO + np.bincount(sizes))
+    return _Estimates(base, slope, guessing, ratios.tolist(), True)
+
+
+def _size(tokens: Any, is_guessing: Any) -> Any:
+    """Returns a number for each size of step, or for each of arrays of them."""
+    return 2 * tokens + is_guessing
