@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,6 @@ take 1.1 to 1.8 times as long as one."""
 
 _PRIOR: Final = np.diag([8.0, 2.0])
 """Steps that the prior counts for: of the slope, and of the constant of guessing."""
-
-_PRIOR_RATIO: Final = 2.0
-"""Steps that the line counts for where steps of the same size differ from it."""
 
 _OUTLIER: Final = 3.0
 """A step that takes so many times the median has waited for another program."""
@@ -49,33 +45,23 @@ class _Estimates:
     """What steps take, in seconds, or in any unit before one was observed.
 
     Attributes:
-        base: A step without tokens, on the line.
+        base: A step without tokens.
         slope: Each token.
         guessing: A step with guesses, beside its tokens.
-        ratios: Times over those on the line, by :func:`_size`.
         is_measured: Whether steps were observed.
     """
 
     base: float
     slope: float
     guessing: float
-    ratios: Sequence[float]
     is_measured: bool
-
-    def seconds(self, tokens: int, is_guessing: bool) -> float:
-        on_line = self.base + self.slope * tokens + self.guessing * is_guessing
-        size = _size(tokens, is_guessing)
-        return on_line * (self.ratios[size] if size < len(self.ratios) else 1.0)
 
 
 class StepTimes:
-    """Estimates times as a line over the number of tokens, times a ratio for each size.
+    """Estimates times as a line over the number of tokens.
 
-    A step with guesses has a constant time beside the line: it starts when the
-    scheduler has the tokens of the step before, and its inputs are made anew.  A size
-    of step, a number of tokens with guesses or without, has a ratio to the line as long
-    as one of the last steps had it: two tokens of a request take longer than those of
-    eight say.
+    A step with guesses has a constant time beside it: it starts when the scheduler has
+    the tokens of the step before, and its inputs are made anew.
     """
 
     def __init__(self) -> None:
@@ -84,7 +70,7 @@ class StepTimes:
         self._observed = 0
         self._new = 0
         # Replaced as a whole: another thread observes.
-        self._estimates = _Estimates(1.0, _PRIOR_SLOPE, 0.0, (), False)
+        self._estimates = _Estimates(1.0, _PRIOR_SLOPE, 0.0, False)
 
     def observe(self, step: StepTime) -> None:
         """Takes a step into account.  A thread may call it beside the others."""
@@ -100,7 +86,7 @@ class StepTimes:
 
     @property
     def seconds_per_token(self) -> float:
-        """Returns by how much another token lengthens a step, on the line."""
+        """Returns by how much another token lengthens a step."""
         return self._estimates.slope
 
     def seconds(self, tokens: int, is_guessing: bool) -> float:
@@ -108,7 +94,8 @@ class StepTimes:
         if self._new >= _REFIT:
             self._new = 0
             self._estimates = _fitted(self._steps[:, : self._observed].copy())
-        return self._estimates.seconds(tokens, is_guessing)
+        line = self._estimates
+        return line.base + line.slope * tokens + line.guessing * is_guessing
 
 
 def _fitted(steps: npt.NDArray[np.float64]) -> _Estimates:
@@ -133,13 +120,4 @@ def _fitted(steps: npt.NDArray[np.float64]) -> _Estimates:
     tokens, guessing_share = means[:, 0].tolist()
     # Times are divided by.
     base = max(0.01 * typical, typical - slope * tokens - guessing * guessing_share)
-    on_line = base + slope * features[0] + guessing * features[1]
-    sizes = _size(features[0], features[1]).astype(np.int64)
-    sums = np.bincount(sizes, seconds / on_line)
-    ratios = (_PRIOR_RATIO + sums) / (_PRIOR_RATIO + np.bincount(sizes))
-    return _Estimates(base, slope, guessing, ratios.tolist(), True)
-
-
-def _size(tokens: Any, is_guessing: Any) -> Any:
-    """Returns a number for each size of step, or for each of arrays of them."""
-    return 2 * tokens + is_guessing
+    return _Estimates(base, slope, guessing, True)

@@ -57,33 +57,6 @@ def test_old_steps_are_forgotten() -> None:
     assert times.seconds(1, False) == pytest.approx(0.1)
 
 
-SIZES = {
-    (1, False): 0.0099,
-    (2, True): 0.0134,
-    (5, True): 0.0146,
-    (8, False): 0.0180,
-}
-"""Seconds of steps, as measured: two tokens of a request take longer than a line
-through the others says."""
-
-
-def test_steps_beside_the_line_are_known_by_themselves() -> None:
-    times = observed([(*size, seconds) for size, seconds in SIZES.items()] * 32)
-    for size, seconds in SIZES.items():
-        assert times.seconds(*size) == pytest.approx(seconds, rel=0.02)
-    # The line alone knows the times between them.
-    assert SIZES[5, True] < times.seconds(7, True) < 1.5 * SIZES[5, True]
-
-
-def test_a_size_that_had_to_wait_is_tried_again() -> None:
-    usual = [(1, False, 0.01)] * 160
-    times = observed([*usual, (2, True, 60.0), *usual[:7]])
-    assert times.seconds(2, True) > 0.013
-    for step in usual[:128]:
-        times.observe(StepTime(*step))
-    assert times.seconds(2, True) == pytest.approx(0.0106, rel=0.01)
-
-
 def test_steps_are_observed_while_another_thread_estimates() -> None:
     times = StepTimes()
     ends = threading.Event()
