@@ -60,7 +60,7 @@ def measure(model_path: Path | None, new_tokens: int, rounds: int) -> None:
     for streams in STREAMS:
         for name, asked in workloads(model_path is None, streams, new_tokens).items():
             # The first round warms up.
-            rounds_of = [_rates(model, asked, n) for n in range(rounds + 1)][1:]
+            rounds_of = [rates_in_turn(model, asked, n) for n in range(rounds + 1)][1:]
             ratios = [guessing / plain for plain, guessing in rounds_of]
             print(
                 f"{streams} streams, {name}: {statistics.median(ratios):.3f} x "
@@ -71,10 +71,12 @@ def measure(model_path: Path | None, new_tokens: int, rounds: int) -> None:
             )
 
 
-def _rates(model: Scheduled, asked: list[Question], number: int) -> tuple[float, float]:
+def rates_in_turn(
+    model: Scheduled, asked: list[Question], number: int
+) -> tuple[float, float]:
     """Returns the tokens per second of a full batch without guesses and with.
 
-    Which comes first changes from round to round.
+    Which comes first changes with the number of the round.
     """
     found = {}
     for guesses in (True, False) if number % 2 else (False, True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +57,10 @@ def load() -> dict[str, Any]:
             speculation._proposer, speculation.budget = kept
 
     def lookup(kind: str, streams: int, number: int) -> float:
-        """Returns the tokens per second with prompt lookup over those without.
-
-        They count while all streams are answered; see ``Run.full_rate``.
-        """
+        """Returns the tokens per second with prompt lookup over those without."""
         asked = worst_case.workloads(False, streams, NEW_TOKENS)[kind]
-        found = {}
-        for guesses in (True, False) if number % 2 else (False, True):
-            with nullcontext() if guesses else without_guesses(served):
-                found[guesses] = answered(served, asked).full_rate
-        return found[True] / found[False]
+        plain, guessing = worst_case.rates_in_turn(served, asked, number)
+        return guessing / plain
 
     def about() -> dict[str, Any]:
         import mllama

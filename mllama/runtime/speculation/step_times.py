@@ -99,7 +99,7 @@ class StepTimes:
 
 
 def _fitted(steps: npt.NDArray[np.float64]) -> _Estimates:
-    """Returns estimates.
+    """Returns the line through steps, near the prior where they are few.
 
     Args:
         steps: Tokens, guessing and seconds ``[3, steps]``.
