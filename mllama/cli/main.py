@@ -7,16 +7,12 @@ import os
 import signal
 import sys
 from importlib.metadata import version
-from types import FrameType
 
 import click
 
+from mllama.cli.interrupt import INTERRUPTED, exit_on_interrupt
 from mllama.errors import MllamaError
-from mllama.utils.atomic_file import remove_unfinished
 from mllama.version import __version__
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 plus the signal's number."""
 
 BAD_INPUT = 2
 """Exit code after an error in the user's input."""
@@ -76,7 +72,7 @@ def main() -> None:
 
     An error in the user's input ends it with one line and exit code 2.
     """
-    signal.signal(signal.SIGINT, _exit_at_once)
+    exit_on_interrupt()
     try:
         group.main(prog_name="mllama", standalone_mode=False)
     except MllamaError as error:
@@ -98,15 +94,3 @@ def _exit_with_error(message: str, ctx: click.Context | None = None) -> None:
         line += f" (see '{ctx.command_path} --help')"
     print(f"error: {line}", file=sys.stderr)
     sys.exit(BAD_INPUT)
-
-
-def _exit_at_once(signum: int, frame: FrameType | None) -> None:
-    """Ends the program without unwinding, since a compilation can't be interrupted.
-
-    Only a file that is being quantized needs cleaning up: ``generate`` starts no other
-    process, and ``serve`` installs its own handler before it starts any.
-    """
-    remove_unfinished()
-    sys.stderr.write("\n")
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
