@@ -15,15 +15,15 @@ from mllama.utils.atomic_file import remove_unfinished
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C: 128 plus the signal's number."""
 
-_exiting = threading.Lock()
+_exiting = threading.RLock()
 
 
 def exit_on_interrupt() -> None:
     """Ends the process at once on Ctrl-C, until SIGINT gets another handler.
 
-    Nothing is unwound, since a compilation can't be interrupted.  Only a file that is
-    being quantized needs cleaning up: ``generate`` starts no other process, and
-    ``serve`` installs its own handler before it starts any.
+    Nothing is unwound, since a compilation can't be interrupted.  Partial files are
+    removed; processes that compile or prepare images end with this one.  Commands that
+    have more to end, such as ``serve``, install their own handler first.
     """
     signal.signal(signal.SIGINT, _exit_at_once)
     # Python calls a handler in the main thread only.  A signal that another thread
@@ -44,11 +44,11 @@ def _watch(received: int) -> None:
 
 
 def _exit_at_once(signum: int, frame: FrameType | None) -> None:
-    # The main thread and the watching one may both come here.
-    if not _exiting.acquire(blocking=False):
-        return
-    remove_unfinished()
-    # Nobody may read stderr, or it is closed and None.
-    with contextlib.suppress(OSError, AttributeError):
-        os.write(sys.stderr.fileno(), b"\n")
-    os._exit(INTERRUPTED)
+    # If the watching thread is first, the main one must not go on writing meanwhile.
+    # A second Ctrl-C may interrupt the main thread here.
+    with _exiting:
+        remove_unfinished()
+        # Nobody may read stderr, or it is closed and None.
+        with contextlib.suppress(OSError, AttributeError):
+            os.write(sys.stderr.fileno(), b"\n")
+        os._exit(INTERRUPTED)

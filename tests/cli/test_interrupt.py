@@ -7,23 +7,17 @@ import sys
 
 import pytest
 
-HANDLED = """
+SETUP = """
 import os, signal, threading, time
 from mllama.cli.interrupt import exit_on_interrupt
 
 exit_on_interrupt()
 """
 
-BLOCK = """
-lock = threading.Lock()
-lock.acquire()
-lock.acquire()
-"""
-
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", HANDLED + program],
+        [sys.executable, "-c", SETUP + program],
         capture_output=True,
         text=True,
         timeout=60,
@@ -42,8 +36,10 @@ def interrupt():
     time.sleep(60)
 
 threading.Thread(target=interrupt, daemon=True).start()
+lock = threading.Lock()
+lock.acquire()
+lock.acquire()
 """
-        + BLOCK
     )
     assert done.returncode == 130
     assert (done.stdout, done.stderr) == ("", "\n")
